@@ -1,0 +1,370 @@
+//! The integer network: what the package holds, what the integer reference and the hardware model compute.
+//!
+//! It knows nothing of burn, of files or of the hardware.
+//!
+//! Values are unsigned. A value may be kept in several *forms*, one for each bit width that its readers ask for, all
+//! requantized from the same sum (see `docs/package-format.md`):
+//!
+//! ```text
+//! sum  = (acc + bias_c) * m_c  [+ skip * m_skip | + (acc2 + bias2_c) * m2_c]        i64
+//! form = clamp((sum + 2^(n-1)) >> n, 0, 2^bits - 1)                                 arithmetic shift, 0 < n < 40
+//! ```
+
+use crate::error::{Error, Result};
+use crate::network::{ConvShape, Graph, Node, Op, Skip, Source};
+use crate::sparsity::GroupShape;
+
+/// Bits of the picture's bytes.
+pub const IMAGE_BITS: u8 = 8;
+/// Largest multiplier `m` of a convolution: 16 bits.
+pub const MAX_MULTIPLIER: u32 = u16::MAX as u32;
+/// Largest multiplier `m_skip` of an identity residual: 31 bits.
+pub const MAX_SKIP_MULTIPLIER: u32 = i32::MAX as u32;
+/// Bound on `|bias|`.
+pub const MAX_BIAS: i32 = (1 << 30) - 1;
+/// Shifts are smaller than this.
+pub const SHIFT_LIMIT: u8 = 40;
+
+/// A network with integer weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IntegerNetwork {
+    /// The layer graph.
+    pub graph: Graph,
+    /// Zero point of each color: the byte that means 0, which is also what borders of the picture hold.
+    pub zero_points: Vec<u8>,
+    /// Names of the classes, one for each logit.
+    pub classes: Vec<String>,
+    /// The group shape that it was made for.
+    pub group: GroupShape,
+    /// One layer for each node of the graph, in its order.
+    pub layers: Vec<IntegerLayer>,
+}
+
+/// The integers of one node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IntegerLayer {
+    /// Convolution or linear layer.
+    Conv {
+        /// Weights and bias.
+        conv: IntegerConv,
+        /// What joins the sum; present where the node has a residual.
+        skip: Option<IntegerSkip>,
+        /// Requantization; `None` for the last layer, whose `acc + bias` are the logits.
+        output: Option<Requantize>,
+    },
+    /// Maximum: the forms are those of the input.
+    MaxPool,
+    /// Sum over the window, then one requantization (one multiplier, no bias).
+    AvgPool {
+        /// The form of the input that is summed.
+        input_bits: u8,
+        /// Requantization of the sum.
+        output: Requantize,
+    },
+}
+
+/// Weights and bias of a convolution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IntegerConv {
+    /// The form of the input that it reads ([`IMAGE_BITS`] for the picture).
+    pub input_bits: u8,
+    /// Bits of a weight, 2 to 8; weights are within `-(2^(k-1) - 1) ..= 2^(k-1) - 1`.
+    pub weight_bits: u8,
+    /// Weights `[filters, channels, kernel height, kernel width]`.
+    pub weights: Vec<i8>,
+    /// One bias a filter, below `2^30`; the picture's zero points are already in it.
+    pub bias: Vec<i32>,
+}
+
+/// What joins a residual sum.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IntegerSkip {
+    /// A form of the source, times `multiplier`.
+    Identity {
+        /// The form that is read.
+        bits: u8,
+        /// `m_skip`, at most 31 bits.
+        multiplier: u32,
+    },
+    /// The sums of a 1x1 convolution, times `multipliers`.
+    Projection {
+        /// Weights and bias.
+        conv: IntegerConv,
+        /// `m2`: one, or one a filter.
+        multipliers: Vec<u32>,
+    },
+}
+
+/// Requantization of a sum to one or more forms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Requantize {
+    /// `m`: one, or one a filter; positive, at most 16 bits.
+    pub multipliers: Vec<u32>,
+    /// The forms that are stored, each of another width.
+    pub forms: Vec<Form>,
+}
+
+/// One stored width of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Bits, 2 to 8.
+    pub bits: u8,
+    /// `n`.
+    pub shift: u8,
+}
+
+impl Form {
+    /// Requantizes a sum: rounds half up, clamps to the form's range.
+    pub fn apply(self, sum: i64) -> u8 {
+        let rounded = (sum + (1 << (self.shift - 1))) >> self.shift;
+        // The clamp keeps it within a byte, since a form has at most 8 bits.
+        rounded.clamp(0, (1 << self.bits) - 1) as u8
+    }
+}
+
+impl Requantize {
+    /// The multiplier of a filter.
+    pub fn multiplier(&self, filter: usize) -> u32 {
+        multiplier(&self.multipliers, filter)
+    }
+}
+
+/// The multiplier of a filter, from a list that holds one for all or one for each.
+pub fn multiplier(multipliers: &[u32], filter: usize) -> u32 {
+    if multipliers.len() == 1 {
+        multipliers[0]
+    } else {
+        multipliers[filter]
+    }
+}
+
+/// Class with the largest logit; the lowest of equal ones.
+pub fn predict(logits: &[i32]) -> usize {
+    let mut best = 0;
+    for (class, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = class;
+        }
+    }
+    best
+}
+
+impl IntegerNetwork {
+    /// The widths in which a value is stored.
+    pub fn forms(&self, source: Source) -> Vec<u8> {
+        let Source::Node(index) = source else {
+            return vec![IMAGE_BITS];
+        };
+        match &self.layers[index] {
+            IntegerLayer::Conv { output: None, .. } => Vec::new(),
+            IntegerLayer::Conv {
+                output: Some(output), ..
+            }
+            | IntegerLayer::AvgPool { output, .. } => output.forms.iter().map(|form| form.bits).collect(),
+            IntegerLayer::MaxPool => self.forms(self.graph.nodes()[index].source),
+        }
+    }
+
+    /// What borders of a node's input hold for each channel: the zero points for the picture, else zeros.
+    pub fn padding_values(&self, source: Source) -> Vec<u8> {
+        match source {
+            Source::Image => self.zero_points.clone(),
+            Source::Node(_) => vec![0; self.graph.shape(source).channels],
+        }
+    }
+
+    /// Each convolution with its name, geometry and input, projections after the layer that they belong to.
+    pub fn convs(&self) -> impl Iterator<Item = (String, ConvShape, Source, &IntegerConv)> {
+        self.graph.nodes().iter().zip(&self.layers).flat_map(|(node, layer)| {
+            let mut convs = Vec::new();
+            if let (
+                Op::Conv { conv: shape, skip, .. },
+                IntegerLayer::Conv {
+                    conv,
+                    skip: integer_skip,
+                    ..
+                },
+            ) = (node.op, layer)
+            {
+                convs.push((node.name.clone(), shape, node.source, conv));
+                if let (Some(Skip::Projection { source, conv: shape }), Some(IntegerSkip::Projection { conv, .. })) =
+                    (skip, integer_skip)
+                {
+                    convs.push((node.projection_name(), shape, source, conv));
+                }
+            }
+            convs
+        })
+    }
+
+    /// Checks everything that the executions rely on: lengths, ranges, forms that exist, and sums that fit `i32`.
+    ///
+    /// # Errors
+    /// Names the layer and the field.
+    pub fn validate(&self) -> Result<()> {
+        let network = |message: String| Err(self.graph.spec().error(message));
+        if self.zero_points.len() != self.graph.image().channels {
+            return network(format!(
+                "it has {} zero points for {} colors",
+                self.zero_points.len(),
+                self.graph.image().channels
+            ));
+        }
+        if self.classes.len() != self.graph.spec().classes {
+            return network(format!(
+                "it has {} class names for {} classes",
+                self.classes.len(),
+                self.graph.spec().classes
+            ));
+        }
+        if self.group.filters == 0 || self.group.channels == 0 {
+            return network(format!(
+                "a group of {} x {} weights is empty",
+                self.group.filters, self.group.channels
+            ));
+        }
+        if self.layers.len() != self.graph.nodes().len() {
+            return network(format!(
+                "it has {} layers for {} nodes",
+                self.layers.len(),
+                self.graph.nodes().len()
+            ));
+        }
+        for (node, layer) in self.graph.nodes().iter().zip(&self.layers) {
+            self.validate_layer(node, layer)
+                .map_err(|message| Error::layer(&node.name, message))?;
+        }
+        Ok(())
+    }
+
+    fn validate_layer(&self, node: &Node, layer: &IntegerLayer) -> std::result::Result<(), String> {
+        match (node.op, layer) {
+            (
+                Op::Conv {
+                    conv: shape,
+                    skip,
+                    logits,
+                    ..
+                },
+                IntegerLayer::Conv {
+                    conv,
+                    skip: integer_skip,
+                    output,
+                },
+            ) => {
+                self.validate_conv(&shape, node.source, conv)?;
+                match output {
+                    Some(output) => validate_requantize(output, shape.filters())?,
+                    None if logits => {}
+                    None => return Err("it has no requantization and isn't the last layer".into()),
+                }
+                if logits && output.is_some() {
+                    return Err("the last layer has a requantization".into());
+                }
+                match (skip, integer_skip) {
+                    (None, None) => Ok(()),
+                    (Some(Skip::Identity { source, .. }), Some(IntegerSkip::Identity { bits, multiplier })) => {
+                        self.check_form(source, *bits)?;
+                        check_range("m_skip", *multiplier, MAX_SKIP_MULTIPLIER)
+                    }
+                    (
+                        Some(Skip::Projection { source, conv: shape }),
+                        Some(IntegerSkip::Projection { conv, multipliers }),
+                    ) => {
+                        self.validate_conv(&shape, source, conv)?;
+                        validate_multipliers(multipliers, shape.filters())
+                    }
+                    _ => Err("its residual differs from the graph's".into()),
+                }
+            }
+            (Op::MaxPool { .. }, IntegerLayer::MaxPool) => Ok(()),
+            (Op::AvgPool { .. }, IntegerLayer::AvgPool { input_bits, output }) => {
+                self.check_form(node.source, *input_bits)?;
+                validate_requantize(output, 1)
+            }
+            _ => Err("its kind differs from the graph's".into()),
+        }
+    }
+
+    fn validate_conv(&self, shape: &ConvShape, source: Source, conv: &IntegerConv) -> std::result::Result<(), String> {
+        self.check_form(source, conv.input_bits)?;
+        if !(2..=8).contains(&conv.weight_bits) {
+            return Err(format!("weight bits {} are not from 2 to 8", conv.weight_bits));
+        }
+        if conv.weights.len() != shape.weights() || conv.bias.len() != shape.filters() {
+            return Err(format!(
+                "{} weights and {} biases, expected {} and {}",
+                conv.weights.len(),
+                conv.bias.len(),
+                shape.weights(),
+                shape.filters()
+            ));
+        }
+        let limit = (1i16 << (conv.weight_bits - 1)) - 1;
+        if let Some(weight) = conv.weights.iter().find(|weight| i16::from(**weight).abs() > limit) {
+            return Err(format!(
+                "weight {weight} is beyond {limit}, the limit of {} bits",
+                conv.weight_bits
+            ));
+        }
+        let largest_input = (1i64 << conv.input_bits) - 1;
+        for (filter, bias) in conv.bias.iter().enumerate() {
+            if bias.checked_abs().is_none_or(|bias| bias > MAX_BIAS) {
+                return Err(format!("bias {bias} of filter {filter} reaches 2^30"));
+            }
+            let weights =
+                &conv.weights[filter * shape.weights() / shape.filters()..][..shape.weights() / shape.filters()];
+            let bound: i64 = weights.iter().map(|weight| i64::from(*weight).abs()).sum::<i64>() * largest_input;
+            if bound + i64::from(bias.abs()) > i64::from(i32::MAX) {
+                return Err(format!("the sum of filter {filter} can reach {bound}, beyond 32 bits"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_form(&self, source: Source, bits: u8) -> std::result::Result<(), String> {
+        let forms = self.forms(source);
+        if forms.contains(&bits) {
+            return Ok(());
+        }
+        Err(format!(
+            "it reads its input at {bits} bits, which is stored at {forms:?}"
+        ))
+    }
+}
+
+fn check_range(name: &str, value: u32, limit: u32) -> std::result::Result<(), String> {
+    if (1..=limit).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{name} {value} is not from 1 to {limit}"))
+    }
+}
+
+fn validate_multipliers(multipliers: &[u32], filters: usize) -> std::result::Result<(), String> {
+    if multipliers.len() != 1 && multipliers.len() != filters {
+        return Err(format!("{} multipliers for {filters} filters", multipliers.len()));
+    }
+    multipliers
+        .iter()
+        .try_for_each(|m| check_range("multiplier", *m, MAX_MULTIPLIER))
+}
+
+fn validate_requantize(output: &Requantize, filters: usize) -> std::result::Result<(), String> {
+    validate_multipliers(&output.multipliers, filters)?;
+    if output.forms.is_empty() {
+        return Err("it stores no form of its output".into());
+    }
+    for (index, form) in output.forms.iter().enumerate() {
+        if !(2..=8).contains(&form.bits) || form.shift == 0 || form.shift >= SHIFT_LIMIT {
+            return Err(format!(
+                "form of {} bits with shift {} is out of range",
+                form.bits, form.shift
+            ));
+        }
+        if output.forms[..index].iter().any(|other| other.bits == form.bits) {
+            return Err(format!("two forms of {} bits", form.bits));
+        }
+    }
+    Ok(())
+}

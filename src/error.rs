@@ -1,0 +1,96 @@
+//! What can go wrong, said so that the reader knows what to do.
+
+use std::path::{Path, PathBuf};
+
+/// Result of everything that can fail in this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error with the thing it is about and, where there is one, the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A TOML or JSON file is not what it should be; the message names the key.
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        message: String,
+    },
+    /// A network description that cannot be built.
+    #[error("network `{network}`: {message}")]
+    Network {
+        /// Its name.
+        network: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A setting that cannot work; the message names the key and the allowed values.
+    #[error("{0}")]
+    Setting(String),
+    /// Data set files that are missing or damaged.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// A package that cannot be read.
+    #[error(transparent)]
+    Package(#[from] crate::deploy::PackageError),
+    /// Arithmetic that the integer network or the hardware cannot do.
+    #[error("layer `{layer}`: {message}")]
+    Layer {
+        /// Name of the layer.
+        layer: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`] about `path`, for `map_err`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// An [`Error::File`] about `path`.
+    pub fn file(path: &Path, message: impl Into<String>) -> Self {
+        Self::File {
+            path: path.to_path_buf(),
+            message: message.into(),
+        }
+    }
+
+    /// An [`Error::Layer`].
+    pub fn layer(layer: &str, message: impl Into<String>) -> Self {
+        Self::Layer {
+            layer: layer.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// Reads a TOML file into a value whose unknown keys are errors.
+pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    toml::from_str(&text).map_err(|error| Error::file(path, error.to_string()))
+}
+
+/// Writes a file beside its place and renames it, so that a crash or a full disk leaves the old one.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    written.map_err(|error| {
+        // The half-written file is of no use; the error that matters is the first one.
+        let _ = std::fs::remove_file(&part);
+        Error::io(path)(error)
+    })
+}

@@ -1,0 +1,518 @@
+//! A validated layer graph: references resolved, shapes computed, MACs and weights counted.
+
+use serde::{Deserialize, Serialize};
+
+use super::spec::{LayerSpec, NetworkSpec, Shortcut};
+use crate::error::{Error, Result};
+
+/// Where a layer's input comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Source {
+    /// The picture: raw bytes, one zero point a color.
+    Image,
+    /// The output of the node with this index.
+    Node(usize),
+}
+
+/// Channels, height and width of a feature map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapShape {
+    /// Channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Pixels a row.
+    pub width: usize,
+}
+
+impl MapShape {
+    /// Pixels of one channel.
+    pub fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// All values.
+    pub fn len(&self) -> usize {
+        self.channels * self.pixels()
+    }
+
+    /// True for a map without values, which a valid graph never has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Geometry of a convolution; a linear layer has the whole input map as its kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Input map.
+    pub input: MapShape,
+    /// Output map; its channels are the filters.
+    pub output: MapShape,
+    /// Kernel height and width.
+    pub kernel: [usize; 2],
+    /// Step, both ways.
+    pub stride: usize,
+    /// Border, each side.
+    pub padding: usize,
+}
+
+impl ConvShape {
+    /// Output channels.
+    pub fn filters(&self) -> usize {
+        self.output.channels
+    }
+
+    /// Input channels.
+    pub fn channels(&self) -> usize {
+        self.input.channels
+    }
+
+    /// Kernel positions.
+    pub fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Weights `[filters, channels, kernel height, kernel width]`.
+    pub fn weights(&self) -> usize {
+        self.filters() * self.channels() * self.taps()
+    }
+
+    /// Multiply-accumulates of one picture, borders included.
+    pub fn macs(&self) -> u64 {
+        self.weights() as u64 * self.output.pixels() as u64
+    }
+}
+
+/// The value that joins a residual sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// Every `stride`-th pixel of the source, `pad_front` zero channels in front and as many as needed behind.
+    Identity {
+        /// Where it comes from.
+        source: Source,
+        /// Step between the pixels taken.
+        stride: usize,
+        /// Zero channels in front.
+        pad_front: usize,
+    },
+    /// A 1x1 convolution of the source.
+    Projection {
+        /// Where it comes from.
+        source: Source,
+        /// Its geometry.
+        conv: ConvShape,
+    },
+}
+
+/// What a node computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Convolution or linear layer.
+    Conv {
+        /// Geometry.
+        conv: ConvShape,
+        /// Batch norm instead of a bias.
+        batch_norm: bool,
+        /// Residual sum.
+        skip: Option<Skip>,
+        /// True for the last layer, whose sums are the logits; every other one ends in a ReLU.
+        logits: bool,
+    },
+    /// Maximum over `kernel` x `kernel` windows.
+    MaxPool {
+        /// Side of the window.
+        kernel: usize,
+        /// Step.
+        stride: usize,
+        /// Border, each side; it never wins, since values are not negative.
+        padding: usize,
+    },
+    /// Mean over `kernel[0]` x `kernel[1]` windows that do not overlap.
+    AvgPool {
+        /// Height and width of the window.
+        kernel: [usize; 2],
+    },
+}
+
+/// A layer with its references resolved and its shapes known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Unique name.
+    pub name: String,
+    /// Input.
+    pub source: Source,
+    /// Shape of the input.
+    pub input: MapShape,
+    /// Shape of the output.
+    pub output: MapShape,
+    /// Computation.
+    pub op: Op,
+}
+
+/// A validated network: nodes in execution order, the last one gives the logits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "NetworkSpec", into = "NetworkSpec")]
+pub struct Graph {
+    spec: NetworkSpec,
+    nodes: Vec<Node>,
+}
+
+/// Largest side, channel count or filter count that a description may ask for; keeps every product within 64 bits.
+const MAX_EXTENT: usize = 1 << 16;
+
+impl Graph {
+    /// Checks a description and computes its shapes.
+    ///
+    /// # Errors
+    /// Names the layer: an unknown or later input, a kernel larger than its map, a residual sum whose shapes differ, a last
+    /// layer that doesn't give one logit a class, an output that nobody reads.
+    pub fn new(spec: NetworkSpec) -> Result<Self> {
+        let [channels, height, width] = spec.input;
+        let image = MapShape {
+            channels,
+            height,
+            width,
+        };
+        if image.is_empty() || spec.input.iter().any(|&n| n > MAX_EXTENT) {
+            return Err(spec.error(format!(
+                "input {:?} must have three sizes from 1 to {MAX_EXTENT}",
+                spec.input
+            )));
+        }
+        let mut nodes: Vec<Node> = Vec::with_capacity(spec.layers.len());
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let name = layer.name();
+            if name.is_empty() || name == "image" || nodes.iter().any(|n| n.name == name) {
+                return Err(spec.error(format!(
+                    "layer {index}: the name `{name}` is empty, reserved or used twice"
+                )));
+            }
+            let logits = index + 1 == spec.layers.len();
+            let node = resolve(layer, logits, image, &nodes)
+                .map_err(|message| spec.error(format!("layer `{name}`: {message}")))?;
+            nodes.push(node);
+        }
+        let graph = Self { spec, nodes };
+        graph.check_ends()?;
+        Ok(graph)
+    }
+
+    fn check_ends(&self) -> Result<()> {
+        let Some(last) = self.nodes.last() else {
+            return Err(self.spec.error("it has no layers"));
+        };
+        if !matches!(last.op, Op::Conv { .. }) || last.output.len() != self.spec.classes {
+            return Err(self.spec.error(format!(
+                "the last layer `{}` must be a conv or linear layer with one output for each of the {} classes",
+                last.name, self.spec.classes
+            )));
+        }
+        for (index, node) in self.nodes.iter().enumerate().take(self.nodes.len() - 1) {
+            if self.readers(Source::Node(index)).next().is_none() {
+                return Err(self
+                    .spec
+                    .error(format!("nothing reads the output of layer `{}`", node.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The description it was made from.
+    pub fn spec(&self) -> &NetworkSpec {
+        &self.spec
+    }
+
+    /// Nodes in execution order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Shape of the picture.
+    pub fn image(&self) -> MapShape {
+        let [channels, height, width] = self.spec.input;
+        MapShape {
+            channels,
+            height,
+            width,
+        }
+    }
+
+    /// Shape of a value.
+    pub fn shape(&self, source: Source) -> MapShape {
+        match source {
+            Source::Image => self.image(),
+            Source::Node(index) => self.nodes[index].output,
+        }
+    }
+
+    /// Indices of the nodes that read a value, as input or as residual.
+    pub fn readers(&self, source: Source) -> impl Iterator<Item = usize> {
+        self.nodes
+            .iter()
+            .enumerate()
+            .filter(move |(_, node)| node.source == source || node.skip_source() == Some(source))
+            .map(|(index, _)| index)
+    }
+
+    /// All convolutions with their weights' names: each node's own, then its projection's.
+    pub fn convs(&self) -> impl Iterator<Item = (String, ConvShape)> {
+        self.nodes.iter().flat_map(|node| {
+            let own = node.conv().map(|conv| (node.name.clone(), conv));
+            let projection = node.projection().map(|conv| (node.projection_name(), conv));
+            own.into_iter().chain(projection)
+        })
+    }
+
+    /// Multiply-accumulates of one picture.
+    pub fn macs(&self) -> u64 {
+        self.convs().map(|(_, conv)| conv.macs()).sum()
+    }
+
+    /// Weights of all convolutions and linear layers, without biases.
+    pub fn weights(&self) -> u64 {
+        self.convs().map(|(_, conv)| conv.weights() as u64).sum()
+    }
+}
+
+impl TryFrom<NetworkSpec> for Graph {
+    type Error = Error;
+
+    fn try_from(spec: NetworkSpec) -> Result<Self> {
+        Self::new(spec)
+    }
+}
+
+impl From<Graph> for NetworkSpec {
+    fn from(graph: Graph) -> Self {
+        graph.spec
+    }
+}
+
+impl Node {
+    /// Geometry, for a convolution.
+    pub fn conv(&self) -> Option<ConvShape> {
+        match self.op {
+            Op::Conv { conv, .. } => Some(conv),
+            _ => None,
+        }
+    }
+
+    /// Geometry of the projection on its residual path.
+    pub fn projection(&self) -> Option<ConvShape> {
+        match self.op {
+            Op::Conv {
+                skip: Some(Skip::Projection { conv, .. }),
+                ..
+            } => Some(conv),
+            _ => None,
+        }
+    }
+
+    /// Name under which the projection's weights are stored.
+    pub fn projection_name(&self) -> String {
+        format!("{}.projection", self.name)
+    }
+
+    fn skip_source(&self) -> Option<Source> {
+        match self.op {
+            Op::Conv {
+                skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }),
+                ..
+            } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+type Reason<T> = std::result::Result<T, String>;
+
+fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> Reason<Node> {
+    let source = match layer.input() {
+        Some(name) => find(name, nodes)?,
+        None => nodes.len().checked_sub(1).map_or(Source::Image, Source::Node),
+    };
+    let input = shape_of(source, image, nodes);
+    let op = match layer {
+        LayerSpec::Conv {
+            filters,
+            kernel,
+            stride,
+            padding,
+            batch_norm,
+            add,
+            ..
+        } => {
+            let conv = conv_shape(input, *filters, [*kernel; 2], *stride, *padding)?;
+            let skip = add
+                .as_ref()
+                .map(|add| {
+                    resolve_skip(
+                        find(&add.from, nodes)?,
+                        add.shortcut,
+                        add.stride,
+                        conv.output,
+                        image,
+                        nodes,
+                    )
+                })
+                .transpose()?;
+            if logits && skip.is_some() {
+                return Err("the layer that gives the logits cannot have a residual sum".into());
+            }
+            Op::Conv {
+                conv,
+                batch_norm: *batch_norm,
+                skip,
+                logits,
+            }
+        }
+        LayerSpec::Linear {
+            filters, batch_norm, ..
+        } => {
+            let conv = conv_shape(input, *filters, [input.height, input.width], 1, 0)?;
+            Op::Conv {
+                conv,
+                batch_norm: *batch_norm,
+                skip: None,
+                logits,
+            }
+        }
+        LayerSpec::MaxPool {
+            kernel,
+            stride,
+            padding,
+            ..
+        } => {
+            if *padding >= *kernel {
+                return Err(format!("padding {padding} must be smaller than the window {kernel}"));
+            }
+            Op::MaxPool {
+                kernel: *kernel,
+                stride: *stride,
+                padding: *padding,
+            }
+        }
+        LayerSpec::AvgPool { kernel, .. } => {
+            let kernel = kernel.map_or([input.height, input.width], |k| [k, k]);
+            if kernel.contains(&0) || input.height % kernel[0] != 0 || input.width % kernel[1] != 0 {
+                return Err(format!(
+                    "a window of {kernel:?} does not tile a map of {}x{}",
+                    input.height, input.width
+                ));
+            }
+            Op::AvgPool { kernel }
+        }
+    };
+    if source == Source::Image && !matches!(op, Op::Conv { .. }) {
+        return Err("only a convolution or linear layer can read the picture".into());
+    }
+    let output = match op {
+        Op::Conv { conv, .. } => conv.output,
+        Op::MaxPool {
+            kernel,
+            stride,
+            padding,
+        } => conv_shape(input, input.channels, [kernel; 2], stride, padding)?.output,
+        Op::AvgPool { kernel } => MapShape {
+            channels: input.channels,
+            height: input.height / kernel[0],
+            width: input.width / kernel[1],
+        },
+    };
+    Ok(Node {
+        name: layer.name().into(),
+        source,
+        input,
+        output,
+        op,
+    })
+}
+
+fn find(name: &str, nodes: &[Node]) -> Reason<Source> {
+    if name == "image" {
+        return Ok(Source::Image);
+    }
+    nodes
+        .iter()
+        .position(|node| node.name == name)
+        .map(Source::Node)
+        .ok_or_else(|| format!("its input `{name}` is not a layer before it"))
+}
+
+fn shape_of(source: Source, image: MapShape, nodes: &[Node]) -> MapShape {
+    match source {
+        Source::Image => image,
+        Source::Node(index) => nodes[index].output,
+    }
+}
+
+fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize, padding: usize) -> Reason<ConvShape> {
+    let too_large = [filters, kernel[0], kernel[1], stride, padding]
+        .iter()
+        .any(|&n| n > MAX_EXTENT);
+    if filters == 0 || kernel.contains(&0) || stride == 0 || too_large {
+        return Err(format!("filters, kernel and stride must be from 1 to {MAX_EXTENT}"));
+    }
+    if padding >= kernel[0].max(kernel[1]) {
+        return Err(format!(
+            "padding {padding} must be smaller than the kernel {}",
+            kernel[0]
+        ));
+    }
+    let extent = |size: usize, kernel: usize| {
+        (size + 2 * padding)
+            .checked_sub(kernel)
+            .map(|room| room / stride + 1)
+            .ok_or_else(|| format!("a kernel of {kernel} does not fit a map of {size} with padding {padding}"))
+    };
+    let output = MapShape {
+        channels: filters,
+        height: extent(input.height, kernel[0])?,
+        width: extent(input.width, kernel[1])?,
+    };
+    Ok(ConvShape {
+        input,
+        output,
+        kernel,
+        stride,
+        padding,
+    })
+}
+
+fn resolve_skip(
+    source: Source,
+    shortcut: Shortcut,
+    stride: usize,
+    output: MapShape,
+    image: MapShape,
+    nodes: &[Node],
+) -> Reason<Skip> {
+    let Source::Node(index) = source else {
+        return Err("the picture cannot join a residual sum".into());
+    };
+    let from = shape_of(source, image, nodes);
+    let conv = conv_shape(from, output.channels, [1, 1], stride, 0)?;
+    if conv.output != output {
+        return Err(format!(
+            "the residual value `{}` gives {}x{} at stride {stride}, the sum needs {}x{}",
+            nodes[index].name, conv.output.height, conv.output.width, output.height, output.width
+        ));
+    }
+    match shortcut {
+        Shortcut::Projection => Ok(Skip::Projection { source, conv }),
+        Shortcut::Identity => {
+            let missing = output.channels.checked_sub(from.channels).ok_or_else(|| {
+                format!(
+                    "the residual value has {} channels, the sum only {}",
+                    from.channels, output.channels
+                )
+            })?;
+            Ok(Skip::Identity {
+                source,
+                stride,
+                pad_front: missing / 2,
+            })
+        }
+    }
+}

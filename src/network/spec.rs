@@ -1,0 +1,190 @@
+//! The description of a network that everything reads: the trainable module, the exporter and the mapper.
+//!
+//! A layer is what the chip executes in one pass: a convolution with its batch norm, an optional residual sum and its
+//! ReLU are *one* layer. It knows nothing of weights, training or hardware.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, read_toml};
+
+/// A layer graph, as a user writes it in TOML.
+///
+/// ```
+/// let text = r#"
+///     name = "tiny"
+///     input = [3, 32, 32]
+///     classes = 10
+///     [[layers]]
+///     op = "conv"
+///     name = "conv1"
+///     filters = 16
+///     kernel = 3
+///     padding = 1
+///     [[layers]]
+///     op = "avg_pool"
+///     name = "pool"
+///     [[layers]]
+///     op = "linear"
+///     name = "classifier"
+///     filters = 10
+/// "#;
+/// let spec: mars::network::NetworkSpec = toml::from_str(text).unwrap();
+/// assert_eq!(mars::network::Graph::new(spec).unwrap().macs(), 16 * 27 * 1024 + 160);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Name of the network, for reports.
+    pub name: String,
+    /// Shape of the picture: channels, height, width.
+    pub input: [usize; 3],
+    /// Number of classes, equal to the filters of the last layer.
+    pub classes: usize,
+    /// The layers, each after those it reads.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// One layer; `input` names the layer it reads and defaults to the one before it (the picture for the first).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LayerSpec {
+    /// Convolution with batch norm or bias, then an optional residual sum, then ReLU.
+    Conv {
+        /// Unique name.
+        name: String,
+        /// The layer it reads.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<String>,
+        /// Output channels.
+        filters: usize,
+        /// Side of the square kernel.
+        kernel: usize,
+        /// Step between outputs.
+        #[serde(default = "one")]
+        stride: usize,
+        /// Border on each side.
+        #[serde(default)]
+        padding: usize,
+        /// Batch norm after the convolution; without it the convolution has a bias.
+        #[serde(default = "yes")]
+        batch_norm: bool,
+        /// A value that is added before the ReLU.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        add: Option<SkipSpec>,
+    },
+    /// Maximum over windows.
+    MaxPool {
+        /// Unique name.
+        name: String,
+        /// The layer it reads.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<String>,
+        /// Side of the square window.
+        kernel: usize,
+        /// Step between windows.
+        stride: usize,
+        /// Border on each side.
+        #[serde(default)]
+        padding: usize,
+    },
+    /// Mean over windows without border; without a kernel, over the whole map.
+    AvgPool {
+        /// Unique name.
+        name: String,
+        /// The layer it reads.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<String>,
+        /// Side of the square window, which is also its step.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        kernel: Option<usize>,
+    },
+    /// Fully connected layer over the flattened map: a convolution whose kernel is the whole map. The last one gives the
+    /// logits; one before it is followed by a ReLU.
+    Linear {
+        /// Unique name.
+        name: String,
+        /// The layer it reads.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<String>,
+        /// Output features.
+        filters: usize,
+        /// Batch norm instead of a bias.
+        #[serde(default)]
+        batch_norm: bool,
+    },
+}
+
+/// A residual sum: which value joins, and how its shape is made to fit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SkipSpec {
+    /// The layer whose output joins.
+    pub from: String,
+    /// How its shape is made to fit.
+    #[serde(default)]
+    pub shortcut: Shortcut,
+    /// Step of the shortcut.
+    #[serde(default = "one")]
+    pub stride: usize,
+}
+
+/// The ways for a residual value to fit the sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shortcut {
+    /// Every `stride`-th pixel; missing channels are zeros, half of them in front ("option A").
+    #[default]
+    Identity,
+    /// A 1x1 convolution with batch norm ("option B").
+    Projection,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl LayerSpec {
+    /// The layer's name.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Conv { name, .. }
+            | Self::MaxPool { name, .. }
+            | Self::AvgPool { name, .. }
+            | Self::Linear { name, .. } => name,
+        }
+    }
+
+    /// The layer it reads, where that isn't the one before it.
+    pub fn input(&self) -> Option<&str> {
+        match self {
+            Self::Conv { input, .. }
+            | Self::MaxPool { input, .. }
+            | Self::AvgPool { input, .. }
+            | Self::Linear { input, .. } => input.as_deref(),
+        }
+    }
+}
+
+impl NetworkSpec {
+    /// Reads a description from a TOML file.
+    ///
+    /// # Errors
+    /// A missing file, wrong TOML, an unknown key.
+    pub fn load(path: &Path) -> Result<Self> {
+        read_toml(path)
+    }
+
+    /// An error about this network.
+    pub(crate) fn error(&self, message: impl Into<String>) -> Error {
+        Error::Network {
+            network: self.name.clone(),
+            message: message.into(),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The networks that the project knows by name, for 3x32x32 pictures.
+
+use super::spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+
+/// Names that [`zoo`] knows.
+pub const ZOO: [&str; 7] = [
+    "resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "vgg8", "vgg16",
+];
+
+/// A network of the zoo with `classes` outputs; `None` for a name that isn't in [`ZOO`].
+///
+/// * `resnet20/32/44/56`: He et al. 2015 for CIFAR, 16-32-64 channels, identity shortcuts with zero-padded channels.
+/// * `resnet18`: 64-128-256-512 channels, 1x1 projections, 3x3 stem.
+/// * `vgg16`: 13 convolutions with batch norm and one linear layer.
+/// * `vgg8`: 6 convolutions (64-64-128-128-256-256) with batch norm and one linear layer.
+pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
+    let layers = match name {
+        "resnet20" => resnet_cifar(3),
+        "resnet32" => resnet_cifar(5),
+        "resnet44" => resnet_cifar(7),
+        "resnet56" => resnet_cifar(9),
+        "resnet18" => resnet(&[(64, 1), (128, 2), (256, 2), (512, 2)], 2, Shortcut::Projection),
+        "vgg8" => vgg(&[&[64, 64], &[128, 128], &[256, 256]]),
+        "vgg16" => vgg(&[&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]]),
+        _ => return None,
+    };
+    let mut spec = NetworkSpec {
+        name: name.into(),
+        input: [3, 32, 32],
+        classes,
+        layers,
+    };
+    spec.layers.push(LayerSpec::Linear {
+        name: "linear".into(),
+        input: None,
+        filters: classes,
+        batch_norm: false,
+    });
+    Some(spec)
+}
+
+fn conv3x3(name: String, filters: usize, stride: usize, add: Option<SkipSpec>) -> LayerSpec {
+    LayerSpec::Conv {
+        name,
+        input: None,
+        filters,
+        kernel: 3,
+        stride,
+        padding: 1,
+        batch_norm: true,
+        add,
+    }
+}
+
+fn resnet_cifar(blocks: usize) -> Vec<LayerSpec> {
+    resnet(&[(16, 1), (32, 2), (64, 2)], blocks, Shortcut::Identity)
+}
+
+/// `stages` of (filters, stride of the first block), each of `blocks` basic blocks.
+fn resnet(stages: &[(usize, usize)], blocks: usize, shortcut: Shortcut) -> Vec<LayerSpec> {
+    let mut channels = stages[0].0;
+    let mut layers = vec![conv3x3("conv1".into(), channels, 1, None)];
+    let mut from = "conv1".to_string();
+    for (stage, &(filters, first_stride)) in (1..).zip(stages) {
+        for block in 0..blocks {
+            let stride = if block == 0 { first_stride } else { 1 };
+            let shortcut = if stride == 1 && channels == filters {
+                Shortcut::Identity
+            } else {
+                shortcut
+            };
+            let add = SkipSpec { from, shortcut, stride };
+            let name = format!("layer{stage}.{block}.conv");
+            from = format!("{name}2");
+            layers.push(conv3x3(format!("{name}1"), filters, stride, None));
+            layers.push(conv3x3(from.clone(), filters, 1, Some(add)));
+            channels = filters;
+        }
+    }
+    layers.push(LayerSpec::AvgPool {
+        name: "pool".into(),
+        input: None,
+        kernel: None,
+    });
+    layers
+}
+
+/// Stages of 3x3 convolutions, a 2x2 maximum after each.
+fn vgg(stages: &[&[usize]]) -> Vec<LayerSpec> {
+    let mut layers = Vec::new();
+    for (stage, filters) in (1..).zip(stages) {
+        for (index, &filters) in (1..).zip(*filters) {
+            layers.push(conv3x3(format!("conv{stage}_{index}"), filters, 1, None));
+        }
+        layers.push(LayerSpec::MaxPool {
+            name: format!("pool{stage}"),
+            input: None,
+            kernel: 2,
+            stride: 2,
+            padding: 0,
+        });
+    }
+    layers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Graph;
+
+    fn graph(name: &str) -> Graph {
+        Graph::new(zoo(name, 10).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_network_of_the_zoo_is_valid() {
+        for name in ZOO {
+            assert_eq!(graph(name).nodes().last().unwrap().output.channels, 10, "{name}");
+        }
+        assert!(zoo("alexnet", 10).is_none());
+    }
+
+    /// VGG16: 313.2 M and 14.71 M, ResNet18: 555.4 M and 11.16 M in the convolutions; ResNet-20: 40.6 M with the linear layer.
+    #[test]
+    fn counts_are_those_of_the_literature() {
+        let convs = |name| {
+            let graph = graph(name);
+            let linear = graph.nodes().last().unwrap().conv().unwrap();
+            (graph.macs() - linear.macs(), graph.weights() - linear.weights() as u64)
+        };
+        assert_eq!(convs("vgg16"), (313_196_544, 14_710_464));
+        assert_eq!(convs("resnet18"), (555_417_600, 11_159_232));
+        assert_eq!(graph("resnet20").macs(), 40_551_040);
+        assert_eq!(graph("vgg8").macs(), 152_805_376);
+    }
+}
