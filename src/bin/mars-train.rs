@@ -1,1 +1,111 @@
-fn main() {}
+//! Trains or fine-tunes a network with compression, exports it and runs the hardware model.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use clap::Parser;
+use mars::cli::{CommonArgs, exit};
+use mars::error::{Error, Result};
+use mars::train::{INTERRUPTED, Outcome, Plan, Request};
+
+/// Train a network with batch norm fused into quantized weights and with groups of zeros in the shape of a computing-in-memory
+/// array; export it to model.mars; run it on the hardware model.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    /// Data set: cifar10, cifar100 or cifar10-mini (part of the program) [default: the recipe's]
+    #[arg(long)]
+    dataset: Option<String>,
+    /// Network: a name of the zoo or a TOML file [default: the recipe's]
+    #[arg(long)]
+    model: Option<String>,
+    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, or "none" for random weights
+    #[arg(long, value_name = "FILE")]
+    pretrained: Option<String>,
+    /// Recipe, a TOML file
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Set a key of the recipe, e.g. quantize.weight_bits=4 or phases.0.epochs=2 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Hardware file, TOML [default: the recipe's, else the built-in mars.toml]
+    #[arg(long, value_name = "FILE")]
+    hardware: Option<String>,
+    /// Seed of weights, order and augmentation
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Device: flex, ndarray, or one that the build was made with
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// Run folder [default: runs/MODEL-DATASET-N]
+    #[arg(long = "run", value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Go on with the run in --run DIR
+    #[arg(long)]
+    resume: bool,
+    /// Report the accuracy of --pretrained FILE on the test pictures, without training
+    #[arg(long, requires = "pretrained")]
+    evaluate: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+fn main() -> ExitCode {
+    exit(run(Arguments::parse()))
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let mut settings = arguments.settings;
+    let strings = [
+        ("dataset", arguments.dataset),
+        ("model", arguments.model),
+        ("pretrained", arguments.pretrained),
+        ("hardware", arguments.hardware),
+    ];
+    settings.extend(
+        strings
+            .into_iter()
+            .filter_map(|(key, value)| Some(format!("{key}={:?}", value?))),
+    );
+    settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
+    let plan = Plan::new(Request {
+        recipe: arguments.recipe,
+        settings,
+        data: arguments.common.data(),
+        device: arguments.device,
+        folder: arguments.folder,
+        resume: arguments.resume,
+        quiet: arguments.common.quiet,
+    })?;
+    if arguments.evaluate {
+        println!("test accuracy {:.2} %", plan.evaluate()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    on_interrupt()?;
+    match plan.run()? {
+        Outcome::Finished(folder, deployment) => {
+            arguments.common.present(&deployment)?;
+            println!("report: {}", folder.join("report.html").display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Outcome::Interrupted(folder) => {
+            eprintln!(
+                "interrupted; go on with: mars-train --resume --run {}",
+                folder.display()
+            );
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+/// The first Ctrl-C ends the run after its step, the second at once.
+fn on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+    })
+    .map_err(|error| Error::Setting(format!("no handler for Ctrl-C: {error}")))
+}

@@ -2,6 +2,12 @@
 
 pub mod integer;
 
+mod fold;
 mod package;
+mod reference;
+mod validate;
 
-pub use package::PackageError;
+pub use fold::{FoldOptions, PictureScale, fold};
+pub use package::{Package, PackageError, Predictions, Provenance};
+pub use reference::Reference;
+pub use validate::{Accuracy, Deployment, Mismatches, validate};

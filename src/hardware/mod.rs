@@ -1,1 +1,31 @@
-//! The hardware model.
+//! The hardware model: a multi-macro SRAM computing-in-memory chip, from its description to logits, cycles and energy.
+//!
+//! | module | from | to |
+//! |---|---|---|
+//! | `config` | a TOML file | [`Hardware`] |
+//! | `mapping` | integer weights | [`ConvMapping`]: which groups share an access, accesses to macros, sets to cores |
+//! | `array`, `array_conv`, `converter`, `kernel` | mapping, pictures | [`MacroNetwork`]: logits, access by access |
+//! | `workload` | mapping | what each core moves and computes, layer by layer |
+//! | `schedule` | workload | [`Timeline`]: when each macro loads and computes |
+//! | `cost` | workload, timeline | [`Evaluation`]: cycles, energy, compression |
+//! | `index` | kept groups | [`IndexCode`]: how the index is stored |
+//!
+//! It knows [`IntegerNetwork`](crate::deploy::integer::IntegerNetwork), but neither training nor the package's bytes.
+
+mod array;
+mod array_conv;
+mod config;
+mod converter;
+mod cost;
+mod index;
+mod kernel;
+mod mapping;
+mod schedule;
+mod workload;
+
+pub use array::{Counters, Execution, MacroNetwork};
+pub use config::{AccessMode, Components, Converter, Energy, Hardware, Memory, Precision};
+pub use cost::{Compression, Cost, EnergyBreakdown, Evaluation, LayerCost, evaluate};
+pub use index::{Index, IndexCode, SELECTOR_BITS};
+pub use mapping::ConvMapping;
+pub use schedule::{Activity, LayerTime, Span, Timeline};

@@ -1,9 +1,15 @@
 //! The layer graph: its description, its validated form and the zoo.
 
 mod graph;
+#[cfg(feature = "train")]
+mod import;
 mod spec;
+mod weights;
 mod zoo;
 
 pub use graph::{ConvShape, Graph, MapShape, Node, Op, Skip, Source};
+#[cfg(feature = "train")]
+pub use import::import;
 pub use spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+pub use weights::{Array, BATCH_NORM_EPSILON, Weights};
 pub use zoo::{ZOO, zoo};

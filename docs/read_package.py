@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Reads a package `model.mars` with numpy, after docs/package-format.md: `python3 docs/read_package.py model.mars`."""
+
+import hashlib
+import json
+import sys
+
+import numpy
+
+
+def read_package(path):
+    """The header, and for each convolution its dense weights `[filters, channels, height, width]` and its biases."""
+    raw = open(path, "rb").read()
+    length = int.from_bytes(raw[:8], "little")
+    container = json.loads(raw[8 : 8 + length])
+    header = json.loads(container.pop("__metadata__")["mars"])
+    assert header["version"] == 1, "another version of the format"
+    digest = header["sha256"].encode()
+    assert hashlib.sha256(raw.replace(digest, b"0" * 64, 1)).hexdigest() == header["sha256"], "damaged"
+
+    def tensor(name):
+        start, end = (8 + length + offset for offset in container[name]["data_offsets"])
+        return numpy.frombuffer(raw[start:end], {"U8": "u1", "I32": "<i4"}[container[name]["dtype"]])
+
+    convs = {}
+    for name, shape, conv in convolutions(header):
+        weights = dense_weights(shape, conv, header["group"], tensor(name + ".index"), tensor(name + ".weights"))
+        convs[name] = weights, tensor(name + ".bias")
+    predictions = tensor("predictions") if header["predictions"] else None
+    return header, convs, predictions
+
+
+def convolutions(header):
+    """Name, shape of the weights and header of each convolution."""
+    maps = {"image": header["network"]["input"]}
+    last = "image"
+    for layer, numbers in zip(header["network"]["layers"], header["layers"]):
+        channels, height, width = maps[layer.get("input", last)]
+        op, last = layer["op"], layer["name"]
+        if op == "linear":
+            kernel, stride, padding = [height, width], 1, 0
+        elif op == "avg_pool":
+            kernel = [layer["kernel"]] * 2 if "kernel" in layer else [height, width]
+            maps[last] = [channels, height // kernel[0], width // kernel[1]]
+            continue
+        else:
+            kernel, stride, padding = [layer["kernel"]] * 2, layer["stride"], layer["padding"]
+        size = [(n + 2 * padding - k) // stride + 1 for n, k in zip([height, width], kernel)]
+        maps[last] = [layer.get("filters", channels)] + size
+        if op in ("conv", "linear"):
+            yield last, [layer["filters"], channels] + kernel, numbers["conv"]
+        if layer.get("add", {}).get("shortcut") == "projection":
+            source = maps[layer["add"]["from"]][0]
+            yield last + ".projection", [layer["filters"], source, 1, 1], numbers["skip"]["conv"]
+
+
+def dense_weights(shape, conv, group, index, stream):
+    filters, channels, height, width = shape
+    taps, bits = height * width, conv["weight_bits"]
+    blocks = -(-channels // group["channels"])
+    codes = numpy.unpackbits(index, bitorder="little")
+    stream = numpy.unpackbits(stream, bitorder="little")
+    dense = numpy.zeros((filters, channels, taps), numpy.int8)
+    for number, entry in enumerate(conv["index"]):
+        kept = decode(entry["code"], codes[: entry["bits"]], blocks * taps)
+        codes = codes[-(-entry["bits"] // 8) * 8 :]
+        rows = slice(number * group["filters"], (number + 1) * group["filters"])
+        for place in kept:
+            block, tap = divmod(place, taps)
+            columns = slice(block * group["channels"], (block + 1) * group["channels"])
+            target = dense[rows, columns, tap]
+            values = stream[: target.size * bits].reshape(target.shape + (bits,)) @ (1 << numpy.arange(bits))
+            stream = stream[target.size * bits :]
+            target[...] = values - (values >> (bits - 1) << bits)
+    return dense.reshape(shape)
+
+
+def decode(code, bits, groups):
+    """Numbers of the kept groups of a filter set."""
+    if code == "bitmap":
+        return [int(place) for place in numpy.flatnonzero(bits)]
+    kept, group, bits = [], 0, iter(bits)
+    while group < groups:
+        zeros = 0
+        while not next(bits):
+            zeros += 1
+        value = 1
+        for _ in range(zeros):
+            value = value << 1 | int(next(bits))
+        group += value - 1
+        if group < groups:
+            kept.append(group)
+        group += 1
+    return kept
+
+
+if __name__ == "__main__":
+    header, convs, predictions = read_package(sys.argv[1])
+    for name, (weights, bias) in convs.items():
+        zeros, total = (weights == 0).mean(), weights.sum(dtype=int)
+        print(f"{name}: {'x'.join(map(str, weights.shape))}, {zeros:.1%} zeros, weights sum to {total}")

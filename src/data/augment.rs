@@ -1,0 +1,75 @@
+//! Augmentation and order of an epoch, drawn from (seed, epoch, sample) alone, so that threads change nothing.
+
+use rand::rngs::ChaCha8Rng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+
+use super::{COLORS, IMAGE_BYTES, SIDE};
+
+/// Random crop out of a border, and random horizontal flip, on raw bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Augment {
+    /// Border on each side, in pixels; 0 for no crop.
+    pub padding: usize,
+    /// Flips half of the images.
+    pub flip: bool,
+    /// What the border holds for each color: the zero points.
+    pub border: [u8; COLORS],
+}
+
+/// What a stream of random numbers is for; each purpose has its own.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Order,
+    Augment,
+}
+
+/// Random numbers of one purpose in one epoch.
+fn stream(seed: u64, epoch: u64, purpose: Purpose) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&epoch.to_le_bytes());
+    key[16] = purpose as u8;
+    ChaCha8Rng::from_seed(key)
+}
+
+impl Augment {
+    /// Writes a crop of `image` to `out`, both `[3][32][32]`; `sample` is the image's index in its split.
+    ///
+    /// # Panics
+    /// If either isn't one image.
+    pub fn apply(&self, image: &[u8], out: &mut [u8], seed: u64, epoch: u64, sample: u64) {
+        assert_eq!((image.len(), out.len()), (IMAGE_BYTES, IMAGE_BYTES));
+        let mut random = stream(seed, epoch, Purpose::Augment);
+        random.set_block_pos(sample);
+        let top = random.random_range(0..=2 * self.padding as u32) as usize;
+        let left = random.random_range(0..=2 * self.padding as u32) as usize;
+        let flip = self.flip && random.random();
+
+        // Columns of the crop that lie within the image; the rest is border.
+        let first = self.padding.saturating_sub(left).min(SIDE);
+        let end = (SIDE + self.padding).saturating_sub(left).min(SIDE).max(first);
+        for (line, out) in out.chunks_exact_mut(SIDE).enumerate() {
+            let (color, y) = (line / SIDE, line % SIDE);
+            out.fill(self.border[color]);
+            let Some(y) = (y + top).checked_sub(self.padding).filter(|&y| y < SIDE) else {
+                continue;
+            };
+            let source = (color * SIDE + y) * SIDE;
+            if first < end {
+                let x = first + left - self.padding;
+                out[first..end].copy_from_slice(&image[source + x..][..end - first]);
+            }
+            if flip {
+                out.reverse();
+            }
+        }
+    }
+}
+
+/// The images of an epoch in random order.
+pub fn epoch_order(images: usize, seed: u64, epoch: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..images).collect();
+    order.shuffle(&mut stream(seed, epoch, Purpose::Order));
+    order
+}

@@ -1,0 +1,146 @@
+//! Downloads that go on where they stopped.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Archive, DataError};
+
+/// A server that is silent for so long is given up.
+const SILENCE: Duration = Duration::from_secs(30);
+
+impl Archive {
+    /// Downloads the archive to a `.part` file, unpacks it in `dir` and removes it.
+    pub(super) fn download_and_unpack(&self, dir: &Path, quiet: bool) -> Result<PathBuf, DataError> {
+        fs::create_dir_all(dir).map_err(DataError::io(dir))?;
+        let part = dir.join(format!("{}.part", self.file));
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).create(true);
+        let mut file = options.open(&part).map_err(DataError::io(&part))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataError::Busy { path: part }),
+            Err(TryLockError::Error(source)) => return Err(DataError::Io { path: part, source }),
+        }
+        let remove = || fs::remove_file(&part).map_err(DataError::io(&part));
+        let downloaded = self.download(&mut file, &part, dir, quiet);
+        if downloaded.is_err() && file.metadata().is_ok_and(|part| part.len() == 0) {
+            remove()?;
+        }
+        downloaded?;
+        let advice = "it was removed: run again, or take it from another address with --data-url";
+        if let Err(error) = self.verify(&mut file, &part, advice) {
+            remove()?;
+            return Err(error);
+        }
+        // A failure, such as a full disk, leaves the download for the next call.
+        let unpacked = self.unpack(&mut file, &part, dir)?;
+        remove()?;
+        Ok(unpacked)
+    }
+
+    /// Fetches what `file` lacks, again and again as long as each attempt brings it further.
+    fn download(&self, file: &mut File, path: &Path, dir: &Path, quiet: bool) -> Result<(), DataError> {
+        let bar = if quiet {
+            ProgressBar::hidden()
+        } else {
+            progress_bar(&self.file)
+        };
+        let mut reached = 0;
+        loop {
+            let attempt = self.fetch(file, &bar);
+            let length = file.metadata().map_err(DataError::io(path))?.len();
+            match attempt {
+                Ok(()) => break,
+                Err(Interruption::File(source)) => return Err(DataError::io(path)(source)),
+                Err(Interruption::Server(_)) if length > reached => reached = length,
+                Err(Interruption::Server(reason)) if length > 0 => {
+                    let reason = format!("{reason}, after {length} bytes (run again to go on from there)");
+                    return Err(self.not_downloaded(dir, reason));
+                }
+                Err(Interruption::Server(reason)) => return Err(self.not_downloaded(dir, reason)),
+            }
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// One request for the bytes behind those in `file`.
+    fn fetch(&self, file: &mut File, bar: &ProgressBar) -> Result<(), Interruption> {
+        let mut have = file.metadata()?.len();
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .build()
+            .new_agent();
+        let mut request = agent.get(&self.url);
+        if have > 0 {
+            request = request.header("Range", format!("bytes={have}-"));
+        }
+        let response = request
+            .call()
+            .map_err(|error| Interruption::Server(error.to_string()))?;
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        match response.status().as_u16() {
+            200 => {
+                file.set_len(0)?;
+                have = 0;
+            }
+            206 if header("Content-Range").is_some_and(|range| range.starts_with(&format!("bytes {have}-"))) => {}
+            206 => return Err(Interruption::Server("it answered with another part of the file".into())),
+            // Nothing lies behind what is here; the checksum decides whether that is all.
+            416 if have > 0 => return Ok(()),
+            status => {
+                return Err(Interruption::Server(format!(
+                    "the server answered with status {status}"
+                )));
+            }
+        }
+        let rest: Option<u64> = header("Content-Length").and_then(|length| length.parse().ok());
+        let total = rest.map(|rest| have.saturating_add(rest));
+        if let Some(total) = total {
+            bar.set_length(total);
+        }
+        bar.set_position(have);
+        let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let read = match body.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) => return Err(Interruption::Server(error.to_string())),
+            };
+            file.write_all(&buffer[..read])?;
+            have += read as u64;
+            bar.set_position(have);
+        }
+        match total {
+            Some(total) if have < total => Err(Interruption::Server(format!("it ended after {have} of {total} bytes"))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a request ended before its end.
+enum Interruption {
+    /// The file could not be written: another attempt won't help.
+    File(io::Error),
+    /// The server or the line to it failed.
+    Server(String),
+}
+
+impl From<io::Error> for Interruption {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+fn progress_bar(file: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::no_length().with_style(style).with_message(file.to_owned())
+}

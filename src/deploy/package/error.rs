@@ -1,0 +1,93 @@
+//! What can be wrong with a package.
+
+use std::path::PathBuf;
+
+use super::{MAX_FILE_BYTES, METADATA_KEY, VERSION};
+
+/// A package that cannot be read, or a network that cannot be written as one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackageError {
+    /// The file could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file isn't a good package.
+    #[error("{} is not a usable package: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<PackageError>,
+    },
+    /// The file is larger than any package.
+    #[error("it has more than {MAX_FILE_BYTES} bytes")]
+    TooLarge,
+    /// The container is damaged or something else.
+    #[error("it is not a safetensors file: {0}")]
+    Container(String),
+    /// The container holds no package.
+    #[error("`__metadata__` must hold the key `{METADATA_KEY}` and no other; it holds {found}")]
+    Metadata {
+        /// The keys that are there.
+        found: String,
+    },
+    /// The header isn't the JSON that is expected; the message names the key.
+    #[error("`header`: {0}")]
+    Header(String),
+    /// The package was written by another version of the format.
+    #[error(
+        "`header.version` is {found}, this program reads {VERSION}; use the version of mars that wrote the package"
+    )]
+    Version {
+        /// The version of the package.
+        found: u64,
+    },
+    /// The content was changed after it was written.
+    #[error("`header.sha256` is {expected}, but the content has {found}: the file is damaged, get or export it again")]
+    Checksum {
+        /// What the header says.
+        expected: String,
+        /// What the content gives.
+        found: String,
+    },
+    /// A value of the header is out of range or contradicts another.
+    #[error("`header.{field}`: {message}")]
+    Field {
+        /// Path of the value in the header.
+        field: String,
+        /// What is wrong, and what was expected.
+        message: String,
+    },
+    /// A tensor is missing, too many, or has the wrong type, size or content.
+    #[error("tensor `{name}`: {message}")]
+    Tensor {
+        /// Name of the tensor.
+        name: String,
+        /// What is wrong, and what was expected.
+        message: String,
+    },
+    /// The layer graph or the integers in it break a rule of the arithmetic; the message names the layer.
+    #[error("{0}")]
+    Network(String),
+}
+
+impl PackageError {
+    pub(super) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Field {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn tensor(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Tensor {
+            name: name.into(),
+            message: message.into(),
+        }
+    }
+}

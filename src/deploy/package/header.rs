@@ -1,0 +1,137 @@
+//! The JSON header of a package, as `docs/package-format.md` describes it.
+
+use serde::{Deserialize, Serialize};
+
+use super::Provenance;
+use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerSkip, Requantize};
+use crate::hardware::IndexCode;
+use crate::network::NetworkSpec;
+use crate::sparsity::GroupShape;
+
+/// What is read first, to tell another version from a damaged file.
+#[derive(Deserialize)]
+pub(super) struct VersionHeader {
+    pub(super) version: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Header {
+    pub(super) version: u64,
+    pub(super) sha256: String,
+    pub(super) network: NetworkSpec,
+    pub(super) zero_points: Vec<u8>,
+    pub(super) classes: Vec<String>,
+    pub(super) group: GroupShape,
+    pub(super) layers: Vec<LayerHeader>,
+    pub(super) predictions: Option<PredictionsHeader>,
+    pub(super) provenance: Provenance,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PredictionsHeader {
+    pub(super) data_sha256: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum LayerHeader {
+    Conv {
+        conv: ConvHeader,
+        skip: Option<SkipHeader>,
+        output: Option<RequantizeHeader>,
+    },
+    // Braces, since serde accepts any key beside a unit variant's tag.
+    MaxPool {},
+    AvgPool {
+        input_bits: u8,
+        output: RequantizeHeader,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConvHeader {
+    pub(super) input_bits: u8,
+    pub(super) weight_bits: u8,
+    /// One for each filter set.
+    pub(super) index: Vec<IndexHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IndexHeader {
+    pub(super) code: IndexCode,
+    pub(super) bits: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum SkipHeader {
+    Identity { bits: u8, multiplier: u32 },
+    Projection { conv: ConvHeader, multipliers: Vec<u32> },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RequantizeHeader {
+    multipliers: Vec<u32>,
+    forms: Vec<FormHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FormHeader {
+    bits: u8,
+    shift: u8,
+}
+
+impl LayerHeader {
+    /// The header of a layer; `index` gives the indices of a convolution, first its own, then its projection's.
+    pub(super) fn new(layer: &IntegerLayer, mut index: impl Iterator<Item = Vec<IndexHeader>>) -> Self {
+        let mut conv_header = |conv: &IntegerConv| ConvHeader {
+            input_bits: conv.input_bits,
+            weight_bits: conv.weight_bits,
+            index: index.next().unwrap_or_default(),
+        };
+        match layer {
+            IntegerLayer::Conv { conv, skip, output } => Self::Conv {
+                conv: conv_header(conv),
+                skip: skip.as_ref().map(|skip| match skip {
+                    &IntegerSkip::Identity { bits, multiplier } => SkipHeader::Identity { bits, multiplier },
+                    IntegerSkip::Projection { conv, multipliers } => SkipHeader::Projection {
+                        conv: conv_header(conv),
+                        multipliers: multipliers.clone(),
+                    },
+                }),
+                output: output.as_ref().map(RequantizeHeader::from),
+            },
+            IntegerLayer::MaxPool => Self::MaxPool {},
+            IntegerLayer::AvgPool { input_bits, output } => Self::AvgPool {
+                input_bits: *input_bits,
+                output: output.into(),
+            },
+        }
+    }
+}
+
+impl From<&Requantize> for RequantizeHeader {
+    fn from(output: &Requantize) -> Self {
+        let forms = output.forms.iter();
+        Self {
+            multipliers: output.multipliers.clone(),
+            forms: forms.map(|&Form { bits, shift }| FormHeader { bits, shift }).collect(),
+        }
+    }
+}
+
+impl From<RequantizeHeader> for Requantize {
+    fn from(header: RequantizeHeader) -> Self {
+        let forms = header.forms.into_iter();
+        Self {
+            multipliers: header.multipliers,
+            forms: forms.map(|FormHeader { bits, shift }| Form { bits, shift }).collect(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Validation of a package on a data set: integer reference against the macro model, accuracy and cost.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::integer::predict;
+use super::{Package, Reference};
+use crate::data::{Batches, Split};
+use crate::error::{Error, Result, write_atomically};
+use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, evaluate};
+
+/// Pictures that run at a time.
+const BATCH: usize = 200;
+
+/// What `deploy.json` holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Deployment {
+    /// Name of the network.
+    pub network: String,
+    /// Name of the hardware.
+    pub hardware: String,
+    /// Pictures that were run.
+    pub images: usize,
+    /// SHA-256 of the whole test split.
+    pub data_sha256: String,
+    /// Shares of right predictions, in percent; null where not known.
+    pub accuracy: Accuracy,
+    /// Pictures or logits in which two executions differ; null where one is missing.
+    pub mismatches: Mismatches,
+    /// How much smaller the weights are.
+    pub compression: Compression,
+    /// Per frame, weight reload charged.
+    pub cost: Cost,
+    /// Per frame, as if all weights stayed in the macros.
+    pub cost_without_reload: Cost,
+    /// Layer by layer.
+    pub layers: Vec<LayerCost>,
+    /// What the report draws beyond these keys.
+    #[serde(skip)]
+    pub evaluation: Evaluation,
+    /// The package, for the report.
+    #[serde(skip)]
+    pub package: Package,
+}
+
+/// Accuracy of each execution, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Accuracy {
+    /// The float network before quantization.
+    pub float: Option<f64>,
+    /// Through the tensor library, from the checkpoint.
+    pub fake_quant: Option<f64>,
+    /// The integer reference, from the package.
+    pub integer: f64,
+    /// The macro model, access by access.
+    #[serde(rename = "macro")]
+    pub macro_model: f64,
+}
+
+/// Where executions differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Mismatches {
+    /// Pictures.
+    pub fake_quant_vs_integer_predictions: Option<usize>,
+    /// Logits.
+    pub integer_vs_macro_logits: usize,
+    /// Pictures.
+    pub fake_quant_vs_macro_predictions: Option<usize>,
+}
+
+/// Runs the first `images` test pictures (all for `None`) through both executions.
+///
+/// # Errors
+/// A network that doesn't fit the hardware; a partial sum beyond the converter's range; pictures of another shape.
+pub fn validate(
+    package: &Package,
+    hardware: &Hardware,
+    test: &Split,
+    images: Option<usize>,
+    quiet: bool,
+) -> Result<Deployment> {
+    let network = &package.network;
+    let evaluation = evaluate(network, hardware)?;
+    let images = images.unwrap_or(test.len()).min(test.len());
+    if images == 0 || network.graph.image().len() != crate::data::IMAGE_BYTES {
+        return Err(Error::Setting(
+            "there are no pictures of the network's shape to validate on".into(),
+        ));
+    }
+    let reference = Reference::new(network)?;
+    let chip = MacroNetwork::new(network, hardware)?;
+    let bar = indicatif::ProgressBar::new(images as u64).with_prefix("validating");
+    if quiet {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    let classes = network.classes.len();
+    let (mut integer, mut macros, mut logit_mismatches) = (Vec::new(), Vec::new(), 0);
+    for batch in Batches::in_order(test, BATCH) {
+        let count = batch.labels.len().min(images - integer.len());
+        let pictures = &batch.images[..count * crate::data::IMAGE_BYTES];
+        let expected = reference.logits(pictures);
+        let found = chip.logits(pictures)?;
+        logit_mismatches += expected.iter().zip(&found).filter(|(a, b)| a != b).count();
+        integer.extend(expected.chunks(classes).map(|logits| predict(logits) as u8));
+        macros.extend(found.chunks(classes).map(|logits| predict(logits) as u8));
+        bar.inc(count as u64);
+        if integer.len() == images {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    let data_sha256 = test.sha256();
+    let fake_quant = package
+        .predictions
+        .as_ref()
+        .filter(|predictions| predictions.data_sha256 == data_sha256);
+    let fake_quant = fake_quant.map(|predictions| &predictions.classes[..images]);
+    let accuracy = |predictions: &[u8]| {
+        100.0 * predictions.iter().zip(&test.labels).filter(|(a, b)| a == b).count() as f64 / images as f64
+    };
+    let differences = |a: &[u8], b: &[u8]| a.iter().zip(b).filter(|(a, b)| a != b).count();
+    let same_data = package.provenance.data_sha256 == data_sha256;
+    Ok(Deployment {
+        network: network.graph.spec().name.clone(),
+        hardware: hardware.name.clone(),
+        images,
+        accuracy: Accuracy {
+            float: package.provenance.float_accuracy.filter(|_| same_data),
+            fake_quant: fake_quant.map(accuracy),
+            integer: accuracy(&integer),
+            macro_model: accuracy(&macros),
+        },
+        mismatches: Mismatches {
+            fake_quant_vs_integer_predictions: fake_quant.map(|fake| differences(fake, &integer)),
+            integer_vs_macro_logits: logit_mismatches,
+            fake_quant_vs_macro_predictions: fake_quant.map(|fake| differences(fake, &macros)),
+        },
+        data_sha256,
+        compression: evaluation.compression,
+        cost: evaluation.cost,
+        cost_without_reload: evaluation.cost_without_reload,
+        layers: evaluation.layers.clone(),
+        evaluation,
+        package: package.clone(),
+    })
+}
+
+impl Deployment {
+    /// The text of `deploy.json`.
+    ///
+    /// # Errors
+    /// A number that JSON cannot hold.
+    pub fn to_json(&self) -> Result<String> {
+        let text = serde_json::to_string_pretty(self).map_err(|error| Error::Setting(error.to_string()))?;
+        Ok(text + "\n")
+    }
+
+    /// Writes `deploy.json` into a run folder.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        write_atomically(&folder.join("deploy.json"), self.to_json()?.as_bytes())
+    }
+}

@@ -1,0 +1,482 @@
+//! The macro execution: what the arrays compute, access by access.
+//!
+//! For each output pixel and access it gathers the inputs of the mapped groups, forms one partial sum for each output, weight
+//! slice and input phase, range-checks it, lets the converter see it, and adds it, shifted, to the accumulator. Groups that
+//! aren't mapped have no influence on the result. Bias, residual sum and requantization are those of
+//! [`deploy::integer`](crate::deploy::integer), whose reference execution it never calls.
+
+use rayon::prelude::*;
+
+use super::array_conv::ArrayConv;
+use super::config::Hardware;
+use super::kernel::{Sums, Task, dispatch};
+use super::mapping::ConvMapping;
+use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
+use crate::error::{Error, Result};
+use crate::network::{ConvShape, MapShape, Op, Skip, Source};
+
+/// An integer network mapped to a chip, ready to compute.
+#[derive(Debug)]
+pub struct MacroNetwork {
+    image: MapShape,
+    classes: usize,
+    steps: Vec<Step>,
+    /// Values of each stored form, the picture first.
+    slots: Vec<usize>,
+}
+
+/// What the array did, for all images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Accesses, each with all its weight slices and input phases.
+    pub accesses: u64,
+    /// Partial sums formed and converted, those of padded filters included.
+    pub conversions: u64,
+    /// Kept groups times the output pixels for which they were computed.
+    pub group_pixels: u64,
+}
+
+/// Logits and counters of a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// `[image][class]`.
+    pub logits: Vec<i32>,
+    /// What the array did.
+    pub counters: Counters,
+}
+
+#[derive(Debug)]
+enum Step {
+    Conv(Box<ConvStep>),
+    MaxPool {
+        input: MapShape,
+        output: MapShape,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+        /// Slots of each form, read and written.
+        slots: Vec<(usize, usize)>,
+    },
+    AvgPool {
+        input: MapShape,
+        output: MapShape,
+        kernel: [usize; 2],
+        slot: usize,
+        multiplier: i64,
+        forms: Vec<(Form, usize)>,
+    },
+}
+
+/// A convolution with what follows it.
+#[derive(Debug)]
+struct ConvStep {
+    conv: ArrayConv,
+    /// Slot of the input.
+    input: usize,
+    join: Option<Join>,
+    /// Nothing for the last layer, whose sums are the logits.
+    requantize: Option<Finish>,
+}
+
+/// What joins a sum before it is requantized.
+#[derive(Debug)]
+enum Join {
+    Identity {
+        slot: usize,
+        from: MapShape,
+        stride: usize,
+        pad_front: usize,
+        multiplier: i64,
+    },
+    Projection {
+        conv: Box<ArrayConv>,
+        input: usize,
+        multipliers: Vec<i64>,
+    },
+}
+
+/// Requantization: a multiplier for each filter, and the slot of each form.
+#[derive(Debug)]
+struct Finish {
+    multipliers: Vec<i64>,
+    forms: Vec<(Form, usize)>,
+}
+
+impl MacroNetwork {
+    /// Maps a network to a chip.
+    ///
+    /// # Errors
+    /// A network or chip that isn't valid, weights wider than the macro's, a converter whose sums can exceed 32 bits.
+    pub fn new(network: &IntegerNetwork, hardware: &Hardware) -> Result<Self> {
+        hardware.validate()?;
+        network.validate()?;
+        let image = network.graph.image();
+        let mut slots = vec![image.len()];
+        let mut first_slots = Vec::new();
+        for (index, node) in network.graph.nodes().iter().enumerate() {
+            first_slots.push(slots.len());
+            slots.extend(network.forms(Source::Node(index)).iter().map(|_| node.output.len()));
+        }
+        let plan = Plan {
+            network,
+            hardware,
+            first_slots,
+        };
+        let steps = (0..network.layers.len())
+            .map(|index| plan.step(index))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            image,
+            classes: network.graph.spec().classes,
+            steps,
+            slots,
+        })
+    }
+
+    /// Logits `[image][class]` of pictures `[image][channel][height][width]`.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn logits(&self, images: &[u8]) -> Result<Vec<i32>> {
+        Ok(self.run(images)?.logits)
+    }
+
+    /// Computes pictures `[image][channel][height][width]`, several at a time; the result doesn't depend on how many.
+    ///
+    /// # Errors
+    /// Bytes that aren't whole pictures; a partial sum out of range, which names layer and access.
+    pub fn run(&self, images: &[u8]) -> Result<Execution> {
+        if !images.len().is_multiple_of(self.image.len()) {
+            return Err(Error::Setting(format!(
+                "{} bytes are not whole pictures of {} bytes",
+                images.len(),
+                self.image.len()
+            )));
+        }
+        let mut logits = vec![0; images.len() / self.image.len() * self.classes];
+        let counters: Vec<Result<Counters>> = images
+            .par_chunks_exact(self.image.len())
+            .zip(logits.par_chunks_exact_mut(self.classes))
+            .map_init(
+                || Scratch::new(self),
+                |scratch, (image, logits)| self.image(image, logits, scratch),
+            )
+            .collect();
+        let counters = counters.into_iter().try_fold(Counters::default(), |sum, counters| {
+            let counters = counters?;
+            Ok::<_, Error>(Counters {
+                accesses: sum.accesses + counters.accesses,
+                conversions: sum.conversions + counters.conversions,
+                group_pixels: sum.group_pixels + counters.group_pixels,
+            })
+        })?;
+        Ok(Execution { logits, counters })
+    }
+
+    fn image(&self, image: &[u8], logits: &mut [i32], scratch: &mut Scratch) -> Result<Counters> {
+        let mut counters = Counters::default();
+        let channels = self.image.channels;
+        for (channel, plane) in image.chunks_exact(self.image.pixels()).enumerate() {
+            for (pixel, value) in plane.iter().enumerate() {
+                scratch.values[0][pixel * channels + channel] = *value;
+            }
+        }
+        for (step, planes) in self.steps.iter().zip(&mut scratch.planes) {
+            let values = &mut scratch.values;
+            match step {
+                Step::Conv(step) => {
+                    step.conv
+                        .run(&values[step.input], &mut planes[0], &mut scratch.sums, &mut counters)?;
+                    if let Some(Join::Projection { conv, input, .. }) = &step.join {
+                        conv.run(&values[*input], &mut planes[1], &mut scratch.joined, &mut counters)?;
+                    }
+                    if let Some(finish) = &step.requantize {
+                        let slots = || finish.forms.iter().map(|(_, slot)| *slot);
+                        let mut outputs: Vec<_> = slots().map(|slot| std::mem::take(&mut values[slot])).collect();
+                        dispatch(Requantization {
+                            conv: &step.conv,
+                            finish,
+                            sums: &scratch.sums,
+                            join: step.join.as_ref(),
+                            joined: &scratch.joined,
+                            values,
+                            row: &mut scratch.row,
+                            outputs: &mut outputs,
+                        });
+                        slots().zip(outputs).for_each(|(slot, output)| values[slot] = output);
+                    } else {
+                        let sums = scratch.sums.iter().zip(&step.conv.bias);
+                        logits
+                            .iter_mut()
+                            .zip(sums)
+                            .for_each(|(logit, (sum, bias))| *logit = sum + bias);
+                    }
+                }
+                Step::MaxPool {
+                    input,
+                    output,
+                    kernel,
+                    stride,
+                    padding,
+                    slots,
+                } => {
+                    for &(from, to) in slots {
+                        let mut pooled = std::mem::take(&mut values[to]);
+                        max_pool(
+                            &values[from],
+                            *input,
+                            &mut pooled,
+                            *output,
+                            [*kernel, *stride, *padding],
+                        );
+                        values[to] = pooled;
+                    }
+                }
+                Step::AvgPool {
+                    input,
+                    output,
+                    kernel,
+                    slot,
+                    multiplier,
+                    forms,
+                } => {
+                    let sums = &mut scratch.row[..output.len()];
+                    sum_pool(&values[*slot], *input, sums, *output, *kernel);
+                    for (form, slot) in forms {
+                        for (value, sum) in values[*slot].iter_mut().zip(&*sums) {
+                            *value = form.apply(sum * multiplier);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(counters)
+    }
+}
+
+/// A thread's buffers.
+struct Scratch {
+    values: Vec<Vec<u8>>,
+    /// For each step the input planes of its convolution and of its projection, borders in place.
+    planes: Vec<[Vec<u8>; 2]>,
+    sums: Vec<i32>,
+    joined: Vec<i32>,
+    row: Vec<i64>,
+}
+
+impl Scratch {
+    fn new(network: &MacroNetwork) -> Self {
+        let planes = network.steps.iter().map(|step| match step {
+            Step::Conv(step) => match &step.join {
+                Some(Join::Projection { conv, .. }) => [step.conv.empty_planes(), conv.empty_planes()],
+                _ => [step.conv.empty_planes(), Vec::new()],
+            },
+            _ => [Vec::new(), Vec::new()],
+        });
+        let rows = network.steps.iter().map(|step| match step {
+            Step::Conv(step) => step.conv.shape.filters(),
+            Step::AvgPool { output, .. } => output.len(),
+            Step::MaxPool { .. } => 0,
+        });
+        Self {
+            values: network.slots.iter().map(|len| vec![0; *len]).collect(),
+            planes: planes.collect(),
+            sums: Vec::new(),
+            joined: Vec::new(),
+            row: vec![0; rows.max().unwrap_or(0)],
+        }
+    }
+}
+
+/// Turns nodes into steps.
+struct Plan<'a> {
+    network: &'a IntegerNetwork,
+    hardware: &'a Hardware,
+    /// The slot of each node's first form.
+    first_slots: Vec<usize>,
+}
+
+impl Plan<'_> {
+    fn slot(&self, source: Source, bits: u8) -> usize {
+        let Source::Node(index) = source else { return 0 };
+        let form = self.network.forms(source).iter().position(|form| *form == bits);
+        self.first_slots[index] + form.expect("a valid network reads forms that exist")
+    }
+
+    fn step(&self, index: usize) -> Result<Step> {
+        let node = &self.network.graph.nodes()[index];
+        let stored = |output: &Requantize| {
+            let slots = self.first_slots[index]..;
+            output.forms.iter().copied().zip(slots).collect()
+        };
+        Ok(match (node.op, &self.network.layers[index]) {
+            (
+                Op::Conv { conv: shape, skip, .. },
+                IntegerLayer::Conv {
+                    conv,
+                    skip: integer_skip,
+                    output,
+                },
+            ) => Step::Conv(Box::new(ConvStep {
+                conv: self.conv(&node.name, shape, node.source, conv)?,
+                input: self.slot(node.source, conv.input_bits),
+                join: skip
+                    .zip(integer_skip.as_ref())
+                    .map(|(skip, integer)| self.join(&node.projection_name(), skip, integer))
+                    .transpose()?,
+                requantize: output.as_ref().map(|output| Finish {
+                    multipliers: (0..shape.filters())
+                        .map(|filter| output.multiplier(filter).into())
+                        .collect(),
+                    forms: stored(output),
+                }),
+            })),
+            (
+                Op::MaxPool {
+                    kernel,
+                    stride,
+                    padding,
+                },
+                IntegerLayer::MaxPool,
+            ) => Step::MaxPool {
+                input: node.input,
+                output: node.output,
+                kernel,
+                stride,
+                padding,
+                slots: (self.network.forms(node.source).iter())
+                    .map(|bits| (self.slot(node.source, *bits), self.slot(Source::Node(index), *bits)))
+                    .collect(),
+            },
+            (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output }) => Step::AvgPool {
+                input: node.input,
+                output: node.output,
+                kernel,
+                slot: self.slot(node.source, *input_bits),
+                multiplier: output.multiplier(0).into(),
+                forms: stored(output),
+            },
+            _ => unreachable!("a valid network has one layer of the right kind for each node"),
+        })
+    }
+
+    fn join(&self, name: &str, skip: Skip, integer: &IntegerSkip) -> Result<Join> {
+        Ok(match (skip, integer) {
+            (
+                Skip::Identity {
+                    source,
+                    stride,
+                    pad_front,
+                },
+                IntegerSkip::Identity { bits, multiplier },
+            ) => Join::Identity {
+                slot: self.slot(source, *bits),
+                from: self.network.graph.shape(source),
+                stride,
+                pad_front,
+                multiplier: (*multiplier).into(),
+            },
+            (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
+                Join::Projection {
+                    conv: Box::new(self.conv(name, shape, source, conv)?),
+                    input: self.slot(source, conv.input_bits),
+                    multipliers: (0..shape.filters())
+                        .map(|filter| multiplier(multipliers, filter).into())
+                        .collect(),
+                }
+            }
+            _ => unreachable!("a valid network has the residuals of its graph"),
+        })
+    }
+
+    fn conv(&self, name: &str, shape: ConvShape, source: Source, conv: &IntegerConv) -> Result<ArrayConv> {
+        let mapping = ConvMapping::new(name, shape, conv, self.hardware)?;
+        ArrayConv::new(&mapping, conv, self.network.padding_values(source), self.hardware)
+    }
+}
+
+struct Requantization<'a> {
+    conv: &'a ArrayConv,
+    finish: &'a Finish,
+    sums: &'a [i32],
+    join: Option<&'a Join>,
+    /// Accumulators of the projection, where there is one.
+    joined: &'a [i32],
+    values: &'a [Vec<u8>],
+    row: &'a mut [i64],
+    outputs: &'a mut [Vec<u8>],
+}
+
+impl Task for Requantization<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Sums>(self) {
+        let MapShape { channels, width, .. } = self.conv.shape.output;
+        let row = &mut self.row[..channels];
+        for pixel in 0..self.conv.shape.output.pixels() {
+            let products = self.conv.biased(self.sums, pixel).zip(&self.finish.multipliers);
+            for (value, (sum, multiplier)) in row.iter_mut().zip(products) {
+                *value = sum * multiplier;
+            }
+            match self.join {
+                None => {}
+                Some(Join::Identity {
+                    slot,
+                    from,
+                    stride,
+                    pad_front,
+                    multiplier,
+                }) => {
+                    let source = pixel / width * stride * from.width + pixel % width * stride;
+                    let skip = &self.values[*slot][source * from.channels..][..from.channels];
+                    for (value, skip) in row[*pad_front..].iter_mut().zip(skip) {
+                        *value += i64::from(*skip) * multiplier;
+                    }
+                }
+                Some(Join::Projection { conv, multipliers, .. }) => {
+                    for (value, (sum, multiplier)) in
+                        row.iter_mut().zip(conv.biased(self.joined, pixel).zip(multipliers))
+                    {
+                        *value += sum * multiplier;
+                    }
+                }
+            }
+            for ((form, _), output) in self.finish.forms.iter().zip(&mut *self.outputs) {
+                for (stored, value) in output[pixel * channels..][..channels].iter_mut().zip(&*row) {
+                    *stored = form.apply(*value);
+                }
+            }
+        }
+    }
+}
+
+/// Maximum over windows, `[pixel][channel]`; the border never wins. `window` is its side, step and border.
+fn max_pool(input: &[u8], from: MapShape, output: &mut [u8], to: MapShape, window: [usize; 3]) {
+    let [kernel, stride, padding] = window;
+    output.fill(0);
+    for (pixel, largest) in output.chunks_exact_mut(to.channels).enumerate() {
+        let [y, x] = [pixel / to.width * stride, pixel % to.width * stride];
+        for y in y.max(padding)..(y + kernel).min(from.height + padding) {
+            for x in x.max(padding)..(x + kernel).min(from.width + padding) {
+                let values = &input[((y - padding) * from.width + x - padding) * from.channels..][..from.channels];
+                largest
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(largest, value)| *largest = (*largest).max(*value));
+            }
+        }
+    }
+}
+
+/// Sums over windows that do not overlap, `[pixel][channel]`.
+fn sum_pool(input: &[u8], from: MapShape, output: &mut [i64], to: MapShape, kernel: [usize; 2]) {
+    output.fill(0);
+    for (pixel, values) in input.chunks_exact(from.channels).enumerate() {
+        let [y, x] = [pixel / from.width / kernel[0], pixel % from.width / kernel[1]];
+        let sums = &mut output[(y * to.width + x) * to.channels..][..to.channels];
+        sums.iter_mut()
+            .zip(values)
+            .for_each(|(sum, value)| *sum += i64::from(*value));
+    }
+}

@@ -1,0 +1,448 @@
+//! The hardware file: every number of the chip, under the name that the field uses for it.
+//!
+//! `experiments/hardware/mars.toml` gives each number's source beside it; `docs/cost-model.md` says what each one does.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, read_toml};
+use crate::sparsity::GroupShape;
+
+/// A multi-macro SRAM computing-in-memory chip.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// Name, for reports.
+    pub name: String,
+    /// Computing-in-memory cores, which work on different filter sets of a layer.
+    pub cores: usize,
+    /// Macros of a core, which share its write port.
+    pub macros_per_core: usize,
+    /// Word lines of a macro.
+    pub rows: usize,
+    /// Bit lines of a macro, one cell of each row on each.
+    pub columns: usize,
+    /// Banks of rows; an access turns on `rows_on / partitions` word lines in each.
+    pub partitions: usize,
+    /// Word lines on at once.
+    pub rows_on: usize,
+    /// Bits of an input that a word line drives at once.
+    pub input_bits_per_cycle: u8,
+    /// Bits of a weight whose columns share a converter.
+    pub weight_slice_bits: u8,
+    /// Clock in MHz.
+    pub clock_mhz: f64,
+    /// Frames that are computed with a layer's weights before others take their place.
+    pub frames_per_load: usize,
+    /// What is kept, stored and indexed.
+    pub group: GroupShape,
+    /// What turns a column's sum into a number.
+    pub converter: Converter,
+    /// The precisions that the macro has, with their time and energy.
+    pub access: Vec<AccessMode>,
+    /// Memories and ports around the macros.
+    pub memory: Memory,
+    /// Energy constants.
+    pub energy: Energy,
+}
+
+/// What turns a partial sum (one access, output, weight slice and input phase) into a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Converter {
+    /// Exact.
+    Ideal,
+    /// Exact within `-range ..= range`, saturated beyond.
+    Clipping {
+        /// The largest magnitude.
+        range: i32,
+    },
+    /// `round_half_up(sum / step)`, saturated to the codes that `bits` have, times `step`. Codes start at 0 for slices without
+    /// sign and are two's complement for the signed one.
+    Bits {
+        /// Bits of a code.
+        bits: u8,
+        /// Sum that one code stands for.
+        step: i32,
+    },
+}
+
+/// One precision of the macro.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessMode {
+    /// Bits of a weight.
+    pub weight_bits: u8,
+    /// Bits of an input that one access takes in, all its phases included.
+    pub input_bits: u8,
+    /// Duration in nanoseconds.
+    pub ns: f64,
+    /// Measured energy in picojoules: array, converter and drivers; absent where [`Energy::components`] gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_pj: Option<f64>,
+}
+
+/// Memories and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Weight SRAM of a core, KiB.
+    pub weight_sram_kib: u64,
+    /// Feature-map SRAM of all cores, both halves of the ping-pong, KiB.
+    pub feature_sram_kib: u64,
+    /// Port of a core through which its macros are written, bits a cycle.
+    pub write_bits_per_cycle: u64,
+    /// Weight SRAM of a core to its macros, bits a cycle.
+    pub weight_bits_per_cycle: u64,
+    /// Feature-map SRAM to a core, bits a cycle.
+    pub feature_read_bits_per_cycle: u64,
+    /// A core to the feature-map SRAM, bits a cycle.
+    pub feature_write_bits_per_cycle: u64,
+    /// Next memory level to all cores together, bits a cycle.
+    pub next_level_bits_per_cycle: u64,
+    /// Index bits that a core decodes in a cycle.
+    pub index_bits_per_cycle: u64,
+}
+
+/// Energy constants.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Energy {
+    /// Writing a bit of a macro.
+    pub cell_write_pj_per_bit: f64,
+    /// Reading or writing a bit of a weight or feature-map SRAM.
+    pub buffer_pj_per_bit: f64,
+    /// Moving a bit from or to the next memory level.
+    pub next_level_pj_per_bit: f64,
+    /// A switching logic gate.
+    pub gate_pj: f64,
+    /// A full adder, or a bit of a comparison.
+    pub adder_pj_per_bit: f64,
+    /// Static power of a macro, mW; a measured access contains it while it lasts.
+    pub leakage_mw_per_macro: f64,
+    /// Energy of an access from its parts, where it isn't measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub components: Option<Components>,
+}
+
+/// Capacitances behind the energy of one input phase of an access (formulas of zigzag-imc; see `docs/cost-model.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Components {
+    /// Supply, V.
+    pub supply_v: f64,
+    /// Bit line of one cell, fF.
+    pub cell_ff: f64,
+    /// Converter, for each of its bits, fF.
+    pub adc_linear_ff: f64,
+    /// Converter, for each of its `4^bits`, fF.
+    pub adc_exponential_ff: f64,
+    /// Driver of a row, for each input bit of a phase if there are several, fF.
+    pub dac_ff_per_bit: f64,
+}
+
+/// How the macro runs weights and inputs of given widths: the mode that is charged, with its passes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Precision {
+    /// Bits of a weight in the macro, which may be more than the network's.
+    pub weight_bits: u8,
+    /// Weight slices.
+    pub slices: usize,
+    /// Input phases in which partial sums are formed.
+    pub phases: usize,
+    /// Outputs that one access gives.
+    pub outputs: usize,
+    /// Times that an access is repeated, since its mode takes in fewer input bits.
+    pub passes: u64,
+    /// Cycles of one access, all passes.
+    pub cycles: u64,
+    /// Duration of one access, all passes, in nanoseconds.
+    pub ns: f64,
+    /// Macro energy of one access, all passes, in picojoules.
+    pub energy_pj: f64,
+}
+
+/// Largest row, column, core, macro and group size; keeps products within 64 bits and partial sums within 32.
+const MAX_EXTENT: usize = 1 << 14;
+
+impl Hardware {
+    /// Reads and checks a hardware file.
+    ///
+    /// # Errors
+    /// A missing file, wrong TOML, an unknown key (the message lists the known ones), and everything that
+    /// [`validate`](Self::validate) finds.
+    pub fn load(path: &Path) -> Result<Self> {
+        let hardware: Self = read_toml(path)?;
+        hardware.check().map_err(|message| Error::file(path, message))?;
+        Ok(hardware)
+    }
+
+    /// The shipped `experiments/hardware/mars.toml`.
+    pub fn mars() -> Self {
+        toml::from_str(include_str!("../../experiments/hardware/mars.toml"))
+            .expect("the shipped hardware file is tested to be valid")
+    }
+
+    /// Checks that the chip can work.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], which names the key, its value and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        self.check()
+            .map_err(|message| Error::Setting(format!("hardware `{}`: {message}", self.name)))
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        for (key, value) in [
+            ("cores", self.cores),
+            ("macros_per_core", self.macros_per_core),
+            ("rows", self.rows),
+            ("columns", self.columns),
+            ("partitions", self.partitions),
+            ("rows_on", self.rows_on),
+            ("frames_per_load", self.frames_per_load),
+            ("group.filters", self.group.filters),
+            ("group.channels", self.group.channels),
+        ] {
+            check_range(key, value as u64, 1, MAX_EXTENT as u64)?;
+        }
+        check_range("input_bits_per_cycle", self.input_bits_per_cycle.into(), 1, 8)?;
+        check_range("weight_slice_bits", self.weight_slice_bits.into(), 1, 8)?;
+        if self.rows_on > self.rows {
+            return Err(format!("rows_on {} exceeds rows {}", self.rows_on, self.rows));
+        }
+        for (key, value) in [("rows", self.rows), ("rows_on", self.rows_on)] {
+            if !value.is_multiple_of(self.partitions) {
+                return Err(format!(
+                    "{key} {value} does not divide into {} partitions",
+                    self.partitions
+                ));
+            }
+        }
+        if self.group.channels > self.rows_on {
+            return Err(format!(
+                "group.channels {} exceeds rows_on {}: a group has to fit the word lines of one access",
+                self.group.channels, self.rows_on
+            ));
+        }
+        self.check_memory()?;
+        self.check_access()?;
+        match self.converter {
+            Converter::Ideal => Ok(()),
+            Converter::Clipping { range } => check_range("converter.range", range, 1, i32::MAX),
+            Converter::Bits { bits, step } => {
+                check_range("converter.bits", bits.into(), 1, 16)?;
+                check_range("converter.step", step, 1, 1 << 14)
+            }
+        }
+    }
+
+    fn check_memory(&self) -> std::result::Result<(), String> {
+        let memory = &self.memory;
+        for (key, value) in [
+            ("weight_sram_kib", memory.weight_sram_kib),
+            ("feature_sram_kib", memory.feature_sram_kib),
+            ("write_bits_per_cycle", memory.write_bits_per_cycle),
+            ("weight_bits_per_cycle", memory.weight_bits_per_cycle),
+            ("feature_read_bits_per_cycle", memory.feature_read_bits_per_cycle),
+            ("feature_write_bits_per_cycle", memory.feature_write_bits_per_cycle),
+            ("next_level_bits_per_cycle", memory.next_level_bits_per_cycle),
+            ("index_bits_per_cycle", memory.index_bits_per_cycle),
+        ] {
+            check_range(&format!("memory.{key}"), value, 1, 1 << 32)?;
+        }
+        let energy = &self.energy;
+        let mut constants = vec![
+            ("cell_write_pj_per_bit", energy.cell_write_pj_per_bit),
+            ("buffer_pj_per_bit", energy.buffer_pj_per_bit),
+            ("next_level_pj_per_bit", energy.next_level_pj_per_bit),
+            ("gate_pj", energy.gate_pj),
+            ("adder_pj_per_bit", energy.adder_pj_per_bit),
+            ("leakage_mw_per_macro", energy.leakage_mw_per_macro),
+        ];
+        if let Some(components) = &energy.components {
+            constants.extend([
+                ("components.supply_v", components.supply_v),
+                ("components.cell_ff", components.cell_ff),
+                ("components.adc_linear_ff", components.adc_linear_ff),
+                ("components.adc_exponential_ff", components.adc_exponential_ff),
+                ("components.dac_ff_per_bit", components.dac_ff_per_bit),
+            ]);
+        }
+        for (key, value) in constants {
+            if !(0.0..=1e6).contains(&value) {
+                return Err(format!("energy.{key} is {value}, it must be from 0 to 1e6"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_access(&self) -> std::result::Result<(), String> {
+        check_positive("clock_mhz", self.clock_mhz)?;
+        if self.access.is_empty() {
+            return Err("access is empty, it must give at least one precision".into());
+        }
+        for (index, mode) in self.access.iter().enumerate() {
+            let key = |key: &str| format!("access[{index}].{key}");
+            check_range(&key("weight_bits"), mode.weight_bits.into(), 1, 8)?;
+            check_range(&key("input_bits"), mode.input_bits.into(), 1, 8)?;
+            check_positive(&key("ns"), mode.ns)?;
+            for (key, bits, unit, name) in [
+                (
+                    key("weight_bits"),
+                    mode.weight_bits,
+                    self.weight_slice_bits,
+                    "weight_slice_bits",
+                ),
+                (
+                    key("input_bits"),
+                    mode.input_bits,
+                    self.input_bits_per_cycle,
+                    "input_bits_per_cycle",
+                ),
+            ] {
+                if bits % unit != 0 {
+                    return Err(format!("{key} {bits} is not a multiple of {name} {unit}"));
+                }
+            }
+            if usize::from(mode.weight_bits) > self.columns {
+                return Err(format!(
+                    "{} {} exceeds columns {}",
+                    key("weight_bits"),
+                    mode.weight_bits,
+                    self.columns
+                ));
+            }
+            let same =
+                |other: &AccessMode| (other.weight_bits, other.input_bits) == (mode.weight_bits, mode.input_bits);
+            if self.access[..index].iter().any(same) {
+                return Err(format!(
+                    "access gives {} x {} bits twice",
+                    mode.weight_bits, mode.input_bits
+                ));
+            }
+            match (mode.energy_pj, self.energy.components, self.converter) {
+                (Some(energy), None, _) => check_positive(&key("energy_pj"), energy)?,
+                (None, Some(_), Converter::Bits { .. }) => {}
+                (Some(_), Some(_), _) => {
+                    return Err(format!(
+                        "{} and energy.components both give the energy of an access; keep one",
+                        key("energy_pj")
+                    ));
+                }
+                (None, Some(_), _) => {
+                    return Err("energy.components needs converter.kind \"bits\", whose energy it can tell".into());
+                }
+                (None, None, _) => {
+                    return Err(format!("{} is missing, and so is energy.components", key("energy_pj")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Macros of the chip.
+    pub fn macros(&self) -> usize {
+        self.cores * self.macros_per_core
+    }
+
+    /// Groups that one access can hold side by side on the word lines.
+    pub fn sections(&self) -> usize {
+        self.rows_on / self.group.channels
+    }
+
+    /// Accesses whose weights a macro holds at once.
+    pub fn accesses_per_macro(&self) -> usize {
+        self.rows / self.rows_on
+    }
+
+    /// Cells of the whole chip, in bits.
+    pub fn macro_bits(&self) -> u64 {
+        (self.macros() * self.rows * self.columns) as u64
+    }
+
+    /// How the macro runs `weight_bits` x `input_bits`: the next wider weights it has, and the narrowest mode that takes in
+    /// the input at once, or the widest one several times.
+    ///
+    /// # Errors
+    /// Weights wider than every mode.
+    pub fn precision(&self, weight_bits: u8, input_bits: u8) -> std::result::Result<Precision, String> {
+        let bits = self
+            .access
+            .iter()
+            .map(|mode| mode.weight_bits)
+            .filter(|bits| *bits >= weight_bits)
+            .min()
+            .ok_or_else(|| {
+                format!(
+                    "its weights have {weight_bits} bits, more than every access of hardware `{}`",
+                    self.name
+                )
+            })?;
+        let mode = self
+            .access
+            .iter()
+            .filter(|mode| mode.weight_bits == bits)
+            .min_by_key(|mode| (mode.input_bits < input_bits, mode.input_bits.abs_diff(input_bits)))
+            .expect("a mode with these bits was just found");
+        let passes = u64::from(input_bits.div_ceil(mode.input_bits));
+        Ok(Precision {
+            weight_bits: bits,
+            slices: usize::from(bits / self.weight_slice_bits),
+            phases: usize::from(input_bits.div_ceil(self.input_bits_per_cycle)),
+            outputs: self.columns / usize::from(bits),
+            passes,
+            cycles: passes * (mode.ns * self.clock_mhz / 1e3).ceil() as u64,
+            ns: passes as f64 * mode.ns,
+            energy_pj: passes as f64 * self.access_energy_pj(mode),
+        })
+    }
+
+    /// Energy of one access: measured, or that of its phases from the components.
+    fn access_energy_pj(&self, mode: &AccessMode) -> f64 {
+        match (mode.energy_pj, self.energy.components, self.converter) {
+            (Some(measured), ..) => measured,
+            (None, Some(parts), Converter::Bits { bits, .. }) => {
+                let phases = f64::from(mode.input_bits / self.input_bits_per_cycle);
+                let converters = (self.columns / usize::from(self.weight_slice_bits)) as f64;
+                let cells = (self.rows_on * self.columns) as f64 * parts.cell_ff;
+                let adc = converters
+                    * (parts.adc_linear_ff * f64::from(bits) + parts.adc_exponential_ff * 4f64.powi(bits.into()));
+                let dac_bits = match self.input_bits_per_cycle {
+                    1 => 0,
+                    bits => bits,
+                };
+                let dac = self.rows_on as f64 * parts.dac_ff_per_bit * f64::from(dac_bits);
+                phases * (cells + adc + dac) * parts.supply_v.powi(2) / 1e3
+            }
+            _ => unreachable!("a checked hardware file gives the energy of each access once"),
+        }
+    }
+
+    /// Multiply-accumulates that the whole chip can do in a cycle at a precision.
+    pub fn peak_macs_per_cycle(&self, precision: &Precision) -> f64 {
+        (self.macros() * self.rows_on * precision.outputs) as f64 / precision.cycles as f64
+    }
+}
+
+fn check_range<T: PartialOrd + std::fmt::Display + Copy>(
+    key: &str,
+    value: T,
+    low: T,
+    high: T,
+) -> std::result::Result<(), String> {
+    if (low..=high).contains(&value) {
+        Ok(())
+    } else {
+        Err(format!("{key} is {value}, it must be from {low} to {high}"))
+    }
+}
+
+fn check_positive(key: &str, value: f64) -> std::result::Result<(), String> {
+    if value > 0.0 && value <= 1e6 {
+        Ok(())
+    } else {
+        Err(format!("{key} is {value}, it must be above 0 and at most 1e6"))
+    }
+}

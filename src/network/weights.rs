@@ -1,0 +1,213 @@
+//! Float weights by name, as checkpoints hold them.
+//!
+//! For a convolution or linear layer `L` (a projection is `L.projection`): `L.weight` `[filters, channels, kernel height,
+//! kernel width]`, and either `L.bias` or the batch norm's `L.gamma`, `L.beta`, `L.mean`, `L.var`, each `[filters]`. Once a
+//! network is quantized there are steps too: see [`crate::quantize`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rand::SeedableRng;
+use rand::rngs::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use super::graph::{ConvShape, Graph, Op};
+use crate::error::{Error, Result, write_atomically};
+
+/// Added to a variance before its root, as PyTorch does.
+pub const BATCH_NORM_EPSILON: f64 = 1e-5;
+
+/// An array on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// Values, last index fastest.
+    pub values: Vec<f32>,
+}
+
+impl Array {
+    /// A one-dimensional array.
+    pub fn vector(values: Vec<f32>) -> Self {
+        Self {
+            shape: vec![values.len()],
+            values,
+        }
+    }
+}
+
+/// Arrays by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights {
+    arrays: BTreeMap<String, Array>,
+}
+
+impl Weights {
+    /// Random weights: He et al. 2015, normal with variance `2 / (channels * taps)`; batch norm as identity, biases zero.
+    pub fn random(graph: &Graph, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut weights = Self::default();
+        for (name, conv, batch_norm) in convs(graph) {
+            let deviation = (2.0 / (conv.channels() * conv.taps()) as f64).sqrt();
+            let values = StandardNormal
+                .sample_iter(&mut rng)
+                .take(conv.weights())
+                .map(|z: f64| (deviation * z) as f32)
+                .collect();
+            weights.insert(
+                format!("{name}.weight"),
+                Array {
+                    shape: weight_shape(&conv),
+                    values,
+                },
+            );
+            let constant = |value: f32| Array::vector(vec![value; conv.filters()]);
+            if batch_norm {
+                for (part, value) in [("gamma", 1.0), ("beta", 0.0), ("mean", 0.0), ("var", 1.0)] {
+                    weights.insert(format!("{name}.{part}"), constant(value));
+                }
+            } else {
+                weights.insert(format!("{name}.bias"), constant(0.0));
+            }
+        }
+        weights
+    }
+
+    /// The array of a name.
+    ///
+    /// # Errors
+    /// Names what is missing.
+    pub fn get(&self, name: &str) -> Result<&Array> {
+        self.arrays
+            .get(name)
+            .ok_or_else(|| Error::Setting(format!("the checkpoint has no array `{name}`")))
+    }
+
+    /// The array of a name, where it exists.
+    pub fn find(&self, name: &str) -> Option<&Array> {
+        self.arrays.get(name)
+    }
+
+    /// Adds or replaces an array.
+    pub fn insert(&mut self, name: String, array: Array) {
+        self.arrays.insert(name, array);
+    }
+
+    /// All arrays in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
+        self.arrays.iter().map(|(name, array)| (name.as_str(), array))
+    }
+
+    /// Checks that every array of the graph is there with the right shape.
+    ///
+    /// # Errors
+    /// Names the array, the shape expected and the shape found.
+    pub fn check(&self, graph: &Graph) -> Result<()> {
+        for (name, conv, batch_norm) in convs(graph) {
+            let parts: &[&str] = if batch_norm {
+                &["gamma", "beta", "mean", "var"]
+            } else {
+                &["bias"]
+            };
+            let vectors = parts
+                .iter()
+                .map(|part| (format!("{name}.{part}"), vec![conv.filters()]));
+            for (name, shape) in std::iter::once((format!("{name}.weight"), weight_shape(&conv))).chain(vectors) {
+                let array = self.get(&name)?;
+                if array.shape != shape {
+                    return Err(Error::Setting(format!(
+                        "`{name}` has shape {:?}, the network `{}` needs {shape:?}",
+                        array.shape,
+                        graph.spec().name
+                    )));
+                }
+                if let Some(value) = array.values.iter().find(|value| !value.is_finite()) {
+                    return Err(Error::Setting(format!("`{name}` holds {value}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a safetensors file and its metadata.
+    ///
+    /// # Errors
+    /// A missing, cut-off or foreign file; an array that isn't `f32`.
+    pub fn load(path: &Path) -> Result<(Self, BTreeMap<String, String>)> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let damaged = |error| Error::file(path, format!("not a readable safetensors file ({error})"));
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
+        let mut weights = Self::default();
+        for (name, view) in file.iter() {
+            if view.dtype() != Dtype::F32 {
+                return Err(Error::file(
+                    path,
+                    format!("`{name}` is {:?}, expected F32", view.dtype()),
+                ));
+            }
+            let values = view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            weights.insert(
+                name.into(),
+                Array {
+                    shape: view.shape().to_vec(),
+                    values,
+                },
+            );
+        }
+        let metadata = header
+            .metadata()
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        Ok((weights, metadata))
+    }
+
+    /// Writes a safetensors file, beside its place first.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path, metadata: BTreeMap<String, String>) -> Result<()> {
+        let bytes: Vec<(&String, &Array, Vec<u8>)> = self
+            .arrays
+            .iter()
+            .map(|(name, array)| {
+                (
+                    name,
+                    array,
+                    array.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+                )
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, array, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, array.shape.clone(), bytes)?)))
+            .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
+        let file = views
+            .and_then(|views| safetensors::serialize(views, Some(metadata.into_iter().collect())))
+            .map_err(|error| Error::file(path, error.to_string()))?;
+        write_atomically(path, &file)
+    }
+}
+
+fn weight_shape(conv: &ConvShape) -> Vec<usize> {
+    vec![conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]
+}
+
+/// Each convolution with its name and whether batch norm follows.
+fn convs(graph: &Graph) -> impl Iterator<Item = (String, ConvShape, bool)> {
+    graph.nodes().iter().flat_map(|node| {
+        let own = match node.op {
+            Op::Conv { conv, batch_norm, .. } => Some((node.name.clone(), conv, batch_norm)),
+            _ => None,
+        };
+        let projection = node.projection().map(|conv| (node.projection_name(), conv, true));
+        own.into_iter().chain(projection)
+    })
+}

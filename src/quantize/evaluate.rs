@@ -1,0 +1,317 @@
+//! Fake-quant evaluation: the integer network's arithmetic through the tensor library, exact to the last bit.
+//!
+//! Values are integers held in floats. A convolution's sums are exact as long as no partial sum can reach `2^24`; where one could,
+//! the input channels are split and the parts are added as integers. Requantization runs on 64-bit integers.
+
+use burn::tensor::module::max_pool2d;
+use burn::tensor::ops::MaxPoolOptions;
+use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
+
+use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, multiplier};
+use crate::engine::conv2d;
+use crate::network::{ConvShape, MapShape, Op, Skip, Source};
+
+/// Floats hold every integer below this.
+const EXACT: i64 = 1 << 24;
+
+/// A network ready for evaluation on a device.
+pub struct FakeQuant<'a> {
+    network: &'a IntegerNetwork,
+    convs: Vec<NodeConvs>,
+    device: Device,
+}
+
+/// The tensors of a node's convolution and of its projection.
+struct NodeConvs {
+    own: Option<ExactConv>,
+    projection: Option<ExactConv>,
+}
+
+/// A convolution split into channel ranges whose sums are exact.
+struct ExactConv {
+    shape: ConvShape,
+    parts: Vec<(std::ops::Range<usize>, Tensor<4>)>,
+    bias: Tensor<4, Int>,
+}
+
+/// The stored forms of a value.
+type Forms = Vec<(u8, Tensor<4>)>;
+
+impl<'a> FakeQuant<'a> {
+    /// Places a network on a device.
+    pub fn new(network: &'a IntegerNetwork, device: &Device) -> Self {
+        let device = device.clone().inner();
+        let convs = network
+            .graph
+            .nodes()
+            .iter()
+            .zip(&network.layers)
+            .map(|(node, layer)| {
+                let (own, projection) = match layer {
+                    IntegerLayer::Conv { conv, skip, .. } => (
+                        node.conv().map(|shape| ExactConv::new(shape, conv, &device)),
+                        match (node.projection(), skip) {
+                            (Some(shape), Some(IntegerSkip::Projection { conv, .. })) => {
+                                Some(ExactConv::new(shape, conv, &device))
+                            }
+                            _ => None,
+                        },
+                    ),
+                    _ => (None, None),
+                };
+                NodeConvs { own, projection }
+            })
+            .collect();
+        Self { network, convs, device }
+    }
+
+    /// Logits `[images][classes]` of pictures `[images][channels][height][width]`.
+    pub fn logits(&self, images: &[u8]) -> Vec<i32> {
+        let image = self.network.graph.image();
+        let batch = images.len() / image.len();
+        let bytes: Vec<f32> = images.iter().map(|byte| f32::from(*byte)).collect();
+        let data = TensorData::new(bytes, [batch, image.channels, image.height, image.width]);
+        let picture = Tensor::<4>::from_data(data, &self.device);
+        let mut values: Vec<Forms> = Vec::new();
+        let nodes = self.network.graph.nodes();
+        for ((node, layer), convs) in nodes.iter().zip(&self.network.layers).zip(&self.convs) {
+            let forms = match (node.op, layer) {
+                (
+                    Op::Conv { skip, .. },
+                    IntegerLayer::Conv {
+                        conv,
+                        skip: integer_skip,
+                        output,
+                    },
+                ) => {
+                    let own = convs.own.as_ref().expect("a convolution's node has its tensors");
+                    let sums = own.sums(
+                        self.input(node.source, conv.input_bits, &picture, &values),
+                        self.borders(node.source),
+                    );
+                    let Some(output) = output else {
+                        let logits = sums.into_data().convert::<i64>();
+                        let logits = logits.into_vec::<i64>().expect("64-bit integers");
+                        return logits.into_iter().map(|logit| logit as i32).collect();
+                    };
+                    let mut sums = sums * self.columns(&output.multipliers);
+                    match (skip, integer_skip) {
+                        (
+                            Some(skip @ Skip::Identity { source, .. }),
+                            Some(IntegerSkip::Identity { bits, multiplier }),
+                        ) => {
+                            let value = integers(self.input(source, *bits, &picture, &values));
+                            let joined = identity(value, skip, node.output);
+                            sums = sums + joined * i64::from(*multiplier);
+                        }
+                        (
+                            Some(Skip::Projection { source, .. }),
+                            Some(IntegerSkip::Projection { conv, multipliers }),
+                        ) => {
+                            let projection = convs.projection.as_ref().expect("a projection has its tensors");
+                            let input = self.input(source, conv.input_bits, &picture, &values);
+                            sums = sums + projection.sums(input, self.borders(source)) * self.columns(multipliers);
+                        }
+                        _ => {}
+                    }
+                    requantize(sums, &output.forms)
+                }
+                (
+                    Op::MaxPool {
+                        kernel,
+                        stride,
+                        padding,
+                    },
+                    IntegerLayer::MaxPool,
+                ) => forms_of(node.source, &values)
+                    .iter()
+                    .map(|(bits, value)| {
+                        let pooled = max_pool2d(
+                            value.clone(),
+                            MaxPoolOptions::new([kernel; 2])
+                                .with_stride([stride; 2])
+                                .with_padding([padding; 2]),
+                        );
+                        (*bits, pooled)
+                    })
+                    .collect(),
+                (
+                    Op::AvgPool {
+                        kernel: [height, width],
+                    },
+                    IntegerLayer::AvgPool { input_bits, output },
+                ) => {
+                    let value = integers(self.input(node.source, *input_bits, &picture, &values));
+                    let MapShape {
+                        channels,
+                        height: rows,
+                        width: cols,
+                    } = node.output;
+                    let sums = value
+                        .reshape([batch * channels, rows, height, cols * width])
+                        .sum_dim(2)
+                        .reshape([batch * channels * rows, cols, width])
+                        .sum_dim(2)
+                        .reshape([batch, channels, rows, cols]);
+                    requantize(sums * i64::from(output.multipliers[0]), &output.forms)
+                }
+                _ => unreachable!("a validated network has a layer of the kind of each node"),
+            };
+            values.push(forms);
+        }
+        unreachable!("the last layer of a validated network returns the logits")
+    }
+
+    fn input(&self, source: Source, bits: u8, picture: &Tensor<4>, values: &[Forms]) -> Tensor<4> {
+        match source {
+            Source::Image => picture.clone(),
+            Source::Node(_) => {
+                let forms = forms_of(source, values);
+                let form = forms.iter().find(|(form, _)| *form == bits);
+                form.expect("a validated network stores the forms that are read")
+                    .1
+                    .clone()
+            }
+        }
+    }
+
+    fn borders(&self, source: Source) -> Option<&[u8]> {
+        (source == Source::Image).then_some(&self.network.zero_points)
+    }
+
+    /// Multipliers as a tensor that broadcasts over `[batch, filters, height, width]`.
+    fn columns(&self, multipliers: &[u32]) -> Tensor<4, Int> {
+        let values: Vec<i64> = (0..multipliers.len())
+            .map(|filter| i64::from(multiplier(multipliers, filter)))
+            .collect();
+        integer_column(values, &self.device)
+    }
+}
+
+fn forms_of(source: Source, values: &[Forms]) -> &Forms {
+    match source {
+        Source::Node(index) => &values[index],
+        Source::Image => unreachable!("only convolutions read the picture"),
+    }
+}
+
+fn integer_column(values: Vec<i64>, device: &Device) -> Tensor<4, Int> {
+    let data = TensorData::new(values.clone(), [1, values.len(), 1, 1]);
+    Tensor::from_data(data, (device, DType::I64))
+}
+
+fn integers(value: Tensor<4>) -> Tensor<4, Int> {
+    value.int().cast(IntDType::I64)
+}
+
+/// All forms of the same sums: `clamp((sum + 2^(n-1)) >> n, 0, 2^bits - 1)`.
+fn requantize(sums: Tensor<4, Int>, forms: &[Form]) -> Forms {
+    forms
+        .iter()
+        .map(|form| {
+            let rounded = (sums.clone() + (1i64 << (form.shift - 1))).bitwise_right_shift_scalar(i64::from(form.shift));
+            (form.bits, rounded.clamp(0i64, (1i64 << form.bits) - 1).float())
+        })
+        .collect()
+}
+
+/// Every `stride`-th pixel, with zero channels in front and behind.
+fn identity(value: Tensor<4, Int>, skip: Skip, output: MapShape) -> Tensor<4, Int> {
+    let Skip::Identity { stride, pad_front, .. } = skip else {
+        unreachable!("called for identity residuals");
+    };
+    let value = if stride > 1 { subsample(value, stride) } else { value };
+    let [batch, channels, height, width] = value.dims();
+    if channels == output.channels {
+        return value;
+    }
+    let joined = Tensor::zeros([batch, output.channels, height, width], (&value.device(), DType::I64));
+    let place = [0..batch, pad_front..pad_front + channels, 0..height, 0..width];
+    joined.slice_assign(place, value)
+}
+
+/// Every `stride`-th row and pixel.
+fn subsample(value: Tensor<4, Int>, stride: usize) -> Tensor<4, Int> {
+    let device = value.device();
+    let [_, _, height, width] = value.dims();
+    let every = |size: usize| Tensor::<1, Int>::arange_step(0..size as i64, stride, &device);
+    value.select(2, every(height)).select(3, every(width))
+}
+
+impl ExactConv {
+    fn new(shape: ConvShape, conv: &IntegerConv, device: &Device) -> Self {
+        let weights: Vec<f32> = conv.weights.iter().map(|weight| f32::from(*weight)).collect();
+        let [height, width] = shape.kernel;
+        let data = TensorData::new(weights, [shape.filters(), shape.channels(), height, width]);
+        let tensor = Tensor::<4>::from_data(data, device);
+        let parts = exact_parts(&shape, conv)
+            .into_iter()
+            .map(|range| (range.clone(), tensor.clone().narrow(1, range.start, range.len())))
+            .collect();
+        let bias = integer_column(conv.bias.iter().map(|bias| i64::from(*bias)).collect(), device);
+        Self { shape, parts, bias }
+    }
+
+    /// `acc + bias` as 64-bit integers; `borders` are the picture's zero points.
+    fn sums(&self, input: Tensor<4>, borders: Option<&[u8]>) -> Tensor<4, Int> {
+        let (input, padding) = match borders {
+            Some(zero_points) if self.shape.padding > 0 => (with_borders(input, zero_points, self.shape.padding), 0),
+            _ => (input, self.shape.padding),
+        };
+        // A linear layer's kernel is its whole input map, whatever shape that has.
+        let parts = self.parts.iter().map(|(range, weights)| {
+            let input = if self.parts.len() == 1 {
+                input.clone()
+            } else {
+                input.clone().narrow(1, range.start, range.len())
+            };
+            integers(conv2d(input, weights.clone(), self.shape.stride, padding))
+        });
+        parts
+            .reduce(|sum, part| sum + part)
+            .expect("a convolution has channels")
+            + self.bias.clone()
+    }
+}
+
+/// The picture with `padding` zero-point bytes on each side.
+pub(crate) fn with_borders(picture: Tensor<4>, zero_points: &[u8], padding: usize) -> Tensor<4> {
+    let [batch, channels, height, width] = picture.dims();
+    let device = picture.device();
+    let values: Vec<f32> = zero_points.iter().map(|z| f32::from(*z)).collect();
+    let column = Tensor::<4>::from_data(TensorData::new(values, [1, channels, 1, 1]), &device);
+    let bordered = column.expand([batch, channels, height + 2 * padding, width + 2 * padding]);
+    bordered.slice_assign(
+        [
+            0..batch,
+            0..channels,
+            padding..padding + height,
+            padding..padding + width,
+        ],
+        picture,
+    )
+}
+
+/// Channel ranges in each of which no filter's partial sum can reach 2^24.
+fn exact_parts(shape: &ConvShape, conv: &IntegerConv) -> Vec<std::ops::Range<usize>> {
+    let largest_input = (1i64 << conv.input_bits) - 1;
+    let mut parts = Vec::new();
+    let (mut start, mut bounds) = (0, vec![0i64; shape.filters()]);
+    for channel in 0..shape.channels() {
+        let added: Vec<i64> = (0..shape.filters())
+            .map(|filter| {
+                let taps = &conv.weights[(filter * shape.channels() + channel) * shape.taps()..][..shape.taps()];
+                taps.iter().map(|weight| i64::from(*weight).abs()).sum::<i64>() * largest_input
+            })
+            .collect();
+        if channel > start && bounds.iter().zip(&added).any(|(bound, added)| bound + added >= EXACT) {
+            parts.push(start..channel);
+            (start, bounds) = (channel, vec![0; shape.filters()]);
+        }
+        for (bound, added) in bounds.iter_mut().zip(added) {
+            *bound += added;
+        }
+    }
+    parts.push(start..shape.channels());
+    parts
+}

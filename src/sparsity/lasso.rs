@@ -1,0 +1,239 @@
+//! Group lasso by a proximal step, and the masks that a budget leaves.
+//!
+//! After the optimizer's step each group's raw weights are multiplied by `max(0, 1 - lr * lambda * sqrt|g| / ||w'_g||)`
+//! (Yuan and Lin 2006; the norm is that of the weights folded with the running statistics, which is what the chip holds).
+//! It knows nothing of the optimizer.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::groups::GroupGrid;
+
+/// Groups of one convolution's weights, on a device.
+pub struct Lasso {
+    grid: GroupGrid,
+    /// Square root of the number of real weights in each group, `[sets, 1, blocks, 1, taps]`.
+    root_sizes: Tensor<5>,
+}
+
+impl Lasso {
+    /// Places a grid on a device.
+    pub fn new(grid: GroupGrid, device: &Device) -> Self {
+        let sizes = (0..grid.groups())
+            .map(|group| (grid.real_weights(group) as f32).sqrt())
+            .collect();
+        Self {
+            grid,
+            root_sizes: group_tensor(&grid, sizes, device),
+        }
+    }
+
+    /// `||w'_g||` of each group, `[sets, 1, blocks, 1, taps]`; `folded` is `[filters * channels * taps]`.
+    fn norms(&self, folded: Tensor<1>) -> Tensor<5> {
+        self.grouped(folded).square().sum_dim(1).sum_dim(3).sqrt()
+    }
+
+    /// `||w'_g|| / sqrt|g|` of each group, in the grid's order.
+    pub fn strengths(&self, folded: Tensor<1>) -> Vec<f32> {
+        let strengths = self.norms(folded) / self.root_sizes.clone();
+        strengths.into_data().convert::<f32>().into_vec().expect("floats")
+    }
+
+    /// `sum_g sqrt|g| * ||w'_g||`, the penalty's value before lambda.
+    pub fn penalty(&self, folded: Tensor<1>) -> Tensor<1> {
+        (self.norms(folded) * self.root_sizes.clone()).sum()
+    }
+
+    /// The factor of each weight, flat, for `threshold = lr * lambda`: exactly zero where a group falls below.
+    pub fn shrinkage(&self, folded: Tensor<1>, threshold: f64) -> Tensor<1> {
+        let norms = self.norms(folded);
+        // A group that is zero stays zero, whatever its factor; the floor only keeps the division finite.
+        let factors = (self.root_sizes.clone() / norms.clamp_min(f32::MIN_POSITIVE) * -threshold + 1.0).clamp_min(0.0);
+        self.spread(factors)
+    }
+
+    /// One or zero for each weight, flat, from the groups that are kept.
+    pub fn mask(&self, kept: &[bool], device: &Device) -> Tensor<1> {
+        self.spread(group_tensor(
+            &self.grid,
+            kept.iter().map(|kept| f32::from(u8::from(*kept))).collect(),
+            device,
+        ))
+    }
+
+    fn padded(&self) -> [usize; 5] {
+        let GroupGrid { group, taps, .. } = self.grid;
+        [
+            self.grid.sets(),
+            group.filters,
+            self.grid.blocks(),
+            group.channels,
+            taps,
+        ]
+    }
+
+    /// Weights as `[sets, filters, blocks, channels, taps]`, zeros where filters or channels are left over.
+    fn grouped(&self, weights: Tensor<1>) -> Tensor<5> {
+        let GroupGrid {
+            filters,
+            channels,
+            taps,
+            ..
+        } = self.grid;
+        let [sets, set, blocks, block, _] = self.padded();
+        let weights = weights.reshape([filters, channels, taps]);
+        let weights = if (filters, channels) == (sets * set, blocks * block) {
+            weights
+        } else {
+            let padded = Tensor::zeros([sets * set, blocks * block, taps], &weights.device());
+            padded.slice_assign([0..filters, 0..channels, 0..taps], weights)
+        };
+        weights.reshape([sets, set, blocks, block, taps])
+    }
+
+    /// One number a group to one a weight.
+    fn spread(&self, groups: Tensor<5>) -> Tensor<1> {
+        let GroupGrid {
+            filters,
+            channels,
+            taps,
+            ..
+        } = self.grid;
+        let [sets, set, blocks, block, _] = self.padded();
+        let weights = groups.expand(self.padded()).reshape([sets * set, blocks * block, taps]);
+        weights
+            .slice([0..filters, 0..channels])
+            .reshape([filters * channels * taps])
+    }
+}
+
+fn group_tensor(grid: &GroupGrid, values: Vec<f32>, device: &Device) -> Tensor<5> {
+    Tensor::from_data(
+        TensorData::new(values, [grid.sets(), 1, grid.blocks(), 1, grid.taps]),
+        device,
+    )
+}
+
+/// Chooses the groups to keep so that a share `target` of all groups is zero: the weakest go first, relative to the mean strength of
+/// their layer, and every layer keeps at least one group.
+///
+/// `strengths` holds one list a layer; the result has the same shape.
+pub fn keep_strongest(strengths: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
+    let total: usize = strengths.iter().map(Vec::len).sum();
+    let budget = (target * total as f64).round() as usize;
+    let mut order: Vec<(f32, usize, usize)> = Vec::with_capacity(total);
+    for (layer, groups) in strengths.iter().enumerate() {
+        let mean = groups.iter().sum::<f32>() / groups.len() as f32;
+        order.extend(
+            groups
+                .iter()
+                .enumerate()
+                .map(|(group, s)| (s / mean.max(f32::MIN_POSITIVE), layer, group)),
+        );
+    }
+    order.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    let mut kept: Vec<Vec<bool>> = strengths.iter().map(|groups| vec![true; groups.len()]).collect();
+    let mut left: Vec<usize> = strengths.iter().map(Vec::len).collect();
+    let mut dropped = 0;
+    for (_, layer, group) in order {
+        if dropped == budget {
+            break;
+        }
+        if left[layer] > 1 {
+            kept[layer][group] = false;
+            left[layer] -= 1;
+            dropped += 1;
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sparsity::GroupShape;
+
+    /// Five filters and three channels in groups of 2 x 2: the last set and block are partly filled.
+    fn lasso() -> Lasso {
+        let grid = GroupGrid {
+            group: GroupShape {
+                filters: 2,
+                channels: 2,
+            },
+            filters: 5,
+            channels: 3,
+            taps: 2,
+        };
+        Lasso::new(grid, &Device::flex())
+    }
+
+    fn weights() -> Vec<f32> {
+        (0..30).map(|i| ((i * 7 % 11) as f32 - 5.0) / 10.0).collect()
+    }
+
+    fn tensor(values: &[f32]) -> Tensor<1> {
+        Tensor::from_floats(values, &Device::flex())
+    }
+
+    fn host(tensor: Tensor<1>) -> Vec<f32> {
+        tensor.into_data().to_vec().unwrap()
+    }
+
+    #[test]
+    fn norms_count_real_weights_of_their_own_group_only() {
+        let lasso = lasso();
+        let (grid, weights) = (lasso.grid, weights());
+        let strengths = lasso.strengths(tensor(&weights));
+        for (group, strength) in strengths.iter().enumerate() {
+            let own = weights
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| grid.group_of(*index) == group)
+                .map(|(_, w)| w * w);
+            let expected = (own.sum::<f32>() / grid.real_weights(group) as f32).sqrt();
+            assert!(
+                (strength - expected).abs() < 1e-6,
+                "group {group}: {strength} {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_proximal_step_shrinks_strong_groups_and_zeroes_weak_ones() {
+        let lasso = lasso();
+        let (grid, mut weights) = (lasso.grid, weights());
+        for (index, weight) in weights
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| grid.group_of(*index) == 3)
+        {
+            *weight = 0.001 * (index % 3) as f32;
+        }
+        let threshold = 0.01;
+        let factors = host(lasso.shrinkage(tensor(&weights), threshold));
+        let strengths = lasso.strengths(tensor(&weights));
+        for (index, factor) in factors.iter().enumerate() {
+            let expected = (1.0 - threshold as f32 / strengths[grid.group_of(index)]).max(0.0);
+            assert!((factor - expected).abs() < 1e-5, "weight {index}: {factor} {expected}");
+        }
+        assert!(factors.contains(&0.0) && factors.iter().any(|factor| *factor > 0.9));
+    }
+
+    #[test]
+    fn a_mask_covers_exactly_the_groups_that_go() {
+        let lasso = lasso();
+        let kept: Vec<bool> = (0..lasso.grid.groups()).map(|group| group % 3 != 1).collect();
+        let mask = host(lasso.mask(&kept, &Device::flex()));
+        for (index, value) in mask.iter().enumerate() {
+            assert_eq!(*value == 1.0, kept[lasso.grid.group_of(index)]);
+        }
+    }
+
+    #[test]
+    fn the_budget_is_met_and_no_layer_vanishes() {
+        let strengths = vec![vec![1.0, 2.0, 3.0, 4.0], vec![1e-6], vec![5.0, 1e-3, 1.0]];
+        let kept = keep_strongest(&strengths, 0.5);
+        assert_eq!(kept.iter().flatten().filter(|kept| !**kept).count(), 4);
+        assert_eq!(kept[1], [true]);
+        assert_eq!(kept[2], [true, false, false]);
+    }
+}

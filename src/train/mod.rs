@@ -1,0 +1,16 @@
+//! Training: recipes, phases, the loop, checkpoints and metrics.
+
+mod calibrate;
+mod checkpoint;
+mod model;
+mod optimizer;
+mod progress;
+mod recipe;
+mod run;
+mod sparsify;
+mod trainer;
+
+pub use checkpoint::{Checkpoint, Position, Tally};
+pub use recipe::{Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
+pub use run::{DEVICES, Outcome, Plan, Request, device};
+pub use trainer::INTERRUPTED;

@@ -1,0 +1,404 @@
+//! The recipe of a run: what is trained on what, in which phases. TOML; unknown keys are errors with a suggestion.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::quantize::QuantizeConfig;
+
+/// Everything that decides a run's result, beside the files it names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// A network of the zoo, or a TOML file that describes one.
+    pub model: String,
+    /// Data set.
+    pub dataset: String,
+    /// Checkpoint to start from; without it, the network's own in `checkpoints/`, or random weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretrained: Option<String>,
+    /// Hardware file; without it, the default chip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
+    /// Seed of weights, order and augmentation.
+    pub seed: u64,
+    /// Pictures a step.
+    pub batch_size: usize,
+    /// Random crops and flips.
+    pub augment: bool,
+    /// Training pictures from which steps are calibrated.
+    pub calibration_images: usize,
+    /// Bits and fusion.
+    pub quantize: QuantizeConfig,
+    /// Group sparsity.
+    pub sparsity: SparsityConfig,
+    /// What is done, in this order.
+    pub phases: Vec<Phase>,
+}
+
+/// Group sparsity: the penalty's strength and the budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SparsityConfig {
+    /// Strength of the group-lasso penalty.
+    pub lambda: f64,
+    /// Share of all groups that is zero at the end of the sparsifying phase, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<f64>,
+}
+
+impl Default for SparsityConfig {
+    fn default() -> Self {
+        Self {
+            lambda: 1e-4,
+            target: Some(0.5),
+        }
+    }
+}
+
+/// What a phase trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseKind {
+    /// Float weights with batch norm.
+    Float,
+    /// Float weights with the group penalty; at its end the masks freeze.
+    Sparsify,
+    /// Quantized weights and activations.
+    Quantize,
+}
+
+impl PhaseKind {
+    /// The name in files and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Sparsify => "sparsify",
+            Self::Quantize => "quantize",
+        }
+    }
+}
+
+/// A stretch of training with one optimizer and schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// What it trains.
+    pub kind: PhaseKind,
+    /// Passes over the training pictures; 0 in a `quantize` phase means calibration alone.
+    pub epochs: usize,
+    /// Learning rate at its height.
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f64,
+    /// Share of the previous step.
+    #[serde(default = "default_momentum")]
+    pub momentum: f64,
+    /// Nesterov's momentum.
+    #[serde(default = "default_nesterov")]
+    pub nesterov: bool,
+    /// Decay of the weights; batch norm, biases and steps have none.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// How the learning rate falls.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Epochs, or parts of one, over which the learning rate rises from 0.
+    #[serde(default)]
+    pub warmup_epochs: f64,
+}
+
+/// How the learning rate falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Along half a cosine to 0 at the phase's last step.
+    #[default]
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+fn default_learning_rate() -> f64 {
+    0.01
+}
+
+fn default_momentum() -> f64 {
+    0.9
+}
+
+fn default_nesterov() -> bool {
+    true
+}
+
+fn default_weight_decay() -> f64 {
+    1e-4
+}
+
+impl Phase {
+    /// A phase with the defaults of a fine-tuning step.
+    pub fn new(kind: PhaseKind, epochs: usize, learning_rate: f64) -> Self {
+        Self {
+            kind,
+            epochs,
+            learning_rate,
+            momentum: default_momentum(),
+            nesterov: default_nesterov(),
+            weight_decay: default_weight_decay(),
+            schedule: Schedule::default(),
+            warmup_epochs: 0.0,
+        }
+    }
+
+    /// Learning rate of a step (counted from 0 in the phase), with `steps_per_epoch` steps an epoch.
+    pub fn learning_rate_at(&self, step: usize, steps_per_epoch: usize) -> f64 {
+        let warmup = self.warmup_epochs * steps_per_epoch as f64;
+        let step = step as f64;
+        if step < warmup {
+            return self.learning_rate * (step + 1.0) / (warmup + 1.0);
+        }
+        match self.schedule {
+            Schedule::Constant => self.learning_rate,
+            Schedule::Cosine => {
+                let total = (self.epochs * steps_per_epoch) as f64;
+                let progress = (step - warmup) / (total - warmup).max(1.0);
+                self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+        }
+    }
+}
+
+impl Default for Recipe {
+    /// Fine-tuning to 4 bits with half of the groups zero.
+    fn default() -> Self {
+        Self {
+            model: "resnet20".into(),
+            dataset: "cifar10".into(),
+            pretrained: None,
+            hardware: None,
+            seed: 0,
+            batch_size: 128,
+            augment: true,
+            calibration_images: 1024,
+            quantize: QuantizeConfig {
+                weight_bits: 4,
+                activation_bits: 4,
+                ..QuantizeConfig::default()
+            },
+            sparsity: SparsityConfig::default(),
+            phases: vec![
+                Phase::new(PhaseKind::Sparsify, 1, 0.02),
+                Phase::new(PhaseKind::Quantize, 1, 0.02),
+            ],
+        }
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe and applies settings `key=value`, where a key is a path such as `quantize.weight_bits` or `phases.0.epochs`
+    /// and a value is TOML, or a bare word.
+    ///
+    /// # Errors
+    /// A missing file, an unknown key (with the closest known one), a value of another type or out of range.
+    pub fn load(path: Option<&Path>, settings: &[String]) -> Result<Self> {
+        let text = match path {
+            Some(path) => std::fs::read_to_string(path).map_err(Error::io(path))?,
+            None => toml::to_string(&Self::default()).map_err(|error| Error::Setting(error.to_string()))?,
+        };
+        let name = path.map_or_else(|| "the default recipe".into(), |path| path.display().to_string());
+        let mut table: toml::Table =
+            toml::from_str(&text).map_err(|error| Error::Setting(format!("{name}: {error}")))?;
+        for setting in settings {
+            apply(&mut table, setting)?;
+        }
+        let recipe: Self = table.try_into().map_err(|error: toml::de::Error| {
+            Error::Setting(format!("{name}: {}", with_suggestion(error.message())))
+        })?;
+        recipe
+            .check()
+            .map_err(|error| Error::Setting(format!("{name}: {error}")))?;
+        Ok(recipe)
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// Names the key, its value and the allowed range.
+    pub fn check(&self) -> Result<()> {
+        self.quantize.check()?;
+        let setting = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Setting(message)) };
+        setting(self.batch_size > 0, "batch_size = 0: a step needs pictures".into())?;
+        setting(
+            self.calibration_images > 0,
+            "calibration_images = 0: steps are calibrated from pictures".into(),
+        )?;
+        let lambda = self.sparsity.lambda;
+        setting(
+            lambda.is_finite() && lambda >= 0.0,
+            format!("sparsity.lambda = {lambda}: it must not be negative"),
+        )?;
+        if let Some(target) = self.sparsity.target {
+            setting(
+                (0.0..1.0).contains(&target),
+                format!("sparsity.target = {target}: it must be from 0 to below 1"),
+            )?;
+        }
+        for (index, phase) in self.phases.iter().enumerate() {
+            let positive = phase.learning_rate.is_finite() && phase.learning_rate > 0.0;
+            setting(
+                positive,
+                format!(
+                    "phases.{index}.learning_rate = {}: it must be positive",
+                    phase.learning_rate
+                ),
+            )?;
+            let momentum = (0.0..1.0).contains(&phase.momentum);
+            setting(
+                momentum,
+                format!(
+                    "phases.{index}.momentum = {}: it must be from 0 to below 1",
+                    phase.momentum
+                ),
+            )?;
+            let decay = phase.weight_decay.is_finite() && phase.weight_decay >= 0.0;
+            setting(
+                decay,
+                format!(
+                    "phases.{index}.weight_decay = {}: it must not be negative",
+                    phase.weight_decay
+                ),
+            )?;
+            let warmup = (0.0..=phase.epochs as f64).contains(&phase.warmup_epochs);
+            setting(
+                warmup,
+                format!(
+                    "phases.{index}.warmup_epochs = {}: more than its epochs",
+                    phase.warmup_epochs
+                ),
+            )?;
+        }
+        let quantized = self.phases.iter().position(|phase| phase.kind == PhaseKind::Quantize);
+        let last_float = self.phases.iter().rposition(|phase| phase.kind != PhaseKind::Quantize);
+        setting(
+            quantized.is_some(),
+            "phases: the last one must be of kind \"quantize\", so that there is something to deploy (epochs = 0 calibrates \
+             alone)"
+                .into(),
+        )?;
+        setting(
+            last_float < quantized,
+            "phases: no float or sparsify phase can follow a quantize phase".into(),
+        )
+    }
+}
+
+/// Sets one key of a table.
+fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let (path, value) = setting
+        .split_once('=')
+        .ok_or_else(|| Error::Setting(format!("--set {setting}: it must have the form key=value")))?;
+    let value = format!("value = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.trim().into()));
+    let unknown = |key: &str| Error::Setting(format!("--set {setting}: there is no `{key}`"));
+    let mut keys = path.trim().split('.').peekable();
+    let first = keys.next().unwrap_or_default();
+    if keys.peek().is_none() {
+        table.insert(first.into(), value);
+        return Ok(());
+    }
+    let mut place = table
+        .entry(first)
+        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    while let Some(key) = keys.next() {
+        let last = keys.peek().is_none();
+        place = match place {
+            toml::Value::Table(table) if last => {
+                table.insert(key.into(), value);
+                return Ok(());
+            }
+            toml::Value::Table(table) => table.get_mut(key).ok_or_else(|| unknown(key))?,
+            toml::Value::Array(list) => key
+                .parse::<usize>()
+                .ok()
+                .and_then(|index| list.get_mut(index))
+                .ok_or_else(|| unknown(key))?,
+            _ => return Err(unknown(key)),
+        };
+        if last {
+            *place = value;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Adds the closest known key to serde's message about an unknown one, which lists them all.
+fn with_suggestion(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown")) else {
+        return message.into();
+    };
+    let closest = quoted.max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
+    match closest {
+        Some(known) if strsim::jaro_winkler(unknown, known) > 0.7 => {
+            format!("{}; did you mean `{known}`?", message.trim_end())
+        }
+        _ => message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(settings: &[&str]) -> String {
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        Recipe::load(None, &settings).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn settings_reach_into_tables_and_lists() {
+        let settings = [
+            "quantize.weight_bits=3",
+            "phases.1.epochs=5",
+            "model=vgg8",
+            "sparsity.target=0.75",
+        ];
+        let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
+        assert_eq!((recipe.quantize.weight_bits, recipe.phases[1].epochs), (3, 5));
+        assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", Some(0.75)));
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        assert!(message(&["quantize.weigth_bits=3"]).contains("did you mean `weight_bits`?"));
+        assert!(message(&["quantize.weight_bits=9"]).contains("quantize.weight_bits = 9: it must be from 2 to 8"));
+        assert!(message(&["phases.7.epochs=1"]).contains("there is no `7`"));
+        assert!(message(&["quantize"]).contains("key=value"));
+        assert!(message(&["phases.0.kind=quantise"]).contains("did you mean `quantize`?"));
+        assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
+    }
+
+    #[test]
+    fn a_recipe_survives_being_written() {
+        let recipe = Recipe::default();
+        assert_eq!(
+            toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(),
+            recipe
+        );
+    }
+
+    #[test]
+    fn the_learning_rate_rises_then_falls_to_nothing() {
+        let phase = Phase {
+            warmup_epochs: 1.0,
+            ..Phase::new(PhaseKind::Float, 10, 0.1)
+        };
+        let rates: Vec<f64> = (0..1000).map(|step| phase.learning_rate_at(step, 100)).collect();
+        assert!(rates[0] < 0.002 && (rates[100] - 0.1).abs() < 1e-9 && rates[999] < 1e-5);
+        assert!(rates[..100].is_sorted() && rates[100..].is_sorted_by(|a, b| a >= b));
+    }
+}

@@ -1,0 +1,313 @@
+//! A whole run, from a checked plan to the report: train, export, deploy.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use super::model::Model;
+use super::recipe::Recipe;
+use super::trainer::{Job, LAST, Trainer, accuracy, fake_quant_predictions, float_predictions};
+use crate::data::{DataOptions, Dataset, Normalization};
+use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
+use crate::error::{Error, Result, write_atomically};
+use crate::hardware::Hardware;
+use crate::network::{Graph, NetworkSpec, Weights, ZOO, import, zoo};
+use crate::report;
+
+/// Devices that training runs on, by the name that `--device` takes.
+pub const DEVICES: &[&str] = &[
+    "flex",
+    "ndarray",
+    #[cfg(feature = "cuda")]
+    "cuda",
+    #[cfg(feature = "wgpu")]
+    "wgpu",
+];
+
+/// The device of a name.
+///
+/// # Errors
+/// Lists those that this build has.
+pub fn device(name: &str) -> Result<Device> {
+    match name {
+        "flex" => Ok(Device::flex()),
+        "ndarray" => Ok(ndarray_device()),
+        #[cfg(feature = "cuda")]
+        "cuda" => Ok(Device::cuda(0)),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        _ => Err(Error::Setting(format!(
+            "there is no device `{name}` in this build, which has: {}",
+            DEVICES.join(", ")
+        ))),
+    }
+}
+
+// Burn has deprecated it; it stays as the slow cross-check of the others.
+#[allow(deprecated)]
+fn ndarray_device() -> Device {
+    Device::ndarray()
+}
+
+/// What a user asks for, before anything is read.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Recipe file.
+    pub recipe: Option<PathBuf>,
+    /// Settings `key=value` on top of it.
+    pub settings: Vec<String>,
+    /// Where data sets lie.
+    pub data: DataOptions,
+    /// Name of the device.
+    pub device: String,
+    /// Folder of the run.
+    pub folder: Option<PathBuf>,
+    /// Goes on with the run in `folder`.
+    pub resume: bool,
+    /// No progress.
+    pub quiet: bool,
+}
+
+/// A run with everything read and checked.
+pub struct Plan {
+    recipe: Recipe,
+    graph: Graph,
+    hardware: Hardware,
+    dataset: Dataset,
+    picture: PictureScale,
+    device: Device,
+    folder: PathBuf,
+    resume: bool,
+    quiet: bool,
+}
+
+/// How a run ended.
+pub enum Outcome {
+    /// To the end: the folder and what the hardware model says.
+    Finished(PathBuf, Box<Deployment>),
+    /// Ctrl-C; it goes on from this folder.
+    Interrupted(PathBuf),
+}
+
+/// The file in a run folder that holds its resolved recipe.
+const RECIPE: &str = "recipe.toml";
+
+impl Plan {
+    /// Reads and checks everything that a run needs, before it writes anything.
+    ///
+    /// # Errors
+    /// Whatever is missing, damaged or doesn't fit together.
+    pub fn new(request: Request) -> Result<Self> {
+        let (recipe, folder) = if request.resume {
+            let folder = request
+                .folder
+                .ok_or_else(|| Error::Setting("--resume needs --run DIR, the folder to go on with".into()))?;
+            if request.recipe.is_some() || !request.settings.is_empty() {
+                return Err(Error::Setting(
+                    "--resume takes its recipe from the run folder: leave out --recipe, --set and the like".into(),
+                ));
+            }
+            let file = folder.join(RECIPE);
+            if !file.exists() {
+                return Err(Error::file(&file, "there is no run to resume here"));
+            }
+            (Recipe::load(Some(&file), &[])?, folder)
+        } else {
+            let recipe = Recipe::load(request.recipe.as_deref(), &request.settings)?;
+            let folder = match request.folder {
+                Some(folder) => folder,
+                None => free_folder(&recipe),
+            };
+            if folder.join(RECIPE).exists() {
+                return Err(Error::file(
+                    &folder,
+                    "it holds a run already: go on with --resume, or name another folder",
+                ));
+            }
+            (recipe, folder)
+        };
+        let device = device(&request.device)?;
+        let hardware = match &recipe.hardware {
+            Some(file) => Hardware::load(Path::new(file))?,
+            None => Hardware::mars(),
+        };
+        let dataset = Dataset::load(&recipe.dataset, &request.data)?;
+        let graph = Graph::new(model_spec(&recipe.model, dataset.classes.len())?)?;
+        check_input(&graph, &dataset)?;
+        Ok(Self {
+            picture: picture_scale(),
+            recipe,
+            graph,
+            hardware,
+            dataset,
+            device,
+            folder,
+            resume: request.resume,
+            quiet: request.quiet,
+        })
+    }
+
+    /// Accuracy in percent of the recipe's checkpoint on the test pictures, before any training.
+    ///
+    /// # Errors
+    /// No checkpoint, or one of another network.
+    pub fn evaluate(&self) -> Result<f64> {
+        let Some(file) = self.pretrained() else {
+            return Err(Error::Setting("--evaluate needs --pretrained FILE".into()));
+        };
+        let model = Model::new(&self.graph, &self.picture, &import(&file, &self.graph)?, &self.device);
+        Ok(accuracy(
+            &float_predictions(&model, &self.dataset.test),
+            &self.dataset.test,
+        ))
+    }
+
+    /// The recipe's checkpoint, or the network's own where the project ships one.
+    fn pretrained(&self) -> Option<PathBuf> {
+        if let Some(file) = &self.recipe.pretrained {
+            return (file != "none").then(|| file.into());
+        }
+        let shipped = Path::new("checkpoints").join(format!("{}.safetensors", self.recipe.model));
+        shipped.exists().then_some(shipped)
+    }
+
+    /// Trains, exports, runs the hardware model and writes the run folder.
+    ///
+    /// # Errors
+    /// See [`Trainer::run`]; a network that cannot be exported or mapped; a file that cannot be written.
+    pub fn run(mut self) -> Result<Outcome> {
+        let checkpoints = self.folder.join("checkpoints");
+        let weights = if self.resume {
+            None
+        } else {
+            let weights = match self.pretrained() {
+                Some(file) => {
+                    let weights = import(&file, &self.graph)?;
+                    self.say(&format!("starting from {}", file.display()));
+                    self.recipe.pretrained = Some(file.display().to_string());
+                    weights
+                }
+                None => {
+                    self.recipe.pretrained = Some("none".into());
+                    Weights::random(&self.graph, self.recipe.seed)
+                }
+            };
+            std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+            write_atomically(&self.folder.join(RECIPE), self.resolved_recipe()?.as_bytes())?;
+            Some(weights)
+        };
+        self.say(&format!("run folder {}", self.folder.display()));
+        let job = Job {
+            recipe: &self.recipe,
+            graph: &self.graph,
+            dataset: &self.dataset,
+            picture: &self.picture,
+            group: self.hardware.group,
+            device: &self.device,
+            folder: &self.folder,
+            quiet: self.quiet,
+        };
+        let mut trainer = match &weights {
+            Some(weights) => Trainer::new(job, weights),
+            None => Trainer::resume(job)?,
+        };
+        if !trainer.run()? {
+            return Ok(Outcome::Interrupted(self.folder));
+        }
+        let deployment = self.deploy(&trainer)?;
+        Ok(Outcome::Finished(self.folder, Box::new(deployment)))
+    }
+
+    fn deploy(&self, trainer: &Trainer) -> Result<Deployment> {
+        let network = trainer.integer_network()?;
+        let test = &self.dataset.test;
+        let classes = fake_quant_predictions(&network, &self.device, test);
+        let data_sha256 = test.sha256();
+        let provenance = Provenance {
+            recipe: self.resolved_recipe()?,
+            seed: self.recipe.seed,
+            crate_version: env!("CARGO_PKG_VERSION").into(),
+            dataset: self.dataset.name.clone(),
+            data_sha256: data_sha256.clone(),
+            float_accuracy: trainer.float_accuracy(),
+            fake_quant_accuracy: Some(accuracy(&classes, test)),
+        };
+        let package = Package {
+            network,
+            provenance,
+            predictions: Some(Predictions { data_sha256, classes }),
+        };
+        let path = self.folder.join("model.mars");
+        package.write(&path)?;
+        // From here on only what the file says counts.
+        let deployment = deploy::validate(&Package::read(&path)?, &self.hardware, test, None, self.quiet)?;
+        report::write(&deployment, &self.folder)?;
+        Ok(deployment)
+    }
+
+    fn resolved_recipe(&self) -> Result<String> {
+        toml::to_string(&self.recipe).map_err(|error| Error::Setting(error.to_string()))
+    }
+
+    fn say(&self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// A network of the zoo, or of a TOML file.
+fn model_spec(model: &str, classes: usize) -> Result<NetworkSpec> {
+    if let Some(spec) = zoo(model, classes) {
+        return Ok(spec);
+    }
+    if model.ends_with(".toml") {
+        return NetworkSpec::load(Path::new(model));
+    }
+    Err(Error::Setting(format!(
+        "there is no network `{model}`: name one of {} or a .toml file",
+        ZOO.join(", ")
+    )))
+}
+
+fn check_input(graph: &Graph, dataset: &Dataset) -> Result<()> {
+    let spec = graph.spec();
+    if spec.input != [crate::data::COLORS, crate::data::SIDE, crate::data::SIDE]
+        || spec.classes != dataset.classes.len()
+    {
+        return Err(Error::Setting(format!(
+            "network `{}` reads {:?} and has {} classes; data set `{}` has pictures [3, 32, 32] and {} classes",
+            spec.name,
+            spec.input,
+            spec.classes,
+            dataset.name,
+            dataset.classes.len()
+        )));
+    }
+    Ok(())
+}
+
+fn picture_scale() -> PictureScale {
+    let normalization = Normalization::default();
+    PictureScale {
+        zero_points: normalization.zero_points().to_vec(),
+        std: normalization.std.to_vec(),
+    }
+}
+
+/// `runs/MODEL-DATASET-N` with the first free N.
+fn free_folder(recipe: &Recipe) -> PathBuf {
+    let model = Path::new(&recipe.model)
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let mut number = 1;
+    loop {
+        let folder = Path::new("runs").join(format!("{model}-{}-{number}", recipe.dataset));
+        if !folder.exists() {
+            return folder;
+        }
+        number += 1;
+    }
+}

@@ -1,0 +1,449 @@
+//! The loop: phases, epochs and steps, from a position to the end of the recipe.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::Serialize;
+
+use super::calibrate::calibrate;
+use super::checkpoint::{Checkpoint, Position};
+use super::model::{Mode, Model, Tensors, to_host};
+use super::optimizer::{Sgd, trains};
+use super::progress::Progress;
+use super::recipe::{Phase, PhaseKind, Recipe};
+use super::sparsify::Sparsity;
+use crate::data::{Augment, Batch, Batches, Dataset, Split};
+use crate::deploy::integer::{IntegerNetwork, predict};
+use crate::deploy::{FoldOptions, PictureScale, fold};
+use crate::error::{Error, Result};
+use crate::network::{Array, Graph, Weights};
+use crate::quantize::{BitPlan, FakeQuant};
+use crate::sparsity::GroupShape;
+
+/// Pictures that are evaluated at a time.
+const EVALUATION_BATCH: usize = 250;
+/// Border out of which pictures are cropped.
+const CROP_PADDING: usize = 4;
+/// Name of the checkpoint that a run continues from.
+pub(crate) const LAST: &str = "last.safetensors";
+
+/// Set by Ctrl-C: the loop saves a checkpoint after the current step and stops.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What training works with.
+pub(crate) struct Job<'a> {
+    pub recipe: &'a Recipe,
+    pub graph: &'a Graph,
+    pub dataset: &'a Dataset,
+    pub picture: &'a PictureScale,
+    pub group: GroupShape,
+    pub device: &'a Device,
+    /// The run folder.
+    pub folder: &'a Path,
+    pub quiet: bool,
+}
+
+/// One line of `metrics.jsonl`.
+#[derive(Serialize)]
+struct Metrics {
+    phase: &'static str,
+    epoch: usize,
+    loss: f64,
+    train_accuracy: f64,
+    test_accuracy: f64,
+    learning_rate: f64,
+    images_per_second: f64,
+    group_sparsity: f64,
+    penalty: f64,
+    seconds: f64,
+}
+
+/// A run between two steps.
+pub(crate) struct Trainer<'a> {
+    job: Job<'a>,
+    model: Model,
+    optimizer: Sgd,
+    sparsity: Sparsity,
+    position: Position,
+}
+
+impl<'a> Trainer<'a> {
+    /// A run that starts from weights.
+    pub fn new(job: Job<'a>, weights: &Weights) -> Self {
+        let model = Model::new(job.graph, job.picture, weights, job.device);
+        let sparsity = Sparsity::new(job.graph, job.group, &model.device);
+        Self {
+            job,
+            model,
+            optimizer: Sgd::default(),
+            sparsity,
+            position: Position::default(),
+        }
+    }
+
+    /// A run that goes on from the last checkpoint in its folder.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged or of another network.
+    pub fn resume(job: Job<'a>) -> Result<Self> {
+        let path = checkpoint_path(job.folder, LAST);
+        let checkpoint = Checkpoint::load(&path)?;
+        checkpoint
+            .weights
+            .check(job.graph)
+            .map_err(|error| Error::file(&path, error.to_string()))?;
+        let mut trainer = Self::new(job, &checkpoint.weights);
+        for (name, array) in checkpoint.momentum.iter() {
+            let data = TensorData::new(array.values.clone(), [array.values.len()]);
+            trainer
+                .optimizer
+                .momentum
+                .insert(name.into(), Tensor::from_data(data, &trainer.model.device));
+        }
+        trainer
+            .sparsity
+            .restore(checkpoint.kept)
+            .map_err(|message| Error::file(&path, message))?;
+        trainer.position = checkpoint.position;
+        trainer.cut_metrics()?;
+        Ok(trainer)
+    }
+
+    /// Runs the recipe to its end; false where Ctrl-C stopped it, with a checkpoint to go on from.
+    ///
+    /// # Errors
+    /// A loss that isn't finite (the last good checkpoint stays), a file that cannot be written.
+    pub fn run(&mut self) -> Result<bool> {
+        while let Some(phase) = self.job.recipe.phases.get(self.position.phase) {
+            if self.position.epoch == 0 && self.position.step == 0 {
+                self.begin_phase(phase)?;
+                self.save(LAST)?;
+            }
+            while self.position.epoch < phase.epochs {
+                if !self.epoch(phase)? {
+                    self.save(LAST)?;
+                    return Ok(false);
+                }
+                self.position.epoch += 1;
+                self.position.step = 0;
+                self.position.tally = Default::default();
+                self.save(LAST)?;
+            }
+            self.save(&format!("{}-{}.safetensors", self.position.phase, phase.kind.name()))?;
+            self.position.phase += 1;
+            self.position.epoch = 0;
+            self.optimizer = Sgd::default();
+            self.save(LAST)?;
+        }
+        Ok(true)
+    }
+
+    /// Accuracy in percent of the float network before it was quantized.
+    pub fn float_accuracy(&self) -> Option<f64> {
+        self.position.float_accuracy
+    }
+
+    /// The weights as they are.
+    pub fn weights(&self) -> Weights {
+        self.model.weights()
+    }
+
+    fn begin_phase(&mut self, phase: &Phase) -> Result<()> {
+        if phase.kind != PhaseKind::Quantize {
+            return Ok(());
+        }
+        if self.position.float_accuracy.is_none() {
+            let predictions = float_predictions(&self.model, &self.job.dataset.test);
+            let accuracy = accuracy(&predictions, &self.job.dataset.test);
+            self.position.float_accuracy = Some(accuracy);
+            if !self.job.quiet {
+                eprintln!("float accuracy before quantization: {accuracy:.2} %");
+            }
+        }
+        let calibrated = self.model.tensors.keys().any(|name| name.ends_with("_step"));
+        if !calibrated {
+            calibrate(&mut self.model, self.job.recipe, &self.job.dataset.train)?;
+        }
+        Ok(())
+    }
+
+    /// One epoch from the position's step; false where it was interrupted.
+    fn epoch(&mut self, phase: &Phase) -> Result<bool> {
+        let Recipe { batch_size, seed, .. } = *self.job.recipe;
+        let before: usize = self.job.recipe.phases[..self.position.phase]
+            .iter()
+            .map(|phase| phase.epochs)
+            .sum();
+        let epoch = before + self.position.epoch;
+        let train = &self.job.dataset.train;
+        let steps = train.len().div_ceil(batch_size);
+        let title = format!("{} {}/{}", phase.kind.name(), self.position.epoch + 1, phase.epochs);
+        let mut progress = Progress::new(title, steps, self.position.step, self.job.quiet);
+        let plan = BitPlan::new(self.job.graph, &self.job.recipe.quantize);
+        let augment = self.augment()?;
+        let batches = Batches::shuffled(train, batch_size, augment, seed, epoch as u64).after(self.position.step);
+        let mut learning_rate = 0.0;
+        for batch in batches {
+            let started = Instant::now();
+            let phase_step = self.position.epoch * steps + self.position.step;
+            learning_rate = phase.learning_rate_at(phase_step, steps);
+            let progress_in_phase = (phase_step + 1) as f64 / (phase.epochs * steps) as f64;
+            let (loss, correct) = self.step(phase, &plan, &batch, learning_rate, progress_in_phase)?;
+            let tally = &mut self.position.tally;
+            tally.loss += loss * batch.labels.len() as f64;
+            tally.correct += correct;
+            tally.pictures += batch.labels.len();
+            tally.seconds += started.elapsed().as_secs_f64();
+            self.position.step += 1;
+            let tally = self.position.tally;
+            progress.step(self.position.step, || {
+                let pictures = tally.pictures as f64;
+                format!(
+                    "loss {:.4} accuracy {:.2} % {:.0} images/s",
+                    tally.loss / pictures,
+                    100.0 * tally.correct as f64 / pictures,
+                    pictures / tally.seconds
+                )
+            });
+            if INTERRUPTED.load(Ordering::SeqCst) && self.position.step < steps {
+                progress.finish("interrupted");
+                return Ok(false);
+            }
+        }
+        self.end_epoch(phase, learning_rate, progress)?;
+        Ok(true)
+    }
+
+    fn end_epoch(&mut self, phase: &Phase, learning_rate: f64, progress: Progress) -> Result<()> {
+        let test = &self.job.dataset.test;
+        let started = Instant::now();
+        if phase.kind == PhaseKind::Sparsify && self.position.epoch + 1 == phase.epochs {
+            self.sparsity.freeze(&self.model);
+        }
+        let predictions = match phase.kind {
+            PhaseKind::Quantize => fake_quant_predictions(&self.integer_network()?, self.job.device, test),
+            _ => float_predictions(&self.model, test),
+        };
+        let tally = self.position.tally;
+        let pictures = tally.pictures as f64;
+        let metrics = Metrics {
+            phase: phase.kind.name(),
+            epoch: self.position.epoch + 1,
+            loss: tally.loss / pictures,
+            train_accuracy: 100.0 * tally.correct as f64 / pictures,
+            test_accuracy: accuracy(&predictions, test),
+            learning_rate,
+            images_per_second: pictures / tally.seconds,
+            group_sparsity: self.sparsity.zero_share(&self.model),
+            penalty: self.sparsity.penalty(&self.model),
+            seconds: tally.seconds + started.elapsed().as_secs_f64(),
+        };
+        progress.finish(&format!(
+            "loss {:.4} train {:.2} % test {:.2} % zero groups {:.1} % {:.0} images/s {:.0} s",
+            metrics.loss,
+            metrics.train_accuracy,
+            metrics.test_accuracy,
+            100.0 * metrics.group_sparsity,
+            metrics.images_per_second,
+            metrics.seconds
+        ));
+        let path = metrics_path(self.job.folder);
+        let line = serde_json::to_string(&metrics).map_err(|error| Error::file(&path, error.to_string()))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| writeln!(file, "{line}"))
+            .map_err(Error::io(&path))?;
+        self.position.metric_lines += 1;
+        Ok(())
+    }
+
+    /// One step; the mean loss and the pictures classified right.
+    fn step(
+        &mut self,
+        phase: &Phase,
+        plan: &BitPlan,
+        batch: &Batch,
+        learning_rate: f64,
+        progress: f64,
+    ) -> Result<(f64, usize)> {
+        let mode = match phase.kind {
+            PhaseKind::Quantize => Mode::Quantized(&self.job.recipe.quantize, plan),
+            _ => Mode::FloatTraining,
+        };
+        let leaves: Tensors = self
+            .model
+            .tensors
+            .iter()
+            .map(|(name, tensor)| {
+                let leaf = Tensor::from_inner(tensor.clone());
+                (name.clone(), if trains(name) { leaf.require_grad() } else { leaf })
+            })
+            .collect();
+        let pictures = Tensor::from_inner(self.model.pictures(&batch.images));
+        let output = self.model.forward(&leaves, pictures, mode, |_, _| {});
+        let [count, classes] = output.logits.dims();
+        let labels: Vec<i64> = batch.labels.iter().map(|label| i64::from(*label)).collect();
+        let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [count, 1]), &output.logits.device());
+        let losses = log_softmax(output.logits.clone(), 1).gather(1, labels).neg();
+        let loss = losses.mean();
+        let value = f64::from(to_host(loss.clone().inner())[0]);
+        if !value.is_finite() {
+            return Err(self.explain_non_finite(value, batch, mode));
+        }
+        let logits = to_host(output.logits.inner());
+        let correct = logits
+            .chunks(classes)
+            .zip(&batch.labels)
+            .filter(|(logits, label)| largest(logits) == usize::from(**label));
+        let correct = correct.count();
+        let gradients = loss.backward();
+        self.optimizer
+            .step(&mut self.model, &leaves, gradients, phase, learning_rate);
+        self.model.update_statistics(output.statistics);
+        if phase.kind == PhaseKind::Sparsify {
+            let config = &self.job.recipe.sparsity;
+            self.sparsity
+                .shrink(&mut self.model, &mut self.optimizer, learning_rate * config.lambda);
+            if let Some(target) = config.target {
+                self.sparsity.approach(&self.model, target, progress);
+            }
+        }
+        self.sparsity.apply(&mut self.model, &mut self.optimizer);
+        Ok((value, correct))
+    }
+
+    /// Finds the first layer whose values aren't finite.
+    fn explain_non_finite(&self, loss: f64, batch: &Batch, mode: Mode) -> Error {
+        let mut culprit = None;
+        let pictures = self.model.pictures(&batch.images);
+        self.model.forward(&self.model.tensors, pictures, mode, |node, value| {
+            if culprit.is_none() && to_host(value.clone()).iter().any(|value| !value.is_finite()) {
+                culprit = Some(node.name.clone());
+            }
+        });
+        let layer = culprit.unwrap_or_else(|| "the loss".into());
+        Error::layer(
+            &layer,
+            format!(
+                "the loss became {loss} in phase {}, epoch {}, step {}: lower its learning rate and continue with --resume from the \
+                 last good checkpoint",
+                self.position.phase,
+                self.position.epoch + 1,
+                self.position.step + 1
+            ),
+        )
+    }
+
+    /// The network as it is exported now.
+    pub fn integer_network(&self) -> Result<IntegerNetwork> {
+        let options = FoldOptions {
+            quantize: &self.job.recipe.quantize,
+            picture: self.job.picture,
+            group: self.job.group,
+            classes: &self.job.dataset.classes,
+        };
+        fold(self.job.graph, &self.model.weights(), &options)
+    }
+
+    fn augment(&self) -> Result<Augment> {
+        let border = self.job.picture.zero_points.as_slice().try_into();
+        let border = border.map_err(|_| Error::Setting("pictures of the data sets have three colors".into()))?;
+        let (padding, flip) = if self.job.recipe.augment {
+            (CROP_PADDING, true)
+        } else {
+            (0, false)
+        };
+        Ok(Augment { padding, flip, border })
+    }
+
+    fn save(&self, name: &str) -> Result<()> {
+        let mut momentum = Weights::default();
+        for (name, tensor) in &self.optimizer.momentum {
+            let array = Array {
+                shape: self.model.shape(name).to_vec(),
+                values: to_host(tensor.clone()),
+            };
+            momentum.insert(name.clone(), array);
+        }
+        let kept = self.sparsity.kept().clone();
+        let position = self.position.clone();
+        Checkpoint {
+            weights: self.model.weights(),
+            momentum,
+            kept,
+            position,
+        }
+        .save(&checkpoint_path(self.job.folder, name))
+    }
+
+    /// Drops the lines of epochs that the checkpoint doesn't know.
+    fn cut_metrics(&self) -> Result<()> {
+        let path = metrics_path(self.job.folder);
+        if self.position.metric_lines == 0 && !path.exists() {
+            return Ok(());
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let lines: String = text.split_inclusive('\n').take(self.position.metric_lines).collect();
+        crate::error::write_atomically(&path, lines.as_bytes())
+    }
+}
+
+fn checkpoint_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join("checkpoints").join(name)
+}
+
+fn metrics_path(folder: &Path) -> PathBuf {
+    folder.join("metrics.jsonl")
+}
+
+/// Index of the largest value; the lowest of equal ones.
+fn largest(values: &[f32]) -> usize {
+    (0..values.len())
+        .rev()
+        .max_by(|a, b| values[*a].total_cmp(&values[*b]))
+        .unwrap_or(0)
+}
+
+/// Share of right predictions, in percent.
+pub(crate) fn accuracy(predictions: &[u8], split: &Split) -> f64 {
+    let right = predictions
+        .iter()
+        .zip(&split.labels)
+        .filter(|(prediction, label)| prediction == label)
+        .count();
+    100.0 * right as f64 / split.len() as f64
+}
+
+/// The float network's class of each picture.
+pub(crate) fn float_predictions(model: &Model, split: &Split) -> Vec<u8> {
+    let classes = |batch: Batch| {
+        let logits = model
+            .forward(&model.tensors, model.pictures(&batch.images), Mode::Float, |_, _| {})
+            .logits;
+        let count = logits.dims()[1];
+        to_host(logits)
+            .chunks(count)
+            .map(|logits| largest(logits) as u8)
+            .collect::<Vec<u8>>()
+    };
+    Batches::in_order(split, EVALUATION_BATCH).flat_map(classes).collect()
+}
+
+/// The fake-quant network's class of each picture.
+pub(crate) fn fake_quant_predictions(network: &IntegerNetwork, device: &Device, split: &Split) -> Vec<u8> {
+    let fake_quant = FakeQuant::new(network, device);
+    let classes = network.classes.len();
+    Batches::in_order(split, EVALUATION_BATCH)
+        .flat_map(|batch| {
+            fake_quant
+                .logits(&batch.images)
+                .chunks(classes)
+                .map(|l| predict(l) as u8)
+                .collect::<Vec<u8>>()
+        })
+        .collect()
+}

@@ -1,0 +1,544 @@
+//! Data sets: the official layouts, downloads, `cifar10-mini`, augmentation and batches.
+
+use std::fs;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use mars::data::{
+    Archive, Augment, Batch, Batches, DataOptions, Dataset, IMAGE_BYTES, Normalization, Split, epoch_order,
+};
+use proptest::prelude::*;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// Images in each made-up file.
+const IMAGES: usize = 3;
+
+fn image(number: usize) -> Vec<u8> {
+    (0..IMAGE_BYTES).map(|byte| (byte * 7 + number * 13) as u8).collect()
+}
+
+/// Records with `label_bytes` labels each, of which the last is `first + index`.
+fn records(label_bytes: usize, first: usize) -> Vec<u8> {
+    (first..first + IMAGES)
+        .flat_map(|number| {
+            let labels = (0..label_bytes).rev().map(move |back| (number - back) as u8);
+            labels.chain(image(number)).collect::<Vec<u8>>()
+        })
+        .collect()
+}
+
+fn write_cifar10(dir: &Path) -> std::path::PathBuf {
+    let folder = dir.join("cifar-10-batches-bin");
+    fs::create_dir_all(&folder).unwrap();
+    for batch in 1..=5 {
+        fs::write(folder.join(format!("data_batch_{batch}.bin")), records(1, batch)).unwrap();
+    }
+    fs::write(folder.join("test_batch.bin"), records(1, 0)).unwrap();
+    let names: String = (0..10).map(|class| format!("class {class}\n")).collect();
+    fs::write(folder.join("batches.meta.txt"), names + "\n").unwrap();
+    folder
+}
+
+fn options(dir: &Path) -> DataOptions {
+    DataOptions {
+        data_dir: Some(dir.into()),
+        data_url: Some("http://127.0.0.1:1".into()),
+        quiet: true,
+    }
+}
+
+fn load_error(name: &str, dir: &Path) -> String {
+    Dataset::load(name, &options(dir)).unwrap_err().to_string()
+}
+
+#[test]
+fn cifar10_is_read_in_the_official_order() {
+    let dir = TempDir::new().unwrap();
+    let folder = write_cifar10(dir.path());
+    let dataset = Dataset::load("cifar10", &options(dir.path())).unwrap();
+    assert_eq!(dataset.train.labels, [1, 2, 3, 2, 3, 4, 3, 4, 5, 4, 5, 6, 5, 6, 7]);
+    assert_eq!(dataset.test.labels, [0, 1, 2]);
+    assert_eq!(dataset.test.image(2), image(2));
+    assert_eq!(dataset.classes[9], "class 9");
+    let both: Vec<u8> = [image(0), image(1), image(2), vec![0, 1, 2]].concat();
+    assert_eq!(dataset.data_sha256(), format!("{:x}", Sha256::digest(both)));
+    assert_eq!(Dataset::load("cifar10", &options(&folder)).unwrap(), dataset);
+}
+
+#[test]
+fn cifar100_takes_the_fine_label() {
+    let dir = TempDir::new().unwrap();
+    let folder = dir.path().join("cifar-100-binary");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("train.bin"), records(2, 5)).unwrap();
+    fs::write(folder.join("test.bin"), records(2, 1)).unwrap();
+    let names: String = (0..100).map(|class| format!("fine_{class}\n")).collect();
+    fs::write(folder.join("fine_label_names.txt"), names).unwrap();
+    let dataset = Dataset::load("cifar100", &options(dir.path())).unwrap();
+    assert_eq!(dataset.train.labels, [5, 6, 7]);
+    assert_eq!(dataset.test.image(0), image(1));
+    assert_eq!(dataset.classes.len(), 100);
+
+    let mut test = records(2, 1);
+    test[0] = 20;
+    fs::write(folder.join("test.bin"), test).unwrap();
+    let error = load_error("cifar100", dir.path());
+    assert!(
+        error.contains("test.bin: image 0 has label 20, expected one below 20"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_damaged_file_is_named_with_what_was_expected() {
+    let dir = TempDir::new().unwrap();
+    let folder = write_cifar10(dir.path());
+    let spoil = |file: &str, bytes: &[u8], expected: &str| {
+        let good = fs::read(folder.join(file)).unwrap();
+        fs::write(folder.join(file), bytes).unwrap();
+        let error = load_error("cifar10", dir.path());
+        assert!(error.contains(file) && error.contains(expected), "{error}");
+        fs::write(folder.join(file), good).unwrap();
+    };
+    let good = records(1, 0);
+    spoil("data_batch_3.bin", &good[..good.len() - 1], "it has 9218 bytes");
+    spoil("data_batch_3.bin", &[], "30730000");
+    spoil("test_batch.bin", &[&good[..], &[0]].concat(), "3073 bytes");
+    spoil(
+        "test_batch.bin",
+        &[&[10], &good[1..]].concat(),
+        "image 0 has label 10, expected one below 10",
+    );
+    spoil("data_batch_1.bin", &vec![0; 3073 * 10_001], "more than 30730000 bytes");
+    spoil("batches.meta.txt", b"one\n", "1 class names, expected 10");
+    spoil("batches.meta.txt", b"\xff", "it isn't text");
+    fs::remove_file(folder.join("data_batch_5.bin")).unwrap();
+    let error = load_error("cifar10", dir.path());
+    assert!(error.contains("data_batch_5.bin is missing; unpack"), "{error}");
+}
+
+#[test]
+fn an_unknown_name_lists_the_known_ones() {
+    let error = load_error("cifar", Path::new("nowhere"));
+    assert_eq!(
+        error,
+        "data set `cifar` is unknown; known are cifar10, cifar100, cifar10-mini"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_files_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..7000), cut in 0..3 * 3073usize) {
+        let dir = TempDir::new().unwrap();
+        let folder = write_cifar10(dir.path());
+        fs::write(folder.join("data_batch_2.bin"), &bytes).unwrap();
+        let whole = !bytes.is_empty() && bytes.len() % 3073 == 0 && bytes.chunks(3073).all(|record| record[0] < 10);
+        prop_assert_eq!(Dataset::load("cifar10", &options(dir.path())).is_ok(), whole);
+        fs::write(folder.join("data_batch_2.bin"), &records(1, 0)[..cut]).unwrap();
+        prop_assert_eq!(Dataset::load("cifar10", &options(dir.path())).is_ok(), cut > 0 && cut % 3073 == 0);
+    }
+}
+
+// Archives
+
+/// A small archive of two files and one that nobody wants.
+fn tarball() -> Vec<u8> {
+    let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    for (path, bytes) in [
+        ("set/a.bin", image(1)),
+        ("set/readme", image(2)),
+        ("set/b.bin", image(3)),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, &bytes[..]).unwrap();
+    }
+    builder.into_inner().unwrap().finish().unwrap()
+}
+
+fn archive(base_url: &str, content: &[u8]) -> Archive {
+    Archive {
+        url: format!("{base_url}/set.tar.gz"),
+        file: "set.tar.gz".into(),
+        sha256: format!("{:x}", Sha256::digest(content)),
+        folder: "set".into(),
+        members: vec!["a.bin".into(), "b.bin".into()],
+    }
+}
+
+/// Names in a folder, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn assert_installed(archive: &Archive, dir: &Path) {
+    let folder = archive.install(dir, true).unwrap();
+    assert_eq!(names(&folder), ["a.bin", "b.bin"]);
+    assert_eq!(fs::read(folder.join("b.bin")).unwrap(), image(3));
+    assert!(!dir.join("set.tar.gz.part").exists());
+}
+
+#[test]
+fn an_archive_that_is_there_needs_no_network_and_is_kept() {
+    let content = tarball();
+    let archive = archive("http://127.0.0.1:1", &content);
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("set.tar.gz");
+    fs::write(&path, &content[..content.len() - 1]).unwrap();
+    let error = archive.install(dir.path(), true).unwrap_err().to_string();
+    assert!(
+        error.contains("set.tar.gz has SHA-256") && error.contains("remove it"),
+        "{error}"
+    );
+    fs::write(&path, &content).unwrap();
+    assert_installed(&archive, dir.path());
+    assert_eq!(names(dir.path()), ["set", "set.tar.gz"]);
+}
+
+#[test]
+fn an_archive_without_a_member_leaves_no_folder() {
+    let content = tarball();
+    let mut archive = archive("http://127.0.0.1:1", &content);
+    archive.members.push("c.bin".into());
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("set.tar.gz"), &content).unwrap();
+    let error = archive.install(dir.path(), true).unwrap_err().to_string();
+    assert!(error.contains("it holds no set/c.bin"), "{error}");
+    assert_eq!(names(dir.path()), ["set.tar.gz"]);
+}
+
+#[cfg(not(feature = "download"))]
+#[test]
+fn a_program_that_cannot_download_says_so_and_writes_nothing() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("new");
+    let error = archive("http://127.0.0.1:1", b"")
+        .install(&data, true)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("cargo feature `download`"), "{error}");
+    assert!(!data.exists());
+}
+
+#[cfg(feature = "download")]
+mod download {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::sync::{Arc, Mutex};
+
+    use mars::data::DataError;
+
+    use super::*;
+
+    /// How the local server answers, request by request; the last answer is repeated.
+    #[derive(Clone, Copy)]
+    enum Answer {
+        /// The whole file, or the range that was asked for.
+        Range,
+        /// The whole file, whatever was asked for.
+        Whole,
+        /// As `Range`, but the line breaks after so many bytes.
+        Cut(usize),
+        /// An error status.
+        Status(u16),
+    }
+
+    /// Serves `content` on a port of its own; returns the base URL and the Range headers that were sent.
+    fn serve(content: Vec<u8>, answers: Vec<Answer>) -> (String, Arc<Mutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let ranges = Arc::new(Mutex::new(Vec::new()));
+        let log = ranges.clone();
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let lines: Vec<String> = lines.map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
+                let range = lines
+                    .iter()
+                    .find_map(|line| line.to_lowercase().strip_prefix("range: ").map(String::from));
+                log.lock().unwrap().push(range.clone().unwrap_or_default());
+                let start = range.map(|range| {
+                    range
+                        .trim_start_matches("bytes=")
+                        .trim_end_matches('-')
+                        .parse::<usize>()
+                });
+                let answer = answers[number.min(answers.len() - 1)];
+                let (status, start, end) = match (answer, start) {
+                    (Answer::Status(status), _) => (status, 0, 0),
+                    (Answer::Whole, _) | (_, None) => (200, 0, content.len()),
+                    (_, Some(start)) => match start.unwrap() {
+                        start if start >= content.len() => (416, 0, 0),
+                        start => (206, start, content.len()),
+                    },
+                };
+                let length = end - start;
+                let sent = if let Answer::Cut(bytes) = answer {
+                    length.min(bytes)
+                } else {
+                    length
+                };
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {length}\r\n"
+                )
+                .unwrap();
+                if status == 206 {
+                    write!(stream, "Content-Range: bytes {start}-{}/{}\r\n", end - 1, content.len()).unwrap();
+                }
+                write!(stream, "\r\n").unwrap();
+                // The client may hang up first.
+                let _ = stream.write_all(&content[start..start + sent]);
+            }
+        });
+        (url, ranges)
+    }
+
+    #[test]
+    fn a_download_is_checked_and_unpacked() {
+        let content = tarball();
+        let (url, ranges) = serve(content.clone(), vec![Answer::Range]);
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("new").join("folder");
+        assert_installed(&archive(&url, &content), &data);
+        assert_eq!(names(&data), ["set"]);
+        assert_eq!(*ranges.lock().unwrap(), [""]);
+    }
+
+    #[test]
+    fn a_broken_line_is_resumed() {
+        let content = tarball();
+        let (url, ranges) = serve(content.clone(), vec![Answer::Cut(100), Answer::Cut(50), Answer::Range]);
+        let dir = TempDir::new().unwrap();
+        assert_installed(&archive(&url, &content), dir.path());
+        assert_eq!(*ranges.lock().unwrap(), ["", "bytes=100-", "bytes=150-"]);
+    }
+
+    #[test]
+    fn a_download_of_an_earlier_run_is_resumed() {
+        let content = tarball();
+        for have in [1, content.len() - 1, content.len()] {
+            let (url, ranges) = serve(content.clone(), vec![Answer::Range]);
+            let dir = TempDir::new().unwrap();
+            fs::write(dir.path().join("set.tar.gz.part"), &content[..have]).unwrap();
+            assert_installed(&archive(&url, &content), dir.path());
+            assert_eq!(*ranges.lock().unwrap(), [format!("bytes={have}-")]);
+        }
+    }
+
+    #[test]
+    fn a_server_without_ranges_is_read_from_the_start() {
+        let content = tarball();
+        let (url, _) = serve(content.clone(), vec![Answer::Whole]);
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("set.tar.gz.part"), b"something else").unwrap();
+        assert_installed(&archive(&url, &content), dir.path());
+    }
+
+    #[test]
+    fn a_wrong_checksum_leaves_nothing_behind() {
+        let content = tarball();
+        let (url, _) = serve(content, vec![Answer::Range]);
+        let dir = TempDir::new().unwrap();
+        let error = archive(&url, b"official").install(dir.path(), true).unwrap_err();
+        assert!(matches!(error, DataError::Checksum { .. }), "{error}");
+        assert!(error.to_string().contains("it was removed: run again"), "{error}");
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_refusing_server_is_quoted_and_what_came_is_kept() {
+        let content = tarball();
+        let (url, _) = serve(content.clone(), vec![Answer::Cut(10), Answer::Status(503)]);
+        let dir = TempDir::new().unwrap();
+        let error = archive(&url, &content)
+            .install(dir.path(), true)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("status 503") && error.contains("run again"), "{error}");
+        assert_eq!(fs::read(dir.path().join("set.tar.gz.part")).unwrap(), content[..10]);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_leaves_nothing_behind() {
+        let dir = TempDir::new().unwrap();
+        let error = archive("http://127.0.0.1:1", b"")
+            .install(dir.path(), true)
+            .unwrap_err();
+        assert!(matches!(error, DataError::Download { .. }), "{error}");
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn two_programs_do_not_write_one_download() {
+        let dir = TempDir::new().unwrap();
+        let part = fs::File::create(dir.path().join("set.tar.gz.part")).unwrap();
+        part.lock().unwrap();
+        let error = archive("http://127.0.0.1:1", b"")
+            .install(dir.path(), true)
+            .unwrap_err();
+        assert!(matches!(error, DataError::Busy { .. }), "{error}");
+    }
+}
+
+// cifar10-mini
+
+#[test]
+fn the_mini_set_is_balanced_and_found_anywhere() {
+    let dataset = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    assert_eq!((dataset.train.len(), dataset.test.len()), (3000, 800));
+    assert_eq!(dataset.train.images.len(), 3000 * IMAGE_BYTES);
+    for (split, each) in [(&dataset.train, 300), (&dataset.test, 80)] {
+        for class in 0..10 {
+            assert_eq!(split.labels.iter().filter(|&&label| label == class).count(), each);
+        }
+    }
+    // Printed by datasets/make-cifar10-mini.py.
+    let pixels = Sha256::new()
+        .chain_update(&dataset.train.images)
+        .chain_update(&dataset.test.images);
+    let expected = "f07def79aac1d70ac55b4d4ac59db43fcbabf339f7b102e33ece5447735b662e";
+    assert_eq!(format!("{:x}", pixels.finalize()), expected);
+}
+
+// Augmentation and batches
+
+const AUGMENT: Augment = Augment {
+    padding: 4,
+    flip: true,
+    border: [124, 116, 104],
+};
+
+fn augmented(augment: Augment, seed: u64, epoch: u64, sample: u64) -> Vec<u8> {
+    let mut out = vec![0; IMAGE_BYTES];
+    augment.apply(&image(0), &mut out, seed, epoch, sample);
+    out
+}
+
+/// The crop at (top, left) of the image with a border of 4, flipped or not, pixel by pixel.
+fn crop(image: &[u8], top: usize, left: usize, flip: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (color, border) in AUGMENT.border.into_iter().enumerate() {
+        for y in 0..32 {
+            for x in 0..32 {
+                let x = if flip { 31 - x } else { x };
+                let inside = (4..36).contains(&(y + top)) && (4..36).contains(&(x + left));
+                out.push(if inside {
+                    image[color * 1024 + (y + top - 4) * 32 + x + left - 4]
+                } else {
+                    border
+                });
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn augmentation_is_one_of_the_162_crops_and_all_occur() {
+    let image: Vec<u8> = (0..IMAGE_BYTES).map(|byte| (byte * byte / 31) as u8).collect();
+    let mut crops = std::collections::HashMap::new();
+    for (number, (top, left)) in (0..81).map(|n| (n, (n / 9, n % 9))) {
+        crops.insert(crop(&image, top, left, false), number * 2);
+        crops.insert(crop(&image, top, left, true), number * 2 + 1);
+    }
+    let mut seen = [0; 162];
+    let mut out = vec![0; IMAGE_BYTES];
+    for sample in 0..5000 {
+        AUGMENT.apply(&image, &mut out, 1, 2, sample);
+        seen[crops[&out]] += 1;
+    }
+    assert!(seen.iter().all(|&times| (5..80).contains(&times)), "{seen:?}");
+}
+
+#[test]
+fn augmentation_depends_on_seed_epoch_and_sample_alone() {
+    assert_eq!(augmented(AUGMENT, 1, 2, 3), augmented(AUGMENT, 1, 2, 3));
+    for (position, vary) in [[1, 0, 0], [0, 1, 0], [0, 0, 1]].into_iter().enumerate() {
+        let differ =
+            (0..20).any(|n| augmented(AUGMENT, n * vary[0], n * vary[1], n * vary[2]) != augmented(AUGMENT, 0, 0, 0));
+        assert!(differ, "argument {position} has no effect");
+    }
+    let none = Augment {
+        padding: 0,
+        flip: false,
+        ..AUGMENT
+    };
+    assert_eq!(augmented(none, 1, 2, 3), image(0));
+}
+
+#[test]
+fn a_border_wider_than_the_image_can_be_all_that_is_seen() {
+    let wide = Augment {
+        padding: 100,
+        ..AUGMENT
+    };
+    let border: Vec<u8> = AUGMENT.border.iter().flat_map(|&byte| [byte; 1024]).collect();
+    assert!((0..100).any(|sample| augmented(wide, 0, 0, sample) == border));
+}
+
+fn split(images: usize) -> Split {
+    Split {
+        images: (0..images).flat_map(image).collect(),
+        labels: (0..images).map(|number| number as u8).collect(),
+    }
+}
+
+#[test]
+fn batches_do_not_depend_on_the_number_of_threads() {
+    let split = split(50);
+    let with_threads = |threads| -> Vec<Batch> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| Batches::shuffled(&split, 8, AUGMENT, 5, 6).collect())
+    };
+    let batches = with_threads(1);
+    assert_eq!(batches, with_threads(7));
+    assert_eq!(
+        batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(),
+        [8, 8, 8, 8, 8, 8, 2]
+    );
+    let mut labels: Vec<u8> = batches.iter().flat_map(|batch| batch.labels.clone()).collect();
+    assert_ne!(labels, split.labels);
+    labels.sort_unstable();
+    assert_eq!(labels, split.labels);
+    assert_ne!(
+        Batches::shuffled(&split, 8, AUGMENT, 5, 7).next(),
+        Some(batches[0].clone())
+    );
+}
+
+#[test]
+fn batches_in_order_are_the_split() {
+    let split = split(10);
+    let batches = Batches::in_order(&split, 4);
+    assert_eq!(batches.len(), 3);
+    let (images, labels): (Vec<_>, Vec<_>) = batches.map(|batch| (batch.images, batch.labels)).unzip();
+    assert_eq!((images.concat(), labels.concat()), (split.images, split.labels));
+    assert_eq!(Batches::in_order(&Split::default(), 4).count(), 0);
+}
+
+/// A resumed run must draw what the interrupted one would have drawn.
+#[test]
+fn the_order_of_an_epoch_and_the_crops_are_fixed() {
+    assert_eq!(epoch_order(8, 1, 0), [5, 2, 7, 6, 1, 4, 3, 0]);
+    assert_ne!(epoch_order(80, 1, 0), epoch_order(80, 1, 1));
+    assert_ne!(epoch_order(80, 1, 0), epoch_order(80, 2, 0));
+    let crops: Vec<u8> = (0..100).flat_map(|sample| augmented(AUGMENT, 1, 2, sample)).collect();
+    assert_eq!(format!("{:x}", Sha256::digest(crops))[..16], *"4867d1e15caba420");
+}
+
+#[test]
+fn zero_points_are_the_rounded_means() {
+    assert_eq!(Normalization::default().zero_points(), [124, 116, 104]);
+}

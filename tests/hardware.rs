@@ -1,0 +1,1027 @@
+//! The hardware model against computations written here, and against the arithmetic that any result must agree with.
+
+use mars::deploy::integer::{
+    Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier,
+};
+use mars::hardware::{Activity, Converter, Evaluation, Hardware, LayerCost, MacroNetwork, Span, evaluate};
+use mars::network::{ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
+use mars::sparsity::{GroupGrid, GroupShape};
+use proptest::prelude::*;
+
+/// SplitMix64: the same numbers everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next() as u8).collect()
+    }
+}
+
+/// Bits and group sparsity of a random network.
+#[derive(Clone, Copy, Debug)]
+struct Recipe {
+    weight_bits: u8,
+    input_bits: u8,
+    /// First and last layer.
+    edge_bits: u8,
+    /// Dropped groups in percent.
+    sparsity: u64,
+    group: GroupShape,
+    seed: u64,
+}
+
+const W4A4: Recipe = Recipe {
+    weight_bits: 4,
+    input_bits: 4,
+    edge_bits: 8,
+    sparsity: 0,
+    group: GroupShape {
+        filters: 16,
+        channels: 16,
+    },
+    seed: 1,
+};
+
+const W8A8: Recipe = Recipe {
+    weight_bits: 8,
+    input_bits: 8,
+    ..W4A4
+};
+
+impl Recipe {
+    fn conv(&self, shape: &ConvShape, weight_bits: u8, input_bits: u8, random: &mut Random) -> IntegerConv {
+        let grid = GroupGrid::new(self.group, shape);
+        let dropped: Vec<bool> = (0..grid.groups()).map(|_| random.below(100) < self.sparsity).collect();
+        let limit = (1i64 << (weight_bits - 1)) - 1;
+        let weights = (0..shape.weights())
+            .map(|weight| match dropped[grid.group_of(weight)] {
+                true => 0,
+                // Never all zero in a kept group: 0 is replaced by 1.
+                false => match random.below(2 * limit as u64 + 1) as i64 - limit {
+                    0 => 1,
+                    weight => weight as i8,
+                },
+            })
+            .collect();
+        IntegerConv {
+            input_bits,
+            weight_bits,
+            weights,
+            bias: (0..shape.filters()).map(|_| random.below(2001) as i32 - 1000).collect(),
+        }
+    }
+
+    /// A shift that brings sums over `terms` products to about the width of the form.
+    fn forms(&self, widths: &[u8], terms: usize, weight_bits: u8, input_bits: u8) -> Vec<Form> {
+        let spread = (terms as f64).sqrt() * 2f64.powi(i32::from(weight_bits) - 2 + i32::from(input_bits) - 1 + 15);
+        let form = |&bits: &u8| Form {
+            bits,
+            shift: (spread.log2() - f64::from(bits) + 1.0).round().clamp(1.0, 39.0) as u8,
+        };
+        widths.iter().map(form).collect()
+    }
+
+    fn network(&self, spec: NetworkSpec) -> IntegerNetwork {
+        let graph = Graph::new(spec).unwrap();
+        let mut random = Random(self.seed);
+        let nodes = graph.nodes();
+        let multipliers = |random: &mut Random, count: usize| -> Vec<u32> {
+            (0..count).map(|_| 0x7000 + random.below(0x2000) as u32).collect()
+        };
+        // Each value is stored at the width that convolutions read, and at 8 bits where a residual sum or the last layer
+        // reads it.
+        let input_bits = |node: usize| match nodes[node].source {
+            Source::Image => IMAGE_BITS,
+            Source::Node(_) if node + 1 == nodes.len() => self.edge_bits,
+            Source::Node(_) => self.input_bits,
+        };
+        let mut widths = vec![Vec::new(); nodes.len()];
+        for (index, node) in nodes.iter().enumerate().rev() {
+            let mut wanted = match node.op {
+                Op::MaxPool { .. } => widths[index].clone(),
+                _ => vec![input_bits(index)],
+            };
+            let read = [(node.source, std::mem::take(&mut wanted))];
+            let skip = match node.op {
+                Op::Conv {
+                    skip: Some(Skip::Identity { source, .. }),
+                    ..
+                } => Some((source, vec![8])),
+                Op::Conv {
+                    skip: Some(Skip::Projection { source, .. }),
+                    ..
+                } => Some((source, vec![self.input_bits])),
+                _ => None,
+            };
+            for (source, bits) in read.into_iter().chain(skip) {
+                if let Source::Node(source) = source {
+                    for bits in bits {
+                        if !widths[source].contains(&bits) {
+                            widths[source].push(bits);
+                        }
+                    }
+                }
+            }
+        }
+        let layers = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| match node.op {
+                Op::Conv {
+                    conv: shape,
+                    skip,
+                    logits,
+                    ..
+                } => {
+                    let edge = node.source == Source::Image || logits;
+                    let weight_bits = if edge { self.edge_bits } else { self.weight_bits };
+                    let conv = self.conv(&shape, weight_bits, input_bits(index), &mut random);
+                    let terms = shape.weights() / shape.filters() * if skip.is_some() { 2 } else { 1 };
+                    IntegerLayer::Conv {
+                        skip: skip.map(|skip| match skip {
+                            Skip::Identity { .. } => IntegerSkip::Identity {
+                                bits: 8,
+                                multiplier: 1 + random.below(1 << 22) as u32,
+                            },
+                            Skip::Projection { conv, .. } => IntegerSkip::Projection {
+                                multipliers: multipliers(&mut random, conv.filters()),
+                                conv: self.conv(&conv, weight_bits, self.input_bits, &mut random),
+                            },
+                        }),
+                        output: (!logits).then(|| Requantize {
+                            multipliers: multipliers(&mut random, shape.filters()),
+                            forms: self.forms(&widths[index], terms, weight_bits, conv.input_bits),
+                        }),
+                        conv,
+                    }
+                }
+                Op::MaxPool { .. } => IntegerLayer::MaxPool,
+                Op::AvgPool { kernel } => {
+                    let values = kernel[0] * kernel[1];
+                    let shift = |bits: u8| 15 + values.ilog2() as u8 + input_bits(index) - bits;
+                    IntegerLayer::AvgPool {
+                        input_bits: input_bits(index),
+                        output: Requantize {
+                            multipliers: multipliers(&mut random, 1),
+                            forms: widths[index]
+                                .iter()
+                                .map(|&bits| Form {
+                                    bits,
+                                    shift: shift(bits),
+                                })
+                                .collect(),
+                        },
+                    }
+                }
+            })
+            .collect();
+        let network = IntegerNetwork {
+            zero_points: random.bytes(graph.image().channels),
+            classes: (0..graph.spec().classes)
+                .map(|class| format!("class {class}"))
+                .collect(),
+            group: self.group,
+            layers,
+            graph,
+        };
+        network.validate().unwrap();
+        network
+    }
+}
+
+/// Sums of a convolution, `[filter][pixel]`, straight from its definition. `values` are `[channel][pixel]`.
+fn direct_conv(shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[u8]) -> Vec<i64> {
+    let MapShape { height, width, .. } = shape.input;
+    let mut sums = Vec::new();
+    for filter in 0..shape.filters() {
+        for out in 0..shape.output.pixels() {
+            let mut sum = i64::from(conv.bias[filter]);
+            for channel in 0..shape.channels() {
+                for tap in 0..shape.taps() {
+                    let y = out / shape.output.width * shape.stride + tap / shape.kernel[1];
+                    let x = out % shape.output.width * shape.stride + tap % shape.kernel[1];
+                    let inside = (shape.padding..height + shape.padding).contains(&y)
+                        && (shape.padding..width + shape.padding).contains(&x);
+                    let value = match inside {
+                        true => values[channel * height * width + (y - shape.padding) * width + x - shape.padding],
+                        false => padding[channel],
+                    };
+                    let weight = conv.weights[(filter * shape.channels() + channel) * shape.taps() + tap];
+                    sum += i64::from(weight) * i64::from(value);
+                }
+            }
+            sums.push(sum);
+        }
+    }
+    sums
+}
+
+type Convolve<'a> = dyn Fn(&ConvShape, &IntegerConv, &[u8], &[u8]) -> Vec<i64> + 'a;
+
+/// Logits of one picture by the formulas of `mars::deploy::integer`, layer by layer, dense.
+fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) -> Vec<i32> {
+    let mut values: Vec<Vec<(u8, Vec<u8>)>> = Vec::new();
+    let nodes = network.graph.nodes();
+    for (node, layer) in nodes.iter().zip(&network.layers) {
+        let read = |source: Source, bits: u8| match source {
+            Source::Image => image.to_vec(),
+            Source::Node(index) => values[index].iter().find(|(form, _)| *form == bits).unwrap().1.clone(),
+        };
+        let requantize = |output: &Requantize, sums: &[i64]| -> Vec<(u8, Vec<u8>)> {
+            let clamp = |form: &Form, sum: i64| {
+                let rounded = (sum + (1i64 << (form.shift - 1))).div_euclid(1i64 << form.shift);
+                rounded.clamp(0, (1i64 << form.bits) - 1) as u8
+            };
+            let form = |form: &Form| (form.bits, sums.iter().map(|sum| clamp(form, *sum)).collect());
+            output.forms.iter().map(form).collect()
+        };
+        let pixels = node.output.pixels();
+        match (node.op, layer) {
+            (
+                Op::Conv { conv: shape, skip, .. },
+                IntegerLayer::Conv {
+                    conv,
+                    skip: integer_skip,
+                    output,
+                },
+            ) => {
+                let input = read(node.source, conv.input_bits);
+                let sums = convolve(&shape, conv, &input, &network.padding_values(node.source));
+                let Some(output) = output else {
+                    return sums.iter().map(|sum| *sum as i32).collect();
+                };
+                let mut sums: Vec<i64> = (0..)
+                    .zip(&sums)
+                    .map(|(index, sum)| sum * i64::from(output.multiplier(index / pixels)))
+                    .collect();
+                match (skip, integer_skip) {
+                    (
+                        Some(Skip::Identity {
+                            source,
+                            stride,
+                            pad_front,
+                        }),
+                        Some(IntegerSkip::Identity { bits, multiplier }),
+                    ) => {
+                        let from = network.graph.shape(source);
+                        let value = read(source, *bits);
+                        for channel in 0..from.channels {
+                            for pixel in 0..pixels {
+                                let y = pixel / node.output.width * stride;
+                                let x = pixel % node.output.width * stride;
+                                let value = value[channel * from.pixels() + y * from.width + x];
+                                sums[(channel + pad_front) * pixels + pixel] +=
+                                    i64::from(value) * i64::from(*multiplier);
+                            }
+                        }
+                    }
+                    (
+                        Some(Skip::Projection { source, conv: shape }),
+                        Some(IntegerSkip::Projection { conv, multipliers }),
+                    ) => {
+                        let input = read(source, conv.input_bits);
+                        let joined = convolve(&shape, conv, &input, &network.padding_values(source));
+                        for (index, sum) in joined.iter().enumerate() {
+                            sums[index] += sum * i64::from(multiplier(multipliers, index / pixels));
+                        }
+                    }
+                    _ => {}
+                }
+                values.push(requantize(output, &sums));
+            }
+            (
+                Op::MaxPool {
+                    kernel,
+                    stride,
+                    padding,
+                },
+                IntegerLayer::MaxPool,
+            ) => {
+                let forms = network.forms(node.source);
+                let pooled = forms.iter().map(|&bits| {
+                    let value = read(node.source, bits);
+                    let mut pooled = Vec::new();
+                    for channel in 0..node.output.channels {
+                        for pixel in 0..pixels {
+                            let mut largest = 0;
+                            for tap in 0..kernel * kernel {
+                                let y = pixel / node.output.width * stride + tap / kernel;
+                                let x = pixel % node.output.width * stride + tap % kernel;
+                                if (padding..node.input.height + padding).contains(&y)
+                                    && (padding..node.input.width + padding).contains(&x)
+                                {
+                                    let at = (y - padding) * node.input.width + x - padding;
+                                    largest = largest.max(value[channel * node.input.pixels() + at]);
+                                }
+                            }
+                            pooled.push(largest);
+                        }
+                    }
+                    (bits, pooled)
+                });
+                let pooled = pooled.collect();
+                values.push(pooled);
+            }
+            (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output }) => {
+                let value = read(node.source, *input_bits);
+                let mut sums = vec![0; node.output.len()];
+                for (index, value) in value.iter().enumerate() {
+                    let channel = index / node.input.pixels();
+                    let y = index % node.input.pixels() / node.input.width / kernel[0];
+                    let x = index % node.input.width / kernel[1];
+                    sums[channel * pixels + y * node.output.width + x] += i64::from(*value);
+                }
+                sums.iter_mut().for_each(|sum| *sum *= i64::from(output.multipliers[0]));
+                values.push(requantize(output, &sums));
+            }
+            _ => unreachable!(),
+        }
+    }
+    unreachable!("the last layer gives the logits")
+}
+
+fn conv(name: &str, filters: usize, kernel: usize, stride: usize, padding: usize, add: Option<SkipSpec>) -> LayerSpec {
+    LayerSpec::Conv {
+        name: name.into(),
+        input: None,
+        filters,
+        kernel,
+        stride,
+        padding,
+        batch_norm: true,
+        add,
+    }
+}
+
+fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
+    layers.push(LayerSpec::Linear {
+        name: "linear".into(),
+        input: None,
+        filters: 5,
+        batch_norm: false,
+    });
+    NetworkSpec {
+        name: "small".into(),
+        input,
+        classes: 5,
+        layers,
+    }
+}
+
+/// Everything that a network may have: both shortcuts, a stride, padded channels, both pools.
+fn small_network() -> NetworkSpec {
+    let skip = |from: &str, shortcut, stride| {
+        Some(SkipSpec {
+            from: from.into(),
+            shortcut,
+            stride,
+        })
+    };
+    let max_pool = LayerSpec::MaxPool {
+        name: "max".into(),
+        input: None,
+        kernel: 3,
+        stride: 2,
+        padding: 1,
+    };
+    let avg_pool = LayerSpec::AvgPool {
+        name: "avg".into(),
+        input: None,
+        kernel: None,
+    };
+    spec(
+        [3, 9, 7],
+        vec![
+            conv("stem", 18, 3, 1, 1, None),
+            conv("a1", 18, 3, 1, 1, None),
+            conv("a2", 18, 3, 1, 1, skip("stem", Shortcut::Identity, 1)),
+            conv("b1", 33, 3, 2, 1, None),
+            conv("b2", 33, 3, 1, 1, skip("a2", Shortcut::Projection, 2)),
+            conv("c1", 40, 3, 2, 1, None),
+            conv("c2", 40, 1, 1, 0, skip("b2", Shortcut::Identity, 2)),
+            max_pool,
+            avg_pool,
+        ],
+    )
+}
+
+fn with_geometry(group: GroupShape, rows_on: usize) -> Hardware {
+    Hardware {
+        group,
+        rows_on,
+        rows: rows_on * 16,
+        partitions: 1,
+        ..Hardware::mars()
+    }
+}
+
+fn agree(network: &IntegerNetwork, hardware: &Hardware, pictures: &[u8], convolve: &Convolve) {
+    let logits = MacroNetwork::new(network, hardware).unwrap().logits(pictures).unwrap();
+    let pictures = pictures.chunks(network.graph.image().len());
+    let expected: Vec<i32> = pictures
+        .flat_map(|image| direct_logits(network, image, convolve))
+        .collect();
+    assert_eq!(logits, expected);
+}
+
+/// A convolution as the macros are documented to do it: kept groups of a filter set share an access in their order, each
+/// access, weight slice and input phase has its partial sum, and the converter sees each of them.
+fn direct_accesses(
+    hardware: &Hardware,
+    shape: &ConvShape,
+    conv: &IntegerConv,
+    values: &[u8],
+    padding: &[u8],
+) -> Vec<i64> {
+    let GroupShape { filters, channels } = hardware.group;
+    let grid = GroupGrid::new(hardware.group, shape);
+    let kept = grid.kept(&conv.weights);
+    let bits = u32::from(
+        hardware
+            .precision(conv.weight_bits, conv.input_bits)
+            .unwrap()
+            .weight_bits,
+    );
+    let (slice_bits, phase_bits) = (
+        u32::from(hardware.weight_slice_bits),
+        u32::from(hardware.input_bits_per_cycle),
+    );
+    // The products of one group: a 1x1 convolution of its channels at its kernel position.
+    let products = |filter: usize, group: usize, out: usize| -> Vec<(u32, u32)> {
+        let (block, tap) = (group / grid.taps, group % grid.taps);
+        (block * channels..shape.channels().min((block + 1) * channels))
+            .map(|channel| {
+                let y = (out / shape.output.width * shape.stride + tap / shape.kernel[1]).wrapping_sub(shape.padding);
+                let x = (out % shape.output.width * shape.stride + tap % shape.kernel[1]).wrapping_sub(shape.padding);
+                let value = match y < shape.input.height && x < shape.input.width {
+                    true => values[channel * shape.input.pixels() + y * shape.input.width + x],
+                    false => padding[channel],
+                };
+                let weight = conv.weights[(filter * shape.channels() + channel) * grid.taps + tap];
+                (i32::from(weight).rem_euclid(1 << bits) as u32, u32::from(value))
+            })
+            .collect()
+    };
+    let convert = |sum: i64, signed: bool| match hardware.converter {
+        Converter::Ideal => sum,
+        Converter::Clipping { range } => sum.max(-i64::from(range)).min(range.into()),
+        Converter::Bits { bits, step } => {
+            let code = (sum as f64 / f64::from(step) + 0.5).floor() as i64;
+            let codes = 1i64 << bits;
+            let code = if signed {
+                code.max(-codes / 2).min(codes / 2 - 1)
+            } else {
+                code.max(0).min(codes - 1)
+            };
+            code * i64::from(step)
+        }
+    };
+    let mut sums = Vec::new();
+    for filter in 0..shape.filters() {
+        let set = filter / filters * grid.groups_per_set();
+        let groups: Vec<usize> = (0..grid.groups_per_set()).filter(|group| kept[set + group]).collect();
+        for out in 0..shape.output.pixels() {
+            let mut total = i64::from(conv.bias[filter]);
+            for access in groups.chunks(hardware.rows_on / channels) {
+                let rows: Vec<_> = access.iter().flat_map(|&group| products(filter, group, out)).collect();
+                for slice in 0..bits / slice_bits {
+                    for phase in 0..u32::from(conv.input_bits).div_ceil(phase_bits) {
+                        let top = slice + 1 == bits / slice_bits;
+                        let digit = |weight: u32| {
+                            let digit = i64::from(weight >> (slice * slice_bits) & ((1 << slice_bits) - 1));
+                            let negative = top && slice_bits > 1 && digit >> (slice_bits - 1) == 1;
+                            if negative { digit - (1 << slice_bits) } else { digit }
+                        };
+                        let input = |value: u32| i64::from(value >> (phase * phase_bits) & ((1 << phase_bits) - 1));
+                        let sum = rows.iter().map(|&(weight, value)| digit(weight) * input(value)).sum();
+                        let sign = if top && slice_bits == 1 { -1 } else { 1 };
+                        let sum = sign * convert(sum, top && slice_bits > 1);
+                        total += sum << (slice * slice_bits + phase * phase_bits);
+                    }
+                }
+            }
+            sums.push(total);
+        }
+    }
+    sums
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn macro_logits_are_those_of_the_definition(
+        weight_bits in 2u8..=8,
+        input_bits in 2u8..=8,
+        edge_bits in prop::sample::select(vec![4u8, 8]),
+        sparsity in 0u64..=100,
+        filters in 1usize..=40,
+        channels in 1usize..=32,
+        extra_rows in 0usize..=40,
+        slice in prop::sample::select(vec![1u8, 2, 4]),
+        phase in prop::sample::select(vec![1u8, 2, 4]),
+        seed in any::<u64>(),
+    ) {
+        let group = GroupShape { filters, channels };
+        let recipe = Recipe { weight_bits, input_bits, edge_bits, sparsity, group, seed };
+        let hardware = Hardware {
+            weight_slice_bits: slice,
+            input_bits_per_cycle: phase,
+            ..with_geometry(group, channels + extra_rows)
+        };
+        let network = recipe.network(small_network());
+        agree(&network, &hardware, &Random(seed).bytes(2 * 3 * 9 * 7), &direct_conv);
+    }
+
+    #[test]
+    fn a_lossy_converter_sees_each_partial_sum(
+        weight_bits in 2u8..=8,
+        input_bits in 2u8..=8,
+        channels in 1usize..=20,
+        slice in prop::sample::select(vec![1u8, 2, 4]),
+        phase in prop::sample::select(vec![1u8, 2, 4]),
+        converter in prop_oneof![
+            (1i32..500).prop_map(|range| Converter::Clipping { range }),
+            (1u8..=8, 1i32..40).prop_map(|(bits, step)| Converter::Bits { bits, step }),
+        ],
+        seed in any::<u64>(),
+    ) {
+        let group = GroupShape { filters: 16, channels };
+        let recipe = Recipe { weight_bits, input_bits, edge_bits: 8, sparsity: 40, group, seed };
+        let hardware = Hardware {
+            converter,
+            weight_slice_bits: slice,
+            input_bits_per_cycle: phase,
+            ..with_geometry(group, 40)
+        };
+        let network = recipe.network(small_network());
+        let convolve = |shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[u8]| {
+            direct_accesses(&hardware, shape, conv, values, padding)
+        };
+        agree(&network, &hardware, &Random(seed).bytes(3 * 9 * 7), &convolve);
+    }
+
+    #[test]
+    fn the_schedule_is_what_the_array_does_and_its_parts_add_up(
+        weight_bits in 2u8..=8,
+        input_bits in 2u8..=8,
+        sparsity in 0u64..=100,
+        filters in 1usize..=40,
+        channels in 1usize..=32,
+        extra_rows in 0usize..=40,
+        cores in 1usize..=8,
+        macros_per_core in 1usize..=8,
+        frames_per_load in 1usize..=3,
+        accesses_per_macro in 1usize..=4,
+        weight_sram_kib in 1u64..=4,
+        seed in any::<u64>(),
+    ) {
+        let group = GroupShape { filters, channels };
+        let recipe = Recipe { weight_bits, input_bits, edge_bits: 8, sparsity, group, seed };
+        let network = recipe.network(small_network());
+        let mut hardware = Hardware { cores, macros_per_core, frames_per_load, ..with_geometry(group, channels + extra_rows) };
+        hardware.rows = hardware.rows_on * accesses_per_macro;
+        hardware.memory.weight_sram_kib = weight_sram_kib;
+        let evaluation = evaluate(&network, &hardware).unwrap();
+        let execution = MacroNetwork::new(&network, &hardware).unwrap().run(&[9; 3 * 9 * 7]).unwrap();
+
+        // Conservation: each kept group is computed once for each output pixel.
+        let counted = |count: fn(&LayerCost) -> u64| evaluation.layers.iter().map(count).sum::<u64>();
+        let shapes: Vec<_> = network.convs().collect();
+        let group_pixels: usize = shapes.iter().map(|(_, shape, _, conv)| {
+            let kept = GroupGrid::new(group, shape).kept(&conv.weights);
+            kept.iter().filter(|kept| **kept).count() * shape.output.pixels()
+        }).sum();
+        prop_assert_eq!(execution.counters.group_pixels, group_pixels as u64);
+        prop_assert_eq!(execution.counters.accesses, counted(|layer| layer.accesses));
+        prop_assert_eq!(counted(|layer| layer.macs), network.graph.macs());
+
+        for cost in [&evaluation.cost, &evaluation.cost_without_reload] {
+            prop_assert!(cost.cycles >= counted(|layer| layer.accesses).div_ceil((cores * macros_per_core) as u64));
+            prop_assert!(close(cost.energy_uj, cost.energy_breakdown_uj.total()));
+            prop_assert!((0.0..=1.0).contains(&cost.utilization));
+            prop_assert!(cost.speedup_vs_dense > 0.999, "{}", cost.speedup_vs_dense);
+            prop_assert!(cost.tops_per_watt_executed <= cost.tops_per_watt_dense_equivalent);
+        }
+        prop_assert!(evaluation.cost_without_reload.cycles <= evaluation.cost.cycles);
+        prop_assert!(evaluation.cost_without_reload.energy_uj <= evaluation.cost.energy_uj);
+        prop_assert_eq!(counted(|layer| layer.cycles), evaluation.cost.cycles);
+        prop_assert!(close(evaluation.layers.iter().map(|layer| layer.energy_uj).sum(), evaluation.cost.energy_uj));
+        check_timeline(&evaluation, &hardware);
+    }
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+}
+
+/// A macro does one thing at a time, a core's write port serves one macro at a time, no macro computes before its layer's inputs
+/// are there, and the time spent computing is that of the accesses.
+fn check_timeline(evaluation: &Evaluation, hardware: &Hardware) {
+    let timeline = &evaluation.timeline;
+    let disjoint = |mut spans: Vec<&Span>| {
+        spans.sort_by_key(|span| (span.start, span.end));
+        spans.windows(2).all(|pair| pair[0].end <= pair[1].start)
+    };
+    for core in 0..hardware.cores {
+        let of_core = || timeline.spans.iter().filter(move |span| span.core == core);
+        assert!(disjoint(
+            of_core().filter(|span| span.activity == Activity::Load).collect()
+        ));
+        for unit in 0..hardware.macros_per_core {
+            assert!(disjoint(of_core().filter(|span| span.unit == unit).collect()));
+        }
+    }
+    let mut computing = vec![0; timeline.layers.len()];
+    for span in &timeline.spans {
+        assert!(span.end <= timeline.layers[span.layer].end);
+        if span.activity == Activity::Compute {
+            assert!(span.start >= timeline.layers[span.layer].start);
+            computing[span.layer] += span.end - span.start;
+        }
+    }
+    for (cycles, layer) in computing.iter().zip(&evaluation.layers) {
+        // One cycle for each access and pass; 4-bit weights take in 4 input bits at a time.
+        assert_eq!(
+            cycles % (hardware.frames_per_load as u64 * layer.accesses).max(1),
+            0,
+            "{}",
+            layer.name
+        );
+        assert_eq!(*cycles > 0, layer.accesses > 0, "{}", layer.name);
+    }
+    assert_eq!(
+        timeline.spans.iter().any(|span| span.activity == Activity::Load),
+        !evaluation.resident
+    );
+}
+
+#[test]
+fn a_saturated_layer_of_512_channels_is_exact() {
+    let mut network = W8A8.network(spec([512, 2, 2], vec![conv("conv", 16, 3, 1, 1, None)]));
+    if let IntegerLayer::Conv { conv, .. } = &mut network.layers[0] {
+        conv.weights.fill(-127);
+        conv.weights[..512 * 9].fill(127);
+    }
+    network.zero_points.fill(255);
+    agree(&network, &Hardware::mars(), &[255; 2048], &direct_conv);
+}
+
+#[test]
+fn logits_do_not_depend_on_the_other_images_of_a_batch() {
+    let network = W4A4.network(small_network());
+    let macros = MacroNetwork::new(&network, &Hardware::mars()).unwrap();
+    let pictures = Random(5).bytes(3 * 9 * 7 * 20);
+    let alone: Vec<i32> = pictures
+        .chunks(3 * 9 * 7)
+        .flat_map(|picture| macros.logits(picture).unwrap())
+        .collect();
+    assert_eq!(macros.logits(&pictures).unwrap(), alone);
+    assert!(
+        macros
+            .logits(&pictures[1..])
+            .unwrap_err()
+            .to_string()
+            .contains("not whole pictures")
+    );
+}
+
+/// Dense ceilings at 100 MHz, one 8-bit access a cycle, all macros computing, no padding, no reload.
+#[test]
+fn dense_ceilings_are_those_of_the_arithmetic() {
+    let hardware = Hardware::mars();
+    let ceiling = |macs: f64, bits| {
+        let precision = hardware.precision(bits, bits).unwrap();
+        hardware.peak_macs_per_cycle(&precision) * hardware.clock_mhz * 1e6 / macs
+    };
+    assert_eq!(ceiling(313_196_544.0, 8).round(), 1308.0);
+    assert_eq!(ceiling(555_417_600.0, 8).round(), 737.0);
+    assert_eq!(ceiling(313_196_544.0, 4), 2.0 * ceiling(313_196_544.0, 8));
+    assert_eq!(hardware.macro_bits(), 64 * 1024 * 8);
+}
+
+#[test]
+fn dense_vgg16_at_8_bits_costs_what_the_arithmetic_says() {
+    let network = W8A8.network(zoo("vgg16", 10).unwrap());
+    let evaluation = evaluate(&network, &Hardware::mars()).unwrap();
+    // 14.71 M weights x 8 b x 0.27 pJ/b; the first layer's and the last one's padding adds 0.2 %.
+    let cell_writes = evaluation.cost.energy_breakdown_uj.cell_writes;
+    assert!((31.7..31.9).contains(&cell_writes), "{cell_writes}");
+    // The ceiling counts neither padding nor the layers that fill only a part of the accesses.
+    let fps = evaluation.cost_without_reload.fps;
+    assert!((1150.0..1308.0).contains(&fps), "{fps}");
+    // The macro alone: 16.63 TOPS/W, less the accesses that padding takes.
+    let array = 2.0 * 313.2 / evaluation.cost.energy_breakdown_uj.array;
+    assert!((16.0..16.63).contains(&array), "{array}");
+    assert_eq!(evaluation.cost.speedup_vs_dense, 1.0);
+    assert_eq!(evaluation.compression.group_sparsity, 0.0);
+    assert!(!evaluation.resident && !evaluation.fits_weight_sram);
+    // A bitmap takes one bit for each 16 x 16 group of 2048 weight bits, and one more bit for each filter set.
+    let groups: u64 = evaluation.layers.iter().map(|layer| layer.groups).sum();
+    let sets: usize = network.convs().map(|(_, shape, ..)| shape.filters().div_ceil(16)).sum();
+    assert_eq!(evaluation.compression.index_bits, groups + sets as u64);
+    assert_eq!(groups_weight_bits(&Hardware::mars()), 2048);
+}
+
+fn groups_weight_bits(hardware: &Hardware) -> usize {
+    hardware.group.filters * hardware.group.channels * 8
+}
+
+/// 64 channels fill the word lines, 128 filters the outputs of 16 accesses, which 8 macros make two by two.
+#[test]
+fn a_layer_that_fills_every_macro_reaches_full_utilization() {
+    let pool = LayerSpec::AvgPool {
+        name: "pool".into(),
+        input: None,
+        kernel: None,
+    };
+    let layers = vec![conv("a", 64, 1, 1, 0, None), conv("b", 128, 1, 1, 0, None), pool];
+    let evaluation = evaluate(&W8A8.network(spec([64, 8, 8], layers)), &Hardware::mars()).unwrap();
+    assert!(evaluation.resident);
+    let layer = &evaluation.layers[1];
+    assert_eq!(
+        (layer.accesses, layer.cycles, layer.utilization),
+        (16 * 64, 2 * 64, 1.0)
+    );
+}
+
+/// One core, one access a macro, 64-cycle loads (64 x 64 cells through 64 bits): the second macro loads while the first computes.
+#[test]
+fn weights_load_while_another_macro_computes() {
+    let network = W8A8.network(spec(
+        [64, 10, 10],
+        vec![conv("a", 16, 1, 1, 0, None), conv("b", 8, 1, 1, 0, None)],
+    ));
+    let mut hardware = Hardware {
+        cores: 1,
+        rows: 64,
+        ..Hardware::mars()
+    };
+    hardware.memory.weight_bits_per_cycle = 1 << 20;
+    let spans = |hardware: &Hardware| -> Vec<_> {
+        let timeline = evaluate(&network, hardware).unwrap().timeline;
+        timeline
+            .spans
+            .iter()
+            .take(4)
+            .map(|span| (span.unit, span.activity, span.start, span.end))
+            .collect()
+    };
+    use Activity::{Compute, Load};
+    // Layer a: 16 filters at 8 bits are two accesses of 100 pixels.
+    assert_eq!(
+        spans(&hardware),
+        [
+            (0, Load, 0, 64),
+            (0, Compute, 64, 164),
+            (1, Load, 64, 128),
+            (1, Compute, 128, 228)
+        ]
+    );
+    hardware.macros_per_core = 1;
+    assert_eq!(
+        spans(&hardware),
+        [
+            (0, Load, 0, 64),
+            (0, Compute, 64, 164),
+            (0, Load, 164, 228),
+            (0, Compute, 228, 328)
+        ]
+    );
+}
+
+#[test]
+fn weights_of_bits_that_the_macro_lacks_are_charged_at_the_next_precision() {
+    let evaluation = |weight_bits| {
+        let recipe = Recipe {
+            weight_bits,
+            edge_bits: weight_bits,
+            ..W4A4
+        };
+        evaluate(&recipe.network(small_network()), &Hardware::mars()).unwrap()
+    };
+    let accesses = |bits| evaluation(bits).layers.iter().map(|layer| layer.accesses).sum::<u64>();
+    assert_eq!(accesses(3), accesses(4));
+    assert_eq!(accesses(5), accesses(8));
+    assert!(accesses(8) > accesses(4));
+    let (three, four) = (evaluation(3), evaluation(4));
+    assert_eq!(
+        three.cost.energy_breakdown_uj.cell_writes,
+        four.cost.energy_breakdown_uj.cell_writes
+    );
+    assert_eq!(
+        three.compression.weight_bits_stored * 4,
+        four.compression.weight_bits_stored * 3
+    );
+}
+
+#[test]
+fn frames_that_share_a_load_share_its_energy() {
+    let network = W8A8.network(zoo("resnet20", 10).unwrap());
+    let evaluation = |frames_per_load| {
+        evaluate(
+            &network,
+            &Hardware {
+                frames_per_load,
+                ..Hardware::mars()
+            },
+        )
+        .unwrap()
+        .cost
+    };
+    let (one, ten) = (evaluation(1), evaluation(10));
+    assert!(close(
+        one.energy_breakdown_uj.cell_writes,
+        10.0 * ten.energy_breakdown_uj.cell_writes
+    ));
+    assert!(ten.cycles < one.cycles && ten.latency_us > one.latency_us);
+}
+
+#[test]
+fn maps_beyond_the_feature_sram_go_to_the_next_level() {
+    let network = W8A8.network(zoo("resnet20", 10).unwrap());
+    let mut hardware = Hardware::mars();
+    let cost = |hardware: &Hardware| evaluate(&network, hardware).unwrap().cost_without_reload;
+    // The picture alone: 3072 bytes at 1 pJ/b.
+    assert!(close(
+        cost(&hardware).energy_breakdown_uj.next_level,
+        3072.0 * 8.0 / 1e6
+    ));
+    let cycles = cost(&hardware).cycles;
+    hardware.memory.feature_sram_kib = 16;
+    assert!(cost(&hardware).energy_breakdown_uj.next_level > 1.0);
+    assert!(cost(&hardware).cycles > cycles);
+}
+
+#[test]
+fn component_energies_are_those_of_the_formulas() {
+    let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    let precision = hardware.precision(8, 8).unwrap();
+    assert_eq!(
+        (precision.slices, precision.phases, precision.passes, precision.outputs),
+        (8, 8, 8, 8)
+    );
+    // Cells 64 x 64 x 0.35 fF, converters 64 x (100 x 5 + 0.001 x 4^5) fF, no drivers at one bit, at 0.9 V.
+    let pass = (64.0 * 64.0 * 0.35 + 64.0 * (500.0 + 1.024)) * 0.81 / 1e3;
+    assert!(close(precision.energy_pj, 8.0 * pass), "{}", precision.energy_pj);
+}
+
+#[test]
+fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
+    let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    let network = W4A4.network(small_network());
+    let picture = Random(1).bytes(3 * 9 * 7);
+    let logits = |hardware: &Hardware| MacroNetwork::new(&network, hardware).unwrap().logits(&picture).unwrap();
+    assert_ne!(logits(&hardware), logits(&Hardware::mars()));
+    assert!(evaluate(&network, &hardware).unwrap().cost.energy_uj > 0.0);
+}
+
+#[test]
+fn the_shipped_file_is_the_embedded_one() {
+    assert_eq!(
+        Hardware::load("experiments/hardware/mars.toml".as_ref()).unwrap(),
+        Hardware::mars()
+    );
+    Hardware::mars().validate().unwrap();
+}
+
+#[test]
+fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
+    let text = include_str!("../experiments/hardware/mars.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chip.toml");
+    for (from, to, message) in [
+        ("rows = 1024", "rows = 0", "rows is 0, it must be from 1 to 16384"),
+        ("cores = 4", "cores = 0", "cores is 0, it must be from 1 to 16384"),
+        (
+            "weight_bits = 8",
+            "weight_bits = 9",
+            "access[1].weight_bits is 9, it must be from 1 to 8",
+        ),
+        (
+            "input_bits_per_cycle = 4",
+            "input_bits_per_cycle = 9",
+            "input_bits_per_cycle is 9, it must be from 1 to 8",
+        ),
+        ("rows = 1024", "rows = 32", "rows_on 64 exceeds rows 32"),
+        (
+            "rows = 1024",
+            "rows = 1020",
+            "rows 1020 does not divide into 8 partitions",
+        ),
+        (
+            "channels = 16",
+            "channels = 65",
+            "group.channels 65 exceeds rows_on 64: a group has to fit the word lines of one access",
+        ),
+        (
+            "weight_slice_bits = 4",
+            "weight_slice_bits = 3",
+            "access[0].weight_bits 4 is not a multiple of weight_slice_bits 3",
+        ),
+        (
+            "columns = 64",
+            "columns = 4",
+            "access[1].weight_bits 8 exceeds columns 4",
+        ),
+        (
+            "energy_pj = 61.6",
+            "",
+            "access[1].energy_pj is missing, and so is energy.components",
+        ),
+        (
+            "clock_mhz = 100 ",
+            "clock_mhz = nan ",
+            "clock_mhz is NaN, it must be above 0 and at most 1e6",
+        ),
+        (
+            "weight_sram_kib = 128",
+            "weight_sram_kib = 0",
+            "memory.weight_sram_kib is 0, it must be from 1 to 4294967296",
+        ),
+        (
+            "gate_pj = 0.0002835",
+            "gate_pj = -1",
+            "energy.gate_pj is -1, it must be from 0 to 1e6",
+        ),
+        (
+            "kind = \"ideal\"",
+            "kind = \"bits\"\nbits = 5\nstep = 0",
+            "converter.step is 0, it must be from 1 to 16384",
+        ),
+        (
+            "columns = 64",
+            "colums = 64",
+            "unknown field `colums`, expected one of `name`, `cores`",
+        ),
+        ("cores = 4", "cores = -4", "invalid value: integer `-4`"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+        let error = Hardware::load(&path).unwrap_err().to_string();
+        assert!(error.contains("chip.toml") && error.contains(message), "{to}: {error}");
+    }
+    let error = Hardware {
+        rows_on: 0,
+        ..Hardware::mars()
+    }
+    .validate()
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "hardware `mars`: rows_on is 0, it must be from 1 to 16384"
+    );
+    assert!(Hardware::load("no/such.toml".as_ref()).is_err());
+}
+
+#[test]
+fn weights_wider_than_the_macro_are_rejected_by_the_layers_name() {
+    let mut hardware = Hardware::mars();
+    hardware.access.retain(|mode| mode.weight_bits == 4);
+    let network = W4A4.network(small_network());
+    let message = "layer `stem`: its weights have 8 bits, more than every access of hardware `mars`";
+    assert_eq!(MacroNetwork::new(&network, &hardware).unwrap_err().to_string(), message);
+    assert_eq!(evaluate(&network, &hardware).unwrap_err().to_string(), message);
+}
+
+#[test]
+#[ignore = "a measurement: run with --release --ignored --nocapture"]
+fn speed() {
+    for (name, recipe, images, hardware) in [
+        ("resnet20", W4A4, 2000, Hardware::mars()),
+        ("vgg16", W8A8, 100, Hardware::mars()),
+        (
+            "resnet20",
+            W4A4,
+            200,
+            Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap(),
+        ),
+    ] {
+        let network = recipe.network(zoo(name, 10).unwrap());
+        let started = std::time::Instant::now();
+        let macros = MacroNetwork::new(&network, &hardware).unwrap();
+        let loaded = started.elapsed();
+        let pictures = Random(3).bytes(3072 * images);
+        let started = std::time::Instant::now();
+        let execution = macros.run(&pictures).unwrap();
+        let seconds = started.elapsed().as_secs_f64();
+        println!(
+            "{name} on {}: {:.0} images/s, mapped in {loaded:?}, {:?}",
+            hardware.name,
+            images as f64 / seconds,
+            execution.counters
+        );
+    }
+}

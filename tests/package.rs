@@ -1,0 +1,618 @@
+//! The package: what is written comes back, and whatever else is read gives an error.
+
+use std::fs;
+use std::path::Path;
+
+use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
+use mars::deploy::{Package, PackageError, Predictions, Provenance};
+use mars::network::{Graph, NetworkSpec};
+use mars::sparsity::GroupShape;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+fn conv(input_bits: u8, weight_bits: u8, weights: Vec<i8>, filters: usize) -> IntegerConv {
+    let bias = (0..filters as i32).map(|filter| filter * 1000 - 1500).collect();
+    IntegerConv {
+        input_bits,
+        weight_bits,
+        weights,
+        bias,
+    }
+}
+
+/// Weights of `bits` bits, of which each run of four between two others is 0.
+fn weights(count: usize, bits: u8) -> Vec<i8> {
+    let limit = (1i64 << (bits - 1)) - 1;
+    let value = |position: usize| (position as i64 * 37 % (2 * limit + 1) - limit) as i8;
+    (0..count)
+        .map(|position| if position / 4 % 3 == 1 { 0 } else { value(position) })
+        .collect()
+}
+
+fn requantize(multipliers: &[u32], forms: &[(u8, u8)]) -> Requantize {
+    Requantize {
+        multipliers: multipliers.into(),
+        forms: forms.iter().map(|&(bits, shift)| Form { bits, shift }).collect(),
+    }
+}
+
+fn provenance() -> Provenance {
+    Provenance {
+        recipe: "seed = 7\n".into(),
+        seed: 7,
+        crate_version: "0.1.0".into(),
+        dataset: "cifar10-mini".into(),
+        data_sha256: "5a".repeat(32),
+        float_accuracy: Some(91.7),
+        fake_quant_accuracy: None,
+    }
+}
+
+fn network(spec: &str, group: [usize; 2], layers: Vec<IntegerLayer>) -> IntegerNetwork {
+    let spec: NetworkSpec = toml::from_str(spec).unwrap();
+    IntegerNetwork {
+        zero_points: vec![124; spec.input[0]],
+        classes: (0..spec.classes).map(|class| format!("class {class}")).collect(),
+        group: GroupShape {
+            filters: group[0],
+            channels: group[1],
+        },
+        graph: Graph::new(spec).unwrap(),
+        layers,
+    }
+}
+
+/// The example of docs/package-format.md.
+fn tiny() -> Package {
+    let spec = r#"
+        name = "tiny"
+        input = [2, 2, 2]
+        classes = 2
+        [[layers]]
+        op = "conv"
+        name = "conv1"
+        filters = 3
+        kernel = 1
+        [[layers]]
+        op = "linear"
+        name = "linear"
+        filters = 2
+    "#;
+    let mut linear = vec![0; 24];
+    linear[11] = 100;
+    linear[23] = -7;
+    let layers = vec![
+        IntegerLayer::Conv {
+            conv: conv(8, 4, vec![1, -2, 3, 0, 0, 0], 3),
+            skip: None,
+            output: Some(requantize(&[300, 301, 302], &[(8, 10)])),
+        },
+        IntegerLayer::Conv {
+            conv: conv(8, 8, linear, 2),
+            skip: None,
+            output: None,
+        },
+    ];
+    Package {
+        network: network(spec, [2, 2], layers),
+        provenance: provenance(),
+        predictions: Some(Predictions {
+            data_sha256: "b3".repeat(32),
+            classes: vec![0, 1, 1],
+        }),
+    }
+}
+
+/// Every kind of layer and skip.
+fn small() -> Package {
+    let spec = r#"
+        name = "small"
+        input = [3, 8, 8]
+        classes = 3
+        [[layers]]
+        op = "conv"
+        name = "stem"
+        filters = 4
+        kernel = 3
+        padding = 1
+        [[layers]]
+        op = "conv"
+        name = "identity"
+        filters = 5
+        kernel = 3
+        padding = 1
+        add = { from = "stem" }
+        [[layers]]
+        op = "conv"
+        name = "projected"
+        filters = 6
+        kernel = 3
+        stride = 2
+        padding = 1
+        add = { from = "identity", shortcut = "projection", stride = 2 }
+        [[layers]]
+        op = "max_pool"
+        name = "max"
+        kernel = 2
+        stride = 2
+        [[layers]]
+        op = "avg_pool"
+        name = "mean"
+        [[layers]]
+        op = "linear"
+        name = "linear"
+        filters = 3
+    "#;
+    let layers = vec![
+        IntegerLayer::Conv {
+            conv: conv(8, 8, weights(4 * 27, 8), 4),
+            skip: None,
+            output: Some(requantize(&[5], &[(4, 20), (8, 16)])),
+        },
+        IntegerLayer::Conv {
+            conv: conv(4, 4, weights(5 * 36, 4), 5),
+            skip: Some(IntegerSkip::Identity {
+                bits: 8,
+                multiplier: 70_000,
+            }),
+            output: Some(requantize(&[1, 2, 3, 4, 5], &[(3, 20)])),
+        },
+        IntegerLayer::Conv {
+            conv: conv(3, 2, weights(6 * 45, 2), 6),
+            skip: Some(IntegerSkip::Projection {
+                conv: conv(3, 5, weights(30, 5), 6),
+                multipliers: vec![9],
+            }),
+            output: Some(requantize(&[65_535], &[(8, 39)])),
+        },
+        IntegerLayer::MaxPool,
+        IntegerLayer::AvgPool {
+            input_bits: 8,
+            output: requantize(&[4], &[(8, 4)]),
+        },
+        IntegerLayer::Conv {
+            conv: conv(8, 8, vec![0; 18], 3),
+            skip: None,
+            output: None,
+        },
+    ];
+    Package {
+        network: network(spec, [2, 3], layers),
+        provenance: provenance(),
+        predictions: None,
+    }
+}
+
+/// A package as its parts: the header, the container's other entries, the tensors' bytes.
+struct Parts {
+    header: Value,
+    tensors: serde_json::Map<String, Value>,
+    data: Vec<u8>,
+}
+
+impl Parts {
+    fn new(bytes: &[u8]) -> Self {
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut tensors: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let metadata = tensors.remove("__metadata__").unwrap();
+        Self {
+            header: serde_json::from_str(metadata["mars"].as_str().unwrap()).unwrap(),
+            tensors,
+            data: bytes[8 + length..].into(),
+        }
+    }
+
+    /// The bytes with a checksum that is right, as a careful forger would make them.
+    fn seal(&self) -> Vec<u8> {
+        let mut header = self.header.clone();
+        header["sha256"] = ZEROS.into();
+        let mut container = self.tensors.clone();
+        container.insert("__metadata__".into(), json!({ "mars": header.to_string() }));
+        let mut text = serde_json::to_string(&container).unwrap();
+        while !text.len().is_multiple_of(8) {
+            text.push(' ');
+        }
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        bytes.extend(&self.data);
+        let checksum = format!("{:x}", Sha256::digest(&bytes));
+        let place = bytes.windows(64).position(|window| window == ZEROS.as_bytes()).unwrap();
+        bytes[place..place + 64].copy_from_slice(checksum.as_bytes());
+        bytes
+    }
+
+    /// Where a tensor's bytes lie in `data`.
+    fn place(&self, tensor: &str) -> std::ops::Range<usize> {
+        let offsets = &self.tensors[tensor]["data_offsets"];
+        offsets[0].as_u64().unwrap() as usize..offsets[1].as_u64().unwrap() as usize
+    }
+}
+
+/// The error after a change of the header and a new checksum.
+fn header_error(package: &Package, change: impl FnOnce(&mut Value)) -> String {
+    let mut parts = Parts::new(&package.to_bytes().unwrap());
+    change(&mut parts.header);
+    Package::from_bytes(&parts.seal()).unwrap_err().to_string()
+}
+
+#[test]
+fn a_package_comes_back() {
+    for package in [tiny(), small()] {
+        let bytes = package.to_bytes().unwrap();
+        assert_eq!(package.to_bytes().unwrap(), bytes);
+        assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
+        assert_eq!(Package::from_bytes(&Parts::new(&bytes).seal()).unwrap(), package);
+    }
+}
+
+#[test]
+fn text_that_looks_like_the_checksum_changes_nothing() {
+    let mut package = tiny();
+    package.provenance.recipe = ZEROS.repeat(2);
+    package.network.classes[0] = ZEROS.into();
+    assert_eq!(Package::from_bytes(&package.to_bytes().unwrap()).unwrap(), package);
+}
+
+#[test]
+fn only_kept_groups_are_stored() {
+    let parts = Parts::new(&tiny().to_bytes().unwrap());
+    // Filters 0 and 1 in one group of 2x2 weights at 4 bits; filter 2 is zero.
+    assert_eq!(parts.data[parts.place("conv1.index")], [1, 0]);
+    assert_eq!(parts.data[parts.place("conv1.weights")], [0xe1, 0x03]);
+    // Seven groups are dropped before the only kept one, channel 2 at tap 3: a run of 7 is 0001000.
+    assert_eq!(parts.data[parts.place("linear.index")], [0b1000]);
+    assert_eq!(parts.data[parts.place("linear.weights")], [100, 0xf9]);
+}
+
+/// Packages of version 1 stay readable, and the example of docs/package-format.md stays true.
+#[test]
+fn the_format_is_frozen() {
+    let path = Path::new("tests/fixtures/tiny.mars");
+    assert_eq!(Package::read(path).unwrap(), tiny());
+    assert_eq!(fs::read(path).unwrap(), tiny().to_bytes().unwrap());
+}
+
+#[test]
+#[ignore = "writes the fixture; run it after a change of the format's version"]
+fn write_the_fixture() {
+    tiny().write(Path::new("tests/fixtures/tiny.mars")).unwrap();
+}
+
+#[test]
+fn a_file_is_named_in_the_error() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("model.mars");
+    let error = Package::read(&path).unwrap_err().to_string();
+    assert!(error.contains("model.mars"), "{error}");
+    small().write(&path).unwrap();
+    assert_eq!(Package::read(&path).unwrap(), small());
+    fs::write(&path, "no package").unwrap();
+    let error = Package::read(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("model.mars is not a usable package: it is not a safetensors file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let bytes = small().to_bytes().unwrap();
+    for length in 0..bytes.len() {
+        assert!(Package::from_bytes(&bytes[..length]).is_err(), "{length} bytes");
+    }
+    assert!(Package::from_bytes(&[&bytes[..], &[0]].concat()).is_err());
+}
+
+#[test]
+fn every_flipped_bit_is_an_error() {
+    for (package, step) in [(tiny(), 1), (small(), 7)] {
+        let mut bytes = package.to_bytes().unwrap();
+        for bit in (0..bytes.len() * 8).step_by(step) {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Package::from_bytes(&bytes).is_err(), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}
+
+#[test]
+fn a_changed_number_is_told_by_the_checksum() {
+    let mut bytes = small().to_bytes().unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let error = Package::from_bytes(&bytes).unwrap_err();
+    assert!(matches!(error, PackageError::Checksum { .. }), "{error}");
+}
+
+#[test]
+fn a_wrong_header_is_named_by_field() {
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 30] = [
+        (
+            |h| h["version"] = 2.into(),
+            "`header.version` is 2, this program reads 1",
+        ),
+        (|h| h["extra"] = 1.into(), "unknown field `extra`"),
+        (|h| h["layers"][3]["extra"] = 1.into(), "unknown field `extra`"),
+        (|h| h["layers"][0]["conv"]["extra"] = 1.into(), "unknown field `extra`"),
+        (|h| h["network"]["extra"] = 1.into(), "unknown field `extra`"),
+        (|h| h["provenance"]["extra"] = 1.into(), "unknown field `extra`"),
+        (
+            |h| drop(h.as_object_mut().unwrap().remove("group")),
+            "missing field `group`",
+        ),
+        (|h| h["group"]["filters"] = 0.into(), "`header.group`"),
+        (
+            |h| h["group"]["channels"] = u64::MAX.into(),
+            "`header.layers[1].conv.index[0]`",
+        ),
+        (|h| h["zero_points"] = json!([1, 2]), "2 zero points for 3 colors"),
+        (|h| h["zero_points"] = json!([1, 2, 256]), "expected u8"),
+        (|h| h["classes"] = json!(["a"]), "1 class names for 3 classes"),
+        (
+            |h| drop(h["layers"].as_array_mut().unwrap().pop()),
+            "5 entries for 6 layers",
+        ),
+        (
+            |h| h["layers"][0] = h["layers"][3].clone(),
+            "`header.layers[0].op`: it isn't that of layer `stem`",
+        ),
+        (|h| h["layers"][3] = h["layers"][0].clone(), "`header.layers[3].op`"),
+        (
+            |h| h["layers"][1]["skip"] = h["layers"][2]["skip"].clone(),
+            "`header.layers[1].skip.conv`",
+        ),
+        (
+            |h| h["layers"][1]["skip"] = Value::Null,
+            "layer `identity`: its residual differs",
+        ),
+        (
+            |h| h["layers"][0]["conv"]["weight_bits"] = 9.into(),
+            "`header.layers[0].conv.weight_bits`: 9 is not",
+        ),
+        (
+            |h| h["layers"][0]["conv"]["weight_bits"] = 7.into(),
+            "tensor `stem.weights`: it has",
+        ),
+        (
+            |h| h["layers"][1]["conv"]["input_bits"] = 5.into(),
+            "layer `identity`: it reads its input at 5 bits",
+        ),
+        (
+            |h| h["layers"][0]["conv"]["index"] = json!([]),
+            "`header.layers[0].conv.index`: 0 entries for 2",
+        ),
+        (
+            |h| h["layers"][0]["conv"]["index"][1]["bits"] = 1.into(),
+            "header.layers[0].conv.index[1]",
+        ),
+        (
+            |h| h["layers"][0]["conv"]["index"][1]["bits"] = u64::MAX.into(),
+            "ends before the index of filter set 1",
+        ),
+        (
+            |h| h["layers"][0]["output"]["multipliers"] = json!([70_000]),
+            "layer `stem`: multiplier 70000",
+        ),
+        (
+            |h| h["layers"][0]["output"]["forms"][0]["shift"] = 40.into(),
+            "layer `stem`: form of 4 bits with shift 40",
+        ),
+        (
+            |h| h["predictions"] = json!({ "data_sha256": "ab".repeat(32) }),
+            "tensor `predictions`: it is missing",
+        ),
+        (
+            |h| h["provenance"]["data_sha256"] = "5A".repeat(32).into(),
+            "`header.provenance.data_sha256`",
+        ),
+        (
+            |h| h["provenance"]["float_accuracy"] = 101.into(),
+            "`header.provenance.float_accuracy`",
+        ),
+        (
+            |h| h["network"]["layers"][0]["name"] = "other".into(),
+            "its input `stem` is not a layer",
+        ),
+        (
+            |h| h["network"]["layers"][5]["name"] = "projected.projection".into(),
+            "two convolutions have this name",
+        ),
+    ];
+    for (number, (change, expected)) in cases.into_iter().enumerate() {
+        let error = header_error(&small(), change);
+        assert!(error.contains(expected), "case {number}: {error}");
+    }
+}
+
+/// None of these may allocate what it asks for.
+#[test]
+fn absurd_sizes_are_errors() {
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 8] = [
+        (|h| h["network"]["input"] = json!([65536, 65536, 65536]), "values"),
+        (|h| h["network"]["input"] = json!([u64::MAX, 2, 2]), "input"),
+        (
+            |h| h["network"]["layers"][1]["filters"] = 65536.into(),
+            "must be a conv or linear layer",
+        ),
+        (
+            |h| h["network"]["layers"][0]["filters"] = 65536.into(),
+            "`header.layers[0].conv.index`",
+        ),
+        (
+            |h| h["network"]["layers"][0]["kernel"] = 257.into(),
+            "`header.network.layers[0].kernel`: 257 is above 256",
+        ),
+        (|h| h["network"]["layers"][0]["filters"] = u64::MAX.into(), "65536"),
+        (
+            |h| {
+                let layer = json!({ "op": "conv", "name": "c", "filters": 65536, "kernel": 1 });
+                h["network"]["layers"].as_array_mut().unwrap().insert(1, layer.clone());
+                h["network"]["layers"].as_array_mut().unwrap().insert(2, layer);
+                h["network"]["layers"][2]["name"] = "d".into();
+            },
+            "weights",
+        ),
+        (
+            |h| {
+                let layer =
+                    |number: usize| json!({ "op": "max_pool", "name": number.to_string(), "kernel": 1, "stride": 1 });
+                h["network"]["layers"] = (0..5000).map(layer).collect();
+            },
+            "5000 layers",
+        ),
+    ];
+    for (number, (change, expected)) in cases.into_iter().enumerate() {
+        let error = header_error(&tiny(), change);
+        assert!(error.contains(expected), "case {number}: {error}");
+    }
+    for length in [0, 8, 1 << 20, u64::MAX] {
+        let bytes = [&length.to_le_bytes()[..], b"{}"].concat();
+        assert!(Package::from_bytes(&bytes).is_err());
+    }
+}
+
+#[test]
+fn a_wrong_tensor_is_named() {
+    let error = |change: fn(&mut Parts)| {
+        let mut parts = Parts::new(&tiny().to_bytes().unwrap());
+        change(&mut parts);
+        Package::from_bytes(&parts.seal()).unwrap_err().to_string()
+    };
+    let cases = [
+        (
+            error(|parts| {
+                let offsets = [parts.data.len(), parts.data.len() + 1];
+                parts.data.push(0);
+                let tensor = json!({ "dtype": "U8", "shape": [1], "data_offsets": offsets });
+                parts.tensors.insert("x".into(), tensor);
+            }),
+            "tensor `x`: the header describes no such tensor",
+        ),
+        (
+            error(|parts| {
+                let bias = parts.tensors.remove("conv1.bias").unwrap();
+                parts.tensors.insert("conv1.offset".into(), bias);
+            }),
+            "tensor `conv1.bias`: it is missing",
+        ),
+        (
+            error(|parts| parts.tensors["conv1.bias"]["dtype"] = "F32".into()),
+            "tensor `conv1.bias`: it is F32 of shape [3], expected I32",
+        ),
+        (
+            error(|parts| parts.tensors["conv1.weights"]["shape"] = json!([1, 2])),
+            "tensor `conv1.weights`: it is U8 of shape [1, 2]",
+        ),
+        (
+            error(|parts| parts.header["predictions"] = Value::Null),
+            "tensor `predictions`: the header describes no such tensor",
+        ),
+        (
+            error(|parts| {
+                let place = parts.place("predictions").start;
+                parts.data[place] = 2;
+            }),
+            "tensor `predictions`: class 2 of a network with 2 classes",
+        ),
+        (
+            error(|parts| {
+                let place = parts.place("conv1.weights").start;
+                parts.data[place] = 0xe8;
+            }),
+            "tensor `conv1.weights`: weight -8 of group 0",
+        ),
+        (
+            error(|parts| {
+                let place = parts.place("conv1.index").start;
+                parts.data[place] = 3;
+            }),
+            "`header.layers[0].conv.index[0]`: the unused bits",
+        ),
+        (
+            error(|parts| {
+                let place = parts.place("conv1.bias").start;
+                parts.data[place..place + 4].copy_from_slice(&i32::MIN.to_le_bytes());
+            }),
+            "layer `conv1`: bias -2147483648 of filter 0",
+        ),
+    ];
+    for (number, (error, expected)) in cases.into_iter().enumerate() {
+        assert!(error.contains(expected), "case {number}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_written() {
+    let mut package = tiny();
+    package.network.zero_points.clear();
+    assert!(package.to_bytes().unwrap_err().to_string().contains("zero points"));
+    let mut package = tiny();
+    package.provenance.float_accuracy = Some(f64::NAN);
+    assert!(
+        package
+            .to_bytes()
+            .unwrap_err()
+            .to_string()
+            .contains("provenance.float_accuracy")
+    );
+    let mut package = tiny();
+    package.predictions.as_mut().unwrap().classes[0] = 2;
+    assert!(package.to_bytes().unwrap_err().to_string().contains("class 2"));
+}
+
+/// JSON pointers of all values in a JSON value that hold no others.
+fn leaves(value: &Value, pointer: &str) -> Vec<String> {
+    let children: Vec<(String, &Value)> = match value {
+        Value::Array(values) => (0..).map(|index: usize| index.to_string()).zip(values).collect(),
+        Value::Object(values) => values.iter().map(|(key, value)| (key.clone(), value)).collect(),
+        _ => return vec![pointer.into()],
+    };
+    let leaves = |(key, value)| leaves(value, &format!("{pointer}/{key}"));
+    children.into_iter().flat_map(leaves).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_are_errors(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(Package::from_bytes(&bytes).is_err());
+        let length = (bytes.len() as u64).to_le_bytes();
+        prop_assert!(Package::from_bytes(&[&length[..], &bytes].concat()).is_err());
+    }
+
+    /// Even with a right checksum, what is read is a sound package or an error.
+    #[test]
+    fn a_forged_package_is_sound_or_an_error(
+        place in any::<usize>(),
+        replacement in prop_oneof![
+            (0u64..70_000).prop_map(Value::from),
+            (-70_000i64..0).prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            Just(Value::Null),
+            Just(Value::from("stem")),
+            Just(Value::from("runs")),
+            Just(json!([])),
+        ],
+        change_header in any::<bool>(),
+        byte in any::<u8>(),
+    ) {
+        let mut parts = Parts::new(&small().to_bytes().unwrap());
+        if change_header {
+            let leaves = leaves(&parts.header, "");
+            *parts.header.pointer_mut(&leaves[place % leaves.len()]).unwrap() = replacement;
+        } else {
+            let length = parts.data.len();
+            parts.data[place % length] = byte;
+        }
+        if let Ok(package) = Package::from_bytes(&parts.seal()) {
+            prop_assert!(package.network.validate().is_ok());
+            prop_assert_eq!(Package::from_bytes(&package.to_bytes().unwrap()).unwrap(), package);
+        }
+    }
+}
