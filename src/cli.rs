@@ -30,11 +30,7 @@ pub struct CommonArgs {
 impl CommonArgs {
     /// Where data sets may come from.
     pub fn data(&self) -> DataOptions {
-        DataOptions {
-            data_dir: self.data_dir.clone(),
-            data_url: self.data_url.clone(),
-            quiet: self.quiet,
-        }
+        DataOptions { data_dir: self.data_dir.clone(), data_url: self.data_url.clone(), quiet: self.quiet }
     }
 
     /// Prints the table and writes the JSON file that was asked for.

@@ -61,18 +61,12 @@ impl Error {
 
     /// An [`Error::File`] about `path`.
     pub fn file(path: &Path, message: impl Into<String>) -> Self {
-        Self::File {
-            path: path.to_path_buf(),
-            message: message.into(),
-        }
+        Self::File { path: path.to_path_buf(), message: message.into() }
     }
 
     /// An [`Error::Layer`].
     pub fn layer(layer: &str, message: impl Into<String>) -> Self {
-        Self::Layer {
-            layer: layer.into(),
-            message: message.into(),
-        }
+        Self::Layer { layer: layer.into(), message: message.into() }
     }
 }
 

@@ -42,11 +42,7 @@ fn write_cifar10(dir: &Path) -> std::path::PathBuf {
 }
 
 fn options(dir: &Path) -> DataOptions {
-    DataOptions {
-        data_dir: Some(dir.into()),
-        data_url: Some("http://127.0.0.1:1".into()),
-        quiet: true,
-    }
+    DataOptions { data_dir: Some(dir.into()), data_url: Some("http://127.0.0.1:1".into()), quiet: true }
 }
 
 fn load_error(name: &str, dir: &Path) -> String {
@@ -85,10 +81,7 @@ fn cifar100_takes_the_fine_label() {
     test[0] = 20;
     fs::write(folder.join("test.bin"), test).unwrap();
     let error = load_error("cifar100", dir.path());
-    assert!(
-        error.contains("test.bin: image 0 has label 20, expected one below 20"),
-        "{error}"
-    );
+    assert!(error.contains("test.bin: image 0 has label 20, expected one below 20"), "{error}");
 }
 
 #[test]
@@ -106,11 +99,7 @@ fn a_damaged_file_is_named_with_what_was_expected() {
     spoil("data_batch_3.bin", &good[..good.len() - 1], "it has 9218 bytes");
     spoil("data_batch_3.bin", &[], "30730000");
     spoil("test_batch.bin", &[&good[..], &[0]].concat(), "3073 bytes");
-    spoil(
-        "test_batch.bin",
-        &[&[10], &good[1..]].concat(),
-        "image 0 has label 10, expected one below 10",
-    );
+    spoil("test_batch.bin", &[&[10], &good[1..]].concat(), "image 0 has label 10, expected one below 10");
     spoil("data_batch_1.bin", &vec![0; 3073 * 10_001], "more than 30730000 bytes");
     spoil("batches.meta.txt", b"one\n", "1 class names, expected 10");
     spoil("batches.meta.txt", b"\xff", "it isn't text");
@@ -122,10 +111,7 @@ fn a_damaged_file_is_named_with_what_was_expected() {
 #[test]
 fn an_unknown_name_lists_the_known_ones() {
     let error = load_error("cifar", Path::new("nowhere"));
-    assert_eq!(
-        error,
-        "data set `cifar` is unknown; known are cifar10, cifar100, cifar10-mini"
-    );
+    assert_eq!(error, "data set `cifar` is unknown; known are cifar10, cifar100, cifar10-mini");
 }
 
 proptest! {
@@ -148,11 +134,7 @@ proptest! {
 /// A small archive of two files and one that nobody wants.
 fn tarball() -> Vec<u8> {
     let mut builder = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
-    for (path, bytes) in [
-        ("set/a.bin", image(1)),
-        ("set/readme", image(2)),
-        ("set/b.bin", image(3)),
-    ] {
+    for (path, bytes) in [("set/a.bin", image(1)), ("set/readme", image(2)), ("set/b.bin", image(3))] {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -173,10 +155,8 @@ fn archive(base_url: &str, content: &[u8]) -> Archive {
 
 /// Names in a folder, sorted.
 fn names(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -196,10 +176,7 @@ fn an_archive_that_is_there_needs_no_network_and_is_kept() {
     let path = dir.path().join("set.tar.gz");
     fs::write(&path, &content[..content.len() - 1]).unwrap();
     let error = archive.install(dir.path(), true).unwrap_err().to_string();
-    assert!(
-        error.contains("set.tar.gz has SHA-256") && error.contains("remove it"),
-        "{error}"
-    );
+    assert!(error.contains("set.tar.gz has SHA-256") && error.contains("remove it"), "{error}");
     fs::write(&path, &content).unwrap();
     assert_installed(&archive, dir.path());
     assert_eq!(names(dir.path()), ["set", "set.tar.gz"]);
@@ -222,10 +199,7 @@ fn an_archive_without_a_member_leaves_no_folder() {
 fn a_program_that_cannot_download_says_so_and_writes_nothing() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("new");
-    let error = archive("http://127.0.0.1:1", b"")
-        .install(&data, true)
-        .unwrap_err()
-        .to_string();
+    let error = archive("http://127.0.0.1:1", b"").install(&data, true).unwrap_err().to_string();
     assert!(error.contains("cargo feature `download`"), "{error}");
     assert!(!data.exists());
 }
@@ -264,16 +238,10 @@ mod download {
                 let mut stream = stream.unwrap();
                 let lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 let lines: Vec<String> = lines.map(Result::unwrap).take_while(|line| !line.is_empty()).collect();
-                let range = lines
-                    .iter()
-                    .find_map(|line| line.to_lowercase().strip_prefix("range: ").map(String::from));
+                let range = lines.iter().find_map(|line| line.to_lowercase().strip_prefix("range: ").map(String::from));
                 log.lock().unwrap().push(range.clone().unwrap_or_default());
-                let start = range.map(|range| {
-                    range
-                        .trim_start_matches("bytes=")
-                        .trim_end_matches('-')
-                        .parse::<usize>()
-                });
+                let start =
+                    range.map(|range| range.trim_start_matches("bytes=").trim_end_matches('-').parse::<usize>());
                 let answer = answers[number.min(answers.len() - 1)];
                 let (status, start, end) = match (answer, start) {
                     (Answer::Status(status), _) => (status, 0, 0),
@@ -284,16 +252,8 @@ mod download {
                     },
                 };
                 let length = end - start;
-                let sent = if let Answer::Cut(bytes) = answer {
-                    length.min(bytes)
-                } else {
-                    length
-                };
-                write!(
-                    stream,
-                    "HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {length}\r\n"
-                )
-                .unwrap();
+                let sent = if let Answer::Cut(bytes) = answer { length.min(bytes) } else { length };
+                write!(stream, "HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {length}\r\n").unwrap();
                 if status == 206 {
                     write!(stream, "Content-Range: bytes {start}-{}/{}\r\n", end - 1, content.len()).unwrap();
                 }
@@ -362,10 +322,7 @@ mod download {
         let content = tarball();
         let (url, _) = serve(content.clone(), vec![Answer::Cut(10), Answer::Status(503)]);
         let dir = TempDir::new().unwrap();
-        let error = archive(&url, &content)
-            .install(dir.path(), true)
-            .unwrap_err()
-            .to_string();
+        let error = archive(&url, &content).install(dir.path(), true).unwrap_err().to_string();
         assert!(error.contains("status 503") && error.contains("run again"), "{error}");
         assert_eq!(fs::read(dir.path().join("set.tar.gz.part")).unwrap(), content[..10]);
     }
@@ -373,9 +330,7 @@ mod download {
     #[test]
     fn a_server_that_is_not_there_leaves_nothing_behind() {
         let dir = TempDir::new().unwrap();
-        let error = archive("http://127.0.0.1:1", b"")
-            .install(dir.path(), true)
-            .unwrap_err();
+        let error = archive("http://127.0.0.1:1", b"").install(dir.path(), true).unwrap_err();
         assert!(matches!(error, DataError::Download { .. }), "{error}");
         assert_eq!(names(dir.path()), [""; 0]);
     }
@@ -385,9 +340,7 @@ mod download {
         let dir = TempDir::new().unwrap();
         let part = fs::File::create(dir.path().join("set.tar.gz.part")).unwrap();
         part.lock().unwrap();
-        let error = archive("http://127.0.0.1:1", b"")
-            .install(dir.path(), true)
-            .unwrap_err();
+        let error = archive("http://127.0.0.1:1", b"").install(dir.path(), true).unwrap_err();
         assert!(matches!(error, DataError::Busy { .. }), "{error}");
     }
 }
@@ -405,20 +358,14 @@ fn the_mini_set_is_balanced_and_found_anywhere() {
         }
     }
     // Printed by datasets/make-cifar10-mini.py.
-    let pixels = Sha256::new()
-        .chain_update(&dataset.train.images)
-        .chain_update(&dataset.test.images);
+    let pixels = Sha256::new().chain_update(&dataset.train.images).chain_update(&dataset.test.images);
     let expected = "f07def79aac1d70ac55b4d4ac59db43fcbabf339f7b102e33ece5447735b662e";
     assert_eq!(format!("{:x}", pixels.finalize()), expected);
 }
 
 // Augmentation and batches
 
-const AUGMENT: Augment = Augment {
-    padding: 4,
-    flip: true,
-    border: [124, 116, 104],
-};
+const AUGMENT: Augment = Augment { padding: 4, flip: true, border: [124, 116, 104] };
 
 fn augmented(augment: Augment, seed: u64, epoch: u64, sample: u64) -> Vec<u8> {
     let mut out = vec![0; IMAGE_BYTES];
@@ -434,11 +381,7 @@ fn crop(image: &[u8], top: usize, left: usize, flip: bool) -> Vec<u8> {
             for x in 0..32 {
                 let x = if flip { 31 - x } else { x };
                 let inside = (4..36).contains(&(y + top)) && (4..36).contains(&(x + left));
-                out.push(if inside {
-                    image[color * 1024 + (y + top - 4) * 32 + x + left - 4]
-                } else {
-                    border
-                });
+                out.push(if inside { image[color * 1024 + (y + top - 4) * 32 + x + left - 4] } else { border });
             }
         }
     }
@@ -470,29 +413,19 @@ fn augmentation_depends_on_seed_epoch_and_sample_alone() {
             (0..20).any(|n| augmented(AUGMENT, n * vary[0], n * vary[1], n * vary[2]) != augmented(AUGMENT, 0, 0, 0));
         assert!(differ, "argument {position} has no effect");
     }
-    let none = Augment {
-        padding: 0,
-        flip: false,
-        ..AUGMENT
-    };
+    let none = Augment { padding: 0, flip: false, ..AUGMENT };
     assert_eq!(augmented(none, 1, 2, 3), image(0));
 }
 
 #[test]
 fn a_border_wider_than_the_image_can_be_all_that_is_seen() {
-    let wide = Augment {
-        padding: 100,
-        ..AUGMENT
-    };
+    let wide = Augment { padding: 100, ..AUGMENT };
     let border: Vec<u8> = AUGMENT.border.iter().flat_map(|&byte| [byte; 1024]).collect();
     assert!((0..100).any(|sample| augmented(wide, 0, 0, sample) == border));
 }
 
 fn split(images: usize) -> Split {
-    Split {
-        images: (0..images).flat_map(image).collect(),
-        labels: (0..images).map(|number| number as u8).collect(),
-    }
+    Split { images: (0..images).flat_map(image).collect(), labels: (0..images).map(|number| number as u8).collect() }
 }
 
 #[test]
@@ -504,18 +437,12 @@ fn batches_do_not_depend_on_the_number_of_threads() {
     };
     let batches = with_threads(1);
     assert_eq!(batches, with_threads(7));
-    assert_eq!(
-        batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(),
-        [8, 8, 8, 8, 8, 8, 2]
-    );
+    assert_eq!(batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [8, 8, 8, 8, 8, 8, 2]);
     let mut labels: Vec<u8> = batches.iter().flat_map(|batch| batch.labels.clone()).collect();
     assert_ne!(labels, split.labels);
     labels.sort_unstable();
     assert_eq!(labels, split.labels);
-    assert_ne!(
-        Batches::shuffled(&split, 8, AUGMENT, 5, 7).next(),
-        Some(batches[0].clone())
-    );
+    assert_ne!(Batches::shuffled(&split, 8, AUGMENT, 5, 7).next(), Some(batches[0].clone()));
 }
 
 #[test]

@@ -47,18 +47,11 @@ const W4A4: Recipe = Recipe {
     input_bits: 4,
     edge_bits: 8,
     sparsity: 0,
-    group: GroupShape {
-        filters: 16,
-        channels: 16,
-    },
+    group: GroupShape { filters: 16, channels: 16 },
     seed: 1,
 };
 
-const W8A8: Recipe = Recipe {
-    weight_bits: 8,
-    input_bits: 8,
-    ..W4A4
-};
+const W8A8: Recipe = Recipe { weight_bits: 8, input_bits: 8, ..W4A4 };
 
 impl Recipe {
     fn conv(&self, shape: &ConvShape, weight_bits: u8, input_bits: u8, random: &mut Random) -> IntegerConv {
@@ -86,10 +79,8 @@ impl Recipe {
     /// A shift that brings sums over `terms` products to about the width of the form.
     fn forms(&self, widths: &[u8], terms: usize, weight_bits: u8, input_bits: u8) -> Vec<Form> {
         let spread = (terms as f64).sqrt() * 2f64.powi(i32::from(weight_bits) - 2 + i32::from(input_bits) - 1 + 15);
-        let form = |&bits: &u8| Form {
-            bits,
-            shift: (spread.log2() - f64::from(bits) + 1.0).round().clamp(1.0, 39.0) as u8,
-        };
+        let form =
+            |&bits: &u8| Form { bits, shift: (spread.log2() - f64::from(bits) + 1.0).round().clamp(1.0, 39.0) as u8 };
         widths.iter().map(form).collect()
     }
 
@@ -115,14 +106,8 @@ impl Recipe {
             };
             let read = [(node.source, std::mem::take(&mut wanted))];
             let skip = match node.op {
-                Op::Conv {
-                    skip: Some(Skip::Identity { source, .. }),
-                    ..
-                } => Some((source, vec![8])),
-                Op::Conv {
-                    skip: Some(Skip::Projection { source, .. }),
-                    ..
-                } => Some((source, vec![self.input_bits])),
+                Op::Conv { skip: Some(Skip::Identity { source, .. }), .. } => Some((source, vec![8])),
+                Op::Conv { skip: Some(Skip::Projection { source, .. }), .. } => Some((source, vec![self.input_bits])),
                 _ => None,
             };
             for (source, bits) in read.into_iter().chain(skip) {
@@ -139,22 +124,16 @@ impl Recipe {
             .iter()
             .enumerate()
             .map(|(index, node)| match node.op {
-                Op::Conv {
-                    conv: shape,
-                    skip,
-                    logits,
-                    ..
-                } => {
+                Op::Conv { conv: shape, skip, logits, .. } => {
                     let edge = node.source == Source::Image || logits;
                     let weight_bits = if edge { self.edge_bits } else { self.weight_bits };
                     let conv = self.conv(&shape, weight_bits, input_bits(index), &mut random);
                     let terms = shape.weights() / shape.filters() * if skip.is_some() { 2 } else { 1 };
                     IntegerLayer::Conv {
                         skip: skip.map(|skip| match skip {
-                            Skip::Identity { .. } => IntegerSkip::Identity {
-                                bits: 8,
-                                multiplier: 1 + random.below(1 << 22) as u32,
-                            },
+                            Skip::Identity { .. } => {
+                                IntegerSkip::Identity { bits: 8, multiplier: 1 + random.below(1 << 22) as u32 }
+                            }
                             Skip::Projection { conv, .. } => IntegerSkip::Projection {
                                 multipliers: multipliers(&mut random, conv.filters()),
                                 conv: self.conv(&conv, weight_bits, self.input_bits, &mut random),
@@ -175,13 +154,7 @@ impl Recipe {
                         input_bits: input_bits(index),
                         output: Requantize {
                             multipliers: multipliers(&mut random, 1),
-                            forms: widths[index]
-                                .iter()
-                                .map(|&bits| Form {
-                                    bits,
-                                    shift: shift(bits),
-                                })
-                                .collect(),
+                            forms: widths[index].iter().map(|&bits| Form { bits, shift: shift(bits) }).collect(),
                         },
                     }
                 }
@@ -189,9 +162,7 @@ impl Recipe {
             .collect();
         let network = IntegerNetwork {
             zero_points: random.bytes(graph.image().channels),
-            classes: (0..graph.spec().classes)
-                .map(|class| format!("class {class}"))
-                .collect(),
+            classes: (0..graph.spec().classes).map(|class| format!("class {class}")).collect(),
             group: self.group,
             layers,
             graph,
@@ -249,30 +220,17 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
         };
         let pixels = node.output.pixels();
         match (node.op, layer) {
-            (
-                Op::Conv { conv: shape, skip, .. },
-                IntegerLayer::Conv {
-                    conv,
-                    skip: integer_skip,
-                    output,
-                },
-            ) => {
+            (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                 let input = read(node.source, conv.input_bits);
                 let sums = convolve(&shape, conv, &input, &network.padding_values(node.source));
                 let Some(output) = output else {
                     return sums.iter().map(|sum| *sum as i32).collect();
                 };
-                let mut sums: Vec<i64> = (0..)
-                    .zip(&sums)
-                    .map(|(index, sum)| sum * i64::from(output.multiplier(index / pixels)))
-                    .collect();
+                let mut sums: Vec<i64> =
+                    (0..).zip(&sums).map(|(index, sum)| sum * i64::from(output.multiplier(index / pixels))).collect();
                 match (skip, integer_skip) {
                     (
-                        Some(Skip::Identity {
-                            source,
-                            stride,
-                            pad_front,
-                        }),
+                        Some(Skip::Identity { source, stride, pad_front }),
                         Some(IntegerSkip::Identity { bits, multiplier }),
                     ) => {
                         let from = network.graph.shape(source);
@@ -301,14 +259,7 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 }
                 values.push(requantize(output, &sums));
             }
-            (
-                Op::MaxPool {
-                    kernel,
-                    stride,
-                    padding,
-                },
-                IntegerLayer::MaxPool,
-            ) => {
+            (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => {
                 let forms = network.forms(node.source);
                 let pooled = forms.iter().map(|&bits| {
                     let value = read(node.source, bits);
@@ -353,54 +304,19 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
 }
 
 fn conv(name: &str, filters: usize, kernel: usize, stride: usize, padding: usize, add: Option<SkipSpec>) -> LayerSpec {
-    LayerSpec::Conv {
-        name: name.into(),
-        input: None,
-        filters,
-        kernel,
-        stride,
-        padding,
-        batch_norm: true,
-        add,
-    }
+    LayerSpec::Conv { name: name.into(), input: None, filters, kernel, stride, padding, batch_norm: true, add }
 }
 
 fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
-    layers.push(LayerSpec::Linear {
-        name: "linear".into(),
-        input: None,
-        filters: 5,
-        batch_norm: false,
-    });
-    NetworkSpec {
-        name: "small".into(),
-        input,
-        classes: 5,
-        layers,
-    }
+    layers.push(LayerSpec::Linear { name: "linear".into(), input: None, filters: 5, batch_norm: false });
+    NetworkSpec { name: "small".into(), input, classes: 5, layers }
 }
 
 /// Everything that a network may have: both shortcuts, a stride, padded channels, both pools.
 fn small_network() -> NetworkSpec {
-    let skip = |from: &str, shortcut, stride| {
-        Some(SkipSpec {
-            from: from.into(),
-            shortcut,
-            stride,
-        })
-    };
-    let max_pool = LayerSpec::MaxPool {
-        name: "max".into(),
-        input: None,
-        kernel: 3,
-        stride: 2,
-        padding: 1,
-    };
-    let avg_pool = LayerSpec::AvgPool {
-        name: "avg".into(),
-        input: None,
-        kernel: None,
-    };
+    let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride });
+    let max_pool = LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3, stride: 2, padding: 1 };
+    let avg_pool = LayerSpec::AvgPool { name: "avg".into(), input: None, kernel: None };
     spec(
         [3, 9, 7],
         vec![
@@ -418,21 +334,13 @@ fn small_network() -> NetworkSpec {
 }
 
 fn with_geometry(group: GroupShape, rows_on: usize) -> Hardware {
-    Hardware {
-        group,
-        rows_on,
-        rows: rows_on * 16,
-        partitions: 1,
-        ..Hardware::mars()
-    }
+    Hardware { group, rows_on, rows: rows_on * 16, partitions: 1, ..Hardware::mars() }
 }
 
 fn agree(network: &IntegerNetwork, hardware: &Hardware, pictures: &[u8], convolve: &Convolve) {
     let logits = MacroNetwork::new(network, hardware).unwrap().logits(pictures).unwrap();
     let pictures = pictures.chunks(network.graph.image().len());
-    let expected: Vec<i32> = pictures
-        .flat_map(|image| direct_logits(network, image, convolve))
-        .collect();
+    let expected: Vec<i32> = pictures.flat_map(|image| direct_logits(network, image, convolve)).collect();
     assert_eq!(logits, expected);
 }
 
@@ -448,16 +356,8 @@ fn direct_accesses(
     let GroupShape { filters, channels } = hardware.group;
     let grid = GroupGrid::new(hardware.group, shape);
     let kept = grid.kept(&conv.weights);
-    let bits = u32::from(
-        hardware
-            .precision(conv.weight_bits, conv.input_bits)
-            .unwrap()
-            .weight_bits,
-    );
-    let (slice_bits, phase_bits) = (
-        u32::from(hardware.weight_slice_bits),
-        u32::from(hardware.input_bits_per_cycle),
-    );
+    let bits = u32::from(hardware.precision(conv.weight_bits, conv.input_bits).unwrap().weight_bits);
+    let (slice_bits, phase_bits) = (u32::from(hardware.weight_slice_bits), u32::from(hardware.input_bits_per_cycle));
     // The products of one group: a 1x1 convolution of its channels at its kernel position.
     let products = |filter: usize, group: usize, out: usize| -> Vec<(u32, u32)> {
         let (block, tap) = (group / grid.taps, group % grid.taps);
@@ -480,11 +380,7 @@ fn direct_accesses(
         Converter::Bits { bits, step } => {
             let code = (sum as f64 / f64::from(step) + 0.5).floor() as i64;
             let codes = 1i64 << bits;
-            let code = if signed {
-                code.max(-codes / 2).min(codes / 2 - 1)
-            } else {
-                code.max(0).min(codes - 1)
-            };
+            let code = if signed { code.max(-codes / 2).min(codes / 2 - 1) } else { code.max(0).min(codes - 1) };
             code * i64::from(step)
         }
     };
@@ -637,9 +533,7 @@ fn check_timeline(evaluation: &Evaluation, hardware: &Hardware) {
     };
     for core in 0..hardware.cores {
         let of_core = || timeline.spans.iter().filter(move |span| span.core == core);
-        assert!(disjoint(
-            of_core().filter(|span| span.activity == Activity::Load).collect()
-        ));
+        assert!(disjoint(of_core().filter(|span| span.activity == Activity::Load).collect()));
         for unit in 0..hardware.macros_per_core {
             assert!(disjoint(of_core().filter(|span| span.unit == unit).collect()));
         }
@@ -654,18 +548,10 @@ fn check_timeline(evaluation: &Evaluation, hardware: &Hardware) {
     }
     for (cycles, layer) in computing.iter().zip(&evaluation.layers) {
         // One cycle for each access and pass; 4-bit weights take in 4 input bits at a time.
-        assert_eq!(
-            cycles % (hardware.frames_per_load as u64 * layer.accesses).max(1),
-            0,
-            "{}",
-            layer.name
-        );
+        assert_eq!(cycles % (hardware.frames_per_load as u64 * layer.accesses).max(1), 0, "{}", layer.name);
         assert_eq!(*cycles > 0, layer.accesses > 0, "{}", layer.name);
     }
-    assert_eq!(
-        timeline.spans.iter().any(|span| span.activity == Activity::Load),
-        !evaluation.resident
-    );
+    assert_eq!(timeline.spans.iter().any(|span| span.activity == Activity::Load), !evaluation.resident);
 }
 
 #[test]
@@ -684,18 +570,9 @@ fn logits_do_not_depend_on_the_other_images_of_a_batch() {
     let network = W4A4.network(small_network());
     let macros = MacroNetwork::new(&network, &Hardware::mars()).unwrap();
     let pictures = Random(5).bytes(3 * 9 * 7 * 20);
-    let alone: Vec<i32> = pictures
-        .chunks(3 * 9 * 7)
-        .flat_map(|picture| macros.logits(picture).unwrap())
-        .collect();
+    let alone: Vec<i32> = pictures.chunks(3 * 9 * 7).flat_map(|picture| macros.logits(picture).unwrap()).collect();
     assert_eq!(macros.logits(&pictures).unwrap(), alone);
-    assert!(
-        macros
-            .logits(&pictures[1..])
-            .unwrap_err()
-            .to_string()
-            .contains("not whole pictures")
-    );
+    assert!(macros.logits(&pictures[1..]).unwrap_err().to_string().contains("not whole pictures"));
 }
 
 /// Dense ceilings at 100 MHz, one 8-bit access a cycle, all macros computing, no padding, no reload.
@@ -742,74 +619,38 @@ fn groups_weight_bits(hardware: &Hardware) -> usize {
 /// 64 channels fill the word lines, 128 filters the outputs of 16 accesses, which 8 macros make two by two.
 #[test]
 fn a_layer_that_fills_every_macro_reaches_full_utilization() {
-    let pool = LayerSpec::AvgPool {
-        name: "pool".into(),
-        input: None,
-        kernel: None,
-    };
+    let pool = LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None };
     let layers = vec![conv("a", 64, 1, 1, 0, None), conv("b", 128, 1, 1, 0, None), pool];
     let evaluation = evaluate(&W8A8.network(spec([64, 8, 8], layers)), &Hardware::mars()).unwrap();
     assert!(evaluation.resident);
     let layer = &evaluation.layers[1];
-    assert_eq!(
-        (layer.accesses, layer.cycles, layer.utilization),
-        (16 * 64, 2 * 64, 1.0)
-    );
+    assert_eq!((layer.accesses, layer.cycles, layer.utilization), (16 * 64, 2 * 64, 1.0));
 }
 
 /// One core, one access a macro, 64-cycle loads (64 x 64 cells through 64 bits): the second macro loads while the first computes.
 #[test]
 fn weights_load_while_another_macro_computes() {
-    let network = W8A8.network(spec(
-        [64, 10, 10],
-        vec![conv("a", 16, 1, 1, 0, None), conv("b", 8, 1, 1, 0, None)],
-    ));
-    let mut hardware = Hardware {
-        cores: 1,
-        rows: 64,
-        ..Hardware::mars()
-    };
+    let network = W8A8.network(spec([64, 10, 10], vec![conv("a", 16, 1, 1, 0, None), conv("b", 8, 1, 1, 0, None)]));
+    let mut hardware = Hardware { cores: 1, rows: 64, ..Hardware::mars() };
     hardware.memory.weight_bits_per_cycle = 1 << 20;
     let spans = |hardware: &Hardware| -> Vec<_> {
         let timeline = evaluate(&network, hardware).unwrap().timeline;
-        timeline
-            .spans
-            .iter()
-            .take(4)
-            .map(|span| (span.unit, span.activity, span.start, span.end))
-            .collect()
+        timeline.spans.iter().take(4).map(|span| (span.unit, span.activity, span.start, span.end)).collect()
     };
     use Activity::{Compute, Load};
     // Layer a: 16 filters at 8 bits are two accesses of 100 pixels.
-    assert_eq!(
-        spans(&hardware),
-        [
-            (0, Load, 0, 64),
-            (0, Compute, 64, 164),
-            (1, Load, 64, 128),
-            (1, Compute, 128, 228)
-        ]
-    );
+    assert_eq!(spans(&hardware), [(0, Load, 0, 64), (0, Compute, 64, 164), (1, Load, 64, 128), (1, Compute, 128, 228)]);
     hardware.macros_per_core = 1;
     assert_eq!(
         spans(&hardware),
-        [
-            (0, Load, 0, 64),
-            (0, Compute, 64, 164),
-            (0, Load, 164, 228),
-            (0, Compute, 228, 328)
-        ]
+        [(0, Load, 0, 64), (0, Compute, 64, 164), (0, Load, 164, 228), (0, Compute, 228, 328)]
     );
 }
 
 #[test]
 fn weights_of_bits_that_the_macro_lacks_are_charged_at_the_next_precision() {
     let evaluation = |weight_bits| {
-        let recipe = Recipe {
-            weight_bits,
-            edge_bits: weight_bits,
-            ..W4A4
-        };
+        let recipe = Recipe { weight_bits, edge_bits: weight_bits, ..W4A4 };
         evaluate(&recipe.network(small_network()), &Hardware::mars()).unwrap()
     };
     let accesses = |bits| evaluation(bits).layers.iter().map(|layer| layer.accesses).sum::<u64>();
@@ -817,35 +658,17 @@ fn weights_of_bits_that_the_macro_lacks_are_charged_at_the_next_precision() {
     assert_eq!(accesses(5), accesses(8));
     assert!(accesses(8) > accesses(4));
     let (three, four) = (evaluation(3), evaluation(4));
-    assert_eq!(
-        three.cost.energy_breakdown_uj.cell_writes,
-        four.cost.energy_breakdown_uj.cell_writes
-    );
-    assert_eq!(
-        three.compression.weight_bits_stored * 4,
-        four.compression.weight_bits_stored * 3
-    );
+    assert_eq!(three.cost.energy_breakdown_uj.cell_writes, four.cost.energy_breakdown_uj.cell_writes);
+    assert_eq!(three.compression.weight_bits_stored * 4, four.compression.weight_bits_stored * 3);
 }
 
 #[test]
 fn frames_that_share_a_load_share_its_energy() {
     let network = W8A8.network(zoo("resnet20", 10).unwrap());
-    let evaluation = |frames_per_load| {
-        evaluate(
-            &network,
-            &Hardware {
-                frames_per_load,
-                ..Hardware::mars()
-            },
-        )
-        .unwrap()
-        .cost
-    };
+    let evaluation =
+        |frames_per_load| evaluate(&network, &Hardware { frames_per_load, ..Hardware::mars() }).unwrap().cost;
     let (one, ten) = (evaluation(1), evaluation(10));
-    assert!(close(
-        one.energy_breakdown_uj.cell_writes,
-        10.0 * ten.energy_breakdown_uj.cell_writes
-    ));
+    assert!(close(one.energy_breakdown_uj.cell_writes, 10.0 * ten.energy_breakdown_uj.cell_writes));
     assert!(ten.cycles < one.cycles && ten.latency_us > one.latency_us);
 }
 
@@ -855,10 +678,7 @@ fn maps_beyond_the_feature_sram_go_to_the_next_level() {
     let mut hardware = Hardware::mars();
     let cost = |hardware: &Hardware| evaluate(&network, hardware).unwrap().cost_without_reload;
     // The picture alone: 3072 bytes at 1 pJ/b.
-    assert!(close(
-        cost(&hardware).energy_breakdown_uj.next_level,
-        3072.0 * 8.0 / 1e6
-    ));
+    assert!(close(cost(&hardware).energy_breakdown_uj.next_level, 3072.0 * 8.0 / 1e6));
     let cycles = cost(&hardware).cycles;
     hardware.memory.feature_sram_kib = 16;
     assert!(cost(&hardware).energy_breakdown_uj.next_level > 1.0);
@@ -869,10 +689,7 @@ fn maps_beyond_the_feature_sram_go_to_the_next_level() {
 fn component_energies_are_those_of_the_formulas() {
     let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
     let precision = hardware.precision(8, 8).unwrap();
-    assert_eq!(
-        (precision.slices, precision.phases, precision.passes, precision.outputs),
-        (8, 8, 8, 8)
-    );
+    assert_eq!((precision.slices, precision.phases, precision.passes, precision.outputs), (8, 8, 8, 8));
     // Cells 64 x 64 x 0.35 fF, converters 64 x (100 x 5 + 0.001 x 4^5) fF, no drivers at one bit, at 0.9 V.
     let pass = (64.0 * 64.0 * 0.35 + 64.0 * (500.0 + 1.024)) * 0.81 / 1e3;
     assert!(close(precision.energy_pj, 8.0 * pass), "{}", precision.energy_pj);
@@ -890,10 +707,7 @@ fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
 
 #[test]
 fn the_shipped_file_is_the_embedded_one() {
-    assert_eq!(
-        Hardware::load("experiments/hardware/mars.toml".as_ref()).unwrap(),
-        Hardware::mars()
-    );
+    assert_eq!(Hardware::load("experiments/hardware/mars.toml".as_ref()).unwrap(), Hardware::mars());
     Hardware::mars().validate().unwrap();
 }
 
@@ -905,22 +719,10 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     for (from, to, message) in [
         ("rows = 1024", "rows = 0", "rows is 0, it must be from 1 to 16384"),
         ("cores = 4", "cores = 0", "cores is 0, it must be from 1 to 16384"),
-        (
-            "weight_bits = 8",
-            "weight_bits = 9",
-            "access[1].weight_bits is 9, it must be from 1 to 8",
-        ),
-        (
-            "input_bits_per_cycle = 4",
-            "input_bits_per_cycle = 9",
-            "input_bits_per_cycle is 9, it must be from 1 to 8",
-        ),
+        ("weight_bits = 8", "weight_bits = 9", "access[1].weight_bits is 9, it must be from 1 to 8"),
+        ("input_bits_per_cycle = 4", "input_bits_per_cycle = 9", "input_bits_per_cycle is 9, it must be from 1 to 8"),
         ("rows = 1024", "rows = 32", "rows_on 64 exceeds rows 32"),
-        (
-            "rows = 1024",
-            "rows = 1020",
-            "rows 1020 does not divide into 8 partitions",
-        ),
+        ("rows = 1024", "rows = 1020", "rows 1020 does not divide into 8 partitions"),
         (
             "channels = 16",
             "channels = 65",
@@ -931,41 +733,17 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
             "weight_slice_bits = 3",
             "access[0].weight_bits 4 is not a multiple of weight_slice_bits 3",
         ),
-        (
-            "columns = 64",
-            "columns = 4",
-            "access[1].weight_bits 8 exceeds columns 4",
-        ),
-        (
-            "energy_pj = 61.6",
-            "",
-            "access[1].energy_pj is missing, and so is energy.components",
-        ),
-        (
-            "clock_mhz = 100 ",
-            "clock_mhz = nan ",
-            "clock_mhz is NaN, it must be above 0 and at most 1e6",
-        ),
+        ("columns = 64", "columns = 4", "access[1].weight_bits 8 exceeds columns 4"),
+        ("energy_pj = 61.6", "", "access[1].energy_pj is missing, and so is energy.components"),
+        ("clock_mhz = 100 ", "clock_mhz = nan ", "clock_mhz is NaN, it must be above 0 and at most 1e6"),
         (
             "weight_sram_kib = 128",
             "weight_sram_kib = 0",
             "memory.weight_sram_kib is 0, it must be from 1 to 4294967296",
         ),
-        (
-            "gate_pj = 0.0002835",
-            "gate_pj = -1",
-            "energy.gate_pj is -1, it must be from 0 to 1e6",
-        ),
-        (
-            "kind = \"ideal\"",
-            "kind = \"bits\"\nbits = 5\nstep = 0",
-            "converter.step is 0, it must be from 1 to 16384",
-        ),
-        (
-            "columns = 64",
-            "colums = 64",
-            "unknown field `colums`, expected one of `name`, `cores`",
-        ),
+        ("gate_pj = 0.0002835", "gate_pj = -1", "energy.gate_pj is -1, it must be from 0 to 1e6"),
+        ("kind = \"ideal\"", "kind = \"bits\"\nbits = 5\nstep = 0", "converter.step is 0, it must be from 1 to 16384"),
+        ("columns = 64", "colums = 64", "unknown field `colums`, expected one of `name`, `cores`"),
         ("cores = 4", "cores = -4", "invalid value: integer `-4`"),
     ] {
         assert!(text.contains(from), "{from}");
@@ -973,16 +751,8 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
         let error = Hardware::load(&path).unwrap_err().to_string();
         assert!(error.contains("chip.toml") && error.contains(message), "{to}: {error}");
     }
-    let error = Hardware {
-        rows_on: 0,
-        ..Hardware::mars()
-    }
-    .validate()
-    .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "hardware `mars`: rows_on is 0, it must be from 1 to 16384"
-    );
+    let error = Hardware { rows_on: 0, ..Hardware::mars() }.validate().unwrap_err();
+    assert_eq!(error.to_string(), "hardware `mars`: rows_on is 0, it must be from 1 to 16384");
     assert!(Hardware::load("no/such.toml".as_ref()).is_err());
 }
 
@@ -1002,12 +772,7 @@ fn speed() {
     for (name, recipe, images, hardware) in [
         ("resnet20", W4A4, 2000, Hardware::mars()),
         ("vgg16", W8A8, 100, Hardware::mars()),
-        (
-            "resnet20",
-            W4A4,
-            200,
-            Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap(),
-        ),
+        ("resnet20", W4A4, 200, Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap()),
     ] {
         let network = recipe.network(zoo(name, 10).unwrap());
         let started = std::time::Instant::now();

@@ -16,21 +16,14 @@ const ZEROS: &str = "00000000000000000000000000000000000000000000000000000000000
 
 fn conv(input_bits: u8, weight_bits: u8, weights: Vec<i8>, filters: usize) -> IntegerConv {
     let bias = (0..filters as i32).map(|filter| filter * 1000 - 1500).collect();
-    IntegerConv {
-        input_bits,
-        weight_bits,
-        weights,
-        bias,
-    }
+    IntegerConv { input_bits, weight_bits, weights, bias }
 }
 
 /// Weights of `bits` bits, of which each run of four between two others is 0.
 fn weights(count: usize, bits: u8) -> Vec<i8> {
     let limit = (1i64 << (bits - 1)) - 1;
     let value = |position: usize| (position as i64 * 37 % (2 * limit + 1) - limit) as i8;
-    (0..count)
-        .map(|position| if position / 4 % 3 == 1 { 0 } else { value(position) })
-        .collect()
+    (0..count).map(|position| if position / 4 % 3 == 1 { 0 } else { value(position) }).collect()
 }
 
 fn requantize(multipliers: &[u32], forms: &[(u8, u8)]) -> Requantize {
@@ -57,10 +50,7 @@ fn network(spec: &str, group: [usize; 2], layers: Vec<IntegerLayer>) -> IntegerN
     IntegerNetwork {
         zero_points: vec![124; spec.input[0]],
         classes: (0..spec.classes).map(|class| format!("class {class}")).collect(),
-        group: GroupShape {
-            filters: group[0],
-            channels: group[1],
-        },
+        group: GroupShape { filters: group[0], channels: group[1] },
         graph: Graph::new(spec).unwrap(),
         layers,
     }
@@ -91,19 +81,12 @@ fn tiny() -> Package {
             skip: None,
             output: Some(requantize(&[300, 301, 302], &[(8, 10)])),
         },
-        IntegerLayer::Conv {
-            conv: conv(8, 8, linear, 2),
-            skip: None,
-            output: None,
-        },
+        IntegerLayer::Conv { conv: conv(8, 8, linear, 2), skip: None, output: None },
     ];
     Package {
         network: network(spec, [2, 2], layers),
         provenance: provenance(),
-        predictions: Some(Predictions {
-            data_sha256: "b3".repeat(32),
-            classes: vec![0, 1, 1],
-        }),
+        predictions: Some(Predictions { data_sha256: "b3".repeat(32), classes: vec![0, 1, 1] }),
     }
 }
 
@@ -155,36 +138,19 @@ fn small() -> Package {
         },
         IntegerLayer::Conv {
             conv: conv(4, 4, weights(5 * 36, 4), 5),
-            skip: Some(IntegerSkip::Identity {
-                bits: 8,
-                multiplier: 70_000,
-            }),
+            skip: Some(IntegerSkip::Identity { bits: 8, multiplier: 70_000 }),
             output: Some(requantize(&[1, 2, 3, 4, 5], &[(3, 20)])),
         },
         IntegerLayer::Conv {
             conv: conv(3, 2, weights(6 * 45, 2), 6),
-            skip: Some(IntegerSkip::Projection {
-                conv: conv(3, 5, weights(30, 5), 6),
-                multipliers: vec![9],
-            }),
+            skip: Some(IntegerSkip::Projection { conv: conv(3, 5, weights(30, 5), 6), multipliers: vec![9] }),
             output: Some(requantize(&[65_535], &[(8, 39)])),
         },
         IntegerLayer::MaxPool,
-        IntegerLayer::AvgPool {
-            input_bits: 8,
-            output: requantize(&[4], &[(8, 4)]),
-        },
-        IntegerLayer::Conv {
-            conv: conv(8, 8, vec![0; 18], 3),
-            skip: None,
-            output: None,
-        },
+        IntegerLayer::AvgPool { input_bits: 8, output: requantize(&[4], &[(8, 4)]) },
+        IntegerLayer::Conv { conv: conv(8, 8, vec![0; 18], 3), skip: None, output: None },
     ];
-    Package {
-        network: network(spec, [2, 3], layers),
-        provenance: provenance(),
-        predictions: None,
-    }
+    Package { network: network(spec, [2, 3], layers), provenance: provenance(), predictions: None }
 }
 
 /// A package as its parts: the header, the container's other entries, the tensors' bytes.
@@ -292,10 +258,7 @@ fn a_file_is_named_in_the_error() {
     assert_eq!(Package::read(&path).unwrap(), small());
     fs::write(&path, "no package").unwrap();
     let error = Package::read(&path).unwrap_err().to_string();
-    assert!(
-        error.contains("model.mars is not a usable package: it is not a safetensors file"),
-        "{error}"
-    );
+    assert!(error.contains("model.mars is not a usable package: it is not a safetensors file"), "{error}");
 }
 
 #[test]
@@ -331,96 +294,36 @@ fn a_changed_number_is_told_by_the_checksum() {
 fn a_wrong_header_is_named_by_field() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 30] = [
-        (
-            |h| h["version"] = 2.into(),
-            "`header.version` is 2, this program reads 1",
-        ),
+        (|h| h["version"] = 2.into(), "`header.version` is 2, this program reads 1"),
         (|h| h["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][3]["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][0]["conv"]["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["network"]["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["provenance"]["extra"] = 1.into(), "unknown field `extra`"),
-        (
-            |h| drop(h.as_object_mut().unwrap().remove("group")),
-            "missing field `group`",
-        ),
+        (|h| drop(h.as_object_mut().unwrap().remove("group")), "missing field `group`"),
         (|h| h["group"]["filters"] = 0.into(), "`header.group`"),
-        (
-            |h| h["group"]["channels"] = u64::MAX.into(),
-            "`header.layers[1].conv.index[0]`",
-        ),
+        (|h| h["group"]["channels"] = u64::MAX.into(), "`header.layers[1].conv.index[0]`"),
         (|h| h["zero_points"] = json!([1, 2]), "2 zero points for 3 colors"),
         (|h| h["zero_points"] = json!([1, 2, 256]), "expected u8"),
         (|h| h["classes"] = json!(["a"]), "1 class names for 3 classes"),
-        (
-            |h| drop(h["layers"].as_array_mut().unwrap().pop()),
-            "5 entries for 6 layers",
-        ),
-        (
-            |h| h["layers"][0] = h["layers"][3].clone(),
-            "`header.layers[0].op`: it isn't that of layer `stem`",
-        ),
+        (|h| drop(h["layers"].as_array_mut().unwrap().pop()), "5 entries for 6 layers"),
+        (|h| h["layers"][0] = h["layers"][3].clone(), "`header.layers[0].op`: it isn't that of layer `stem`"),
         (|h| h["layers"][3] = h["layers"][0].clone(), "`header.layers[3].op`"),
-        (
-            |h| h["layers"][1]["skip"] = h["layers"][2]["skip"].clone(),
-            "`header.layers[1].skip.conv`",
-        ),
-        (
-            |h| h["layers"][1]["skip"] = Value::Null,
-            "layer `identity`: its residual differs",
-        ),
-        (
-            |h| h["layers"][0]["conv"]["weight_bits"] = 9.into(),
-            "`header.layers[0].conv.weight_bits`: 9 is not",
-        ),
-        (
-            |h| h["layers"][0]["conv"]["weight_bits"] = 7.into(),
-            "tensor `stem.weights`: it has",
-        ),
-        (
-            |h| h["layers"][1]["conv"]["input_bits"] = 5.into(),
-            "layer `identity`: it reads its input at 5 bits",
-        ),
-        (
-            |h| h["layers"][0]["conv"]["index"] = json!([]),
-            "`header.layers[0].conv.index`: 0 entries for 2",
-        ),
-        (
-            |h| h["layers"][0]["conv"]["index"][1]["bits"] = 1.into(),
-            "header.layers[0].conv.index[1]",
-        ),
-        (
-            |h| h["layers"][0]["conv"]["index"][1]["bits"] = u64::MAX.into(),
-            "ends before the index of filter set 1",
-        ),
-        (
-            |h| h["layers"][0]["output"]["multipliers"] = json!([70_000]),
-            "layer `stem`: multiplier 70000",
-        ),
-        (
-            |h| h["layers"][0]["output"]["forms"][0]["shift"] = 40.into(),
-            "layer `stem`: form of 4 bits with shift 40",
-        ),
-        (
-            |h| h["predictions"] = json!({ "data_sha256": "ab".repeat(32) }),
-            "tensor `predictions`: it is missing",
-        ),
-        (
-            |h| h["provenance"]["data_sha256"] = "5A".repeat(32).into(),
-            "`header.provenance.data_sha256`",
-        ),
-        (
-            |h| h["provenance"]["float_accuracy"] = 101.into(),
-            "`header.provenance.float_accuracy`",
-        ),
-        (
-            |h| h["network"]["layers"][0]["name"] = "other".into(),
-            "its input `stem` is not a layer",
-        ),
-        (
-            |h| h["network"]["layers"][5]["name"] = "projected.projection".into(),
-            "two convolutions have this name",
-        ),
+        (|h| h["layers"][1]["skip"] = h["layers"][2]["skip"].clone(), "`header.layers[1].skip.conv`"),
+        (|h| h["layers"][1]["skip"] = Value::Null, "layer `identity`: its residual differs"),
+        (|h| h["layers"][0]["conv"]["weight_bits"] = 9.into(), "`header.layers[0].conv.weight_bits`: 9 is not"),
+        (|h| h["layers"][0]["conv"]["weight_bits"] = 7.into(), "tensor `stem.weights`: it has"),
+        (|h| h["layers"][1]["conv"]["input_bits"] = 5.into(), "layer `identity`: it reads its input at 5 bits"),
+        (|h| h["layers"][0]["conv"]["index"] = json!([]), "`header.layers[0].conv.index`: 0 entries for 2"),
+        (|h| h["layers"][0]["conv"]["index"][1]["bits"] = 1.into(), "header.layers[0].conv.index[1]"),
+        (|h| h["layers"][0]["conv"]["index"][1]["bits"] = u64::MAX.into(), "ends before the index of filter set 1"),
+        (|h| h["layers"][0]["output"]["multipliers"] = json!([70_000]), "layer `stem`: multiplier 70000"),
+        (|h| h["layers"][0]["output"]["forms"][0]["shift"] = 40.into(), "layer `stem`: form of 4 bits with shift 40"),
+        (|h| h["predictions"] = json!({ "data_sha256": "ab".repeat(32) }), "tensor `predictions`: it is missing"),
+        (|h| h["provenance"]["data_sha256"] = "5A".repeat(32).into(), "`header.provenance.data_sha256`"),
+        (|h| h["provenance"]["float_accuracy"] = 101.into(), "`header.provenance.float_accuracy`"),
+        (|h| h["network"]["layers"][0]["name"] = "other".into(), "its input `stem` is not a layer"),
+        (|h| h["network"]["layers"][5]["name"] = "projected.projection".into(), "two convolutions have this name"),
     ];
     for (number, (change, expected)) in cases.into_iter().enumerate() {
         let error = header_error(&small(), change);
@@ -435,18 +338,9 @@ fn absurd_sizes_are_errors() {
     let cases: [(Change, &str); 8] = [
         (|h| h["network"]["input"] = json!([65536, 65536, 65536]), "values"),
         (|h| h["network"]["input"] = json!([u64::MAX, 2, 2]), "input"),
-        (
-            |h| h["network"]["layers"][1]["filters"] = 65536.into(),
-            "must be a conv or linear layer",
-        ),
-        (
-            |h| h["network"]["layers"][0]["filters"] = 65536.into(),
-            "`header.layers[0].conv.index`",
-        ),
-        (
-            |h| h["network"]["layers"][0]["kernel"] = 257.into(),
-            "`header.network.layers[0].kernel`: 257 is above 256",
-        ),
+        (|h| h["network"]["layers"][1]["filters"] = 65536.into(), "must be a conv or linear layer"),
+        (|h| h["network"]["layers"][0]["filters"] = 65536.into(), "`header.layers[0].conv.index`"),
+        (|h| h["network"]["layers"][0]["kernel"] = 257.into(), "`header.network.layers[0].kernel`: 257 is above 256"),
         (|h| h["network"]["layers"][0]["filters"] = u64::MAX.into(), "65536"),
         (
             |h| {
@@ -553,13 +447,7 @@ fn what_cannot_be_read_is_not_written() {
     assert!(package.to_bytes().unwrap_err().to_string().contains("zero points"));
     let mut package = tiny();
     package.provenance.float_accuracy = Some(f64::NAN);
-    assert!(
-        package
-            .to_bytes()
-            .unwrap_err()
-            .to_string()
-            .contains("provenance.float_accuracy")
-    );
+    assert!(package.to_bytes().unwrap_err().to_string().contains("provenance.float_accuracy"));
     let mut package = tiny();
     package.predictions.as_mut().unwrap().classes[0] = 2;
     assert!(package.to_bytes().unwrap_err().to_string().contains("class 2"));

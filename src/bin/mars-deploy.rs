@@ -45,13 +45,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
     let dataset = Dataset::load(name, &arguments.common.data())?;
-    let deployment = validate(
-        &package,
-        &hardware,
-        &dataset.test,
-        arguments.images,
-        arguments.common.quiet,
-    )?;
+    let deployment = validate(&package, &hardware, &dataset.test, arguments.images, arguments.common.quiet)?;
     if let Some(folder) = &arguments.folder {
         report::write(&deployment, folder)?;
     }

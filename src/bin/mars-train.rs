@@ -63,11 +63,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         ("pretrained", arguments.pretrained),
         ("hardware", arguments.hardware),
     ];
-    settings.extend(
-        strings
-            .into_iter()
-            .filter_map(|(key, value)| Some(format!("{key}={:?}", value?))),
-    );
+    settings.extend(strings.into_iter().filter_map(|(key, value)| Some(format!("{key}={:?}", value?))));
     settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
     let plan = Plan::new(Request {
         recipe: arguments.recipe,
@@ -90,10 +86,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {
-            eprintln!(
-                "interrupted; go on with: mars-train --resume --run {}",
-                folder.display()
-            );
+            eprintln!("interrupted; go on with: mars-train --resume --run {}", folder.display());
             Ok(ExitCode::from(130))
         }
     }

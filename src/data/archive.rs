@@ -60,19 +60,12 @@ impl Archive {
 
     pub(super) fn verify(&self, file: &mut File, path: &Path, advice: &str) -> Result<(), DataError> {
         let mut digest = Sha256::new();
-        file.rewind()
-            .and_then(|()| io::copy(file, &mut digest))
-            .map_err(DataError::io(path))?;
+        file.rewind().and_then(|()| io::copy(file, &mut digest)).map_err(DataError::io(path))?;
         let found = format!("{:x}", digest.finalize());
         if found == self.sha256 {
             return Ok(());
         }
-        Err(DataError::Checksum {
-            path: path.into(),
-            expected: self.sha256.clone(),
-            found,
-            advice: advice.into(),
-        })
+        Err(DataError::Checksum { path: path.into(), expected: self.sha256.clone(), found, advice: advice.into() })
     }
 
     /// Unpacks into a folder beside the final one and renames it.
@@ -101,10 +94,7 @@ impl Archive {
         for entry in archive.entries().map_err(broken)? {
             let mut entry = entry.map_err(broken)?;
             let inside = entry.path().map_err(broken)?.into_owned();
-            let Some(index) = missing
-                .iter()
-                .position(|member| inside == Path::new(&self.folder).join(member))
-            else {
+            let Some(index) = missing.iter().position(|member| inside == Path::new(&self.folder).join(member)) else {
                 continue;
             };
             let member = unfinished.join(missing.swap_remove(index));
@@ -113,10 +103,9 @@ impl Archive {
         }
         match missing.first() {
             None => Ok(()),
-            Some(member) => Err(DataError::Archive {
-                path: path.into(),
-                message: format!("it holds no {}/{member}", self.folder),
-            }),
+            Some(member) => {
+                Err(DataError::Archive { path: path.into(), message: format!("it holds no {}/{member}", self.folder) })
+            }
         }
     }
 }

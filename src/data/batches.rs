@@ -57,13 +57,7 @@ impl<'a> Batches<'a> {
 
     fn new(split: &'a Split, order: Vec<usize>, batch_size: usize, augmentation: Option<Augmentation>) -> Self {
         assert!(batch_size > 0, "a batch without images");
-        Self {
-            split,
-            order,
-            next: 0,
-            batch_size,
-            augmentation,
-        }
+        Self { split, order, next: 0, batch_size, augmentation }
     }
 
     fn fill(&self, sample: usize, out: &mut [u8]) {
@@ -85,10 +79,7 @@ impl Iterator for Batches<'_> {
             return None;
         }
         let mut images = vec![0; samples.len() * IMAGE_BYTES];
-        images
-            .par_chunks_exact_mut(IMAGE_BYTES)
-            .zip(samples)
-            .for_each(|(out, &sample)| self.fill(sample, out));
+        images.par_chunks_exact_mut(IMAGE_BYTES).zip(samples).for_each(|(out, &sample)| self.fill(sample, out));
         let labels = samples.iter().map(|&sample| self.split.labels[sample]).collect();
         self.next = end;
         Some(Batch { images, labels })

@@ -32,13 +32,7 @@ const LAYOUTS: [Layout; 2] = [
         archive: "cifar-10-binary.tar.gz",
         sha256: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
         folder: "cifar-10-batches-bin",
-        train: &[
-            "data_batch_1.bin",
-            "data_batch_2.bin",
-            "data_batch_3.bin",
-            "data_batch_4.bin",
-            "data_batch_5.bin",
-        ],
+        train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
         test: "test_batch.bin",
         label_classes: &[10],
         train_images: 10_000,
@@ -68,10 +62,7 @@ impl Layout {
         if let Some(folder) = places.iter().find_map(|place| self.unpacked(place)) {
             return self.read(&folder);
         }
-        let place = places
-            .iter()
-            .find(|place| place.join(self.archive).exists())
-            .unwrap_or(&places[0]);
+        let place = places.iter().find(|place| place.join(self.archive).exists()).unwrap_or(&places[0]);
         self.read(&self.archive(base_url).install(place, quiet)?)
     }
 
@@ -87,11 +78,7 @@ impl Layout {
     fn archive(&self, base_url: Option<&str>) -> Archive {
         let members = self.train.iter().chain([&self.test, &self.class_names]);
         Archive {
-            url: format!(
-                "{}/{}",
-                base_url.unwrap_or(BASE_URL).trim_end_matches('/'),
-                self.archive
-            ),
+            url: format!("{}/{}", base_url.unwrap_or(BASE_URL).trim_end_matches('/'), self.archive),
             file: self.archive.into(),
             sha256: self.sha256.into(),
             folder: self.folder.into(),
@@ -107,30 +94,19 @@ impl Layout {
         }
         let mut test = Split::default();
         self.read_records(&folder.join(self.test), TEST_IMAGES, &mut test)?;
-        Ok(Dataset {
-            name: self.name.into(),
-            classes,
-            train,
-            test,
-        })
+        Ok(Dataset { name: self.name.into(), classes, train, test })
     }
 
     fn read_class_names(&self, path: &Path) -> Result<Vec<String>, DataError> {
         let bytes = read_file(path, 1 << 16)?;
         let text = String::from_utf8(bytes).map_err(|_| DataError::damaged(path, "it isn't text"))?;
-        let names: Vec<String> = text
-            .lines()
-            .map(|line| line.trim().to_owned())
-            .filter(|line| !line.is_empty())
-            .collect();
+        let names: Vec<String> =
+            text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
         let expected = self.label_classes.last().map_or(0, |&classes| usize::from(classes));
         if names.len() == expected {
             Ok(names)
         } else {
-            Err(DataError::damaged(
-                path,
-                format!("it has {} class names, expected {expected}", names.len()),
-            ))
+            Err(DataError::damaged(path, format!("it has {} class names, expected {expected}", names.len())))
         }
     }
 
@@ -180,10 +156,7 @@ fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, DataError> {
         .and_then(|file| file.take(limit as u64 + 1).read_to_end(&mut bytes))
         .map_err(DataError::io(path))?;
     if bytes.len() > limit {
-        return Err(DataError::damaged(
-            path,
-            format!("it has more than {limit} bytes, the size of the official file"),
-        ));
+        return Err(DataError::damaged(path, format!("it has more than {limit} bytes, the size of the official file")));
     }
     Ok(bytes)
 }
@@ -206,18 +179,10 @@ mod tests {
     fn without_network_the_error_says_what_to_put_where() {
         let dir = tempfile::TempDir::new().unwrap();
         let places = [dir.path().join("first"), dir.path().join("second")];
-        let error = layout("cifar100")
-            .unwrap()
-            .load(&places, Some("http://127.0.0.1:1"), true)
-            .unwrap_err()
-            .to_string();
+        let error =
+            layout("cifar100").unwrap().load(&places, Some("http://127.0.0.1:1"), true).unwrap_err().to_string();
         let place = places[0].display().to_string();
-        for part in [
-            "`cifar-100-binary.tar.gz`",
-            "`cifar-100-binary`",
-            &place,
-            "cifar10-mini",
-        ] {
+        for part in ["`cifar-100-binary.tar.gz`", "`cifar-100-binary`", &place, "cifar10-mini"] {
             assert!(error.contains(part), "{error}");
         }
     }

@@ -44,11 +44,7 @@ impl Archive {
 
     /// Fetches what `file` lacks, again and again as long as each attempt brings it further.
     fn download(&self, file: &mut File, path: &Path, dir: &Path, quiet: bool) -> Result<(), DataError> {
-        let bar = if quiet {
-            ProgressBar::hidden()
-        } else {
-            progress_bar(&self.file)
-        };
+        let bar = if quiet { ProgressBar::hidden() } else { progress_bar(&self.file) };
         let mut reached = 0;
         loop {
             let attempt = self.fetch(file, &bar);
@@ -81,9 +77,7 @@ impl Archive {
         if have > 0 {
             request = request.header("Range", format!("bytes={have}-"));
         }
-        let response = request
-            .call()
-            .map_err(|error| Interruption::Server(error.to_string()))?;
+        let response = request.call().map_err(|error| Interruption::Server(error.to_string()))?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         match response.status().as_u16() {
             200 => {
@@ -95,9 +89,7 @@ impl Archive {
             // Nothing lies behind what is here; the checksum decides whether that is all.
             416 if have > 0 => return Ok(()),
             status => {
-                return Err(Interruption::Server(format!(
-                    "the server answered with status {status}"
-                )));
+                return Err(Interruption::Server(format!("the server answered with status {status}")));
             }
         }
         let rest: Option<u64> = header("Content-Length").and_then(|length| length.parse().ok());

@@ -86,9 +86,6 @@ impl DataError {
     }
 
     pub(super) fn damaged(path: &Path, message: impl Into<String>) -> Self {
-        Self::Damaged {
-            path: path.to_path_buf(),
-            message: message.into(),
-        }
+        Self::Damaged { path: path.to_path_buf(), message: message.into() }
     }
 }

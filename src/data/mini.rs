@@ -12,18 +12,7 @@ use super::{COLORS, DataError, Dataset, IMAGE_BYTES, SIDE, Split};
 
 pub(super) const NAME: &str = "cifar10-mini";
 
-const CLASSES: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
+const CLASSES: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 /// Images in a row of a sheet; an image's class is its column modulo the number of classes.
 const COLUMNS: usize = 20;
 const TRAIN_IMAGES: usize = 3_000;
@@ -37,10 +26,7 @@ const TEST_SHEET: &[u8] = include_bytes!("../../datasets/cifar10-mini/test.webp"
 pub(super) fn load() -> Result<Dataset, DataError> {
     let train = decode("train.webp", TRAIN_SHEET, TRAIN_IMAGES)?;
     let test = decode("test.webp", TEST_SHEET, TEST_IMAGES)?;
-    let digest = Sha256::new()
-        .chain_update(&train.images)
-        .chain_update(&test.images)
-        .finalize();
+    let digest = Sha256::new().chain_update(&train.images).chain_update(&test.images).finalize();
     let found = format!("{digest:x}");
     if found != PIXELS_SHA256 {
         return Err(DataError::Checksum {
@@ -51,21 +37,13 @@ pub(super) fn load() -> Result<Dataset, DataError> {
                 .into(),
         });
     }
-    Ok(Dataset {
-        name: NAME.into(),
-        classes: CLASSES.map(String::from).into(),
-        train,
-        test,
-    })
+    Ok(Dataset { name: NAME.into(), classes: CLASSES.map(String::from).into(), train, test })
 }
 
 /// The images of a sheet, row by row.
 fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
     let path = Path::new("datasets").join(NAME).join(name);
-    let damaged = |message: String| DataError::Archive {
-        path: path.clone(),
-        message,
-    };
+    let damaged = |message: String| DataError::Archive { path: path.clone(), message };
     let mut decoder = WebPDecoder::new(Cursor::new(sheet)).map_err(|error| damaged(error.to_string()))?;
     let size = (COLUMNS * SIDE, images / COLUMNS * SIDE);
     let (width, height) = decoder.dimensions();
@@ -76,9 +54,7 @@ fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
         )));
     }
     let mut pixels = vec![0; images * IMAGE_BYTES];
-    decoder
-        .read_image(&mut pixels)
-        .map_err(|error| damaged(error.to_string()))?;
+    decoder.read_image(&mut pixels).map_err(|error| damaged(error.to_string()))?;
 
     let mut split = Split {
         images: Vec::with_capacity(pixels.len()),

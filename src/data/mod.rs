@@ -81,10 +81,7 @@ pub struct Normalization {
 impl Default for Normalization {
     /// The constants of the akamaster checkpoints (those of ImageNet).
     fn default() -> Self {
-        Self {
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        }
+        Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
     }
 }
 
@@ -144,10 +141,7 @@ impl Split {
 
     /// SHA-256 over all images, then all labels, in hexadecimal.
     pub fn sha256(&self) -> String {
-        let digest = Sha256::new()
-            .chain_update(&self.images)
-            .chain_update(&self.labels)
-            .finalize();
+        let digest = Sha256::new().chain_update(&self.images).chain_update(&self.labels).finalize();
         format!("{digest:x}")
     }
 }

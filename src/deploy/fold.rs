@@ -65,12 +65,7 @@ const SCALE_RATIO_FLOOR: f64 = 1.0 / (1 << 14) as f64;
 /// beyond 32 bits.
 pub fn fold(graph: &Graph, weights: &Weights, options: &FoldOptions) -> Result<IntegerNetwork> {
     let plan = BitPlan::new(graph, options.quantize);
-    let folder = Folder {
-        graph,
-        weights,
-        options,
-        plan: &plan,
-    };
+    let folder = Folder { graph, weights, options, plan: &plan };
     let layers = graph
         .nodes()
         .iter()
@@ -102,6 +97,56 @@ struct FoldedConv {
     units: Vec<f64>,
 }
 
+/// A convolution in floats: weights and biases with batch norm and colors folded in.
+struct RealConv<'a> {
+    weights: &'a [f32],
+    gains: Vec<f64>,
+    biases: Vec<f64>,
+    /// Factor of each input channel.
+    colors: Vec<f64>,
+    taps: usize,
+}
+
+impl RealConv<'_> {
+    /// The folded weights of a filter.
+    fn column(&self, filter: usize) -> impl Iterator<Item = f64> {
+        let len = self.colors.len() * self.taps;
+        let weights = self.weights[filter * len..][..len].iter().enumerate();
+        weights.map(move |(index, weight)| f64::from(*weight) * self.gains[filter] * self.colors[index / self.taps])
+    }
+
+    /// The scale of the layer, or of each column: where steps are learned for columns, and with a batch norm that stays `outside`, whose
+    /// gain each column's scale takes up.
+    ///
+    /// A floor keeps biases below `2^30` and multipliers above zero; a column without weights takes the largest scale.
+    fn scales(&self, steps: &[f64], outside: bool, input_step: f64) -> Vec<f64> {
+        // Half of the limit, so that rounding and the picture's zero points stay within it.
+        let bias_floor = |filter: usize| self.biases[filter].abs() / (f64::from(MAX_BIAS) / 2.0 * input_step);
+        let filters = 0..self.gains.len();
+        if steps.len() == 1 && !outside {
+            return vec![filters.map(bias_floor).fold(steps[0], f64::max)];
+        }
+        let wished: Vec<f64> = filters
+            .map(|filter| match self.column(filter).all(|weight| weight == 0.0) {
+                true => 0.0,
+                false => broadcast(steps, filter) * if outside { self.gains[filter].abs() } else { 1.0 },
+            })
+            .collect();
+        let largest = wished.iter().copied().fold(0.0, f64::max);
+        let largest = if largest > 0.0 { largest } else { steps[0] };
+        let scales = wished.iter().enumerate().map(|(filter, &scale)| {
+            let scale = if scale == 0.0 { largest } else { scale };
+            scale.max(largest * SCALE_RATIO_FLOOR).max(bias_floor(filter))
+        });
+        scales.collect()
+    }
+}
+
+/// The value of a filter, from a list that holds one for all or one for each.
+fn broadcast(values: &[f64], filter: usize) -> f64 {
+    values[if values.len() > 1 { filter } else { 0 }]
+}
+
 impl Folder<'_> {
     fn layer(&self, node: &Node, bits: &NodeBits) -> Result<IntegerLayer> {
         match node.op {
@@ -110,17 +155,9 @@ impl Folder<'_> {
                 let window = (kernel[0] * kernel[1]) as f64;
                 let unit = self.step(node.source, bits.input)? / window;
                 let requantize = self.requantizer(node, bits, &[unit], &[], None)?;
-                Ok(IntegerLayer::AvgPool {
-                    input_bits: bits.input,
-                    output: requantize.output,
-                })
+                Ok(IntegerLayer::AvgPool { input_bits: bits.input, output: requantize.output })
             }
-            Op::Conv {
-                conv: shape,
-                batch_norm,
-                skip,
-                logits,
-            } => {
+            Op::Conv { conv: shape, batch_norm, skip, logits } => {
                 let main = self.conv(&node.name, &shape, node.source, bits, bits.input, batch_norm)?;
                 if logits {
                     return self.logits(node, main);
@@ -131,34 +168,18 @@ impl Folder<'_> {
                         let step = self.step(source, skip_bits)?;
                         let requantize = self.requantizer(node, bits, &main.units, &[], Some(step))?;
                         let multiplier = requantize.scale(step).round() as u32;
-                        (
-                            Some(IntegerSkip::Identity {
-                                bits: skip_bits,
-                                multiplier,
-                            }),
-                            requantize,
-                        )
+                        (Some(IntegerSkip::Identity { bits: skip_bits, multiplier }), requantize)
                     }
                     (Some(Skip::Projection { source, conv: shape }), Some(skip_bits)) => {
                         let name = node.projection_name();
                         let projection = self.conv(&name, &shape, source, bits, skip_bits, true)?;
                         let requantize = self.requantizer(node, bits, &main.units, &projection.units, None)?;
                         let multipliers = requantize.multipliers(&projection.units);
-                        (
-                            Some(IntegerSkip::Projection {
-                                conv: projection.conv,
-                                multipliers,
-                            }),
-                            requantize,
-                        )
+                        (Some(IntegerSkip::Projection { conv: projection.conv, multipliers }), requantize)
                     }
                     (Some(_), None) => unreachable!("a plan gives every residual its bits"),
                 };
-                Ok(IntegerLayer::Conv {
-                    conv: main.conv,
-                    skip,
-                    output: Some(requantize.output),
-                })
+                Ok(IntegerLayer::Conv { conv: main.conv, skip, output: Some(requantize.output) })
             }
         }
     }
@@ -166,16 +187,9 @@ impl Folder<'_> {
     /// The logits share one scale, so that they can be compared: columns of other scales would need another multiplier each.
     fn logits(&self, node: &Node, main: FoldedConv) -> Result<IntegerLayer> {
         if main.units.len() > 1 {
-            return Err(Error::layer(
-                &node.name,
-                "the last layer's logits need one scale, not one a column",
-            ));
+            return Err(Error::layer(&node.name, "the last layer's logits need one scale, not one a column"));
         }
-        Ok(IntegerLayer::Conv {
-            conv: main.conv,
-            skip: None,
-            output: None,
-        })
+        Ok(IntegerLayer::Conv { conv: main.conv, skip: None, output: None })
     }
 
     fn conv(
@@ -187,110 +201,52 @@ impl Folder<'_> {
         input_bits: u8,
         batch_norm: bool,
     ) -> Result<FoldedConv> {
-        let raw = &self.weights.get(&format!("{name}.weight"))?.values;
         let (gains, biases) = self.affine(name, shape, batch_norm)?;
-        let colors: Vec<f64> = match source {
-            Source::Image => self.options.picture.color_scales().collect(),
-            Source::Node(_) => vec![1.0; shape.channels()],
+        let real = RealConv {
+            weights: &self.weights.get(&format!("{name}.weight"))?.values,
+            gains,
+            biases,
+            colors: match source {
+                Source::Image => self.options.picture.color_scales().collect(),
+                Source::Node(_) => vec![1.0; shape.channels()],
+            },
+            taps: shape.taps(),
         };
         let input_step = self.step(source, input_bits)?;
-        let column_len = shape.weights() / shape.filters();
-        let folded = |filter: usize, index: usize| {
-            f64::from(raw[filter * column_len + index]) * gains[filter] * colors[index / shape.taps()]
-        };
-        let limit = f64::from((1 << (bits.weights - 1)) - 1);
         let steps = self.positive(&format!("{name}.weight_step"))?;
-        let per_column = steps.len() > 1 || (self.options.quantize.fusion == Fusion::None && batch_norm);
-        // The scale of each column before its floors; a column without weights has none of its own.
-        let wished: Vec<f64> = (0..shape.filters())
-            .map(|filter| {
-                let step = steps[if steps.len() > 1 { filter } else { 0 }];
-                let step = if self.options.quantize.fusion == Fusion::None {
-                    step * gains[filter].abs()
-                } else {
-                    step
-                };
-                let empty = (0..column_len).all(|index| folded(filter, index) == 0.0);
-                if empty && per_column { 0.0 } else { step }
-            })
-            .collect();
-        let largest = wished.iter().copied().fold(0.0, f64::max);
-        let largest = if largest > 0.0 { largest } else { steps[0] };
-        // Half a unit below the bound, so that rounding stays within it; the zero points come on top for the picture.
-        let bias_limit = f64::from(MAX_BIAS) / 2.0;
-        let floored = |scale: f64, filter: usize| {
-            let scale = if scale == 0.0 { largest } else { scale };
-            scale
-                .max(largest * SCALE_RATIO_FLOOR)
-                .max(biases[filter].abs() / (bias_limit * input_step))
-        };
-        let scales: Vec<f64> = if per_column {
-            wished
-                .iter()
-                .enumerate()
-                .map(|(filter, scale)| floored(*scale, filter))
-                .collect()
-        } else {
-            vec![
-                (0..shape.filters())
-                    .map(|filter| floored(largest, filter))
-                    .fold(0.0, f64::max),
-            ]
-        };
-        let scale = |filter: usize| scales[if scales.len() > 1 { filter } else { 0 }];
+        let scales = real.scales(&steps, self.options.quantize.fusion == Fusion::None && batch_norm, input_step);
+        let limit = f64::from((1 << (bits.weights - 1)) - 1);
         let mut weights = Vec::with_capacity(shape.weights());
-        let mut bias = Vec::with_capacity(shape.filters());
-        for filter in 0..shape.filters() {
-            let column: Vec<i8> = (0..column_len)
-                .map(|index| (folded(filter, index) / scale(filter)).round().clamp(-limit, limit) as i8)
-                .collect();
-            let mut sum = (biases[filter] / (scale(filter) * input_step)).round() as i64;
+        let mut biases = Vec::with_capacity(shape.filters());
+        for (filter, bias) in real.biases.iter().enumerate() {
+            let scale = broadcast(&scales, filter);
+            let column = real.column(filter).map(|weight| (weight / scale).round().clamp(-limit, limit) as i8);
+            let column: Vec<i8> = column.collect();
+            let mut bias = (bias / (scale * input_step)).round() as i64;
             if source == Source::Image {
                 for (index, weight) in column.iter().enumerate() {
-                    sum -= i64::from(*weight) * i64::from(self.options.picture.zero_points[index / shape.taps()]);
+                    bias -= i64::from(*weight) * i64::from(self.options.picture.zero_points[index / shape.taps()]);
                 }
             }
-            let sum = i32::try_from(sum).ok().filter(|bias| bias.abs() <= MAX_BIAS);
-            bias.push(sum.ok_or_else(|| Error::layer(name, format!("the bias of filter {filter} reaches 2^30")))?);
+            let bias = i32::try_from(bias).ok().filter(|bias| bias.abs() <= MAX_BIAS);
+            biases.push(bias.ok_or_else(|| Error::layer(name, format!("the bias of filter {filter} reaches 2^30")))?);
             weights.extend(column);
         }
-        Ok(FoldedConv {
-            conv: IntegerConv {
-                input_bits,
-                weight_bits: bits.weights,
-                weights,
-                bias,
-            },
-            units: scales.iter().map(|scale| scale * input_step).collect(),
-        })
+        let conv = IntegerConv { input_bits, weight_bits: bits.weights, weights, bias: biases };
+        Ok(FoldedConv { conv, units: scales.iter().map(|scale| scale * input_step).collect() })
     }
 
     /// Gain and bias of each filter.
     fn affine(&self, name: &str, shape: &ConvShape, batch_norm: bool) -> Result<(Vec<f64>, Vec<f64>)> {
         let part = |part: &str| -> Result<Vec<f64>> {
-            Ok(self
-                .weights
-                .get(&format!("{name}.{part}"))?
-                .values
-                .iter()
-                .map(|v| f64::from(*v))
-                .collect())
+            Ok(self.weights.get(&format!("{name}.{part}"))?.values.iter().map(|v| f64::from(*v)).collect())
         };
         if !batch_norm {
             return Ok((vec![1.0; shape.filters()], part("bias")?));
         }
         let (gamma, beta, mean, var) = (part("gamma")?, part("beta")?, part("mean")?, part("var")?);
-        let gains: Vec<f64> = gamma
-            .iter()
-            .zip(&var)
-            .map(|(g, v)| g / (v + BATCH_NORM_EPSILON).sqrt())
-            .collect();
-        let biases = beta
-            .iter()
-            .zip(&gains)
-            .zip(&mean)
-            .map(|((beta, gain), mean)| beta - gain * mean)
-            .collect();
+        let gains: Vec<f64> = gamma.iter().zip(&var).map(|(g, v)| g / (v + BATCH_NORM_EPSILON).sqrt()).collect();
+        let biases = beta.iter().zip(&gains).zip(&mean).map(|((beta, gain), mean)| beta - gain * mean).collect();
         Ok((gains, biases))
     }
 
@@ -310,9 +266,7 @@ impl Folder<'_> {
     fn positive(&self, name: &str) -> Result<Vec<f64>> {
         let steps = &self.weights.get(name)?.values;
         if steps.is_empty() || steps.iter().any(|step| !(step.is_finite() && *step > 0.0)) {
-            return Err(Error::Setting(format!(
-                "`{name}` must hold positive steps, found {steps:?}"
-            )));
+            return Err(Error::Setting(format!("`{name}` must hold positive steps, found {steps:?}")));
         }
         Ok(steps.iter().map(|step| f64::from(*step)).collect())
     }
@@ -337,36 +291,18 @@ impl Folder<'_> {
             multiplier.round() <= f64::from(MAX_MULTIPLIER) && skip.round() <= f64::from(MAX_SKIP_MULTIPLIER)
         };
         let unusable = || Error::layer(&node.name, format!("no shift expresses its output step {output_step}"));
-        let shift = (widest - narrowest + 1..SHIFT_LIMIT)
-            .rev()
-            .find(|shift| fits(*shift))
-            .ok_or_else(unusable)?;
+        let shift = (widest - narrowest + 1..SHIFT_LIMIT).rev().find(|shift| fits(*shift)).ok_or_else(unusable)?;
         let mut requantizer = Requantizer {
             output_step,
             shift,
             output: Requantize {
                 multipliers: Vec::new(),
-                forms: bits
-                    .forms
-                    .iter()
-                    .map(|&bits| Form {
-                        bits,
-                        shift: shift - (bits - narrowest),
-                    })
-                    .collect(),
+                forms: bits.forms.iter().map(|&bits| Form { bits, shift: shift - (bits - narrowest) }).collect(),
             },
         };
         requantizer.output.multipliers = requantizer.multipliers(units);
-        let all = requantizer
-            .output
-            .multipliers
-            .iter()
-            .copied()
-            .chain(requantizer.multipliers(projection_units));
-        if all
-            .chain(skip_step.map(|step| requantizer.scale(step).round() as u32))
-            .any(|multiplier| multiplier == 0)
-        {
+        let all = requantizer.output.multipliers.iter().copied().chain(requantizer.multipliers(projection_units));
+        if all.chain(skip_step.map(|step| requantizer.scale(step).round() as u32)).any(|multiplier| multiplier == 0) {
             return Err(unusable());
         }
         Ok(requantizer)

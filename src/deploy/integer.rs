@@ -131,11 +131,7 @@ impl Requantize {
 
 /// The multiplier of a filter, from a list that holds one for all or one for each.
 pub fn multiplier(multipliers: &[u32], filter: usize) -> u32 {
-    if multipliers.len() == 1 {
-        multipliers[0]
-    } else {
-        multipliers[filter]
-    }
+    if multipliers.len() == 1 { multipliers[0] } else { multipliers[filter] }
 }
 
 /// Class with the largest logit; the lowest of equal ones.
@@ -157,10 +153,9 @@ impl IntegerNetwork {
         };
         match &self.layers[index] {
             IntegerLayer::Conv { output: None, .. } => Vec::new(),
-            IntegerLayer::Conv {
-                output: Some(output), ..
+            IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. } => {
+                output.forms.iter().map(|form| form.bits).collect()
             }
-            | IntegerLayer::AvgPool { output, .. } => output.forms.iter().map(|form| form.bits).collect(),
             IntegerLayer::MaxPool => self.forms(self.graph.nodes()[index].source),
         }
     }
@@ -177,14 +172,8 @@ impl IntegerNetwork {
     pub fn convs(&self) -> impl Iterator<Item = (String, ConvShape, Source, &IntegerConv)> {
         self.graph.nodes().iter().zip(&self.layers).flat_map(|(node, layer)| {
             let mut convs = Vec::new();
-            if let (
-                Op::Conv { conv: shape, skip, .. },
-                IntegerLayer::Conv {
-                    conv,
-                    skip: integer_skip,
-                    ..
-                },
-            ) = (node.op, layer)
+            if let (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, .. }) =
+                (node.op, layer)
             {
                 convs.push((node.name.clone(), shape, node.source, conv));
                 if let (Some(Skip::Projection { source, conv: shape }), Some(IntegerSkip::Projection { conv, .. })) =
@@ -218,40 +207,20 @@ impl IntegerNetwork {
             ));
         }
         if self.group.filters == 0 || self.group.channels == 0 {
-            return network(format!(
-                "a group of {} x {} weights is empty",
-                self.group.filters, self.group.channels
-            ));
+            return network(format!("a group of {} x {} weights is empty", self.group.filters, self.group.channels));
         }
         if self.layers.len() != self.graph.nodes().len() {
-            return network(format!(
-                "it has {} layers for {} nodes",
-                self.layers.len(),
-                self.graph.nodes().len()
-            ));
+            return network(format!("it has {} layers for {} nodes", self.layers.len(), self.graph.nodes().len()));
         }
         for (node, layer) in self.graph.nodes().iter().zip(&self.layers) {
-            self.validate_layer(node, layer)
-                .map_err(|message| Error::layer(&node.name, message))?;
+            self.validate_layer(node, layer).map_err(|message| Error::layer(&node.name, message))?;
         }
         Ok(())
     }
 
     fn validate_layer(&self, node: &Node, layer: &IntegerLayer) -> std::result::Result<(), String> {
         match (node.op, layer) {
-            (
-                Op::Conv {
-                    conv: shape,
-                    skip,
-                    logits,
-                    ..
-                },
-                IntegerLayer::Conv {
-                    conv,
-                    skip: integer_skip,
-                    output,
-                },
-            ) => {
+            (Op::Conv { conv: shape, skip, logits, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                 self.validate_conv(&shape, node.source, conv)?;
                 match output {
                     Some(output) => validate_requantize(output, shape.filters())?,
@@ -302,10 +271,7 @@ impl IntegerNetwork {
         }
         let limit = (1i16 << (conv.weight_bits - 1)) - 1;
         if let Some(weight) = conv.weights.iter().find(|weight| i16::from(**weight).abs() > limit) {
-            return Err(format!(
-                "weight {weight} is beyond {limit}, the limit of {} bits",
-                conv.weight_bits
-            ));
+            return Err(format!("weight {weight} is beyond {limit}, the limit of {} bits", conv.weight_bits));
         }
         let largest_input = (1i64 << conv.input_bits) - 1;
         for (filter, bias) in conv.bias.iter().enumerate() {
@@ -327,27 +293,19 @@ impl IntegerNetwork {
         if forms.contains(&bits) {
             return Ok(());
         }
-        Err(format!(
-            "it reads its input at {bits} bits, which is stored at {forms:?}"
-        ))
+        Err(format!("it reads its input at {bits} bits, which is stored at {forms:?}"))
     }
 }
 
 fn check_range(name: &str, value: u32, limit: u32) -> std::result::Result<(), String> {
-    if (1..=limit).contains(&value) {
-        Ok(())
-    } else {
-        Err(format!("{name} {value} is not from 1 to {limit}"))
-    }
+    if (1..=limit).contains(&value) { Ok(()) } else { Err(format!("{name} {value} is not from 1 to {limit}")) }
 }
 
 fn validate_multipliers(multipliers: &[u32], filters: usize) -> std::result::Result<(), String> {
     if multipliers.len() != 1 && multipliers.len() != filters {
         return Err(format!("{} multipliers for {filters} filters", multipliers.len()));
     }
-    multipliers
-        .iter()
-        .try_for_each(|m| check_range("multiplier", *m, MAX_MULTIPLIER))
+    multipliers.iter().try_for_each(|m| check_range("multiplier", *m, MAX_MULTIPLIER))
 }
 
 fn validate_requantize(output: &Requantize, filters: usize) -> std::result::Result<(), String> {
@@ -357,10 +315,7 @@ fn validate_requantize(output: &Requantize, filters: usize) -> std::result::Resu
     }
     for (index, form) in output.forms.iter().enumerate() {
         if !(2..=8).contains(&form.bits) || form.shift == 0 || form.shift >= SHIFT_LIMIT {
-            return Err(format!(
-                "form of {} bits with shift {} is out of range",
-                form.bits, form.shift
-            ));
+            return Err(format!("form of {} bits with shift {} is out of range", form.bits, form.shift));
         }
         if output.forms[..index].iter().any(|other| other.bits == form.bits) {
             return Err(format!("two forms of {} bits", form.bits));

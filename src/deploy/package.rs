@@ -93,14 +93,9 @@ impl Package {
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-            .map_err(|source| PackageError::Io {
-                path: path.into(),
-                source,
-            })?;
-        let package = Self::from_bytes(&bytes).map_err(|source| PackageError::File {
-            path: path.into(),
-            source: Box::new(source),
-        })?;
+            .map_err(|source| PackageError::Io { path: path.into(), source })?;
+        let package = Self::from_bytes(&bytes)
+            .map_err(|source| PackageError::File { path: path.into(), source: Box::new(source) })?;
         Ok(package)
     }
 
@@ -139,15 +134,7 @@ impl Package {
             insert(format!("{name}.bias"), Dtype::I32, conv.bias.len(), bias)?;
             insert(format!("{name}.index"), Dtype::U8, codes.len(), codes)?;
             insert(format!("{name}.weights"), Dtype::U8, weights.len(), weights)?;
-            indices.push(
-                index
-                    .iter()
-                    .map(|index| IndexHeader {
-                        code: index.code,
-                        bits: index.bit_len,
-                    })
-                    .collect(),
-            );
+            indices.push(index.iter().map(|index| IndexHeader { code: index.code, bits: index.bit_len }).collect());
         }
         if let Some(Predictions { classes, .. }) = &self.predictions {
             insert(PREDICTIONS.into(), Dtype::U8, classes.len(), classes.clone())?;
@@ -161,14 +148,11 @@ impl Package {
             zero_points: network.zero_points.clone(),
             classes: network.classes.clone(),
             group: network.group,
-            layers: network
-                .layers
-                .iter()
-                .map(|layer| LayerHeader::new(layer, &mut indices))
-                .collect(),
-            predictions: self.predictions.as_ref().map(|predictions| PredictionsHeader {
-                data_sha256: predictions.data_sha256.clone(),
-            }),
+            layers: network.layers.iter().map(|layer| LayerHeader::new(layer, &mut indices)).collect(),
+            predictions: self
+                .predictions
+                .as_ref()
+                .map(|predictions| PredictionsHeader { data_sha256: predictions.data_sha256.clone() }),
             provenance: self.provenance.clone(),
         };
         let text = serde_json::to_string(&header).map_err(|error| PackageError::Header(error.to_string()))?;
@@ -221,10 +205,9 @@ impl Package {
         }
         let predictions = match header.predictions {
             None => None,
-            Some(PredictionsHeader { data_sha256 }) => Some(Predictions {
-                data_sha256,
-                classes: tensors.bytes(PREDICTIONS)?.to_vec(),
-            }),
+            Some(PredictionsHeader { data_sha256 }) => {
+                Some(Predictions { data_sha256, classes: tensors.bytes(PREDICTIONS)?.to_vec() })
+            }
         };
         tensors.check_all_read()?;
 
@@ -245,17 +228,11 @@ impl Package {
     }
 
     fn check_provenance(&self) -> Checked<()> {
-        let Provenance {
-            data_sha256,
-            float_accuracy,
-            fake_quant_accuracy,
-            ..
-        } = &self.provenance;
+        let Provenance { data_sha256, float_accuracy, fake_quant_accuracy, .. } = &self.provenance;
         check_sha256("provenance.data_sha256", data_sha256)?;
-        for (field, accuracy) in [
-            ("provenance.float_accuracy", float_accuracy),
-            ("provenance.fake_quant_accuracy", fake_quant_accuracy),
-        ] {
+        for (field, accuracy) in
+            [("provenance.float_accuracy", float_accuracy), ("provenance.fake_quant_accuracy", fake_quant_accuracy)]
+        {
             if accuracy.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
                 return Err(PackageError::field(field, "a percentage is from 0 to 100"));
             }
@@ -267,10 +244,9 @@ impl Package {
         let classes = self.network.classes.len();
         match predictions.classes.iter().find(|&&class| usize::from(class) >= classes) {
             None => Ok(()),
-            Some(class) => Err(PackageError::tensor(
-                PREDICTIONS,
-                format!("class {class} of a network with {classes} classes"),
-            )),
+            Some(class) => {
+                Err(PackageError::tensor(PREDICTIONS, format!("class {class} of a network with {classes} classes")))
+            }
         }
     }
 }
@@ -283,9 +259,7 @@ fn read_header(bytes: &[u8]) -> Checked<Header> {
         Some(text) if metadata.len() == 1 => text,
         _ => {
             let keys: BTreeSet<&str> = metadata.keys().map(String::as_str).collect();
-            return Err(PackageError::Metadata {
-                found: format!("{keys:?}"),
-            });
+            return Err(PackageError::Metadata { found: format!("{keys:?}") });
         }
     };
     let header_error = |error: serde_json::Error| PackageError::Header(error.to_string());
@@ -305,10 +279,7 @@ fn read_header(bytes: &[u8]) -> Checked<Header> {
         .finalize();
     let found = format!("{digest:x}");
     if found != header.sha256 {
-        return Err(PackageError::Checksum {
-            expected: header.sha256,
-            found,
-        });
+        return Err(PackageError::Checksum { expected: header.sha256, found });
     }
     Ok(header)
 }
@@ -321,43 +292,24 @@ fn read_layer(
     conv: &mut impl FnMut(&str, &str, Option<ConvShape>, ConvHeader) -> Checked<IntegerConv>,
 ) -> Checked<IntegerLayer> {
     Ok(match (node.op, layer) {
-        (
-            Op::Conv { .. },
-            LayerHeader::Conv {
-                conv: own,
-                skip,
-                output,
-            },
-        ) => IntegerLayer::Conv {
+        (Op::Conv { .. }, LayerHeader::Conv { conv: own, skip, output }) => IntegerLayer::Conv {
             conv: conv(&format!("{field}.conv"), &node.name, node.conv(), own)?,
             skip: match skip {
                 None => None,
                 Some(SkipHeader::Identity { bits, multiplier }) => Some(IntegerSkip::Identity { bits, multiplier }),
-                Some(SkipHeader::Projection {
-                    conv: projection,
-                    multipliers,
-                }) => Some(IntegerSkip::Projection {
-                    conv: conv(
-                        &format!("{field}.skip.conv"),
-                        &node.projection_name(),
-                        node.projection(),
-                        projection,
-                    )?,
+                Some(SkipHeader::Projection { conv: projection, multipliers }) => Some(IntegerSkip::Projection {
+                    conv: conv(&format!("{field}.skip.conv"), &node.projection_name(), node.projection(), projection)?,
                     multipliers,
                 }),
             },
             output: output.map(Into::into),
         },
         (Op::MaxPool { .. }, LayerHeader::MaxPool {}) => IntegerLayer::MaxPool,
-        (Op::AvgPool { .. }, LayerHeader::AvgPool { input_bits, output }) => IntegerLayer::AvgPool {
-            input_bits,
-            output: output.into(),
-        },
+        (Op::AvgPool { .. }, LayerHeader::AvgPool { input_bits, output }) => {
+            IntegerLayer::AvgPool { input_bits, output: output.into() }
+        }
         _ => {
-            return Err(PackageError::field(
-                format!("{field}.op"),
-                format!("it isn't that of layer `{}`", node.name),
-            ));
+            return Err(PackageError::field(format!("{field}.op"), format!("it isn't that of layer `{}`", node.name)));
         }
     })
 }
@@ -370,26 +322,16 @@ struct Tensors<'a> {
 
 impl<'a> Tensors<'a> {
     fn new(file: SafeTensors<'a>) -> Self {
-        Self {
-            file,
-            read: BTreeSet::new(),
-        }
+        Self { file, read: BTreeSet::new() }
     }
 
     /// The data of a list of numbers.
     fn data(&mut self, name: &str, dtype: Dtype) -> Checked<&'a [u8]> {
-        let tensor = self
-            .file
-            .tensor(name)
-            .map_err(|_| PackageError::tensor(name, "it is missing"))?;
+        let tensor = self.file.tensor(name).map_err(|_| PackageError::tensor(name, "it is missing"))?;
         if tensor.dtype() != dtype || tensor.shape().len() != 1 {
             return Err(PackageError::tensor(
                 name,
-                format!(
-                    "it is {} of shape {:?}, expected {dtype} with one dimension",
-                    tensor.dtype(),
-                    tensor.shape()
-                ),
+                format!("it is {} of shape {:?}, expected {dtype} with one dimension", tensor.dtype(), tensor.shape()),
             ));
         }
         if !self.read.insert(name.into()) {
@@ -405,10 +347,7 @@ impl<'a> Tensors<'a> {
     fn conv(&mut self, field: &str, name: &str, grid: &GroupGrid, header: ConvHeader) -> Checked<IntegerConv> {
         let bits = header.weight_bits;
         if !(2..=8).contains(&bits) {
-            return Err(PackageError::field(
-                format!("{field}.weight_bits"),
-                format!("{bits} is not from 2 to 8"),
-            ));
+            return Err(PackageError::field(format!("{field}.weight_bits"), format!("{bits} is not from 2 to 8")));
         }
         let bias = self.data(&format!("{name}.bias"), Dtype::I32)?;
         let (bias, _) = bias.as_chunks();
@@ -438,10 +377,7 @@ impl<'a> Tensors<'a> {
         let mut kept = Vec::with_capacity(grid.groups());
         for (set, IndexHeader { code, bits }) in index.iter().enumerate() {
             let Some((bytes, rest)) = codes.split_at_checked(bits.div_ceil(8)) else {
-                return Err(PackageError::tensor(
-                    name,
-                    format!("it ends before the index of filter set {set}"),
-                ));
+                return Err(PackageError::tensor(name, format!("it ends before the index of filter set {set}")));
             };
             codes = rest;
             let groups = code
@@ -452,10 +388,7 @@ impl<'a> Tensors<'a> {
         if codes.is_empty() {
             return Ok(kept);
         }
-        Err(PackageError::tensor(
-            name,
-            format!("{} bytes are left after the last index", codes.len()),
-        ))
+        Err(PackageError::tensor(name, format!("{} bytes are left after the last index", codes.len())))
     }
 
     fn check_all_read(&self) -> Checked<()> {
@@ -483,10 +416,7 @@ impl OwnTensor {
 /// Bounds that a description must keep before its shapes are computed.
 fn check_description(spec: &NetworkSpec) -> Checked<()> {
     if spec.input.iter().any(|&size| size > MAX_SIDE) {
-        return Err(PackageError::field(
-            "network.input",
-            format!("{:?} has a size above {MAX_SIDE}", spec.input),
-        ));
+        return Err(PackageError::field("network.input", format!("{:?} has a size above {MAX_SIDE}", spec.input)));
     }
     if spec.layers.len() > MAX_LAYERS {
         return Err(PackageError::field(
@@ -513,15 +443,10 @@ fn check_description(spec: &NetworkSpec) -> Checked<()> {
 fn check_extents(graph: &Graph) -> Checked<()> {
     let maps = std::iter::once(graph.image()).chain(graph.nodes().iter().map(|node| node.output));
     let maps = maps.map(|map| [map.channels, map.height, map.width, 1]);
-    let weights = graph
-        .convs()
-        .map(|(_, conv)| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
+    let weights = graph.convs().map(|(_, conv)| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
     for (what, sum) in [("values", total(maps)), ("weights", total(weights))] {
         if sum.is_none_or(|sum| sum > MAX_VALUES) {
-            return Err(PackageError::field(
-                "network",
-                format!("its layers have more than {MAX_VALUES} {what}"),
-            ));
+            return Err(PackageError::field("network", format!("its layers have more than {MAX_VALUES} {what}")));
         }
     }
     Ok(())
@@ -539,10 +464,7 @@ fn check_sha256(field: &str, text: &str) -> Checked<()> {
     if text.len() == NO_CHECKSUM.len() && text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
         return Ok(());
     }
-    Err(PackageError::field(
-        field,
-        "a SHA-256 has 64 digits from 0 to f, in lower case",
-    ))
+    Err(PackageError::field(field, "a SHA-256 has 64 digits from 0 to f, in lower case"))
 }
 
 /// Where a text first occurs.

@@ -44,18 +44,8 @@ enum Step<'a> {
 /// What joins a sum.
 #[derive(Clone, Debug)]
 enum SkipStep<'a> {
-    Identity {
-        value: Value,
-        input: MapShape,
-        output: MapShape,
-        stride: usize,
-        pad_front: usize,
-        multiplier: u32,
-    },
-    Projection {
-        taps: Box<Taps>,
-        multipliers: &'a [u32],
-    },
+    Identity { value: Value, input: MapShape, output: MapShape, stride: usize, pad_front: usize, multiplier: u32 },
+    Projection { taps: Box<Taps>, multipliers: &'a [u32] },
 }
 
 /// The picture, or one stored form of a node's output.
@@ -88,10 +78,7 @@ impl<'a> Reference<'a> {
         let steps = nodes.map(|(node, layer)| {
             Step::new(network, node, layer).ok_or_else(|| Error::layer(&node.name, "its integers don't fit the graph"))
         });
-        Ok(Self {
-            network,
-            steps: steps.collect::<Result<_>>()?,
-        })
+        Ok(Self { network, steps: steps.collect::<Result<_>>()? })
     }
 
     /// Logits `[n][classes]` of raw images `[n][channels][height][width]`.
@@ -103,12 +90,12 @@ impl<'a> Reference<'a> {
         assert_eq!(images.len() % image_bytes, 0, "an image has {image_bytes} bytes");
         let classes = self.network.classes.len();
         let mut logits = vec![0; images.len() / image_bytes * classes];
-        images
-            .par_chunks_exact(image_bytes)
-            .zip(logits.par_chunks_exact_mut(classes))
-            .for_each_init(Scratch::default, |scratch, (image, logits)| {
+        images.par_chunks_exact(image_bytes).zip(logits.par_chunks_exact_mut(classes)).for_each_init(
+            Scratch::default,
+            |scratch, (image, logits)| {
                 self.run(image, scratch, logits);
-            });
+            },
+        );
         logits
     }
 
@@ -131,14 +118,7 @@ impl<'a> Reference<'a> {
                     }
                     requantize(&scratch.sums, &output.forms, &mut forms);
                 }
-                Step::MaxPool {
-                    source,
-                    input,
-                    output,
-                    kernel,
-                    stride,
-                    padding,
-                } => {
+                Step::MaxPool { source, input, output, kernel, stride, padding } => {
                     let inputs = &scratch.values[*source];
                     forms.resize(inputs.len(), Vec::new());
                     for (form, values) in forms.iter_mut().zip(inputs) {
@@ -146,12 +126,7 @@ impl<'a> Reference<'a> {
                         form.extend(max_pool(values, *input, *output, *kernel, *stride, *padding));
                     }
                 }
-                Step::AvgPool {
-                    value,
-                    input,
-                    kernel,
-                    output,
-                } => {
+                Step::AvgPool { value, input, kernel, output } => {
                     let mut sums = std::mem::take(&mut scratch.sums);
                     sums.clear();
                     let multiplier = i64::from(output.multiplier(0));
@@ -170,14 +145,7 @@ impl<'a> Step<'a> {
     /// `None` for integers that don't fit the node, which a validated network hasn't.
     fn new(network: &'a IntegerNetwork, node: &Node, layer: &'a IntegerLayer) -> Option<Self> {
         Some(match (node.op, layer) {
-            (
-                Op::Conv { conv: shape, skip, .. },
-                IntegerLayer::Conv {
-                    conv,
-                    skip: joins,
-                    output,
-                },
-            ) => Self::Conv {
+            (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: joins, output }) => Self::Conv {
                 taps: Box::new(Taps::new(network, shape, node.source, conv)?),
                 skip: match (skip, joins) {
                     (None, None) => None,
@@ -186,14 +154,7 @@ impl<'a> Step<'a> {
                 },
                 output: output.as_ref(),
             },
-            (
-                Op::MaxPool {
-                    kernel,
-                    stride,
-                    padding,
-                },
-                IntegerLayer::MaxPool,
-            ) => Self::MaxPool {
+            (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => Self::MaxPool {
                 source: match node.source {
                     Source::Node(index) => index,
                     Source::Image => return None,
@@ -218,26 +179,18 @@ impl<'a> Step<'a> {
 impl<'a> SkipStep<'a> {
     fn new(network: &'a IntegerNetwork, skip: Skip, joins: &'a IntegerSkip, output: MapShape) -> Option<Self> {
         match (skip, joins) {
-            (
-                Skip::Identity {
-                    source,
+            (Skip::Identity { source, stride, pad_front }, &IntegerSkip::Identity { bits, multiplier }) => {
+                Some(Self::Identity {
+                    value: Value::new(network, source, bits)?,
+                    input: network.graph.shape(source),
+                    output,
                     stride,
                     pad_front,
-                },
-                &IntegerSkip::Identity { bits, multiplier },
-            ) => Some(Self::Identity {
-                value: Value::new(network, source, bits)?,
-                input: network.graph.shape(source),
-                output,
-                stride,
-                pad_front,
-                multiplier,
-            }),
-            (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
-                Some(Self::Projection {
-                    taps: Box::new(Taps::new(network, shape, source, conv)?),
-                    multipliers,
+                    multiplier,
                 })
+            }
+            (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
+                Some(Self::Projection { taps: Box::new(Taps::new(network, shape, source, conv)?), multipliers })
             }
             _ => None,
         }
@@ -250,14 +203,7 @@ impl<'a> SkipStep<'a> {
                 taps.accumulate(image, scratch);
                 scratch.add_accumulators(multipliers, taps.shape.output);
             }
-            Self::Identity {
-                value,
-                input,
-                output,
-                stride,
-                pad_front,
-                multiplier,
-            } => {
+            Self::Identity { value, input, output, stride, pad_front, multiplier } => {
                 let mut sums = std::mem::take(&mut scratch.sums);
                 let values = scratch.value(image, *value);
                 let joined = sums.chunks_exact_mut(output.pixels()).skip(*pad_front);
@@ -338,11 +284,8 @@ fn max_pool(
 
 /// Sum of each window; windows do not overlap.
 fn window_sums(values: &[u8], input: MapShape, kernel: [usize; 2]) -> impl Iterator<Item = i64> {
-    let output = MapShape {
-        channels: input.channels,
-        height: input.height / kernel[0],
-        width: input.width / kernel[1],
-    };
+    let output =
+        MapShape { channels: input.channels, height: input.height / kernel[0], width: input.width / kernel[1] };
     positions(output).map(move |(channel, y, x)| {
         let rows = (0..kernel[0]).map(|row| (channel * input.height + y * kernel[0] + row) * input.width);
         let window = rows.flat_map(|row| &values[row + x * kernel[1]..][..kernel[1]]);
@@ -417,13 +360,7 @@ impl Taps {
     /// For each channel and kernel position the inputs that meet it, `[channels][kernel][kernel][height][width]` of the
     /// output, into `scratch.planes`.
     fn shift_planes(&self, image: &[u8], scratch: &mut Scratch) {
-        let ConvShape {
-            input: map,
-            output,
-            kernel,
-            stride,
-            padding,
-        } = self.shape;
+        let ConvShape { input: map, output, kernel, stride, padding } = self.shape;
         let (height, width) = (map.height + 2 * padding, map.width + 2 * padding);
         let mut bordered = std::mem::take(&mut scratch.bordered);
         let mut planes = std::mem::take(&mut scratch.planes);

@@ -84,9 +84,7 @@ pub fn validate(
     let evaluation = evaluate(network, hardware)?;
     let images = images.unwrap_or(test.len()).min(test.len());
     if images == 0 || network.graph.image().len() != crate::data::IMAGE_BYTES {
-        return Err(Error::Setting(
-            "there are no pictures of the network's shape to validate on".into(),
-        ));
+        return Err(Error::Setting("there are no pictures of the network's shape to validate on".into()));
     }
     let reference = Reference::new(network)?;
     let chip = MacroNetwork::new(network, hardware)?;
@@ -111,10 +109,7 @@ pub fn validate(
     }
     bar.finish_and_clear();
     let data_sha256 = test.sha256();
-    let fake_quant = package
-        .predictions
-        .as_ref()
-        .filter(|predictions| predictions.data_sha256 == data_sha256);
+    let fake_quant = package.predictions.as_ref().filter(|predictions| predictions.data_sha256 == data_sha256);
     let fake_quant = fake_quant.map(|predictions| &predictions.classes[..images]);
     let accuracy = |predictions: &[u8]| {
         100.0 * predictions.iter().zip(&test.labels).filter(|(a, b)| a == b).count() as f64 / images as f64

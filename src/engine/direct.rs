@@ -85,30 +85,23 @@ impl Conv {
         });
         let offsets = self.offsets();
         let mut out = vec![0.0; self.batch * self.out_len()];
-        out.par_chunks_mut(self.out_len())
-            .zip(x.par_chunks(self.image_len()))
-            .for_each_init(
-                || {
-                    (
-                        vec![0.0; self.channels * self.padded_plane()],
-                        vec![0.0; self.out_pixels() * width],
-                    )
-                },
-                |(padded, tile), (out, image)| {
-                    self.pad(image, padded);
-                    let pass = self.forward_pass(padded, &offsets);
-                    for (block, weights) in packed.iter().enumerate() {
-                        correlate(&pass, weights, width, tile);
-                        let first = block * width;
-                        let planes = out.chunks_mut(self.out_pixels()).skip(first).take(width);
-                        for (m, plane) in planes.enumerate() {
-                            for (value, lanes) in plane.iter_mut().zip(tile.chunks(width)) {
-                                *value = lanes[m];
-                            }
+        out.par_chunks_mut(self.out_len()).zip(x.par_chunks(self.image_len())).for_each_init(
+            || (vec![0.0; self.channels * self.padded_plane()], vec![0.0; self.out_pixels() * width]),
+            |(padded, tile), (out, image)| {
+                self.pad(image, padded);
+                let pass = self.forward_pass(padded, &offsets);
+                for (block, weights) in packed.iter().enumerate() {
+                    correlate(&pass, weights, width, tile);
+                    let first = block * width;
+                    let planes = out.chunks_mut(self.out_pixels()).skip(first).take(width);
+                    for (m, plane) in planes.enumerate() {
+                        for (value, lanes) in plane.iter_mut().zip(tile.chunks(width)) {
+                            *value = lanes[m];
                         }
                     }
-                },
-            );
+                }
+            },
+        );
         out
     }
 
@@ -124,50 +117,44 @@ impl Conv {
         let (bordered_height, bordered_width) = self.bordered();
         let plane = bordered_height * bordered_width;
         let mut gradient = vec![0.0; self.batch * self.image_len()];
-        gradient
-            .par_chunks_mut(self.image_len())
-            .zip(out_gradient.par_chunks(self.out_len()))
-            .for_each_init(
-                || (vec![0.0; self.filters * plane], Vec::new()),
-                |(bordered, tile), (gradient, out_gradient)| {
-                    for (to, from) in bordered
-                        .chunks_mut(plane)
-                        .zip(out_gradient.chunks(out_height * out_width))
-                    {
-                        for (row, from) in from.chunks(out_width).enumerate() {
-                            to[(margin[0] + row) * bordered_width + margin[1]..][..out_width].copy_from_slice(from);
-                        }
+        gradient.par_chunks_mut(self.image_len()).zip(out_gradient.par_chunks(self.out_len())).for_each_init(
+            || (vec![0.0; self.filters * plane], Vec::new()),
+            |(bordered, tile), (gradient, out_gradient)| {
+                for (to, from) in bordered.chunks_mut(plane).zip(out_gradient.chunks(out_height * out_width)) {
+                    for (row, from) in from.chunks(out_width).enumerate() {
+                        to[(margin[0] + row) * bordered_width + margin[1]..][..out_width].copy_from_slice(from);
                     }
-                    for phase in &phases {
-                        let pass = Pass {
-                            input: bordered,
-                            plane,
-                            channels: self.filters,
-                            offsets: &phase.offsets,
-                            rows: phase.rows,
-                            cols: phase.cols,
-                            row_step: bordered_width,
-                            col_step: 1,
-                        };
-                        tile.resize(phase.rows * phase.cols * width, 0.0);
-                        for (block, weights) in phase.weights.iter().enumerate() {
-                            correlate(&pass, weights, width, tile);
-                            let first = block * width;
-                            let planes = gradient.chunks_mut(self.height * self.width).skip(first).take(width);
-                            for (m, plane) in planes.enumerate() {
-                                for (row, lanes) in tile.chunks(phase.cols * width).enumerate() {
-                                    let line =
-                                        &mut plane[(phase.first[0] + self.stride * row) * self.width..][..self.width];
-                                    let pixels = line[phase.first[1]..].iter_mut().step_by(self.stride);
-                                    for (value, lanes) in pixels.zip(lanes.chunks(width)) {
-                                        *value = lanes[m];
-                                    }
+                }
+                for phase in &phases {
+                    let pass = Pass {
+                        input: bordered,
+                        plane,
+                        channels: self.filters,
+                        offsets: &phase.offsets,
+                        rows: phase.rows,
+                        cols: phase.cols,
+                        row_step: bordered_width,
+                        col_step: 1,
+                    };
+                    tile.resize(phase.rows * phase.cols * width, 0.0);
+                    for (block, weights) in phase.weights.iter().enumerate() {
+                        correlate(&pass, weights, width, tile);
+                        let first = block * width;
+                        let planes = gradient.chunks_mut(self.height * self.width).skip(first).take(width);
+                        for (m, plane) in planes.enumerate() {
+                            for (row, lanes) in tile.chunks(phase.cols * width).enumerate() {
+                                let line =
+                                    &mut plane[(phase.first[0] + self.stride * row) * self.width..][..self.width];
+                                let pixels = line[phase.first[1]..].iter_mut().step_by(self.stride);
+                                for (value, lanes) in pixels.zip(lanes.chunks(width)) {
+                                    *value = lanes[m];
                                 }
                             }
                         }
                     }
-                },
-            );
+                }
+            },
+        );
         gradient
     }
 
@@ -186,10 +173,7 @@ impl Conv {
                 let mut sum = vec![0.0; blocks * block_len];
                 let mut padded = vec![0.0; self.channels * self.padded_plane()];
                 let mut lanes = vec![0.0; self.out_pixels() * width];
-                for (image, out_gradient) in images
-                    .chunks(self.image_len())
-                    .zip(out_gradients.chunks(self.out_len()))
-                {
+                for (image, out_gradient) in images.chunks(self.image_len()).zip(out_gradients.chunks(self.out_len())) {
                     self.pad(image, &mut padded);
                     let pass = self.forward_pass(&padded, &offsets);
                     for (block, sum) in sum.chunks_mut(block_len).enumerate() {
@@ -217,10 +201,7 @@ impl Conv {
 
     fn pad(&self, image: &[f32], padded: &mut [f32]) {
         // Borders were zero when the buffer was made and nothing writes there.
-        for (to, from) in padded
-            .chunks_mut(self.padded_plane())
-            .zip(image.chunks(self.height * self.width))
-        {
+        for (to, from) in padded.chunks_mut(self.padded_plane()).zip(image.chunks(self.height * self.width)) {
             for (row, from) in from.chunks(self.width).enumerate() {
                 to[(self.padding + row) * self.padded_width() + self.padding..][..self.width].copy_from_slice(from);
             }
@@ -236,10 +217,7 @@ impl Conv {
     fn bordered(&self) -> (usize, usize) {
         let reach = |size: usize| (size - 1 + self.padding) / self.stride + 1;
         let [top, left] = self.margin();
-        (
-            top + self.out_height().max(reach(self.height)),
-            left + self.out_width().max(reach(self.width)),
-        )
+        (top + self.out_height().max(reach(self.height)), left + self.out_width().max(reach(self.width)))
     }
 }
 
@@ -275,17 +253,13 @@ impl Phase {
         let taps: Vec<(usize, usize)> = rows
             .iter()
             .flat_map(|&(ky, row)| {
-                cols.iter()
-                    .map(move |&(kx, col)| (ky * conv.kernel[1] + kx, row * bordered_width + col))
+                cols.iter().map(move |&(kx, col)| (ky * conv.kernel[1] + kx, row * bordered_width + col))
             })
             .collect();
-        let weights = pack(
-            conv.channels,
-            conv.filters,
-            taps.len(),
-            tile_width(conv.channels),
-            |channel, filter, tap| w[(filter * conv.channels + channel) * conv.taps() + taps[tap].0],
-        );
+        let weights =
+            pack(conv.channels, conv.filters, taps.len(), tile_width(conv.channels), |channel, filter, tap| {
+                w[(filter * conv.channels + channel) * conv.taps() + taps[tap].0]
+            });
         Some(Self {
             first: [a, b],
             rows: (conv.height - a).div_ceil(conv.stride),

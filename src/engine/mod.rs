@@ -42,24 +42,9 @@ type FlexTensor = FloatTensor<Flex>;
 fn geometry(x: &FlexTensor, w: &FlexTensor, stride: usize, padding: usize) -> Conv {
     let [batch, channels, height, width] = x.shape().dims();
     let [filters, weight_channels, kernel_height, kernel_width] = w.shape().dims();
-    assert_eq!(
-        channels, weight_channels,
-        "input channels of the picture and of the weights"
-    );
-    assert!(
-        height + 2 * padding >= kernel_height && width + 2 * padding >= kernel_width,
-        "kernel larger than the map"
-    );
-    Conv {
-        batch,
-        channels,
-        height,
-        width,
-        filters,
-        kernel: [kernel_height, kernel_width],
-        stride,
-        padding,
-    }
+    assert_eq!(channels, weight_channels, "input channels of the picture and of the weights");
+    assert!(height + 2 * padding >= kernel_height && width + 2 * padding >= kernel_width, "kernel larger than the map");
+    Conv { batch, channels, height, width, filters, kernel: [kernel_height, kernel_width], stride, padding }
 }
 
 fn flex_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
@@ -92,10 +77,7 @@ impl Backward<Flex, 2> for ConvBackward {
         if let Some(node) = w_node {
             let gradient = conv.weight_gradient(x.to_contiguous().storage(), gradient.storage());
             let [height, width] = conv.kernel;
-            grads.register::<Flex>(
-                node.id,
-                flex_tensor(gradient, [conv.filters, conv.channels, height, width]),
-            );
+            grads.register::<Flex>(node.id, flex_tensor(gradient, [conv.filters, conv.channels, height, width]));
         }
     }
 }
@@ -103,22 +85,15 @@ impl Backward<Flex, 2> for ConvBackward {
 impl<C: CheckpointStrategy> ConvBackend for Autodiff<Flex, C> {
     fn direct_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, stride: usize, padding: usize) -> FloatTensor<Self> {
         let conv = geometry(x.primitive(), w.primitive(), stride, padding);
-        match ConvBackward
-            .prepare::<C>([x.node(), w.node()])
-            .compute_bound()
-            .stateful()
-        {
+        match ConvBackward.prepare::<C>([x.node(), w.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (x, w) = (x.primitive().clone(), w.primitive().clone());
                 let out = Flex::direct_conv2d(x.clone(), w.clone(), stride, padding);
                 prep.finish((x, w, conv), out)
             }
-            OpsKind::UnTracked(prep) => prep.finish(Flex::direct_conv2d(
-                x.into_primitive(),
-                w.into_primitive(),
-                stride,
-                padding,
-            )),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(Flex::direct_conv2d(x.into_primitive(), w.into_primitive(), stride, padding))
+            }
         }
     }
 }
@@ -174,13 +149,7 @@ mod tests {
     fn results_do_not_depend_on_the_number_of_threads() {
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                results(
-                    |x, w| conv2d(x, w, 1, 1),
-                    tensor([19, 8, 9, 9], 1),
-                    tensor([24, 8, 3, 3], 2),
-                )
-            })
+            pool.install(|| results(|x, w| conv2d(x, w, 1, 1), tensor([19, 8, 9, 9], 1), tensor([24, 8, 3, 3], 2)))
         };
         assert!(run(1) == run(3));
     }

@@ -81,18 +81,8 @@ struct ConvStep {
 /// What joins a sum before it is requantized.
 #[derive(Debug)]
 enum Join {
-    Identity {
-        slot: usize,
-        from: MapShape,
-        stride: usize,
-        pad_front: usize,
-        multiplier: i64,
-    },
-    Projection {
-        conv: Box<ArrayConv>,
-        input: usize,
-        multipliers: Vec<i64>,
-    },
+    Identity { slot: usize, from: MapShape, stride: usize, pad_front: usize, multiplier: i64 },
+    Projection { conv: Box<ArrayConv>, input: usize, multipliers: Vec<i64> },
 }
 
 /// Requantization: a multiplier for each filter, and the slot of each form.
@@ -117,20 +107,9 @@ impl MacroNetwork {
             first_slots.push(slots.len());
             slots.extend(network.forms(Source::Node(index)).iter().map(|_| node.output.len()));
         }
-        let plan = Plan {
-            network,
-            hardware,
-            first_slots,
-        };
-        let steps = (0..network.layers.len())
-            .map(|index| plan.step(index))
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            image,
-            classes: network.graph.spec().classes,
-            steps,
-            slots,
-        })
+        let plan = Plan { network, hardware, first_slots };
+        let steps = (0..network.layers.len()).map(|index| plan.step(index)).collect::<Result<_>>()?;
+        Ok(Self { image, classes: network.graph.spec().classes, steps, slots })
     }
 
     /// Logits `[image][class]` of pictures `[image][channel][height][width]`.
@@ -157,10 +136,7 @@ impl MacroNetwork {
         let counters: Vec<Result<Counters>> = images
             .par_chunks_exact(self.image.len())
             .zip(logits.par_chunks_exact_mut(self.classes))
-            .map_init(
-                || Scratch::new(self),
-                |scratch, (image, logits)| self.image(image, logits, scratch),
-            )
+            .map_init(|| Scratch::new(self), |scratch, (image, logits)| self.image(image, logits, scratch))
             .collect();
         let counters = counters.into_iter().try_fold(Counters::default(), |sum, counters| {
             let counters = counters?;
@@ -185,8 +161,7 @@ impl MacroNetwork {
             let values = &mut scratch.values;
             match step {
                 Step::Conv(step) => {
-                    step.conv
-                        .run(&values[step.input], &mut planes[0], &mut scratch.sums, &mut counters)?;
+                    step.conv.run(&values[step.input], &mut planes[0], &mut scratch.sums, &mut counters)?;
                     if let Some(Join::Projection { conv, input, .. }) = &step.join {
                         conv.run(&values[*input], &mut planes[1], &mut scratch.joined, &mut counters)?;
                     }
@@ -206,40 +181,17 @@ impl MacroNetwork {
                         slots().zip(outputs).for_each(|(slot, output)| values[slot] = output);
                     } else {
                         let sums = scratch.sums.iter().zip(&step.conv.bias);
-                        logits
-                            .iter_mut()
-                            .zip(sums)
-                            .for_each(|(logit, (sum, bias))| *logit = sum + bias);
+                        logits.iter_mut().zip(sums).for_each(|(logit, (sum, bias))| *logit = sum + bias);
                     }
                 }
-                Step::MaxPool {
-                    input,
-                    output,
-                    kernel,
-                    stride,
-                    padding,
-                    slots,
-                } => {
+                Step::MaxPool { input, output, kernel, stride, padding, slots } => {
                     for &(from, to) in slots {
                         let mut pooled = std::mem::take(&mut values[to]);
-                        max_pool(
-                            &values[from],
-                            *input,
-                            &mut pooled,
-                            *output,
-                            [*kernel, *stride, *padding],
-                        );
+                        max_pool(&values[from], *input, &mut pooled, *output, [*kernel, *stride, *padding]);
                         values[to] = pooled;
                     }
                 }
-                Step::AvgPool {
-                    input,
-                    output,
-                    kernel,
-                    slot,
-                    multiplier,
-                    forms,
-                } => {
+                Step::AvgPool { input, output, kernel, slot, multiplier, forms } => {
                     let sums = &mut scratch.row[..output.len()];
                     sum_pool(&values[*slot], *input, sums, *output, *kernel);
                     for (form, slot) in forms {
@@ -310,35 +262,21 @@ impl Plan<'_> {
             output.forms.iter().copied().zip(slots).collect()
         };
         Ok(match (node.op, &self.network.layers[index]) {
-            (
-                Op::Conv { conv: shape, skip, .. },
-                IntegerLayer::Conv {
-                    conv,
-                    skip: integer_skip,
-                    output,
-                },
-            ) => Step::Conv(Box::new(ConvStep {
-                conv: self.conv(&node.name, shape, node.source, conv)?,
-                input: self.slot(node.source, conv.input_bits),
-                join: skip
-                    .zip(integer_skip.as_ref())
-                    .map(|(skip, integer)| self.join(&node.projection_name(), skip, integer))
-                    .transpose()?,
-                requantize: output.as_ref().map(|output| Finish {
-                    multipliers: (0..shape.filters())
-                        .map(|filter| output.multiplier(filter).into())
-                        .collect(),
-                    forms: stored(output),
-                }),
-            })),
-            (
-                Op::MaxPool {
-                    kernel,
-                    stride,
-                    padding,
-                },
-                IntegerLayer::MaxPool,
-            ) => Step::MaxPool {
+            (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
+                Step::Conv(Box::new(ConvStep {
+                    conv: self.conv(&node.name, shape, node.source, conv)?,
+                    input: self.slot(node.source, conv.input_bits),
+                    join: skip
+                        .zip(integer_skip.as_ref())
+                        .map(|(skip, integer)| self.join(&node.projection_name(), skip, integer))
+                        .transpose()?,
+                    requantize: output.as_ref().map(|output| Finish {
+                        multipliers: (0..shape.filters()).map(|filter| output.multiplier(filter).into()).collect(),
+                        forms: stored(output),
+                    }),
+                }))
+            }
+            (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => Step::MaxPool {
                 input: node.input,
                 output: node.output,
                 kernel,
@@ -362,27 +300,20 @@ impl Plan<'_> {
 
     fn join(&self, name: &str, skip: Skip, integer: &IntegerSkip) -> Result<Join> {
         Ok(match (skip, integer) {
-            (
-                Skip::Identity {
-                    source,
+            (Skip::Identity { source, stride, pad_front }, IntegerSkip::Identity { bits, multiplier }) => {
+                Join::Identity {
+                    slot: self.slot(source, *bits),
+                    from: self.network.graph.shape(source),
                     stride,
                     pad_front,
-                },
-                IntegerSkip::Identity { bits, multiplier },
-            ) => Join::Identity {
-                slot: self.slot(source, *bits),
-                from: self.network.graph.shape(source),
-                stride,
-                pad_front,
-                multiplier: (*multiplier).into(),
-            },
+                    multiplier: (*multiplier).into(),
+                }
+            }
             (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
                 Join::Projection {
                     conv: Box::new(self.conv(name, shape, source, conv)?),
                     input: self.slot(source, conv.input_bits),
-                    multipliers: (0..shape.filters())
-                        .map(|filter| multiplier(multipliers, filter).into())
-                        .collect(),
+                    multipliers: (0..shape.filters()).map(|filter| multiplier(multipliers, filter).into()).collect(),
                 }
             }
             _ => unreachable!("a valid network has the residuals of its graph"),
@@ -421,13 +352,7 @@ impl Task for Requantization<'_> {
             }
             match self.join {
                 None => {}
-                Some(Join::Identity {
-                    slot,
-                    from,
-                    stride,
-                    pad_front,
-                    multiplier,
-                }) => {
+                Some(Join::Identity { slot, from, stride, pad_front, multiplier }) => {
                     let source = pixel / width * stride * from.width + pixel % width * stride;
                     let skip = &self.values[*slot][source * from.channels..][..from.channels];
                     for (value, skip) in row[*pad_front..].iter_mut().zip(skip) {
@@ -460,10 +385,7 @@ fn max_pool(input: &[u8], from: MapShape, output: &mut [u8], to: MapShape, windo
         for y in y.max(padding)..(y + kernel).min(from.height + padding) {
             for x in x.max(padding)..(x + kernel).min(from.width + padding) {
                 let values = &input[((y - padding) * from.width + x - padding) * from.channels..][..from.channels];
-                largest
-                    .iter_mut()
-                    .zip(values)
-                    .for_each(|(largest, value)| *largest = (*largest).max(*value));
+                largest.iter_mut().zip(values).for_each(|(largest, value)| *largest = (*largest).max(*value));
             }
         }
     }
@@ -475,8 +397,6 @@ fn sum_pool(input: &[u8], from: MapShape, output: &mut [i64], to: MapShape, kern
     for (pixel, values) in input.chunks_exact(from.channels).enumerate() {
         let [y, x] = [pixel / from.width / kernel[0], pixel % from.width / kernel[1]];
         let sums = &mut output[(y * to.width + x) * to.channels..][..to.channels];
-        sums.iter_mut()
-            .zip(values)
-            .for_each(|(sum, value)| *sum += i64::from(*value));
+        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += i64::from(*value));
     }
 }

@@ -105,9 +105,7 @@ impl ArrayConv {
             outputs: mapping.precision.outputs,
             sets: Vec::new(),
         };
-        array.sets = (0..mapping.sets.len())
-            .map(|set| array.load(mapping, set, conv, hardware))
-            .collect();
+        array.sets = (0..mapping.sets.len()).map(|set| array.load(mapping, set, conv, hardware)).collect();
         array.check_sums()?;
         Ok(array)
     }
@@ -156,11 +154,7 @@ impl ArrayConv {
                     bounds[1] = ranges.iter().map(|range| range[1]).fold(bounds[1], i32::max);
                 }
             }
-            bundles.push(Bundle {
-                sections: sections.collect(),
-                bounds,
-                weights: start,
-            });
+            bundles.push(Bundle { sections: sections.collect(), bounds, weights: start });
         }
         ArraySet { bundles, weights }
     }
@@ -208,10 +202,7 @@ impl ArrayConv {
         for phase in 0..self.phases {
             let shift = phase * usize::from(self.input_bits_per_cycle);
             let pixel = &mut planes[phase * self.plane + pixel * self.pixel..][..self.pixel];
-            for (block, channels) in pixel
-                .chunks_exact_mut(self.block)
-                .zip(channels.chunks(self.group.channels))
-            {
+            for (block, channels) in pixel.chunks_exact_mut(self.block).zip(channels.chunks(self.group.channels)) {
                 for (digit, value) in block.iter_mut().zip(channels) {
                     *digit = value >> shift & mask;
                 }
@@ -227,11 +218,7 @@ impl ArrayConv {
         sums: &mut Vec<i32>,
         counters: &mut Counters,
     ) -> Result<()> {
-        let MapShape {
-            channels,
-            height,
-            width,
-        } = self.shape.input;
+        let MapShape { channels, height, width } = self.shape.input;
         let padding = self.shape.padding;
         for y in 0..height {
             for x in 0..width {
@@ -241,12 +228,7 @@ impl ArrayConv {
         }
         sums.clear();
         sums.resize(self.shape.output.len(), 0);
-        let done = dispatch(Accumulation {
-            conv: self,
-            planes,
-            sums,
-            counters,
-        });
+        let done = dispatch(Accumulation { conv: self, planes, sums, counters });
         done.map_err(|at| {
             let [low, high] = at.bounds;
             Error::layer(
@@ -328,13 +310,7 @@ impl ArrayConv {
                     let place = self.place(*digits, phase);
                     let [low, high] = bounds;
                     if partial.iter().any(|sums| sums.beyond(low, high)) {
-                        return Err(OutOfRange {
-                            set: 0,
-                            bundle: index,
-                            slice,
-                            phase,
-                            bounds,
-                        });
+                        return Err(OutOfRange { set: 0, bundle: index, slice, phase, bounds });
                     }
                     for (total, sums) in totals.iter_mut().zip(partial) {
                         *total = total.add_product(digits.conversion.apply(sums), place);
@@ -389,24 +365,11 @@ mod tests {
 
     /// A convolution with one output pixel, all weights the same.
     fn array(channels: usize, kernel: usize, weight: i8, hardware: &Hardware) -> Result<ArrayConv> {
-        let map = |channels, side| MapShape {
-            channels,
-            height: side,
-            width: side,
-        };
-        let shape = ConvShape {
-            input: map(channels, kernel),
-            output: map(10, 1),
-            kernel: [kernel; 2],
-            stride: 1,
-            padding: 0,
-        };
-        let conv = IntegerConv {
-            input_bits: 8,
-            weight_bits: 8,
-            weights: vec![weight; shape.weights()],
-            bias: vec![0; 10],
-        };
+        let map = |channels, side| MapShape { channels, height: side, width: side };
+        let shape =
+            ConvShape { input: map(channels, kernel), output: map(10, 1), kernel: [kernel; 2], stride: 1, padding: 0 };
+        let conv =
+            IntegerConv { input_bits: 8, weight_bits: 8, weights: vec![weight; shape.weights()], bias: vec![0; 10] };
         let mapping = ConvMapping::new("conv", shape, &conv, hardware)?;
         ArrayConv::new(&mapping, &conv, vec![0; channels], hardware)
     }
@@ -416,12 +379,7 @@ mod tests {
         let mut array = array(256, 1, 1, &Hardware::mars()).unwrap();
         let run = |array: &ArrayConv| {
             let mut sums = Vec::new();
-            array.run(
-                &[255; 256],
-                &mut array.empty_planes(),
-                &mut sums,
-                &mut Counters::default(),
-            )?;
+            array.run(&[255; 256], &mut array.empty_planes(), &mut sums, &mut Counters::default())?;
             Ok::<_, Error>(sums)
         };
         assert_eq!(run(&array).unwrap(), [255 * 256; 10]);
@@ -440,9 +398,6 @@ mod tests {
         hardware.converter = Converter::Bits { bits: 8, step: 9600 };
         let error = array(256, 16, 127, &hardware).unwrap_err().to_string();
         // 1024 accesses, 2 x 9600 at places 1 and 16, 9600 at places 16 and 256.
-        assert_eq!(
-            error,
-            "layer `conv`: its sums can reach 3008102400 behind this converter, beyond 32 bits"
-        );
+        assert_eq!(error, "layer `conv`: its sums can reach 3008102400 behind this converter, beyond 32 bits");
     }
 }

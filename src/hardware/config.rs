@@ -189,8 +189,7 @@ impl Hardware {
     /// # Errors
     /// [`Error::Setting`], which names the key, its value and what it may be.
     pub fn validate(&self) -> Result<()> {
-        self.check()
-            .map_err(|message| Error::Setting(format!("hardware `{}`: {message}", self.name)))
+        self.check().map_err(|message| Error::Setting(format!("hardware `{}`: {message}", self.name)))
     }
 
     fn check(&self) -> std::result::Result<(), String> {
@@ -214,10 +213,7 @@ impl Hardware {
         }
         for (key, value) in [("rows", self.rows), ("rows_on", self.rows_on)] {
             if !value.is_multiple_of(self.partitions) {
-                return Err(format!(
-                    "{key} {value} does not divide into {} partitions",
-                    self.partitions
-                ));
+                return Err(format!("{key} {value} does not divide into {} partitions", self.partitions));
             }
         }
         if self.group.channels > self.rows_on {
@@ -289,38 +285,20 @@ impl Hardware {
             check_range(&key("input_bits"), mode.input_bits.into(), 1, 8)?;
             check_positive(&key("ns"), mode.ns)?;
             for (key, bits, unit, name) in [
-                (
-                    key("weight_bits"),
-                    mode.weight_bits,
-                    self.weight_slice_bits,
-                    "weight_slice_bits",
-                ),
-                (
-                    key("input_bits"),
-                    mode.input_bits,
-                    self.input_bits_per_cycle,
-                    "input_bits_per_cycle",
-                ),
+                (key("weight_bits"), mode.weight_bits, self.weight_slice_bits, "weight_slice_bits"),
+                (key("input_bits"), mode.input_bits, self.input_bits_per_cycle, "input_bits_per_cycle"),
             ] {
                 if bits % unit != 0 {
                     return Err(format!("{key} {bits} is not a multiple of {name} {unit}"));
                 }
             }
             if usize::from(mode.weight_bits) > self.columns {
-                return Err(format!(
-                    "{} {} exceeds columns {}",
-                    key("weight_bits"),
-                    mode.weight_bits,
-                    self.columns
-                ));
+                return Err(format!("{} {} exceeds columns {}", key("weight_bits"), mode.weight_bits, self.columns));
             }
             let same =
                 |other: &AccessMode| (other.weight_bits, other.input_bits) == (mode.weight_bits, mode.input_bits);
             if self.access[..index].iter().any(same) {
-                return Err(format!(
-                    "access gives {} x {} bits twice",
-                    mode.weight_bits, mode.input_bits
-                ));
+                return Err(format!("access gives {} x {} bits twice", mode.weight_bits, mode.input_bits));
             }
             match (mode.energy_pj, self.energy.components, self.converter) {
                 (Some(energy), None, _) => check_positive(&key("energy_pj"), energy)?,
@@ -368,18 +346,10 @@ impl Hardware {
     /// # Errors
     /// Weights wider than every mode.
     pub fn precision(&self, weight_bits: u8, input_bits: u8) -> std::result::Result<Precision, String> {
-        let bits = self
-            .access
-            .iter()
-            .map(|mode| mode.weight_bits)
-            .filter(|bits| *bits >= weight_bits)
-            .min()
-            .ok_or_else(|| {
-                format!(
-                    "its weights have {weight_bits} bits, more than every access of hardware `{}`",
-                    self.name
-                )
-            })?;
+        let bits =
+            self.access.iter().map(|mode| mode.weight_bits).filter(|bits| *bits >= weight_bits).min().ok_or_else(
+                || format!("its weights have {weight_bits} bits, more than every access of hardware `{}`", self.name),
+            )?;
         let mode = self
             .access
             .iter()

@@ -33,11 +33,7 @@ impl Slice {
     /// Digit `index` of a weight, `bits` wide.
     pub(super) fn digit(self, weight: i8, index: usize, bits: u8) -> i8 {
         let shifted = weight >> (index * usize::from(bits));
-        if self.signed {
-            shifted
-        } else {
-            shifted & (i8::MAX >> (7 - bits))
-        }
+        if self.signed { shifted } else { shifted & (i8::MAX >> (7 - bits)) }
     }
 }
 
@@ -103,12 +99,7 @@ impl Conversion {
         match self {
             Self::Exact => sum,
             Self::Clamped { range: [low, high] } => sum.clamp(low, high),
-            Self::Coded {
-                range: [low, high],
-                step,
-                reciprocal,
-                shift,
-            } => {
+            Self::Coded { range: [low, high], step, reciprocal, shift } => {
                 let above = (sum.clamp(low, high) - low + step / 2) as u64;
                 ((above * reciprocal) >> shift) as i32 * step + low
             }

@@ -175,10 +175,7 @@ pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluat
     let loading = loading(&layers, hardware);
     let (timeline, mut cost, layer_costs) = run(&layers, hardware, loading);
     let (_, mut cost_without_reload, _) = run(&layers, hardware, Loading::Never);
-    for (cost, loading) in [
-        (&mut cost, self::loading(&dense, hardware)),
-        (&mut cost_without_reload, Loading::Never),
-    ] {
+    for (cost, loading) in [(&mut cost, self::loading(&dense, hardware)), (&mut cost_without_reload, Loading::Never)] {
         let (_, dense, _) = run(&dense, hardware, loading);
         cost.speedup_vs_dense = dense.cycles as f64 / cost.cycles as f64;
     }
@@ -251,9 +248,7 @@ fn run(layers: &[LayerWork], hardware: &Hardware, loading: Loading) -> (Timeline
     let cycles: u64 = costs.iter().map(|layer| layer.cycles).sum();
     let macs: u64 = costs.iter().map(|layer| layer.macs).sum();
     let kept_macs: u64 = costs.iter().map(|layer| layer.kept_macs).sum();
-    let energy = costs.iter().fold(EnergyBreakdown::default(), |sum, layer| {
-        sum.plus(&layer.energy_breakdown_uj)
-    });
+    let energy = costs.iter().fold(EnergyBreakdown::default(), |sum, layer| sum.plus(&layer.energy_breakdown_uj));
     let energy_uj = energy.total();
     let cost = Cost {
         cycles,
@@ -287,11 +282,7 @@ fn layer_cost(layer: &LayerWork, cycles: u64, peak: f64, hardware: &Hardware, lo
         cycles,
         energy_uj: energy.total(),
         group_sparsity: conv.map(|_| (groups - kept_groups) as f64 / groups as f64),
-        utilization: if cycles == 0 {
-            0.0
-        } else {
-            kept_macs as f64 / (cycles as f64 * peak)
-        },
+        utilization: if cycles == 0 { 0.0 } else { kept_macs as f64 / (cycles as f64 * peak) },
         accesses,
         kept_groups,
         groups,
@@ -342,10 +333,7 @@ fn layer_energy(
         weight_buffer: packed_bits * sram_moves * constants.buffer_pj_per_bit,
         feature_buffer: uj(map_bits + layer.picture_bits, constants.buffer_pj_per_bit),
         next_level: fetched_bits * constants.next_level_pj_per_bit
-            + uj(
-                2 * layer.spilled_bits + layer.picture_bits,
-                constants.next_level_pj_per_bit,
-            ),
+            + uj(2 * layer.spilled_bits + layer.picture_bits, constants.next_level_pj_per_bit),
         index_decode: index_bits * INDEX_COUNTER_BITS as f64 * constants.adder_pj_per_bit,
         requantization: uj(layer.logic.adders, constants.adder_pj_per_bit) + uj(layer.logic.gates, constants.gate_pj),
         // Milliwatts times nanoseconds are picojoules.

@@ -39,11 +39,7 @@ pub struct Index {
 impl IndexCode {
     /// Encodes `kept` (one entry for each group of the set) with the shorter code; the bitmap wins a tie.
     pub fn cheapest(kept: &[bool]) -> Index {
-        let code = if Self::Runs.bit_len(kept) < Self::Bitmap.bit_len(kept) {
-            Self::Runs
-        } else {
-            Self::Bitmap
-        };
+        let code = if Self::Runs.bit_len(kept) < Self::Bitmap.bit_len(kept) { Self::Runs } else { Self::Bitmap };
         code.encode(kept)
     }
 
@@ -69,11 +65,7 @@ impl IndexCode {
                 }
             }
         }
-        Index {
-            code: self,
-            bytes: bits.bytes,
-            bit_len: bits.len,
-        }
+        Index { code: self, bytes: bits.bytes, bit_len: bits.len }
     }
 
     /// Decodes `bit_len` bits of `bytes` into one entry for each of the `groups` groups of a set.
@@ -100,10 +92,7 @@ impl IndexCode {
                 let mut group = 0usize;
                 while group < groups {
                     let run = gamma(&mut bits).ok_or("a run ends early or is too long")? - 1;
-                    group = usize::try_from(run)
-                        .ok()
-                        .and_then(|run| group.checked_add(run))
-                        .unwrap_or(usize::MAX);
+                    group = usize::try_from(run).ok().and_then(|run| group.checked_add(run)).unwrap_or(usize::MAX);
                     if group > groups {
                         return Err(format!("a run passes the last of {groups} groups"));
                     }
@@ -227,12 +216,7 @@ mod tests {
         let mut bytes = vec![0u8; 16];
         bytes[7] = 0x40;
         assert!(IndexCode::Runs.decode(&bytes, 125, 10).is_err());
-        assert!(
-            IndexCode::Runs
-                .decode(&[0xff], 3, 10)
-                .unwrap_err()
-                .contains("unused bits")
-        );
+        assert!(IndexCode::Runs.decode(&[0xff], 3, 10).unwrap_err().contains("unused bits"));
         assert!(IndexCode::Runs.decode(&[], 0, 10).is_err());
         assert!(IndexCode::Bitmap.decode(&[1], 8, 9).unwrap_err().contains("9 groups"));
     }

@@ -80,10 +80,7 @@ impl Sums for Portable {
 
     #[inline(always)]
     fn add_product(mut self, other: Self, factor: i32) -> Self {
-        self.0
-            .iter_mut()
-            .zip(other.0)
-            .for_each(|(sum, other)| *sum += other * factor);
+        self.0.iter_mut().zip(other.0).for_each(|(sum, other)| *sum += other * factor);
         self
     }
 
@@ -262,10 +259,7 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Sums>(self) -> Self::Output {
-            let sums = self
-                .0
-                .iter()
-                .fold(S::zero(), |sums, (weights, inputs)| sums.dot(weights, *inputs));
+            let sums = self.0.iter().fold(S::zero(), |sums, (weights, inputs)| sums.dot(weights, *inputs));
             let lanes = sums.lanes();
             let (low, high) = (*lanes.iter().min().unwrap(), *lanes.iter().max().unwrap());
             let beyond = [(low, high), (low + 1, high), (low, high - 1)].map(|(low, high)| sums.beyond(low, high));
@@ -279,9 +273,7 @@ mod tests {
         assert_eq!(expected.2, [false, true, true]);
         assert_eq!(dispatch(All(rows)), expected);
         #[cfg(target_arch = "x86_64")]
-        x86::run_all(All(rows))
-            .into_iter()
-            .for_each(|sums| assert_eq!(sums, expected));
+        x86::run_all(All(rows)).into_iter().for_each(|sums| assert_eq!(sums, expected));
     }
 
     proptest! {

@@ -92,10 +92,7 @@ impl ConvMapping {
 
     /// The same convolution with every group kept.
     pub fn dense(&self) -> Self {
-        Self {
-            sets: vec![(0..self.grid.groups_per_set()).collect(); self.grid.sets()],
-            ..self.clone()
-        }
+        Self { sets: vec![(0..self.grid.groups_per_set()).collect(); self.grid.sets()], ..self.clone() }
     }
 
     /// Kept groups of all filter sets.
@@ -128,9 +125,7 @@ impl ConvMapping {
     pub fn kept_weights(&self) -> u64 {
         let groups = self.grid.groups_per_set();
         let in_set = |(set, kept): (usize, &Vec<usize>)| -> usize {
-            kept.iter()
-                .map(|group| self.grid.real_weights(set * groups + group))
-                .sum()
+            kept.iter().map(|group| self.grid.real_weights(set * groups + group)).sum()
         };
         self.sets.iter().enumerate().map(in_set).sum::<usize>() as u64
     }
@@ -159,9 +154,7 @@ impl ConvMapping {
         let mut cores = vec![CoreWork::default(); hardware.cores];
         let mut loads = vec![0; hardware.cores];
         for set in order {
-            let core = (0..loads.len())
-                .min_by_key(|&core| loads[core])
-                .expect("a chip has cores");
+            let core = (0..loads.len()).min_by_key(|&core| loads[core]).expect("a chip has cores");
             loads[core] += self.set_accesses(set);
             cores[core].sets.push(set);
         }
@@ -174,10 +167,8 @@ impl ConvMapping {
 
     /// Puts the accesses of a core's sets into tiles, in order and evenly.
     fn fill(&self, core: &mut CoreWork, accesses: usize, hardware: &Hardware) {
-        let count = accesses
-            .div_ceil(hardware.accesses_per_macro())
-            .next_multiple_of(hardware.macros_per_core)
-            .min(accesses);
+        let count =
+            accesses.div_ceil(hardware.accesses_per_macro()).next_multiple_of(hardware.macros_per_core).min(accesses);
         let mut tiles = vec![Tile::default(); count];
         let tile_of = |access: usize| access * count / accesses;
         let mut access = 0;
@@ -218,25 +209,11 @@ impl ConvMapping {
         let mut sets: Vec<usize> = cores.iter().flat_map(|core| core.sets.iter().copied()).collect();
         sets.sort_unstable();
         let name = &self.name;
-        assert!(
-            sets.into_iter().eq(0..self.sets.len()),
-            "layer `{name}`: each filter set is on one core"
-        );
+        assert!(sets.into_iter().eq(0..self.sets.len()), "layer `{name}`: each filter set is on one core");
         let ascending = |kept: &Vec<usize>| kept.is_sorted_by(|a, b| a < b);
-        assert!(
-            self.sets.iter().all(ascending),
-            "layer `{name}`: each kept group is mapped once"
-        );
-        let accesses: u64 = cores
-            .iter()
-            .flat_map(|core| &core.tiles)
-            .map(|tile| tile.accesses)
-            .sum();
-        assert_eq!(
-            accesses,
-            self.accesses() as u64,
-            "layer `{name}`: each access is in one tile"
-        );
+        assert!(self.sets.iter().all(ascending), "layer `{name}`: each kept group is mapped once");
+        let accesses: u64 = cores.iter().flat_map(|core| &core.tiles).map(|tile| tile.accesses).sum();
+        assert_eq!(accesses, self.accesses() as u64, "layer `{name}`: each access is in one tile");
     }
 
     fn part_filters(&self, part: usize) -> std::ops::Range<usize> {
@@ -267,9 +244,5 @@ impl ConvMapping {
 }
 
 fn kept_groups(mask: &[bool]) -> Vec<usize> {
-    mask.iter()
-        .enumerate()
-        .filter(|(_, kept)| **kept)
-        .map(|(group, _)| group)
-        .collect()
+    mask.iter().enumerate().filter(|(_, kept)| **kept).map(|(group, _)| group).collect()
 }

@@ -89,16 +89,9 @@ struct Core {
 /// Runs the layers.
 pub(super) fn schedule(layers: &[LayerWork], hardware: &Hardware, loading: Loading) -> Timeline {
     let frames = hardware.frames_per_load as u64;
-    let idle = Core {
-        port: 0,
-        macros: vec![0; hardware.macros_per_core],
-    };
+    let idle = Core { port: 0, macros: vec![0; hardware.macros_per_core] };
     let mut cores = vec![idle; hardware.cores];
-    let mut timeline = Timeline {
-        frames: hardware.frames_per_load,
-        layers: Vec::new(),
-        spans: Vec::new(),
-    };
+    let mut timeline = Timeline { frames: hardware.frames_per_load, layers: Vec::new(), spans: Vec::new() };
     let mut start = 0;
     for (index, layer) in layers.iter().enumerate() {
         let mut end = start;
@@ -106,19 +99,10 @@ pub(super) fn schedule(layers: &[LayerWork], hardware: &Hardware, loading: Loadi
             // Reading and writing maps overlaps with the accesses; the longest of the three counts.
             end = end.max(start + frames * port_cycles(core, hardware));
             for tile in &core.work.tiles {
-                let unit = (0..state.macros.len())
-                    .min_by_key(|&unit| state.macros[unit])
-                    .expect("a core has macros");
+                let unit = (0..state.macros.len()).min_by_key(|&unit| state.macros[unit]).expect("a core has macros");
                 let mut span = |activity, start, end| {
                     let layer = index;
-                    timeline.spans.push(Span {
-                        core: number,
-                        unit,
-                        layer,
-                        activity,
-                        start,
-                        end,
-                    });
+                    timeline.spans.push(Span { core: number, unit, layer, activity, start, end });
                 };
                 let mut ready = state.macros[unit];
                 if loading != Loading::Never {
@@ -134,11 +118,7 @@ pub(super) fn schedule(layers: &[LayerWork], hardware: &Hardware, loading: Loadi
             }
         }
         end += (2 * frames * layer.spilled_bits).div_ceil(hardware.memory.next_level_bits_per_cycle);
-        timeline.layers.push(LayerTime {
-            name: layer.name.clone(),
-            start,
-            end,
-        });
+        timeline.layers.push(LayerTime { name: layer.name.clone(), start, end });
         start = end;
     }
     timeline

@@ -80,11 +80,7 @@ pub(super) fn workload(
 ) -> Result<Vec<LayerWork>> {
     let mut layers = Vec::new();
     for (index, layer) in network.layers.iter().enumerate() {
-        let builder = Builder {
-            network,
-            hardware,
-            index,
-        };
+        let builder = Builder { network, hardware, index };
         match layer {
             IntegerLayer::Conv { .. } => layers.extend(builder.convs(&density)?),
             IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => layers.push(builder.pool()),
@@ -104,12 +100,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// Bits of one output value in all its forms; a logit is an accumulator.
     fn stored_bits(&self, node: usize) -> u64 {
-        let bits: u64 = self
-            .network
-            .forms(Source::Node(node))
-            .iter()
-            .map(|bits| u64::from(*bits))
-            .sum();
+        let bits: u64 = self.network.forms(Source::Node(node)).iter().map(|bits| u64::from(*bits)).sum();
         if bits == 0 { ACCUMULATOR_BITS } else { bits }
     }
 
@@ -117,11 +108,7 @@ impl Builder<'_> {
     fn spilled_bits(&self) -> u64 {
         let graph = &self.network.graph;
         let needed = |source: Source| graph.readers(source).any(|reader| reader >= self.index);
-        let picture = if needed(Source::Image) {
-            graph.image().len() as u64 * 8
-        } else {
-            0
-        };
+        let picture = if needed(Source::Image) { graph.image().len() as u64 * 8 } else { 0 };
         let values: u64 = (0..=self.index)
             .filter(|&node| node == self.index || needed(Source::Node(node)))
             .map(|node| graph.nodes()[node].output.len() as u64 * self.stored_bits(node))
@@ -133,14 +120,8 @@ impl Builder<'_> {
     /// The node's convolution, then its projection.
     fn convs(&self, density: impl Fn(ConvMapping) -> ConvMapping) -> Result<Vec<LayerWork>> {
         let node = &self.network.graph.nodes()[self.index];
-        let (
-            Op::Conv { conv: shape, skip, .. },
-            IntegerLayer::Conv {
-                conv,
-                skip: integer_skip,
-                output,
-            },
-        ) = (node.op, &self.network.layers[self.index])
+        let (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) =
+            (node.op, &self.network.layers[self.index])
         else {
             unreachable!("a valid network has one layer of the right kind for each node")
         };

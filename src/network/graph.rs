@@ -158,8 +158,10 @@ pub struct Graph {
     nodes: Vec<Node>,
 }
 
-/// Largest side, channel count or filter count that a description may ask for; keeps every product within 64 bits.
+/// Largest side, channel count or filter count that a description may ask for.
 const MAX_EXTENT: usize = 1 << 16;
+/// Most weights of a layer, and most values of a map.
+const MAX_VALUES: u128 = 1 << 32;
 
 impl Graph {
     /// Checks a description and computes its shapes.
@@ -169,24 +171,15 @@ impl Graph {
     /// layer that doesn't give one logit a class, an output that nobody reads.
     pub fn new(spec: NetworkSpec) -> Result<Self> {
         let [channels, height, width] = spec.input;
-        let image = MapShape {
-            channels,
-            height,
-            width,
-        };
-        if image.is_empty() || spec.input.iter().any(|&n| n > MAX_EXTENT) {
-            return Err(spec.error(format!(
-                "input {:?} must have three sizes from 1 to {MAX_EXTENT}",
-                spec.input
-            )));
+        let image = MapShape { channels, height, width };
+        if spec.input.iter().any(|&n| n == 0 || n > MAX_EXTENT) {
+            return Err(spec.error(format!("input {:?} must have three sizes from 1 to {MAX_EXTENT}", spec.input)));
         }
         let mut nodes: Vec<Node> = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             let name = layer.name();
             if name.is_empty() || name == "image" || nodes.iter().any(|n| n.name == name) {
-                return Err(spec.error(format!(
-                    "layer {index}: the name `{name}` is empty, reserved or used twice"
-                )));
+                return Err(spec.error(format!("layer {index}: the name `{name}` is empty, reserved or used twice")));
             }
             let logits = index + 1 == spec.layers.len();
             let node = resolve(layer, logits, image, &nodes)
@@ -210,9 +203,7 @@ impl Graph {
         }
         for (index, node) in self.nodes.iter().enumerate().take(self.nodes.len() - 1) {
             if self.readers(Source::Node(index)).next().is_none() {
-                return Err(self
-                    .spec
-                    .error(format!("nothing reads the output of layer `{}`", node.name)));
+                return Err(self.spec.error(format!("nothing reads the output of layer `{}`", node.name)));
             }
         }
         Ok(())
@@ -231,11 +222,7 @@ impl Graph {
     /// Shape of the picture.
     pub fn image(&self) -> MapShape {
         let [channels, height, width] = self.spec.input;
-        MapShape {
-            channels,
-            height,
-            width,
-        }
+        MapShape { channels, height, width }
     }
 
     /// Shape of a value.
@@ -301,10 +288,7 @@ impl Node {
     /// Geometry of the projection on its residual path.
     pub fn projection(&self) -> Option<ConvShape> {
         match self.op {
-            Op::Conv {
-                skip: Some(Skip::Projection { conv, .. }),
-                ..
-            } => Some(conv),
+            Op::Conv { skip: Some(Skip::Projection { conv, .. }), .. } => Some(conv),
             _ => None,
         }
     }
@@ -316,10 +300,9 @@ impl Node {
 
     fn skip_source(&self) -> Option<Source> {
         match self.op {
-            Op::Conv {
-                skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }),
-                ..
-            } => Some(source),
+            Op::Conv { skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }), .. } => {
+                Some(source)
+            }
             _ => None,
         }
     }
@@ -334,72 +317,32 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
     };
     let input = shape_of(source, image, nodes);
     let op = match layer {
-        LayerSpec::Conv {
-            filters,
-            kernel,
-            stride,
-            padding,
-            batch_norm,
-            add,
-            ..
-        } => {
+        LayerSpec::Conv { filters, kernel, stride, padding, batch_norm, add, .. } => {
             let conv = conv_shape(input, *filters, [*kernel; 2], *stride, *padding)?;
             let skip = add
                 .as_ref()
-                .map(|add| {
-                    resolve_skip(
-                        find(&add.from, nodes)?,
-                        add.shortcut,
-                        add.stride,
-                        conv.output,
-                        image,
-                        nodes,
-                    )
-                })
+                .map(|add| resolve_skip(find(&add.from, nodes)?, add.shortcut, add.stride, conv.output, image, nodes))
                 .transpose()?;
             if logits && skip.is_some() {
                 return Err("the layer that gives the logits cannot have a residual sum".into());
             }
-            Op::Conv {
-                conv,
-                batch_norm: *batch_norm,
-                skip,
-                logits,
-            }
+            Op::Conv { conv, batch_norm: *batch_norm, skip, logits }
         }
-        LayerSpec::Linear {
-            filters, batch_norm, ..
-        } => {
+        LayerSpec::Linear { filters, batch_norm, .. } => {
             let conv = conv_shape(input, *filters, [input.height, input.width], 1, 0)?;
-            Op::Conv {
-                conv,
-                batch_norm: *batch_norm,
-                skip: None,
-                logits,
-            }
+            Op::Conv { conv, batch_norm: *batch_norm, skip: None, logits }
         }
-        LayerSpec::MaxPool {
-            kernel,
-            stride,
-            padding,
-            ..
-        } => {
+        LayerSpec::MaxPool { kernel, stride, padding, .. } => {
             if *padding >= *kernel {
                 return Err(format!("padding {padding} must be smaller than the window {kernel}"));
             }
-            Op::MaxPool {
-                kernel: *kernel,
-                stride: *stride,
-                padding: *padding,
-            }
+            Op::MaxPool { kernel: *kernel, stride: *stride, padding: *padding }
         }
         LayerSpec::AvgPool { kernel, .. } => {
             let kernel = kernel.map_or([input.height, input.width], |k| [k, k]);
-            if kernel.contains(&0) || input.height % kernel[0] != 0 || input.width % kernel[1] != 0 {
-                return Err(format!(
-                    "a window of {kernel:?} does not tile a map of {}x{}",
-                    input.height, input.width
-                ));
+            if kernel.contains(&0) || !input.height.is_multiple_of(kernel[0]) || !input.width.is_multiple_of(kernel[1])
+            {
+                return Err(format!("a window of {kernel:?} does not tile a map of {}x{}", input.height, input.width));
             }
             Op::AvgPool { kernel }
         }
@@ -409,24 +352,14 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
     }
     let output = match op {
         Op::Conv { conv, .. } => conv.output,
-        Op::MaxPool {
-            kernel,
-            stride,
-            padding,
-        } => conv_shape(input, input.channels, [kernel; 2], stride, padding)?.output,
-        Op::AvgPool { kernel } => MapShape {
-            channels: input.channels,
-            height: input.height / kernel[0],
-            width: input.width / kernel[1],
-        },
+        Op::MaxPool { kernel, stride, padding } => {
+            conv_shape(input, input.channels, [kernel; 2], stride, padding)?.output
+        }
+        Op::AvgPool { kernel } => {
+            MapShape { channels: input.channels, height: input.height / kernel[0], width: input.width / kernel[1] }
+        }
     };
-    Ok(Node {
-        name: layer.name().into(),
-        source,
-        input,
-        output,
-        op,
-    })
+    Ok(Node { name: layer.name().into(), source, input, output, op })
 }
 
 fn find(name: &str, nodes: &[Node]) -> Reason<Source> {
@@ -448,17 +381,12 @@ fn shape_of(source: Source, image: MapShape, nodes: &[Node]) -> MapShape {
 }
 
 fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize, padding: usize) -> Reason<ConvShape> {
-    let too_large = [filters, kernel[0], kernel[1], stride, padding]
-        .iter()
-        .any(|&n| n > MAX_EXTENT);
+    let too_large = [filters, kernel[0], kernel[1], stride, padding].iter().any(|&n| n > MAX_EXTENT);
     if filters == 0 || kernel.contains(&0) || stride == 0 || too_large {
         return Err(format!("filters, kernel and stride must be from 1 to {MAX_EXTENT}"));
     }
     if padding >= kernel[0].max(kernel[1]) {
-        return Err(format!(
-            "padding {padding} must be smaller than the kernel {}",
-            kernel[0]
-        ));
+        return Err(format!("padding {padding} must be smaller than the kernel {}", kernel[0]));
     }
     let extent = |size: usize, kernel: usize| {
         (size + 2 * padding)
@@ -471,13 +399,13 @@ fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize
         height: extent(input.height, kernel[0])?,
         width: extent(input.width, kernel[1])?,
     };
-    Ok(ConvShape {
-        input,
-        output,
-        kernel,
-        stride,
-        padding,
-    })
+    let product = |sizes: [usize; 4]| sizes.iter().map(|&size| size as u128).product::<u128>();
+    let weights = product([filters, input.channels, kernel[0], kernel[1]]);
+    let values = product([filters, output.height, output.width, 1]);
+    if weights.max(values) > MAX_VALUES {
+        return Err(format!("{weights} weights and {values} outputs are beyond {MAX_VALUES}"));
+    }
+    Ok(ConvShape { input, output, kernel, stride, padding })
 }
 
 fn resolve_skip(
@@ -503,16 +431,9 @@ fn resolve_skip(
         Shortcut::Projection => Ok(Skip::Projection { source, conv }),
         Shortcut::Identity => {
             let missing = output.channels.checked_sub(from.channels).ok_or_else(|| {
-                format!(
-                    "the residual value has {} channels, the sum only {}",
-                    from.channels, output.channels
-                )
+                format!("the residual value has {} channels, the sum only {}", from.channels, output.channels)
             })?;
-            Ok(Skip::Identity {
-                source,
-                stride,
-                pad_front: missing / 2,
-            })
+            Ok(Skip::Identity { source, stride, pad_front: missing / 2 })
         }
     }
 }

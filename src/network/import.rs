@@ -19,11 +19,7 @@ use crate::error::{Error, Result};
 /// A missing, damaged or foreign file; a checkpoint of another network (the message names the first array that doesn't fit).
 pub fn import(path: &Path, graph: &Graph) -> Result<Weights> {
     let arrays = read(path)?;
-    let weights = if graph
-        .nodes()
-        .iter()
-        .any(|node| arrays.contains_key(&format!("{}.gamma", node.name)))
-    {
+    let weights = if graph.nodes().iter().any(|node| arrays.contains_key(&format!("{}.gamma", node.name))) {
         own(arrays)
     } else {
         translate(arrays, graph)
@@ -40,10 +36,7 @@ type Arrays = BTreeMap<String, Array>;
 fn read(path: &Path) -> Result<Arrays> {
     if path.extension().is_some_and(|extension| extension == "safetensors") {
         let (weights, _) = Weights::load(path)?;
-        return Ok(weights
-            .iter()
-            .map(|(name, array)| (name.to_string(), array.clone()))
-            .collect());
+        return Ok(weights.iter().map(|(name, array)| (name.to_string(), array.clone())).collect());
     }
     std::fs::metadata(path).map_err(Error::io(path))?;
     let unreadable = |error: String| Error::file(path, format!("not a readable PyTorch checkpoint ({error})"));
@@ -57,17 +50,8 @@ fn read(path: &Path) -> Result<Arrays> {
             return Err(unreadable(format!("`{name}` is {:?}, expected F32", tensor.dtype())));
         }
         let bytes = tensor.read().map_err(|error| unreadable(error.to_string()))?;
-        let values = bytes
-            .chunks_exact(4)
-            .map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
-            .collect();
-        arrays.insert(
-            name.clone(),
-            Array {
-                shape: tensor.shape().to_vec(),
-                values,
-            },
-        );
+        let values = bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect();
+        arrays.insert(name.clone(), Array { shape: tensor.shape().to_vec(), values });
     }
     Ok(arrays)
 }
@@ -87,12 +71,8 @@ type Reason<T> = std::result::Result<T, String>;
 
 fn translate(arrays: Arrays, graph: &Graph) -> Reason<Weights> {
     let arrays = strip_wrappers(arrays);
-    let mut translator = Translator {
-        features: features(&arrays),
-        arrays,
-        used: BTreeSet::new(),
-        weights: Weights::default(),
-    };
+    let mut translator =
+        Translator { features: features(&arrays), arrays, used: BTreeSet::new(), weights: Weights::default() };
     for node in graph.nodes() {
         let Op::Conv { batch_norm, logits, .. } = node.op else {
             continue;
@@ -102,18 +82,9 @@ fn translate(arrays: Arrays, graph: &Graph) -> Reason<Weights> {
         if node.projection().is_some() {
             let block = node.name.rsplit_once('.').map_or("", |(block, _)| block);
             let names = ["shortcut", "downsample"].map(|name| format!("{block}.{name}"));
-            let name = names
-                .iter()
-                .find(|name| translator.arrays.contains_key(&format!("{name}.0.weight")));
-            let name = name
-                .ok_or_else(|| format!("it has no `{}.0.weight`", names[0]))?
-                .clone();
-            translator.take(
-                &node.projection_name(),
-                &format!("{name}.0"),
-                Some(&format!("{name}.1")),
-                node,
-            )?;
+            let name = names.iter().find(|name| translator.arrays.contains_key(&format!("{name}.0.weight")));
+            let name = name.ok_or_else(|| format!("it has no `{}.0.weight`", names[0]))?.clone();
+            translator.take(&node.projection_name(), &format!("{name}.0"), Some(&format!("{name}.1")), node)?;
         }
     }
     match translator.arrays.keys().find(|name| !translator.used.contains(*name)) {
@@ -137,11 +108,8 @@ fn strip_wrappers(arrays: Arrays) -> Arrays {
 /// Prefixes of the convolutions in a VGG's `features`, in order.
 fn features(arrays: &Arrays) -> Vec<usize> {
     let index = |name: &str| name.strip_prefix("features.")?.strip_suffix(".weight")?.parse().ok();
-    let mut found: Vec<usize> = arrays
-        .iter()
-        .filter(|(_, array)| array.shape.len() == 4)
-        .filter_map(|(name, _)| index(name))
-        .collect();
+    let mut found: Vec<usize> =
+        arrays.iter().filter(|(_, array)| array.shape.len() == 4).filter_map(|(name, _)| index(name)).collect();
     found.sort_unstable();
     found.reverse();
     found
@@ -160,9 +128,7 @@ impl Translator {
     fn find(&mut self, node: &Node, logits: bool) -> Reason<(String, String)> {
         if logits {
             let names = ["linear", "fc", "classifier", "classifier.0"];
-            let name = names
-                .iter()
-                .find(|name| self.arrays.contains_key(&format!("{name}.weight")));
+            let name = names.iter().find(|name| self.arrays.contains_key(&format!("{name}.weight")));
             let name = name.ok_or_else(|| format!("it has none of {names:?}"))?;
             return Ok((name.to_string(), String::new()));
         }
@@ -185,12 +151,7 @@ impl Translator {
         let mut weight = self.array(&format!("{conv}.weight"))?;
         if weight.shape.len() == 2 {
             // A linear layer reads the flattened map: channels, rows, pixels.
-            weight.shape = vec![
-                weight.shape[0],
-                node.input.channels,
-                node.input.height,
-                node.input.width,
-            ];
+            weight.shape = vec![weight.shape[0], node.input.channels, node.input.height, node.input.width];
             if weight.shape.iter().product::<usize>() != weight.values.len() {
                 return Err(format!("`{conv}.weight` doesn't read a map of {:?}", node.input));
             }

@@ -182,9 +182,6 @@ impl NetworkSpec {
 
     /// An error about this network.
     pub(crate) fn error(&self, message: impl Into<String>) -> Error {
-        Error::Network {
-            network: self.name.clone(),
-            message: message.into(),
-        }
+        Error::Network { network: self.name.clone(), message: message.into() }
     }
 }

@@ -30,10 +30,7 @@ pub struct Array {
 impl Array {
     /// A one-dimensional array.
     pub fn vector(values: Vec<f32>) -> Self {
-        Self {
-            shape: vec![values.len()],
-            values,
-        }
+        Self { shape: vec![values.len()], values }
     }
 }
 
@@ -55,13 +52,7 @@ impl Weights {
                 .take(conv.weights())
                 .map(|z: f64| (deviation * z) as f32)
                 .collect();
-            weights.insert(
-                format!("{name}.weight"),
-                Array {
-                    shape: weight_shape(&conv),
-                    values,
-                },
-            );
+            weights.insert(format!("{name}.weight"), Array { shape: weight_shape(&conv), values });
             let constant = |value: f32| Array::vector(vec![value; conv.filters()]);
             if batch_norm {
                 for (part, value) in [("gamma", 1.0), ("beta", 0.0), ("mean", 0.0), ("var", 1.0)] {
@@ -79,9 +70,7 @@ impl Weights {
     /// # Errors
     /// Names what is missing.
     pub fn get(&self, name: &str) -> Result<&Array> {
-        self.arrays
-            .get(name)
-            .ok_or_else(|| Error::Setting(format!("the checkpoint has no array `{name}`")))
+        self.arrays.get(name).ok_or_else(|| Error::Setting(format!("the checkpoint has no array `{name}`")))
     }
 
     /// The array of a name, where it exists.
@@ -105,14 +94,8 @@ impl Weights {
     /// Names the array, the shape expected and the shape found.
     pub fn check(&self, graph: &Graph) -> Result<()> {
         for (name, conv, batch_norm) in convs(graph) {
-            let parts: &[&str] = if batch_norm {
-                &["gamma", "beta", "mean", "var"]
-            } else {
-                &["bias"]
-            };
-            let vectors = parts
-                .iter()
-                .map(|part| (format!("{name}.{part}"), vec![conv.filters()]));
+            let parts: &[&str] = if batch_norm { &["gamma", "beta", "mean", "var"] } else { &["bias"] };
+            let vectors = parts.iter().map(|part| (format!("{name}.{part}"), vec![conv.filters()]));
             for (name, shape) in std::iter::once((format!("{name}.weight"), weight_shape(&conv))).chain(vectors) {
                 let array = self.get(&name)?;
                 if array.shape != shape {
@@ -142,30 +125,12 @@ impl Weights {
         let mut weights = Self::default();
         for (name, view) in file.iter() {
             if view.dtype() != Dtype::F32 {
-                return Err(Error::file(
-                    path,
-                    format!("`{name}` is {:?}, expected F32", view.dtype()),
-                ));
+                return Err(Error::file(path, format!("`{name}` is {:?}, expected F32", view.dtype())));
             }
-            let values = view
-                .data()
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
-            weights.insert(
-                name.into(),
-                Array {
-                    shape: view.shape().to_vec(),
-                    values,
-                },
-            );
+            let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+            weights.insert(name.into(), Array { shape: view.shape().to_vec(), values });
         }
-        let metadata = header
-            .metadata()
-            .iter()
-            .flatten()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
+        let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
         Ok((weights, metadata))
     }
 
@@ -177,13 +142,7 @@ impl Weights {
         let bytes: Vec<(&String, &Array, Vec<u8>)> = self
             .arrays
             .iter()
-            .map(|(name, array)| {
-                (
-                    name,
-                    array,
-                    array.values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-                )
-            })
+            .map(|(name, array)| (name, array, array.values.iter().flat_map(|value| value.to_le_bytes()).collect()))
             .collect();
         let views = bytes
             .iter()

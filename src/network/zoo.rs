@@ -3,9 +3,7 @@
 use super::spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 
 /// Names that [`zoo`] knows.
-pub const ZOO: [&str; 7] = [
-    "resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "vgg8", "vgg16",
-];
+pub const ZOO: [&str; 7] = ["resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "vgg8", "vgg16"];
 
 /// A network of the zoo with `classes` outputs; `None` for a name that isn't in [`ZOO`].
 ///
@@ -24,32 +22,13 @@ pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
         "vgg16" => vgg(&[&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]]),
         _ => return None,
     };
-    let mut spec = NetworkSpec {
-        name: name.into(),
-        input: [3, 32, 32],
-        classes,
-        layers,
-    };
-    spec.layers.push(LayerSpec::Linear {
-        name: "linear".into(),
-        input: None,
-        filters: classes,
-        batch_norm: false,
-    });
+    let mut spec = NetworkSpec { name: name.into(), input: [3, 32, 32], classes, layers };
+    spec.layers.push(LayerSpec::Linear { name: "linear".into(), input: None, filters: classes, batch_norm: false });
     Some(spec)
 }
 
 fn conv3x3(name: String, filters: usize, stride: usize, add: Option<SkipSpec>) -> LayerSpec {
-    LayerSpec::Conv {
-        name,
-        input: None,
-        filters,
-        kernel: 3,
-        stride,
-        padding: 1,
-        batch_norm: true,
-        add,
-    }
+    LayerSpec::Conv { name, input: None, filters, kernel: 3, stride, padding: 1, batch_norm: true, add }
 }
 
 fn resnet_cifar(blocks: usize) -> Vec<LayerSpec> {
@@ -64,11 +43,7 @@ fn resnet(stages: &[(usize, usize)], blocks: usize, shortcut: Shortcut) -> Vec<L
     for (stage, &(filters, first_stride)) in (1..).zip(stages) {
         for block in 0..blocks {
             let stride = if block == 0 { first_stride } else { 1 };
-            let shortcut = if stride == 1 && channels == filters {
-                Shortcut::Identity
-            } else {
-                shortcut
-            };
+            let shortcut = if stride == 1 && channels == filters { Shortcut::Identity } else { shortcut };
             let add = SkipSpec { from, shortcut, stride };
             let name = format!("layer{stage}.{block}.conv");
             from = format!("{name}2");
@@ -77,11 +52,7 @@ fn resnet(stages: &[(usize, usize)], blocks: usize, shortcut: Shortcut) -> Vec<L
             channels = filters;
         }
     }
-    layers.push(LayerSpec::AvgPool {
-        name: "pool".into(),
-        input: None,
-        kernel: None,
-    });
+    layers.push(LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None });
     layers
 }
 
@@ -92,13 +63,7 @@ fn vgg(stages: &[&[usize]]) -> Vec<LayerSpec> {
         for (index, &filters) in (1..).zip(*filters) {
             layers.push(conv3x3(format!("conv{stage}_{index}"), filters, 1, None));
         }
-        layers.push(LayerSpec::MaxPool {
-            name: format!("pool{stage}"),
-            input: None,
-            kernel: 2,
-            stride: 2,
-            padding: 0,
-        });
+        layers.push(LayerSpec::MaxPool { name: format!("pool{stage}"), input: None, kernel: 2, stride: 2, padding: 0 });
     }
     layers
 }

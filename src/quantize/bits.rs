@@ -74,9 +74,7 @@ impl QuantizeConfig {
             ("first_last_bits", self.first_last_bits),
         ] {
             if !(2..=8).contains(&bits) {
-                return Err(Error::Setting(format!(
-                    "quantize.{key} = {bits}: it must be from 2 to 8"
-                )));
+                return Err(Error::Setting(format!("quantize.{key} = {bits}: it must be from 2 to 8")));
             }
         }
         if self.fusion == Fusion::None && self.weight_scale == WeightScale::Column {
@@ -120,11 +118,7 @@ impl BitPlan {
                 let (weights, input, skip) = match node.op {
                     Op::Conv { skip, logits, .. } => {
                         let first = node.source == Source::Image;
-                        let weights = if first || logits {
-                            config.first_last_bits
-                        } else {
-                            config.weight_bits
-                        };
+                        let weights = if first || logits { config.first_last_bits } else { config.weight_bits };
                         let input = match (first, logits) {
                             (true, _) => IMAGE_BITS,
                             (false, true) => config.first_last_bits,
@@ -139,12 +133,7 @@ impl BitPlan {
                     // A pool reads the widest form that its own readers ask for; known once they are.
                     Op::MaxPool { .. } | Op::AvgPool { .. } => (0, 0, None),
                 };
-                NodeBits {
-                    weights,
-                    input,
-                    skip,
-                    forms: Vec::new(),
-                }
+                NodeBits { weights, input, skip, forms: Vec::new() }
             })
             .collect();
         // Readers come after what they read, so going backwards each node's forms are complete when it asks for its own.
@@ -160,10 +149,8 @@ impl BitPlan {
                 plan[index].input = asked.last().copied().unwrap_or(0);
             }
             ask(&mut plan, node.source, &asked);
-            if let Op::Conv {
-                skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }),
-                ..
-            } = node.op
+            if let Op::Conv { skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }), .. } =
+                node.op
             {
                 let bits: Vec<u8> = plan[index].skip.into_iter().collect();
                 ask(&mut plan, source, &bits);
@@ -197,11 +184,7 @@ mod tests {
 
     fn plan(name: &str, weight_bits: u8) -> (Graph, BitPlan) {
         let graph = Graph::new(zoo(name, 10).unwrap()).unwrap();
-        let config = QuantizeConfig {
-            weight_bits,
-            activation_bits: weight_bits,
-            ..Default::default()
-        };
+        let config = QuantizeConfig { weight_bits, activation_bits: weight_bits, ..Default::default() };
         let plan = BitPlan::new(&graph, &config);
         (graph, plan)
     }
@@ -213,60 +196,12 @@ mod tests {
     #[test]
     fn a_four_bit_resnet_stores_values_for_convolutions_and_for_skips() {
         let plan = plan("resnet20", 4);
-        assert_eq!(
-            *node(&plan, "conv1"),
-            NodeBits {
-                weights: 8,
-                input: 8,
-                skip: None,
-                forms: vec![4, 8]
-            }
-        );
-        assert_eq!(
-            *node(&plan, "layer1.0.conv1"),
-            NodeBits {
-                weights: 4,
-                input: 4,
-                skip: None,
-                forms: vec![4]
-            }
-        );
-        assert_eq!(
-            *node(&plan, "layer1.0.conv2"),
-            NodeBits {
-                weights: 4,
-                input: 4,
-                skip: Some(8),
-                forms: vec![4, 8]
-            }
-        );
-        assert_eq!(
-            *node(&plan, "layer3.2.conv2"),
-            NodeBits {
-                weights: 4,
-                input: 4,
-                skip: Some(8),
-                forms: vec![8]
-            }
-        );
-        assert_eq!(
-            *node(&plan, "pool"),
-            NodeBits {
-                weights: 0,
-                input: 8,
-                skip: None,
-                forms: vec![8]
-            }
-        );
-        assert_eq!(
-            *node(&plan, "linear"),
-            NodeBits {
-                weights: 8,
-                input: 8,
-                skip: None,
-                forms: vec![]
-            }
-        );
+        assert_eq!(*node(&plan, "conv1"), NodeBits { weights: 8, input: 8, skip: None, forms: vec![4, 8] });
+        assert_eq!(*node(&plan, "layer1.0.conv1"), NodeBits { weights: 4, input: 4, skip: None, forms: vec![4] });
+        assert_eq!(*node(&plan, "layer1.0.conv2"), NodeBits { weights: 4, input: 4, skip: Some(8), forms: vec![4, 8] });
+        assert_eq!(*node(&plan, "layer3.2.conv2"), NodeBits { weights: 4, input: 4, skip: Some(8), forms: vec![8] });
+        assert_eq!(*node(&plan, "pool"), NodeBits { weights: 0, input: 8, skip: None, forms: vec![8] });
+        assert_eq!(*node(&plan, "linear"), NodeBits { weights: 8, input: 8, skip: None, forms: vec![] });
     }
 
     #[test]

@@ -76,19 +76,10 @@ impl<'a> FakeQuant<'a> {
         let nodes = self.network.graph.nodes();
         for ((node, layer), convs) in nodes.iter().zip(&self.network.layers).zip(&self.convs) {
             let forms = match (node.op, layer) {
-                (
-                    Op::Conv { skip, .. },
-                    IntegerLayer::Conv {
-                        conv,
-                        skip: integer_skip,
-                        output,
-                    },
-                ) => {
+                (Op::Conv { skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                     let own = convs.own.as_ref().expect("a convolution's node has its tensors");
-                    let sums = own.sums(
-                        self.input(node.source, conv.input_bits, &picture, &values),
-                        self.borders(node.source),
-                    );
+                    let sums = own
+                        .sums(self.input(node.source, conv.input_bits, &picture, &values), self.borders(node.source));
                     let Some(output) = output else {
                         let logits = sums.into_data().convert::<i64>();
                         let logits = logits.into_vec::<i64>().expect("64-bit integers");
@@ -116,37 +107,19 @@ impl<'a> FakeQuant<'a> {
                     }
                     requantize(sums, &output.forms)
                 }
-                (
-                    Op::MaxPool {
-                        kernel,
-                        stride,
-                        padding,
-                    },
-                    IntegerLayer::MaxPool,
-                ) => forms_of(node.source, &values)
+                (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => forms_of(node.source, &values)
                     .iter()
                     .map(|(bits, value)| {
                         let pooled = max_pool2d(
                             value.clone(),
-                            MaxPoolOptions::new([kernel; 2])
-                                .with_stride([stride; 2])
-                                .with_padding([padding; 2]),
+                            MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]),
                         );
                         (*bits, pooled)
                     })
                     .collect(),
-                (
-                    Op::AvgPool {
-                        kernel: [height, width],
-                    },
-                    IntegerLayer::AvgPool { input_bits, output },
-                ) => {
+                (Op::AvgPool { kernel: [height, width] }, IntegerLayer::AvgPool { input_bits, output }) => {
                     let value = integers(self.input(node.source, *input_bits, &picture, &values));
-                    let MapShape {
-                        channels,
-                        height: rows,
-                        width: cols,
-                    } = node.output;
+                    let MapShape { channels, height: rows, width: cols } = node.output;
                     let sums = value
                         .reshape([batch * channels, rows, height, cols * width])
                         .sum_dim(2)
@@ -168,9 +141,7 @@ impl<'a> FakeQuant<'a> {
             Source::Node(_) => {
                 let forms = forms_of(source, values);
                 let form = forms.iter().find(|(form, _)| *form == bits);
-                form.expect("a validated network stores the forms that are read")
-                    .1
-                    .clone()
+                form.expect("a validated network stores the forms that are read").1.clone()
             }
         }
     }
@@ -181,9 +152,8 @@ impl<'a> FakeQuant<'a> {
 
     /// Multipliers as a tensor that broadcasts over `[batch, filters, height, width]`.
     fn columns(&self, multipliers: &[u32]) -> Tensor<4, Int> {
-        let values: Vec<i64> = (0..multipliers.len())
-            .map(|filter| i64::from(multiplier(multipliers, filter)))
-            .collect();
+        let values: Vec<i64> =
+            (0..multipliers.len()).map(|filter| i64::from(multiplier(multipliers, filter))).collect();
         integer_column(values, &self.device)
     }
 }
@@ -260,17 +230,11 @@ impl ExactConv {
         };
         // A linear layer's kernel is its whole input map, whatever shape that has.
         let parts = self.parts.iter().map(|(range, weights)| {
-            let input = if self.parts.len() == 1 {
-                input.clone()
-            } else {
-                input.clone().narrow(1, range.start, range.len())
-            };
+            let input =
+                if self.parts.len() == 1 { input.clone() } else { input.clone().narrow(1, range.start, range.len()) };
             integers(conv2d(input, weights.clone(), self.shape.stride, padding))
         });
-        parts
-            .reduce(|sum, part| sum + part)
-            .expect("a convolution has channels")
-            + self.bias.clone()
+        parts.reduce(|sum, part| sum + part).expect("a convolution has channels") + self.bias.clone()
     }
 }
 
@@ -281,15 +245,7 @@ pub(crate) fn with_borders(picture: Tensor<4>, zero_points: &[u8], padding: usiz
     let values: Vec<f32> = zero_points.iter().map(|z| f32::from(*z)).collect();
     let column = Tensor::<4>::from_data(TensorData::new(values, [1, channels, 1, 1]), &device);
     let bordered = column.expand([batch, channels, height + 2 * padding, width + 2 * padding]);
-    bordered.slice_assign(
-        [
-            0..batch,
-            0..channels,
-            padding..padding + height,
-            padding..padding + width,
-        ],
-        picture,
-    )
+    bordered.slice_assign([0..batch, 0..channels, padding..padding + height, padding..padding + width], picture)
 }
 
 /// Channel ranges in each of which no filter's partial sum can reach 2^24.

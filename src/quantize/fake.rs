@@ -46,24 +46,16 @@ pub(crate) fn activation_limit(bits: u8) -> f64 {
 ///
 /// `None` where all values are zero, or none is on the side that the grid covers.
 pub fn calibrate_step(values: &[f32], low: f64, high: f64) -> Option<f64> {
-    let largest = values
-        .iter()
-        .map(|value| if low < 0.0 { value.abs() } else { *value })
-        .fold(0.0f32, f32::max);
+    let largest = values.iter().map(|value| if low < 0.0 { value.abs() } else { *value }).fold(0.0f32, f32::max);
     if largest <= 0.0 {
         return None;
     }
     let full = f64::from(largest) / high;
     let error = |step: f64| -> f64 {
         let (inverse, step, low, high) = ((1.0 / step) as f32, step as f32, low as f32, high as f32);
-        values
-            .iter()
-            .map(|x| f64::from((x - (x * inverse).clamp(low, high).round() * step).powi(2)))
-            .sum()
+        values.iter().map(|x| f64::from((x - (x * inverse).clamp(low, high).round() * step).powi(2))).sum()
     };
-    (4..=100)
-        .map(|percent| full * f64::from(percent) / 100.0)
-        .min_by(|a, b| error(*a).total_cmp(&error(*b)))
+    (4..=100).map(|percent| full * f64::from(percent) / 100.0).min_by(|a, b| error(*a).total_cmp(&error(*b)))
 }
 
 #[cfg(test)]
@@ -79,11 +71,7 @@ mod tests {
         let grads = out.clone().sum().backward();
         let values = |data: TensorData| data.to_vec::<f32>().unwrap();
         let step_gradient = values(step.grad(&grads).unwrap().into_data())[0];
-        (
-            values(out.into_data()),
-            values(x.grad(&grads).unwrap().into_data()),
-            step_gradient,
-        )
+        (values(out.into_data()), values(x.grad(&grads).unwrap().into_data()), step_gradient)
     }
 
     /// Values on the grid, gradients as in equation 3 of the paper.

@@ -1,19 +1,28 @@
 //! What people read: the table in the terminal and `report.html`. It knows the numbers, not how they were made.
 
+mod html;
+mod metrics;
+mod svg;
 mod table;
+mod text;
 
 use std::path::Path;
 
 use crate::deploy::Deployment;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, write_atomically};
+use metrics::Metrics;
 
 pub use table::table;
 
 /// Writes `deploy.json` and `report.html` into a folder, which is made if need be.
 ///
+/// The report draws the training curves of the folder's `metrics.jsonl`; where it is missing or damaged, the report says so.
+///
 /// # Errors
 /// A file that cannot be written.
 pub fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    deployment.write(folder)
+    deployment.write(folder)?;
+    let page = html::page(deployment, &Metrics::read(folder));
+    write_atomically(&folder.join("report.html"), page.as_bytes())
 }

@@ -1,77 +1,74 @@
-//! The table in the terminal.
-
-use std::fmt::Write;
+//! The table in the terminal: plain ASCII, at most 80 columns and 40 lines.
 
 use crate::deploy::Deployment;
 use crate::hardware::Cost;
 
+use super::text::{Agreement, ascii, count, energy, executions, grouped, kib, percent, words};
+
+/// Longest name that is printed whole.
+const NAME: usize = 24;
+
 /// Accuracy, mismatches, compression and cost, as text.
 pub fn table(deployment: &Deployment) -> String {
-    let mut out = String::new();
-    let percent = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.2} %"));
-    let count = |value: Option<usize>| value.map_or("-".into(), |value: usize| value.to_string());
-    let Deployment {
-        accuracy,
-        mismatches,
-        compression,
-        ..
-    } = deployment;
-    let mut row = |name: &str, value: String| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(out, "  {name:<44}{value:>14}");
-    };
-    row(
-        &format!("{} on {}", deployment.network, deployment.hardware),
-        format!("{} images", deployment.images),
-    );
-    row("accuracy, float before quantization", percent(accuracy.float));
-    row("accuracy, fake-quant", percent(accuracy.fake_quant));
-    row("accuracy, integer reference", percent(Some(accuracy.integer)));
-    row("accuracy, macro model", percent(Some(accuracy.macro_model)));
-    row(
-        "fake-quant vs integer, predictions that differ",
-        count(mismatches.fake_quant_vs_integer_predictions),
-    );
-    row(
-        "integer vs macro, logits that differ",
-        count(Some(mismatches.integer_vs_macro_logits)),
-    );
-    row(
-        "groups that are zero",
-        percent(Some(100.0 * compression.group_sparsity)),
-    );
-    row("weights, dense", kib(compression.weight_bits_dense));
-    row("weights, stored", kib(compression.weight_bits_stored));
+    let compression = &deployment.compression;
+    let mut lines = vec![format!(
+        "{} on {}, {} of {}",
+        ascii(&deployment.network, NAME),
+        ascii(&deployment.hardware, NAME),
+        count(deployment.images, "picture"),
+        data(deployment),
+    )];
+
+    lines.push(String::new());
+    lines.push(format!("  {:<28}{:>10}   differs in", "accuracy", "right"));
+    for (name, right, differs) in executions(&deployment.accuracy, &deployment.mismatches) {
+        lines.push(format!("  {name:<28}{right:>10}   {differs}"));
+    }
+    let agreement = Agreement::new(&deployment.mismatches).sentence();
+    lines.extend(agreement.split("; ").map(|part| format!("  {part}")));
+
+    lines.push(String::new());
+    lines.push("  weights".into());
+    let mut row = |name: &str, value: String| lines.push(format!("  {name:<28}{value:>14}"));
+    row("groups that are zero", percent(compression.group_sparsity));
+    row("dense, same bits", kib(compression.weight_bits_dense));
+    row("stored", kib(compression.weight_bits_stored));
     row("index codes", kib(compression.index_bits));
-    row("compression at the same bits", format!("{:.2} x", compression.ratio));
-    row(
-        "compression against 32 bits",
-        format!("{:.2} x", compression.ratio_fp32),
-    );
-    let _ = writeln!(out, "\n  {:<30}{:>14}{:>14}", "per frame", "with reload", "without");
+    row("smaller than dense", format!("{:.2} x", compression.ratio));
+    row("smaller than 32 bits", format!("{:.2} x", compression.ratio_fp32));
+
     let (with, without) = (&deployment.cost, &deployment.cost_without_reload);
+    lines.push(String::new());
+    lines.push(format!("  {:<28}{:>14}{:>16}", "per frame", "with reload", "without reload"));
     let mut pair = |name: &str, value: &dyn Fn(&Cost) -> String| {
-        let _ = writeln!(out, "  {name:<30}{:>14}{:>14}", value(with), value(without));
+        lines.push(format!("  {name:<28}{:>14}{:>16}", value(with), value(without)));
     };
-    pair("cycles", &|cost| cost.cycles.to_string());
+    pair("cycles", &|cost| grouped(cost.cycles));
     pair("frames per second", &|cost| format!("{:.0}", cost.fps));
-    pair("energy", &|cost| format!("{:.2} uJ", cost.energy_uj));
-    pair("TOPS/W, dense-equivalent", &|cost| {
+    pair("speed-up over dense", &|cost| format!("{:.2} x", cost.speedup_vs_dense));
+    pair("utilization", &|cost| percent(cost.utilization));
+    pair("TOPS/W, zero groups counted", &|cost| {
         format!("{:.2}", cost.tops_per_watt_dense_equivalent)
     });
     pair("TOPS/W, executed", &|cost| {
         format!("{:.2}", cost.tops_per_watt_executed)
     });
-    pair("utilization", &|cost| format!("{:.1} %", 100.0 * cost.utilization));
-    pair("speed-up over dense", &|cost| format!("{:.2} x", cost.speedup_vs_dense));
+    pair("energy", &|cost| format!("{} uJ", energy(cost.energy_uj)));
     for (index, (name, _)) in with.energy_breakdown_uj.components().iter().enumerate() {
-        pair(&format!("  {name}"), &|cost| {
-            format!("{:.3} uJ", cost.energy_breakdown_uj.components()[index].1)
+        pair(&format!("  {}", words(name)), &|cost| {
+            format!("{} uJ", energy(cost.energy_breakdown_uj.components()[index].1))
         });
     }
-    out
+    lines.push(String::new());
+    lines.join("\n")
 }
 
-fn kib(bits: u64) -> String {
-    format!("{:.1} KiB", bits as f64 / 8192.0)
+/// The data set's name if these are its pictures, else the start of their hash.
+fn data(deployment: &Deployment) -> String {
+    let provenance = &deployment.package.provenance;
+    if provenance.data_sha256 == deployment.data_sha256 {
+        ascii(&provenance.dataset, NAME)
+    } else {
+        format!("data {}..", ascii(&deployment.data_sha256, 64).get(..12).unwrap_or_default())
+    }
 }

@@ -35,12 +35,7 @@ pub struct GroupGrid {
 impl GroupGrid {
     /// The grid of a convolution.
     pub fn new(group: GroupShape, conv: &ConvShape) -> Self {
-        Self {
-            group,
-            filters: conv.filters(),
-            channels: conv.channels(),
-            taps: conv.taps(),
-        }
+        Self { group, filters: conv.filters(), channels: conv.channels(), taps: conv.taps() }
     }
 
     /// Filter sets; the last one may be partly filled.

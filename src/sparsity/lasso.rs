@@ -18,13 +18,8 @@ pub struct Lasso {
 impl Lasso {
     /// Places a grid on a device.
     pub fn new(grid: GroupGrid, device: &Device) -> Self {
-        let sizes = (0..grid.groups())
-            .map(|group| (grid.real_weights(group) as f32).sqrt())
-            .collect();
-        Self {
-            grid,
-            root_sizes: group_tensor(&grid, sizes, device),
-        }
+        let sizes = (0..grid.groups()).map(|group| (grid.real_weights(group) as f32).sqrt()).collect();
+        Self { grid, root_sizes: group_tensor(&grid, sizes, device) }
     }
 
     /// `||w'_g||` of each group, `[sets, 1, blocks, 1, taps]`; `folded` is `[filters * channels * taps]`.
@@ -53,32 +48,17 @@ impl Lasso {
 
     /// One or zero for each weight, flat, from the groups that are kept.
     pub fn mask(&self, kept: &[bool], device: &Device) -> Tensor<1> {
-        self.spread(group_tensor(
-            &self.grid,
-            kept.iter().map(|kept| f32::from(u8::from(*kept))).collect(),
-            device,
-        ))
+        self.spread(group_tensor(&self.grid, kept.iter().map(|kept| f32::from(u8::from(*kept))).collect(), device))
     }
 
     fn padded(&self) -> [usize; 5] {
         let GroupGrid { group, taps, .. } = self.grid;
-        [
-            self.grid.sets(),
-            group.filters,
-            self.grid.blocks(),
-            group.channels,
-            taps,
-        ]
+        [self.grid.sets(), group.filters, self.grid.blocks(), group.channels, taps]
     }
 
     /// Weights as `[sets, filters, blocks, channels, taps]`, zeros where filters or channels are left over.
     fn grouped(&self, weights: Tensor<1>) -> Tensor<5> {
-        let GroupGrid {
-            filters,
-            channels,
-            taps,
-            ..
-        } = self.grid;
+        let GroupGrid { filters, channels, taps, .. } = self.grid;
         let [sets, set, blocks, block, _] = self.padded();
         let weights = weights.reshape([filters, channels, taps]);
         let weights = if (filters, channels) == (sets * set, blocks * block) {
@@ -92,25 +72,15 @@ impl Lasso {
 
     /// One number a group to one a weight.
     fn spread(&self, groups: Tensor<5>) -> Tensor<1> {
-        let GroupGrid {
-            filters,
-            channels,
-            taps,
-            ..
-        } = self.grid;
+        let GroupGrid { filters, channels, taps, .. } = self.grid;
         let [sets, set, blocks, block, _] = self.padded();
         let weights = groups.expand(self.padded()).reshape([sets * set, blocks * block, taps]);
-        weights
-            .slice([0..filters, 0..channels])
-            .reshape([filters * channels * taps])
+        weights.slice([0..filters, 0..channels]).reshape([filters * channels * taps])
     }
 }
 
 fn group_tensor(grid: &GroupGrid, values: Vec<f32>, device: &Device) -> Tensor<5> {
-    Tensor::from_data(
-        TensorData::new(values, [grid.sets(), 1, grid.blocks(), 1, grid.taps]),
-        device,
-    )
+    Tensor::from_data(TensorData::new(values, [grid.sets(), 1, grid.blocks(), 1, grid.taps]), device)
 }
 
 /// Chooses the groups to keep so that a share `target` of all groups is zero: the weakest go first, relative to the mean strength of
@@ -123,12 +93,7 @@ pub fn keep_strongest(strengths: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
     let mut order: Vec<(f32, usize, usize)> = Vec::with_capacity(total);
     for (layer, groups) in strengths.iter().enumerate() {
         let mean = groups.iter().sum::<f32>() / groups.len() as f32;
-        order.extend(
-            groups
-                .iter()
-                .enumerate()
-                .map(|(group, s)| (s / mean.max(f32::MIN_POSITIVE), layer, group)),
-        );
+        order.extend(groups.iter().enumerate().map(|(group, s)| (s / mean.max(f32::MIN_POSITIVE), layer, group)));
     }
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     let mut kept: Vec<Vec<bool>> = strengths.iter().map(|groups| vec![true; groups.len()]).collect();
@@ -154,15 +119,7 @@ mod tests {
 
     /// Five filters and three channels in groups of 2 x 2: the last set and block are partly filled.
     fn lasso() -> Lasso {
-        let grid = GroupGrid {
-            group: GroupShape {
-                filters: 2,
-                channels: 2,
-            },
-            filters: 5,
-            channels: 3,
-            taps: 2,
-        };
+        let grid = GroupGrid { group: GroupShape { filters: 2, channels: 2 }, filters: 5, channels: 3, taps: 2 };
         Lasso::new(grid, &Device::flex())
     }
 
@@ -184,16 +141,10 @@ mod tests {
         let (grid, weights) = (lasso.grid, weights());
         let strengths = lasso.strengths(tensor(&weights));
         for (group, strength) in strengths.iter().enumerate() {
-            let own = weights
-                .iter()
-                .enumerate()
-                .filter(|(index, _)| grid.group_of(*index) == group)
-                .map(|(_, w)| w * w);
+            let own =
+                weights.iter().enumerate().filter(|(index, _)| grid.group_of(*index) == group).map(|(_, w)| w * w);
             let expected = (own.sum::<f32>() / grid.real_weights(group) as f32).sqrt();
-            assert!(
-                (strength - expected).abs() < 1e-6,
-                "group {group}: {strength} {expected}"
-            );
+            assert!((strength - expected).abs() < 1e-6, "group {group}: {strength} {expected}");
         }
     }
 
@@ -201,11 +152,7 @@ mod tests {
     fn the_proximal_step_shrinks_strong_groups_and_zeroes_weak_ones() {
         let lasso = lasso();
         let (grid, mut weights) = (lasso.grid, weights());
-        for (index, weight) in weights
-            .iter_mut()
-            .enumerate()
-            .filter(|(index, _)| grid.group_of(*index) == 3)
-        {
+        for (index, weight) in weights.iter_mut().enumerate().filter(|(index, _)| grid.group_of(*index) == 3) {
             *weight = 0.001 * (index % 3) as f32;
         }
         let threshold = 0.01;

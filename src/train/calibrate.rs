@@ -30,34 +30,16 @@ fn weight_steps(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Steps>
     let weights = model.weights();
     let mut steps = Steps::new();
     for (node, bits) in model.graph.nodes().iter().zip(&plan.nodes) {
-        let Op::Conv {
-            conv,
-            batch_norm,
-            logits,
-            ..
-        } = node.op
-        else {
+        let Op::Conv { conv, batch_norm, logits, .. } = node.op else {
             continue;
         };
-        let own = (
-            node.name.clone(),
-            conv,
-            batch_norm,
-            node.source == Source::Image,
-            logits,
-        );
-        let projection = node
-            .projection()
-            .map(|conv| (node.projection_name(), conv, true, false, false));
+        let own = (node.name.clone(), conv, batch_norm, node.source == Source::Image, logits);
+        let projection = node.projection().map(|conv| (node.projection_name(), conv, true, false, false));
         for (name, conv, batch_norm, first, logits) in std::iter::once(own).chain(projection) {
             let column_len = conv.weights() / conv.filters();
             let mut values = weights.get(&format!("{name}.weight"))?.values.clone();
             let fused = batch_norm && recipe.quantize.fusion != Fusion::None;
-            let gains = if fused {
-                gains(&weights, &name)?
-            } else {
-                vec![1.0; conv.filters()]
-            };
+            let gains = if fused { gains(&weights, &name)? } else { vec![1.0; conv.filters()] };
             let colors: Vec<f32> = match first {
                 true => model.picture.color_scales().map(|scale| scale as f32).collect(),
                 false => vec![1.0; conv.channels()],
@@ -71,10 +53,7 @@ fn weight_steps(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Steps>
             // The logits need one scale to be comparable.
             let per_column = recipe.quantize.weight_scale == WeightScale::Column && !logits;
             let found = if per_column {
-                values
-                    .chunks(column_len)
-                    .map(|column| step(column).unwrap_or(layer_step))
-                    .collect()
+                values.chunks(column_len).map(|column| step(column).unwrap_or(layer_step)).collect()
             } else {
                 vec![layer_step]
             };
@@ -87,11 +66,7 @@ fn weight_steps(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Steps>
 fn gains(weights: &Weights, name: &str) -> Result<Vec<f32>> {
     let gamma = &weights.get(&format!("{name}.gamma"))?.values;
     let var = &weights.get(&format!("{name}.var"))?.values;
-    Ok(gamma
-        .iter()
-        .zip(var)
-        .map(|(gamma, var)| gamma / (var + BATCH_NORM_EPSILON as f32).sqrt())
-        .collect())
+    Ok(gamma.iter().zip(var).map(|(gamma, var)| gamma / (var + BATCH_NORM_EPSILON as f32).sqrt()).collect())
 }
 
 fn output_steps(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) -> Result<Steps> {
@@ -101,27 +76,19 @@ fn output_steps(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) -
     let share = SAMPLES / batches;
     for batch in Batches::in_order(train, BATCH).take(batches) {
         let mut index = 0;
-        model.forward(
-            &model.tensors,
-            model.pictures(&batch.images),
-            Mode::Float,
-            |_, value| {
-                let values = to_host(value.clone());
-                // A step that shares no factor with the map's sizes reaches all channels and pixels.
-                let stride = (values.len() / share).max(1) | 1;
-                samples[index].extend(values.into_iter().step_by(stride));
-                index += 1;
-            },
-        );
+        model.forward(&model.tensors, model.pictures(&batch.images), Mode::Float, |_, value| {
+            let values = to_host(value.clone());
+            // A step that shares no factor with the map's sizes reaches all channels and pixels.
+            let stride = (values.len() / share).max(1) | 1;
+            samples[index].extend(values.into_iter().step_by(stride));
+            index += 1;
+        });
     }
     let mut steps = Steps::new();
     for ((node, bits), samples) in nodes.iter().zip(&plan.nodes).zip(samples) {
         if let (Op::Conv { .. } | Op::AvgPool { .. }, Some(&narrowest)) = (node.op, bits.forms.first()) {
             let step = calibrate_step(&samples, 0.0, activation_limit(narrowest)).ok_or_else(|| {
-                Error::layer(
-                    &node.name,
-                    "none of the calibration pictures gives it a value above zero",
-                )
+                Error::layer(&node.name, "none of the calibration pictures gives it a value above zero")
             })?;
             steps.push((format!("{}.output_step", node.name), vec![step as f32]));
         }

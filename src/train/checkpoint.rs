@@ -85,24 +85,16 @@ impl Checkpoint {
     pub fn load(path: &Path) -> Result<Self> {
         let (file, metadata) = Weights::load(path)?;
         let position = metadata.get(POSITION).ok_or_else(|| {
-            Error::file(
-                path,
-                "it holds weights but no position in a run; use --pretrained to start from it",
-            )
+            Error::file(path, "it holds weights but no position in a run; use --pretrained to start from it")
         })?;
         let position =
             serde_json::from_str(position).map_err(|error| Error::file(path, format!("position: {error}")))?;
-        let mut checkpoint = Self {
-            position,
-            ..Self::default()
-        };
+        let mut checkpoint = Self { position, ..Self::default() };
         for (name, array) in file.iter() {
             if let Some(name) = name.strip_prefix(MOMENTUM) {
                 checkpoint.momentum.insert(name.into(), array.clone());
             } else if let Some(name) = name.strip_prefix(KEPT) {
-                checkpoint
-                    .kept
-                    .insert(name.into(), array.values.iter().map(|value| *value != 0.0).collect());
+                checkpoint.kept.insert(name.into(), array.values.iter().map(|value| *value != 0.0).collect());
             } else {
                 checkpoint.weights.insert(name.into(), array.clone());
             }

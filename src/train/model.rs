@@ -86,13 +86,7 @@ impl Model {
     pub fn weights(&self) -> Weights {
         let mut weights = Weights::default();
         for (name, tensor) in &self.tensors {
-            weights.insert(
-                name.clone(),
-                Array {
-                    shape: self.shapes[name].clone(),
-                    values: to_host(tensor.clone()),
-                },
-            );
+            weights.insert(name.clone(), Array { shape: self.shapes[name].clone(), values: to_host(tensor.clone()) });
         }
         weights
     }
@@ -129,23 +123,14 @@ impl Model {
         mode: Mode,
         mut inspect: impl FnMut(&Node, &Tensor<4>),
     ) -> Output {
-        let mut pass = Pass {
-            model: self,
-            tensors,
-            mode,
-            statistics: Vec::new(),
-            values: Vec::new(),
-        };
+        let mut pass = Pass { model: self, tensors, mode, statistics: Vec::new(), values: Vec::new() };
         let picture = Value::one(pictures);
         for (index, node) in self.graph.nodes().iter().enumerate() {
             let value = pass.node(index, node, &picture);
             inspect(node, &value);
             if let Op::Conv { logits: true, .. } = node.op {
                 let [batch, classes, _, _] = value.dims();
-                return Output {
-                    logits: value.reshape([batch, classes]),
-                    statistics: pass.statistics,
-                };
+                return Output { logits: value.reshape([batch, classes]), statistics: pass.statistics };
             }
             let value = pass.store(index, node, value);
             pass.values.push(value);
@@ -155,19 +140,10 @@ impl Model {
 
     /// Moves the running statistics towards the batch's; the variance unbiased, as in PyTorch.
     pub fn update_statistics(&mut self, statistics: Vec<Statistics>) {
-        for Statistics {
-            name,
-            mean,
-            variance,
-            count,
-        } in statistics
-        {
+        for Statistics { name, mean, variance, count } in statistics {
             let unbiased = variance.inner() * (count as f64 / (count as f64 - 1.0).max(1.0));
             for (part, batch) in [("mean", mean.inner()), ("var", unbiased)] {
-                let running = self
-                    .tensors
-                    .get_mut(&format!("{name}.{part}"))
-                    .expect("a batch norm has statistics");
+                let running = self.tensors.get_mut(&format!("{name}.{part}")).expect("a batch norm has statistics");
                 running.inplace(|running| running * (1.0 - STATISTICS_MOMENTUM) + batch * STATISTICS_MOMENTUM);
             }
         }
@@ -215,18 +191,14 @@ impl Pass<'_> {
         };
         let x = read(&self.values, node.source, input_bits);
         match node.op {
-            Op::Conv {
-                conv, batch_norm, skip, ..
-            } => {
+            Op::Conv { conv, batch_norm, skip, .. } => {
                 let first = node.source == Source::Image;
                 let own = self.conv(index, &node.name, x, &conv, batch_norm, first);
                 match skip {
                     None => own,
-                    Some(Skip::Identity {
-                        source,
-                        stride,
-                        pad_front,
-                    }) => own + identity(read(&self.values, source, skip_bits), stride, pad_front, conv.filters()),
+                    Some(Skip::Identity { source, stride, pad_front }) => {
+                        own + identity(read(&self.values, source, skip_bits), stride, pad_front, conv.filters())
+                    }
                     Some(Skip::Projection { source, conv }) => {
                         let x = read(&self.values, source, skip_bits);
                         own + self.conv(index, &node.projection_name(), x, &conv, true, false)
@@ -240,37 +212,15 @@ impl Pass<'_> {
 
     /// ReLU, then the forms that are stored.
     fn store(&self, index: usize, node: &Node, value: Tensor<4>) -> Value {
-        if let Op::MaxPool {
-            kernel,
-            stride,
-            padding,
-        } = node.op
-        {
+        if let Op::MaxPool { kernel, stride, padding } = node.op {
             let pool = |value: Tensor<4>| {
-                max_pool2d(
-                    value,
-                    MaxPoolOptions::new([kernel; 2])
-                        .with_stride([stride; 2])
-                        .with_padding([padding; 2]),
-                )
+                max_pool2d(value, MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]))
             };
-            let Source::Node(source) = node.source else {
-                unreachable!("only convolutions read the picture")
-            };
-            return Value(
-                self.values[source]
-                    .0
-                    .iter()
-                    .map(|(bits, form)| (*bits, pool(form.clone())))
-                    .collect(),
-            );
+            let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
+            return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }
         let Mode::Quantized(_, plan) = self.mode else {
-            let value = if let Op::Conv { .. } = node.op {
-                relu(value)
-            } else {
-                value
-            };
+            let value = if let Op::Conv { .. } = node.op { relu(value) } else { value };
             return Value::one(value);
         };
         let forms = &plan.nodes[index].forms;
@@ -279,10 +229,7 @@ impl Pass<'_> {
         let share = node.output.len();
         let quantized = forms.iter().map(|&bits| {
             let step = step.clone() / f64::from(1u32 << (bits - forms[0]));
-            (
-                bits,
-                fake_quantize(value.clone(), step, 0.0, activation_limit(bits), share),
-            )
+            (bits, fake_quantize(value.clone(), step, 0.0, activation_limit(bits), share))
         });
         Value(quantized.collect())
     }
@@ -349,18 +296,10 @@ impl Pass<'_> {
 
     fn normalize(&mut self, name: &str, sums: Tensor<4>) -> Tensor<4> {
         let count = sums.shape().num_elements() / sums.dims()[1];
-        let (gamma, beta) = (
-            self.tensor(&format!("{name}.gamma")),
-            self.tensor(&format!("{name}.beta")),
-        );
+        let (gamma, beta) = (self.tensor(&format!("{name}.gamma")), self.tensor(&format!("{name}.beta")));
         let normalized = batch_norm_train(sums, gamma, beta, BATCH_NORM_EPSILON);
         let (mean, variance) = (normalized.mean, normalized.variance);
-        self.statistics.push(Statistics {
-            name: name.into(),
-            mean,
-            variance,
-            count,
-        });
+        self.statistics.push(Statistics { name: name.into(), mean, variance, count });
         normalized.output
     }
 
@@ -373,22 +312,12 @@ impl Pass<'_> {
         let variance = (sums - mean.clone()).square().mean_dim(1).reshape([channels]);
         let mean = mean.reshape([channels]);
         let (noted_mean, noted_variance) = (mean.clone().detach(), variance.clone().detach());
-        self.statistics.push(Statistics {
-            name: name.into(),
-            mean: noted_mean,
-            variance: noted_variance,
-            count,
-        });
+        self.statistics.push(Statistics { name: name.into(), mean: noted_mean, variance: noted_variance, count });
         (mean, variance)
     }
 
     fn running_affine(&self, name: &str) -> (Tensor<1>, Tensor<1>) {
-        affine(
-            self,
-            name,
-            self.tensor(&format!("{name}.mean")),
-            self.tensor(&format!("{name}.var")),
-        )
+        affine(self, name, self.tensor(&format!("{name}.mean")), self.tensor(&format!("{name}.var")))
     }
 
     /// The factor of each color, which belongs to the first layer's weights.

@@ -38,11 +38,8 @@ impl Sgd {
                 Some(velocity) => velocity * phase.momentum + gradient.clone(),
                 None => gradient.clone(),
             };
-            let step: Tensor<1> = if phase.nesterov {
-                gradient + velocity.clone() * phase.momentum
-            } else {
-                velocity.clone()
-            };
+            let step: Tensor<1> =
+                if phase.nesterov { gradient + velocity.clone() * phase.momentum } else { velocity.clone() };
             self.momentum.insert(name.clone(), velocity);
             tensor.inplace(|tensor| match kind(name) {
                 Kind::Step => tensor * (step * -learning_rate).exp(),

@@ -37,13 +37,7 @@ impl Progress {
         } else {
             Display::Lines { last: Instant::now() }
         };
-        Self {
-            title,
-            steps,
-            done: 0,
-            started: Instant::now(),
-            display,
-        }
+        Self { title, steps, done: 0, started: Instant::now(), display }
     }
 
     /// One more step; `message` is made only where it is shown.

@@ -50,10 +50,7 @@ pub struct SparsityConfig {
 
 impl Default for SparsityConfig {
     fn default() -> Self {
-        Self {
-            lambda: 1e-4,
-            target: Some(0.5),
-        }
+        Self { lambda: 1e-4, target: Some(0.5) }
     }
 }
 
@@ -180,16 +177,9 @@ impl Default for Recipe {
             batch_size: 128,
             augment: true,
             calibration_images: 1024,
-            quantize: QuantizeConfig {
-                weight_bits: 4,
-                activation_bits: 4,
-                ..QuantizeConfig::default()
-            },
+            quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
             sparsity: SparsityConfig::default(),
-            phases: vec![
-                Phase::new(PhaseKind::Sparsify, 1, 0.02),
-                Phase::new(PhaseKind::Quantize, 1, 0.02),
-            ],
+            phases: vec![Phase::new(PhaseKind::Sparsify, 1, 0.02), Phase::new(PhaseKind::Quantize, 1, 0.02)],
         }
     }
 }
@@ -214,9 +204,7 @@ impl Recipe {
         let recipe: Self = table.try_into().map_err(|error: toml::de::Error| {
             Error::Setting(format!("{name}: {}", with_suggestion(error.message())))
         })?;
-        recipe
-            .check()
-            .map_err(|error| Error::Setting(format!("{name}: {error}")))?;
+        recipe.check().map_err(|error| Error::Setting(format!("{name}: {error}")))?;
         Ok(recipe)
     }
 
@@ -228,54 +216,21 @@ impl Recipe {
         self.quantize.check()?;
         let setting = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Setting(message)) };
         setting(self.batch_size > 0, "batch_size = 0: a step needs pictures".into())?;
-        setting(
-            self.calibration_images > 0,
-            "calibration_images = 0: steps are calibrated from pictures".into(),
-        )?;
+        setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from pictures".into())?;
         let lambda = self.sparsity.lambda;
-        setting(
-            lambda.is_finite() && lambda >= 0.0,
-            format!("sparsity.lambda = {lambda}: it must not be negative"),
-        )?;
+        setting(lambda.is_finite() && lambda >= 0.0, format!("sparsity.lambda = {lambda}: it must not be negative"))?;
         if let Some(target) = self.sparsity.target {
-            setting(
-                (0.0..1.0).contains(&target),
-                format!("sparsity.target = {target}: it must be from 0 to below 1"),
-            )?;
+            setting((0.0..1.0).contains(&target), format!("sparsity.target = {target}: it must be from 0 to below 1"))?;
         }
         for (index, phase) in self.phases.iter().enumerate() {
             let positive = phase.learning_rate.is_finite() && phase.learning_rate > 0.0;
-            setting(
-                positive,
-                format!(
-                    "phases.{index}.learning_rate = {}: it must be positive",
-                    phase.learning_rate
-                ),
-            )?;
+            setting(positive, format!("phases.{index}.learning_rate = {}: it must be positive", phase.learning_rate))?;
             let momentum = (0.0..1.0).contains(&phase.momentum);
-            setting(
-                momentum,
-                format!(
-                    "phases.{index}.momentum = {}: it must be from 0 to below 1",
-                    phase.momentum
-                ),
-            )?;
+            setting(momentum, format!("phases.{index}.momentum = {}: it must be from 0 to below 1", phase.momentum))?;
             let decay = phase.weight_decay.is_finite() && phase.weight_decay >= 0.0;
-            setting(
-                decay,
-                format!(
-                    "phases.{index}.weight_decay = {}: it must not be negative",
-                    phase.weight_decay
-                ),
-            )?;
+            setting(decay, format!("phases.{index}.weight_decay = {}: it must not be negative", phase.weight_decay))?;
             let warmup = (0.0..=phase.epochs as f64).contains(&phase.warmup_epochs);
-            setting(
-                warmup,
-                format!(
-                    "phases.{index}.warmup_epochs = {}: more than its epochs",
-                    phase.warmup_epochs
-                ),
-            )?;
+            setting(warmup, format!("phases.{index}.warmup_epochs = {}: more than its epochs", phase.warmup_epochs))?;
         }
         let quantized = self.phases.iter().position(|phase| phase.kind == PhaseKind::Quantize);
         let last_float = self.phases.iter().rposition(|phase| phase.kind != PhaseKind::Quantize);
@@ -285,10 +240,7 @@ impl Recipe {
              alone)"
                 .into(),
         )?;
-        setting(
-            last_float < quantized,
-            "phases: no float or sparsify phase can follow a quantize phase".into(),
-        )
+        setting(last_float < quantized, "phases: no float or sparsify phase can follow a quantize phase".into())
     }
 }
 
@@ -309,9 +261,7 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
         table.insert(first.into(), value);
         return Ok(());
     }
-    let mut place = table
-        .entry(first)
-        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    let mut place = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
     while let Some(key) = keys.next() {
         let last = keys.peek().is_none();
         place = match place {
@@ -320,11 +270,9 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
                 return Ok(());
             }
             toml::Value::Table(table) => table.get_mut(key).ok_or_else(|| unknown(key))?,
-            toml::Value::Array(list) => key
-                .parse::<usize>()
-                .ok()
-                .and_then(|index| list.get_mut(index))
-                .ok_or_else(|| unknown(key))?,
+            toml::Value::Array(list) => {
+                key.parse::<usize>().ok().and_then(|index| list.get_mut(index)).ok_or_else(|| unknown(key))?
+            }
             _ => return Err(unknown(key)),
         };
         if last {
@@ -361,12 +309,7 @@ mod tests {
 
     #[test]
     fn settings_reach_into_tables_and_lists() {
-        let settings = [
-            "quantize.weight_bits=3",
-            "phases.1.epochs=5",
-            "model=vgg8",
-            "sparsity.target=0.75",
-        ];
+        let settings = ["quantize.weight_bits=3", "phases.1.epochs=5", "model=vgg8", "sparsity.target=0.75"];
         let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
         assert_eq!((recipe.quantize.weight_bits, recipe.phases[1].epochs), (3, 5));
         assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", Some(0.75)));
@@ -385,18 +328,12 @@ mod tests {
     #[test]
     fn a_recipe_survives_being_written() {
         let recipe = Recipe::default();
-        assert_eq!(
-            toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(),
-            recipe
-        );
+        assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
     }
 
     #[test]
     fn the_learning_rate_rises_then_falls_to_nothing() {
-        let phase = Phase {
-            warmup_epochs: 1.0,
-            ..Phase::new(PhaseKind::Float, 10, 0.1)
-        };
+        let phase = Phase { warmup_epochs: 1.0, ..Phase::new(PhaseKind::Float, 10, 0.1) };
         let rates: Vec<f64> = (0..1000).map(|step| phase.learning_rate_at(step, 100)).collect();
         assert!(rates[0] < 0.002 && (rates[100] - 0.1).abs() < 1e-9 && rates[999] < 1e-5);
         assert!(rates[..100].is_sorted() && rates[100..].is_sorted_by(|a, b| a >= b));

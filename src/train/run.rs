@@ -36,10 +36,9 @@ pub fn device(name: &str) -> Result<Device> {
         "cuda" => Ok(Device::cuda(0)),
         #[cfg(feature = "wgpu")]
         "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
-        _ => Err(Error::Setting(format!(
-            "there is no device `{name}` in this build, which has: {}",
-            DEVICES.join(", ")
-        ))),
+        _ => {
+            Err(Error::Setting(format!("there is no device `{name}` in this build, which has: {}", DEVICES.join(", "))))
+        }
     }
 }
 
@@ -156,10 +155,7 @@ impl Plan {
             return Err(Error::Setting("--evaluate needs --pretrained FILE".into()));
         };
         let model = Model::new(&self.graph, &self.picture, &import(&file, &self.graph)?, &self.device);
-        Ok(accuracy(
-            &float_predictions(&model, &self.dataset.test),
-            &self.dataset.test,
-        ))
+        Ok(accuracy(&float_predictions(&model, &self.dataset.test), &self.dataset.test))
     }
 
     /// The recipe's checkpoint, or the network's own where the project ships one.
@@ -232,11 +228,7 @@ impl Plan {
             float_accuracy: trainer.float_accuracy(),
             fake_quant_accuracy: Some(accuracy(&classes, test)),
         };
-        let package = Package {
-            network,
-            provenance,
-            predictions: Some(Predictions { data_sha256, classes }),
-        };
+        let package = Package { network, provenance, predictions: Some(Predictions { data_sha256, classes }) };
         let path = self.folder.join("model.mars");
         package.write(&path)?;
         // From here on only what the file says counts.
@@ -264,10 +256,7 @@ fn model_spec(model: &str, classes: usize) -> Result<NetworkSpec> {
     if model.ends_with(".toml") {
         return NetworkSpec::load(Path::new(model));
     }
-    Err(Error::Setting(format!(
-        "there is no network `{model}`: name one of {} or a .toml file",
-        ZOO.join(", ")
-    )))
+    Err(Error::Setting(format!("there is no network `{model}`: name one of {} or a .toml file", ZOO.join(", "))))
 }
 
 fn check_input(graph: &Graph, dataset: &Dataset) -> Result<()> {
@@ -289,19 +278,12 @@ fn check_input(graph: &Graph, dataset: &Dataset) -> Result<()> {
 
 fn picture_scale() -> PictureScale {
     let normalization = Normalization::default();
-    PictureScale {
-        zero_points: normalization.zero_points().to_vec(),
-        std: normalization.std.to_vec(),
-    }
+    PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
 }
 
 /// `runs/MODEL-DATASET-N` with the first free N.
 fn free_folder(recipe: &Recipe) -> PathBuf {
-    let model = Path::new(&recipe.model)
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let model = Path::new(&recipe.model).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut number = 1;
     loop {
         let folder = Path::new("runs").join(format!("{model}-{}-{number}", recipe.dataset));

@@ -29,12 +29,7 @@ impl Sparsity {
                 (name, (grid, Lasso::new(grid, device)))
             })
             .collect();
-        Self {
-            lassos,
-            kept: BTreeMap::new(),
-            masks: BTreeMap::new(),
-            device: device.clone(),
-        }
+        Self { lassos, kept: BTreeMap::new(), masks: BTreeMap::new(), device: device.clone() }
     }
 
     /// Which groups are kept, by convolution; empty while nothing is masked.
@@ -79,11 +74,8 @@ impl Sparsity {
         if (wanted * total as f64).round() as usize <= reached {
             return;
         }
-        let strengths: Vec<Vec<f32>> = self
-            .lassos
-            .iter()
-            .map(|(name, (_, lasso))| lasso.strengths(folded(model, name)))
-            .collect();
+        let strengths: Vec<Vec<f32>> =
+            self.lassos.iter().map(|(name, (_, lasso))| lasso.strengths(folded(model, name))).collect();
         let kept = keep_strongest(&strengths, wanted);
         self.set(self.lassos.keys().cloned().zip(kept).collect());
     }
@@ -110,27 +102,19 @@ impl Sparsity {
 
     /// `sum_g sqrt|g| * ||w'_g||` over all groups.
     pub fn penalty(&self, model: &Model) -> f64 {
-        self.lassos
-            .iter()
-            .map(|(name, (_, lasso))| f64::from(to_host(lasso.penalty(folded(model, name)))[0]))
-            .sum()
+        self.lassos.iter().map(|(name, (_, lasso))| f64::from(to_host(lasso.penalty(folded(model, name)))[0])).sum()
     }
 
     fn zero_map(&self, model: &Model) -> BTreeMap<String, Vec<bool>> {
         let kept = self.lassos.iter().map(|(name, (grid, _))| {
-            (
-                name.clone(),
-                grid.kept(&to_host(model.tensors[&format!("{name}.weight")].clone())),
-            )
+            (name.clone(), grid.kept(&to_host(model.tensors[&format!("{name}.weight")].clone())))
         });
         kept.collect()
     }
 
     fn set(&mut self, kept: BTreeMap<String, Vec<bool>>) {
-        self.masks = kept
-            .iter()
-            .map(|(name, kept)| (name.clone(), self.lassos[name].1.mask(kept, &self.device)))
-            .collect();
+        self.masks =
+            kept.iter().map(|(name, kept)| (name.clone(), self.lassos[name].1.mask(kept, &self.device))).collect();
         self.kept = kept;
     }
 }
@@ -147,10 +131,9 @@ fn multiply(model: &mut Model, optimizer: &mut Sgd, name: &str, factors: Tensor<
 /// Weights folded with the running statistics, flat.
 fn folded(model: &Model, name: &str) -> Tensor<1> {
     let weight = model.tensors[&format!("{name}.weight")].clone();
-    let (Some(gamma), Some(var)) = (
-        model.tensors.get(&format!("{name}.gamma")),
-        model.tensors.get(&format!("{name}.var")),
-    ) else {
+    let (Some(gamma), Some(var)) =
+        (model.tensors.get(&format!("{name}.gamma")), model.tensors.get(&format!("{name}.var")))
+    else {
         return weight;
     };
     let gain = gamma.clone() / (var.clone() + BATCH_NORM_EPSILON).sqrt();

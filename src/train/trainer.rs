@@ -77,13 +77,7 @@ impl<'a> Trainer<'a> {
     pub fn new(job: Job<'a>, weights: &Weights) -> Self {
         let model = Model::new(job.graph, job.picture, weights, job.device);
         let sparsity = Sparsity::new(job.graph, job.group, &model.device);
-        Self {
-            job,
-            model,
-            optimizer: Sgd::default(),
-            sparsity,
-            position: Position::default(),
-        }
+        Self { job, model, optimizer: Sgd::default(), sparsity, position: Position::default() }
     }
 
     /// A run that goes on from the last checkpoint in its folder.
@@ -93,22 +87,13 @@ impl<'a> Trainer<'a> {
     pub fn resume(job: Job<'a>) -> Result<Self> {
         let path = checkpoint_path(job.folder, LAST);
         let checkpoint = Checkpoint::load(&path)?;
-        checkpoint
-            .weights
-            .check(job.graph)
-            .map_err(|error| Error::file(&path, error.to_string()))?;
+        checkpoint.weights.check(job.graph).map_err(|error| Error::file(&path, error.to_string()))?;
         let mut trainer = Self::new(job, &checkpoint.weights);
         for (name, array) in checkpoint.momentum.iter() {
             let data = TensorData::new(array.values.clone(), [array.values.len()]);
-            trainer
-                .optimizer
-                .momentum
-                .insert(name.into(), Tensor::from_data(data, &trainer.model.device));
+            trainer.optimizer.momentum.insert(name.into(), Tensor::from_data(data, &trainer.model.device));
         }
-        trainer
-            .sparsity
-            .restore(checkpoint.kept)
-            .map_err(|message| Error::file(&path, message))?;
+        trainer.sparsity.restore(checkpoint.kept).map_err(|message| Error::file(&path, message))?;
         trainer.position = checkpoint.position;
         trainer.cut_metrics()?;
         Ok(trainer)
@@ -175,10 +160,7 @@ impl<'a> Trainer<'a> {
     /// One epoch from the position's step; false where it was interrupted.
     fn epoch(&mut self, phase: &Phase) -> Result<bool> {
         let Recipe { batch_size, seed, .. } = *self.job.recipe;
-        let before: usize = self.job.recipe.phases[..self.position.phase]
-            .iter()
-            .map(|phase| phase.epochs)
-            .sum();
+        let before: usize = self.job.recipe.phases[..self.position.phase].iter().map(|phase| phase.epochs).sum();
         let epoch = before + self.position.epoch;
         let train = &self.job.dataset.train;
         let steps = train.len().div_ceil(batch_size);
@@ -255,8 +237,7 @@ impl<'a> Trainer<'a> {
         let path = metrics_path(self.job.folder);
         let line = serde_json::to_string(&metrics).map_err(|error| Error::file(&path, error.to_string()))?;
         let file = OpenOptions::new().create(true).append(true).open(&path);
-        file.and_then(|mut file| writeln!(file, "{line}"))
-            .map_err(Error::io(&path))?;
+        file.and_then(|mut file| writeln!(file, "{line}")).map_err(Error::io(&path))?;
         self.position.metric_lines += 1;
         Ok(())
     }
@@ -295,19 +276,15 @@ impl<'a> Trainer<'a> {
             return Err(self.explain_non_finite(value, batch, mode));
         }
         let logits = to_host(output.logits.inner());
-        let correct = logits
-            .chunks(classes)
-            .zip(&batch.labels)
-            .filter(|(logits, label)| largest(logits) == usize::from(**label));
+        let correct =
+            logits.chunks(classes).zip(&batch.labels).filter(|(logits, label)| largest(logits) == usize::from(**label));
         let correct = correct.count();
         let gradients = loss.backward();
-        self.optimizer
-            .step(&mut self.model, &leaves, gradients, phase, learning_rate);
+        self.optimizer.step(&mut self.model, &leaves, gradients, phase, learning_rate);
         self.model.update_statistics(output.statistics);
         if phase.kind == PhaseKind::Sparsify {
             let config = &self.job.recipe.sparsity;
-            self.sparsity
-                .shrink(&mut self.model, &mut self.optimizer, learning_rate * config.lambda);
+            self.sparsity.shrink(&mut self.model, &mut self.optimizer, learning_rate * config.lambda);
             if let Some(target) = config.target {
                 self.sparsity.approach(&self.model, target, progress);
             }
@@ -352,32 +329,20 @@ impl<'a> Trainer<'a> {
     fn augment(&self) -> Result<Augment> {
         let border = self.job.picture.zero_points.as_slice().try_into();
         let border = border.map_err(|_| Error::Setting("pictures of the data sets have three colors".into()))?;
-        let (padding, flip) = if self.job.recipe.augment {
-            (CROP_PADDING, true)
-        } else {
-            (0, false)
-        };
+        let (padding, flip) = if self.job.recipe.augment { (CROP_PADDING, true) } else { (0, false) };
         Ok(Augment { padding, flip, border })
     }
 
     fn save(&self, name: &str) -> Result<()> {
         let mut momentum = Weights::default();
         for (name, tensor) in &self.optimizer.momentum {
-            let array = Array {
-                shape: self.model.shape(name).to_vec(),
-                values: to_host(tensor.clone()),
-            };
+            let array = Array { shape: self.model.shape(name).to_vec(), values: to_host(tensor.clone()) };
             momentum.insert(name.clone(), array);
         }
         let kept = self.sparsity.kept().clone();
         let position = self.position.clone();
-        Checkpoint {
-            weights: self.model.weights(),
-            momentum,
-            kept,
-            position,
-        }
-        .save(&checkpoint_path(self.job.folder, name))
+        Checkpoint { weights: self.model.weights(), momentum, kept, position }
+            .save(&checkpoint_path(self.job.folder, name))
     }
 
     /// Drops the lines of epochs that the checkpoint doesn't know.
@@ -402,33 +367,21 @@ fn metrics_path(folder: &Path) -> PathBuf {
 
 /// Index of the largest value; the lowest of equal ones.
 fn largest(values: &[f32]) -> usize {
-    (0..values.len())
-        .rev()
-        .max_by(|a, b| values[*a].total_cmp(&values[*b]))
-        .unwrap_or(0)
+    (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0)
 }
 
 /// Share of right predictions, in percent.
 pub(crate) fn accuracy(predictions: &[u8], split: &Split) -> f64 {
-    let right = predictions
-        .iter()
-        .zip(&split.labels)
-        .filter(|(prediction, label)| prediction == label)
-        .count();
+    let right = predictions.iter().zip(&split.labels).filter(|(prediction, label)| prediction == label).count();
     100.0 * right as f64 / split.len() as f64
 }
 
 /// The float network's class of each picture.
 pub(crate) fn float_predictions(model: &Model, split: &Split) -> Vec<u8> {
     let classes = |batch: Batch| {
-        let logits = model
-            .forward(&model.tensors, model.pictures(&batch.images), Mode::Float, |_, _| {})
-            .logits;
+        let logits = model.forward(&model.tensors, model.pictures(&batch.images), Mode::Float, |_, _| {}).logits;
         let count = logits.dims()[1];
-        to_host(logits)
-            .chunks(count)
-            .map(|logits| largest(logits) as u8)
-            .collect::<Vec<u8>>()
+        to_host(logits).chunks(count).map(|logits| largest(logits) as u8).collect::<Vec<u8>>()
     };
     Batches::in_order(split, EVALUATION_BATCH).flat_map(classes).collect()
 }
@@ -439,11 +392,7 @@ pub(crate) fn fake_quant_predictions(network: &IntegerNetwork, device: &Device, 
     let classes = network.classes.len();
     Batches::in_order(split, EVALUATION_BATCH)
         .flat_map(|batch| {
-            fake_quant
-                .logits(&batch.images)
-                .chunks(classes)
-                .map(|l| predict(l) as u8)
-                .collect::<Vec<u8>>()
+            fake_quant.logits(&batch.images).chunks(classes).map(|l| predict(l) as u8).collect::<Vec<u8>>()
         })
         .collect()
 }

@@ -78,16 +78,10 @@ pub enum PackageError {
 
 impl PackageError {
     pub(super) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Field {
-            field: field.into(),
-            message: message.into(),
-        }
+        Self::Field { field: field.into(), message: message.into() }
     }
 
     pub(super) fn tensor(name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Tensor {
-            name: name.into(),
-            message: message.into(),
-        }
+        Self::Tensor { name: name.into(), message: message.into() }
     }
 }

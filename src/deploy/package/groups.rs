@@ -89,10 +89,7 @@ pub(super) fn unpack(grid: &GroupGrid, kept: &[bool], stream: &[u8], bits: u8) -
 }
 
 fn kept_groups(kept: &[bool]) -> impl Iterator<Item = usize> {
-    kept.iter()
-        .enumerate()
-        .filter(|(_, kept)| **kept)
-        .map(|(group, _)| group)
+    kept.iter().enumerate().filter(|(_, kept)| **kept).map(|(group, _)| group)
 }
 
 fn mask(bits: u8) -> u32 {
@@ -108,10 +105,7 @@ mod tests {
 
     fn grid(group: [usize; 2], conv: [usize; 3]) -> GroupGrid {
         GroupGrid {
-            group: GroupShape {
-                filters: group[0],
-                channels: group[1],
-            },
+            group: GroupShape { filters: group[0], channels: group[1] },
             filters: conv[0],
             channels: conv[1],
             taps: conv[2],

@@ -37,17 +37,10 @@ pub(super) struct PredictionsHeader {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum LayerHeader {
-    Conv {
-        conv: ConvHeader,
-        skip: Option<SkipHeader>,
-        output: Option<RequantizeHeader>,
-    },
+    Conv { conv: ConvHeader, skip: Option<SkipHeader>, output: Option<RequantizeHeader> },
     // Braces, since serde accepts any key beside a unit variant's tag.
     MaxPool {},
-    AvgPool {
-        input_bits: u8,
-        output: RequantizeHeader,
-    },
+    AvgPool { input_bits: u8, output: RequantizeHeader },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,18 +93,16 @@ impl LayerHeader {
                 conv: conv_header(conv),
                 skip: skip.as_ref().map(|skip| match skip {
                     &IntegerSkip::Identity { bits, multiplier } => SkipHeader::Identity { bits, multiplier },
-                    IntegerSkip::Projection { conv, multipliers } => SkipHeader::Projection {
-                        conv: conv_header(conv),
-                        multipliers: multipliers.clone(),
-                    },
+                    IntegerSkip::Projection { conv, multipliers } => {
+                        SkipHeader::Projection { conv: conv_header(conv), multipliers: multipliers.clone() }
+                    }
                 }),
                 output: output.as_ref().map(RequantizeHeader::from),
             },
             IntegerLayer::MaxPool => Self::MaxPool {},
-            IntegerLayer::AvgPool { input_bits, output } => Self::AvgPool {
-                input_bits: *input_bits,
-                output: output.into(),
-            },
+            IntegerLayer::AvgPool { input_bits, output } => {
+                Self::AvgPool { input_bits: *input_bits, output: output.into() }
+            }
         }
     }
 }

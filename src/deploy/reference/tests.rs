@@ -10,12 +10,7 @@ use crate::network::{Graph, NetworkSpec};
 use crate::sparsity::GroupShape;
 
 fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {
-    IntegerConv {
-        input_bits,
-        weight_bits: 8,
-        weights: weights.into(),
-        bias: bias.into(),
-    }
+    IntegerConv { input_bits, weight_bits: 8, weights: weights.into(), bias: bias.into() }
 }
 
 fn requantize(multipliers: &[u32], forms: &[(u8, u8)]) -> Requantize {
@@ -26,19 +21,11 @@ fn requantize(multipliers: &[u32], forms: &[(u8, u8)]) -> Requantize {
 }
 
 fn layer(conv: IntegerConv, skip: Option<IntegerSkip>, output: Requantize) -> IntegerLayer {
-    IntegerLayer::Conv {
-        conv,
-        skip,
-        output: Some(output),
-    }
+    IntegerLayer::Conv { conv, skip, output: Some(output) }
 }
 
 fn last(conv: IntegerConv) -> IntegerLayer {
-    IntegerLayer::Conv {
-        conv,
-        skip: None,
-        output: None,
-    }
+    IntegerLayer::Conv { conv, skip: None, output: None }
 }
 
 /// A network whose colors have the zero points 10, 20, ...
@@ -47,10 +34,7 @@ fn network(spec: &str, layers: Vec<IntegerLayer>) -> IntegerNetwork {
     IntegerNetwork {
         zero_points: (1..=spec.input[0]).map(|color| (10 * color) as u8).collect(),
         classes: vec![String::new(); spec.classes],
-        group: GroupShape {
-            filters: 16,
-            channels: 16,
-        },
+        group: GroupShape { filters: 16, channels: 16 },
         graph: Graph::new(spec).unwrap(),
         layers,
     }
@@ -81,9 +65,7 @@ fn shown(
         "name = 'n'\ninput = {input}\nclasses = {classes}
         layers = [{head}, {{ op = 'conv', name = 'shown', filters = {channels}, kernel = 1 }}]"
     );
-    let ones: Vec<i8> = (0..channels * channels)
-        .map(|at| i8::from(at % (channels + 1) == 0))
-        .collect();
+    let ones: Vec<i8> = (0..channels * channels).map(|at| i8::from(at % (channels + 1) == 0)).collect();
     layers.push(last(conv(bits, &ones, &vec![0; channels])));
     network(&spec, layers)
 }
@@ -108,10 +90,7 @@ fn each_form_and_each_filter_is_requantized_on_its_own() {
     let output = requantize(&[1, 4], &[(8, 1), (3, 2)]);
     let layers = vec![layer(conv(8, &[1, 1], &[0, 5]), None, output)];
     // Form 8: (10 + 1) >> 1 and (15 * 4 + 1) >> 1; form 3: (10 + 2) >> 2 and (60 + 2) >> 2, at most 7.
-    assert_eq!(
-        logits(&shown("[1, 1, 1]", 2, head, layers.clone(), 8, 2), &[10]),
-        [5, 30]
-    );
+    assert_eq!(logits(&shown("[1, 1, 1]", 2, head, layers.clone(), 8, 2), &[10]), [5, 30]);
     assert_eq!(logits(&shown("[1, 1, 1]", 2, head, layers, 3, 2), &[10]), [3, 7]);
 }
 
@@ -134,10 +113,7 @@ fn an_identity_skip_takes_every_second_pixel_between_zero_channels() {
 fn a_projection_joins_before_rounding_with_its_own_bias_and_multiplier() {
     let head = "{ op = 'conv', name = 'a', filters = 1, kernel = 1 },
         { op = 'conv', name = 'b', filters = 1, kernel = 1, add = { from = 'a', shortcut = 'projection' } }";
-    let skip = IntegerSkip::Projection {
-        conv: conv(8, &[2], &[1]),
-        multipliers: vec![5],
-    };
+    let skip = IntegerSkip::Projection { conv: conv(8, &[2], &[1]), multipliers: vec![5] };
     let layers = vec![
         layer(conv(8, &[1], &[0]), None, requantize(&[2], &[(8, 1)])),
         layer(conv(8, &[-3], &[10]), Some(skip), requantize(&[3], &[(8, 4)])),
@@ -151,15 +127,9 @@ fn a_projection_joins_before_rounding_with_its_own_bias_and_multiplier() {
 fn a_maximum_keeps_its_forms_and_ignores_the_border() {
     let head = "{ op = 'conv', name = 'c', filters = 1, kernel = 1 },
         { op = 'max_pool', name = 'm', kernel = 3, stride = 2, padding = 1 }";
-    let layers = vec![
-        layer(conv(8, &[1], &[0]), None, requantize(&[2], &[(8, 1), (3, 1)])),
-        IntegerLayer::MaxPool,
-    ];
+    let layers = vec![layer(conv(8, &[1], &[0]), None, requantize(&[2], &[(8, 1), (3, 1)])), IntegerLayer::MaxPool];
     let image = [1, 2, 3, 4, 0, 6, 5, 0, 0];
-    assert_eq!(
-        logits(&shown("[1, 3, 3]", 4, head, layers.clone(), 8, 1), &image),
-        [4, 6, 5, 6]
-    );
+    assert_eq!(logits(&shown("[1, 3, 3]", 4, head, layers.clone(), 8, 1), &image), [4, 6, 5, 6]);
     assert_eq!(logits(&shown("[1, 3, 3]", 4, head, layers, 3, 1), &[200; 9]), [7; 4]);
 }
 
@@ -168,10 +138,7 @@ fn a_mean_is_a_sum_and_one_rounding() {
     let head = "{ op = 'conv', name = 'c', filters = 1, kernel = 1 }, { op = 'avg_pool', name = 'm', kernel = 2 }";
     let layers = vec![
         layer(conv(8, &[1], &[0]), None, requantize(&[2], &[(8, 1)])),
-        IntegerLayer::AvgPool {
-            input_bits: 8,
-            output: requantize(&[1], &[(8, 2)]),
-        },
+        IntegerLayer::AvgPool { input_bits: 8, output: requantize(&[1], &[(8, 2)]) },
     ];
     let network = shown("[1, 2, 4]", 2, head, layers, 8, 1);
     assert_eq!(logits(&network, &[1, 2, 255, 255, 3, 4, 255, 255]), [3, 255]);
@@ -232,14 +199,7 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
         let mut sums = Vec::new();
         for (c, y, x) in positions(node.output) {
             match (node.op, layer) {
-                (
-                    Op::Conv { conv: shape, skip, .. },
-                    IntegerLayer::Conv {
-                        conv,
-                        skip: joins,
-                        output,
-                    },
-                ) => {
+                (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: joins, output }) => {
                     let own = i64::from(accumulate(&stored, node.source, shape, conv, c, y, x));
                     let Some(output) = output else {
                         sums.push(own);
@@ -247,21 +207,13 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                     };
                     let joined = match (skip, joins) {
                         (
-                            Some(Skip::Identity {
-                                source,
-                                stride,
-                                pad_front,
-                            }),
+                            Some(Skip::Identity { source, stride, pad_front }),
                             Some(IntegerSkip::Identity { bits, multiplier }),
                         ) => {
                             let map = network.graph.shape(source);
                             let inside = c >= pad_front && c - pad_front < map.channels;
                             let value = |c| stored[&(source, *bits)][at(map, c, y * stride, x * stride)];
-                            if inside {
-                                i64::from(value(c - pad_front)) * i64::from(*multiplier)
-                            } else {
-                                0
-                            }
+                            if inside { i64::from(value(c - pad_front)) * i64::from(*multiplier) } else { 0 }
                         }
                         (
                             Some(Skip::Projection { source, conv: shape }),
@@ -289,35 +241,20 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
         let source = Source::Node(index);
         match (layer, node.op) {
             (IntegerLayer::Conv { output: None, .. }, _) => return sums.iter().map(|&sum| sum as i32).collect(),
-            (
-                IntegerLayer::Conv {
-                    output: Some(output), ..
-                }
-                | IntegerLayer::AvgPool { output, .. },
-                _,
-            ) => {
+            (IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. }, _) => {
                 for form in &output.forms {
                     let half = 1i64 << (form.shift - 1);
                     let value = |sum: &i64| (sum + half).div_euclid(2 * half).clamp(0, (1 << form.bits) - 1) as u8;
                     stored.insert((source, form.bits), sums.iter().map(value).collect());
                 }
             }
-            (
-                IntegerLayer::MaxPool,
-                Op::MaxPool {
-                    kernel,
-                    stride,
-                    padding,
-                },
-            ) => {
+            (IntegerLayer::MaxPool, Op::MaxPool { kernel, stride, padding }) => {
                 for bits in network.forms(node.source) {
                     let values = &stored[&(node.source, bits)];
                     let window = |(c, y, x): (usize, usize, usize)| {
                         let places = (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column)));
                         let inside = places.filter_map(|(row, column)| {
-                            let row = (y * stride + row)
-                                .checked_sub(padding)
-                                .filter(|&row| row < node.input.height)?;
+                            let row = (y * stride + row).checked_sub(padding).filter(|&row| row < node.input.height)?;
                             let column = (x * stride + column).checked_sub(padding)?;
                             (column < node.input.width).then(|| values[at(node.input, c, row, column)])
                         });
@@ -353,10 +290,8 @@ fn every_operation(sizes: [usize; 6], random: &mut impl FnMut() -> u32) -> Integ
     let graph = Graph::new(toml::from_str(&spec).unwrap()).unwrap();
     let mut convs = graph.convs().map(|(_, shape)| {
         let count = shape.weights();
-        let weights: Vec<i8> = (0..count)
-            .map(|_| random() as i8)
-            .map(|w| if w & 1 == 0 { 0 } else { w.max(-127) })
-            .collect();
+        let weights: Vec<i8> =
+            (0..count).map(|_| random() as i8).map(|w| if w & 1 == 0 { 0 } else { w.max(-127) }).collect();
         let bias: Vec<i32> = (0..shape.filters()).map(|_| random() as i32 % 100_000).collect();
         (weights, bias)
     });
@@ -369,25 +304,16 @@ fn every_operation(sizes: [usize; 6], random: &mut impl FnMut() -> u32) -> Integ
         layer(next(8), None, requantize(&[3000], &[(8, 20), (4, 23)])),
         layer(
             next(4),
-            Some(IntegerSkip::Identity {
-                bits: 8,
-                multiplier: 1_000_000,
-            }),
+            Some(IntegerSkip::Identity { bits: 8, multiplier: 1_000_000 }),
             requantize(&many, &[(5, 23), (8, 22)]),
         ),
         layer(
             next(8),
-            Some(IntegerSkip::Projection {
-                conv: next(5),
-                multipliers: vec![5000, 6000, 7000],
-            }),
+            Some(IntegerSkip::Projection { conv: next(5), multipliers: vec![5000, 6000, 7000] }),
             requantize(&[2000], &[(6, 22), (8, 19)]),
         ),
         IntegerLayer::MaxPool,
-        IntegerLayer::AvgPool {
-            input_bits: 6,
-            output: requantize(&[20_000], &[(8, 18)]),
-        },
+        IntegerLayer::AvgPool { input_bits: 6, output: requantize(&[20_000], &[(8, 18)]) },
         last(next(8)),
     ];
     network(&spec, layers)

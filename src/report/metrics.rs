@@ -1,0 +1,52 @@
+//! The epochs of `metrics.jsonl`. Reading never fails: what cannot be read is counted, and the report says so.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::Deserialize;
+
+/// What the report draws of an epoch.
+#[derive(Deserialize)]
+pub(super) struct Epoch {
+    pub phase: String,
+    pub loss: f64,
+    /// In percent.
+    pub train_accuracy: f64,
+    /// In percent.
+    pub test_accuracy: f64,
+    /// From 0 to 1.
+    #[serde(default)]
+    pub group_sparsity: f64,
+}
+
+/// What a run folder says about training.
+pub(super) enum Metrics {
+    /// There is no file.
+    Missing,
+    /// There is one that cannot be read, and why.
+    Unreadable(String),
+    /// Epochs in the order of the file, and the numbers of the lines that aren't epochs.
+    Read { epochs: Vec<Epoch>, skipped: Vec<usize> },
+}
+
+impl Metrics {
+    /// Reads `metrics.jsonl` of a run folder.
+    pub(super) fn read(folder: &Path) -> Self {
+        match std::fs::read(folder.join("metrics.jsonl")) {
+            Ok(bytes) => Self::parse(&String::from_utf8_lossy(&bytes)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Self::Missing,
+            Err(error) => Self::Unreadable(error.to_string()),
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        let (mut epochs, mut skipped) = (Vec::new(), Vec::new());
+        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            match serde_json::from_str(line) {
+                Ok(epoch) => epochs.push(epoch),
+                Err(_) => skipped.push(index + 1),
+            }
+        }
+        Self::Read { epochs, skipped }
+    }
+}

@@ -1,0 +1,173 @@
+//! Numbers and names as text.
+
+use std::fmt::{Display, Formatter, Result, Write};
+
+use crate::deploy::{Accuracy, Mismatches};
+
+/// What stands for a number that isn't known.
+pub(super) const UNKNOWN: &str = "-";
+
+/// Text from a file, safe between tags and in quoted attributes.
+///
+/// Characters that a reader can't see (control characters, and those that turn the writing direction) become U+FFFD, so that a
+/// name cannot disguise itself.
+pub(super) struct Escape<'a>(pub &'a str);
+
+impl Display for Escape<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        for character in self.0.chars() {
+            match character {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                '\n' | '\t' => f.write_char(character)?,
+                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => f.write_char('\u{fffd}')?,
+                _ if character.is_control() => f.write_char('\u{fffd}')?,
+                _ => f.write_char(character)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text from a file for a terminal: at most `limit` printable ASCII characters, `?` for others.
+pub(super) fn ascii(text: &str, limit: usize) -> String {
+    let printable = |character: char| if matches!(character, ' '..='~') { character } else { '?' };
+    shorten(text, limit, "..").chars().map(printable).collect()
+}
+
+/// At most `limit` characters: the middle gives way to `gap`.
+pub(super) fn shorten(text: &str, limit: usize, gap: &str) -> String {
+    let characters: Vec<char> = text.chars().collect();
+    if characters.len() <= limit {
+        return text.into();
+    }
+    let kept = limit - gap.chars().count();
+    let (head, tail) = (kept.div_ceil(2), characters.len() - kept / 2);
+    let (head, tail) = (characters[..head].iter(), characters[tail..].iter());
+    head.copied().chain(gap.chars()).chain(tail.copied()).collect()
+}
+
+/// A share from 0 to 1 in percent.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// An accuracy, which is already in percent.
+pub(super) fn accuracy(percent: Option<f64>) -> String {
+    percent.map_or(UNKNOWN.into(), |percent| format!("{percent:.2} %"))
+}
+
+/// A whole number with a comma before every three digits.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let comma = |index: usize| index > 0 && (digits.len() - index).is_multiple_of(3);
+    let digit = |(index, digit)| [comma(index).then_some(','), Some(digit)];
+    digits.chars().enumerate().flat_map(digit).flatten().collect()
+}
+
+/// A count of things, with the ending of the plural.
+pub(super) fn count(number: usize, thing: &str) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} {thing}{ending}", grouped(number as u64))
+}
+
+/// Bits as KiB.
+pub(super) fn kib(bits: u64) -> String {
+    format!("{:.1} KiB", bits as f64 / 8192.0)
+}
+
+/// Energy, with about four digits.
+pub(super) fn energy(uj: f64) -> String {
+    let digits = if uj < 10.0 { 3 } else { 1 };
+    format!("{uj:.digits$}")
+}
+
+/// A component's key as words.
+pub(super) fn words(key: &str) -> String {
+    key.replace('_', " ")
+}
+
+/// Whether the executions agree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Agreement {
+    /// All of them, on every prediction and logit.
+    All,
+    /// Integer reference and macro model; fake-quant predictions for these pictures are missing.
+    Partly,
+    /// Some differ.
+    No,
+}
+
+impl Agreement {
+    /// Reads it off the counts.
+    pub(super) fn new(mismatches: &Mismatches) -> Self {
+        let fake_quant = [
+            mismatches.fake_quant_vs_integer_predictions,
+            mismatches.fake_quant_vs_macro_predictions,
+        ];
+        if mismatches.integer_vs_macro_logits > 0 || fake_quant.into_iter().flatten().any(|count| count > 0) {
+            Self::No
+        } else if fake_quant.contains(&None) {
+            Self::Partly
+        } else {
+            Self::All
+        }
+    }
+
+    /// One sentence.
+    pub(super) fn sentence(self) -> &'static str {
+        match self {
+            Self::All => "Fake-quant, integer reference and macro model agree on every picture.",
+            Self::Partly => {
+                "Integer reference and macro model agree on every logit; the package holds no fake-quant predictions for \
+                 these pictures."
+            }
+            Self::No => "The executions differ: expected only of a converter that is not ideal, or with noise.",
+        }
+    }
+}
+
+/// The four executions: name, accuracy in percent, and in what they differ from others.
+pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> [(&'static str, String, String); 4] {
+    let pictures = |found: Option<usize>| found.map_or(UNKNOWN.into(), |found| count(found, "prediction"));
+    [
+        ("float, before quantization", accuracy(accuracies.float), String::new()),
+        (
+            "fake-quant",
+            accuracy(accuracies.fake_quant),
+            format!(
+                "{} from integer, {} from macro",
+                pictures(mismatches.fake_quant_vs_integer_predictions),
+                pictures(mismatches.fake_quant_vs_macro_predictions)
+            ),
+        ),
+        (
+            "integer reference",
+            accuracy(Some(accuracies.integer)),
+            format!("{} from macro", count(mismatches.integer_vs_macro_logits, "logit")),
+        ),
+        ("macro model", accuracy(Some(accuracies.macro_model)), String::new()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_lose_their_middle() {
+        assert_eq!(shorten("layer1.0.conv1", 14, "…"), "layer1.0.conv1");
+        assert_eq!(shorten("layer1.0.conv10", 14, "…"), "layer1.….conv10".replace("1.…", "1…"));
+        assert_eq!(ascii("a\u{1b}[31mé", 20), "a?[31m?");
+        assert_eq!(ascii("abcdefghij", 6), "ab..ij");
+    }
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        let grouped: Vec<String> = [0, 999, 1000, 23_984, 1_234_567].map(grouped).into();
+        assert_eq!(grouped, ["0", "999", "1,000", "23,984", "1,234,567"]);
+    }
+}
