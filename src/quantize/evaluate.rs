@@ -82,7 +82,7 @@ impl<'a> FakeQuant<'a> {
                         .sums(self.input(node.source, conv.input_bits, &picture, &values), self.borders(node.source));
                     let Some(output) = output else {
                         let logits = sums.into_data().convert::<i64>();
-                        let logits = logits.into_vec::<i64>().expect("64-bit integers");
+                        let logits = logits.try_into_vec::<i64>().expect("64-bit integers");
                         return logits.into_iter().map(|logit| logit as i32).collect();
                     };
                     let mut sums = sums * self.columns(&output.multipliers);

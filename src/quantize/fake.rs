@@ -1,35 +1,28 @@
-//! Fake quantizers: values on the grid of their step, with straight-through gradients.
+//! Fake quantizers: the grids of weights and values, and first steps from data.
 //!
-//! Learned steps follow Esser et al., *Learned Step Size Quantization*, ICLR 2020: the gradient of the step comes out of the
-//! composition below, scaled by `1 / sqrt(values * levels)`.
+//! Learned steps follow Esser et al., *Learned Step Size Quantization*, ICLR 2020.
 
 use burn::tensor::Tensor;
 
-/// `round(x / step)` limited to `low..=high`, times `step`; `step` broadcasts to the shape of `x`.
-///
-/// The rounding passes gradients unchanged, the limits stop those of `x` beyond them, and the step gets
-/// `round(x / step) - x / step` inside the limits and the limit itself outside. `share` is the number of values that one step serves.
-pub(crate) fn fake_quantize<const D: usize>(
-    x: Tensor<D>,
-    step: Tensor<D>,
-    low: f64,
-    high: f64,
-    share: usize,
-) -> Tensor<D> {
-    let step = scale_gradient(step, 1.0 / (share as f64 * high).sqrt());
-    let limited = (x / step.clone()).clamp(low, high);
-    straight_through(limited.clone(), limited.round()) * step
+use crate::engine;
+
+/// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
+pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {
+    let share = weights.shape().num_elements() / steps.dims()[0];
+    let limit = weight_limit(bits);
+    engine::fake_quantize(weights, steps, [-limit as f32, limit as f32], gradient_scale(share, limit))
 }
 
-/// The value of `rounded` with the gradient of `x`.
-fn straight_through<const D: usize>(x: Tensor<D>, rounded: Tensor<D>) -> Tensor<D> {
-    x.clone() + (rounded - x).detach()
+/// Values on the grid of `bits` bits from zero; `share` is the number of values of one picture, so that the gradient's scale doesn't
+/// depend on the batch.
+pub(crate) fn quantize_values(values: Tensor<4>, step: Tensor<1>, bits: u8, share: usize) -> Tensor<4> {
+    let limit = activation_limit(bits);
+    engine::fake_quantize(values, step, [0.0, limit as f32], gradient_scale(share, limit))
 }
 
-/// `x` with its gradient multiplied by `factor`.
-fn scale_gradient<const D: usize>(x: Tensor<D>, factor: f64) -> Tensor<D> {
-    let scaled = x.clone() * factor;
-    scaled.clone() + (x - scaled).detach()
+/// `1 / sqrt(values * levels)`: the paper's balance between the updates of a step and of what it quantizes.
+fn gradient_scale(share: usize, limit: f64) -> f32 {
+    (1.0 / (share as f64 * limit).sqrt()) as f32
 }
 
 /// Largest magnitude of a weight of `bits` bits: `2^(bits-1) - 1`.
@@ -61,28 +54,6 @@ pub fn calibrate_step(values: &[f32], low: f64, high: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::{Device, TensorData};
-
-    fn gradients(x: [f32; 4], step: f32, low: f64, high: f64) -> (Vec<f32>, Vec<f32>, f32) {
-        let device = Device::flex().autodiff();
-        let x = Tensor::<1>::from_floats(x, &device).require_grad();
-        let step = Tensor::<1>::from_floats([step], &device).require_grad();
-        let out = fake_quantize(x.clone(), step.clone(), low, high, 1);
-        let grads = out.clone().sum().backward();
-        let values = |data: TensorData| data.to_vec::<f32>().unwrap();
-        let step_gradient = values(step.grad(&grads).unwrap().into_data())[0];
-        (values(out.into_data()), values(x.grad(&grads).unwrap().into_data()), step_gradient)
-    }
-
-    /// Values on the grid, gradients as in equation 3 of the paper.
-    #[test]
-    fn values_lie_on_the_grid_and_steps_learn() {
-        let (out, x, step) = gradients([-0.3, 0.3, 1.1, 9.0], 0.5, 0.0, 4.0);
-        assert_eq!(out, [0.0, 0.5, 1.0, 2.0]);
-        assert_eq!(x, [0.0, 1.0, 1.0, 0.0]);
-        let expected = (0.0 + (1.0 - 0.6) + (2.0 - 2.2) + 4.0) / 4f32.sqrt();
-        assert!((step - expected).abs() < 1e-5, "{step} {expected}");
-    }
 
     #[test]
     fn the_calibrated_step_beats_the_full_range_on_data_with_an_outlier() {

@@ -16,4 +16,4 @@ pub use evaluate::FakeQuant;
 #[cfg(feature = "train")]
 pub use fake::calibrate_step;
 #[cfg(feature = "train")]
-pub(crate) use fake::{activation_limit, fake_quantize, weight_limit};
+pub(crate) use fake::{activation_limit, quantize_values, quantize_weights, weight_limit};

@@ -3,7 +3,7 @@
 use crate::deploy::Deployment;
 use crate::hardware::Cost;
 
-use super::text::{Agreement, ascii, count, energy, executions, grouped, kib, percent, words};
+use super::text::{Agreement, ascii, bytes, count, energy, executions, grouped, percent, words};
 
 /// Longest name that is printed whole.
 const NAME: usize = 24;
@@ -20,9 +20,10 @@ pub fn table(deployment: &Deployment) -> String {
     )];
 
     lines.push(String::new());
-    lines.push(format!("  {:<28}{:>10}   differs in", "accuracy", "right"));
+    lines.push(format!("  {:<26}{:>8}   differs in", "accuracy", "right"));
     for (name, right, differs) in executions(&deployment.accuracy, &deployment.mismatches) {
-        lines.push(format!("  {name:<28}{right:>10}   {differs}"));
+        let line = format!("  {name:<26}{right:>8}   {differs}");
+        lines.push(line.trim_end().into());
     }
     let agreement = Agreement::new(&deployment.mismatches).sentence();
     lines.extend(agreement.split("; ").map(|part| format!("  {part}")));
@@ -31,9 +32,9 @@ pub fn table(deployment: &Deployment) -> String {
     lines.push("  weights".into());
     let mut row = |name: &str, value: String| lines.push(format!("  {name:<28}{value:>14}"));
     row("groups that are zero", percent(compression.group_sparsity));
-    row("dense, same bits", kib(compression.weight_bits_dense));
-    row("stored", kib(compression.weight_bits_stored));
-    row("index codes", kib(compression.index_bits));
+    row("dense, same bits", bytes(compression.weight_bits_dense));
+    row("stored", bytes(compression.weight_bits_stored));
+    row("index codes", bytes(compression.index_bits));
     row("smaller than dense", format!("{:.2} x", compression.ratio));
     row("smaller than 32 bits", format!("{:.2} x", compression.ratio_fp32));
 
@@ -47,12 +48,8 @@ pub fn table(deployment: &Deployment) -> String {
     pair("frames per second", &|cost| format!("{:.0}", cost.fps));
     pair("speed-up over dense", &|cost| format!("{:.2} x", cost.speedup_vs_dense));
     pair("utilization", &|cost| percent(cost.utilization));
-    pair("TOPS/W, zero groups counted", &|cost| {
-        format!("{:.2}", cost.tops_per_watt_dense_equivalent)
-    });
-    pair("TOPS/W, executed", &|cost| {
-        format!("{:.2}", cost.tops_per_watt_executed)
-    });
+    pair("TOPS/W, dense-equivalent", &|cost| format!("{:.2}", cost.tops_per_watt_dense_equivalent));
+    pair("TOPS/W, executed", &|cost| format!("{:.2}", cost.tops_per_watt_executed));
     pair("energy", &|cost| format!("{} uJ", energy(cost.energy_uj)));
     for (index, (name, _)) in with.energy_breakdown_uj.components().iter().enumerate() {
         pair(&format!("  {}", words(name)), &|cost| {

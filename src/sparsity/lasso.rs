@@ -30,7 +30,7 @@ impl Lasso {
     /// `||w'_g|| / sqrt|g|` of each group, in the grid's order.
     pub fn strengths(&self, folded: Tensor<1>) -> Vec<f32> {
         let strengths = self.norms(folded) / self.root_sizes.clone();
-        strengths.into_data().convert::<f32>().into_vec().expect("floats")
+        strengths.into_data().convert::<f32>().try_into_vec().expect("floats")
     }
 
     /// `sum_g sqrt|g| * ||w'_g||`, the penalty's value before lambda.
@@ -132,7 +132,7 @@ mod tests {
     }
 
     fn host(tensor: Tensor<1>) -> Vec<f32> {
-        tensor.into_data().to_vec().unwrap()
+        tensor.into_data().try_to_vec().unwrap()
     }
 
     #[test]

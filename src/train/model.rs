@@ -13,7 +13,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use crate::deploy::PictureScale;
 use crate::engine::conv2d;
 use crate::network::{Array, BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
-use crate::quantize::{BitPlan, Fusion, QuantizeConfig, activation_limit, fake_quantize, weight_limit};
+use crate::quantize::{BitPlan, Fusion, QuantizeConfig, quantize_values, quantize_weights};
 
 /// Arrays by name, flat, on a device.
 pub(crate) type Tensors = BTreeMap<String, Tensor<1>>;
@@ -152,7 +152,7 @@ impl Model {
 
 /// Copies a tensor to the host.
 pub(crate) fn to_host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().convert::<f32>().into_vec().expect("floats")
+    tensor.into_data().convert::<f32>().try_into_vec().expect("floats")
 }
 
 /// A value in its stored forms; one form of width 0 where nothing is quantized.
@@ -224,12 +224,10 @@ impl Pass<'_> {
             return Value::one(value);
         };
         let forms = &plan.nodes[index].forms;
-        let step = self.tensor(&format!("{}.output_step", node.name)).reshape([1, 1, 1, 1]);
-        // Steps learn from values of one picture, so that the gradient's scale doesn't depend on the batch.
-        let share = node.output.len();
+        let step = self.tensor(&format!("{}.output_step", node.name));
         let quantized = forms.iter().map(|&bits| {
             let step = step.clone() / f64::from(1u32 << (bits - forms[0]));
-            (bits, fake_quantize(value.clone(), step, 0.0, activation_limit(bits), share))
+            (bits, quantize_values(value.clone(), step, bits, node.output.len()))
         });
         Value(quantized.collect())
     }
@@ -287,11 +285,7 @@ impl Pass<'_> {
     }
 
     fn quantize_weight(&self, name: &str, weight: Tensor<4>, bits: u8) -> Tensor<4> {
-        let step = self.tensor(&format!("{name}.weight_step"));
-        let steps = step.dims()[0];
-        let share = weight.shape().num_elements() / steps;
-        let limit = weight_limit(bits);
-        fake_quantize(weight, step.reshape([steps as i64, 1, 1, 1]), -limit, limit, share)
+        quantize_weights(weight, self.tensor(&format!("{name}.weight_step")), bits)
     }
 
     fn normalize(&mut self, name: &str, sums: Tensor<4>) -> Tensor<4> {

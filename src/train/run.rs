@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use super::model::Model;
 use super::recipe::Recipe;
-use super::trainer::{Job, LAST, Trainer, accuracy, fake_quant_predictions, float_predictions};
+use super::trainer::{Job, Trainer, accuracy, fake_quant_predictions, float_predictions};
 use crate::data::{DataOptions, Dataset, Normalization};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
 use crate::error::{Error, Result, write_atomically};

@@ -133,11 +133,6 @@ impl<'a> Trainer<'a> {
         self.position.float_accuracy
     }
 
-    /// The weights as they are.
-    pub fn weights(&self) -> Weights {
-        self.model.weights()
-    }
-
     fn begin_phase(&mut self, phase: &Phase) -> Result<()> {
         if phase.kind != PhaseKind::Quantize {
             return Ok(());

@@ -1,0 +1,174 @@
+//! What several test programs need: made-up data sets in the official layouts, a small network, random numbers, snapshots.
+
+// Each test program compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use mars::data::{IMAGE_BYTES, SIDE};
+
+/// SplitMix64: the same numbers on every machine.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    /// From `low` to `high`.
+    pub(crate) fn real(&mut self, low: f64, high: f64) -> f64 {
+        low + (high - low) * (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.next() as u8).collect()
+    }
+}
+
+/// A picture of a class: stripes whose colour, direction and width tell it, with noise.
+pub(crate) fn picture(class: usize, random: &mut Random) -> Vec<u8> {
+    let mut picture = Vec::with_capacity(IMAGE_BYTES);
+    for color in 0..3 {
+        let level = 40 + (class * (color + 3) * 37) % 170;
+        for pixel in 0..SIDE * SIDE {
+            let along = if class.is_multiple_of(2) { pixel / SIDE } else { pixel % SIDE };
+            let stripe = if (along / (2 + class % 4)).is_multiple_of(2) { 40 } else { 0 };
+            picture.push((level + stripe + random.below(30)) as u8);
+        }
+    }
+    picture
+}
+
+/// Records of `images` pictures: `label_bytes` labels each (a coarse one first, if there are two), then the picture.
+fn records(images: usize, classes: usize, label_bytes: usize, random: &mut Random) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(images * (IMAGE_BYTES + label_bytes));
+    for _ in 0..images {
+        let class = random.below(classes);
+        if label_bytes == 2 {
+            bytes.push((class / 5) as u8);
+        }
+        bytes.push(class as u8);
+        bytes.extend(picture(class, random));
+    }
+    bytes
+}
+
+/// CIFAR-10's unpacked folder with `train` pictures in each of five files and `test` in the sixth.
+pub(crate) fn write_cifar10(data_dir: &Path, train: usize, test: usize) -> PathBuf {
+    let folder = data_dir.join("cifar-10-batches-bin");
+    fs::create_dir_all(&folder).unwrap();
+    let mut random = Random(1);
+    for batch in 1..=5 {
+        fs::write(folder.join(format!("data_batch_{batch}.bin")), records(train, 10, 1, &mut random)).unwrap();
+    }
+    fs::write(folder.join("test_batch.bin"), records(test, 10, 1, &mut random)).unwrap();
+    let names: String = (0..10).map(|class| format!("class {class}\n")).collect();
+    fs::write(folder.join("batches.meta.txt"), names).unwrap();
+    folder
+}
+
+/// CIFAR-100's unpacked folder.
+pub(crate) fn write_cifar100(data_dir: &Path, train: usize, test: usize) -> PathBuf {
+    let folder = data_dir.join("cifar-100-binary");
+    fs::create_dir_all(&folder).unwrap();
+    let mut random = Random(2);
+    fs::write(folder.join("train.bin"), records(train, 100, 2, &mut random)).unwrap();
+    fs::write(folder.join("test.bin"), records(test, 100, 2, &mut random)).unwrap();
+    let names = |kind: &str, count: usize| -> String { (0..count).map(|class| format!("{kind}_{class}\n")).collect() };
+    fs::write(folder.join("fine_label_names.txt"), names("fine", 100)).unwrap();
+    fs::write(folder.join("coarse_label_names.txt"), names("coarse", 20)).unwrap();
+    folder
+}
+
+/// A network for 32x32 pictures with both shortcuts and both pools, as a user would write it.
+pub(crate) fn tiny_network(classes: usize) -> String {
+    format!(
+        r#"
+name = "tiny"
+input = [3, 32, 32]
+classes = {classes}
+
+[[layers]]
+op = "conv"
+name = "stem"
+filters = 8
+kernel = 3
+stride = 2
+padding = 1
+
+[[layers]]
+op = "max_pool"
+name = "max"
+kernel = 2
+stride = 2
+
+[[layers]]
+op = "conv"
+name = "a"
+filters = 12
+kernel = 3
+stride = 2
+padding = 1
+
+[[layers]]
+op = "conv"
+name = "b"
+filters = 20
+kernel = 3
+padding = 1
+add = {{ from = "max", shortcut = "projection", stride = 2 }}
+
+[[layers]]
+op = "conv"
+name = "c"
+filters = 24
+kernel = 3
+padding = 1
+add = {{ from = "b" }}
+
+[[layers]]
+op = "avg_pool"
+name = "mean"
+
+[[layers]]
+op = "linear"
+name = "linear"
+filters = {classes}
+"#
+    )
+}
+
+/// Runs a program in a folder, without the user's data sets.
+pub(crate) fn command(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(folder).env_remove("MARS_DATA_DIR").stdin(Stdio::null());
+    command
+}
+
+/// Standard output and error of a program that was expected to succeed.
+pub(crate) fn success(output: &Output) -> (String, String) {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(output.status.success(), "{:?}\n{out}\n{err}", output.status);
+    (out, err)
+}
+
+/// Compares with `tests/snapshots/NAME.txt`; `UPDATE_SNAPSHOTS=1` writes it instead.
+pub(crate) fn snapshot(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(format!("{name}.txt"));
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        fs::write(&path, found).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == expected, "{} differs (UPDATE_SNAPSHOTS=1 rewrites it); found:\n{found}", path.display());
+}

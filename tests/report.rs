@@ -1,0 +1,323 @@
+//! What people read, against files in `tests/snapshots/`; `UPDATE_SNAPSHOTS=1 cargo test --test report` rewrites them.
+
+use std::fs;
+use std::path::Path;
+
+use mars::data::{IMAGE_BYTES, Split};
+use mars::deploy::integer::{
+    Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, predict,
+};
+use mars::deploy::{Accuracy, Deployment, Mismatches, Package, Predictions, Provenance, Reference, validate};
+use mars::hardware::{Hardware, evaluate};
+use mars::network::{ConvShape, Graph, NetworkSpec, Op, Skip, zoo};
+use mars::report;
+use mars::sparsity::GroupGrid;
+use tempfile::TempDir;
+
+/// A name as a hostile file may hold it.
+const HOSTILE: &str = "<script>alert('1')</script>&\"\u{202e}\u{1b}[31m";
+
+const METRICS: &str = r#"{"phase":"sparsify","epoch":1,"loss":1.9,"train_accuracy":31.5,"test_accuracy":40.25,"group_sparsity":0.1}
+{"phase":"sparsify","epoch":2,"loss":1.25,"train_accuracy":52,"test_accuracy":55,"group_sparsity":0.4}
+{"phase":"quantize","epoch":1,"loss":1.5,"train_accuracy":48.5,"test_accuracy":51,"group_sparsity":0.4}
+"#;
+
+/// SplitMix64: the same numbers everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// Random weights of 4 bits, 8 in the first and last layer; of each hundred groups `sparsity` are dropped.
+fn network(spec: NetworkSpec, sparsity: u64) -> IntegerNetwork {
+    let group = Hardware::mars().group;
+    let graph = Graph::new(spec).unwrap();
+    let mut random = Random(7);
+    let mut conv = |shape: &ConvShape, bits: u8| {
+        let grid = GroupGrid::new(group, shape);
+        let dropped: Vec<bool> = (0..grid.groups()).map(|_| random.below(100) < sparsity).collect();
+        let limit = (1i64 << (bits - 1)) - 1;
+        let weight = |index| match dropped[grid.group_of(index)] {
+            true => 0,
+            false => (random.below(2 * limit as u64 + 1) as i64 - limit) as i8,
+        };
+        IntegerConv {
+            input_bits: IMAGE_BITS,
+            weight_bits: bits,
+            weights: (0..shape.weights()).map(weight).collect(),
+            bias: (0..shape.filters() as i32).map(|filter| filter * 10 - 50).collect(),
+        }
+    };
+    let output = |shift| Requantize { multipliers: vec![30_000], forms: vec![Form { bits: IMAGE_BITS, shift }] };
+    let layer = |(index, op): (usize, Op)| match op {
+        Op::Conv { conv: shape, skip, logits, .. } => IntegerLayer::Conv {
+            conv: conv(&shape, if index == 0 || logits { 8 } else { 4 }),
+            skip: skip.map(|skip| match skip {
+                Skip::Identity { .. } => IntegerSkip::Identity { bits: IMAGE_BITS, multiplier: 1 << 20 },
+                Skip::Projection { conv: shape, .. } => {
+                    IntegerSkip::Projection { conv: conv(&shape, 4), multipliers: vec![20_000] }
+                }
+            }),
+            output: (!logits).then(|| output(if index == 0 { 26 } else { 22 })),
+        },
+        Op::MaxPool { .. } => IntegerLayer::MaxPool,
+        Op::AvgPool { .. } => IntegerLayer::AvgPool { input_bits: IMAGE_BITS, output: output(18) },
+    };
+    let layers = graph.nodes().iter().map(|node| node.op).enumerate().map(layer).collect();
+    let network = IntegerNetwork {
+        zero_points: vec![124; 3],
+        classes: (0..graph.spec().classes).map(|class| format!("class {class}")).collect(),
+        group,
+        layers,
+        graph,
+    };
+    network.validate().unwrap();
+    network
+}
+
+/// Every kind of layer, small.
+fn small(first_layer: &str) -> IntegerNetwork {
+    let spec = r#"
+        name = "small"
+        input = [3, 32, 32]
+        classes = 4
+        [[layers]]
+        op = "conv"
+        name = "FIRST"
+        filters = 24
+        kernel = 3
+        stride = 4
+        padding = 1
+        [[layers]]
+        op = "conv"
+        name = "identity"
+        filters = 24
+        kernel = 3
+        padding = 1
+        add = { from = "FIRST" }
+        [[layers]]
+        op = "conv"
+        name = "projected"
+        filters = 40
+        kernel = 3
+        stride = 2
+        padding = 1
+        add = { from = "identity", shortcut = "projection", stride = 2 }
+        [[layers]]
+        op = "max_pool"
+        name = "largest"
+        kernel = 2
+        stride = 2
+        [[layers]]
+        op = "avg_pool"
+        name = "mean"
+        [[layers]]
+        op = "linear"
+        name = "linear"
+        filters = 4
+    "#;
+    let name = toml::Value::from(first_layer).to_string();
+    let spec = spec.replace("\"FIRST\"", &name);
+    network(toml::from_str(&spec).unwrap(), 40)
+}
+
+fn pictures() -> Split {
+    let mut random = Random(3);
+    Split { images: (0..6 * IMAGE_BYTES).map(|_| random.next() as u8).collect(), labels: vec![0, 1, 2, 3, 0, 1] }
+}
+
+fn provenance(data_sha256: String) -> Provenance {
+    Provenance {
+        recipe: "model = \"small\"\nseed = 7\n".into(),
+        seed: 7,
+        crate_version: "0.1.0".into(),
+        dataset: "cifar10-mini".into(),
+        data_sha256,
+        float_accuracy: Some(50.0),
+        fake_quant_accuracy: Some(33.333),
+    }
+}
+
+/// A package whose fake-quant predictions are those of the integer reference.
+fn package(network: IntegerNetwork, test: &Split) -> Package {
+    let logits = Reference::new(&network).unwrap().logits(&test.images);
+    let predictions = Predictions {
+        data_sha256: test.sha256(),
+        classes: logits.chunks(network.classes.len()).map(|logits| predict(logits) as u8).collect(),
+    };
+    Package { network, provenance: provenance(test.sha256()), predictions: Some(predictions) }
+}
+
+fn deploy(package: &Package) -> Deployment {
+    validate(package, &Hardware::mars(), &pictures(), None, true).unwrap()
+}
+
+/// The page, with or without a `metrics.jsonl` beside it.
+fn page(deployment: &Deployment, metrics: Option<&[u8]>) -> String {
+    let folder = TempDir::new().unwrap();
+    if let Some(metrics) = metrics {
+        fs::write(folder.path().join("metrics.jsonl"), metrics).unwrap();
+    }
+    report::write(deployment, folder.path()).unwrap();
+    assert!(folder.path().join("deploy.json").exists());
+    fs::read_to_string(folder.path().join("report.html")).unwrap()
+}
+
+/// Compares with a file; rewrites it where `UPDATE_SNAPSHOTS=1` asks for that.
+fn snapshot(name: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(name);
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some_and(|value| value == "1") {
+        fs::write(&path, found).unwrap();
+        return;
+    }
+    let expected = fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
+    let lines = expected.lines().zip(found.lines());
+    if let Some((number, (expected, found))) = (1..).zip(lines).find(|(_, (expected, found))| expected != found) {
+        panic!("{name}, line {number}:\nexpected {expected}\nfound    {found}\nUPDATE_SNAPSHOTS=1 rewrites it");
+    }
+    assert!(expected == found, "{name} ends elsewhere; UPDATE_SNAPSHOTS=1 rewrites it");
+}
+
+/// Each tag that is opened is closed, in order.
+fn assert_nested(page: &str) {
+    let mut open = Vec::new();
+    for tag in page.split('<').skip(1) {
+        let tag = tag.split('>').next().unwrap();
+        let name = tag.trim_start_matches('/').split([' ', '/']).next().unwrap();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "closes </{name}>");
+        } else if !tag.ends_with('/') && !["!DOCTYPE", "meta"].contains(&name) {
+            open.push(name);
+        }
+    }
+    assert_eq!(open, Vec::<&str>::new());
+}
+
+#[test]
+fn table_and_page_read_as_they_did() {
+    let deployment = deploy(&package(small("stem"), &pictures()));
+    let table = report::table(&deployment);
+    assert!(table.is_ascii() && table.lines().count() <= 40 && table.lines().all(|line| line.len() <= 80));
+    snapshot("table.txt", &table);
+    let page = page(&deployment, Some(METRICS.as_bytes()));
+    assert_nested(&page);
+    snapshot("report.html", &page);
+}
+
+#[test]
+fn what_is_not_known_is_a_dash_and_not_a_zero() {
+    let mut package = package(small("stem"), &pictures());
+    package.predictions = None;
+    package.provenance = provenance("ab".repeat(32));
+    let deployment = deploy(&package);
+    snapshot("table-without-predictions.txt", &report::table(&deployment));
+    let page = page(&deployment, None);
+    assert!(page.contains("<th scope=\"row\">fake-quant</th><td>-</td><td>-</td>"));
+    assert!(page.contains("other pictures than those of"));
+}
+
+#[test]
+fn executions_that_differ_are_not_said_to_agree() {
+    let mut package = package(small("stem"), &pictures());
+    for class in &mut package.predictions.as_mut().unwrap().classes[..2] {
+        *class = (*class + 1) % 4;
+    }
+    let deployment = deploy(&package);
+    let table = report::table(&deployment);
+    assert!(table.contains("predictions: 2 from integer, 2 from macro"), "{table}");
+    assert!(table.contains("The executions differ") && !table.contains("agree"), "{table}");
+    assert!(page(&deployment, None).contains("<p class=\"bad\">The executions differ"));
+}
+
+#[test]
+fn names_from_files_cannot_become_markup_or_terminal_codes() {
+    let mut package = package(small(HOSTILE), &pictures());
+    package.network.classes[0] = HOSTILE.into();
+    package.provenance.dataset = HOSTILE.into();
+    package.provenance.recipe = HOSTILE.into();
+    package.provenance.crate_version = HOSTILE.into();
+    let mut deployment = deploy(&package);
+    deployment.network = HOSTILE.into();
+    deployment.hardware = HOSTILE.into();
+    let metrics = METRICS.replace("sparsify", &serde_json::to_string(HOSTILE).unwrap().replace('"', "\\\"")[2..]);
+    let page = page(&deployment, Some(metrics.as_bytes()));
+    assert_nested(&page);
+    assert!(!page.contains("<script") && !page.contains("alert('"));
+    assert!(!page.contains(['\u{202e}', '\u{1b}']));
+    assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;\u{fffd}\u{fffd}[31m: cycles"));
+    let table = report::table(&deployment);
+    assert!(table.bytes().all(|byte| matches!(byte, b'\n' | b' '..=b'~')), "{table}");
+}
+
+#[test]
+fn page_needs_no_network() {
+    let page = page(&deploy(&package(small("stem"), &pictures())), Some(METRICS.as_bytes()));
+    for reference in ["http:", "https:", "url(", "@import", "<link", "<script", "<img", "src="] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+    assert!(page.contains("<meta name=\"viewport\""));
+    assert_eq!(page.matches("<svg class").count(), page.matches("role=\"img\"").count());
+}
+
+#[test]
+fn metrics_that_are_missing_or_damaged_are_said_and_the_rest_is_drawn() {
+    let deployment = deploy(&package(small("stem"), &pictures()));
+    assert!(page(&deployment, None).contains("There is no metrics.jsonl in this folder"));
+    assert!(page(&deployment, Some(b"\n")).contains("metrics.jsonl holds no epochs"));
+    let damaged = [METRICS.as_bytes(), b"\n{\"phase\":\"qua\xff\n{\"loss\":null}\n"].concat();
+    let page = page(&deployment, Some(&damaged));
+    assert_nested(&page);
+    assert!(page.contains("Skipped 2 lines of metrics.jsonl that could not be read, the first of them line 5."));
+    assert!(page.contains("After the last of 3 epochs: test accuracy 51.00 %"));
+
+    let folder = TempDir::new().unwrap();
+    fs::create_dir(folder.path().join("metrics.jsonl")).unwrap();
+    report::write(&deployment, folder.path()).unwrap();
+    let page = fs::read_to_string(folder.path().join("report.html")).unwrap();
+    assert!(page.contains("metrics.jsonl cannot be read: "));
+}
+
+/// A deployment whose accuracies are made up, since pictures would take minutes.
+fn without_running(network: IntegerNetwork) -> Deployment {
+    let hardware = Hardware::mars();
+    let evaluation = evaluate(&network, &hardware).unwrap();
+    Deployment {
+        network: network.graph.spec().name.clone(),
+        hardware: hardware.name,
+        images: 10_000,
+        data_sha256: "ab".repeat(32),
+        accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0 },
+        mismatches: Mismatches {
+            fake_quant_vs_integer_predictions: None,
+            integer_vs_macro_logits: 0,
+            fake_quant_vs_macro_predictions: None,
+        },
+        compression: evaluation.compression,
+        cost: evaluation.cost,
+        cost_without_reload: evaluation.cost_without_reload,
+        layers: evaluation.layers.clone(),
+        evaluation,
+        package: Package { network, provenance: provenance("ab".repeat(32)), predictions: None },
+    }
+}
+
+#[test]
+fn page_of_vgg16_stays_below_a_megabyte_and_a_half() {
+    let page = page(&without_running(network(zoo("vgg16", 10).unwrap(), 50)), None);
+    assert_nested(&page);
+    assert!(page.len() < 1_500_000, "{} bytes", page.len());
+    if let Some(path) = std::env::var_os("KEEP_PAGE") {
+        fs::write(path, page).unwrap();
+    }
+}
