@@ -46,6 +46,11 @@ fn section(title: &str, body: &str) -> String {
     format!("<section>\n<h2>{title}</h2>\n{body}</section>\n")
 }
 
+/// A table whose first column names the rows and whose last one holds words; headings and cells are HTML.
+fn table_of_words(headings: &[&str], rows: &[Vec<String>]) -> String {
+    table(headings, rows).replacen("<table>", "<table class=\"words\">", 1)
+}
+
 /// A table whose first column names the rows; headings and cells are HTML.
 fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let head: String = headings.iter().map(|heading| format!("<th scope=\"col\">{heading}</th>")).collect();
@@ -75,8 +80,8 @@ fn headline(deployment: &Deployment) -> String {
         Agreement::No => "bad",
     };
     let cards = [
-        ("accuracy, macro model", accuracy(Some(accuracies.macro_model))),
-        ("compression, index included", format!("{:.2} × dense", compression.ratio)),
+        ("accuracy of macro model", accuracy(Some(accuracies.macro_model))),
+        ("smaller than dense, index included", format!("{:.2} ×", compression.ratio)),
         ("zero groups", percent(compression.group_sparsity)),
         ("frames per second", format!("{} / s", grouped(cost.fps.round() as u64))),
         ("energy per frame", format!("{} µJ", energy(cost.energy_uj))),
@@ -97,8 +102,9 @@ fn executions_section(deployment: &Deployment) -> String {
     let rows = executions(&deployment.accuracy, &deployment.mismatches)
         .map(|(name, accuracy, differs)| vec![name.into(), accuracy, differs]);
     let note = "<p class=\"note\">Fake-quant runs through the tensor library from the trained weights, the integer reference \
-                from the package, the macro model access by access from the mapped groups. None calls another.</p>\n";
-    section("Accuracy", &(table(&["execution", "accuracy", "differs in"], &rows) + note))
+                from the package, the macro model access by access from the mapped groups; none calls another. The float accuracy is the one at export, on \
+                the whole test split.</p>\n";
+    section("Accuracy", &(table_of_words(&["execution", "accuracy", "differs in"], &rows) + note))
 }
 
 fn compression(deployment: &Deployment) -> String {
@@ -201,7 +207,7 @@ fn energy_section(deployment: &Deployment) -> String {
         })
         .collect();
     rows.push(vec![
-        "all".into(),
+        "<b>all</b>".into(),
         energy(cost.energy_uj),
         percent(share(cost.energy_uj, cost.energy_uj)),
         energy(cost_without_reload.energy_uj),
@@ -212,7 +218,7 @@ fn energy_section(deployment: &Deployment) -> String {
         "Energy of a frame",
         &format!(
             "<figure>\n{chart}<figcaption>Weight reload charged.</figcaption>\n</figure>\n{}",
-            table(&headings, &rows)
+            table_of_words(&headings, &rows)
         ),
     )
 }
@@ -470,7 +476,11 @@ fn provenance(deployment: &Deployment) -> String {
     let rows = rows.map(|(name, value)| vec![name.into(), value]);
     section(
         "Recipe and provenance",
-        &format!("{}<pre tabindex=\"0\">{}</pre>\n", table(&["what", "value"], &rows), Escape(&provenance.recipe)),
+        &format!(
+            "{}<pre tabindex=\"0\">{}</pre>\n",
+            table_of_words(&["what", "value"], &rows),
+            Escape(&provenance.recipe)
+        ),
     )
 }
 

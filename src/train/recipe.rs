@@ -1,6 +1,6 @@
 //! The recipe of a run: what is trained on what, in which phases. TOML; unknown keys are errors with a suggestion.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -166,7 +166,7 @@ impl Phase {
 }
 
 impl Default for Recipe {
-    /// Fine-tuning to 4 bits with half of the groups zero.
+    /// 4 bits with half of the groups zero; the phases depend on what it starts from.
     fn default() -> Self {
         Self {
             model: "resnet20".into(),
@@ -179,7 +179,7 @@ impl Default for Recipe {
             calibration_images: 1024,
             quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
             sparsity: SparsityConfig::default(),
-            phases: vec![Phase::new(PhaseKind::Sparsify, 1, 0.02), Phase::new(PhaseKind::Quantize, 1, 0.02)],
+            phases: Vec::new(),
         }
     }
 }
@@ -188,24 +188,51 @@ impl Recipe {
     /// Reads a recipe and applies settings `key=value`, where a key is a path such as `quantize.weight_bits` or `phases.0.epochs`
     /// and a value is TOML, or a bare word.
     ///
+    /// A recipe without phases gets those of [`Recipe::default_phases`].
+    ///
     /// # Errors
     /// A missing file, an unknown key (with the closest known one), a value of another type or out of range.
     pub fn load(path: Option<&Path>, settings: &[String]) -> Result<Self> {
+        let name = path.map_or_else(|| "the default recipe".into(), |path| path.display().to_string());
         let text = match path {
             Some(path) => std::fs::read_to_string(path).map_err(Error::io(path))?,
-            None => toml::to_string(&Self::default()).map_err(|error| Error::Setting(error.to_string()))?,
+            None => to_toml(&Self::default())?,
         };
-        let name = path.map_or_else(|| "the default recipe".into(), |path| path.display().to_string());
         let mut table: toml::Table =
             toml::from_str(&text).map_err(|error| Error::Setting(format!("{name}: {error}")))?;
-        for setting in settings {
-            apply(&mut table, setting)?;
+        let parse = |table: &toml::Table| -> Result<Self> {
+            table.clone().try_into().map_err(|error: toml::de::Error| {
+                Error::Setting(format!("{name}: {}", with_suggestion(error.message())))
+            })
+        };
+        let (of_phases, others): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("phases"));
+        others.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
+        let mut recipe = parse(&table)?;
+        if recipe.phases.is_empty() {
+            recipe.phases = Self::default_phases(recipe.checkpoint().is_some());
+            table = to_toml(&recipe)?.parse().map_err(|error| Error::Setting(format!("{name}: {error}")))?;
         }
-        let recipe: Self = table.try_into().map_err(|error: toml::de::Error| {
-            Error::Setting(format!("{name}: {}", with_suggestion(error.message())))
-        })?;
+        of_phases.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
+        let recipe = parse(&table)?;
         recipe.check().map_err(|error| Error::Setting(format!("{name}: {error}")))?;
         Ok(recipe)
+    }
+
+    /// Removing groups, then quantization, an epoch each; before them 30 epochs of float training where there is no checkpoint to
+    /// start from.
+    pub fn default_phases(from_checkpoint: bool) -> Vec<Phase> {
+        let float = Phase { warmup_epochs: 1.0, weight_decay: 5e-4, ..Phase::new(PhaseKind::Float, 30, 0.1) };
+        let compression = [Phase::new(PhaseKind::Sparsify, 1, 0.02), Phase::new(PhaseKind::Quantize, 1, 0.004)];
+        (!from_checkpoint).then_some(float).into_iter().chain(compression).collect()
+    }
+
+    /// The checkpoint to start from: the one that is named (`none` for random weights), or the network's own in `checkpoints/`.
+    pub fn checkpoint(&self) -> Option<PathBuf> {
+        if let Some(file) = &self.pretrained {
+            return (file != "none").then(|| file.into());
+        }
+        let shipped = Path::new("checkpoints").join(format!("{}.safetensors", self.model));
+        shipped.exists().then_some(shipped)
     }
 
     /// Checks what the types cannot.
@@ -242,6 +269,10 @@ impl Recipe {
         )?;
         setting(last_float < quantized, "phases: no float or sparsify phase can follow a quantize phase".into())
     }
+}
+
+fn to_toml(recipe: &Recipe) -> Result<String> {
+    toml::to_string(recipe).map_err(|error| Error::Setting(error.to_string()))
 }
 
 /// Sets one key of a table.
@@ -309,9 +340,11 @@ mod tests {
 
     #[test]
     fn settings_reach_into_tables_and_lists() {
-        let settings = ["quantize.weight_bits=3", "phases.1.epochs=5", "model=vgg8", "sparsity.target=0.75"];
+        let settings =
+            ["quantize.weight_bits=3", "phases.1.epochs=5", "model=vgg8", "pretrained=none", "sparsity.target=0.75"];
         let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
         assert_eq!((recipe.quantize.weight_bits, recipe.phases[1].epochs), (3, 5));
+        assert_eq!(recipe.phases[0].kind, PhaseKind::Float, "there is no checkpoint to start from");
         assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", Some(0.75)));
     }
 
@@ -327,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_recipe_survives_being_written() {
-        let recipe = Recipe::default();
+        let recipe = Recipe { phases: Recipe::default_phases(false), ..Recipe::default() };
         assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
     }
 

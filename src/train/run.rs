@@ -151,20 +151,11 @@ impl Plan {
     /// # Errors
     /// No checkpoint, or one of another network.
     pub fn evaluate(&self) -> Result<f64> {
-        let Some(file) = self.pretrained() else {
+        let Some(file) = self.recipe.checkpoint() else {
             return Err(Error::Setting("--evaluate needs --pretrained FILE".into()));
         };
         let model = Model::new(&self.graph, &self.picture, &import(&file, &self.graph)?, &self.device);
         Ok(accuracy(&float_predictions(&model, &self.dataset.test), &self.dataset.test))
-    }
-
-    /// The recipe's checkpoint, or the network's own where the project ships one.
-    fn pretrained(&self) -> Option<PathBuf> {
-        if let Some(file) = &self.recipe.pretrained {
-            return (file != "none").then(|| file.into());
-        }
-        let shipped = Path::new("checkpoints").join(format!("{}.safetensors", self.recipe.model));
-        shipped.exists().then_some(shipped)
     }
 
     /// Trains, exports, runs the hardware model and writes the run folder.
@@ -176,7 +167,7 @@ impl Plan {
         let weights = if self.resume {
             None
         } else {
-            let weights = match self.pretrained() {
+            let weights = match self.recipe.checkpoint() {
                 Some(file) => {
                     let weights = import(&file, &self.graph)?;
                     self.say(&format!("starting from {}", file.display()));

@@ -1,0 +1,787 @@
+//! One network, three executions: fake-quant, integer and macro give the same logits, to the last bit.
+
+mod common;
+
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use common::Random;
+use mars::data::{DataOptions, Dataset};
+use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, predict};
+use mars::deploy::{FoldOptions, Package, PictureScale, Provenance, Reference, fold, validate};
+use mars::hardware::{Hardware, MacroNetwork, evaluate};
+use mars::network::{
+    Array, BATCH_NORM_EPSILON, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, SkipSpec, Source, Weights,
+};
+use mars::quantize::{BitPlan, FakeQuant, Fusion, QuantizeConfig, WeightScale};
+use mars::sparsity::{GroupGrid, GroupShape};
+use mars::train::{Outcome, Plan, Request};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use tempfile::TempDir;
+
+const CLASSES: usize = 5;
+
+// Networks.
+
+/// One stretch of a random network; sizes that don't fit the map at hand are made to.
+#[derive(Clone, Debug)]
+struct Stretch {
+    kind: Kind,
+    filters: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    batch_norm: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Conv,
+    /// Two convolutions, the second with what the first reads: strided, with channels added.
+    Identity,
+    /// One convolution with a projection of what it reads.
+    Projection,
+    /// Two convolutions of the same value, added.
+    Branches,
+    Max,
+    Mean,
+    Hidden,
+}
+
+fn stretch() -> impl Strategy<Value = Stretch> {
+    use Kind::{Branches, Conv, Hidden, Identity, Max, Mean, Projection};
+    let kinds = vec![Conv, Conv, Identity, Identity, Projection, Projection, Branches, Max, Mean, Hidden];
+    (prop::sample::select(kinds), 1usize..=20, 1usize..=5, 1usize..=3, 0usize..=4, any::<bool>()).prop_map(
+        |(kind, filters, kernel, stride, padding, batch_norm)| Stretch {
+            kind,
+            filters,
+            kernel,
+            stride,
+            padding,
+            batch_norm,
+        },
+    )
+}
+
+/// How a network ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Linear,
+    MeanThenLinear,
+    MeanThenConv,
+    /// Folded into the last layer, whose columns share a scale.
+    BatchNorm,
+}
+
+/// Layers so far, with the shape of the last one's output.
+struct Builder {
+    layers: Vec<LayerSpec>,
+    channels: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Builder {
+    fn name(&self) -> String {
+        format!("l{}", self.layers.len())
+    }
+
+    fn last(&self) -> String {
+        self.layers.last().expect("a network begins with a convolution").name().into()
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn conv(
+        &mut self,
+        input: Option<String>,
+        from: [usize; 3],
+        filters: usize,
+        kernel: usize,
+        stride: usize,
+        padding: usize,
+        batch_norm: bool,
+        add: Option<SkipSpec>,
+    ) -> String {
+        let name = self.name();
+        let extent = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+        (self.channels, self.height, self.width) = (filters, extent(from[1]), extent(from[2]));
+        self.layers.push(LayerSpec::Conv {
+            name: name.clone(),
+            input,
+            filters,
+            kernel,
+            stride,
+            padding,
+            batch_norm,
+            add,
+        });
+        name
+    }
+
+    fn shape(&self) -> [usize; 3] {
+        [self.channels, self.height, self.width]
+    }
+
+    fn add(&mut self, stretch: &Stretch, first: bool) {
+        let &Stretch { filters, stride, batch_norm, .. } = stretch;
+        let here = self.shape();
+        let [channels, height, width] = here;
+        let odd = stretch.kernel | 1;
+        let same = odd / 2;
+        match stretch.kind {
+            _ if first => self.add_conv(stretch),
+            Kind::Conv => self.add_conv(stretch),
+            Kind::Identity => {
+                let from = self.last();
+                let wider = channels + filters % 6;
+                self.conv(None, here, filters, odd, stride, same, batch_norm, None);
+                let add = SkipSpec { from, shortcut: Shortcut::Identity, stride };
+                let here = self.shape();
+                self.conv(None, here, wider, 3, 1, 1, true, Some(add));
+            }
+            Kind::Projection => {
+                let add = SkipSpec { from: self.last(), shortcut: Shortcut::Projection, stride };
+                self.conv(None, here, filters, odd, stride, same, batch_norm, Some(add));
+            }
+            Kind::Branches => {
+                let input = Some(self.last());
+                let from = self.conv(None, here, filters, odd, stride, same, true, None);
+                let add = SkipSpec { from, shortcut: Shortcut::Identity, stride: 1 };
+                self.conv(input, here, filters, 1, stride, 0, batch_norm, Some(add));
+            }
+            Kind::Max => {
+                let kernel = stretch.kernel.min(3).min(height).min(width);
+                let padding = stretch.padding.min(kernel - 1);
+                let name = self.name();
+                self.layers.push(LayerSpec::MaxPool { name, input: None, kernel, stride, padding });
+                let extent = |size: usize| (size + 2 * padding - kernel) / stride + 1;
+                (self.height, self.width) = (extent(height), extent(width));
+            }
+            Kind::Mean => {
+                let tiles = |k: &usize| height.is_multiple_of(*k) && width.is_multiple_of(*k);
+                let kernel = (1..=stretch.kernel).rev().find(tiles);
+                let name = self.name();
+                self.layers.push(LayerSpec::AvgPool { name, input: None, kernel });
+                let kernel = kernel.expect("1 divides every size");
+                (self.height, self.width) = (height / kernel, width / kernel);
+            }
+            Kind::Hidden => {
+                let name = self.name();
+                self.layers.push(LayerSpec::Linear { name, input: None, filters, batch_norm });
+                (self.channels, self.height, self.width) = (filters, 1, 1);
+            }
+        }
+    }
+
+    fn add_conv(&mut self, stretch: &Stretch) {
+        let mut kernel = stretch.kernel;
+        let mut padding = stretch.padding.min(kernel - 1);
+        let smallest = self.height.min(self.width);
+        if smallest + 2 * padding < kernel {
+            kernel = smallest;
+            padding = padding.min(kernel - 1);
+        }
+        let here = self.shape();
+        self.conv(None, here, stretch.filters, kernel, stretch.stride, padding, stretch.batch_norm, None);
+    }
+}
+
+fn network_spec(input: [usize; 3], stretches: &[Stretch], end: End) -> NetworkSpec {
+    let [channels, height, width] = input;
+    let mut builder = Builder { layers: Vec::new(), channels, height, width };
+    for (index, stretch) in stretches.iter().enumerate() {
+        builder.add(stretch, index == 0);
+    }
+    if let End::MeanThenLinear | End::MeanThenConv = end {
+        let name = builder.name();
+        builder.layers.push(LayerSpec::AvgPool { name, input: None, kernel: None });
+        (builder.height, builder.width) = (1, 1);
+    }
+    if let End::MeanThenConv = end {
+        let here = builder.shape();
+        builder.conv(None, here, CLASSES, 1, 1, 0, false, None);
+    } else {
+        let batch_norm = matches!(end, End::BatchNorm);
+        let name = builder.name();
+        builder.layers.push(LayerSpec::Linear { name, input: None, filters: CLASSES, batch_norm });
+    }
+    NetworkSpec { name: "random".into(), input, classes: CLASSES, layers: builder.layers }
+}
+
+// Weights.
+
+fn picture_scale(colors: usize, random: &mut Random) -> PictureScale {
+    PictureScale {
+        zero_points: random.bytes(colors),
+        std: (0..colors).map(|_| random.real(0.15, 0.35) as f32).collect(),
+    }
+}
+
+/// Each convolution's name, geometry, input, and whether batch norm follows.
+fn convs(graph: &Graph) -> Vec<(String, ConvShape, Source, bool)> {
+    let mut convs = Vec::new();
+    for node in graph.nodes() {
+        if let Op::Conv { conv, batch_norm, skip, .. } = node.op {
+            convs.push((node.name.clone(), conv, node.source, batch_norm));
+            if let Some(mars::network::Skip::Projection { source, conv }) = skip {
+                convs.push((node.projection_name(), conv, source, true));
+            }
+        }
+    }
+    convs
+}
+
+/// What a network's training may leave behind: odd statistics, empty groups.
+fn plausible_weights(graph: &Graph, group: GroupShape, zero_groups: f64, random: &mut Random) -> Weights {
+    let mut weights = Weights::random(graph, random.next());
+    for (name, conv, _, batch_norm) in convs(graph) {
+        let mut vector = |part: &str, draw: &mut dyn FnMut(&mut Random) -> f64| {
+            let values = (0..conv.filters()).map(|_| draw(random) as f32).collect();
+            weights.insert(format!("{name}.{part}"), Array::vector(values));
+        };
+        if batch_norm {
+            vector("gamma", &mut |random| match random.below(8) {
+                0 => -random.real(0.1, 1.5),
+                1 => random.real(-1e-4, 1e-4),
+                2 => 0.0,
+                _ => random.real(0.3, 1.5),
+            });
+            vector("beta", &mut |random| random.real(-0.5, 0.8));
+            vector("mean", &mut |random| random.real(-1.0, 1.0));
+            vector("var", &mut |random| if random.below(6) == 0 { 1e-6 } else { random.real(0.2, 3.0) });
+        } else {
+            vector("bias", &mut |random| random.real(-0.5, 0.8));
+        }
+        let grid = GroupGrid::new(group, &conv);
+        let kept: Vec<bool> = (0..grid.groups()).map(|_| random.real(0.0, 1.0) >= zero_groups).collect();
+        let array = weights.get(&format!("{name}.weight")).unwrap().clone();
+        let zeroed = array.values.iter().enumerate().map(|(i, w)| if kept[grid.group_of(i)] { *w } else { 0.0 });
+        weights.insert(format!("{name}.weight"), Array { values: zeroed.collect(), ..array });
+    }
+    weights
+}
+
+/// Gain and bias of a filter's batch norm, in `f64`.
+fn affine(weights: &Weights, name: &str, batch_norm: bool, filter: usize) -> (f64, f64) {
+    let part = |part: &str| f64::from(weights.get(&format!("{name}.{part}")).unwrap().values[filter]);
+    if !batch_norm {
+        return (1.0, part("bias"));
+    }
+    let gain = part("gamma") / (part("var") + BATCH_NORM_EPSILON).sqrt();
+    (gain, part("beta") - gain * part("mean"))
+}
+
+/// Columns of a convolution's weights as they are quantized: folded, or raw where batch norm stays outside.
+fn columns(weights: &Weights, conv: &(String, ConvShape, Source, bool), fused: bool, colors: &[f64]) -> Vec<Vec<f64>> {
+    let (name, shape, source, batch_norm) = conv;
+    let values = &weights.get(&format!("{name}.weight")).unwrap().values;
+    let len = shape.channels() * shape.taps();
+    let color = |index: usize| if *source == Source::Image { colors[index / shape.taps()] } else { 1.0 };
+    let column = |(filter, column): (usize, &[f32])| -> Vec<f64> {
+        let gain = if fused { affine(weights, name, *batch_norm, filter).0 } else { 1.0 };
+        column.iter().enumerate().map(|(i, weight)| f64::from(*weight) * gain * color(i)).collect()
+    };
+    values.chunks(len).enumerate().map(column).collect()
+}
+
+/// Adds steps as calibration would choose them, and worse ones.
+fn add_steps(
+    weights: &mut Weights,
+    graph: &Graph,
+    config: &QuantizeConfig,
+    picture: &PictureScale,
+    random: &mut Random,
+) {
+    let plan = BitPlan::new(graph, config);
+    let colors: Vec<f64> = picture.color_scales().collect();
+    // The largest value that a node gives, roughly.
+    let mut ranges: Vec<f64> = Vec::new();
+    let image_range = picture.step() * 255.0;
+    for (node, bits) in graph.nodes().iter().zip(&plan.nodes) {
+        let range_of = |source: Source| match source {
+            Source::Image => image_range,
+            Source::Node(index) => ranges[index],
+        };
+        let mut range = range_of(node.source);
+        if let Op::Conv { batch_norm, skip, logits, .. } = node.op {
+            range = 0.0;
+            let own: Vec<_> = convs(graph)
+                .into_iter()
+                .filter(|(name, ..)| *name == node.name || *name == node.projection_name())
+                .collect();
+            for conv in &own {
+                let fused = config.fusion != Fusion::None;
+                let limit = f64::from((1u32 << (bits.weights - 1)) - 1);
+                let columns = columns(weights, conv, fused, &colors);
+                let largest = |values: &[f64]| values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+                let layer = columns.iter().map(|column| largest(column)).fold(0.0, f64::max);
+                let layer = if layer > 0.0 { layer } else { 1.0 };
+                let share = random.real(0.4, 1.1);
+                let step = |largest: f64| (if largest > 0.0 { largest } else { layer } * share / limit) as f32;
+                let per_column = config.weight_scale == WeightScale::Column && !logits;
+                let steps = match per_column {
+                    true => columns.iter().map(|column| step(largest(column))).collect(),
+                    false => vec![step(layer)],
+                };
+                weights.insert(format!("{}.weight_step", conv.0), Array::vector(steps));
+                let deviation = |column: &[f64]| column.iter().map(|w| w * w).sum::<f64>().sqrt();
+                let outputs = columns.iter().enumerate().map(|(filter, column)| {
+                    let (gain, bias) = affine(weights, &conv.0, conv.3, filter);
+                    let gain = if fused || !batch_norm { 1.0 } else { gain.abs() };
+                    deviation(column) * gain * range_of(conv.2) * 0.5 + bias.abs()
+                });
+                range += outputs.fold(0.0, f64::max);
+            }
+            if let Some(mars::network::Skip::Identity { source, .. }) = skip {
+                range += range_of(source);
+            }
+        }
+        ranges.push(range);
+        if let (Op::Conv { .. } | Op::AvgPool { .. }, Some(&narrowest)) = (node.op, bits.forms.first()) {
+            let limit = f64::from((1u32 << narrowest) - 1);
+            let step = range * random.real(0.3, 1.2) / limit;
+            weights.insert(format!("{}.output_step", node.name), Array::vector(vec![step as f32]));
+        }
+    }
+}
+
+// Executions.
+
+fn provenance() -> Provenance {
+    Provenance {
+        recipe: String::new(),
+        seed: 0,
+        crate_version: "0".into(),
+        dataset: "none".into(),
+        data_sha256: "00".repeat(32),
+        float_accuracy: None,
+        fake_quant_accuracy: None,
+    }
+}
+
+/// A network after its way through the package's bytes.
+fn through_the_package(network: &IntegerNetwork) -> IntegerNetwork {
+    let package = Package { network: network.clone(), provenance: provenance(), predictions: None };
+    let read = Package::from_bytes(&package.to_bytes().unwrap()).unwrap();
+    assert_eq!(read, package);
+    read.network
+}
+
+/// Runs all three executions, which have to agree; fake-quant from the fold, the other two from the package.
+fn agree(network: &IntegerNetwork, devices: &[Device], chips: &[Hardware], pictures: &[u8]) -> Vec<i32> {
+    let read = through_the_package(network);
+    let integer = Reference::new(&read).unwrap().logits(pictures);
+    for device in devices {
+        assert_eq!(FakeQuant::new(network, device).logits(pictures), integer, "fake-quant and integer");
+    }
+    for hardware in chips {
+        let chip = MacroNetwork::new(&read, hardware).unwrap();
+        assert_eq!(chip.logits(pictures).unwrap(), integer, "macro on {} and integer", hardware.name);
+        // The cost model asserts that each kept group is computed exactly once.
+        evaluate(&read, hardware).unwrap();
+    }
+    integer
+}
+
+fn ndarray() -> Device {
+    mars::train::device("ndarray").unwrap()
+}
+
+fn fold_options<'a>(
+    quantize: &'a QuantizeConfig,
+    picture: &'a PictureScale,
+    group: GroupShape,
+    classes: &'a [String],
+) -> FoldOptions<'a> {
+    FoldOptions { quantize, picture, group, classes }
+}
+
+fn class_names(classes: usize) -> Vec<String> {
+    (0..classes).map(|class| format!("class {class}")).collect()
+}
+
+/// A chip of another shape than the shipped one: rows that the sections don't fill, one macro, few rows.
+fn chip(group: GroupShape, extra_rows: usize, one_macro: bool) -> Hardware {
+    let rows_on = group.channels + extra_rows;
+    let rows = if one_macro { 256.max(rows_on) } else { rows_on * 7 };
+    let (cores, macros_per_core) = if one_macro { (1, 1) } else { (3, 2) };
+    Hardware { name: "other".into(), group, rows_on, rows, partitions: 1, cores, macros_per_core, ..Hardware::mars() }
+}
+
+fn config() -> impl Strategy<Value = QuantizeConfig> {
+    let fusion = prop::sample::select(vec![
+        (Fusion::Frozen, WeightScale::Layer),
+        (Fusion::Frozen, WeightScale::Column),
+        (Fusion::None, WeightScale::Layer),
+    ]);
+    (2u8..=8, 2u8..=8, 2u8..=8, 2u8..=8, fusion).prop_map(
+        |(weight_bits, activation_bits, skip_bits, first_last_bits, (fusion, weight_scale))| QuantizeConfig {
+            weight_bits,
+            activation_bits,
+            skip_bits,
+            first_last_bits,
+            fusion,
+            weight_scale,
+        },
+    )
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    input: [usize; 3],
+    stretches: Vec<Stretch>,
+    end: End,
+    config: QuantizeConfig,
+    group: GroupShape,
+    extra_rows: usize,
+    one_macro: bool,
+    zero_groups: f64,
+    seed: u64,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let input = prop::sample::select(vec![[3, 5, 7], [3, 8, 8], [3, 11, 6], [1, 9, 9], [4, 6, 5]]);
+    let end = prop::sample::select(vec![End::Linear, End::MeanThenLinear, End::MeanThenConv, End::BatchNorm]);
+    let network = (input, prop::collection::vec(stretch(), 1..6), end, config());
+    let group = (1usize..=20, 1usize..=20).prop_map(|(filters, channels)| GroupShape { filters, channels });
+    let zero_groups = prop::sample::select(vec![0.0, 0.3, 0.8, 1.0]);
+    (network, (group, 0usize..=50, any::<bool>(), zero_groups, any::<u64>())).prop_map(
+        |((input, stretches, end, config), (group, extra_rows, one_macro, zero_groups, seed))| Case {
+            input,
+            stretches,
+            end,
+            config,
+            group,
+            extra_rows,
+            one_macro,
+            zero_groups,
+            seed,
+        },
+    )
+}
+
+impl Case {
+    /// The folded network and its float weights.
+    fn fold(&self) -> Result<(Weights, PictureScale, IntegerNetwork), TestCaseError> {
+        let mut random = Random(self.seed);
+        // Batch norm outside would give each logit its own scale.
+        let end = match (self.end, self.config.fusion) {
+            (End::BatchNorm, Fusion::None) => End::Linear,
+            (end, _) => end,
+        };
+        let graph = Graph::new(network_spec(self.input, &self.stretches, end)).unwrap();
+        let picture = picture_scale(self.input[0], &mut random);
+        let mut weights = plausible_weights(&graph, self.group, self.zero_groups, &mut random);
+        add_steps(&mut weights, &graph, &self.config, &picture, &mut random);
+        weights.check(&graph).unwrap();
+        let classes = class_names(CLASSES);
+        let options = fold_options(&self.config, &picture, self.group, &classes);
+        let network = fold(&graph, &weights, &options).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        Ok((weights, picture, network))
+    }
+}
+
+#[test]
+fn random_networks_give_the_same_logits_in_all_executions() {
+    let (cases, alive) = (Cell::new(0), Cell::new(0));
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    let result = TestRunner::new_with_rng(
+        config.clone(),
+        proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm),
+    )
+    .run(&case(), |case| {
+        let (_, _, network) = case.fold()?;
+        let pictures = Random(!case.seed).bytes(3 * case.input.iter().product::<usize>());
+        let mut devices = vec![Device::flex()];
+        if cases.get() % 5 == 0 {
+            devices.push(ndarray());
+        }
+        let chips = [Hardware::mars(), chip(case.group, case.extra_rows, case.one_macro)];
+        let logits = agree(&network, &devices, &chips, &pictures);
+        cases.set(cases.get() + 1);
+        let (first, others) = logits.split_at(CLASSES);
+        alive.set(alive.get() + usize::from(others.chunks(CLASSES).any(|logits| logits != first)));
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+    let (cases, alive) = (cases.get(), alive.get());
+    assert!(alive * 2 > cases, "only {alive} of {cases} networks tell pictures apart");
+}
+
+// Named cases.
+
+/// A 3x3 layer of 512 channels and the logits after it, with all weights at the limit and all inputs at 255.
+#[test]
+fn sums_beyond_the_reach_of_f32_are_exact() {
+    let conv = |name: &str, filters, kernel, padding| LayerSpec::Conv {
+        name: name.into(),
+        input: None,
+        filters,
+        kernel,
+        stride: 1,
+        padding,
+        batch_norm: false,
+        add: None,
+    };
+    let layers = vec![conv("wide", 512, 1, 0), conv("deep", 512, 3, 1), conv("logits", CLASSES, 3, 0)];
+    let spec = NetworkSpec { name: "saturated".into(), input: [3, 3, 3], classes: CLASSES, layers };
+    let graph = Graph::new(spec).unwrap();
+    let mut weights = Weights::default();
+    let mut insert = |name: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
+        let values = (0..shape.iter().product()).map(value).collect();
+        weights.insert(name.into(), Array { shape, values });
+    };
+    insert("wide.weight", vec![512, 3, 1, 1], &|_| 127.0);
+    // Columns that differ in their last weights only: sums that f32 cannot tell apart.
+    insert("deep.weight", vec![512, 512, 3, 3], &|i| if i % 4608 < i / 4608 { 126.0 } else { 127.0 });
+    insert("logits.weight", vec![CLASSES, 512, 3, 3], &|i| if i % 4608 < i / 4608 { -126.0 } else { -127.0 });
+    for (name, filters, step) in [("wide", 512, 1.0), ("deep", 512, 585_000.0), ("logits", CLASSES, 1.0)] {
+        insert(&format!("{name}.bias"), vec![filters], &|_| 0.0);
+        insert(&format!("{name}.weight_step"), vec![1], &|_| 1.0);
+        insert(&format!("{name}.output_step"), vec![1], &|_| step);
+    }
+    // A picture step of 1, so that sums are what the weights say.
+    let picture = PictureScale { zero_points: vec![0; 3], std: vec![1.0 / 255.0; 3] };
+    let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
+    let network = fold(&graph, &weights, &fold_options(&config, &picture, Hardware::mars().group, &classes)).unwrap();
+    let mut pictures = vec![255; 2 * 27];
+    // Only the corner pixel of the second picture is dark.
+    for color in 0..3 {
+        pictures[27 + color * 9] = 0;
+    }
+    let logits = agree(&network, &[Device::flex(), ndarray()], &[Hardware::mars()], &pictures);
+    assert!(logits.iter().all(|logit| *logit < -(1 << 24)), "{logits:?}");
+    let distinct = logits.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert!(distinct > CLASSES, "{logits:?}");
+}
+
+/// A small network for 32x32 pictures with the weights of a seed, folded.
+fn deployed(bits: u8, seed: u64) -> IntegerNetwork {
+    let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
+    let mut random = Random(seed);
+    let picture = picture_scale(3, &mut random);
+    let config = QuantizeConfig { weight_bits: bits, activation_bits: bits, ..QuantizeConfig::default() };
+    let group = Hardware::mars().group;
+    let mut weights = plausible_weights(&graph, group, 0.2, &mut random);
+    add_steps(&mut weights, &graph, &config, &picture, &mut random);
+    let classes = class_names(10);
+    fold(&graph, &weights, &fold_options(&config, &picture, group, &classes)).unwrap()
+}
+
+#[test]
+fn ties_go_to_the_lowest_class_in_all_executions() {
+    assert_eq!((predict(&[3, 3, 1]), predict(&[1, 3, 3]), predict(&[-2, -2, -2])), (0, 1, 0));
+    let mut network = deployed(4, 5);
+    let Some(IntegerLayer::Conv { conv: IntegerConv { weights, bias, .. }, .. }) = network.layers.last_mut() else {
+        panic!("the last layer gives the logits");
+    };
+    // The classes 5 to 9 are those from 0 to 4 again.
+    let half = weights.len() / 2;
+    weights.copy_within(..half, half);
+    bias.copy_within(..5, 5);
+    let pictures = Random(6).bytes(20 * 3072);
+    let logits = agree(&network, &[Device::flex()], &[Hardware::mars()], &pictures);
+    for logits in logits.chunks(10) {
+        assert_eq!(logits[..5], logits[5..]);
+        assert!(predict(logits) < 5);
+    }
+}
+
+/// With a converter that loses bits the macro is still a function of the picture alone, the integers are the ideal, and what
+/// `validate` counts is the difference.
+#[test]
+fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
+    let hardware = Hardware::load(Path::new("experiments/hardware/adc5.toml")).unwrap();
+    let network = through_the_package(&deployed(8, 9));
+    let data = TempDir::new().unwrap();
+    common::write_cifar10(data.path(), 1, 30);
+    let options = DataOptions { data_dir: Some(data.path().into()), quiet: true, ..DataOptions::default() };
+    let test = Dataset::load("cifar10", &options).unwrap().test;
+
+    let chip = MacroNetwork::new(&network, &hardware).unwrap();
+    let logits = chip.logits(&test.images).unwrap();
+    assert_eq!(MacroNetwork::new(&network, &hardware).unwrap().logits(&test.images).unwrap(), logits);
+    let alone: Vec<i32> = (0..test.len()).flat_map(|index| chip.logits(test.image(index)).unwrap()).collect();
+    assert_eq!(alone, logits, "one picture at a time");
+
+    let ideal = Reference::new(&network).unwrap().logits(&test.images);
+    let differing = ideal.iter().zip(&logits).filter(|(a, b)| a != b).count();
+    assert!(differing > 0);
+    let package = Package { network, provenance: provenance(), predictions: None };
+    let deployment = validate(&package, &hardware, &test, None, true).unwrap();
+    assert_eq!(deployment.mismatches.integer_vs_macro_logits, differing);
+    assert_eq!(deployment.mismatches.fake_quant_vs_macro_predictions, None);
+    let ideal = Hardware { converter: mars::hardware::Converter::Ideal, ..Hardware::mars() };
+    assert_eq!(validate(&package, &ideal, &test, None, true).unwrap().mismatches.integer_vs_macro_logits, 0);
+}
+
+// Training's forward pass and the fold.
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What the fake quantizers of training do to a folded weight in `f32`, the fold does in `f64`: a rounding tie may fall on
+    /// either side, nothing else differs. A scale that the fold had to raise is no tie, so these weights need none.
+    #[test]
+    fn folded_weights_are_those_of_the_fake_quantizers(case in case()) {
+        let (weights, picture, network) = case.fold()?;
+        let fused = case.config.fusion != Fusion::None;
+        let colors: Vec<f64> = picture.color_scales().collect();
+        let integers: Vec<_> = network.convs().map(|(name, _, _, conv)| (name, conv)).collect();
+        for conv in convs(&network.graph) {
+            let (name, shape, _, batch_norm) = &conv;
+            let integer = integers.iter().find(|(other, _)| other == name).unwrap().1;
+            let steps = &weights.get(&format!("{name}.weight_step")).unwrap().values;
+            let largest = steps.iter().copied().fold(0.0, f32::max);
+            let limit = ((1i32 << (integer.weight_bits - 1)) - 1) as f32;
+            let len = shape.channels() * shape.taps();
+            for (filter, column) in columns(&weights, &conv, fused, &colors).iter().enumerate() {
+                let step = steps[if steps.len() > 1 { filter } else { 0 }];
+                let outside = !fused && *batch_norm;
+                let gain = affine(&weights, name, *batch_norm, filter).0;
+                if step < largest / 1e4 || outside && gain.abs() < 1e-3 {
+                    continue;
+                }
+                for (weight, q) in column.iter().zip(&integer.weights[filter * len..]) {
+                    // Batch norm outside has a multiplier without a sign: the weight takes it.
+                    let sign = if outside { gain.signum() as f32 } else { 1.0 };
+                    let exact = (*weight as f32 / step * sign).clamp(-limit, limit);
+                    let distance = (exact - f32::from(*q)).abs();
+                    prop_assert!(distance <= 0.5 + 1e-3, "{name}: {exact} became {q}");
+                }
+            }
+        }
+    }
+}
+
+/// A run's folder and its data.
+fn run(folder: &Path, data: &Path, device: &str, recipe: &str) -> mars::deploy::Deployment {
+    fs::create_dir_all(folder).unwrap();
+    let (network, file) = (folder.join("tiny.toml"), folder.join("in.toml"));
+    fs::write(&network, common::tiny_network(10)).unwrap();
+    fs::write(&file, format!("model = {:?}\npretrained = \"none\"\n{recipe}", network.display().to_string())).unwrap();
+    let plan = Plan::new(Request {
+        recipe: Some(file),
+        settings: Vec::new(),
+        data: DataOptions { data_dir: Some(data.into()), quiet: true, ..DataOptions::default() },
+        device: device.into(),
+        folder: Some(folder.join("run")),
+        resume: false,
+        quiet: true,
+    });
+    match plan.unwrap().run().unwrap() {
+        Outcome::Finished(_, deployment) => *deployment,
+        Outcome::Interrupted(_) => panic!("nobody pressed Ctrl-C"),
+    }
+}
+
+/// The lines of a run's `metrics.jsonl`.
+fn metrics(folder: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(folder.join("run/metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn number(value: &serde_json::Value, key: &str) -> f64 {
+    value[key].as_f64().unwrap_or_else(|| panic!("no number `{key}` in {value}"))
+}
+
+/// Steps of a learning rate that moves nothing show the loss of training's own forward pass; the exported integers have the same.
+#[test]
+fn training_computes_the_loss_of_what_it_exports() {
+    let dir = TempDir::new().unwrap();
+    common::write_cifar10(dir.path(), 12, 20);
+    let recipe = |fusion: &str, scale: &str| {
+        format!(
+            r#"
+            batch_size = 20
+            augment = false
+            [quantize]
+            weight_bits = 6
+            activation_bits = 6
+            fusion = "{fusion}"
+            weight_scale = "{scale}"
+            [[phases]]
+            kind = "float"
+            epochs = 2
+            learning_rate = 0.05
+            [[phases]]
+            kind = "quantize"
+            epochs = 1
+            learning_rate = 1e-30
+            "#
+        )
+    };
+    for (fusion, scale) in [("frozen", "layer"), ("frozen", "column")] {
+        let folder = dir.path().join(format!("{fusion}-{scale}"));
+        let deployment = run(&folder, dir.path(), "flex", &recipe(fusion, scale));
+        let line = metrics(&folder).pop().unwrap();
+        let network = &deployment.package.network;
+        let (weights, _) = Weights::load(&folder.join("run/checkpoints/last.safetensors")).unwrap();
+        let step = |name: &str| f64::from(weights.get(name).unwrap().values[0]);
+        let unit = step("linear.weight_step") * step("mean.output_step");
+        let options = DataOptions { data_dir: Some(dir.path().into()), quiet: true, ..DataOptions::default() };
+        let train = Dataset::load("cifar10", &options).unwrap().train;
+        let logits = Reference::new(network).unwrap().logits(&train.images);
+        let (mut loss, mut right) = (0.0, 0);
+        for (logits, &label) in logits.chunks(10).zip(&train.labels) {
+            let logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) * unit).collect();
+            let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            loss += (sum.ln() - logits[usize::from(label)]) / train.len() as f64;
+            right += usize::from((0..10).all(|class| logits[class] <= logits[usize::from(label)]));
+        }
+        let (trained_loss, trained_accuracy) = (number(&line, "loss"), number(&line, "train_accuracy"));
+        assert!((trained_loss / loss - 1.0).abs() < 0.01, "{fusion} {scale}: loss {trained_loss} and {loss}");
+        let accuracy = 100.0 * right as f64 / train.len() as f64;
+        assert!((trained_accuracy - accuracy).abs() < 3.0, "{fusion} {scale}: {trained_accuracy} % and {accuracy} %");
+    }
+}
+
+#[test]
+fn a_step_and_an_evaluation_agree_on_both_devices() {
+    let dir = TempDir::new().unwrap();
+    common::write_cifar10(dir.path(), 4, 20);
+    // One step of each kind.
+    let recipe = r#"
+        batch_size = 20
+        calibration_images = 20
+        [quantize]
+        weight_bits = 8
+        activation_bits = 8
+        [[phases]]
+        kind = "float"
+        epochs = 1
+        learning_rate = 0.01
+        [[phases]]
+        kind = "sparsify"
+        epochs = 1
+        learning_rate = 0.01
+        [[phases]]
+        kind = "quantize"
+        epochs = 1
+        learning_rate = 0.001
+    "#;
+    let results = ["flex", "ndarray"].map(|device| {
+        let folder = dir.path().join(device);
+        let deployment = run(&folder, dir.path(), device, recipe);
+        let weights = ["0-float", "1-sparsify", "2-quantize"]
+            .map(|phase| Weights::load(&folder.join(format!("run/checkpoints/{phase}.safetensors"))).unwrap().0);
+        (metrics(&folder), weights, deployment.mismatches)
+    });
+    let [(flex_metrics, flex_weights, flex_mismatches), (metrics, weights, mismatches)] = results;
+    assert_eq!((flex_metrics.len(), metrics.len()), (3, 3));
+    for (a, b) in flex_metrics.iter().zip(&metrics) {
+        let (a, b) = (number(a, "loss"), number(b, "loss"));
+        assert!((a - b).abs() < 1e-4, "losses {a} and {b}");
+    }
+    for (a, b) in flex_weights.iter().zip(&weights) {
+        for ((name, a), (_, b)) in a.iter().zip(b.iter()) {
+            let largest = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(largest < 1e-4, "{name}: {largest}");
+        }
+    }
+    assert_eq!(mismatches, flex_mismatches);
+    assert_eq!(mismatches.fake_quant_vs_macro_predictions, Some(0));
+}
