@@ -73,7 +73,19 @@ impl Error {
 /// Reads a TOML file into a value whose unknown keys are errors.
 pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    toml::from_str(&text).map_err(|error| Error::file(path, error.to_string()))
+    toml::from_str(&text).map_err(|error| Error::file(path, toml_message(&text, &error)))
+}
+
+/// What the TOML reader says about a text, on one line.
+pub(crate) fn toml_message(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().trim().replace('\n', ", ");
+    match error.span() {
+        Some(span) => {
+            let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+            format!("line {line}: {message}")
+        }
+        None => message,
+    }
 }
 
 /// Writes a file beside its place and renames it, so that a crash or a full disk leaves the old one.

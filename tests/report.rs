@@ -241,6 +241,16 @@ fn executions_that_differ_are_not_said_to_agree() {
 }
 
 #[test]
+fn a_layer_of_which_nothing_is_left_is_named() {
+    let mut network = small("stem");
+    let IntegerLayer::Conv { conv, .. } = &mut network.layers[1] else { unreachable!() };
+    conv.weights.fill(0);
+    let deployment = deploy(&package(network, &pictures()));
+    assert!(report::table(&deployment).contains("nothing is left of 1 layer: identity\n"));
+    assert!(page(&deployment, None).contains("Nothing is left of layer identity: all its groups are zero."));
+}
+
+#[test]
 fn names_from_files_cannot_become_markup_or_terminal_codes() {
     let mut package = package(small(HOSTILE), &pictures());
     package.network.classes[0] = HOSTILE.into();
@@ -250,9 +260,10 @@ fn names_from_files_cannot_become_markup_or_terminal_codes() {
     let mut deployment = deploy(&package);
     deployment.network = HOSTILE.into();
     deployment.hardware = HOSTILE.into();
-    let metrics = METRICS.replace("sparsify", &serde_json::to_string(HOSTILE).unwrap().replace('"', "\\\"")[2..]);
+    let metrics = METRICS.replace("\"sparsify\"", &serde_json::to_string(HOSTILE).unwrap());
     let page = page(&deployment, Some(metrics.as_bytes()));
     assert_nested(&page);
+    assert!(page.contains("After the last of 3 epochs"));
     assert!(!page.contains("<script") && !page.contains("alert('"));
     assert!(!page.contains(['\u{202e}', '\u{1b}']));
     assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;\u{fffd}\u{fffd}[31m: cycles"));

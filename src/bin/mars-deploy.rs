@@ -7,7 +7,7 @@ use clap::Parser;
 use mars::cli::{CommonArgs, exit};
 use mars::data::Dataset;
 use mars::deploy::{Package, validate};
-use mars::error::Result;
+use mars::error::{Error, Result};
 use mars::hardware::Hardware;
 use mars::report;
 
@@ -45,6 +45,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     };
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
     let dataset = Dataset::load(name, &arguments.common.data())?;
+    let classes = [package.network.classes.len(), dataset.classes.len()];
+    if classes[0] != classes[1] {
+        let message = format!("it has {} classes, data set `{name}` has {}: name another --dataset", classes[0], classes[1]);
+        return Err(Error::file(&arguments.package, message));
+    }
     let deployment = validate(&package, &hardware, &dataset.test, arguments.images, arguments.common.quiet)?;
     if let Some(folder) = &arguments.folder {
         report::write(&deployment, folder)?;

@@ -15,6 +15,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 impl Archive {
     /// Downloads the archive to a `.part` file, unpacks it in `dir` and removes it.
     pub(super) fn download_and_unpack(&self, dir: &Path, quiet: bool) -> Result<PathBuf, DataError> {
+        let new = !dir.exists();
         fs::create_dir_all(dir).map_err(DataError::io(dir))?;
         let part = dir.join(format!("{}.part", self.file));
         let mut options = OpenOptions::new();
@@ -29,6 +30,10 @@ impl Archive {
         let downloaded = self.download(&mut file, &part, dir, quiet);
         if downloaded.is_err() && file.metadata().is_ok_and(|part| part.len() == 0) {
             remove()?;
+            if new {
+                // It stays where somebody else has put something into it.
+                let _ = fs::remove_dir(dir);
+            }
         }
         downloaded?;
         let advice = "it was removed: run again, or take it from another address with --data-url";

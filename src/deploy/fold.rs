@@ -57,6 +57,8 @@ pub struct FoldOptions<'a> {
 
 /// Smallest ratio of a column's scale to the layer's largest: below it the column's multiplier would have no bits left.
 const SCALE_RATIO_FLOOR: f64 = 1.0 / (1 << 14) as f64;
+/// The same beside an identity residual, whose multiplier has more bits.
+const SKIP_RATIO_FLOOR: f64 = 1.0 / (1 << 28) as f64;
 
 /// Folds and rounds a network.
 ///
@@ -118,25 +120,30 @@ impl RealConv<'_> {
     /// The scale of the layer, or of each column: where steps are learned for columns, and with a batch norm that stays `outside`, whose
     /// gain each column's scale takes up.
     ///
-    /// A floor keeps biases below `2^30` and multipliers above zero; a column without weights takes the largest scale.
-    fn scales(&self, steps: &[f64], outside: bool, input_step: f64) -> Vec<f64> {
+    /// Floors keep biases below `2^30`, `s_c * s_in` at `unit_floor`, and multipliers above zero; a column without weights takes the
+    /// largest scale.
+    fn scales(&self, steps: &[f64], outside: bool, input_step: f64, unit_floor: f64) -> Vec<f64> {
         // Half of the limit, so that rounding and the picture's zero points stay within it.
-        let bias_floor = |filter: usize| self.biases[filter].abs() / (f64::from(MAX_BIAS) / 2.0 * input_step);
+        let bias_limit = f64::from(MAX_BIAS) / 2.0;
+        let floor = |filter: usize| unit_floor.max(self.biases[filter].abs() / bias_limit) / input_step;
         let filters = 0..self.gains.len();
         if steps.len() == 1 && !outside {
-            return vec![filters.map(bias_floor).fold(steps[0], f64::max)];
+            return vec![filters.map(floor).fold(steps[0], f64::max)];
         }
         let wished: Vec<f64> = filters
             .map(|filter| match self.column(filter).all(|weight| weight == 0.0) {
                 true => 0.0,
-                false => broadcast(steps, filter) * if outside { self.gains[filter].abs() } else { 1.0 },
+                false => {
+                    let scale = broadcast(steps, filter) * if outside { self.gains[filter].abs() } else { 1.0 };
+                    scale.max(floor(filter))
+                }
             })
             .collect();
         let largest = wished.iter().copied().fold(0.0, f64::max);
         let largest = if largest > 0.0 { largest } else { steps[0] };
         let scales = wished.iter().enumerate().map(|(filter, &scale)| {
             let scale = if scale == 0.0 { largest } else { scale };
-            scale.max(largest * SCALE_RATIO_FLOOR).max(bias_floor(filter))
+            scale.max(largest * SCALE_RATIO_FLOOR).max(floor(filter))
         });
         scales.collect()
     }
@@ -158,7 +165,9 @@ impl Folder<'_> {
                 Ok(IntegerLayer::AvgPool { input_bits: bits.input, output: requantize.output })
             }
             Op::Conv { conv: shape, batch_norm, skip, logits } => {
-                let main = self.conv(&node.name, &shape, node.source, bits, bits.input, batch_norm)?;
+                let fold_main =
+                    |floor: f64| self.conv(&node.name, &shape, node.source, bits, bits.input, batch_norm, floor);
+                let mut main = fold_main(0.0)?;
                 if logits {
                     return self.logits(node, main);
                 }
@@ -166,13 +175,24 @@ impl Folder<'_> {
                     (None, _) => (None, self.requantizer(node, bits, &main.units, &[], None)?),
                     (Some(Skip::Identity { source, .. }), Some(skip_bits)) => {
                         let step = self.step(source, skip_bits)?;
+                        if main.units.iter().any(|unit| *unit < step * SKIP_RATIO_FLOOR) {
+                            main = fold_main(step * SKIP_RATIO_FLOOR)?;
+                        }
                         let requantize = self.requantizer(node, bits, &main.units, &[], Some(step))?;
                         let multiplier = requantize.scale(step).round() as u32;
                         (Some(IntegerSkip::Identity { bits: skip_bits, multiplier }), requantize)
                     }
                     (Some(Skip::Projection { source, conv: shape }), Some(skip_bits)) => {
                         let name = node.projection_name();
-                        let projection = self.conv(&name, &shape, source, bits, skip_bits, true)?;
+                        let fold_projection =
+                            |floor: f64| self.conv(&name, &shape, source, bits, skip_bits, true, floor);
+                        let mut projection = fold_projection(0.0)?;
+                        // They share a shift: where one is much weaker, its multipliers would have no bits left.
+                        let units = || main.units.iter().chain(&projection.units);
+                        let floor = units().copied().fold(0.0, f64::max) * SCALE_RATIO_FLOOR;
+                        if units().any(|unit| *unit < floor) {
+                            (main, projection) = (fold_main(floor)?, fold_projection(floor)?);
+                        }
                         let requantize = self.requantizer(node, bits, &main.units, &projection.units, None)?;
                         let multipliers = requantize.multipliers(&projection.units);
                         (Some(IntegerSkip::Projection { conv: projection.conv, multipliers }), requantize)
@@ -192,6 +212,7 @@ impl Folder<'_> {
         Ok(IntegerLayer::Conv { conv: main.conv, skip: None, output: None })
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn conv(
         &self,
         name: &str,
@@ -200,6 +221,7 @@ impl Folder<'_> {
         bits: &NodeBits,
         input_bits: u8,
         batch_norm: bool,
+        unit_floor: f64,
     ) -> Result<FoldedConv> {
         let (gains, biases) = self.affine(name, shape, batch_norm)?;
         let real = RealConv {
@@ -214,7 +236,8 @@ impl Folder<'_> {
         };
         let input_step = self.step(source, input_bits)?;
         let steps = self.positive(&format!("{name}.weight_step"))?;
-        let scales = real.scales(&steps, self.options.quantize.fusion == Fusion::None && batch_norm, input_step);
+        let outside = self.options.quantize.fusion == Fusion::None && batch_norm;
+        let scales = real.scales(&steps, outside, input_step, unit_floor);
         let limit = f64::from((1 << (bits.weights - 1)) - 1);
         let mut weights = Vec::with_capacity(shape.weights());
         let mut biases = Vec::with_capacity(shape.filters());
@@ -290,7 +313,14 @@ impl Folder<'_> {
             let skip = skip_step.unwrap_or(0.0) / output_step * scale;
             multiplier.round() <= f64::from(MAX_MULTIPLIER) && skip.round() <= f64::from(MAX_SKIP_MULTIPLIER)
         };
-        let unusable = || Error::layer(&node.name, format!("no shift expresses its output step {output_step}"));
+        let unusable = || {
+            Error::layer(
+                &node.name,
+                format!(
+                    "no shift expresses its output step {output_step}: its sums and what joins them are too far from it"
+                ),
+            )
+        };
         let shift = (widest - narrowest + 1..SHIFT_LIMIT).rev().find(|shift| fits(*shift)).ok_or_else(unusable)?;
         let mut requantizer = Requantizer {
             output_step,

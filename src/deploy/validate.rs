@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::integer::predict;
 use super::{Package, Reference};
-use crate::data::{Batches, Split};
+use crate::data::{Batches, COLORS, IMAGE_BYTES, SIDE, Split};
 use crate::error::{Error, Result, write_atomically};
 use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, evaluate};
 
@@ -83,8 +83,17 @@ pub fn validate(
     let network = &package.network;
     let evaluation = evaluate(network, hardware)?;
     let images = images.unwrap_or(test.len()).min(test.len());
-    if images == 0 || network.graph.image().len() != crate::data::IMAGE_BYTES {
-        return Err(Error::Setting("there are no pictures of the network's shape to validate on".into()));
+    let spec = network.graph.spec();
+    if images == 0 || spec.input != [COLORS, SIDE, SIDE] {
+        return Err(
+            spec.error(format!("it reads pictures {:?}; there are {images} of [{COLORS}, {SIDE}, {SIDE}]", spec.input))
+        );
+    }
+    if let Some(label) = test.labels.iter().find(|label| usize::from(**label) >= spec.classes) {
+        return Err(spec.error(format!(
+            "it has {} classes, the data set has label {label}: name another --dataset",
+            spec.classes
+        )));
     }
     let reference = Reference::new(network)?;
     let chip = MacroNetwork::new(network, hardware)?;
@@ -96,7 +105,7 @@ pub fn validate(
     let (mut integer, mut macros, mut logit_mismatches) = (Vec::new(), Vec::new(), 0);
     for batch in Batches::in_order(test, BATCH) {
         let count = batch.labels.len().min(images - integer.len());
-        let pictures = &batch.images[..count * crate::data::IMAGE_BYTES];
+        let pictures = &batch.images[..count * IMAGE_BYTES];
         let expected = reference.logits(pictures);
         let found = chip.logits(pictures)?;
         logit_mismatches += expected.iter().zip(&found).filter(|(a, b)| a != b).count();
@@ -109,13 +118,15 @@ pub fn validate(
     }
     bar.finish_and_clear();
     let data_sha256 = test.sha256();
-    let fake_quant = package.predictions.as_ref().filter(|predictions| predictions.data_sha256 == data_sha256);
+    let known = package.predictions.as_ref();
+    let fake_quant = known.filter(|known| known.data_sha256 == data_sha256 && known.classes.len() == test.len());
     let fake_quant = fake_quant.map(|predictions| &predictions.classes[..images]);
     let accuracy = |predictions: &[u8]| {
         100.0 * predictions.iter().zip(&test.labels).filter(|(a, b)| a == b).count() as f64 / images as f64
     };
     let differences = |a: &[u8], b: &[u8]| a.iter().zip(b).filter(|(a, b)| a != b).count();
-    let same_data = package.provenance.data_sha256 == data_sha256;
+    // The float network's accuracy is known for the whole split only.
+    let same_data = package.provenance.data_sha256 == data_sha256 && images == test.len();
     Ok(Deployment {
         network: network.graph.spec().name.clone(),
         hardware: hardware.name.clone(),

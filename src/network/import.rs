@@ -19,15 +19,14 @@ use crate::error::{Error, Result};
 /// A missing, damaged or foreign file; a checkpoint of another network (the message names the first array that doesn't fit).
 pub fn import(path: &Path, graph: &Graph) -> Result<Weights> {
     let arrays = read(path)?;
-    let weights = if graph.nodes().iter().any(|node| arrays.contains_key(&format!("{}.gamma", node.name))) {
-        own(arrays)
-    } else {
-        translate(arrays, graph)
-            .map_err(|message| Error::file(path, format!("not a checkpoint of `{}`: {message}", graph.spec().name)))?
-    };
-    weights
-        .check(graph)
-        .map_err(|error| Error::file(path, format!("not a checkpoint of `{}`: {error}", graph.spec().name)))?;
+    let foreign = |message| Error::file(path, format!("not a checkpoint of `{}`: {message}", graph.spec().name));
+    let weights = if is_own(&arrays, graph) { own(arrays) } else { translate(arrays, graph).map_err(foreign)? };
+    weights.check(graph).map_err(|error| foreign(error.to_string()))?;
+    let layers: BTreeSet<String> = graph.convs().map(|(name, _)| name).collect();
+    let known = |name: &str| name.rsplit_once('.').is_some_and(|(layer, _)| layers.contains(layer));
+    if let Some((name, _)) = weights.iter().find(|(name, _)| !known(name)) {
+        return Err(foreign(surplus(name)));
+    }
     Ok(weights)
 }
 
@@ -54,6 +53,18 @@ fn read(path: &Path) -> Result<Arrays> {
         arrays.insert(name.clone(), Array { shape: tensor.shape().to_vec(), values });
     }
     Ok(arrays)
+}
+
+/// Our names: those of a batch norm that PyTorch doesn't use, or every layer's with a bias.
+fn is_own(arrays: &Arrays, graph: &Graph) -> bool {
+    let has = |layer: &str, part: &str| arrays.contains_key(&format!("{layer}.{part}"));
+    let mut layers = graph.convs();
+    graph.nodes().iter().any(|node| has(&node.name, "gamma"))
+        || layers.all(|(layer, _)| has(&layer, "weight") && has(&layer, "bias"))
+}
+
+fn surplus(name: &str) -> String {
+    format!("it also holds `{name}`, which the network has no place for")
 }
 
 /// Our own file: a run's checkpoint holds more than weights, which a new run doesn't want.
@@ -88,7 +99,7 @@ fn translate(arrays: Arrays, graph: &Graph) -> Reason<Weights> {
         }
     }
     match translator.arrays.keys().find(|name| !translator.used.contains(*name)) {
-        Some(name) => Err(format!("it also holds `{name}`, which the network has no place for")),
+        Some(name) => Err(surplus(name)),
         None => Ok(translator.weights),
     }
 }
@@ -136,6 +147,9 @@ impl Translator {
             return Ok((format!("features.{index}"), format!("features.{}", index + 1)));
         }
         let name = &node.name;
+        if self.arrays.keys().any(|array| array.starts_with("features.")) {
+            return Err(format!("its `features` end before `{name}`"));
+        }
         if !self.arrays.contains_key(&format!("{name}.weight")) {
             return Err(format!("it has no `{name}.weight`"));
         }
@@ -168,7 +182,11 @@ impl Translator {
         }
         let mut mean = self.array(&format!("{norm}.running_mean"))?;
         if self.arrays.contains_key(&format!("{conv}.bias")) {
-            for (mean, bias) in mean.values.iter_mut().zip(self.array(&format!("{conv}.bias"))?.values) {
+            let bias = self.array(&format!("{conv}.bias"))?;
+            if bias.shape != mean.shape {
+                return Err(format!("`{conv}.bias` has shape {:?}, its batch norm {:?}", bias.shape, mean.shape));
+            }
+            for (mean, bias) in mean.values.iter_mut().zip(bias.values) {
                 *mean -= bias;
             }
         }

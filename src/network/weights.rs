@@ -124,6 +124,10 @@ impl Weights {
         let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let mut weights = Self::default();
         for (name, view) in file.iter() {
+            // PyTorch counts the batches that a batch norm has seen, as an integer.
+            if name.ends_with("num_batches_tracked") {
+                continue;
+            }
             if view.dtype() != Dtype::F32 {
                 return Err(Error::file(path, format!("`{name}` is {:?}, expected F32", view.dtype())));
             }

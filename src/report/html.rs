@@ -3,14 +3,15 @@
 //! Every text that comes from a package or a run folder goes through [`Escape`].
 
 use crate::deploy::Deployment;
-use crate::deploy::integer::IntegerConv;
 use crate::hardware::{Activity, Cost, LayerCost};
 use crate::network::ConvShape;
 use crate::sparsity::GroupGrid;
 
 use super::metrics::{Epoch, Metrics};
 use super::svg::{self, Bar, Curve, Stretch};
-use super::text::{Agreement, Escape, UNKNOWN, accuracy, bytes, count, energy, executions, grouped, percent, words};
+use super::text::{
+    Agreement, Escape, UNKNOWN, accuracy, bytes, count, empty_layers, energy, executions, grouped, percent, words,
+};
 
 /// Cells that all grids of kept groups have together at most, which bounds the size of the file.
 const CELLS: usize = 160_000;
@@ -237,10 +238,15 @@ fn sparsity(deployment: &Deployment) -> String {
         })
         .collect();
     let chart = svg::bars("Share of zero groups, layer by layer", &bars);
+    let empty: String = empty_layers(deployment)
+        .map(|name| {
+            format!("<p class=\"bad\">Nothing is left of layer {}: all its groups are zero.</p>\n", Escape(name))
+        })
+        .collect();
     section(
         "Sparsity of each layer",
         &format!(
-            "<figure>\n{chart}<figcaption>Groups that are zero, of all groups of the layer; a full bar is 100 %.</figcaption>\n</figure>\n"
+            "<figure>\n{chart}<figcaption>Groups that are zero, of all groups of the layer; a full bar is 100 %.</figcaption>\n</figure>\n{empty}"
         ),
     )
 }
@@ -255,7 +261,6 @@ fn layers(deployment: &Deployment) -> String {
             let number = |value: Option<String>| value.unwrap_or(UNKNOWN.into());
             vec![
                 Escape(&layer.name).to_string(),
-                number(conv(layer).map(|(_, shape, _, conv)| shape_of(shape, conv))),
                 grouped(layer.cycles),
                 energy(layer.energy_uj),
                 number(layer.group_sparsity.map(percent)),
@@ -265,38 +270,32 @@ fn layers(deployment: &Deployment) -> String {
                         .map(|_| format!("{} of {}", grouped(layer.kept_groups), grouped(layer.groups))),
                 ),
                 percent(layer.utilization),
-                grouped(layer.accesses),
                 format!("{:.3}", layer.kept_macs as f64 / 1e6),
+                number(conv(layer).map(|(_, shape, _, _)| shape_of(shape))),
+                number(conv(layer).map(|(_, _, _, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
             ]
         })
         .collect();
     let headings = [
         "layer",
-        "weights, bits",
         "cycles",
         "energy (µJ)",
         "zero groups (%)",
         "kept groups",
         "utilization (%)",
-        "accesses",
-        "executed MAC (millions)",
+        "MAC (millions)",
+        "weights",
+        "bits",
     ];
-    let note = "<p class=\"note\">Per frame, weight reload charged. Weights are filters × channels × kernel height × width; \
-                bits are those of a weight and of an input.</p>\n";
+    let note = "<p class=\"note\">Per frame, weight reload charged. Multiply-accumulates (MAC) are those of kept groups. Weights \
+                are filters × channels × kernel height × width; bits are those of a weight and of an input.</p>\n";
     section("Layers", &(table(&headings, &rows) + note))
 }
 
-/// Filters, channels, kernel and bits.
-fn shape_of(shape: &ConvShape, conv: &IntegerConv) -> String {
-    format!(
-        "{} × {} × {} × {}, {} and {} bits",
-        shape.filters(),
-        shape.channels(),
-        shape.kernel[0],
-        shape.kernel[1],
-        conv.weight_bits,
-        conv.input_bits,
-    )
+/// Filters, channels and kernel.
+fn shape_of(shape: &ConvShape) -> String {
+    let [height, width] = shape.kernel;
+    format!("{} × {} × {height} × {width}", shape.filters(), shape.channels())
 }
 
 fn timeline(deployment: &Deployment) -> String {
@@ -348,18 +347,18 @@ fn kept(deployment: &Deployment) -> String {
             let exact = rows == 1 && columns == 1;
             binned |= !exact;
             let number = kept.iter().filter(|kept| **kept).count();
-            let caption = format!(
-                "{name}: {} of {} groups kept, {} × {} × {}",
-                grouped(number as u64),
-                grouped(grid.groups() as u64),
-                count(grid.sets(), "filter set"),
-                count(grid.blocks(), "channel block"),
-                count(grid.taps, "kernel position"),
-            );
-            let scale = if exact { String::new() } else { format!(" (a cell is up to {rows} × {columns} groups)") };
+            let size = [grid.sets(), grid.blocks(), grid.taps].map(|size| size.to_string());
+            let size = size.join(" × ");
+            let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.groups() as u64),);
+            let scale = if exact { String::new() } else { format!(", a cell is up to {rows} × {columns} groups") };
             let block = if exact { grid.taps } else { usize::MAX };
             let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
-            format!("<h3>{}{scale}</h3>\n{}", Escape(&caption), svg::grid(&caption, &cells, block))
+            format!(
+                "<div style=\"width:min(100%,max(280px,{}px))\"><h3>{} <small>{size}{scale}</small></h3>\n{}</div>\n",
+                svg::grid_width(&cells),
+                Escape(&caption),
+                svg::grid(&caption, &cells, block)
+            )
         })
         .collect();
     let shades =
@@ -369,7 +368,8 @@ fn kept(deployment: &Deployment) -> String {
         &format!(
             "<p class=\"note\"><span class=\"key one\"></span>kept <span class=\"key none\"></span>zero. A cell is a group of \
              {} filters × {} channels at one kernel position. A row is a filter set; its columns are channel blocks, each with its \
-             kernel positions.{shades}</p>\n{grids}",
+             kernel positions. Beside a name: filter sets × channel blocks × kernel positions.{shades}</p>\n\
+             <div class=\"grids\">\n{grids}</div>\n",
             network.group.filters, network.group.channels,
         ),
     )
@@ -490,4 +490,17 @@ fn classes(names: &[String]) -> String {
     let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
     let rest = if names.len() > SHOWN { ", …" } else { "" };
     format!("{}: {}{rest}", names.len(), Escape(&shown.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_grids_share_cells_and_no_group_is_lost() {
+        assert_eq!(bins(32, 288, 10_000), [1, 1]);
+        assert_eq!(bins(3, 5, 6), [1, 4]);
+        let kept: Vec<bool> = (0..15).map(|group| group % 2 == 0).collect();
+        assert_eq!(shares(&kept, 5, [2, 4]), [[0.5, 0.5], [0.5, 1.0]]);
+    }
 }

@@ -63,7 +63,7 @@ pub(super) struct Curve<'a> {
 /// Size of a line chart, and the area within it that curves fill.
 const CHART: [f64; 2] = [400.0, 230.0];
 const CHART_X: [f64; 2] = [44.0, 390.0];
-const CHART_Y: [f64; 2] = [196.0, 16.0];
+const CHART_Y: [f64; 2] = [196.0, 24.0];
 /// With more epochs than this, points are not marked.
 const MARKED_EPOCHS: usize = 40;
 
@@ -155,14 +155,16 @@ pub(super) struct Stretch {
     pub end: u64,
 }
 
-/// Pixels of a timeline: the rows' labels, each row and the gap below it, the layers' names above and the axis below.
+/// Pixels of a timeline: the rows' labels, each row with the gap below it, and the axis below.
 const ROW_LABELS: usize = 66;
 const ROW: usize = 18;
 const ROW_PITCH: usize = 22;
-const LAYER_LABELS: usize = 116;
 const AXIS: usize = 34;
 /// Pixels that a layer's name takes, lying on its side.
 const LAYER_LABEL: f64 = 11.0;
+/// Characters of it that are shown, and pixels of each.
+const LAYER_NAME: usize = 18;
+const CHARACTER: usize = 7;
 /// Coordinates of stretches are in tenths of a pixel.
 const TENTHS: f64 = 10.0;
 
@@ -177,9 +179,11 @@ pub(super) fn timeline(
     let ends = layers.iter().map(|(_, _, end)| *end).chain(stretches.iter().map(|stretch| stretch.end));
     let cycles = ends.max().unwrap_or(0).max(1);
     let plot = (13 * layers.len()).clamp(860, 4000);
-    let (width, height) = (ROW_LABELS + plot + 10, LAYER_LABELS + rows.len() * ROW_PITCH + AXIS);
+    let names = layers.iter().map(|(name, ..)| name.chars().count().min(LAYER_NAME));
+    let labels = CHARACTER * names.max().unwrap_or(0) + 8;
+    let (width, height) = (ROW_LABELS + plot + 10, labels + rows.len() * ROW_PITCH + AXIS);
     let x = |cycle: u64| ROW_LABELS as f64 + cycle as f64 / cycles as f64 * plot as f64;
-    let top = |row: usize| LAYER_LABELS + row * ROW_PITCH;
+    let top = |row: usize| labels + row * ROW_PITCH;
     let bottom = top(rows.len());
 
     let mut out = format!(
@@ -190,20 +194,20 @@ pub(super) fn timeline(
     for (index, &(name, start, end)) in layers.iter().enumerate() {
         let (left, right) = (x(start), x(end));
         put(format!(
-            "<g><title>{}: cycles {} to {}</title><rect class=\"band{}\" x=\"{left:.1}\" y=\"{LAYER_LABELS}\" width=\"{:.1}\" height=\"{}\"/>",
+            "<g><title>{}: cycles {} to {}</title><rect class=\"band{}\" x=\"{left:.1}\" y=\"{labels}\" width=\"{:.1}\" height=\"{}\"/>",
             Escape(name),
             grouped(start),
             grouped(end),
             index % 2,
             right - left,
-            bottom - LAYER_LABELS,
+            bottom - labels,
         ));
         if right - left >= LAYER_LABEL {
             let middle = (left + right) / 2.0 + 4.0;
             put(format!(
                 "<text transform=\"translate({middle:.1} {}) rotate(-90)\">{}</text>",
-                LAYER_LABELS - 5,
-                Escape(&shorten(name, 17, "…")),
+                labels - 5,
+                Escape(&shorten(name, LAYER_NAME, "…")),
             ));
         }
         put("</g>\n".into());
@@ -255,10 +259,18 @@ fn line(strokes: impl Iterator<Item = (i64, i64)>, y: f64) -> String {
 /// Shades of a grid's cells: how full a cell is where it stands for several groups.
 pub(super) const SHADES: usize = 4;
 
+/// Up to so many rows of a grid are parted by rules.
+const RULED_ROWS: usize = 20;
+
+/// Pixels that a [`grid`] takes where there is room.
+pub(super) fn grid_width(cells: &[Vec<f64>]) -> usize {
+    10 * cells.first().map_or(0, Vec::len)
+}
+
 /// A grid of cells, `[row][column]`, each with the share of what it stands for, from 0 to 1; a rule after each `block` columns.
 pub(super) fn grid(title: &str, cells: &[Vec<f64>], block: usize) -> String {
     let (rows, columns) = (cells.len(), cells.first().map_or(0, Vec::len));
-    // Few cells are drawn large, and never wider than the page.
+    // Few cells are drawn large.
     let pitch = match rows {
         0..=8 => 10,
         9..=20 => 6,
@@ -286,11 +298,14 @@ pub(super) fn grid(title: &str, cells: &[Vec<f64>], block: usize) -> String {
     for column in blocks {
         let _ = write!(rules, "M{column} 0v{rows}");
     }
+    for row in (1..rows).filter(|_| rows <= RULED_ROWS) {
+        let _ = write!(rules, "M0 {row}h{columns}");
+    }
     format!(
         "<svg class=\"grid\" role=\"img\" viewBox=\"0 0 {columns} {rows}\" preserveAspectRatio=\"none\" \
          style=\"width:min(100%,{}px);height:{}px\"><title>{}</title>\n\
          <rect class=\"track\" width=\"{columns}\" height=\"{rows}\"/>\n{paths}<path class=\"block\" d=\"{rules}\"/></svg>\n",
-        10 * columns,
+        grid_width(cells),
         pitch * rows,
         Escape(title),
     )

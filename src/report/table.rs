@@ -3,7 +3,7 @@
 use crate::deploy::Deployment;
 use crate::hardware::Cost;
 
-use super::text::{Agreement, ascii, bytes, count, energy, executions, grouped, percent, words};
+use super::text::{Agreement, ascii, bytes, count, empty_layers, energy, executions, grouped, percent, words};
 
 /// Longest name that is printed whole.
 const NAME: usize = 24;
@@ -37,6 +37,12 @@ pub fn table(deployment: &Deployment) -> String {
     row("index codes", bytes(compression.index_bits));
     row("smaller than dense", format!("{:.2} x", compression.ratio));
     row("smaller than 32 bits", format!("{:.2} x", compression.ratio_fp32));
+
+    let empty: Vec<&str> = empty_layers(deployment).collect();
+    if !empty.is_empty() {
+        let names = ascii(&empty.join(", "), 40);
+        lines.push(format!("  nothing is left of {}: {names}", count(empty.len(), "layer")));
+    }
 
     let (with, without) = (&deployment.cost, &deployment.cost_without_reload);
     lines.push(String::new());

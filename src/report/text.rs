@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Formatter, Result, Write};
 
-use crate::deploy::{Accuracy, Mismatches};
+use crate::deploy::{Accuracy, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
 pub(super) const UNKNOWN: &str = "-";
@@ -24,7 +24,7 @@ impl Display for Escape<'_> {
                 '\'' => f.write_str("&#39;")?,
                 '\n' | '\t' => f.write_char(character)?,
                 '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    f.write_char('\u{fffd}')?
+                    f.write_char('\u{fffd}')?;
                 }
                 _ if character.is_control() => f.write_char('\u{fffd}')?,
                 _ => f.write_char(character)?,
@@ -84,10 +84,9 @@ pub(super) fn bytes(bits: u64) -> String {
     }
 }
 
-/// Energy, with about four digits.
+/// Energy in microjoules, to the nanojoule.
 pub(super) fn energy(uj: f64) -> String {
-    let digits = if uj < 10.0 { 3 } else { 1 };
-    format!("{uj:.digits$}")
+    format!("{uj:.3}")
 }
 
 /// A component's key as words.
@@ -130,6 +129,12 @@ impl Agreement {
             Self::No => "The executions differ: expected only of a converter that is not ideal, or with noise.",
         }
     }
+}
+
+/// Names of layers of which no group is left: they put out a constant.
+pub(super) fn empty_layers(deployment: &Deployment) -> impl Iterator<Item = &str> {
+    let empty = deployment.layers.iter().filter(|layer| layer.groups > 0 && layer.kept_groups == 0);
+    empty.map(|layer| layer.name.as_str())
 }
 
 /// The four executions: name, accuracy in percent, and in what they differ from others.

@@ -27,10 +27,12 @@ impl Lasso {
         self.grouped(folded).square().sum_dim(1).sum_dim(3).sqrt()
     }
 
-    /// `||w'_g|| / sqrt|g|` of each group, in the grid's order.
-    pub fn strengths(&self, folded: Tensor<1>) -> Vec<f32> {
-        let strengths = self.norms(folded) / self.root_sizes.clone();
-        strengths.into_data().convert::<f32>().try_into_vec().expect("floats")
+    /// `||w'_g|| / ||w'||` of each group, in the grid's order: its share of the layer.
+    pub fn shares(&self, folded: Tensor<1>) -> Vec<f32> {
+        let norms = self.norms(folded);
+        let layer = norms.clone().square().sum().sqrt().clamp_min(f32::MIN_POSITIVE);
+        let shares = norms / layer.reshape([1, 1, 1, 1, 1]);
+        shares.into_data().convert::<f32>().try_into_vec().expect("floats")
     }
 
     /// `sum_g sqrt|g| * ||w'_g||`, the penalty's value before lambda.
@@ -83,21 +85,23 @@ fn group_tensor(grid: &GroupGrid, values: Vec<f32>, device: &Device) -> Tensor<5
     Tensor::from_data(TensorData::new(values, [grid.sets(), 1, grid.blocks(), 1, grid.taps]), device)
 }
 
-/// Chooses the groups to keep so that a share `target` of all groups is zero: the weakest go first, relative to the mean strength of
-/// their layer, and every layer keeps at least one group.
+/// Chooses the groups to keep so that a share `target` of all groups is zero: those with the smallest share of their layer go
+/// first, and every layer keeps at least one group.
 ///
-/// `strengths` holds one list a layer; the result has the same shape.
-pub fn keep_strongest(strengths: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
-    let total: usize = strengths.iter().map(Vec::len).sum();
+/// A group of a large layer has a small share, so that large layers give most: on ResNet-20 this costs far less accuracy
+/// than comparing `||w'_g|| / sqrt|g|` (see `docs/training.md`).
+///
+/// `shares` holds one list a layer; the result has the same shape.
+pub fn keep_strongest(shares: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
+    let total: usize = shares.iter().map(Vec::len).sum();
     let budget = (target * total as f64).round() as usize;
     let mut order: Vec<(f32, usize, usize)> = Vec::with_capacity(total);
-    for (layer, groups) in strengths.iter().enumerate() {
-        let mean = groups.iter().sum::<f32>() / groups.len() as f32;
-        order.extend(groups.iter().enumerate().map(|(group, s)| (s / mean.max(f32::MIN_POSITIVE), layer, group)));
+    for (layer, groups) in shares.iter().enumerate() {
+        order.extend(groups.iter().enumerate().map(|(group, share)| (*share, layer, group)));
     }
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    let mut kept: Vec<Vec<bool>> = strengths.iter().map(|groups| vec![true; groups.len()]).collect();
-    let mut left: Vec<usize> = strengths.iter().map(Vec::len).collect();
+    let mut kept: Vec<Vec<bool>> = shares.iter().map(|groups| vec![true; groups.len()]).collect();
+    let mut left: Vec<usize> = shares.iter().map(Vec::len).collect();
     let mut dropped = 0;
     for (_, layer, group) in order {
         if dropped == budget {
@@ -135,16 +139,21 @@ mod tests {
         tensor.into_data().try_to_vec().unwrap()
     }
 
+    /// Norm of each group, from the definition.
+    fn norms(grid: &GroupGrid, weights: &[f32]) -> Vec<f32> {
+        let mut squares = vec![0.0; grid.groups()];
+        for (index, weight) in weights.iter().enumerate() {
+            squares[grid.group_of(index)] += weight * weight;
+        }
+        squares.into_iter().map(f32::sqrt).collect()
+    }
+
     #[test]
-    fn norms_count_real_weights_of_their_own_group_only() {
-        let lasso = lasso();
-        let (grid, weights) = (lasso.grid, weights());
-        let strengths = lasso.strengths(tensor(&weights));
-        for (group, strength) in strengths.iter().enumerate() {
-            let own =
-                weights.iter().enumerate().filter(|(index, _)| grid.group_of(*index) == group).map(|(_, w)| w * w);
-            let expected = (own.sum::<f32>() / grid.real_weights(group) as f32).sqrt();
-            assert!((strength - expected).abs() < 1e-6, "group {group}: {strength} {expected}");
+    fn a_share_is_the_part_of_the_layers_norm() {
+        let (lasso, weights) = (lasso(), weights());
+        let layer = weights.iter().map(|weight| weight * weight).sum::<f32>().sqrt();
+        for (share, norm) in lasso.shares(tensor(&weights)).iter().zip(norms(&lasso.grid, &weights)) {
+            assert!((share - norm / layer).abs() < 1e-6, "{share} {norm}");
         }
     }
 
@@ -157,9 +166,11 @@ mod tests {
         }
         let threshold = 0.01;
         let factors = host(lasso.shrinkage(tensor(&weights), threshold));
-        let strengths = lasso.strengths(tensor(&weights));
+        let norms = norms(&grid, &weights);
         for (index, factor) in factors.iter().enumerate() {
-            let expected = (1.0 - threshold as f32 / strengths[grid.group_of(index)]).max(0.0);
+            let group = grid.group_of(index);
+            let expected = 1.0 - threshold as f32 * (grid.real_weights(group) as f32).sqrt() / norms[group];
+            let expected = expected.max(0.0);
             assert!((factor - expected).abs() < 1e-5, "weight {index}: {factor} {expected}");
         }
         assert!(factors.contains(&0.0) && factors.iter().any(|factor| *factor > 0.9));
@@ -177,10 +188,8 @@ mod tests {
 
     #[test]
     fn the_budget_is_met_and_no_layer_vanishes() {
-        let strengths = vec![vec![1.0, 2.0, 3.0, 4.0], vec![1e-6], vec![5.0, 1e-3, 1.0]];
-        let kept = keep_strongest(&strengths, 0.5);
-        assert_eq!(kept.iter().flatten().filter(|kept| !**kept).count(), 4);
-        assert_eq!(kept[1], [true]);
-        assert_eq!(kept[2], [true, false, false]);
+        let shares = vec![vec![0.5, 0.6, 0.7, 0.8], vec![1e-6], vec![0.9, 1e-3, 0.55]];
+        let kept = keep_strongest(&shares, 0.5);
+        assert_eq!(kept, [vec![false, false, true, true], vec![true], vec![true, false, false]]);
     }
 }

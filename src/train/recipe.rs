@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, toml_message};
 use crate::quantize::QuantizeConfig;
 
 /// Everything that decides a run's result, beside the files it names.
@@ -199,10 +199,14 @@ impl Recipe {
             None => to_toml(&Self::default())?,
         };
         let mut table: toml::Table =
-            toml::from_str(&text).map_err(|error| Error::Setting(format!("{name}: {error}")))?;
+            toml::from_str(&text).map_err(|error| Error::Setting(format!("{name}: {}", toml_message(&text, &error))))?;
         let parse = |table: &toml::Table| -> Result<Self> {
             table.clone().try_into().map_err(|error: toml::de::Error| {
-                Error::Setting(format!("{name}: {}", with_suggestion(error.message())))
+                let message = with_suggestion(error.message().trim());
+                // A table has no lines; the reader ends with the key instead.
+                let text = error.to_string();
+                let key = text.lines().last().filter(|line| line.starts_with("in `"));
+                Error::Setting(format!("{name}: {message}{}", key.map(|key| format!(" {key}")).unwrap_or_default()))
             })
         };
         let (of_phases, others): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("phases"));
@@ -222,7 +226,7 @@ impl Recipe {
     /// start from.
     pub fn default_phases(from_checkpoint: bool) -> Vec<Phase> {
         let float = Phase { warmup_epochs: 1.0, weight_decay: 5e-4, ..Phase::new(PhaseKind::Float, 30, 0.1) };
-        let compression = [Phase::new(PhaseKind::Sparsify, 1, 0.02), Phase::new(PhaseKind::Quantize, 1, 0.004)];
+        let compression = [Phase::new(PhaseKind::Sparsify, 1, 0.01), Phase::new(PhaseKind::Quantize, 1, 0.004)];
         (!from_checkpoint).then_some(float).into_iter().chain(compression).collect()
     }
 

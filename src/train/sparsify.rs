@@ -10,7 +10,7 @@ use crate::network::{BATCH_NORM_EPSILON, Graph};
 use crate::sparsity::{GroupGrid, GroupShape, Lasso, keep_strongest};
 
 /// Share of a phase over which the target is approached; the rest trains with it reached.
-const RAMP: f64 = 0.6;
+const RAMP: f64 = 0.25;
 
 /// Groups of all convolutions, and which of them are kept.
 pub(super) struct Sparsity {
@@ -74,9 +74,9 @@ impl Sparsity {
         if (wanted * total as f64).round() as usize <= reached {
             return;
         }
-        let strengths: Vec<Vec<f32>> =
-            self.lassos.iter().map(|(name, (_, lasso))| lasso.strengths(folded(model, name))).collect();
-        let kept = keep_strongest(&strengths, wanted);
+        let shares: Vec<Vec<f32>> =
+            self.lassos.iter().map(|(name, (_, lasso))| lasso.shares(folded(model, name))).collect();
+        let kept = keep_strongest(&shares, wanted);
         self.set(self.lassos.keys().cloned().zip(kept).collect());
     }
 

@@ -86,6 +86,10 @@ impl<'a> Trainer<'a> {
     /// There is none, or it is damaged or of another network.
     pub fn resume(job: Job<'a>) -> Result<Self> {
         let path = checkpoint_path(job.folder, LAST);
+        if !path.exists() {
+            let message = "the run ended before its first checkpoint: remove the folder and start again";
+            return Err(Error::file(&path, message));
+        }
         let checkpoint = Checkpoint::load(&path)?;
         checkpoint.weights.check(job.graph).map_err(|error| Error::file(&path, error.to_string()))?;
         let mut trainer = Self::new(job, &checkpoint.weights);
@@ -188,10 +192,12 @@ impl<'a> Trainer<'a> {
                 )
             });
             if INTERRUPTED.load(Ordering::SeqCst) && self.position.step < steps {
+                self.check_finite()?;
                 progress.finish("interrupted");
                 return Ok(false);
             }
         }
+        self.check_finite()?;
         self.end_epoch(phase, learning_rate, progress)?;
         Ok(true)
     }
@@ -298,16 +304,26 @@ impl<'a> Trainer<'a> {
             }
         });
         let layer = culprit.unwrap_or_else(|| "the loss".into());
-        Error::layer(
-            &layer,
-            format!(
-                "the loss became {loss} in phase {}, epoch {}, step {}: lower its learning rate and continue with --resume from the \
-                 last good checkpoint",
-                self.position.phase,
-                self.position.epoch + 1,
-                self.position.step + 1
-            ),
-        )
+        self.diverged(&layer, &format!("the loss became {loss}"), self.position.step + 1)
+    }
+
+    /// Keeps weights that cannot be used out of checkpoints: the loss would show them only a step later.
+    fn check_finite(&self) -> Result<()> {
+        for (name, tensor) in &self.model.tensors {
+            let step = name.ends_with("_step");
+            let usable = |value: &f32| value.is_finite() && (!step || *value > 0.0);
+            if let Some(value) = to_host(tensor.clone()).iter().find(|value| !usable(value)) {
+                let layer = name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer);
+                return Err(self.diverged(layer, &format!("`{name}` became {value}"), self.position.step));
+            }
+        }
+        Ok(())
+    }
+
+    fn diverged(&self, layer: &str, what: &str, step: usize) -> Error {
+        let Position { phase, epoch, .. } = self.position;
+        let advice = "lower phases.learning_rate in the run's recipe.toml and go on from the last good checkpoint with --resume";
+        Error::layer(layer, format!("{what} in phase {phase}, epoch {}, step {step}: {advice}", epoch + 1))
     }
 
     /// The network as it is exported now.

@@ -49,7 +49,8 @@ pub(crate) fn picture(class: usize, random: &mut Random) -> Vec<u8> {
     picture
 }
 
-/// Records of `images` pictures: `label_bytes` labels each (a coarse one first, if there are two), then the picture.
+/// Records of `images` pictures: `label_bytes` labels each (a coarse one first, if there are two), then the picture. One in five has
+/// a picture of another class, so that no network is right about all.
 fn records(images: usize, classes: usize, label_bytes: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(images * (IMAGE_BYTES + label_bytes));
     for _ in 0..images {
@@ -58,7 +59,8 @@ fn records(images: usize, classes: usize, label_bytes: usize, random: &mut Rando
             bytes.push((class / 5) as u8);
         }
         bytes.push(class as u8);
-        bytes.extend(picture(class, random));
+        let shown = if random.below(5) == 0 { random.below(classes) } else { class };
+        bytes.extend(picture(shown, random));
     }
     bytes
 }

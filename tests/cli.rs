@@ -1,0 +1,637 @@
+//! The programs as a person runs them: whole jobs, interruptions, and what they say when they refuse.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use common::{command, snapshot, success};
+use mars::deploy::Package;
+use mars::network::{Graph, Weights};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const TRAIN: &str = env!("CARGO_BIN_EXE_mars-train");
+const DEPLOY: &str = env!("CARGO_BIN_EXE_mars-deploy");
+
+/// Every kind of phase.
+const RECIPE: &str = r#"
+model = "tiny.toml"
+dataset = "cifar10"
+pretrained = "none"
+seed = 3
+batch_size = 16
+calibration_images = 64
+
+[quantize]
+weight_bits = 4
+activation_bits = 4
+
+[sparsity]
+target = 0.4
+
+[[phases]]
+kind = "float"
+epochs = 3
+learning_rate = 0.05
+
+[[phases]]
+kind = "sparsify"
+epochs = 2
+
+[[phases]]
+kind = "quantize"
+epochs = 2
+"#;
+
+const EPOCHS: usize = 7;
+
+/// A folder with a made-up CIFAR-10 in `data`, a network and a recipe.
+fn place(folder: &Path) {
+    common::write_cifar10(&folder.join("data"), 64, 40);
+    fs::write(folder.join("tiny.toml"), common::tiny_network(10)).unwrap();
+    fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+}
+
+fn new_place() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    place(dir.path());
+    dir
+}
+
+/// `mars-train` on the data of a place; it never leaves the machine.
+fn train(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = command(TRAIN, folder);
+    command.args(["--data-dir", "data", "--data-url", "http://127.0.0.1:1", "--quiet"]).args(arguments);
+    command
+}
+
+fn deploy(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = command(DEPLOY, folder);
+    command.args(["--data-dir", "data", "--data-url", "http://127.0.0.1:1", "--quiet"]).args(arguments);
+    command
+}
+
+/// A place where the recipe ran to its end, into `run`; nobody writes there afterwards.
+static FINISHED: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-finished");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    place(&folder);
+    let output = train(&folder, &["--recipe", "recipe.toml", "--run", "run", "--json", "copy.json"]).output().unwrap();
+    let (out, err) = success(&output);
+    assert!(err.is_empty(), "{err}");
+    fs::write(folder.join("stdout"), out).unwrap();
+    folder
+});
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Lines of a run's `metrics.jsonl`.
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// All files below a folder with their bytes.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path.clone());
+                files.insert(path, Vec::new());
+            } else {
+                files.insert(path.clone(), fs::read(path).unwrap());
+            }
+        }
+    }
+    files
+}
+
+/// Checks that a command fails with one line that holds `parts`, and writes nothing below `folder`.
+fn refused(folder: &Path, command: &mut Command, parts: &[&str]) -> String {
+    let before = tree(folder);
+    let line = failed(&command.output().unwrap(), parts);
+    assert!(before == tree(folder), "files were written: {line}");
+    line
+}
+
+fn failed(output: &Output, parts: &[&str]) -> String {
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(output.status.code(), Some(1), "{out}\n{err}");
+    assert!(err.starts_with("error: ") && err.ends_with('\n') && err.lines().count() == 1, "{err}");
+    assert!(out.is_empty(), "{out}");
+    for part in parts {
+        assert!(err.contains(part), "no `{part}` in: {err}");
+    }
+    err
+}
+
+fn has_keys(value: &Value, keys: &[&str]) {
+    for key in keys {
+        assert!(!value[key].is_null(), "no `{key}` in {value}");
+    }
+}
+
+// The whole job.
+
+#[test]
+fn one_command_trains_exports_and_deploys() {
+    let run = FINISHED.join("run");
+    for file in ["recipe.toml", "metrics.jsonl", "model.mars", "deploy.json", "report.html"] {
+        assert!(fs::metadata(run.join(file)).unwrap().len() > 0, "{file}");
+    }
+    for file in ["last", "0-float", "1-sparsify", "2-quantize"] {
+        assert!(run.join(format!("checkpoints/{file}.safetensors")).exists(), "{file}");
+    }
+    let lines = metrics(&run);
+    assert_eq!(lines.len(), EPOCHS);
+    for line in &lines {
+        has_keys(
+            line,
+            &[
+                "phase",
+                "epoch",
+                "loss",
+                "train_accuracy",
+                "test_accuracy",
+                "learning_rate",
+                "images_per_second",
+                "group_sparsity",
+                "seconds",
+            ],
+        );
+    }
+    let phases: Vec<(&str, u64)> =
+        lines.iter().map(|line| (line["phase"].as_str().unwrap(), line["epoch"].as_u64().unwrap())).collect();
+    let expected =
+        [("float", 1), ("float", 2), ("float", 3), ("sparsify", 1), ("sparsify", 2), ("quantize", 1), ("quantize", 2)];
+    assert_eq!(phases, expected);
+    assert!(lines[2]["loss"].as_f64() < lines[0]["loss"].as_f64(), "{lines:?}");
+
+    let report = json(&run.join("deploy.json"));
+    has_keys(
+        &report,
+        &["images", "data_sha256", "accuracy", "mismatches", "compression", "cost", "cost_without_reload"],
+    );
+    has_keys(&report["accuracy"], &["float", "fake_quant", "integer", "macro"]);
+    let compression = ["group_sparsity", "weight_bits_dense", "weight_bits_stored", "index_bits", "ratio"];
+    has_keys(&report["compression"], &compression);
+    for cost in ["cost", "cost_without_reload"] {
+        has_keys(
+            &report[cost],
+            &[
+                "cycles",
+                "fps",
+                "latency_us",
+                "energy_uj",
+                "tops_per_watt_dense_equivalent",
+                "tops_per_watt_executed",
+                "utilization",
+                "speedup_vs_dense",
+                "energy_breakdown_uj",
+            ],
+        );
+        let parts: f64 =
+            report[cost]["energy_breakdown_uj"].as_object().unwrap().values().filter_map(Value::as_f64).sum();
+        let energy = report[cost]["energy_uj"].as_f64().unwrap();
+        assert!((parts / energy - 1.0).abs() < 1e-9, "{cost}: {parts} of {energy} uJ");
+    }
+    assert!(!report["layers"].as_array().unwrap().is_empty());
+    has_keys(&report["layers"][0], &["name", "cycles", "energy_uj", "group_sparsity", "utilization"]);
+
+    assert_eq!(report["images"], 40);
+    for key in ["fake_quant_vs_integer_predictions", "integer_vs_macro_logits", "fake_quant_vs_macro_predictions"] {
+        assert_eq!(report["mismatches"][key], 0, "{key}");
+    }
+    // What training said about its last epoch is what the hardware model computes.
+    let trained = &lines[EPOCHS - 1]["test_accuracy"];
+    for execution in ["fake_quant", "integer", "macro"] {
+        assert_eq!(report["accuracy"][execution], *trained, "{execution}");
+    }
+    let sparsity = &report["compression"]["group_sparsity"];
+    assert_eq!(*sparsity, lines[EPOCHS - 1]["group_sparsity"]);
+    assert!((sparsity.as_f64().unwrap() - 0.4).abs() < 0.03, "{sparsity}");
+
+    assert_eq!(fs::read(FINISHED.join("copy.json")).unwrap(), fs::read(run.join("deploy.json")).unwrap());
+    let out = fs::read_to_string(FINISHED.join("stdout")).unwrap();
+    assert!(out.ends_with(&format!("report: {}\n", Path::new("run").join("report.html").display())), "{out}");
+    let recipe = fs::read_to_string(run.join("recipe.toml")).unwrap();
+    for line in ["seed = 3", "model = \"tiny.toml\"", "weight_bits = 4", "pretrained = \"none\""] {
+        assert!(recipe.contains(line), "{recipe}");
+    }
+    let package = Package::read(&run.join("model.mars")).unwrap();
+    assert_eq!((package.provenance.recipe, package.provenance.seed), (recipe, 3));
+}
+
+#[test]
+fn the_second_command_agrees_with_the_first() {
+    let dir = TempDir::new().unwrap();
+    let json_file = dir.path().join("again.json");
+    let arguments = ["run/model.mars", "--json", json_file.to_str().unwrap(), "--run", dir.path().to_str().unwrap()];
+    success(&deploy(&FINISHED, &arguments).output().unwrap());
+    let trained = fs::read_to_string(FINISHED.join("run/deploy.json")).unwrap();
+    assert_eq!(fs::read_to_string(&json_file).unwrap(), trained);
+    assert_eq!(fs::read_to_string(dir.path().join("deploy.json")).unwrap(), trained);
+    assert!(dir.path().join("report.html").exists());
+
+    let first = ["run/model.mars", "--images", "7", "--json", json_file.to_str().unwrap()];
+    success(&deploy(&FINISHED, &first).output().unwrap());
+    let report = json(&json_file);
+    assert_eq!((&report["images"], &report["mismatches"]["integer_vs_macro_logits"]), (&7.into(), &0.into()));
+    assert_eq!(report["mismatches"]["fake_quant_vs_integer_predictions"], 0);
+}
+
+/// Other pictures than those that the predictions are of: null, not zero and not a wrong number.
+#[test]
+fn what_is_not_known_about_other_pictures_is_null() {
+    let dir = TempDir::new().unwrap();
+    common::write_cifar10(&dir.path().join("data"), 1, 33);
+    let json_file = dir.path().join("out.json");
+    let package = FINISHED.join("run/model.mars");
+    let arguments = [package.to_str().unwrap(), "--json", json_file.to_str().unwrap()];
+    success(&deploy(dir.path(), &arguments).output().unwrap());
+    let report = json(&json_file);
+    assert!(report["accuracy"]["fake_quant"].is_null() && report["accuracy"]["float"].is_null());
+    assert!(report["mismatches"]["fake_quant_vs_macro_predictions"].is_null());
+    assert_eq!(report["mismatches"]["integer_vs_macro_logits"], 0);
+}
+
+#[test]
+fn cifar100_goes_all_the_way() {
+    let dir = TempDir::new().unwrap();
+    common::write_cifar100(&dir.path().join("data"), 200, 30);
+    fs::write(dir.path().join("tiny.toml"), common::tiny_network(100)).unwrap();
+    fs::write(dir.path().join("recipe.toml"), RECIPE).unwrap();
+    let settings = ["phases.0.epochs=1", "phases.1.epochs=1", "phases.2.epochs=1"].map(|s| ["--set", s]).concat();
+    let arguments = [&["--dataset", "cifar100", "--recipe", "recipe.toml", "--run", "run"], &settings[..]].concat();
+    success(&train(dir.path(), &arguments).output().unwrap());
+    let report = json(&dir.path().join("run/deploy.json"));
+    assert_eq!(report["images"], 30);
+    assert_eq!(report["mismatches"]["fake_quant_vs_macro_predictions"], 0);
+    let package = Package::read(&dir.path().join("run/model.mars")).unwrap();
+    assert_eq!((package.network.classes.len(), package.network.classes[99].as_str()), (100, "fine_99"));
+    assert_eq!(package.provenance.dataset, "cifar100");
+    success(&deploy(dir.path(), &["run/model.mars"]).output().unwrap());
+}
+
+/// What training reports is the accuracy of the checkpoint that it leaves.
+#[test]
+fn a_checkpoint_is_evaluated_without_training() {
+    let lines = metrics(&FINISHED.join("run"));
+    for (checkpoint, line) in [("0-float", &lines[2]), ("1-sparsify", &lines[4])] {
+        let file = format!("run/checkpoints/{checkpoint}.safetensors");
+        let arguments = ["--recipe", "recipe.toml", "--evaluate", "--pretrained", &file];
+        let before = tree(&FINISHED);
+        let (out, err) = success(&train(&FINISHED, &arguments).output().unwrap());
+        assert_eq!(out, format!("test accuracy {:.2} %\n", line["test_accuracy"].as_f64().unwrap()));
+        assert!(err.is_empty() && tree(&FINISHED) == before, "{err}");
+    }
+}
+
+// Interruptions.
+
+/// Waits until a run has written so many lines of metrics, or has ended.
+fn wait_for_lines(child: &mut Child, run: &Path, lines: usize) {
+    loop {
+        let found = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default().lines().count();
+        if found >= lines || child.try_wait().unwrap().is_some() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The same files as those of the run that nobody interrupted, times apart.
+fn same_as_finished(run: &Path) {
+    let expected = FINISHED.join("run");
+    for file in ["model.mars", "deploy.json", "recipe.toml"] {
+        assert!(fs::read(run.join(file)).unwrap() == fs::read(expected.join(file)).unwrap(), "{file}");
+    }
+    for file in ["last", "0-float", "1-sparsify", "2-quantize"] {
+        let file = format!("checkpoints/{file}.safetensors");
+        assert!(fs::read(run.join(&file)).unwrap() == fs::read(expected.join(&file)).unwrap(), "{file}");
+    }
+    let timeless = |run: &Path| {
+        let mut lines = metrics(run);
+        for line in &mut lines {
+            line.as_object_mut().unwrap().retain(|key, _| key != "seconds" && key != "images_per_second");
+        }
+        lines
+    };
+    assert_eq!(timeless(run), timeless(&expected));
+}
+
+/// Killed in each phase, and once in the middle of writing a line.
+#[test]
+fn a_killed_run_continues_to_the_same_bytes() {
+    LazyLock::force(&FINISHED);
+    let dir = new_place();
+    let run = dir.path().join("run");
+    let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
+    for lines in [1, 4, 6] {
+        let mut child = next.stdout(Stdio::null()).spawn().unwrap();
+        wait_for_lines(&mut child, &run, lines);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        next = train(dir.path(), &["--resume", "--run", "run"]);
+    }
+    let file = run.join("metrics.jsonl");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text + "{\"phase\":\"qua").unwrap();
+    success(&next.output().unwrap());
+    same_as_finished(&run);
+    // A run that has ended can be continued too: there is only the deployment left.
+    success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
+    same_as_finished(&run);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_a_run_that_continues_to_the_same_bytes() {
+    LazyLock::force(&FINISHED);
+    let dir = new_place();
+    let run = dir.path().join("run");
+    let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
+    for lines in [1, 3, 5] {
+        let mut child = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        wait_for_lines(&mut child, &run, lines);
+        let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+        let ended = child.try_wait().unwrap().is_some();
+        assert!(signal.unwrap().success() || ended);
+        let output = child.wait_with_output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        // A machine that is slow enough may let the run end before the signal comes.
+        if output.status.code() != Some(0) {
+            assert_eq!(output.status.code(), Some(130), "{err}");
+            assert!(err.contains("stopping after this step"), "{err}");
+            assert!(err.ends_with("interrupted; go on with: mars-train --resume --run run\n"), "{err}");
+        }
+        next = train(dir.path(), &["--resume", "--run", "run"]);
+    }
+    success(&next.output().unwrap());
+    same_as_finished(&run);
+}
+
+#[test]
+fn a_folder_that_holds_a_run_is_refused() {
+    let line =
+        refused(&FINISHED, &mut train(&FINISHED, &["--recipe", "recipe.toml", "--run", "run"]), &["run: it holds"]);
+    assert!(line.contains("--resume"), "{line}");
+    let mut resume = train(&FINISHED, &["--resume", "--run", "run", "--set", "seed=4"]);
+    refused(&FINISHED, &mut resume, &["--resume takes its recipe from the run folder"]);
+}
+
+/// The loss explodes within an epoch, or after one of a single step, whose checkpoint must not hold what cannot be used.
+#[test]
+fn a_loss_that_is_not_finite_names_layer_and_step_and_leaves_a_checkpoint() {
+    for (batch_size, kind) in [("16", "float"), ("320", "float"), ("16", "quantize"), ("320", "quantize")] {
+        let dir = new_place();
+        let recipe = format!(
+            "model = \"tiny.toml\"\npretrained = \"none\"\nbatch_size = {batch_size}\n[[phases]]\nkind = \"{kind}\"\nepochs = 3\n\
+             learning_rate = 1e30\n[[phases]]\nkind = \"quantize\"\nepochs = 1\n"
+        );
+        fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+        let output = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]).output().unwrap();
+        let line = failed(&output, &["layer `", "phase 0", "epoch", "step"]);
+        let checkpoint = dir.path().join("run/checkpoints/last.safetensors");
+        let (weights, _) = Weights::load(&checkpoint).unwrap();
+        let all_finite = weights.iter().all(|(_, array)| array.values.iter().all(|value| value.is_finite()));
+        assert!(all_finite, "{kind} {batch_size}: {line}");
+        if batch_size == "320" {
+            continue;
+        }
+        // With the recipe mended, the run goes on.
+        let file = dir.path().join("run/recipe.toml");
+        let recipe = fs::read_to_string(&file).unwrap();
+        let rate = format!("learning_rate = {:?}", 1e30).replace("1e30", "1000000000000000000000000000000.0");
+        assert!(recipe.contains(&rate), "{recipe}");
+        fs::write(&file, recipe.replace(&rate, "learning_rate = 0.01")).unwrap();
+        success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
+    }
+}
+
+// Refusals.
+
+#[test]
+fn an_unknown_data_set_is_refused() {
+    let dir = new_place();
+    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--dataset", "cifar11"]);
+    refused(dir.path(), &mut command, &["`cifar11`", "cifar10, cifar100, cifar10-mini"]);
+}
+
+#[test]
+fn a_wrong_recipe_is_refused_with_a_suggestion() {
+    let dir = new_place();
+    let cases: [(&str, &[&str]); 6] = [
+        ("batchsize = 3", &["bad.toml", "`batchsize`", "did you mean `batch_size`?"]),
+        ("[quantize]\nweight_bit = 3", &["bad.toml", "`weight_bit`", "did you mean `weight_bits`?"]),
+        ("[[phases]]\nkind = \"quantise\"\nepochs = 1", &["bad.toml", "did you mean `quantize`?"]),
+        ("batch_size = [1,\n\n", &["bad.toml", "line 1", "unclosed array"]),
+        ("batch_size = \"many\"", &["bad.toml", "many"]),
+        ("batch_size = 3\nbatch_size = 4", &["bad.toml", "duplicate key", "line 2"]),
+    ];
+    for (text, parts) in cases {
+        fs::write(dir.path().join("bad.toml"), text).unwrap();
+        refused(dir.path(), &mut train(dir.path(), &["--recipe", "bad.toml"]), parts);
+    }
+    refused(dir.path(), &mut train(dir.path(), &["--recipe", "nowhere.toml"]), &["nowhere.toml"]);
+    fs::write(dir.path().join("bad.toml"), b"model = \"\xff\"").unwrap();
+    refused(dir.path(), &mut train(dir.path(), &["--recipe", "bad.toml"]), &["bad.toml", "UTF-8"]);
+}
+
+#[test]
+fn bits_that_no_layer_has_are_refused() {
+    let dir = new_place();
+    for key in ["weight_bits", "activation_bits", "skip_bits", "first_last_bits"] {
+        for bits in ["9", "1"] {
+            let setting = format!("quantize.{key}={bits}");
+            let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--set", &setting]);
+            refused(dir.path(), &mut command, &[&format!("quantize.{key} = {bits}"), "from 2 to 8"]);
+        }
+    }
+}
+
+#[test]
+fn damaged_data_is_refused() {
+    let dir = new_place();
+    let file = dir.path().join("data/cifar-10-batches-bin/data_batch_2.bin");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 100]).unwrap();
+    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
+    refused(dir.path(), &mut command, &["data_batch_2.bin", "3073 bytes", "unpack the official archive again"]);
+    fs::remove_file(&file).unwrap();
+    refused(dir.path(), &mut command, &["data_batch_2.bin is missing"]);
+}
+
+#[test]
+fn damaged_packages_are_refused() {
+    LazyLock::force(&FINISHED);
+    let dir = new_place();
+    let bytes = fs::read(FINISHED.join("run/model.mars")).unwrap();
+    let file = dir.path().join("bad.mars");
+    for length in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(&file, &bytes[..length]).unwrap();
+        refused(dir.path(), &mut deploy(dir.path(), &["bad.mars"]), &["bad.mars is not a usable package"]);
+    }
+    for byte in [3, 20, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1] {
+        let mut flipped = bytes.clone();
+        flipped[byte] ^= 0x10;
+        fs::write(&file, flipped).unwrap();
+        refused(dir.path(), &mut deploy(dir.path(), &["bad.mars"]), &["bad.mars is not a usable package"]);
+    }
+    refused(dir.path(), &mut deploy(dir.path(), &["nowhere.mars"]), &["nowhere.mars"]);
+    refused(dir.path(), &mut deploy(dir.path(), &["."]), &["."]);
+}
+
+/// A package whose checksum is right and whose content doesn't fit the pictures.
+#[test]
+fn a_package_that_does_not_fit_the_data_is_refused_or_says_null() {
+    let dir = new_place();
+    let mut package = Package::read(&FINISHED.join("run/model.mars")).unwrap();
+    let file = dir.path().join("bad.mars");
+    package.predictions.as_mut().unwrap().classes.truncate(3);
+    package.write(&file).unwrap();
+    success(&deploy(dir.path(), &["bad.mars", "--json", "out.json"]).output().unwrap());
+    let report = json(&dir.path().join("out.json"));
+    assert!(report["mismatches"]["fake_quant_vs_integer_predictions"].is_null());
+
+    common::write_cifar100(&dir.path().join("data"), 2, 10);
+    let good = FINISHED.join("run/model.mars");
+    let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--dataset", "cifar100"]);
+    refused(dir.path(), &mut command, &["10 classes", "100"]);
+    let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--images", "0"]);
+    refused(dir.path(), &mut command, &["there are 0"]);
+}
+
+#[test]
+fn a_checkpoint_of_another_network_is_refused() {
+    let dir = new_place();
+    let spec = common::tiny_network(10).replace("filters = 24", "filters = 25");
+    let other = Graph::new(toml::from_str(&spec).unwrap()).unwrap();
+    Weights::random(&other, 1).save(&dir.path().join("other.safetensors"), BTreeMap::new()).unwrap();
+    for extra in [&["--run", "run"][..], &["--evaluate"]] {
+        let arguments = [&["--recipe", "recipe.toml", "--pretrained", "other.safetensors"], extra].concat();
+        let parts = ["other.safetensors: not a checkpoint of `tiny`", "`c.", "25"];
+        refused(dir.path(), &mut train(dir.path(), &arguments), &parts);
+    }
+    for name in ["nowhere.safetensors", "nowhere.pt"] {
+        let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--pretrained", name, "--run", "run"]);
+        refused(dir.path(), &mut command, &[name, "No such file"]);
+    }
+    fs::write(dir.path().join("bad.pt"), "no checkpoint").unwrap();
+    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--pretrained", "bad.pt", "--run", "run"]);
+    refused(dir.path(), &mut command, &["bad.pt: not a readable PyTorch checkpoint"]);
+}
+
+#[test]
+fn a_wrong_network_is_refused() {
+    let dir = new_place();
+    let good = common::tiny_network(10);
+    let cases: [(String, &[&str]); 5] = [
+        (good.replace("classes = 10", "classes = 9"), &["linear", "9 classes"]),
+        (good.replace("from = \"b\"", "from = \"z\""), &["layer `c`", "`z`"]),
+        (good.replace("stride = 2\npadding = 1", "strid = 2"), &["bad.toml", "`strid`"]),
+        (common::tiny_network(7), &["7 classes", "10 classes"]),
+        (good.replace("[[layers]]", "[layers]"), &["bad.toml", "line"]),
+    ];
+    for (text, parts) in cases {
+        fs::write(dir.path().join("bad.toml"), text).unwrap();
+        let arguments = ["--recipe", "recipe.toml", "--model", "bad.toml", "--run", "run"];
+        refused(dir.path(), &mut train(dir.path(), &arguments), parts);
+    }
+    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--model", "resnet21", "--run", "run"]);
+    refused(dir.path(), &mut command, &["`resnet21`", "resnet20"]);
+    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--device", "tpu", "--run", "run"]);
+    refused(dir.path(), &mut command, &["`tpu`", "flex"]);
+}
+
+#[test]
+fn a_chip_that_cannot_work_is_refused() {
+    let dir = new_place();
+    let mars = fs::read_to_string("experiments/hardware/mars.toml").unwrap();
+    let good = FINISHED.join("run/model.mars");
+    let cases: [(&str, &str, &[&str]); 4] = [
+        ("rows = 1024", "rows = 0", &["bad.toml", "rows"]),
+        ("cores = 4", "cores = 4\nrow = 3", &["bad.toml", "`row`"]),
+        ("channels = 16", "channels = 65", &["bad.toml", "group.channels 65 exceeds rows_on 64"]),
+        ("cores = 4", "cores = four", &["bad.toml", "line"]),
+    ];
+    for (old, new, parts) in cases {
+        assert!(mars.contains(old));
+        fs::write(dir.path().join("bad.toml"), mars.replacen(old, new, 1)).unwrap();
+        let arguments = ["--recipe", "recipe.toml", "--hardware", "bad.toml", "--run", "run"];
+        refused(dir.path(), &mut train(dir.path(), &arguments), parts);
+        let arguments = [good.to_str().unwrap(), "--hardware", "bad.toml"];
+        refused(dir.path(), &mut deploy(dir.path(), &arguments), parts);
+    }
+}
+
+#[test]
+fn missing_folders_are_refused() {
+    let dir = new_place();
+    let mut command = command(TRAIN, dir.path());
+    command.args(["--recipe", "recipe.toml", "--data-dir", "nowhere", "--data-url", "http://127.0.0.1:1", "--quiet"]);
+    refused(dir.path(), &mut command, &["nowhere", "cifar-10-batches-bin", "cifar10-mini"]);
+}
+
+/// Permissions don't bind root, so these are folders that nobody can make.
+#[test]
+fn a_run_folder_that_cannot_be_written_is_refused() {
+    let dir = new_place();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let mut folders = vec!["file/run", "file"];
+    if cfg!(target_os = "linux") {
+        folders.push("/proc/run");
+    }
+    for folder in folders {
+        refused(dir.path(), &mut train(dir.path(), &["--recipe", "recipe.toml", "--run", folder]), &[folder]);
+    }
+    let good = FINISHED.join("run/model.mars");
+    let output = deploy(dir.path(), &[good.to_str().unwrap(), "--run", "file/run"]).output().unwrap();
+    failed(&output, &["file/run"]);
+}
+
+#[test]
+fn there_must_be_something_to_resume() {
+    let dir = new_place();
+    refused(dir.path(), &mut train(dir.path(), &["--resume"]), &["--resume needs --run DIR"]);
+    for folder in ["nowhere", "data"] {
+        let mut command = train(dir.path(), &["--resume", "--run", folder]);
+        refused(dir.path(), &mut command, &[folder, "there is no run to resume here"]);
+    }
+    // Killed before its first checkpoint.
+    fs::create_dir(dir.path().join("run")).unwrap();
+    fs::copy(dir.path().join("recipe.toml"), dir.path().join("run/recipe.toml")).unwrap();
+    let mut command = train(dir.path(), &["--resume", "--run", "run"]);
+    refused(dir.path(), &mut command, &["last.safetensors", "remove the folder and start again"]);
+    // A checkpoint of another network, and half of one.
+    fs::create_dir(dir.path().join("run/checkpoints")).unwrap();
+    let last = dir.path().join("run/checkpoints/last.safetensors");
+    let good = fs::read(FINISHED.join("run/checkpoints/last.safetensors")).unwrap();
+    fs::write(&last, &good[..good.len() / 2]).unwrap();
+    refused(dir.path(), &mut command, &["last.safetensors: not a readable safetensors file"]);
+    fs::write(&last, &good).unwrap();
+    let spec = common::tiny_network(10).replace("filters = 24", "filters = 25");
+    fs::write(dir.path().join("tiny.toml"), spec).unwrap();
+    refused(dir.path(), &mut command, &["last.safetensors", "`c."]);
+}
+
+// What people read.
+
+#[test]
+fn help_is_stable() {
+    for (name, program) in [("mars-train-help", TRAIN), ("mars-deploy-help", DEPLOY)] {
+        let (out, _) = success(&command(program, Path::new(".")).arg("--help").output().unwrap());
+        snapshot(name, &out.replace("\r\n", "\n").replace(".exe", ""));
+    }
+}
