@@ -1,5 +1,7 @@
 //! The programs as a person runs them: whole jobs, interruptions, and what they say when they refuse.
 
+#![cfg(feature = "train")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Checkpoints of others: their arrays arrive under our names, and what doesn't fit is refused by name.
 
+#![cfg(feature = "train")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -48,9 +50,9 @@ impl StateDict {
                 tensors.push((format!("{norm}.num_batches_tracked"), Dtype::I64, Vec::new(), counter.clone()));
             }
         }
-        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-            (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap())
-        });
+        let views = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
         fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
     }
 }
@@ -77,7 +79,8 @@ impl Writer {
         let weight = self.theirs.add(format!("{conv}.weight"), &sizes, random);
         self.ours.insert(format!("{ours}.weight"), Array { shape: sizes.to_vec(), values: weight });
         let bias = bias.then(|| self.theirs.add(format!("{conv}.bias"), &filters, random));
-        for (theirs, part) in [("weight", "gamma"), ("bias", "beta"), ("running_mean", "mean"), ("running_var", "var")] {
+        for (theirs, part) in [("weight", "gamma"), ("bias", "beta"), ("running_mean", "mean"), ("running_var", "var")]
+        {
             let mut values = self.theirs.add(format!("{norm}.{theirs}"), &filters, random);
             if let ("mean", Some(bias)) = (part, &bias) {
                 values.iter_mut().zip(bias).for_each(|(mean, bias)| *mean -= bias);

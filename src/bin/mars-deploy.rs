@@ -47,7 +47,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let dataset = Dataset::load(name, &arguments.common.data())?;
     let classes = [package.network.classes.len(), dataset.classes.len()];
     if classes[0] != classes[1] {
-        let message = format!("it has {} classes, data set `{name}` has {}: name another --dataset", classes[0], classes[1]);
+        let message =
+            format!("it has {} classes, data set `{name}` has {}: name another --dataset", classes[0], classes[1]);
         return Err(Error::file(&arguments.package, message));
     }
     let deployment = validate(&package, &hardware, &dataset.test, arguments.images, arguments.common.quiet)?;

@@ -27,12 +27,11 @@ impl Lasso {
         self.grouped(folded).square().sum_dim(1).sum_dim(3).sqrt()
     }
 
-    /// `||w'_g|| / ||w'||` of each group, in the grid's order: its share of the layer.
-    pub fn shares(&self, folded: Tensor<1>) -> Vec<f32> {
-        let norms = self.norms(folded);
-        let layer = norms.clone().square().sum().sqrt().clamp_min(f32::MIN_POSITIVE);
-        let shares = norms / layer.reshape([1, 1, 1, 1, 1]);
-        shares.into_data().convert::<f32>().try_into_vec().expect("floats")
+    /// Squared effect on the loss of taking each group away, to first order: `(sum_g weight * gradient)^2`, `[groups]`
+    /// (Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, equation 8).
+    pub fn effects(&self, weights: Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
+        let effects = self.grouped(weights * gradient).sum_dim(1).sum_dim(3).square();
+        effects.reshape([self.grid.groups()])
     }
 
     /// `sum_g sqrt|g| * ||w'_g||`, the penalty's value before lambda.
@@ -85,23 +84,20 @@ fn group_tensor(grid: &GroupGrid, values: Vec<f32>, device: &Device) -> Tensor<5
     Tensor::from_data(TensorData::new(values, [grid.sets(), 1, grid.blocks(), 1, grid.taps]), device)
 }
 
-/// Chooses the groups to keep so that a share `target` of all groups is zero: those with the smallest share of their layer go
-/// first, and every layer keeps at least one group.
+/// Chooses the groups to keep so that a share `target` of all groups is zero: those with the lowest scores go first, and every
+/// layer keeps at least one group.
 ///
-/// A group of a large layer has a small share, so that large layers give most: on ResNet-20 this costs far less accuracy
-/// than comparing `||w'_g|| / sqrt|g|` (see `docs/training.md`).
-///
-/// `shares` holds one list a layer; the result has the same shape.
-pub fn keep_strongest(shares: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
-    let total: usize = shares.iter().map(Vec::len).sum();
+/// `scores` holds one list a layer; the result has the same shape.
+pub fn keep_best(scores: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
+    let total: usize = scores.iter().map(Vec::len).sum();
     let budget = (target * total as f64).round() as usize;
     let mut order: Vec<(f32, usize, usize)> = Vec::with_capacity(total);
-    for (layer, groups) in shares.iter().enumerate() {
-        order.extend(groups.iter().enumerate().map(|(group, share)| (*share, layer, group)));
+    for (layer, groups) in scores.iter().enumerate() {
+        order.extend(groups.iter().enumerate().map(|(group, score)| (*score, layer, group)));
     }
     order.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    let mut kept: Vec<Vec<bool>> = shares.iter().map(|groups| vec![true; groups.len()]).collect();
-    let mut left: Vec<usize> = shares.iter().map(Vec::len).collect();
+    let mut kept: Vec<Vec<bool>> = scores.iter().map(|groups| vec![true; groups.len()]).collect();
+    let mut left: Vec<usize> = scores.iter().map(Vec::len).collect();
     let mut dropped = 0;
     for (_, layer, group) in order {
         if dropped == budget {
@@ -149,12 +145,15 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_the_part_of_the_layers_norm() {
+    fn an_effect_is_the_square_of_its_groups_sum() {
         let (lasso, weights) = (lasso(), weights());
-        let layer = weights.iter().map(|weight| weight * weight).sum::<f32>().sqrt();
-        for (share, norm) in lasso.shares(tensor(&weights)).iter().zip(norms(&lasso.grid, &weights)) {
-            assert!((share - norm / layer).abs() < 1e-6, "{share} {norm}");
+        let gradient: Vec<f32> = (0..30).map(|i| (i * 5 % 7) as f32 - 3.0).collect();
+        let mut sums = vec![0.0; lasso.grid.groups()];
+        for index in 0..30 {
+            sums[lasso.grid.group_of(index)] += weights[index] * gradient[index];
         }
+        let effects = host(lasso.effects(tensor(&weights), tensor(&gradient)));
+        assert!(effects.iter().zip(sums).all(|(effect, sum)| (effect - sum * sum).abs() < 1e-5));
     }
 
     #[test]
@@ -188,8 +187,8 @@ mod tests {
 
     #[test]
     fn the_budget_is_met_and_no_layer_vanishes() {
-        let shares = vec![vec![0.5, 0.6, 0.7, 0.8], vec![1e-6], vec![0.9, 1e-3, 0.55]];
-        let kept = keep_strongest(&shares, 0.5);
+        let scores = vec![vec![0.5, 0.6, 0.7, 0.8], vec![1e-6], vec![0.9, 1e-3, 0.55]];
+        let kept = keep_best(&scores, 0.5);
         assert_eq!(kept, [vec![false, false, true, true], vec![true], vec![true, false, false]]);
     }
 }

@@ -6,4 +6,4 @@ mod lasso;
 
 pub use groups::{GroupGrid, GroupShape};
 #[cfg(feature = "train")]
-pub use lasso::{Lasso, keep_strongest};
+pub use lasso::{Lasso, keep_best};

@@ -1,7 +1,8 @@
 //! A run's state on disk: weights, momentum, masks and the position, so that a run continues bit for bit.
 //!
-//! One safetensors file: the weights under their names, `momentum:NAME`, `kept:CONVOLUTION` (one number a group), and the position as
-//! JSON in the metadata. The order of pictures and their augmentation follow from the recipe's seed and the position.
+//! One safetensors file: the weights under their names, `momentum:NAME`, `kept:CONVOLUTION` and `effects:CONVOLUTION` (one number
+//! a group), and the position as JSON in the metadata. The order of pictures and their augmentation follow from the recipe's seed
+//! and the position.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use crate::network::{Array, Weights};
 const POSITION: &str = "position";
 const MOMENTUM: &str = "momentum:";
 const KEPT: &str = "kept:";
+const EFFECTS: &str = "effects:";
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,6 +58,8 @@ pub struct Checkpoint {
     pub momentum: Weights,
     /// For each convolution, which groups are kept; empty before anything is sparse.
     pub kept: BTreeMap<String, Vec<bool>>,
+    /// Sums of each group's effect on the loss, from which groups are chosen.
+    pub effects: Weights,
     /// How far the run is.
     pub position: Position,
 }
@@ -69,6 +73,9 @@ impl Checkpoint {
         let mut file = self.weights.clone();
         for (name, array) in self.momentum.iter() {
             file.insert(format!("{MOMENTUM}{name}"), array.clone());
+        }
+        for (name, array) in self.effects.iter() {
+            file.insert(format!("{EFFECTS}{name}"), array.clone());
         }
         for (name, kept) in &self.kept {
             let values = kept.iter().map(|kept| f32::from(u8::from(*kept))).collect();
@@ -93,6 +100,8 @@ impl Checkpoint {
         for (name, array) in file.iter() {
             if let Some(name) = name.strip_prefix(MOMENTUM) {
                 checkpoint.momentum.insert(name.into(), array.clone());
+            } else if let Some(name) = name.strip_prefix(EFFECTS) {
+                checkpoint.effects.insert(name.into(), array.clone());
             } else if let Some(name) = name.strip_prefix(KEPT) {
                 checkpoint.kept.insert(name.into(), array.values.iter().map(|value| *value != 0.0).collect());
             } else {

@@ -91,11 +91,6 @@ impl Model {
         weights
     }
 
-    /// Shape of an array.
-    pub fn shape(&self, name: &str) -> &[usize] {
-        &self.shapes[name]
-    }
-
     /// Pictures as a tensor: bytes less their zero points, times the picture's step.
     pub fn pictures(&self, images: &[u8]) -> Tensor<4> {
         let image = self.graph.image();

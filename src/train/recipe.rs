@@ -198,8 +198,8 @@ impl Recipe {
             Some(path) => std::fs::read_to_string(path).map_err(Error::io(path))?,
             None => to_toml(&Self::default())?,
         };
-        let mut table: toml::Table =
-            toml::from_str(&text).map_err(|error| Error::Setting(format!("{name}: {}", toml_message(&text, &error))))?;
+        let mut table: toml::Table = toml::from_str(&text)
+            .map_err(|error| Error::Setting(format!("{name}: {}", toml_message(&text, &error))))?;
         let parse = |table: &toml::Table| -> Result<Self> {
             table.clone().try_into().map_err(|error: toml::de::Error| {
                 let message = with_suggestion(error.message().trim());

@@ -11,7 +11,8 @@ use crate::data::{DataOptions, Dataset, Normalization};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
 use crate::error::{Error, Result, write_atomically};
 use crate::hardware::Hardware;
-use crate::network::{Graph, NetworkSpec, Weights, ZOO, import, zoo};
+use crate::network::{Graph, NetworkSpec, Node, Op, Weights, ZOO, import, zoo};
+use crate::quantize::Fusion;
 use crate::report;
 
 /// Devices that training runs on, by the name that `--device` takes.
@@ -133,6 +134,7 @@ impl Plan {
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
         let graph = Graph::new(model_spec(&recipe.model, dataset.classes.len())?)?;
         check_input(&graph, &dataset)?;
+        check_logits(&graph, &recipe)?;
         Ok(Self {
             picture: picture_scale(),
             recipe,
@@ -265,6 +267,16 @@ fn check_input(graph: &Graph, dataset: &Dataset) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// The logits share one scale, so that they can be compared; a batch norm that stays outside would give each column its own.
+fn check_logits(graph: &Graph, recipe: &Recipe) -> Result<()> {
+    match graph.nodes().last() {
+        Some(Node { name, op: Op::Conv { batch_norm: true, .. }, .. }) if recipe.quantize.fusion == Fusion::None => {
+            Err(Error::layer(name, "quantize.fusion = \"none\" cannot leave the batch norm of the last layer outside"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn picture_scale() -> PictureScale {

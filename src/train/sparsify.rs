@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
 
-use super::model::{Model, to_host};
+use super::model::{Model, Tensors, to_host};
 use super::optimizer::Sgd;
 use crate::network::{BATCH_NORM_EPSILON, Graph};
-use crate::sparsity::{GroupGrid, GroupShape, Lasso, keep_strongest};
+use crate::sparsity::{GroupGrid, GroupShape, Lasso, keep_best};
 
-/// Share of a phase over which the target is approached; the rest trains with it reached.
+/// Share of a phase that only looks at what each group does, before the first one goes.
+const LOOK: f64 = 0.1;
+/// Share of a phase over which the target is then approached; the rest trains with it reached.
 const RAMP: f64 = 0.25;
 
 /// Groups of all convolutions, and which of them are kept.
@@ -17,6 +19,8 @@ pub(super) struct Sparsity {
     lassos: BTreeMap<String, (GroupGrid, Lasso)>,
     kept: BTreeMap<String, Vec<bool>>,
     masks: BTreeMap<String, Tensor<1>>,
+    /// Sums of each group's effect on the loss so far, `[groups]`.
+    effects: Tensors,
     device: Device,
 }
 
@@ -29,7 +33,7 @@ impl Sparsity {
                 (name, (grid, Lasso::new(grid, device)))
             })
             .collect();
-        Self { lassos, kept: BTreeMap::new(), masks: BTreeMap::new(), device: device.clone() }
+        Self { lassos, kept: BTreeMap::new(), masks: BTreeMap::new(), effects: Tensors::new(), device: device.clone() }
     }
 
     /// Which groups are kept, by convolution; empty while nothing is masked.
@@ -37,8 +41,14 @@ impl Sparsity {
         &self.kept
     }
 
-    /// Takes over the masks of a checkpoint.
-    pub fn restore(&mut self, kept: BTreeMap<String, Vec<bool>>) -> std::result::Result<(), String> {
+    /// Sums of each group's effect on the loss so far, by convolution.
+    pub fn effects(&self) -> &Tensors {
+        &self.effects
+    }
+
+    /// Takes over masks and effects from a checkpoint.
+    pub fn restore(&mut self, kept: BTreeMap<String, Vec<bool>>, effects: Tensors) -> std::result::Result<(), String> {
+        self.effects = effects;
         for (name, kept) in &kept {
             let groups = self.lassos.get(name).map_or(0, |(grid, _)| grid.groups());
             if groups != kept.len() {
@@ -64,20 +74,42 @@ impl Sparsity {
         }
     }
 
-    /// Masks the weakest groups so that the share of zero groups follows a cubic ramp to `target` (Zhu and Gupta 2017);
-    /// `progress` runs from 0 to 1 over the phase.
-    pub fn approach(&mut self, model: &Model, target: f64, progress: f64) {
-        let ramp = (progress / RAMP).min(1.0);
+    /// Notes what each group does to the loss in this step; `gradient` gives that of an array.
+    pub fn observe(&mut self, model: &Model, gradient: impl Fn(&str) -> Option<Tensor<1>>) {
+        for (name, (_, lasso)) in &self.lassos {
+            let array = format!("{name}.weight");
+            let Some(gradient) = gradient(&array) else { continue };
+            let effects = lasso.effects(model.tensors[&array].clone(), gradient);
+            let sum = match self.effects.remove(name) {
+                Some(sum) => sum + effects,
+                None => effects,
+            };
+            self.effects.insert(name.clone(), sum);
+        }
+    }
+
+    /// Masks the groups that matter least to the loss, so that the share of zero groups follows a cubic ramp to `target`
+    /// (Zhu and Gupta 2017); `progress` runs from 0 to 1 over the phase.
+    pub fn approach(&mut self, target: f64, progress: f64) {
+        let ramp = ((progress - LOOK) / RAMP).clamp(0.0, 1.0);
         let reached = self.kept.values().flatten().filter(|kept| !**kept).count();
         let total: usize = self.lassos.values().map(|(grid, _)| grid.groups()).sum();
         let wanted = target * (1.0 - (1.0 - ramp).powi(3));
         if (wanted * total as f64).round() as usize <= reached {
             return;
         }
-        let shares: Vec<Vec<f32>> =
-            self.lassos.iter().map(|(name, (_, lasso))| lasso.shares(folded(model, name))).collect();
-        let kept = keep_strongest(&shares, wanted);
+        let scores: Vec<Vec<f32>> = self.lassos.keys().map(|name| self.scores(name)).collect();
+        let kept = keep_best(&scores, wanted);
         self.set(self.lassos.keys().cloned().zip(kept).collect());
+    }
+
+    /// Effects of a convolution's groups; those that are masked stay last.
+    fn scores(&self, name: &str) -> Vec<f32> {
+        let mut scores = to_host(self.effects[name].clone());
+        for (score, _) in scores.iter_mut().zip(self.kept.get(name).into_iter().flatten()).filter(|(_, kept)| !**kept) {
+            *score = -1.0;
+        }
+        scores
     }
 
     /// Ends the choice: what is zero now stays zero.

@@ -93,11 +93,13 @@ impl<'a> Trainer<'a> {
         let checkpoint = Checkpoint::load(&path)?;
         checkpoint.weights.check(job.graph).map_err(|error| Error::file(&path, error.to_string()))?;
         let mut trainer = Self::new(job, &checkpoint.weights);
-        for (name, array) in checkpoint.momentum.iter() {
-            let data = TensorData::new(array.values.clone(), [array.values.len()]);
-            trainer.optimizer.momentum.insert(name.into(), Tensor::from_data(data, &trainer.model.device));
-        }
-        trainer.sparsity.restore(checkpoint.kept).map_err(|message| Error::file(&path, message))?;
+        let device = trainer.model.device.clone();
+        let tensors = |arrays: &Weights| -> Tensors {
+            arrays.iter().map(|(name, array)| (name.to_string(), vector(array, &device))).collect()
+        };
+        trainer.optimizer.momentum = tensors(&checkpoint.momentum);
+        let effects = tensors(&checkpoint.effects);
+        trainer.sparsity.restore(checkpoint.kept, effects).map_err(|message| Error::file(&path, message))?;
         trainer.position = checkpoint.position;
         trainer.cut_metrics()?;
         Ok(trainer)
@@ -281,13 +283,16 @@ impl<'a> Trainer<'a> {
             logits.chunks(classes).zip(&batch.labels).filter(|(logits, label)| largest(logits) == usize::from(**label));
         let correct = correct.count();
         let gradients = loss.backward();
+        if phase.kind == PhaseKind::Sparsify {
+            self.sparsity.observe(&self.model, |name| leaves.get(name)?.grad(&gradients));
+        }
         self.optimizer.step(&mut self.model, &leaves, gradients, phase, learning_rate);
         self.model.update_statistics(output.statistics);
         if phase.kind == PhaseKind::Sparsify {
             let config = &self.job.recipe.sparsity;
             self.sparsity.shrink(&mut self.model, &mut self.optimizer, learning_rate * config.lambda);
             if let Some(target) = config.target {
-                self.sparsity.approach(&self.model, target, progress);
+                self.sparsity.approach(target, progress);
             }
         }
         self.sparsity.apply(&mut self.model, &mut self.optimizer);
@@ -322,7 +327,8 @@ impl<'a> Trainer<'a> {
 
     fn diverged(&self, layer: &str, what: &str, step: usize) -> Error {
         let Position { phase, epoch, .. } = self.position;
-        let advice = "lower phases.learning_rate in the run's recipe.toml and go on from the last good checkpoint with --resume";
+        let advice =
+            "lower phases.learning_rate in the run's recipe.toml and go on from the last good checkpoint with --resume";
         Error::layer(layer, format!("{what} in phase {phase}, epoch {}, step {step}: {advice}", epoch + 1))
     }
 
@@ -345,14 +351,17 @@ impl<'a> Trainer<'a> {
     }
 
     fn save(&self, name: &str) -> Result<()> {
-        let mut momentum = Weights::default();
-        for (name, tensor) in &self.optimizer.momentum {
-            let array = Array { shape: self.model.shape(name).to_vec(), values: to_host(tensor.clone()) };
-            momentum.insert(name.clone(), array);
-        }
+        let arrays = |tensors: &Tensors| {
+            let mut arrays = Weights::default();
+            for (name, tensor) in tensors {
+                arrays.insert(name.clone(), Array::vector(to_host(tensor.clone())));
+            }
+            arrays
+        };
+        let (momentum, effects) = (arrays(&self.optimizer.momentum), arrays(self.sparsity.effects()));
         let kept = self.sparsity.kept().clone();
         let position = self.position.clone();
-        Checkpoint { weights: self.model.weights(), momentum, kept, position }
+        Checkpoint { weights: self.model.weights(), momentum, kept, effects, position }
             .save(&checkpoint_path(self.job.folder, name))
     }
 
@@ -374,6 +383,11 @@ fn checkpoint_path(folder: &Path, name: &str) -> PathBuf {
 
 fn metrics_path(folder: &Path) -> PathBuf {
     folder.join("metrics.jsonl")
+}
+
+/// A flat array on a device.
+fn vector(array: &Array, device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(array.values.clone(), [array.values.len()]), device)
 }
 
 /// Index of the largest value; the lowest of equal ones.
