@@ -765,28 +765,3 @@ fn weights_wider_than_the_macro_are_rejected_by_the_layers_name() {
     assert_eq!(MacroNetwork::new(&network, &hardware).unwrap_err().to_string(), message);
     assert_eq!(evaluate(&network, &hardware).unwrap_err().to_string(), message);
 }
-
-#[test]
-#[ignore = "a measurement: run with --release --ignored --nocapture"]
-fn speed() {
-    for (name, recipe, images, hardware) in [
-        ("resnet20", W4A4, 2000, Hardware::mars()),
-        ("vgg16", W8A8, 100, Hardware::mars()),
-        ("resnet20", W4A4, 200, Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap()),
-    ] {
-        let network = recipe.network(zoo(name, 10).unwrap());
-        let started = std::time::Instant::now();
-        let macros = MacroNetwork::new(&network, &hardware).unwrap();
-        let loaded = started.elapsed();
-        let pictures = Random(3).bytes(3072 * images);
-        let started = std::time::Instant::now();
-        let execution = macros.run(&pictures).unwrap();
-        let seconds = started.elapsed().as_secs_f64();
-        println!(
-            "{name} on {}: {:.0} images/s, mapped in {loaded:?}, {:?}",
-            hardware.name,
-            images as f64 / seconds,
-            execution.counters
-        );
-    }
-}

@@ -163,7 +163,7 @@ impl Plan {
     /// Trains, exports, runs the hardware model and writes the run folder.
     ///
     /// # Errors
-    /// See [`Trainer::run`]; a network that cannot be exported or mapped; a file that cannot be written.
+    /// A loss that isn't finite, a network that cannot be exported or mapped, a file that cannot be written; the last checkpoint stays.
     pub fn run(mut self) -> Result<Outcome> {
         let checkpoints = self.folder.join("checkpoints");
         let weights = if self.resume {
