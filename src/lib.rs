@@ -1,5 +1,24 @@
-//! MARS: train and compress CNNs for SRAM computing-in-memory chips.
-#![doc = "See `ARCHITECTURE.md` for the map of the rooms."]
+//! MARS: train and compress neural networks for SRAM computing-in-memory chips, and run them on a model of the chip.
+//!
+//! A network is described once ([`network::NetworkSpec`]), trained with compression in the loop (`train`), folded to integers
+//! ([`deploy::fold`]), written to a package ([`deploy::Package`]), and run on the multi-macro hardware model ([`hardware`]). Three
+//! executions of the same arithmetic must agree to the last bit: fake-quant ([`quantize`]), the integer reference
+//! ([`deploy::Reference`]) and the macro model ([`hardware::MacroNetwork`]).
+//!
+//! | room | knows |
+//! |---|---|
+//! | [`data`] | files, checksums, augmentation, batches |
+//! | [`network`] | the layer graph, the zoo, float weights, import of foreign checkpoints |
+//! | `engine` | fast operations for burn's CPU device |
+//! | [`quantize`] | bit widths, fake quantizers, exact fake-quant evaluation |
+//! | [`sparsity`] | group geometry, penalty, proximal step, choice of groups |
+//! | `train` | recipe, phases, loop, calibration, resume, metrics |
+//! | [`deploy`] | integers, the package, the integer reference, validation |
+//! | [`hardware`] | macro, mapping, index codes, schedule, energy |
+//! | [`report`] | the table and `report.html` |
+//!
+//! Without the cargo feature `train` there is no tensor library: the package reader, the integer network and the hardware model
+//! stand alone. `ARCHITECTURE.md` says what each room must not know.
 
 pub mod cli;
 pub mod data;
