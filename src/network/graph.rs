@@ -403,7 +403,7 @@ fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize
     let weights = product([filters, input.channels, kernel[0], kernel[1]]);
     let values = product([filters, output.height, output.width, 1]);
     if weights.max(values) > MAX_VALUES {
-        return Err(format!("{weights} weights and {values} outputs are beyond {MAX_VALUES}"));
+        return Err(format!("it would have {weights} weights and {values} output values; the limit is {MAX_VALUES}"));
     }
     Ok(ConvShape { input, output, kernel, stride, padding })
 }
