@@ -7,7 +7,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 
-use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, multiplier};
+use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::engine::conv2d;
 use crate::network::{ConvShape, MapShape, Op, Skip, Source};
 
@@ -152,8 +152,7 @@ impl<'a> FakeQuant<'a> {
 
     /// Multipliers as a tensor that broadcasts over `[batch, filters, height, width]`.
     fn columns(&self, multipliers: &[u32]) -> Tensor<4, Int> {
-        let values: Vec<i64> =
-            (0..multipliers.len()).map(|filter| i64::from(multiplier(multipliers, filter))).collect();
+        let values = multipliers.iter().map(|multiplier| i64::from(*multiplier)).collect();
         integer_column(values, &self.device)
     }
 }

@@ -77,8 +77,7 @@ impl Model {
 
     /// Adds or replaces an array.
     pub fn insert(&mut self, name: &str, array: &Array) {
-        let data = TensorData::new(array.values.clone(), [array.values.len()]);
-        self.tensors.insert(name.into(), Tensor::from_data(data, &self.device));
+        self.tensors.insert(name.into(), to_device(array, &self.device));
         self.shapes.insert(name.into(), array.shape.clone());
     }
 
@@ -143,6 +142,11 @@ impl Model {
             }
         }
     }
+}
+
+/// An array, flat, on a device.
+pub(crate) fn to_device(array: &Array, device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(array.values.clone(), [array.values.len()]), device)
 }
 
 /// Copies a tensor to the host.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::calibrate::calibrate;
 use super::checkpoint::{Checkpoint, Position};
-use super::model::{Mode, Model, Tensors, to_host};
+use super::model::{Mode, Model, Tensors, to_device, to_host};
 use super::optimizer::{Sgd, trains};
 use super::progress::Progress;
 use super::recipe::{Phase, PhaseKind, Recipe};
@@ -95,7 +95,7 @@ impl<'a> Trainer<'a> {
         let mut trainer = Self::new(job, &checkpoint.weights);
         let device = trainer.model.device.clone();
         let tensors = |arrays: &Weights| -> Tensors {
-            arrays.iter().map(|(name, array)| (name.to_string(), vector(array, &device))).collect()
+            arrays.iter().map(|(name, array)| (name.to_string(), to_device(array, &device))).collect()
         };
         trainer.optimizer.momentum = tensors(&checkpoint.momentum);
         let effects = tensors(&checkpoint.effects);
@@ -383,11 +383,6 @@ fn checkpoint_path(folder: &Path, name: &str) -> PathBuf {
 
 fn metrics_path(folder: &Path) -> PathBuf {
     folder.join("metrics.jsonl")
-}
-
-/// A flat array on a device.
-fn vector(array: &Array, device: &Device) -> Tensor<1> {
-    Tensor::from_data(TensorData::new(array.values.clone(), [array.values.len()]), device)
 }
 
 /// Index of the largest value; the lowest of equal ones.
