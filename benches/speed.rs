@@ -1,68 +1,154 @@
-//! Speed of what people wait for: `cargo bench`.
+//! Speed of what people wait for.
 //!
-//! Convolutions, forward and backward, ours beside burn's own on the device `flex`; the integer reference and the macro model in
-//! images a second. Medians; random weights and pictures.
+//! * `cargo bench`: everything below;
+//! * `cargo bench --bench speed -- convolutions`: each convolution of ResNet-20, VGG16 and ResNet18, forward and backward;
+//! * `cargo bench --bench speed -- step NET BATCH MODE`, with MODE `float`, `w4a4` or `inference`: a training step (batch,
+//!   augmentation, forward, backward, optimizer) or a forward pass, and one line of JSON that `benches/peers/compare.py` reads;
+//! * `cargo bench --bench speed -- executions`: the integer reference and the macro model.
+//!
+//! Medians; random weights; GFLOP/s count the products and sums of the plain algorithm, whatever is computed.
 
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use burn::tensor::module::conv2d as burn_conv2d;
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Distribution, Tensor};
+use mars::data::{DataOptions, Dataset};
 use mars::deploy::integer::IntegerNetwork;
 use mars::deploy::{FoldOptions, PictureScale, Reference, fold};
-use mars::engine::conv2d;
+use mars::engine::{Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork};
 use mars::network::{Array, Graph, Op, Weights, zoo};
 use mars::quantize::{BitPlan, QuantizeConfig};
+use mars::train::{Phase, PhaseKind, Recipe, inference_seconds, step_seconds};
 
-const REPEATS: usize = 7;
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const REPEATS: usize = 9;
+const WARM_UP: usize = 3;
+const USAGE: &str = "arguments: [convolutions | executions | step NET BATCH float|w4a4|inference]";
 
 fn main() {
-    convolutions();
-    executions();
-}
-
-/// Median seconds of `run` after a warm-up.
-fn median(mut run: impl FnMut()) -> f64 {
-    run();
-    let mut seconds: Vec<f64> = (0..REPEATS)
-        .map(|_| {
-            let started = Instant::now();
-            run();
-            started.elapsed().as_secs_f64()
-        })
-        .collect();
-    seconds.sort_by(f64::total_cmp);
-    seconds[REPEATS / 2]
-}
-
-fn convolutions() {
-    println!("3x3 convolutions, GFLOP/s               ours: forward  backward   burn: forward  backward");
-    let device = Device::flex().autodiff();
-    for (batch, channels, side, filters, stride) in
-        [(64, 16, 32, 16, 1), (64, 64, 16, 64, 1), (32, 128, 16, 128, 1), (32, 512, 4, 512, 1), (128, 16, 32, 32, 2)]
-    {
-        let x = Tensor::<4>::random([batch, channels, side, side], Distribution::Default, &device).require_grad();
-        let w = Tensor::<4>::random([filters, channels, 3, 3], Distribution::Default, &device).require_grad();
-        let flops = 2.0 * (batch * channels * filters * 9 * (side / stride) * (side / stride)) as f64;
-        let options = ConvOptions::new([stride; 2], [1; 2], [1; 2], 1);
-        let ours = || conv2d(x.clone(), w.clone(), stride, 1);
-        let burns = || burn_conv2d(x.clone(), w.clone(), None, options.clone());
-        let speeds = |conv: &dyn Fn() -> Tensor<4>| {
-            let forward = median(|| drop(black_box(conv())));
-            let both = median(|| drop(black_box(conv().sum().backward())));
-            [flops / forward / 1e9, 2.0 * flops / (both - forward) / 1e9]
-        };
-        let ([forward, backward], [burn_forward, burn_backward]) = (speeds(&ours), speeds(&burns));
-        println!(
-            "{batch:>4} x {channels:>3} x {side:>2}x{side:<2} -> {filters:>3} stride {stride}        \
-             {forward:>13.1}{backward:>10.1}{burn_forward:>16.1}{burn_backward:>10.1}"
-        );
+    // Cargo adds `--bench`.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        [] => {
+            convolutions();
+            for (net, batch) in [("resnet20", 128), ("vgg16", 64), ("resnet18", 64), ("vgg8", 128)] {
+                for mode in ["float", "w4a4", "inference"] {
+                    step(net, batch, mode);
+                }
+            }
+            executions();
+        }
+        ["convolutions"] => convolutions(),
+        ["executions"] => executions(),
+        ["step", net, batch, mode] => step(net, batch.parse().expect(USAGE), mode),
+        _ => panic!("{USAGE}"),
     }
 }
 
+fn median(mut seconds: Vec<f64>) -> f64 {
+    seconds.sort_by(f64::total_cmp);
+    seconds[seconds.len() / 2]
+}
+
+/// Median seconds of `run` after a warm-up.
+fn time(mut run: impl FnMut()) -> f64 {
+    run();
+    let once = || {
+        let started = Instant::now();
+        run();
+        started.elapsed().as_secs_f64()
+    };
+    median(std::iter::repeat_with(once).take(REPEATS).collect())
+}
+
+fn graph(name: &str) -> Graph {
+    Graph::new(zoo(name, 10).unwrap_or_else(|| panic!("there is no network `{name}`"))).expect("a valid network")
+}
+
+fn convolutions() {
+    println!("convolutions                                        forward             backward");
+    let device = Device::flex().autodiff();
+    for (name, batch) in [("resnet20", 128), ("vgg16", 64), ("resnet18", 64)] {
+        let mut seen = Vec::new();
+        for (_, conv) in graph(name).convs() {
+            if seen.contains(&conv) {
+                continue;
+            }
+            seen.push(conv);
+            let map = conv.input;
+            let x = Tensor::<4>::random([batch, map.height, map.width, map.channels], Distribution::Default, &device);
+            let shape = [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]];
+            let w = Tensor::<4>::random(shape, Distribution::Default, &device).require_grad();
+            // The first layer's input needs no gradient.
+            let x = if map.channels > 3 { x.require_grad() } else { x };
+            let run = || {
+                let bias = Norm::Bias(Tensor::zeros([conv.filters()], &device));
+                conv_block(x.clone(), w.clone(), [conv.stride, conv.padding], bias, None, false).value
+            };
+            let forward = time(|| drop(black_box(run())));
+            let both = time(|| drop(black_box(run().sum().backward())));
+            let flops = 2.0 * (conv.macs() * batch as u64) as f64 / 1e9;
+            let of_backward = if map.channels > 3 { 2.0 } else { 1.0 } * flops;
+            let title = format!(
+                "{name} {batch} x {}x{}x{} -> {} {}x{}/{}",
+                map.channels,
+                map.height,
+                map.width,
+                conv.filters(),
+                conv.kernel[0],
+                conv.kernel[1],
+                conv.stride
+            );
+            println!(
+                "{title:<44}{:>7.2} ms {:>6.1} GFLOP/s {:>7.2} ms {:>6.1} GFLOP/s",
+                1e3 * forward,
+                flops / forward,
+                1e3 * (both - forward),
+                of_backward / (both - forward)
+            );
+        }
+    }
+}
+
+/// A training step or a forward pass, as one line of JSON.
+fn step(net: &str, batch: usize, mode: &str) {
+    let kind = if mode == "w4a4" { PhaseKind::Quantize } else { PhaseKind::Float };
+    let recipe = Recipe {
+        model: net.into(),
+        batch_size: batch,
+        quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
+        phases: vec![Phase::new(kind, 1, 0.01)],
+        ..Recipe::default()
+    };
+    let dataset = Dataset::load("cifar10-mini", &DataOptions::default()).expect("the embedded data set");
+    let measure = match mode {
+        "float" | "w4a4" => step_seconds,
+        "inference" => inference_seconds,
+        _ => panic!("{USAGE}"),
+    };
+    let seconds = measure(&recipe, &dataset, &Device::flex(), WARM_UP + REPEATS).expect("a network of the zoo");
+    let speed = batch as f64 / median(seconds[WARM_UP..].to_vec());
+    let passes = if mode == "inference" { 2.0 } else { 6.0 };
+    let gflops = passes * graph(net).macs() as f64 * speed / 1e9;
+    println!(
+        "{{\"net\":\"{net}\",\"mode\":\"{mode}\",\"batch\":{batch},\"threads\":{},\"images_per_second\":{speed:.1},\
+         \"gflops\":{gflops:.1},\"peak_rss_mib\":{}}}",
+        rayon::current_num_threads(),
+        peak_memory_mib()
+    );
+}
+
+/// Largest resident memory of this process so far; 0 where the system doesn't tell.
+fn peak_memory_mib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(0) / 1024
+}
 fn executions() {
     println!("\nexecutions, images/s                            macro   integer reference");
     let adc5 = Hardware::load(Path::new("experiments/hardware/adc5.toml")).expect("a shipped hardware file");
@@ -75,8 +161,8 @@ fn executions() {
         let chip = MacroNetwork::new(&network, &hardware).expect("a network that fits");
         let reference = Reference::new(&network).expect("a valid network");
         let speed = |seconds: f64| images as f64 / seconds;
-        let of_macros = speed(median(|| drop(black_box(chip.logits(&pictures).expect("sums in range")))));
-        let of_reference = speed(median(|| drop(black_box(reference.logits(&pictures)))));
+        let of_macros = speed(time(|| drop(black_box(chip.logits(&pictures).expect("sums in range")))));
+        let of_reference = speed(time(|| drop(black_box(reference.logits(&pictures)))));
         let title = format!("{name} W{bits}A{bits} on {}", hardware.name);
         println!("{title:<40}{of_macros:>13.0}{of_reference:>20.0}");
     }
@@ -84,7 +170,7 @@ fn executions() {
 
 /// A network of the zoo with random weights.
 fn network(name: &str, bits: u8, hardware: &Hardware) -> IntegerNetwork {
-    let graph = Graph::new(zoo(name, 10).expect("a network of the zoo")).expect("a valid network");
+    let graph = graph(name);
     let quantize = QuantizeConfig { weight_bits: bits, activation_bits: bits, ..QuantizeConfig::default() };
     let mut weights = Weights::random(&graph, 0);
     let steps: Vec<(String, f32)> = weights

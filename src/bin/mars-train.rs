@@ -9,6 +9,9 @@ use mars::cli::{CommonArgs, exit};
 use mars::error::{Error, Result};
 use mars::train::{INTERRUPTED, Outcome, Plan, Request};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Train a network with batch norm fused into quantized weights and with groups of zeros in the shape of a computing-in-memory
 /// array; export it to model.mars; run it on the hardware model.
 #[derive(Parser, Debug)]

@@ -1,146 +1,166 @@
-//! Convolution.
+//! Convolution of batches of pictures on the CPU, forward and backward: geometry, choice of algorithm, division among threads.
+//!
+//! Pictures are `[image][height][width][channels]`, weights `[filters][channels][kernel height][kernel width]`.
 
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
-use burn::tensor::module::conv2d as burn_conv2d;
-use burn::tensor::ops::ConvOptions;
+use rayon::prelude::*;
 
-use super::direct::Conv;
-use super::{FlexTensor, flex_tensor, ours};
+use super::direct::Direct;
+use super::parallel::in_parts;
+use super::winograd::Winograd;
 
-/// 2-d convolution without bias: `x` `[batch, channels, height, width]`, `weight` `[filters, channels, kernel height, kernel
-/// width]`, the same stride and zero padding both ways.
-///
-/// Sums are plain `f32` products in a fixed order (no Winograd or FFT): exact for integers as long as they stay below `2^24`.
-///
-/// # Panics
-/// If the shapes don't fit each other, as burn's own convolution does.
-pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
-    if ours(&x) {
-        let out = <Dispatch as ConvBackend>::direct_conv2d(x.into_dispatch(), weight.into_dispatch(), stride, padding);
-        return Tensor::from_dispatch(out);
+/// Geometry of a batch convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Conv {
+    pub batch: usize,
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+    pub filters: usize,
+    pub kernel: [usize; 2],
+    pub stride: usize,
+    pub padding: usize,
+}
+
+/// Parts of the batch with a weight gradient of their own, at most: fixed, so that the order of sums doesn't depend on threads.
+const GRADIENT_PARTS: usize = 16;
+/// Floats that the parts' weight gradients may take together.
+const GRADIENT_FLOATS: usize = 1 << 24;
+
+/// A way to compute a convolution, with its weights prepared.
+pub(super) trait Algorithm: Sync {
+    /// Images that a thread works on together.
+    fn images(&self) -> usize;
+
+    /// Outputs of some images; `buffer` is scratch.
+    fn forward(&self, buffer: &mut Vec<f32>, x: &[f32], out: &mut [f32]);
+
+    /// Floats of a sum of weight gradients, in the algorithm's own order.
+    fn sum_len(&self) -> usize;
+
+    /// Adds what the output gradients of some images mean for their inputs, where `input` is there, and for the weights, where
+    /// `weights` is there.
+    fn backward(
+        &self,
+        buffer: &mut Vec<f32>,
+        x: &[f32],
+        out_gradient: &[f32],
+        input: Option<&mut [f32]>,
+        weights: Option<&mut [f32]>,
+    );
+
+    /// The weights' gradient from the sums of all parts.
+    fn weight_gradient(&self, sums: &[Vec<f32>]) -> Vec<f32>;
+}
+
+/// What an algorithm prepares the weights for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    Forward,
+    InputGradient,
+}
+
+impl Conv {
+    pub(super) fn out_height(&self) -> usize {
+        (self.height + 2 * self.padding - self.kernel[0]) / self.stride + 1
     }
-    burn_conv2d(x, weight, None, ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1))
-}
 
-#[backend_extension(Flex, Autodiff)]
-trait ConvBackend: Backend {
-    fn direct_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, stride: usize, padding: usize) -> FloatTensor<Self>;
-}
-
-fn geometry(x: &FlexTensor, w: &FlexTensor, stride: usize, padding: usize) -> Conv {
-    let [batch, channels, height, width] = x.shape().dims();
-    let [filters, weight_channels, kernel_height, kernel_width] = w.shape().dims();
-    assert_eq!(channels, weight_channels, "input channels of the picture and of the weights");
-    assert!(height + 2 * padding >= kernel_height && width + 2 * padding >= kernel_width, "kernel larger than the map");
-    Conv { batch, channels, height, width, filters, kernel: [kernel_height, kernel_width], stride, padding }
-}
-
-impl ConvBackend for Flex {
-    fn direct_conv2d(x: FlexTensor, w: FlexTensor, stride: usize, padding: usize) -> FlexTensor {
-        let conv = geometry(&x, &w, stride, padding);
-        let out = conv.forward(x.to_contiguous().storage(), w.to_contiguous().storage());
-        flex_tensor(out, [conv.batch, conv.filters, conv.out_height(), conv.out_width()])
+    pub(super) fn out_width(&self) -> usize {
+        (self.width + 2 * self.padding - self.kernel[1]) / self.stride + 1
     }
-}
 
-#[derive(Debug)]
-struct ConvBackward;
+    pub(super) fn out_pixels(&self) -> usize {
+        self.out_height() * self.out_width()
+    }
 
-impl Backward<Flex, 2> for ConvBackward {
-    type State = (FlexTensor, FlexTensor, Conv);
+    /// Floats of an input.
+    pub(super) fn in_len(&self) -> usize {
+        self.channels * self.height * self.width
+    }
 
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let [x_node, w_node] = ops.parents;
-        let (x, w, conv) = ops.state;
-        let gradient = grads.consume::<Flex>(&ops.node).to_contiguous();
-        if let Some(node) = x_node {
-            let gradient = conv.input_gradient(w.to_contiguous().storage(), gradient.storage());
-            let gradient = flex_tensor(gradient, [conv.batch, conv.channels, conv.height, conv.width]);
-            grads.register::<Flex>(node.id, gradient);
+    /// Floats of an output.
+    pub(super) fn out_len(&self) -> usize {
+        self.filters * self.out_pixels()
+    }
+
+    /// Images that give `rows` rows of a matrix with `rows_of_image` rows for each, but no less than four parts of the batch.
+    pub(super) fn images_for(&self, rows: usize, rows_of_image: usize) -> usize {
+        (rows / rows_of_image).clamp(1, self.batch.div_ceil(2))
+    }
+
+    fn algorithm<'a>(&'a self, w: &[f32], exact: bool, direction: Direction) -> Box<dyn Algorithm + 'a> {
+        if !exact && Winograd::takes(self) {
+            Box::new(Winograd::new(self, w, direction))
+        } else {
+            Box::new(Direct::new(self, w, direction))
         }
-        if let Some(node) = w_node {
-            let gradient = conv.weight_gradient(x.to_contiguous().storage(), gradient.storage());
-            let [height, width] = conv.kernel;
-            grads.register::<Flex>(node.id, flex_tensor(gradient, [conv.filters, conv.channels, height, width]));
-        }
-    }
-}
-
-impl<C: CheckpointStrategy> ConvBackend for Autodiff<Flex, C> {
-    fn direct_conv2d(x: FloatTensor<Self>, w: FloatTensor<Self>, stride: usize, padding: usize) -> FloatTensor<Self> {
-        let conv = geometry(x.primitive(), w.primitive(), stride, padding);
-        match ConvBackward.prepare::<C>([x.node(), w.node()]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let (x, w) = (x.primitive().clone(), w.primitive().clone());
-                let out = Flex::direct_conv2d(x.clone(), w.clone(), stride, padding);
-                prep.finish((x, w, conv), out)
-            }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(Flex::direct_conv2d(x.into_primitive(), w.into_primitive(), stride, padding))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use burn::tensor::{Device, TensorData};
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn tensor<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
-        let values = (0..shape.iter().product::<usize>() as u32).map(|i| {
-            let mixed = (i.wrapping_mul(2_654_435_761) ^ seed).wrapping_mul(2_246_822_519) >> 8;
-            mixed as f32 / (1 << 23) as f32 - 1.0
-        });
-        Tensor::from_data(TensorData::new(values.collect(), shape), &Device::flex().autodiff())
     }
 
-    /// Output, input gradient and weight gradient of a loss that weighs each output differently.
-    fn results(conv: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>, x: Tensor<4>, w: Tensor<4>) -> [Vec<f32>; 3] {
-        let (x, w) = (x.require_grad(), w.require_grad());
-        let out = conv(x.clone(), w.clone());
-        let grads = (out.clone() * tensor(out.dims(), 3)).sum().backward();
-        [out, x.grad(&grads).unwrap(), w.grad(&grads).unwrap()].map(|t| t.into_data().try_to_vec().unwrap())
+    /// Outputs `[image][out height][out width][filters]`. `finish` gets the index of an image and its output while it is in the cache.
+    ///
+    /// `exact`: plain sums in a fixed order.
+    pub(super) fn forward<R: Send>(
+        &self,
+        x: &[f32],
+        w: &[f32],
+        exact: bool,
+        finish: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
+    ) -> (Vec<f32>, Vec<R>) {
+        let algorithm = self.algorithm(w, exact, Direction::Forward);
+        let images = algorithm.images();
+        let (out, results) =
+            in_parts(self.batch * self.out_len(), images * self.out_len(), Vec::new, |buffer, part, out| -> Vec<R> {
+                let first = part * images;
+                let count = out.len() / self.out_len();
+                algorithm.forward(buffer, &x[first * self.in_len()..][..count * self.in_len()], out);
+                (first..).zip(out.chunks_mut(self.out_len())).map(|(image, out)| finish(image, out)).collect()
+            });
+        (out, results.into_iter().flatten().collect())
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
-
-        #[test]
-        fn our_convolution_and_its_gradients_equal_burns(
-            batch in 1usize..4, channels in 1usize..20, filters in 1usize..40,
-            height in 1usize..12, width in 1usize..12,
-            kernel_height in 1usize..4, kernel_width in 1usize..4,
-            stride in 1usize..4, padding in 0usize..3,
-        ) {
-            prop_assume!(height + 2 * padding >= kernel_height && width + 2 * padding >= kernel_width);
-            let x = tensor([batch, channels, height, width], 1);
-            let w = tensor([filters, channels, kernel_height, kernel_width], 2);
-            let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
-            let expected = results(|x, w| burn_conv2d(x, w, None, options.clone()), x.clone(), w.clone());
-            let found = results(|x, w| conv2d(x, w, stride, padding), x, w);
-            for (found, expected) in found.iter().zip(&expected) {
-                prop_assert_eq!(found.len(), expected.len());
-                for (a, b) in found.iter().zip(expected) {
-                    prop_assert!((a - b).abs() <= 1e-4 * (1.0 + b.abs()), "{} {}", a, b);
+    /// Gradients of the input and of the weights, as far as they are wanted. `gradient` writes the gradient of an image's output.
+    pub(super) fn backward(
+        &self,
+        x: &[f32],
+        w: &[f32],
+        wanted: [bool; 2],
+        gradient: impl Fn(usize, &mut [f32]) + Sync + Send,
+    ) -> [Option<Vec<f32>>; 2] {
+        let algorithm = self.algorithm(w, false, Direction::InputGradient);
+        let images = algorithm.images();
+        let parts = (GRADIENT_FLOATS / algorithm.sum_len()).clamp(2, GRADIENT_PARTS);
+        // Whole steps of `images`, so that the last one alone may be smaller.
+        let part_images = self.batch.div_ceil(images).div_ceil(parts) * images;
+        let part_of_batch = |(buffer, out_gradient): &mut (Vec<f32>, Vec<f32>), part, input: Option<&mut [f32]>| {
+            let mut sum = vec![0.0; if wanted[1] { algorithm.sum_len() } else { 0 }];
+            let mut input = input;
+            let first = part * part_images;
+            let end = self.batch.min(first + part_images);
+            for image in (first..end).step_by(images) {
+                let count = images.min(end - image);
+                out_gradient.resize(count * self.out_len(), 0.0);
+                for (index, out_gradient) in out_gradient.chunks_mut(self.out_len()).enumerate() {
+                    gradient(image + index, out_gradient);
                 }
+                let x = &x[image * self.in_len()..][..count * self.in_len()];
+                let place = (image - first) * self.in_len();
+                let input = input.as_deref_mut().map(|input| &mut input[place..][..count * self.in_len()]);
+                algorithm.backward(buffer, x, out_gradient, input, wanted[1].then_some(&mut sum));
             }
-        }
-    }
-
-    #[test]
-    fn results_do_not_depend_on_the_number_of_threads() {
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| results(|x, w| conv2d(x, w, 1, 1), tensor([19, 8, 9, 9], 1), tensor([24, 8, 3, 3], 2)))
+            sum
         };
-        assert!(run(1) == run(3));
+        let scratch = || (Vec::new(), Vec::new());
+        let (input, sums) = if wanted[0] {
+            let (input, sums) =
+                in_parts(self.batch * self.in_len(), part_images * self.in_len(), scratch, |scratch, part, input| {
+                    part_of_batch(scratch, part, Some(input))
+                });
+            (Some(input), sums)
+        } else {
+            let parts = 0..self.batch.div_ceil(part_images);
+            let sums =
+                parts.into_par_iter().map_init(scratch, |scratch, part| part_of_batch(scratch, part, None)).collect();
+            (None, sums)
+        };
+        [input, wanted[1].then(|| algorithm.weight_gradient(&sums))]
     }
 }

@@ -6,12 +6,15 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
+use super::parallel::in_parts;
+use super::simd::vectorized;
 use super::{FlexTensor, flex_tensor, ours};
 
 /// Values that a thread works on at a time: fixed, so that the order of sums doesn't depend on threads.
 const CHUNK: usize = 1 << 14;
+/// Sums that are kept apart.
+const LANES: usize = 16;
 
 /// `round(clamp(x / step, low, high)) * step` with straight-through gradients; `step` has one value, or one for each index of the
 /// first dimension.
@@ -57,42 +60,52 @@ impl Limits {
         v.clamp(self.low, self.high).round_ties_even()
     }
 
-    fn forward(self, x: &[f32], steps: &[f32]) -> Vec<f32> {
+    /// Values of a row, and of the parts that are worked on together, each within a row.
+    fn parts(x: &[f32], steps: &[f32]) -> [usize; 2] {
         let row = x.len() / steps.len();
-        let mut out = vec![0.0; x.len()];
-        for ((out, x), step) in out.chunks_mut(row).zip(x.chunks(row)).zip(steps) {
-            out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(out, x)| {
-                for (out, x) in out.iter_mut().zip(x) {
+        [row, if steps.len() == 1 { CHUNK } else { row }]
+    }
+
+    fn forward(self, x: &[f32], steps: &[f32]) -> Vec<f32> {
+        let [row, part] = Self::parts(x, steps);
+        let round = |_: &mut (), index: usize, out: &mut [f32]| {
+            let step = steps[index * part / row];
+            vectorized(|| {
+                for (out, x) in out.iter_mut().zip(&x[index * part..]) {
                     *out = self.round(x / step) * step;
                 }
             });
-        }
-        out
+        };
+        in_parts(x.len(), part, || (), round).0
     }
 
     /// Gradients of `x` and of the steps.
     fn backward(self, x: &[f32], steps: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let row = x.len() / steps.len();
-        let mut x_gradient = vec![0.0; x.len()];
-        let rows = x_gradient.chunks_mut(row).zip(x.chunks(row)).zip(gradient.chunks(row)).zip(steps);
-        let step_gradient = rows.map(|(((x_gradient, x), gradient), step)| {
-            let chunks = x_gradient.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(gradient.par_chunks(CHUNK));
-            let sums: Vec<f32> = chunks
-                .map(|((x_gradient, x), gradient)| {
-                    let mut sum = 0.0;
-                    for ((x_gradient, x), gradient) in x_gradient.iter_mut().zip(x).zip(gradient) {
-                        let v = x / step;
-                        let inside = v >= self.low && v <= self.high;
-                        *x_gradient = if inside { *gradient } else { 0.0 };
-                        sum += gradient * (self.round(v) - if inside { v } else { 0.0 });
-                    }
-                    sum
-                })
-                .collect();
-            sums.iter().sum::<f32>() * self.step_gradient
-        });
-        let step_gradient = step_gradient.collect();
-        (x_gradient, step_gradient)
+        let [row, part] = Self::parts(x, steps);
+        let pass = |_: &mut (), index: usize, out: &mut [f32]| {
+            let step = steps[index * part / row];
+            let range = index * part..index * part + out.len();
+            vectorized(|| self.backward_part(&x[range.clone()], step, &gradient[range], out))
+        };
+        let (x_gradient, sums) = in_parts(x.len(), part, || (), pass);
+        let step_sums = sums.chunks(row.div_ceil(part)).map(|sums| sums.iter().sum::<f32>() * self.step_gradient);
+        (x_gradient, step_sums.collect())
+    }
+
+    /// Gradient of `x`; returns the sum for the step.
+    #[inline(always)]
+    fn backward_part(self, x: &[f32], step: f32, gradient: &[f32], out: &mut [f32]) -> f32 {
+        // A sum for each lane, which the compiler keeps in vectors.
+        let mut sums = [0.0; LANES];
+        for ((out, x), gradient) in out.chunks_mut(LANES).zip(x.chunks(LANES)).zip(gradient.chunks(LANES)) {
+            for (((out, x), gradient), sum) in out.iter_mut().zip(x).zip(gradient).zip(&mut sums) {
+                let v = x / step;
+                let inside = v >= self.low && v <= self.high;
+                *out = if inside { *gradient } else { 0.0 };
+                *sum += gradient * (self.round(v) - if inside { v } else { 0.0 });
+            }
+        }
+        sums.iter().sum()
     }
 }
 

@@ -1,18 +1,33 @@
 //! Operations that burn's CPU device is too slow at, as backend extensions with their own backward passes.
 //!
 //! On the device `flex` they run our kernels; on every other device burn's own operations. It knows nothing of networks.
+//!
+//! | module | what |
+//! |---|---|
+//! | `block` | a layer in one operation: [`conv_block`] |
+//! | `fake` | the fake quantizer in one pass |
+//! | `conv` | convolution of a batch: algorithms, division among threads |
+//! | `winograd`, `direct` | the algorithms |
+//! | `product` | the inner loop of both |
+//! | `channels` | batch norm, residual sum, ReLU |
+//! | `simd`, `parallel` | instruction sets, threads |
 
+mod block;
+mod channels;
 mod conv;
 mod direct;
 mod fake;
-mod kernel;
+mod parallel;
+mod product;
 mod simd;
+mod winograd;
 
 use burn::backend::Flex;
 use burn::backend::tensor::FloatTensor;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-pub use conv::conv2d;
+pub(crate) use block::exact_conv;
+pub use block::{BlockOutput, Norm, Shortcut, conv_block};
 pub(crate) use fake::fake_quantize;
 
 type FlexTensor = FloatTensor<Flex>;

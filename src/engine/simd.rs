@@ -6,25 +6,93 @@
 /// A vector register of `f32`.
 ///
 /// # Safety
-/// Methods may only be called where the instruction set of the implementor is available.
+/// Methods may only be called where the instruction set of the implementor is available, with pointers that are valid for a
+/// register (for `splat`, for one float).
 pub(super) unsafe trait Vector: Copy {
     /// Floats in a register.
     const LANES: usize;
+    /// Registers that a kernel may count on.
+    const REGISTERS: usize;
     unsafe fn zero() -> Self;
-    unsafe fn splat(value: *const f32) -> Self;
+    unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
     /// `self + a * b`.
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+}
+
+/// Work that is compiled for each instruction set.
+pub(super) trait Kernel {
+    type Output;
+
+    /// Must be `#[inline(always)]`, so that it is compiled for the instruction set of `V`.
+    ///
+    /// # Safety
+    /// The instruction set of `V` is available.
+    unsafe fn run<V: Vector>(self) -> Self::Output;
+}
+
+/// Runs a kernel with the best instruction set of this machine.
+pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: detected.
+            return unsafe { x86::avx512(kernel) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: detected.
+            return unsafe { x86::avx2(kernel) };
+        }
+    }
+    // SAFETY: needs no instruction set.
+    unsafe { kernel.run::<Portable>() }
+}
+
+/// Runs a loop that the compiler makes vectors of, with the best instruction set of this machine.
+pub(super) fn vectorized<R>(run: impl FnOnce() -> R) -> R {
+    struct Loop<F>(F);
+    impl<R, F: FnOnce() -> R> Kernel for Loop<F> {
+        type Output = R;
+        #[inline(always)]
+        unsafe fn run<V: Vector>(self) -> R {
+            (self.0)()
+        }
+    }
+    dispatch(Loop(run))
+}
+
+/// Floats in a register of this machine.
+pub(super) fn lanes() -> usize {
+    struct Lanes;
+    impl Kernel for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        unsafe fn run<V: Vector>(self) -> usize {
+            V::LANES
+        }
+    }
+    dispatch(Lanes)
 }
 
 /// Eight floats without vector instructions, for machines that the others don't fit.
 #[derive(Clone, Copy)]
 pub(super) struct Portable([f32; 8]);
 
+impl Portable {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
 // SAFETY: needs no instruction set.
 unsafe impl Vector for Portable {
     const LANES: usize = 8;
+    const REGISTERS: usize = 16;
 
     #[inline(always)]
     unsafe fn zero() -> Self {
@@ -32,9 +100,8 @@ unsafe impl Vector for Portable {
     }
 
     #[inline(always)]
-    unsafe fn splat(value: *const f32) -> Self {
-        // SAFETY: the caller's pointer is valid.
-        Self([unsafe { *value }; 8])
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 8])
     }
 
     #[inline(always)]
@@ -50,6 +117,21 @@ unsafe impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
     }
@@ -59,13 +141,31 @@ unsafe impl Vector for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Vector;
+    use super::{Kernel, Vector};
+
+    /// # Safety
+    /// The machine has AVX-512.
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) unsafe fn avx512<K: Kernel>(kernel: K) -> K::Output {
+        // SAFETY: the caller's promise.
+        unsafe { kernel.run::<__m512>() }
+    }
+
+    /// # Safety
+    /// The machine has AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn avx2<K: Kernel>(kernel: K) -> K::Output {
+        // SAFETY: the caller's promise.
+        unsafe { kernel.run::<__m256>() }
+    }
 
     macro_rules! vector {
-        ($vector:ty, $lanes:literal, $zero:ident, $splat:ident, $load:ident, $store:ident, $fma:ident) => {
+        ($vector:ty, $lanes:literal, $registers:literal, $zero:ident, $splat:ident, $load:ident, $store:ident, $add:ident,
+         $sub:ident, $mul:ident, $fma:ident) => {
             // SAFETY: the methods' contract is that the instruction set is available.
             unsafe impl Vector for $vector {
                 const LANES: usize = $lanes;
+                const REGISTERS: usize = $registers;
 
                 #[inline(always)]
                 unsafe fn zero() -> Self {
@@ -74,21 +174,39 @@ mod x86 {
                 }
 
                 #[inline(always)]
-                unsafe fn splat(value: *const f32) -> Self {
-                    // SAFETY: the trait's contract; the caller's pointer is valid.
-                    unsafe { $splat(*value) }
+                unsafe fn splat(value: f32) -> Self {
+                    // SAFETY: the trait's contract.
+                    unsafe { $splat(value) }
                 }
 
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
-                    // SAFETY: the trait's contract; the caller's pointer is valid for a register.
+                    // SAFETY: the trait's contract.
                     unsafe { $load(from) }
                 }
 
                 #[inline(always)]
                 unsafe fn store(self, to: *mut f32) {
-                    // SAFETY: the trait's contract; the caller's pointer is valid for a register.
+                    // SAFETY: the trait's contract.
                     unsafe { $store(to, self) }
+                }
+
+                #[inline(always)]
+                unsafe fn add(self, other: Self) -> Self {
+                    // SAFETY: the trait's contract.
+                    unsafe { $add(self, other) }
+                }
+
+                #[inline(always)]
+                unsafe fn sub(self, other: Self) -> Self {
+                    // SAFETY: the trait's contract.
+                    unsafe { $sub(self, other) }
+                }
+
+                #[inline(always)]
+                unsafe fn mul(self, other: Self) -> Self {
+                    // SAFETY: the trait's contract.
+                    unsafe { $mul(self, other) }
                 }
 
                 #[inline(always)]
@@ -100,6 +218,30 @@ mod x86 {
         };
     }
 
-    vector!(__m256, 8, _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_fmadd_ps);
-    vector!(__m512, 16, _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_fmadd_ps);
+    vector!(
+        __m256,
+        8,
+        16,
+        _mm256_setzero_ps,
+        _mm256_set1_ps,
+        _mm256_loadu_ps,
+        _mm256_storeu_ps,
+        _mm256_add_ps,
+        _mm256_sub_ps,
+        _mm256_mul_ps,
+        _mm256_fmadd_ps
+    );
+    vector!(
+        __m512,
+        16,
+        32,
+        _mm512_setzero_ps,
+        _mm512_set1_ps,
+        _mm512_loadu_ps,
+        _mm512_storeu_ps,
+        _mm512_add_ps,
+        _mm512_sub_ps,
+        _mm512_mul_ps,
+        _mm512_fmadd_ps
+    );
 }

@@ -8,7 +8,7 @@ use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 
 use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::engine::conv2d;
+use crate::engine::exact_conv;
 use crate::network::{ConvShape, MapShape, Op, Skip, Source};
 
 /// Floats hold every integer below this.
@@ -71,7 +71,7 @@ impl<'a> FakeQuant<'a> {
         let batch = images.len() / image.len();
         let bytes: Vec<f32> = images.iter().map(|byte| f32::from(*byte)).collect();
         let data = TensorData::new(bytes, [batch, image.channels, image.height, image.width]);
-        let picture = Tensor::<4>::from_data(data, &self.device);
+        let picture = Tensor::<4>::from_data(data, &self.device).permute([0, 2, 3, 1]);
         let mut values: Vec<Forms> = Vec::new();
         let nodes = self.network.graph.nodes();
         for ((node, layer), convs) in nodes.iter().zip(&self.network.layers).zip(&self.convs) {
@@ -111,21 +111,21 @@ impl<'a> FakeQuant<'a> {
                     .iter()
                     .map(|(bits, value)| {
                         let pooled = max_pool2d(
-                            value.clone(),
+                            value.clone().permute([0, 3, 1, 2]),
                             MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]),
                         );
-                        (*bits, pooled)
+                        (*bits, pooled.permute([0, 2, 3, 1]))
                     })
                     .collect(),
                 (Op::AvgPool { kernel: [height, width] }, IntegerLayer::AvgPool { input_bits, output }) => {
                     let value = integers(self.input(node.source, *input_bits, &picture, &values));
                     let MapShape { channels, height: rows, width: cols } = node.output;
                     let sums = value
-                        .reshape([batch * channels, rows, height, cols * width])
-                        .sum_dim(2)
-                        .reshape([batch * channels * rows, cols, width])
-                        .sum_dim(2)
-                        .reshape([batch, channels, rows, cols]);
+                        .reshape([batch * rows, height, cols * width * channels])
+                        .sum_dim(1)
+                        .reshape([batch * rows * cols, width, channels])
+                        .sum_dim(1)
+                        .reshape([batch, rows, cols, channels]);
                     requantize(sums * i64::from(output.multipliers[0]), &output.forms)
                 }
                 _ => unreachable!("a validated network has a layer of the kind of each node"),
@@ -150,7 +150,7 @@ impl<'a> FakeQuant<'a> {
         (source == Source::Image).then_some(&self.network.zero_points)
     }
 
-    /// Multipliers as a tensor that broadcasts over `[batch, filters, height, width]`.
+    /// Multipliers as a tensor that broadcasts over `[batch, height, width, filters]`.
     fn columns(&self, multipliers: &[u32]) -> Tensor<4, Int> {
         let values = multipliers.iter().map(|multiplier| i64::from(*multiplier)).collect();
         integer_column(values, &self.device)
@@ -165,7 +165,7 @@ fn forms_of(source: Source, values: &[Forms]) -> &Forms {
 }
 
 fn integer_column(values: Vec<i64>, device: &Device) -> Tensor<4, Int> {
-    let data = TensorData::new(values.clone(), [1, values.len(), 1, 1]);
+    let data = TensorData::new(values.clone(), [1, 1, 1, values.len()]);
     Tensor::from_data(data, (device, DType::I64))
 }
 
@@ -190,21 +190,21 @@ fn identity(value: Tensor<4, Int>, skip: Skip, output: MapShape) -> Tensor<4, In
         unreachable!("called for identity residuals");
     };
     let value = if stride > 1 { subsample(value, stride) } else { value };
-    let [batch, channels, height, width] = value.dims();
+    let [batch, height, width, channels] = value.dims();
     if channels == output.channels {
         return value;
     }
-    let joined = Tensor::zeros([batch, output.channels, height, width], (&value.device(), DType::I64));
-    let place = [0..batch, pad_front..pad_front + channels, 0..height, 0..width];
+    let joined = Tensor::zeros([batch, height, width, output.channels], (&value.device(), DType::I64));
+    let place = [0..batch, 0..height, 0..width, pad_front..pad_front + channels];
     joined.slice_assign(place, value)
 }
 
 /// Every `stride`-th row and pixel.
 fn subsample(value: Tensor<4, Int>, stride: usize) -> Tensor<4, Int> {
     let device = value.device();
-    let [_, _, height, width] = value.dims();
+    let [_, height, width, _] = value.dims();
     let every = |size: usize| Tensor::<1, Int>::arange_step(0..size as i64, stride, &device);
-    value.select(2, every(height)).select(3, every(width))
+    value.select(1, every(height)).select(2, every(width))
 }
 
 impl ExactConv {
@@ -230,21 +230,21 @@ impl ExactConv {
         // A linear layer's kernel is its whole input map, whatever shape that has.
         let parts = self.parts.iter().map(|(range, weights)| {
             let input =
-                if self.parts.len() == 1 { input.clone() } else { input.clone().narrow(1, range.start, range.len()) };
-            integers(conv2d(input, weights.clone(), self.shape.stride, padding))
+                if self.parts.len() == 1 { input.clone() } else { input.clone().narrow(3, range.start, range.len()) };
+            integers(exact_conv(input, weights.clone(), [self.shape.stride, padding]))
         });
         parts.reduce(|sum, part| sum + part).expect("a convolution has channels") + self.bias.clone()
     }
 }
 
 /// The picture with `padding` zero-point bytes on each side.
-pub(crate) fn with_borders(picture: Tensor<4>, zero_points: &[u8], padding: usize) -> Tensor<4> {
-    let [batch, channels, height, width] = picture.dims();
+fn with_borders(picture: Tensor<4>, zero_points: &[u8], padding: usize) -> Tensor<4> {
+    let [batch, height, width, channels] = picture.dims();
     let device = picture.device();
     let values: Vec<f32> = zero_points.iter().map(|z| f32::from(*z)).collect();
-    let column = Tensor::<4>::from_data(TensorData::new(values, [1, channels, 1, 1]), &device);
-    let bordered = column.expand([batch, channels, height + 2 * padding, width + 2 * padding]);
-    bordered.slice_assign([0..batch, 0..channels, padding..padding + height, padding..padding + width], picture)
+    let column = Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, channels]), &device);
+    let bordered = column.expand([batch, height + 2 * padding, width + 2 * padding, channels]);
+    bordered.slice_assign([0..batch, padding..padding + height, padding..padding + width, 0..channels], picture)
 }
 
 /// Channel ranges in each of which no filter's partial sum can reach 2^24.

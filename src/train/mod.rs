@@ -8,9 +8,11 @@ mod progress;
 mod recipe;
 mod run;
 mod sparsify;
+mod speed;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, Position, Tally};
 pub use recipe::{Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
 pub use run::{DEVICES, Outcome, Plan, Request, device};
+pub use speed::{inference_seconds, step_seconds};
 pub use trainer::INTERRUPTED;

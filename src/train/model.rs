@@ -1,17 +1,16 @@
 //! The trainable network: parameters by name, and the forward pass of each phase.
 //!
 //! One forward pass serves all phases; they differ in what a convolution does with its batch norm and in whether weights and
-//! values pass through fake quantizers.
+//! values pass through fake quantizers. Values are `[batch, height, width, channels]`.
 
 use std::collections::BTreeMap;
 
-use burn::tensor::activation::relu;
-use burn::tensor::module::{avg_pool2d, batch_norm_train, max_pool2d};
+use burn::tensor::module::{avg_pool2d, max_pool2d};
 use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::deploy::PictureScale;
-use crate::engine::conv2d;
+use crate::engine::{Norm, Shortcut, conv_block};
 use crate::network::{Array, BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
 use crate::quantize::{BitPlan, Fusion, QuantizeConfig, quantize_values, quantize_weights};
 
@@ -90,21 +89,22 @@ impl Model {
         weights
     }
 
-    /// Pictures as a tensor: bytes less their zero points, times the picture's step.
+    /// Pictures `[batch][channels][height][width]` as a tensor: bytes less their zero points, times the picture's step.
     pub fn pictures(&self, images: &[u8]) -> Tensor<4> {
         let image = self.graph.image();
         let zero_points = &self.picture.zero_points;
         let step = self.picture.step() as f32;
-        let values: Vec<f32> = images
-            .chunks(image.pixels())
-            .enumerate()
-            .flat_map(|(plane, bytes)| {
-                let zero_point = f32::from(zero_points[plane % image.channels]);
-                bytes.iter().map(move |byte| (f32::from(*byte) - zero_point) * step)
-            })
-            .collect();
+        let mut values = vec![0.0; images.len()];
+        for (values, bytes) in values.chunks_mut(image.len()).zip(images.chunks(image.len())) {
+            for (channel, (bytes, zero_point)) in bytes.chunks(image.pixels()).zip(zero_points).enumerate() {
+                let places = values[channel..].iter_mut().step_by(image.channels);
+                for (value, byte) in places.zip(bytes) {
+                    *value = (f32::from(*byte) - f32::from(*zero_point)) * step;
+                }
+            }
+        }
         let batch = images.len() / image.len();
-        let shape = [batch, image.channels, image.height, image.width];
+        let shape = [batch, image.height, image.width, image.channels];
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
@@ -123,7 +123,7 @@ impl Model {
             let value = pass.node(index, node, &picture);
             inspect(node, &value);
             if let Op::Conv { logits: true, .. } = node.op {
-                let [batch, classes, _, _] = value.dims();
+                let [batch, _, _, classes] = value.dims();
                 return Output { logits: value.reshape([batch, classes]), statistics: pass.statistics };
             }
             let value = pass.store(index, node, value);
@@ -169,6 +169,17 @@ impl Value {
     }
 }
 
+/// A convolution in a pass.
+struct Layer<'a> {
+    /// Of its node.
+    index: usize,
+    name: &'a str,
+    conv: ConvShape,
+    batch_norm: bool,
+    /// Reads the picture.
+    first: bool,
+}
+
 struct Pass<'a> {
     model: &'a Model,
     tensors: &'a Tensors,
@@ -178,7 +189,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The node's value before ReLU and rounding.
+    /// The node's value before rounding.
     fn node(&mut self, index: usize, node: &Node, picture: &Value) -> Tensor<4> {
         let (input_bits, skip_bits) = match self.mode {
             Mode::Quantized(_, plan) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
@@ -189,37 +200,42 @@ impl Pass<'_> {
             Source::Node(index) => values[index].form(bits),
         };
         let x = read(&self.values, node.source, input_bits);
-        match node.op {
-            Op::Conv { conv, batch_norm, skip, .. } => {
-                let first = node.source == Source::Image;
-                let own = self.conv(index, &node.name, x, &conv, batch_norm, first);
-                match skip {
-                    None => own,
-                    Some(Skip::Identity { source, stride, pad_front }) => {
-                        own + identity(read(&self.values, source, skip_bits), stride, pad_front, conv.filters())
-                    }
-                    Some(Skip::Projection { source, conv }) => {
-                        let x = read(&self.values, source, skip_bits);
-                        own + self.conv(index, &node.projection_name(), x, &conv, true, false)
-                    }
+        let Op::Conv { conv, batch_norm, skip, logits } = node.op else {
+            return match node.op {
+                Op::AvgPool { kernel } => {
+                    let options = AvgPoolOptions::new(kernel).with_stride(kernel);
+                    avg_pool2d(x.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
                 }
+                _ => x,
+            };
+        };
+        let shortcut = skip.map(|skip| match skip {
+            Skip::Identity { source, stride, pad_front } => {
+                Shortcut { value: read(&self.values, source, skip_bits), stride, front: pad_front }
             }
-            Op::MaxPool { .. } => x,
-            Op::AvgPool { kernel } => avg_pool2d(x, AvgPoolOptions::new(kernel).with_stride(kernel)),
-        }
+            Skip::Projection { source, conv } => {
+                let x = read(&self.values, source, skip_bits);
+                let layer = Layer { index, name: &node.projection_name(), conv, batch_norm: true, first: false };
+                Shortcut { value: self.conv(layer, x, None, false), stride: 1, front: 0 }
+            }
+        });
+        let first = node.source == Source::Image;
+        // The quantizers of values are ReLUs themselves.
+        let relu = !logits && !matches!(self.mode, Mode::Quantized(..));
+        self.conv(Layer { index, name: &node.name, conv, batch_norm, first }, x, shortcut, relu)
     }
 
-    /// ReLU, then the forms that are stored.
+    /// The forms that are stored.
     fn store(&self, index: usize, node: &Node, value: Tensor<4>) -> Value {
         if let Op::MaxPool { kernel, stride, padding } = node.op {
             let pool = |value: Tensor<4>| {
-                max_pool2d(value, MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]))
+                let options = MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]);
+                max_pool2d(value.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
             };
             let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
             return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }
         let Mode::Quantized(_, plan) = self.mode else {
-            let value = if let Op::Conv { .. } = node.op { relu(value) } else { value };
             return Value::one(value);
         };
         let forms = &plan.nodes[index].forms;
@@ -235,78 +251,68 @@ impl Pass<'_> {
         self.tensors[name].clone()
     }
 
-    /// A convolution with its batch norm or bias.
-    fn conv(
-        &mut self,
-        index: usize,
-        name: &str,
-        x: Tensor<4>,
-        conv: &ConvShape,
-        batch_norm: bool,
-        first: bool,
-    ) -> Tensor<4> {
+    /// A convolution with its batch norm or bias, residual sum and ReLU.
+    fn conv(&mut self, layer: Layer, x: Tensor<4>, shortcut: Option<Shortcut>, relu: bool) -> Tensor<4> {
+        let Layer { index, name, conv, batch_norm, first } = layer;
         let [kernel_height, kernel_width] = conv.kernel;
         let weight = self.tensor(&format!("{name}.weight"));
         let weight = weight.reshape([conv.filters(), conv.channels(), kernel_height, kernel_width]);
         let weight = if first { weight * self.color_scales() } else { weight };
-        let run = |weight: Tensor<4>| conv2d(x.clone(), weight, conv.stride, conv.padding);
-        let column = |vector: Tensor<1>| vector.reshape([1, conv.filters() as i64, 1, 1]);
-        let folded = |weight: Tensor<4>, gain: Tensor<1>| weight * gain.reshape([conv.filters() as i64, 1, 1, 1]);
-        let Mode::Quantized(config, plan) = self.mode else {
-            if !batch_norm {
-                return run(weight) + column(self.tensor(&format!("{name}.bias")));
-            }
-            if let Mode::FloatTraining = self.mode {
-                return self.normalize(name, run(weight));
-            }
-            let (gain, bias) = self.running_affine(name);
-            return run(folded(weight, gain)) + column(bias);
-        };
-        let bits = plan.nodes[index].weights;
-        if !batch_norm {
-            return run(self.quantize_weight(name, weight, bits)) + column(self.tensor(&format!("{name}.bias")));
-        }
-        match config.fusion {
-            Fusion::None => {
-                let sums = run(self.quantize_weight(name, weight, bits));
-                self.normalize(name, sums)
-            }
-            Fusion::Frozen => {
+        let window = [conv.stride, conv.padding];
+        let folded = |gain: Tensor<1>| weight.clone() * gain.reshape([conv.filters() as i64, 1, 1, 1]);
+        let (weight, norm) = match (self.mode, batch_norm) {
+            (Mode::FloatTraining, true) => (weight, self.batch_norm(name)),
+            (Mode::Float, true) => {
                 let (gain, bias) = self.running_affine(name);
-                run(self.quantize_weight(name, folded(weight, gain), bits)) + column(bias)
+                (folded(gain), Norm::Bias(bias))
             }
-            Fusion::Batch => {
-                let (mean, variance) = self.batch_statistics(name, run(weight.clone()));
-                let (gain, bias) = affine(self, name, mean, variance);
-                run(self.quantize_weight(name, folded(weight, gain), bits)) + column(bias)
+            (Mode::FloatTraining | Mode::Float, false) => (weight, Norm::Bias(self.tensor(&format!("{name}.bias")))),
+            (Mode::Quantized(config, plan), _) => {
+                let quantize = |weight| {
+                    quantize_weights(weight, self.tensor(&format!("{name}.weight_step")), plan.nodes[index].weights)
+                };
+                match config.fusion {
+                    _ if !batch_norm => (quantize(weight), Norm::Bias(self.tensor(&format!("{name}.bias")))),
+                    Fusion::None => (quantize(weight), self.batch_norm(name)),
+                    Fusion::Frozen => {
+                        let (gain, bias) = self.running_affine(name);
+                        (quantize(folded(gain)), Norm::Bias(bias))
+                    }
+                    Fusion::Batch => {
+                        let zeros = Tensor::zeros([conv.filters()], &x.device());
+                        let sums = conv_block(x.clone(), weight.clone(), window, Norm::Bias(zeros), None, false).value;
+                        let (mean, variance) = batch_statistics(sums);
+                        let noted = [mean.clone().detach(), variance.clone().detach()];
+                        self.note(name, noted, &x, &conv);
+                        let (gain, bias) = affine(self, name, mean, variance);
+                        let quantize = |weight| {
+                            quantize_weights(
+                                weight,
+                                self.tensor(&format!("{name}.weight_step")),
+                                plan.nodes[index].weights,
+                            )
+                        };
+                        (quantize(folded(gain)), Norm::Bias(bias))
+                    }
+                }
             }
+        };
+        let output = conv_block(x.clone(), weight, window, norm, shortcut, relu);
+        if let Some(statistics) = output.statistics {
+            self.note(name, statistics, &x, &conv);
         }
+        output.value
     }
 
-    fn quantize_weight(&self, name: &str, weight: Tensor<4>, bits: u8) -> Tensor<4> {
-        quantize_weights(weight, self.tensor(&format!("{name}.weight_step")), bits)
-    }
-
-    fn normalize(&mut self, name: &str, sums: Tensor<4>) -> Tensor<4> {
-        let count = sums.shape().num_elements() / sums.dims()[1];
+    fn batch_norm(&self, name: &str) -> Norm {
         let (gamma, beta) = (self.tensor(&format!("{name}.gamma")), self.tensor(&format!("{name}.beta")));
-        let normalized = batch_norm_train(sums, gamma, beta, BATCH_NORM_EPSILON);
-        let (mean, variance) = (normalized.mean, normalized.variance);
-        self.statistics.push(Statistics { name: name.into(), mean, variance, count });
-        normalized.output
+        Norm::Batch { gamma, beta, epsilon: BATCH_NORM_EPSILON }
     }
 
-    /// Mean and biased variance of each channel, with gradients, noted for the running statistics.
-    fn batch_statistics(&mut self, name: &str, sums: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
-        let [batch, channels, height, width] = sums.dims();
-        let count = batch * height * width;
-        let sums = sums.swap_dims(0, 1).reshape([channels, count]);
-        let mean = sums.clone().mean_dim(1);
-        let variance = (sums - mean.clone()).square().mean_dim(1).reshape([channels]);
-        let mean = mean.reshape([channels]);
-        let (noted_mean, noted_variance) = (mean.clone().detach(), variance.clone().detach());
-        self.statistics.push(Statistics { name: name.into(), mean: noted_mean, variance: noted_variance, count });
-        (mean, variance)
+    /// Notes a batch's mean and variance for the running statistics.
+    fn note(&mut self, name: &str, [mean, variance]: [Tensor<1>; 2], x: &Tensor<4>, conv: &ConvShape) {
+        let count = x.dims()[0] * conv.output.pixels();
+        self.statistics.push(Statistics { name: name.into(), mean, variance, count });
     }
 
     fn running_affine(&self, name: &str) -> (Tensor<1>, Tensor<1>) {
@@ -329,22 +335,11 @@ fn affine(pass: &Pass, name: &str, mean: Tensor<1>, variance: Tensor<1>) -> (Ten
     (gain, bias)
 }
 
-/// Every `stride`-th pixel, with zero channels in front and behind.
-fn identity(value: Tensor<4>, stride: usize, pad_front: usize, channels: usize) -> Tensor<4> {
-    let [_, _, height, width] = value.dims();
-    let value = if stride > 1 {
-        let every = |size: usize| Tensor::<1, Int>::arange_step(0..size as i64, stride, &value.device());
-        let (rows, cols) = (every(height), every(width));
-        value.select(2, rows).select(3, cols)
-    } else {
-        value
-    };
-    let [batch, own, height, width] = value.dims();
-    if own == channels {
-        return value;
-    }
-    let zeros = |channels: usize| Tensor::zeros([batch, channels, height, width], &value.device());
-    let mut parts = vec![zeros(pad_front), value.clone(), zeros(channels - own - pad_front)];
-    parts.retain(|part| part.dims()[1] > 0);
-    Tensor::cat(parts, 1)
+/// Mean and biased variance of each channel, with gradients.
+fn batch_statistics(sums: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
+    let [batch, height, width, channels] = sums.dims();
+    let sums = sums.reshape([batch * height * width, channels]);
+    let mean = sums.clone().mean_dim(0);
+    let variance = (sums - mean.clone()).square().mean_dim(0).reshape([channels]);
+    (mean.reshape([channels]), variance)
 }

@@ -132,8 +132,7 @@ impl Plan {
             None => Hardware::mars(),
         };
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
-        let graph = Graph::new(model_spec(&recipe.model, dataset.classes.len())?)?;
-        check_input(&graph, &dataset)?;
+        let graph = model_graph(&recipe.model, &dataset)?;
         check_logits(&graph, &recipe)?;
         Ok(Self {
             picture: picture_scale(),
@@ -241,6 +240,13 @@ impl Plan {
     }
 }
 
+/// The network of a name or file, for a data set.
+pub(super) fn model_graph(model: &str, dataset: &Dataset) -> Result<Graph> {
+    let graph = Graph::new(model_spec(model, dataset.classes.len())?)?;
+    check_input(&graph, dataset)?;
+    Ok(graph)
+}
+
 /// A network of the zoo, or of a TOML file.
 fn model_spec(model: &str, classes: usize) -> Result<NetworkSpec> {
     if let Some(spec) = zoo(model, classes) {
@@ -279,7 +285,7 @@ fn check_logits(graph: &Graph, recipe: &Recipe) -> Result<()> {
     }
 }
 
-fn picture_scale() -> PictureScale {
+pub(super) fn picture_scale() -> PictureScale {
     let normalization = Normalization::default();
     PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
 }

@@ -204,6 +204,26 @@ impl<'a> Trainer<'a> {
         Ok(true)
     }
 
+    /// Seconds of each of `steps` steps of the first phase.
+    pub fn time_steps(&mut self, steps: usize) -> Result<Vec<f64>> {
+        let Recipe { batch_size, seed, .. } = *self.job.recipe;
+        let phase = &self.job.recipe.phases[0];
+        self.begin_phase(phase)?;
+        let plan = BitPlan::new(self.job.graph, &self.job.recipe.quantize);
+        let augment = self.augment()?;
+        let train = &self.job.dataset.train;
+        let full = train.len() / batch_size;
+        let mut batches = (0..).flat_map(|epoch| Batches::shuffled(train, batch_size, augment, seed, epoch).take(full));
+        let mut seconds = Vec::new();
+        for _ in 0..steps {
+            let started = Instant::now();
+            let batch = batches.next().ok_or_else(|| Error::Setting("a batch larger than the data set".into()))?;
+            self.step(phase, &plan, &batch, phase.learning_rate, 0.0)?;
+            seconds.push(started.elapsed().as_secs_f64());
+        }
+        Ok(seconds)
+    }
+
     fn end_epoch(&mut self, phase: &Phase, learning_rate: f64, progress: Progress) -> Result<()> {
         let test = &self.job.dataset.test;
         let started = Instant::now();

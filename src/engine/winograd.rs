@@ -1,0 +1,676 @@
+//! 3x3 convolutions by Winograd's minimal filtering, F(4x4, 3x3): a quarter of the products of the direct sum.
+//!
+//! `Y = A^T [(G w G^T) . (B^T d B)] A` for each 4x4 tile of the output and the 6x6 patch `d` of the input that it reads, with the
+//! matrices of Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016. The products of all tiles and channels
+//! are 36 matrix products. The gradients are the transposed algorithm: of the input `B [(G w G^T) . (A dY A^T)] B^T`, of the
+//! weights `G^T [(B^T d B) . (A dY A^T)] G`.
+//!
+//! Matrices are kept in *panels* of [`panel`] columns, `[columns / panel][rows][panel]`, so that the products read them in order.
+//! The result differs from the direct sum's by rounding, some 1e-6 of the largest product: for training steps only.
+
+use std::marker::PhantomData;
+
+use super::conv::{Algorithm, Conv, Direction};
+use super::parallel::in_parts;
+use super::product::{Axis, Product};
+use super::simd::{Kernel, Vector, dispatch, lanes};
+
+/// Side of an output tile.
+const TILE: usize = 4;
+/// Side of a patch of the input, and of a transformed tile.
+const PATCH: usize = 6;
+/// Values of a transformed tile, each of which has its own matrix product.
+const POINTS: usize = PATCH * PATCH;
+/// Floats between two matrices, so that those of one tile don't fall on the same lines of the cache.
+const GAP: usize = 16;
+/// One dimension of a transform.
+trait Transform<const I: usize, const O: usize> {
+    /// # Safety
+    /// The instruction set of `V` is available.
+    unsafe fn apply<V: Vector>(d: [V; I]) -> [V; O];
+}
+
+/// `B^T`: a patch of the input to the products.
+struct Input;
+/// `A`: a tile of the output's gradient to the products.
+struct OutputGradient;
+/// `A^T`: products to a tile of the output.
+struct Output;
+/// `B`: products to a patch of the input's gradient.
+struct InputGradient;
+/// `G`: weights to the products.
+struct Weights;
+/// `G^T`: products to the weights' gradient.
+struct WeightGradient;
+
+impl Transform<6, 6> for Input {
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(d: [V; 6]) -> [V; 6] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (two, four, five) = (V::splat(2.0), V::splat(-4.0), V::splat(-5.0));
+            let (even, odd) = (d[4].fma(d[2], four), d[3].fma(d[1], four));
+            let (even_2, odd_2) = (d[4].sub(d[2]), d[3].sub(d[1]).mul(two));
+            [
+                d[4].fma(d[2], five).sub(d[0].mul(four)),
+                even.add(odd),
+                even.sub(odd),
+                even_2.add(odd_2),
+                even_2.sub(odd_2),
+                d[5].fma(d[3], five).sub(d[1].mul(four)),
+            ]
+        }
+    }
+}
+
+impl Transform<6, 4> for Output {
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(m: [V; 6]) -> [V; 4] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
+            let (sum_2, difference_2) = (m[3].add(m[4]), m[3].sub(m[4]));
+            [
+                m[0].add(sum).add(sum_2),
+                difference.fma(difference_2, V::splat(2.0)),
+                sum.fma(sum_2, V::splat(4.0)),
+                difference.fma(difference_2, V::splat(8.0)).add(m[5]),
+            ]
+        }
+    }
+}
+
+impl Transform<4, 6> for OutputGradient {
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(y: [V; 4]) -> [V; 6] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (even, odd) = (y[0].add(y[2]), y[1].add(y[3]));
+            let even_2 = y[0].fma(y[2], V::splat(4.0));
+            let odd_2 = y[1].mul(V::splat(2.0)).fma(y[3], V::splat(8.0));
+            [y[0], even.add(odd), even.sub(odd), even_2.add(odd_2), even_2.sub(odd_2), y[3]]
+        }
+    }
+}
+
+impl Transform<6, 6> for InputGradient {
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(v: [V; 6]) -> [V; 6] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (two, four, five) = (V::splat(2.0), V::splat(4.0), V::splat(5.0));
+            let (sum, difference) = (v[1].add(v[2]), v[1].sub(v[2]));
+            let (sum_2, difference_2) = (v[3].add(v[4]), v[3].sub(v[4]));
+            [
+                v[0].mul(four),
+                v[5].sub(difference).mul(four).sub(difference_2.mul(two)),
+                V::zero().sub(v[0].mul(five).fma(sum, four).add(sum_2)),
+                difference.fma(difference_2, two).sub(v[5].mul(five)),
+                v[0].add(sum).add(sum_2),
+                v[5],
+            ]
+        }
+    }
+}
+
+impl Transform<3, 6> for Weights {
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(g: [V; 3]) -> [V; 6] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (outer, middle) = (g[0].add(g[2]).mul(V::splat(-1.0 / 6.0)), g[1].mul(V::splat(1.0 / 6.0)));
+            let outer_2 = g[0].mul(V::splat(1.0 / 24.0)).fma(g[2], V::splat(1.0 / 6.0));
+            let middle_2 = g[1].mul(V::splat(1.0 / 12.0));
+            [
+                g[0].mul(V::splat(0.25)),
+                outer.sub(middle),
+                outer.add(middle),
+                outer_2.add(middle_2),
+                outer_2.sub(middle_2),
+                g[2],
+            ]
+        }
+    }
+}
+
+impl Transform<6, 3> for WeightGradient {
+    #[inline(always)]
+    unsafe fn apply<V: Vector>(u: [V; 6]) -> [V; 3] {
+        // SAFETY: the trait's contract.
+        unsafe {
+            let (sum, difference) = (u[1].add(u[2]), u[2].sub(u[1]));
+            let (sum_2, difference_2) = (u[3].add(u[4]), u[3].sub(u[4]));
+            let sixth = V::splat(1.0 / 6.0);
+            [
+                u[0].mul(V::splat(0.25)).sub(sum.mul(sixth)).fma(sum_2, V::splat(1.0 / 24.0)),
+                difference.mul(sixth).fma(difference_2, V::splat(1.0 / 12.0)),
+                u[5].fma(sum_2.sub(sum), sixth),
+            ]
+        }
+    }
+}
+
+/// Both dimensions.
+#[inline(always)]
+unsafe fn transform<T: Transform<I, O>, V: Vector, const I: usize, const O: usize>(d: &[[V; I]; I]) -> [[V; O]; O] {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let mut columns = [[V::zero(); I]; O];
+        for j in 0..I {
+            let column = T::apply::<V>(std::array::from_fn(|i| d[i][j]));
+            for (row, value) in columns.iter_mut().zip(column) {
+                row[j] = value;
+            }
+        }
+        let mut out = [[V::zero(); O]; O];
+        for (out, row) in out.iter_mut().zip(columns) {
+            *out = T::apply::<V>(row);
+        }
+        out
+    }
+}
+
+/// Columns of a panel for matrices of `columns` columns.
+fn panel(columns: usize) -> usize {
+    let wide = 2 * lanes();
+    if columns.is_multiple_of(wide) { wide } else { lanes() }
+}
+
+/// Maps `[image][height][width][channels]` cut into tiles, `TILE` apart.
+#[derive(Clone, Copy)]
+struct Map {
+    height: usize,
+    width: usize,
+    channels: usize,
+}
+
+impl Map {
+    fn tile_columns(&self) -> usize {
+        self.width.div_ceil(TILE)
+    }
+
+    fn tiles(&self) -> usize {
+        self.height.div_ceil(TILE) * self.tile_columns()
+    }
+
+    fn len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Image and corner of the patch of a tile, `origin` before the tile's.
+    fn corner(&self, tile: usize, origin: usize) -> (usize, isize, isize) {
+        let (image, tile) = (tile / self.tiles(), tile % self.tiles());
+        let at = |index: usize| (index * TILE) as isize - origin as isize;
+        (image, at(tile / self.tile_columns()), at(tile % self.tile_columns()))
+    }
+
+    fn holds(&self, y: isize, x: isize, side: usize) -> bool {
+        y >= 0 && x >= 0 && y as usize + side <= self.height && x as usize + side <= self.width
+    }
+
+    /// The pixels of a patch that are on the map: index in the patch, offset in the map.
+    fn pixels(&self, y: isize, x: isize, side: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+        (0..side).flat_map(move |i| (0..side).map(move |j| (i, j))).filter_map(move |(i, j)| {
+            let row = usize::try_from(y + i as isize).ok().filter(|row| *row < self.height)?;
+            let col = usize::try_from(x + j as isize).ok().filter(|col| *col < self.width)?;
+            Some((i * side + j, (row * self.width + col) * self.channels))
+        })
+    }
+}
+
+/// Where the transformed tiles of a block lie: `[POINTS]` matrices of `tiles` rows and `channels` columns, in panels.
+#[derive(Clone, Copy)]
+struct Block {
+    tiles: usize,
+    channels: usize,
+    panel: usize,
+}
+
+impl Block {
+    fn new(tiles: usize, channels: usize) -> Self {
+        Self { tiles, channels, panel: panel(channels) }
+    }
+
+    fn stride(&self) -> usize {
+        self.tiles * self.channels + GAP
+    }
+
+    fn len(&self) -> usize {
+        POINTS * self.stride()
+    }
+
+    fn offset(&self, tile: usize, channel: usize) -> usize {
+        channel / self.panel * self.tiles * self.panel + tile * self.panel + channel % self.panel
+    }
+
+    fn matrix<'a>(&self, point: usize, values: &'a [f32]) -> &'a [f32] {
+        &values[point * self.stride()..][..self.tiles * self.channels]
+    }
+
+    fn matrix_mut<'a>(&self, point: usize, values: &'a mut [f32]) -> &'a mut [f32] {
+        &mut values[point * self.stride()..][..self.tiles * self.channels]
+    }
+
+    /// Columns as an index of a product.
+    fn columns(&self) -> Axis {
+        Axis {
+            outer: self.channels / self.panel,
+            outer_step: self.tiles * self.panel,
+            inner: self.panel,
+            inner_step: 1,
+        }
+    }
+
+    fn rows(&self) -> Axis {
+        Axis::line(self.tiles, self.panel)
+    }
+}
+
+/// Transforms the patches of tiles `first..` of maps into a block; outside of a map there are zeros.
+struct Gather<'a, T, const I: usize> {
+    transform: PhantomData<T>,
+    map: Map,
+    origin: usize,
+    images: &'a [f32],
+    first: usize,
+    block: Block,
+    out: &'a mut [f32],
+}
+
+impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Gather { map, origin, images, first, block, out, .. } = self;
+        let channels = map.channels;
+        assert!(channels.is_multiple_of(V::LANES) && channels == block.channels && out.len() >= block.len());
+        let mut patch = vec![0.0; I * I * channels];
+        for tile in 0..block.tiles {
+            let (image, y, x) = map.corner(first + tile, origin);
+            let image = &images[image * map.len()..][..map.len()];
+            let (from, row, column) = if map.holds(y, x, I) {
+                let start = (y as usize * map.width + x as usize) * channels;
+                (&image[start..], map.width * channels, channels)
+            } else {
+                patch.fill(0.0);
+                for (place, offset) in map.pixels(y, x, I) {
+                    patch[place * channels..][..channels].copy_from_slice(&image[offset..][..channels]);
+                }
+                (&patch[..], I * channels, channels)
+            };
+            assert!((I - 1) * (row + column) + channels <= from.len());
+            for channel in (0..channels).step_by(V::LANES) {
+                // SAFETY: reads end before `(I - 1) * (row + column) + channels`, writes before `block.len()`: both checked.
+                unsafe {
+                    let from = from.as_ptr().add(channel);
+                    let mut d = [[V::zero(); I]; I];
+                    for (i, d) in d.iter_mut().enumerate() {
+                        for (j, d) in d.iter_mut().enumerate() {
+                            *d = V::load(from.add(i * row + j * column));
+                        }
+                    }
+                    let to = out.as_mut_ptr().add(block.offset(tile, channel));
+                    let values = transform::<T, V, I, PATCH>(&d);
+                    for (i, values) in values.iter().enumerate() {
+                        for (j, value) in values.iter().enumerate() {
+                            value.store(to.add((i * PATCH + j) * block.stride()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms a block back into maps: tiles that touch are written, patches that overlap are added.
+struct Scatter<'a, T, const O: usize> {
+    transform: PhantomData<T>,
+    map: Map,
+    origin: usize,
+    add: bool,
+    images: &'a mut [f32],
+    first: usize,
+    block: Block,
+    values: &'a [f32],
+}
+
+impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Scatter { map, origin, add, images, first, block, values, .. } = self;
+        let channels = map.channels;
+        assert!(channels.is_multiple_of(V::LANES) && channels == block.channels && values.len() >= block.len());
+        let mut patch = vec![0.0; O * O * channels];
+        for tile in 0..block.tiles {
+            let (image, y, x) = map.corner(first + tile, origin);
+            let image = &mut images[image * map.len()..][..map.len()];
+            let inside = map.holds(y, x, O);
+            let (to, row, column) = if inside {
+                let start = (y as usize * map.width + x as usize) * channels;
+                (&mut image[start..], map.width * channels, channels)
+            } else {
+                (&mut patch[..], O * channels, channels)
+            };
+            assert!((O - 1) * (row + column) + channels <= to.len());
+            for channel in (0..channels).step_by(V::LANES) {
+                // SAFETY: writes end before `(O - 1) * (row + column) + channels`, reads before `block.len()`: both checked.
+                unsafe {
+                    let from = values.as_ptr().add(block.offset(tile, channel));
+                    let mut m = [[V::zero(); PATCH]; PATCH];
+                    for (i, m) in m.iter_mut().enumerate() {
+                        for (j, m) in m.iter_mut().enumerate() {
+                            *m = V::load(from.add((i * PATCH + j) * block.stride()));
+                        }
+                    }
+                    let to = to.as_mut_ptr().add(channel);
+                    let out = transform::<T, V, PATCH, O>(&m);
+                    for (i, out) in out.iter().enumerate() {
+                        for (j, value) in out.iter().enumerate() {
+                            let to = to.add(i * row + j * column);
+                            if add && inside {
+                                V::load(to).add(*value).store(to);
+                            } else {
+                                value.store(to);
+                            }
+                        }
+                    }
+                }
+            }
+            if !inside {
+                for (place, offset) in map.pixels(y, x, O) {
+                    let from = &patch[place * channels..][..channels];
+                    let to = &mut image[offset..][..channels];
+                    if add {
+                        for (to, from) in to.iter_mut().zip(from) {
+                            *to += from;
+                        }
+                    } else {
+                        to.copy_from_slice(from);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Weights `[rows][columns]` of 3x3, `row_step` and `column_step` apart, transformed: `[columns / panel][POINTS][rows][panel]`.
+struct WeightPanel<'a> {
+    weights: &'a [f32],
+    rows: usize,
+    row_step: usize,
+    column_step: usize,
+    panel: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for WeightPanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { weights, rows, row_step, column_step, panel, out } = self;
+        assert!(panel.is_multiple_of(V::LANES) && out.len() == POINTS * rows * panel);
+        let mut lanes = [[0.0; 16]; 9];
+        assert!(V::LANES <= lanes[0].len());
+        for row in 0..rows {
+            for first in (0..panel).step_by(V::LANES) {
+                for lane in 0..V::LANES {
+                    let kernel = &weights[row * row_step + (first + lane) * column_step..][..9];
+                    for (lanes, weight) in lanes.iter_mut().zip(kernel) {
+                        lanes[lane] = *weight;
+                    }
+                }
+                // SAFETY: `lanes` holds a register's floats; writes end before `POINTS * rows * panel`, checked above.
+                unsafe {
+                    let mut g = [[V::zero(); 3]; 3];
+                    for (i, g) in g.iter_mut().enumerate() {
+                        for (j, g) in g.iter_mut().enumerate() {
+                            *g = V::load(lanes[i * 3 + j].as_ptr());
+                        }
+                    }
+                    let values = transform::<Weights, V, 3, PATCH>(&g);
+                    let to = out.as_mut_ptr().add(row * panel + first);
+                    for (i, values) in values.iter().enumerate() {
+                        for (j, value) in values.iter().enumerate() {
+                            value.store(to.add((i * PATCH + j) * rows * panel));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The gradients of a panel of filters, `[panel][channels][3][3]`, from `[POINTS][channels][panel]`.
+struct WeightGradientPanel<'a> {
+    values: &'a [f32],
+    channels: usize,
+    panel: usize,
+    out: &'a mut [f32],
+}
+
+impl Kernel for WeightGradientPanel<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<V: Vector>(self) {
+        let Self { values, channels, panel, out } = self;
+        assert!(panel.is_multiple_of(V::LANES) && values.len() == POINTS * channels * panel);
+        let mut lanes = [[0.0; 16]; 9];
+        assert!(V::LANES <= lanes[0].len());
+        for channel in 0..channels {
+            for first in (0..panel).step_by(V::LANES) {
+                // SAFETY: `lanes` holds a register's floats; reads end before `POINTS * channels * panel`, checked above.
+                unsafe {
+                    let from = values.as_ptr().add(channel * panel + first);
+                    let mut u = [[V::zero(); PATCH]; PATCH];
+                    for (i, u) in u.iter_mut().enumerate() {
+                        for (j, u) in u.iter_mut().enumerate() {
+                            *u = V::load(from.add((i * PATCH + j) * channels * panel));
+                        }
+                    }
+                    let gradient = transform::<WeightGradient, V, PATCH, 3>(&u);
+                    for (i, gradient) in gradient.iter().enumerate() {
+                        for (j, value) in gradient.iter().enumerate() {
+                            value.store(lanes[i * 3 + j].as_mut_ptr());
+                        }
+                    }
+                }
+                for lane in 0..V::LANES {
+                    let kernel = &mut out[((first + lane) * channels + channel) * 9..][..9];
+                    for (weight, lanes) in kernel.iter_mut().zip(&lanes) {
+                        *weight = lanes[lane];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A convolution as 36 matrix products.
+pub(super) struct Winograd<'a> {
+    conv: &'a Conv,
+    input: Map,
+    output: Map,
+    /// `[columns / panel][POINTS][rows][panel]`: channels by filters, transposed for the input's gradient.
+    weights: Vec<f32>,
+}
+
+impl<'a> Winograd<'a> {
+    /// True for convolutions that this algorithm computes, and faster than the direct sum.
+    pub(super) fn takes(conv: &Conv) -> bool {
+        conv.kernel == [3, 3]
+            && conv.stride == 1
+            && conv.padding == 1
+            && conv.height > 2
+            && conv.width > 2
+            && conv.channels.is_multiple_of(lanes())
+            && conv.filters.is_multiple_of(lanes())
+    }
+
+    pub(super) fn new(conv: &'a Conv, w: &[f32], direction: Direction) -> Self {
+        let map = |channels| Map { height: conv.height, width: conv.width, channels };
+        let (input, output) = (map(conv.channels), map(conv.filters));
+        Self { conv, input, output, weights: weights(conv, w, direction) }
+    }
+
+    /// Tiles that are worked on together: enough to be worth the reading of the weights, few enough for the cache.
+    fn block_tiles(&self) -> usize {
+        if self.conv.channels * self.conv.filters > 64 * 64 { 128 } else { 64 }
+    }
+
+    /// First tile and number of tiles of each block.
+    fn blocks(&self, tiles: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let size = self.block_tiles();
+        (0..tiles).step_by(size).map(move |first| (first, size.min(tiles - first)))
+    }
+
+    /// `to = from * weights` for each point.
+    fn multiply(&self, from: Block, a: &[f32], to: Block, c: &mut [f32]) {
+        for point in 0..POINTS {
+            let a = from.matrix(point, a);
+            let c = to.matrix_mut(point, c).chunks_mut(to.tiles * to.panel);
+            for (b, c) in self.weights.chunks(POINTS * from.channels * to.panel).zip(c) {
+                Product {
+                    a,
+                    rows: from.rows(),
+                    depth: from.columns(),
+                    b: &b[point * from.channels * to.panel..][..from.channels * to.panel],
+                    b_step: to.panel,
+                    c,
+                    c_rows: to.rows(),
+                    width: to.panel,
+                    accumulate: false,
+                }
+                .compute();
+            }
+        }
+    }
+
+    /// Adds the weights' gradient of a block to `sum`, `[filters / panel][POINTS][channels][panel]`.
+    fn add_weight_gradient(&self, input: Block, inputs: &[f32], output: Block, gradients: &[f32], sum: &mut [f32]) {
+        for point in 0..POINTS {
+            let a = input.matrix(point, inputs);
+            let b = output.matrix(point, gradients).chunks(output.tiles * output.panel);
+            for (b, c) in b.zip(sum.chunks_mut(POINTS * input.channels * output.panel)) {
+                Product {
+                    a,
+                    rows: input.columns(),
+                    depth: input.rows(),
+                    b,
+                    b_step: output.panel,
+                    c: &mut c[point * input.channels * output.panel..][..input.channels * output.panel],
+                    c_rows: Axis::line(input.channels, output.panel),
+                    width: output.panel,
+                    accumulate: true,
+                }
+                .compute();
+            }
+        }
+    }
+}
+
+fn weights(conv: &Conv, w: &[f32], direction: Direction) -> Vec<f32> {
+    let Conv { channels, filters, .. } = *conv;
+    let (rows, row_step, columns, column_step) = match direction {
+        Direction::Forward => (channels, 9, filters, channels * 9),
+        Direction::InputGradient => (filters, channels * 9, channels, 9),
+    };
+    let panel = panel(columns);
+    let fill = |_: &mut (), index: usize, out: &mut [f32]| {
+        let weights = &w[index * panel * column_step..];
+        dispatch(WeightPanel { weights, rows, row_step, column_step, panel, out });
+    };
+    in_parts(POINTS * rows * columns, POINTS * rows * panel, || (), fill).0
+}
+
+impl Algorithm for Winograd<'_> {
+    fn images(&self) -> usize {
+        self.conv.images_for(self.block_tiles(), self.input.tiles())
+    }
+
+    fn forward(&self, buffer: &mut Vec<f32>, x: &[f32], out: &mut [f32]) {
+        let images = x.len() / self.input.len();
+        for (first, tiles) in self.blocks(images * self.input.tiles()) {
+            let (input, output) = (Block::new(tiles, self.input.channels), Block::new(tiles, self.output.channels));
+            buffer.resize(input.len() + output.len(), 0.0);
+            let (from, to) = buffer.split_at_mut(input.len());
+            gather::<Input, PATCH>(self.input, 1, x, first, input, from);
+            self.multiply(input, from, output, to);
+            scatter::<Output, TILE>(self.output, 0, out, first, output, to);
+        }
+    }
+
+    fn sum_len(&self) -> usize {
+        POINTS * self.input.channels * self.output.channels
+    }
+
+    fn backward(
+        &self,
+        buffer: &mut Vec<f32>,
+        x: &[f32],
+        out_gradient: &[f32],
+        mut input: Option<&mut [f32]>,
+        mut weights: Option<&mut [f32]>,
+    ) {
+        let images = x.len() / self.input.len();
+        for (first, tiles) in self.blocks(images * self.input.tiles()) {
+            let (inputs, outputs) = (Block::new(tiles, self.input.channels), Block::new(tiles, self.output.channels));
+            buffer.resize(inputs.len() + outputs.len(), 0.0);
+            let (of_input, of_output) = buffer.split_at_mut(inputs.len());
+            gather::<OutputGradient, TILE>(self.output, 0, out_gradient, first, outputs, of_output);
+            if let Some(input) = &mut input {
+                self.multiply(outputs, of_output, inputs, of_input);
+                scatter::<InputGradient, PATCH>(self.input, 1, input, first, inputs, of_input);
+            }
+            if let Some(sum) = &mut weights {
+                gather::<Input, PATCH>(self.input, 1, x, first, inputs, of_input);
+                self.add_weight_gradient(inputs, of_input, outputs, of_output, sum);
+            }
+        }
+    }
+
+    fn weight_gradient(&self, sums: &[Vec<f32>]) -> Vec<f32> {
+        let (channels, panel) = (self.input.channels, panel(self.output.channels));
+        let part = panel * channels * 9;
+        let fill = |total: &mut Vec<f32>, index: usize, out: &mut [f32]| {
+            let range = index * POINTS * channels * panel..(index + 1) * POINTS * channels * panel;
+            total.clear();
+            total.extend_from_slice(&sums[0][range.clone()]);
+            for sum in &sums[1..] {
+                for (total, value) in total.iter_mut().zip(&sum[range.clone()]) {
+                    *total += value;
+                }
+            }
+            dispatch(WeightGradientPanel { values: total, channels, panel, out });
+        };
+        in_parts(self.output.channels * channels * 9, part, Vec::new, fill).0
+    }
+}
+
+fn gather<T: Transform<I, PATCH>, const I: usize>(
+    map: Map,
+    origin: usize,
+    images: &[f32],
+    first: usize,
+    block: Block,
+    out: &mut [f32],
+) {
+    dispatch(Gather::<T, I> { transform: PhantomData, map, origin, images, first, block, out });
+}
+
+fn scatter<T: Transform<PATCH, O>, const O: usize>(
+    map: Map,
+    origin: usize,
+    images: &mut [f32],
+    first: usize,
+    block: Block,
+    values: &[f32],
+) {
+    // Tiles of the output touch, patches of the input overlap.
+    let add = O > TILE;
+    dispatch(Scatter::<T, O> { transform: PhantomData, map, origin, add, images, first, block, values });
+}
