@@ -333,6 +333,24 @@ fn same_as_finished(run: &Path) {
     assert_eq!(timeless(run), timeless(&expected));
 }
 
+/// A run that learns from the network it starts from needs one, keeps it, and goes on with it.
+#[test]
+fn distillation_keeps_its_teacher() {
+    LazyLock::force(&FINISHED);
+    let dir = new_place();
+    let untaught = ["--recipe", "recipe.toml", "--run", "none", "--set", "distillation.weight=0.5"];
+    let output = train(dir.path(), &untaught).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("distillation needs a network to learn from"));
+    assert!(!dir.path().join("none").exists());
+    let start = FINISHED.join("run/checkpoints/last.safetensors");
+    let start = start.to_str().unwrap();
+    let taught =
+        ["--recipe", "recipe.toml", "--run", "taught", "--set", "distillation.weight=0.5", "--pretrained", start];
+    success(&train(dir.path(), &taught).output().unwrap());
+    assert!(dir.path().join("taught/checkpoints/teacher.safetensors").exists());
+}
+
 /// Killed in each phase, and once in the middle of writing a line.
 #[test]
 fn a_killed_run_continues_to_the_same_bytes() {
@@ -376,7 +394,7 @@ fn ctrl_c_leaves_a_run_that_continues_to_the_same_bytes() {
         if output.status.code() != Some(0) {
             assert_eq!(output.status.code(), Some(130), "{err}");
             assert!(err.contains("stopping after this step"), "{err}");
-            assert!(err.ends_with("interrupted; go on with: mars-train --resume --run run\n"), "{err}");
+            assert!(err.contains("interrupted; go on with: mars-train --resume --run run --data-dir "), "{err}");
         }
         next = train(dir.path(), &["--resume", "--run", "run"]);
     }

@@ -89,7 +89,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {
-            eprintln!("interrupted; go on with: mars-train --resume --run {}", folder.display());
+            let place = arguments.common.data().data_dir.map(|place| format!(" --data-dir {}", place.display()));
+            let place = place.unwrap_or_default();
+            eprintln!("interrupted; go on with: mars-train --resume --run {}{place}", folder.display());
             Ok(ExitCode::from(130))
         }
     }

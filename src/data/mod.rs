@@ -113,11 +113,6 @@ impl Dataset {
         places.push(DEFAULT_DIR.into());
         layout.load(&places, options.data_url.as_deref(), options.quiet)
     }
-
-    /// SHA-256 of the test split, which tells whether two measurements used the same images.
-    pub fn data_sha256(&self) -> String {
-        self.test.sha256()
-    }
 }
 
 impl Split {
@@ -139,7 +134,7 @@ impl Split {
         &self.images[index * IMAGE_BYTES..][..IMAGE_BYTES]
     }
 
-    /// SHA-256 over all images, then all labels, in hexadecimal.
+    /// SHA-256 over all images, then all labels, in hexadecimal: tells whether two measurements used the same images.
     pub fn sha256(&self) -> String {
         let digest = Sha256::new().chain_update(&self.images).chain_update(&self.labels).finalize();
         format!("{digest:x}")

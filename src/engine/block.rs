@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::channels::{self, PerChannel};
 use super::conv::Conv;
+use super::moments::merge;
 use super::parallel::in_parts;
 use super::{FlexTensor, flex_tensor, ours};
 
@@ -188,13 +189,8 @@ impl Affine {
     fn new(moments: &[[Vec<f32>; 2]], pixels: usize, gamma: &[f32], epsilon: f64) -> Self {
         let mut affine =
             Self { mean: Vec::new(), variance: Vec::new(), inverse_deviation: Vec::new(), gain: Vec::new() };
-        let (pictures, pixels) = (moments.len() as f64, pixels as f64);
-        for (channel, gamma) in gamma.iter().enumerate() {
-            let mean = moments.iter().map(|[mean, _]| f64::from(mean[channel])).sum::<f64>() / pictures;
-            let squares = moments
-                .iter()
-                .map(|[own, squares]| f64::from(squares[channel]) + pixels * (f64::from(own[channel]) - mean).powi(2));
-            let variance = squares.sum::<f64>() / (pictures * pixels);
+        let [mean, variance] = merge(moments, pixels);
+        for ((mean, variance), gamma) in mean.into_iter().zip(variance).zip(gamma) {
             let inverse_deviation = 1.0 / (variance + epsilon).sqrt();
             affine.mean.push(mean as f32);
             affine.variance.push(variance as f32);

@@ -34,109 +34,92 @@ impl PerChannel {
     }
 }
 
-/// Mean of each channel and sum of the squared differences from it.
-pub(super) fn moments(map: &[f32], channels: usize) -> [Vec<f32>; 2] {
-    let pixels = (map.len() / channels) as f32;
-    let mean: Vec<f32> = sums(map, channels).into_iter().map(|sum| sum / pixels).collect();
-    let means = PerChannel::new(&mean);
-    let squares = vectorized(|| {
-        let mut sums = vec![0.0; means.run()];
+vectorized! {
+    /// Mean of each channel and sum of the squared differences from it.
+    fn moments(map: &[f32], channels: usize) -> [Vec<f32>; 2] {
+        let pixels = (map.len() / channels) as f32;
+        let mean: Vec<f32> = sums(map, channels).into_iter().map(|sum| sum / pixels).collect();
+        let means = PerChannel::new(&mean);
+        let mut squares = vec![0.0; means.run()];
         for map in map.chunks(means.run()) {
-            for ((sum, value), mean) in sums.iter_mut().zip(map).zip(&means.values) {
-                *sum += (value - mean) * (value - mean);
+            for ((square, value), mean) in squares.iter_mut().zip(map).zip(&means.values) {
+                *square += (value - mean) * (value - mean);
             }
         }
-        sums
-    });
-    [mean, means.fold(&squares)]
-}
 
-/// `out = gain * map + offset`.
-pub(super) fn scale(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
-    vectorized(|| {
+        [mean, means.fold(&squares)]
+    }
+
+    /// `out = gain * map + offset`.
+    fn scale(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
         for (map, out) in map.chunks(gain.run()).zip(out.chunks_mut(gain.run())) {
             for (((out, value), gain), offset) in out.iter_mut().zip(map).zip(&gain.values).zip(&offset.values) {
                 *out = value * gain + offset;
             }
         }
-    });
-}
+    }
 
-/// `map += offset`.
-pub(super) fn shift(map: &mut [f32], offset: &PerChannel) {
-    vectorized(|| {
+    /// `map += offset`.
+    fn shift(map: &mut [f32], offset: &PerChannel) {
         for map in map.chunks_mut(offset.run()) {
             for (value, offset) in map.iter_mut().zip(&offset.values) {
                 *value += offset;
             }
         }
-    });
-}
+    }
 
-/// `map += other`.
-pub(super) fn add(map: &mut [f32], other: &[f32]) {
-    vectorized(|| {
+    /// `map += other`.
+    fn add(map: &mut [f32], other: &[f32]) {
         for (value, other) in map.iter_mut().zip(other) {
             *value += other;
         }
-    });
-}
+    }
 
-/// `max(map, 0)`; what isn't a number stays so.
-pub(super) fn relu(map: &mut [f32]) {
-    vectorized(|| {
+    /// `max(map, 0)`; what isn't a number stays so.
+    fn relu(map: &mut [f32]) {
         for value in map {
             *value = if *value < 0.0 { 0.0 } else { *value };
         }
-    });
-}
+    }
 
-/// The gradient where the ReLU's output is above zero.
-pub(super) fn relu_gradient(gradient: &[f32], output: &[f32], out: &mut [f32]) {
-    vectorized(|| {
+    /// The gradient where the ReLU's output is above zero.
+    fn relu_gradient(gradient: &[f32], output: &[f32], out: &mut [f32]) {
         for ((out, gradient), output) in out.iter_mut().zip(gradient).zip(output) {
             *out = if *output > 0.0 { *gradient } else { 0.0 };
         }
-    });
-}
+    }
 
-/// Sum of each channel.
-pub(super) fn sums(map: &[f32], channels: usize) -> Vec<f32> {
-    let zero = PerChannel::new(&vec![0.0; channels]);
-    let sums = vectorized(|| {
+    /// Sum of each channel.
+    fn sums(map: &[f32], channels: usize) -> Vec<f32> {
+        let zero = PerChannel::new(&vec![0.0; channels]);
         let mut sums = zero.values.clone();
         for map in map.chunks(zero.run()) {
             for (sum, value) in sums.iter_mut().zip(map) {
                 *sum += value;
             }
         }
-        sums
-    });
-    zero.fold(&sums)
-}
+        zero.fold(&sums)
+    }
 
-/// Sum of each channel's gradients times the differences from its mean.
-pub(super) fn products(gradient: &[f32], map: &[f32], mean: &PerChannel) -> Vec<f32> {
-    let sums = vectorized(|| {
+    /// Sum of each channel's gradients times the differences from its mean.
+    fn products(gradient: &[f32], map: &[f32], mean: &PerChannel) -> Vec<f32> {
         let mut sums = vec![0.0; mean.run()];
         for (gradient, map) in gradient.chunks(mean.run()).zip(map.chunks(mean.run())) {
             for (((sum, gradient), value), mean) in sums.iter_mut().zip(gradient).zip(map).zip(&mean.values) {
                 *sum += gradient * (value - mean);
             }
         }
-        sums
-    });
-    mean.fold(&sums)
-}
+        mean.fold(&sums)
+    }
 
-/// `out = gain * out + slope * map + offset`.
-pub(super) fn combine(out: &mut [f32], map: &[f32], [gain, slope, offset]: [&PerChannel; 3]) {
-    vectorized(|| {
+    /// `out = gain * out + slope * map + offset`.
+    fn combine(out: &mut [f32], map: &[f32], factors: [&PerChannel; 3]) {
+        let [gain, slope, offset] = factors;
         for (out, map) in out.chunks_mut(gain.run()).zip(map.chunks(gain.run())) {
             let factors = gain.values.iter().zip(&slope.values).zip(&offset.values);
             for ((out, value), ((gain, slope), offset)) in out.iter_mut().zip(map).zip(factors) {
                 *out = *out * gain + (value * slope + offset);
             }
         }
-    });
+    }
 }

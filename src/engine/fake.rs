@@ -48,7 +48,7 @@ fn composed<const D: usize>(x: Tensor<D>, step: Tensor<1>, [low, high]: [f32; 2]
 
 /// Limits in steps, and the factor of the step's gradient.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+pub(super) struct Limits {
     low: f32,
     high: f32,
     step_gradient: f32,
@@ -56,6 +56,7 @@ struct Limits {
 
 impl Limits {
     /// Half-way cases go to the even neighbor, as burn rounds.
+    #[inline(always)]
     fn round(self, v: f32) -> f32 {
         v.clamp(self.low, self.high).round_ties_even()
     }
@@ -70,11 +71,7 @@ impl Limits {
         let [row, part] = Self::parts(x, steps);
         let round = |_: &mut (), index: usize, out: &mut [f32]| {
             let step = steps[index * part / row];
-            vectorized(|| {
-                for (out, x) in out.iter_mut().zip(&x[index * part..]) {
-                    *out = self.round(x / step) * step;
-                }
-            });
+            forward_part(self, &x[index * part..], step, out);
         };
         in_parts(x.len(), part, || (), round).0
     }
@@ -85,24 +82,32 @@ impl Limits {
         let pass = |_: &mut (), index: usize, out: &mut [f32]| {
             let step = steps[index * part / row];
             let range = index * part..index * part + out.len();
-            vectorized(|| self.backward_part(&x[range.clone()], step, &gradient[range], out))
+            backward_part(self, &x[range.clone()], step, &gradient[range], out)
         };
         let (x_gradient, sums) = in_parts(x.len(), part, || (), pass);
         let step_sums = sums.chunks(row.div_ceil(part)).map(|sums| sums.iter().sum::<f32>() * self.step_gradient);
         (x_gradient, step_sums.collect())
     }
+}
 
-    /// Gradient of `x`; returns the sum for the step.
-    #[inline(always)]
-    fn backward_part(self, x: &[f32], step: f32, gradient: &[f32], out: &mut [f32]) -> f32 {
+vectorized! {
+    /// Writes rounded values.
+    fn forward_part(limits: Limits, x: &[f32], step: f32, out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = limits.round(x / step) * step;
+        }
+    }
+
+    /// Writes the gradient of `x`; returns the sum for the step.
+    fn backward_part(limits: Limits, x: &[f32], step: f32, gradient: &[f32], out: &mut [f32]) -> f32 {
         // A sum for each lane, which the compiler keeps in vectors.
         let mut sums = [0.0; LANES];
         for ((out, x), gradient) in out.chunks_mut(LANES).zip(x.chunks(LANES)).zip(gradient.chunks(LANES)) {
             for (((out, x), gradient), sum) in out.iter_mut().zip(x).zip(gradient).zip(&mut sums) {
                 let v = x / step;
-                let inside = v >= self.low && v <= self.high;
+                let inside = v >= limits.low && v <= limits.high;
                 *out = if inside { *gradient } else { 0.0 };
-                *sum += gradient * (self.round(v) - if inside { v } else { 0.0 });
+                *sum += gradient * (limits.round(v) - if inside { v } else { 0.0 });
             }
         }
         sums.iter().sum()

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `block` | a layer in one operation: [`conv_block`] |
 //! | `fake` | the fake quantizer in one pass |
+//! | `moments` | mean and variance of each channel |
 //! | `conv` | convolution of a batch: algorithms, division among threads |
 //! | `winograd`, `direct` | the algorithms |
 //! | `product` | the inner loop of both |
@@ -17,6 +18,7 @@ mod channels;
 mod conv;
 mod direct;
 mod fake;
+mod moments;
 mod parallel;
 mod product;
 mod simd;
@@ -29,6 +31,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 pub(crate) use block::exact_conv;
 pub use block::{BlockOutput, Norm, Shortcut, conv_block};
 pub(crate) use fake::fake_quantize;
+pub(crate) use moments::moments;
 
 type FlexTensor = FloatTensor<Flex>;
 

@@ -52,18 +52,38 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<Portable>() }
 }
 
-/// Runs a loop that the compiler makes vectors of, with the best instruction set of this machine.
-pub(super) fn vectorized<R>(run: impl FnOnce() -> R) -> R {
-    struct Loop<F>(F);
-    impl<R, F: FnOnce() -> R> Kernel for Loop<F> {
-        type Output = R;
-        #[inline(always)]
-        unsafe fn run<V: Vector>(self) -> R {
-            (self.0)()
+/// Defines functions whose loops are compiled for AVX2 too, which runs where the machine has it.
+///
+/// ```text
+/// vectorized! {
+///     /// Documentation.
+///     fn name(argument: Type) -> Type { ... }
+/// }
+/// ```
+macro_rules! vectorized {
+    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
+        $(#[$doc])*
+        pub(super) fn $name($($argument: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn plain($($argument: $type),*) $(-> $out)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $type),*) $(-> $out)? {
+                    plain($($argument),*)
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    // SAFETY: detected.
+                    return unsafe { avx2($($argument),*) };
+                }
+            }
+            plain($($argument),*)
         }
-    }
-    dispatch(Loop(run))
+    )*};
 }
+
+pub(super) use vectorized;
 
 /// Floats in a register of this machine.
 pub(super) fn lanes() -> usize {

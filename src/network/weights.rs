@@ -73,11 +73,6 @@ impl Weights {
         self.arrays.get(name).ok_or_else(|| Error::Setting(format!("the checkpoint has no array `{name}`")))
     }
 
-    /// The array of a name, where it exists.
-    pub fn find(&self, name: &str) -> Option<&Array> {
-        self.arrays.get(name)
-    }
-
     /// Adds or replaces an array.
     pub fn insert(&mut self, name: String, array: Array) {
         self.arrays.insert(name, array);

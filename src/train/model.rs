@@ -10,7 +10,7 @@ use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::deploy::PictureScale;
-use crate::engine::{Norm, Shortcut, conv_block};
+use crate::engine::{Norm, Shortcut, conv_block, moments};
 use crate::network::{Array, BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
 use crate::quantize::{BitPlan, Fusion, QuantizeConfig, quantize_values, quantize_weights};
 
@@ -268,9 +268,8 @@ impl Pass<'_> {
             }
             (Mode::FloatTraining | Mode::Float, false) => (weight, Norm::Bias(self.tensor(&format!("{name}.bias")))),
             (Mode::Quantized(config, plan), _) => {
-                let quantize = |weight| {
-                    quantize_weights(weight, self.tensor(&format!("{name}.weight_step")), plan.nodes[index].weights)
-                };
+                let (step, bits) = (self.tensor(&format!("{name}.weight_step")), plan.nodes[index].weights);
+                let quantize = |weight| quantize_weights(weight, step, bits);
                 match config.fusion {
                     _ if !batch_norm => (quantize(weight), Norm::Bias(self.tensor(&format!("{name}.bias")))),
                     Fusion::None => (quantize(weight), self.batch_norm(name)),
@@ -281,17 +280,10 @@ impl Pass<'_> {
                     Fusion::Batch => {
                         let zeros = Tensor::zeros([conv.filters()], &x.device());
                         let sums = conv_block(x.clone(), weight.clone(), window, Norm::Bias(zeros), None, false).value;
-                        let (mean, variance) = batch_statistics(sums);
+                        let [mean, variance] = moments(sums);
                         let noted = [mean.clone().detach(), variance.clone().detach()];
                         self.note(name, noted, &x, &conv);
                         let (gain, bias) = affine(self, name, mean, variance);
-                        let quantize = |weight| {
-                            quantize_weights(
-                                weight,
-                                self.tensor(&format!("{name}.weight_step")),
-                                plan.nodes[index].weights,
-                            )
-                        };
                         (quantize(folded(gain)), Norm::Bias(bias))
                     }
                 }
@@ -333,13 +325,4 @@ fn affine(pass: &Pass, name: &str, mean: Tensor<1>, variance: Tensor<1>) -> (Ten
     let gain = pass.tensor(&format!("{name}.gamma")) / (variance + BATCH_NORM_EPSILON).sqrt();
     let bias = pass.tensor(&format!("{name}.beta")) - gain.clone() * mean;
     (gain, bias)
-}
-
-/// Mean and biased variance of each channel, with gradients.
-fn batch_statistics(sums: Tensor<4>) -> (Tensor<1>, Tensor<1>) {
-    let [batch, height, width, channels] = sums.dims();
-    let sums = sums.reshape([batch * height * width, channels]);
-    let mean = sums.clone().mean_dim(0);
-    let variance = (sums - mean.clone()).square().mean_dim(0).reshape([channels]);
-    (mean.reshape([channels]), variance)
 }

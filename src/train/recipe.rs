@@ -33,6 +33,9 @@ pub struct Recipe {
     pub quantize: QuantizeConfig,
     /// Group sparsity.
     pub sparsity: SparsityConfig,
+    /// Learning from the network that the run starts from, beside the labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationConfig>,
     /// What is done, in this order.
     pub phases: Vec<Phase>,
 }
@@ -51,6 +54,23 @@ pub struct SparsityConfig {
 impl Default for SparsityConfig {
     fn default() -> Self {
         Self { lambda: 1e-4, target: Some(0.5) }
+    }
+}
+
+/// Knowledge distillation (Hinton et al. 2015): the loss is `(1 - weight) * cross entropy + weight * temperature^2 * KL(teacher ||
+/// student)`, both softened by the temperature. The teacher is the float network that the run starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistillationConfig {
+    /// Share of the teacher in the loss, 0 to 1.
+    pub weight: f64,
+    /// What the logits are divided by.
+    pub temperature: f64,
+}
+
+impl Default for DistillationConfig {
+    fn default() -> Self {
+        Self { weight: 0.5, temperature: 4.0 }
     }
 }
 
@@ -179,6 +199,7 @@ impl Default for Recipe {
             calibration_images: 1024,
             quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
             sparsity: SparsityConfig::default(),
+            distillation: None,
             phases: Vec::new(),
         }
     }
@@ -262,6 +283,12 @@ impl Recipe {
             setting(decay, format!("phases.{index}.weight_decay = {}: it must not be negative", phase.weight_decay))?;
             let warmup = (0.0..=phase.epochs as f64).contains(&phase.warmup_epochs);
             setting(warmup, format!("phases.{index}.warmup_epochs = {}: more than its epochs", phase.warmup_epochs))?;
+        }
+        if let Some(DistillationConfig { weight, temperature }) = self.distillation {
+            let message = format!("distillation.weight = {weight}: it must be from 0 to 1");
+            setting((0.0..=1.0).contains(&weight), message)?;
+            let message = format!("distillation.temperature = {temperature}: it must be above 0");
+            setting(temperature > 0.0 && temperature.is_finite(), message)?;
         }
         let quantized = self.phases.iter().position(|phase| phase.kind == PhaseKind::Quantize);
         let last_float = self.phases.iter().rposition(|phase| phase.kind != PhaseKind::Quantize);
@@ -360,6 +387,8 @@ mod tests {
         assert!(message(&["quantize"]).contains("key=value"));
         assert!(message(&["phases.0.kind=quantise"]).contains("did you mean `quantize`?"));
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
+        assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
+        assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
     }
 
     #[test]

@@ -91,6 +91,8 @@ pub enum Outcome {
 
 /// The file in a run folder that holds its resolved recipe.
 const RECIPE: &str = "recipe.toml";
+/// The checkpoint of the network that a run learns from.
+const TEACHER: &str = "teacher.safetensors";
 
 impl Plan {
     /// Reads and checks everything that a run needs, before it writes anything.
@@ -175,14 +177,26 @@ impl Plan {
                     self.recipe.pretrained = Some(file.display().to_string());
                     weights
                 }
+                None if self.recipe.distillation.is_some() => {
+                    return Err(Error::Setting(
+                        "distillation needs a network to learn from: name a --pretrained FILE".into(),
+                    ));
+                }
                 None => {
                     self.recipe.pretrained = Some("none".into());
                     Weights::random(&self.graph, self.recipe.seed)
                 }
             };
             std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+            if self.recipe.distillation.is_some() {
+                weights.save(&checkpoints.join(TEACHER), Default::default())?;
+            }
             write_atomically(&self.folder.join(RECIPE), self.resolved_recipe()?.as_bytes())?;
             Some(weights)
+        };
+        let teacher = match self.recipe.distillation {
+            Some(_) => Some(Weights::load(&checkpoints.join(TEACHER))?.0),
+            None => None,
         };
         self.say(&format!("run folder {}", self.folder.display()));
         let job = Job {
@@ -192,6 +206,7 @@ impl Plan {
             picture: &self.picture,
             group: self.hardware.group,
             device: &self.device,
+            teacher: teacher.as_ref(),
             folder: &self.folder,
             quiet: self.quiet,
         };

@@ -28,6 +28,7 @@ pub fn step_seconds(recipe: &Recipe, dataset: &Dataset, device: &Device, steps: 
         picture: &picture_scale(),
         group: Hardware::mars().group,
         device,
+        teacher: None,
         folder: Path::new(""),
         quiet: true,
     };

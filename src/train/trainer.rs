@@ -15,7 +15,7 @@ use super::checkpoint::{Checkpoint, Position};
 use super::model::{Mode, Model, Tensors, to_device, to_host};
 use super::optimizer::{Sgd, trains};
 use super::progress::Progress;
-use super::recipe::{Phase, PhaseKind, Recipe};
+use super::recipe::{DistillationConfig, Phase, PhaseKind, Recipe};
 use super::sparsify::Sparsity;
 use crate::data::{Augment, Batch, Batches, Dataset, Split};
 use crate::deploy::integer::{IntegerNetwork, predict};
@@ -43,6 +43,8 @@ pub(crate) struct Job<'a> {
     pub picture: &'a PictureScale,
     pub group: GroupShape,
     pub device: &'a Device,
+    /// Weights of the network that distillation learns from.
+    pub teacher: Option<&'a Weights>,
     /// The run folder.
     pub folder: &'a Path,
     pub quiet: bool,
@@ -67,6 +69,7 @@ struct Metrics {
 pub(crate) struct Trainer<'a> {
     job: Job<'a>,
     model: Model,
+    teacher: Option<Model>,
     optimizer: Sgd,
     sparsity: Sparsity,
     position: Position,
@@ -76,8 +79,9 @@ impl<'a> Trainer<'a> {
     /// A run that starts from weights.
     pub fn new(job: Job<'a>, weights: &Weights) -> Self {
         let model = Model::new(job.graph, job.picture, weights, job.device);
+        let teacher = job.teacher.map(|weights| Model::new(job.graph, job.picture, weights, job.device));
         let sparsity = Sparsity::new(job.graph, job.group, &model.device);
-        Self { job, model, optimizer: Sgd::default(), sparsity, position: Position::default() }
+        Self { job, model, teacher, optimizer: Sgd::default(), sparsity, position: Position::default() }
     }
 
     /// A run that goes on from the last checkpoint in its folder.
@@ -287,13 +291,20 @@ impl<'a> Trainer<'a> {
                 (name.clone(), if trains(name) { leaf.require_grad() } else { leaf })
             })
             .collect();
-        let pictures = Tensor::from_inner(self.model.pictures(&batch.images));
-        let output = self.model.forward(&leaves, pictures, mode, |_, _| {});
+        let pictures = self.model.pictures(&batch.images);
+        let output = self.model.forward(&leaves, Tensor::from_inner(pictures.clone()), mode, |_, _| {});
         let [count, classes] = output.logits.dims();
         let labels: Vec<i64> = batch.labels.iter().map(|label| i64::from(*label)).collect();
         let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [count, 1]), &output.logits.device());
         let losses = log_softmax(output.logits.clone(), 1).gather(1, labels).neg();
-        let loss = losses.mean();
+        let mut loss = losses.mean();
+        if let (Some(teacher), Some(DistillationConfig { weight, temperature })) =
+            (&self.teacher, self.job.recipe.distillation)
+        {
+            let lesson = teacher.forward(&teacher.tensors, pictures, Mode::Float, |_, _| {}).logits;
+            let divergence = divergence(Tensor::from_inner(lesson), output.logits.clone(), temperature);
+            loss = loss * (1.0 - weight) + divergence * (weight * temperature * temperature);
+        }
         let value = f64::from(to_host(loss.clone().inner())[0]);
         if !value.is_finite() {
             return Err(self.explain_non_finite(value, batch, mode));
@@ -405,6 +416,12 @@ fn metrics_path(folder: &Path) -> PathBuf {
     folder.join("metrics.jsonl")
 }
 
+/// Mean over the pictures of `KL(teacher || student)`, both softened by `temperature`.
+fn divergence(teacher: Tensor<2>, student: Tensor<2>, temperature: f64) -> Tensor<1> {
+    let (teacher, student) = (log_softmax(teacher / temperature, 1), log_softmax(student / temperature, 1));
+    (teacher.clone().exp() * (teacher - student)).sum_dim(1).mean()
+}
+
 /// Index of the largest value; the lowest of equal ones.
 fn largest(values: &[f32]) -> usize {
     (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0)
@@ -435,4 +452,21 @@ pub(crate) fn fake_quant_predictions(network: &IntegerNetwork, device: &Device, 
             fake_quant.logits(&batch.images).chunks(classes).map(|l| predict(l) as u8).collect::<Vec<u8>>()
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `KL(p || q) = sum p ln(p / q)`, here with `p = (3/4, 1/4)` and `q = (1/2, 1/2)` after the temperature.
+    #[test]
+    fn the_divergence_is_that_of_the_softened_classes() {
+        let device = Device::flex();
+        let temperature = 2.0;
+        let teacher = Tensor::<2>::from_floats([[temperature * 3f32.ln(), 0.0], [1.0, 1.0]], &device);
+        let student = Tensor::<2>::from_floats([[5.0, 5.0], [-2.0, -2.0]], &device);
+        let found = to_host(divergence(teacher, student, f64::from(temperature)))[0];
+        let expected = 0.5 * (0.75 * 1.5f32.ln() + 0.25 * 0.5f32.ln());
+        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
 }
