@@ -3,7 +3,10 @@
 use mars::deploy::integer::{
     Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier,
 };
-use mars::hardware::{Activity, Converter, Evaluation, Hardware, LayerCost, MacroNetwork, Span, evaluate};
+use mars::hardware::{
+    Activity, Area, Converter, Evaluation, Evaluator, Hardware, LayerCost, MacroNetwork, MacroShares, Noise, Span,
+    evaluate,
+};
 use mars::network::{ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
 use mars::sparsity::{GroupGrid, GroupShape};
 use proptest::prelude::*;
@@ -491,7 +494,7 @@ proptest! {
         hardware.rows = hardware.rows_on * accesses_per_macro;
         hardware.memory.weight_sram_kib = weight_sram_kib;
         let evaluation = evaluate(&network, &hardware).unwrap();
-        let execution = MacroNetwork::new(&network, &hardware).unwrap().run(&[9; 3 * 9 * 7]).unwrap();
+        let execution = MacroNetwork::new(&network, &hardware).unwrap().run(0, &[9; 3 * 9 * 7]).unwrap();
 
         // Conservation: each kept group is computed once for each output pixel.
         let counted = |count: fn(&LayerCost) -> u64| evaluation.layers.iter().map(count).sum::<u64>();
@@ -705,6 +708,168 @@ fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
     assert!(evaluate(&network, &hardware).unwrap().cost.energy_uj > 0.0);
 }
 
+/// Noise follows from a picture's place in its data set: neither batches nor threads nor the order change it.
+#[test]
+fn noise_does_not_depend_on_batches_threads_or_order() {
+    let network = W4A4.network(small_network());
+    let noise = Some(Noise { sigma: 0.7, stuck_at_zero: 0.002, stuck_at_one: 0.001, seed: 5 });
+    let hardware = Hardware { noise, ..Hardware::mars() };
+    let chip = MacroNetwork::new(&network, &hardware).unwrap();
+    let pictures = Random(5).bytes(3 * 9 * 7 * 12);
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let all = pool(1).install(|| chip.run(40, &pictures).unwrap());
+    assert_eq!(pool(5).install(|| chip.run(40, &pictures).unwrap()), all);
+    let picture = |index: usize| &pictures[index * 189..][..189];
+    let again = MacroNetwork::new(&network, &hardware).unwrap();
+    for index in [11, 3, 0, 7] {
+        assert_eq!(again.run(40 + index, picture(index)).unwrap().logits, all.logits[5 * index..][..5]);
+    }
+    assert_ne!(chip.run(41, picture(0)).unwrap().logits, all.logits[..5], "another place, other noise");
+    let other = Hardware { noise: noise.map(|noise| Noise { seed: 6, ..noise }), ..Hardware::mars() };
+    assert_ne!(MacroNetwork::new(&network, &other).unwrap().run(40, &pictures).unwrap().logits, all.logits);
+    let none = Hardware { noise: Some(Noise { seed: 5, ..Noise::default() }), ..Hardware::mars() };
+    agree(&network, &none, picture(0), &direct_conv);
+}
+
+/// A network of one layer: `weights` for each of five filters, at 4 bits.
+fn one_layer(weights: &[i8]) -> IntegerNetwork {
+    let mut network = Recipe { edge_bits: 4, ..W4A4 }.network(spec([weights.len(), 1, 1], Vec::new()));
+    let IntegerLayer::Conv { conv, .. } = &mut network.layers[0] else { unreachable!() };
+    conv.weights = weights.repeat(5);
+    conv.bias.fill(0);
+    network
+}
+
+/// Noise of one partial sum in codes, from many pictures: 128 channels are two accesses of two input phases each.
+#[test]
+fn noise_has_its_spread_on_each_conversion() {
+    let network = one_layer(&[1; 128]);
+    for (converter, sigma) in [
+        (Converter::Ideal, 3.0),
+        (Converter::Bits { bits: 16, step: 1 }, 3.0),
+        (Converter::Bits { bits: 12, step: 4 }, 0.75),
+        (Converter::Bits { bits: 12, step: 5 }, 0.6),
+    ] {
+        let noise = Some(Noise { sigma, seed: 1, ..Noise::default() });
+        let chip = MacroNetwork::new(&network, &Hardware { converter, noise, ..Hardware::mars() }).unwrap();
+        let pictures = vec![0x88; 128 * 6000];
+        let exact = 128.0 * f64::from(0x88);
+        let errors: Vec<f64> = chip.logits(&pictures).unwrap().iter().map(|sum| f64::from(*sum) - exact).collect();
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        let variance = errors.iter().map(|error| (error - mean).powi(2)).sum::<f64>() / errors.len() as f64;
+        // Two accesses, phases of weight 1 and 16; rounding to codes adds a twelfth of a step squared.
+        let step: f64 = if let Converter::Bits { step, .. } = converter { step.into() } else { 1.0 };
+        let expected = 2.0 * (1.0 + 256.0) * ((sigma * step).powi(2) + step.powi(2) / 12.0);
+        assert!((variance / expected - 1.0).abs() < 0.04, "{converter:?}: {variance} for {expected}");
+        let deviation = (expected / errors.len() as f64).sqrt();
+        // A step that doesn't divide the sum rounds it away from the mean by a known amount at most.
+        assert!(mean.abs() < 4.0 * deviation + 0.02 * step * 34.0, "{converter:?}: {mean}");
+        // The filters of a picture are independent.
+        let pairs = errors.chunks(5).flat_map(|sums| (1..5).map(|other| sums[0] * sums[other]));
+        let covariance = pairs.sum::<f64>() / (4.0 * 6000.0);
+        assert!((covariance / expected).abs() < 0.03, "{converter:?}: {covariance} for {expected}");
+    }
+}
+
+#[test]
+fn noise_cannot_pass_the_converters_range() {
+    let network = one_layer(&[1; 64]);
+    let sums = |converter, value| {
+        let noise = Some(Noise { sigma: 50.0, seed: 1, ..Noise::default() });
+        let hardware = Hardware { converter, noise, ..Hardware::mars() };
+        MacroNetwork::new(&network, &hardware).unwrap().logits(&vec![value; 64 * 500]).unwrap()
+    };
+    let ends = |sums: &[i32]| (*sums.iter().min().unwrap(), *sums.iter().max().unwrap());
+    // Two phases of at most 9, at places 1 and 16.
+    assert_eq!(ends(&sums(Converter::Clipping { range: 9 }, 0)), (-17 * 9, 17 * 9));
+    assert_eq!(ends(&sums(Converter::Bits { bits: 3, step: 2 }, 0)), (-17 * 8, 17 * 6));
+}
+
+#[test]
+fn noise_that_can_pass_32_bits_is_rejected() {
+    let noise = Some(Noise { sigma: 5e5, ..Noise::default() });
+    let mut network = one_layer(&[1; 4096]);
+    let error = MacroNetwork::new(&network, &Hardware { noise, ..Hardware::mars() }).unwrap_err().to_string();
+    assert!(error.starts_with("layer `linear`: its sums can reach ") && error.ends_with("beyond 32 bits"), "{error}");
+    network.zero_points.fill(0);
+    let noise = Some(Noise { sigma: 5e3, ..Noise::default() });
+    assert!(MacroNetwork::new(&network, &Hardware { noise, ..Hardware::mars() }).is_ok());
+}
+
+/// 4-bit cells that all hold 1 are -1 in two's complement; those that all hold 0 leave the bias.
+#[test]
+fn stuck_cells_hold_what_they_hold() {
+    let network = one_layer(&[3; 32]);
+    let sums = |stuck_at_zero, stuck_at_one| {
+        let noise = Some(Noise { stuck_at_zero, stuck_at_one, ..Noise::default() });
+        MacroNetwork::new(&network, &Hardware { noise, ..Hardware::mars() }).unwrap().logits(&[7; 32]).unwrap()
+    };
+    assert_eq!(sums(0.0, 0.0), [32 * 7 * 3; 5]);
+    assert_eq!(sums(1.0, 0.0), [0; 5]);
+    assert_eq!(sums(0.0, 1.0), [-32 * 7; 5]);
+    let some = sums(0.1, 0.1);
+    assert_eq!(sums(0.1, 0.1), some);
+    assert!(some.windows(2).any(|pair| pair[0] != pair[1]), "each weight has its own cells: {some:?}");
+    // Groups that aren't kept have no cells.
+    let empty = one_layer(&[0; 32]);
+    let noise = Some(Noise { stuck_at_one: 1.0, ..Noise::default() });
+    let chip = MacroNetwork::new(&empty, &Hardware { noise, ..Hardware::mars() }).unwrap();
+    assert_eq!(chip.logits(&[7; 32]).unwrap(), [0; 5]);
+}
+
+#[test]
+fn a_chip_says_what_it_loses() {
+    assert!(Hardware::mars().losses().is_empty());
+    let noise = Some(Noise { sigma: 0.1, stuck_at_one: 1e-6, ..Noise::default() });
+    let hardware = Hardware { noise, converter: Converter::Bits { bits: 5, step: 2 }, ..Hardware::mars() };
+    assert_eq!(hardware.losses(), ["5-bit converter", "noise", "stuck cells"]);
+    assert_eq!(evaluate(&W4A4.network(small_network()), &hardware).unwrap().losses, hardware.losses());
+}
+
+/// Area is the sum of its parts, and isn't there without its constants.
+#[test]
+fn area_and_its_throughput_follow_from_the_files_constants() {
+    let network = W4A4.network(small_network());
+    let without = evaluate(&network, &Hardware::mars()).unwrap();
+    assert!(without.area.is_none() && without.cost.tops_per_mm2_executed.is_none());
+    let area = Some(Area { macro_mm2: 0.25, sram_mm2_per_kib: 0.001, logic_mm2_per_core: 0.125 });
+    let evaluation = evaluate(&network, &Hardware { area, ..Hardware::mars() }).unwrap();
+    // 8 macros, 4 x 128 KiB and 256 KiB, 4 cores.
+    let area = evaluation.area.unwrap();
+    assert!(close(area.total_mm2, 2.0 + 0.512 + 0.256 + 0.5));
+    let parts = area.macros_mm2 + area.weight_sram_mm2 + area.feature_sram_mm2 + area.logic_mm2;
+    assert!(close(parts, area.total_mm2));
+    let macs = network.graph.macs() as f64;
+    let expected = 2.0 * macs * evaluation.cost.fps / 1e12 / area.total_mm2;
+    assert!(close(evaluation.cost.tops_per_mm2_dense_equivalent.unwrap(), expected));
+    assert_eq!(Evaluation { area: None, ..evaluation.clone() }.cost.cycles, without.cost.cycles);
+}
+
+#[test]
+fn shares_of_an_access_are_chosen_or_those_of_its_components() {
+    let adc5 = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    let shares = adc5.macro_shares().unwrap();
+    let (cells, converters) = (64.0 * 64.0 * 0.35, 64.0 * (500.0 + 1.024));
+    assert!(close(shares.array, cells / (cells + converters)) && shares.drivers == 0.0);
+    let sum = |shares: MacroShares| shares.parts().iter().map(|(_, share)| share).sum::<f64>();
+    assert!(close(sum(shares), 1.0) && close(sum(Hardware::mars().macro_shares().unwrap()), 1.0));
+    let mut unknown = Hardware::mars();
+    unknown.energy.macro_shares = None;
+    assert!(unknown.macro_shares().is_none());
+}
+
+/// One evaluator for many chips gives what each chip alone does.
+#[test]
+fn an_evaluator_gives_every_chip_its_own_cost() {
+    let network = Recipe { sparsity: 60, ..W4A4 }.network(small_network());
+    let evaluator = Evaluator::new(&network).unwrap();
+    for (filters, channels, cores) in [(16, 16, 4), (8, 32, 2), (16, 16, 1), (5, 7, 3)] {
+        let hardware = Hardware { group: GroupShape { filters, channels }, cores, ..Hardware::mars() };
+        let [shared, alone] = [evaluator.evaluate(&hardware).unwrap(), evaluate(&network, &hardware).unwrap()];
+        assert_eq!((shared.cost, shared.layers, shared.timeline), (alone.cost, alone.layers, alone.timeline));
+    }
+}
+
 #[test]
 fn the_shipped_file_is_the_embedded_one() {
     assert_eq!(Hardware::load("experiments/hardware/mars.toml".as_ref()).unwrap(), Hardware::mars());
@@ -741,8 +906,24 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
             "weight_sram_kib = 0",
             "memory.weight_sram_kib is 0, it must be from 1 to 4294967296",
         ),
-        ("gate_pj = 0.0002835", "gate_pj = -1", "energy.gate_pj is -1, it must be from 0 to 1e6"),
+        ("gate_pj = 0.0002835", "gate_pj = -1", "energy.gate_pj is -1, it must be from 0 to 1000000"),
         ("kind = \"ideal\"", "kind = \"bits\"\nbits = 5\nstep = 0", "converter.step is 0, it must be from 1 to 16384"),
+        ("[memory]", "[noise]\nsigma = -0.5\n[memory]", "noise.sigma is -0.5, it must be from 0 to 500000"),
+        ("[memory]", "[noise]\nstuck_at_one = 1.5\n[memory]", "noise.stuck_at_one is 1.5, it must be from 0 to 1"),
+        (
+            "[memory]",
+            "[noise]\nstuck_at_one = 0.5\nstuck_at_zero = 0.75\n[memory]",
+            "noise.stuck_at_zero + noise.stuck_at_one is 1.25, it must be from 0 to 1",
+        ),
+        ("[memory]", "[noise]\nsigma = nan\n[memory]", "noise.sigma is NaN, it must be from 0 to 500000"),
+        ("array = 0.06", "array = 0.05", "energy.macro_shares sum to 0.99, they must sum to 1"),
+        (
+            "[energy.macro_shares]",
+            "[area]\nmacro_mm2 = 0\nsram_mm2_per_kib = 1\nlogic_mm2_per_core = 1\n[energy.macro_shares]",
+            "area.macro_mm2 is 0, it must be above 0 and at most 1e6",
+        ),
+        ("[energy.macro_shares]", "[area]\nmacro_mm2 = 1\n[energy.macro_shares]", "missing field `sram_mm2_per_kib`"),
+        ("kind = \"ideal\"", "kind = \"ideal\"\nbits = 5", "unknown field `bits`"),
         ("columns = 64", "colums = 64", "unknown field `colums`, expected one of `name`, `cores`"),
         ("cores = 4", "cores = -4", "invalid value: integer `-4`"),
     ] {

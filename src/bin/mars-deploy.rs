@@ -1,15 +1,18 @@
-//! Validates a package on its data set with the hardware model: accuracy and cost.
+//! Validates a package on its data set with the hardware model: accuracy and cost. Or sweeps the hardware.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use indicatif::{ProgressBar, ProgressDrawTarget};
 use mars::cli::{CommonArgs, exit};
 use mars::data::Dataset;
-use mars::deploy::{Package, validate};
+use mars::deploy::{Package, macro_accuracy, validate};
 use mars::error::{Error, Result};
-use mars::hardware::Hardware;
+use mars::hardware::sweep::{self, Figures, Shard, Space, Store};
+use mars::hardware::{Evaluator, Hardware};
 use mars::report;
+use sha2::{Digest, Sha256};
 
 /// Run a package on the hardware model: is it what training promised, and what does it cost?
 #[derive(Parser, Debug)]
@@ -26,23 +29,47 @@ struct Arguments {
     /// Validate on the first N test pictures only
     #[arg(long, value_name = "N")]
     images: Option<usize>,
-    /// Write report.html and deploy.json into this folder
+    /// Write report.html and deploy.json into this folder; with --sweep its rows [default: runs/sweep-NAME]
     #[arg(long = "run", value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// Cost on every chip of a sweep file instead, TOML; an interrupted sweep continues
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["hardware", "images", "json"])]
+    sweep: Option<PathBuf>,
+    /// Do only part I of N of the sweep; the last one to finish merges all
+    #[arg(long, value_name = "I/N", requires = "sweep", conflicts_with = "merge")]
+    shard: Option<Shard>,
+    /// Only merge the parts of the sweep
+    #[arg(long, requires = "sweep")]
+    merge: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
 
 fn main() -> ExitCode {
-    exit(run(Arguments::parse()))
+    let arguments = Arguments::parse();
+    exit(match &arguments.sweep {
+        Some(file) => explore(&arguments, file),
+        None => deploy(&arguments),
+    })
 }
 
-fn run(arguments: Arguments) -> Result<ExitCode> {
+fn deploy(arguments: &Arguments) -> Result<ExitCode> {
     let package = Package::read(&arguments.package)?;
     let hardware = match &arguments.hardware {
         Some(file) => Hardware::load(file)?,
         None => Hardware::mars(),
     };
+    let dataset = dataset(arguments, &package)?;
+    let deployment = validate(&package, &hardware, &dataset.test, arguments.images, arguments.common.quiet)?;
+    if let Some(folder) = &arguments.folder {
+        report::write(&deployment, folder)?;
+    }
+    arguments.common.present(&deployment)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The data set that was named, or the package's.
+fn dataset(arguments: &Arguments, package: &Package) -> Result<Dataset> {
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
     let dataset = Dataset::load(name, &arguments.common.data())?;
     let classes = [package.network.classes.len(), dataset.classes.len()];
@@ -51,10 +78,53 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             format!("it has {} classes, data set `{name}` has {}: name another --dataset", classes[0], classes[1]);
         return Err(Error::file(&arguments.package, message));
     }
-    let deployment = validate(&package, &hardware, &dataset.test, arguments.images, arguments.common.quiet)?;
-    if let Some(folder) = &arguments.folder {
-        report::write(&deployment, folder)?;
+    Ok(dataset)
+}
+
+/// Runs a part of a sweep and merges all parts once none is missing.
+fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
+    let space = Space::load(file)?;
+    let package = Package::read(&arguments.package)?;
+    let dataset = space.images().map(|_| dataset(arguments, &package)).transpose()?;
+    let mut sweep = Sha256::new_with_prefix(package.to_bytes()?);
+    sweep.update(space.description());
+    sweep.update(dataset.as_ref().map_or(String::new(), |dataset| dataset.test.sha256()));
+    sweep.update(env!("CARGO_PKG_VERSION"));
+    let name = file.file_stem().unwrap_or_default().to_string_lossy();
+    let folder = arguments.folder.clone().unwrap_or_else(|| Path::new("runs").join(format!("sweep-{name}")));
+    let store = Store::new(&folder, format!("{:x}", sweep.finalize()), space.len())?;
+
+    if !arguments.merge {
+        let shard = arguments.shard.unwrap_or(Shard::WHOLE);
+        let evaluator = Evaluator::new(&package.network)?;
+        let evaluate = |hardware: &Hardware| {
+            let evaluation = evaluator.evaluate(hardware)?;
+            let accuracy = dataset
+                .as_ref()
+                .map(|dataset| macro_accuracy(&package.network, hardware, &dataset.test, space.images()))
+                .transpose()?;
+            Ok(Figures::new(&evaluation, accuracy))
+        };
+        let bar = ProgressBar::new(shard.points(space.len()).count() as u64).with_prefix("sweeping");
+        if arguments.common.quiet {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        sweep::run(&space, &store, shard, evaluate, || bar.inc(1))?;
+        bar.finish_and_clear();
     }
-    arguments.common.present(&deployment)?;
-    Ok(ExitCode::SUCCESS)
+    store.alone(|| {
+        let rows = store.rows()?;
+        let missing = space.len() - rows.len();
+        if missing == 0 {
+            report::write_sweep(&rows, &folder)?;
+            print!("{}", report::sweep_table(&rows));
+            println!("sweep.csv, sweep.jsonl and sweep.svg are in {}", folder.display());
+        } else if arguments.merge {
+            let message = format!("{missing} of {} points have no row: run the other shards", space.len());
+            return Err(Error::file(&folder, message));
+        } else {
+            println!("{missing} of {} points are left to other shards", space.len());
+        }
+        Ok(ExitCode::SUCCESS)
+    })
 }

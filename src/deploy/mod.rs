@@ -10,4 +10,4 @@ mod validate;
 pub use fold::{FoldOptions, PictureScale, fold};
 pub use package::{Package, PackageError, Predictions, Provenance};
 pub use reference::Reference;
-pub use validate::{Accuracy, Deployment, Mismatches, validate};
+pub use validate::{Accuracy, Deployment, Mismatches, macro_accuracy, validate};

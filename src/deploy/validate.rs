@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::integer::predict;
+use super::integer::{IntegerNetwork, predict};
 use super::{Package, Reference};
 use crate::data::{Batches, COLORS, IMAGE_BYTES, SIDE, Split};
 use crate::error::{Error, Result, write_atomically};
@@ -82,19 +82,7 @@ pub fn validate(
 ) -> Result<Deployment> {
     let network = &package.network;
     let evaluation = evaluate(network, hardware)?;
-    let images = images.unwrap_or(test.len()).min(test.len());
-    let spec = network.graph.spec();
-    if images == 0 || spec.input != [COLORS, SIDE, SIDE] {
-        return Err(
-            spec.error(format!("it reads pictures {:?}; there are {images} of [{COLORS}, {SIDE}, {SIDE}]", spec.input))
-        );
-    }
-    if let Some(label) = test.labels.iter().find(|label| usize::from(**label) >= spec.classes) {
-        return Err(spec.error(format!(
-            "it has {} classes, the data set has label {label}: name another --dataset",
-            spec.classes
-        )));
-    }
+    let images = check_pictures(network, test, images)?;
     let reference = Reference::new(network)?;
     let chip = MacroNetwork::new(network, hardware)?;
     let bar = indicatif::ProgressBar::new(images as u64).with_prefix("validating");
@@ -107,10 +95,10 @@ pub fn validate(
         let count = batch.labels.len().min(images - integer.len());
         let pictures = &batch.images[..count * IMAGE_BYTES];
         let expected = reference.logits(pictures);
-        let found = chip.logits(pictures)?;
+        let found = chip.run(integer.len(), pictures)?.logits;
         logit_mismatches += expected.iter().zip(&found).filter(|(a, b)| a != b).count();
-        integer.extend(expected.chunks(classes).map(|logits| predict(logits) as u8));
-        macros.extend(found.chunks(classes).map(|logits| predict(logits) as u8));
+        integer.extend(predictions(&expected, classes));
+        macros.extend(predictions(&found, classes));
         bar.inc(count as u64);
         if integer.len() == images {
             break;
@@ -121,9 +109,7 @@ pub fn validate(
     let known = package.predictions.as_ref();
     let fake_quant = known.filter(|known| known.data_sha256 == data_sha256 && known.classes.len() == test.len());
     let fake_quant = fake_quant.map(|predictions| &predictions.classes[..images]);
-    let accuracy = |predictions: &[u8]| {
-        100.0 * predictions.iter().zip(&test.labels).filter(|(a, b)| a == b).count() as f64 / images as f64
-    };
+    let accuracy = |predictions: &[u8]| accuracy(predictions, &test.labels);
     let differences = |a: &[u8], b: &[u8]| a.iter().zip(b).filter(|(a, b)| a != b).count();
     // The float network's accuracy is known for the whole split only.
     let same_data = package.provenance.data_sha256 == data_sha256 && images == test.len();
@@ -150,6 +136,50 @@ pub fn validate(
         evaluation,
         package: package.clone(),
     })
+}
+
+/// Accuracy of the macro model on the first `images` test pictures (all for `None`), in percent.
+///
+/// # Errors
+/// Those of [`validate`].
+pub fn macro_accuracy(
+    network: &IntegerNetwork,
+    hardware: &Hardware,
+    test: &Split,
+    images: Option<usize>,
+) -> Result<f64> {
+    let images = check_pictures(network, test, images)?;
+    let logits = MacroNetwork::new(network, hardware)?.logits(&test.images[..images * IMAGE_BYTES])?;
+    let found: Vec<u8> = predictions(&logits, network.classes.len()).collect();
+    Ok(accuracy(&found, &test.labels))
+}
+
+/// How many pictures are run; pictures and labels have to fit the network.
+fn check_pictures(network: &IntegerNetwork, test: &Split, images: Option<usize>) -> Result<usize> {
+    let images = images.unwrap_or(test.len()).min(test.len());
+    let spec = network.graph.spec();
+    if images == 0 || spec.input != [COLORS, SIDE, SIDE] {
+        return Err(
+            spec.error(format!("it reads pictures {:?}; there are {images} of [{COLORS}, {SIDE}, {SIDE}]", spec.input))
+        );
+    }
+    if let Some(label) = test.labels.iter().find(|label| usize::from(**label) >= spec.classes) {
+        return Err(spec.error(format!(
+            "it has {} classes, the data set has label {label}: name another --dataset",
+            spec.classes
+        )));
+    }
+    Ok(images)
+}
+
+fn predictions(logits: &[i32], classes: usize) -> impl Iterator<Item = u8> {
+    logits.chunks(classes).map(|logits| predict(logits) as u8)
+}
+
+/// Share of right predictions in percent; labels beyond the predictions don't count.
+fn accuracy(predictions: &[u8], labels: &[u8]) -> f64 {
+    let right = predictions.iter().zip(labels).filter(|(a, b)| a == b).count();
+    100.0 * right as f64 / predictions.len() as f64
 }
 
 impl Deployment {

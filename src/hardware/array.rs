@@ -1,7 +1,7 @@
 //! The macro execution: what the arrays compute, access by access.
 //!
 //! For each output pixel and access it gathers the inputs of the mapped groups, forms one partial sum for each output, weight
-//! slice and input phase, range-checks it, lets the converter see it, and adds it, shifted, to the accumulator. Groups that
+//! slice and input phase, range-checks it, adds its noise, lets the converter see it, and adds it, shifted, to the accumulator. Groups that
 //! aren't mapped have no influence on the result. Bias, residual sum and requantization are those of
 //! [`deploy::integer`](crate::deploy::integer), whose reference execution it never calls.
 
@@ -112,19 +112,21 @@ impl MacroNetwork {
         Ok(Self { image, classes: network.graph.spec().classes, steps, slots })
     }
 
-    /// Logits `[image][class]` of pictures `[image][channel][height][width]`.
+    /// Logits `[image][class]` of a data set's first pictures, `[image][channel][height][width]`.
     ///
     /// # Errors
     /// Those of [`run`](Self::run).
     pub fn logits(&self, images: &[u8]) -> Result<Vec<i32>> {
-        Ok(self.run(images)?.logits)
+        Ok(self.run(0, images)?.logits)
     }
 
     /// Computes pictures `[image][channel][height][width]`, several at a time; the result doesn't depend on how many.
     ///
+    /// `first` is the place of the first one in its data set, from which noise follows; without noise it has no influence.
+    ///
     /// # Errors
     /// Bytes that aren't whole pictures; a partial sum out of range, which names layer and access.
-    pub fn run(&self, images: &[u8]) -> Result<Execution> {
+    pub fn run(&self, first: usize, images: &[u8]) -> Result<Execution> {
         if !images.len().is_multiple_of(self.image.len()) {
             return Err(Error::Setting(format!(
                 "{} bytes are not whole pictures of {} bytes",
@@ -136,7 +138,11 @@ impl MacroNetwork {
         let counters: Vec<Result<Counters>> = images
             .par_chunks_exact(self.image.len())
             .zip(logits.par_chunks_exact_mut(self.classes))
-            .map_init(|| Scratch::new(self), |scratch, (image, logits)| self.image(image, logits, scratch))
+            .enumerate()
+            .map_init(
+                || Scratch::new(self),
+                |scratch, (index, (image, logits))| self.image((first + index) as u64, image, logits, scratch),
+            )
             .collect();
         let counters = counters.into_iter().try_fold(Counters::default(), |sum, counters| {
             let counters = counters?;
@@ -149,7 +155,8 @@ impl MacroNetwork {
         Ok(Execution { logits, counters })
     }
 
-    fn image(&self, image: &[u8], logits: &mut [i32], scratch: &mut Scratch) -> Result<Counters> {
+    /// Computes picture `number` of its data set.
+    fn image(&self, number: u64, image: &[u8], logits: &mut [i32], scratch: &mut Scratch) -> Result<Counters> {
         let mut counters = Counters::default();
         let channels = self.image.channels;
         for (channel, plane) in image.chunks_exact(self.image.pixels()).enumerate() {
@@ -161,9 +168,9 @@ impl MacroNetwork {
             let values = &mut scratch.values;
             match step {
                 Step::Conv(step) => {
-                    step.conv.run(&values[step.input], &mut planes[0], &mut scratch.sums, &mut counters)?;
+                    step.conv.run(number, &values[step.input], &mut planes[0], &mut scratch.sums, &mut counters)?;
                     if let Some(Join::Projection { conv, input, .. }) = &step.join {
-                        conv.run(&values[*input], &mut planes[1], &mut scratch.joined, &mut counters)?;
+                        conv.run(number, &values[*input], &mut planes[1], &mut scratch.joined, &mut counters)?;
                     }
                     if let Some(finish) = &step.requantize {
                         let slots = || finish.forms.iter().map(|(_, slot)| *slot);
@@ -264,11 +271,11 @@ impl Plan<'_> {
         Ok(match (node.op, &self.network.layers[index]) {
             (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                 Step::Conv(Box::new(ConvStep {
-                    conv: self.conv(&node.name, shape, node.source, conv)?,
+                    conv: self.conv(2 * index, &node.name, shape, node.source, conv)?,
                     input: self.slot(node.source, conv.input_bits),
                     join: skip
                         .zip(integer_skip.as_ref())
-                        .map(|(skip, integer)| self.join(&node.projection_name(), skip, integer))
+                        .map(|(skip, integer)| self.join(2 * index + 1, &node.projection_name(), skip, integer))
                         .transpose()?,
                     requantize: output.as_ref().map(|output| Finish {
                         multipliers: (0..shape.filters()).map(|filter| output.multiplier(filter).into()).collect(),
@@ -298,7 +305,7 @@ impl Plan<'_> {
         })
     }
 
-    fn join(&self, name: &str, skip: Skip, integer: &IntegerSkip) -> Result<Join> {
+    fn join(&self, layer: usize, name: &str, skip: Skip, integer: &IntegerSkip) -> Result<Join> {
         Ok(match (skip, integer) {
             (Skip::Identity { source, stride, pad_front }, IntegerSkip::Identity { bits, multiplier }) => {
                 Join::Identity {
@@ -311,7 +318,7 @@ impl Plan<'_> {
             }
             (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
                 Join::Projection {
-                    conv: Box::new(self.conv(name, shape, source, conv)?),
+                    conv: Box::new(self.conv(layer, name, shape, source, conv)?),
                     input: self.slot(source, conv.input_bits),
                     multipliers: (0..shape.filters()).map(|filter| multiplier(multipliers, filter).into()).collect(),
                 }
@@ -320,9 +327,17 @@ impl Plan<'_> {
         })
     }
 
-    fn conv(&self, name: &str, shape: ConvShape, source: Source, conv: &IntegerConv) -> Result<ArrayConv> {
+    /// A convolution; `layer` is its number, from which noise and stuck cells follow.
+    fn conv(
+        &self,
+        layer: usize,
+        name: &str,
+        shape: ConvShape,
+        source: Source,
+        conv: &IntegerConv,
+    ) -> Result<ArrayConv> {
         let mapping = ConvMapping::new(name, shape, conv, self.hardware)?;
-        ArrayConv::new(&mapping, conv, self.network.padding_values(source), self.hardware)
+        ArrayConv::new(layer as u32, &mapping, conv, self.network.padding_values(source), self.hardware)
     }
 }
 

@@ -2,11 +2,14 @@
 //!
 //! It knows nothing of networks, residual sums or requantization.
 
+use std::borrow::Cow;
+
 use super::array::Counters;
-use super::config::{Converter, Hardware};
+use super::config::Hardware;
 use super::converter::Slice;
-use super::kernel::{Inputs, LANES, QUAD, Sums, Task, Weights, dispatch};
+use super::kernel::{Dot, Inputs, LANES, NARROW_LIMIT, QUAD, Sums, Task, Weights, dispatch};
 use super::mapping::ConvMapping;
+use super::noise::{ConversionNoise, Key, STREAM_CONVERSIONS, stuck_weights};
 use crate::deploy::integer::IntegerConv;
 use crate::error::{Error, Result};
 use crate::network::{ConvShape, MapShape};
@@ -22,7 +25,9 @@ pub(super) struct ArrayConv {
     input_bits_per_cycle: u8,
     phases: usize,
     slices: Vec<Slice>,
-    converter: Converter,
+    noise: Option<ConversionNoise>,
+    /// Whether partial sums are small enough for [`Sums::Narrow`].
+    narrow: bool,
     group: GroupShape,
     /// Bytes of a channel block of a pixel: the group's channels, filled up to whole quads.
     block: usize,
@@ -71,7 +76,12 @@ struct OutOfRange {
 }
 
 impl ArrayConv {
+    /// Loads a convolution's weights; `layer` is the number that its noise and stuck cells follow from.
+    ///
+    /// # Errors
+    /// Sums that can pass 32 bits behind a lossy converter, more accesses than noise can tell apart.
     pub(super) fn new(
+        layer: u32,
         mapping: &ConvMapping,
         conv: &IntegerConv,
         padding_values: Vec<u8>,
@@ -85,6 +95,10 @@ impl ArrayConv {
             .map(|out| [out / shape.output.width, out % shape.output.width])
             .map(|[y, x]| (y * shape.stride * row + x * shape.stride) * pixel)
             .collect();
+        let slices = Slice::all(mapping.precision.slices, hardware.weight_slice_bits, hardware.converter);
+        let largest_input = (1i64 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
+        let largest_product = largest_input << (hardware.weight_slice_bits.min(mapping.precision.weight_bits));
+        let noise = hardware.noise.as_ref();
         let mut array = Self {
             name: mapping.name.clone(),
             shape,
@@ -92,8 +106,9 @@ impl ArrayConv {
             bias: conv.bias.clone(),
             input_bits_per_cycle: hardware.input_bits_per_cycle,
             phases: mapping.precision.phases,
-            slices: Slice::all(mapping.precision.slices, hardware.weight_slice_bits, hardware.converter),
-            converter: hardware.converter,
+            slices,
+            noise: noise.and_then(|noise| ConversionNoise::new(noise, hardware.converter, layer)),
+            narrow: largest_product * (2 * mapping.sections * block / QUAD) as i64 <= i64::from(NARROW_LIMIT),
             group: hardware.group,
             block,
             pixel,
@@ -105,16 +120,23 @@ impl ArrayConv {
             outputs: mapping.precision.outputs,
             sets: Vec::new(),
         };
-        array.sets = (0..mapping.sets.len()).map(|set| array.load(mapping, set, conv, hardware)).collect();
-        array.check_sums()?;
+        let weights = match noise.filter(|noise| noise.has_stuck_cells()) {
+            Some(noise) => Cow::from(stuck_weights(noise, &conv.weights, mapping.precision.weight_bits, layer)),
+            None => Cow::from(&conv.weights),
+        };
+        let load = |set| array.load(mapping, set, &weights, conv.input_bits, hardware);
+        array.sets = (0..mapping.sets.len()).map(load).collect();
+        if !hardware.losses().is_empty() {
+            array.check_sums()?;
+        }
         Ok(array)
     }
 
     /// Lays out a filter set's kept weights as its accesses read them.
-    fn load(&self, mapping: &ConvMapping, set: usize, conv: &IntegerConv, hardware: &Hardware) -> ArraySet {
+    fn load(&self, mapping: &ConvMapping, set: usize, cells: &[i8], input_bits: u8, hardware: &Hardware) -> ArraySet {
         let (taps, quads) = (mapping.grid.taps, self.block / QUAD);
         let filters = mapping.set_filters(set);
-        let largest_input = (1 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
+        let largest_input = (1 << input_bits.min(hardware.input_bits_per_cycle)) - 1;
         let mut weights = Vec::new();
         let mut bundles = Vec::new();
         for groups in mapping.sets[set].chunks(mapping.sections) {
@@ -141,7 +163,7 @@ impl ArrayConv {
                                     && channel < mapping.grid.channels
                                 {
                                     let filter = filters.start + in_set;
-                                    let weight = conv.weights[(filter * mapping.grid.channels + channel) * taps + tap];
+                                    let weight = cells[(filter * mapping.grid.channels + channel) * taps + tap];
                                     *digit = self.slices[slice].digit(weight, slice, hardware.weight_slice_bits);
                                     let extreme = i32::from(*digit) * largest_input;
                                     ranges[lane][usize::from(extreme > 0)] += extreme;
@@ -159,13 +181,15 @@ impl ArrayConv {
         ArraySet { bundles, weights }
     }
 
-    /// A lossy converter may round sums up; they still have to fit 32 bits.
+    /// A lossy converter may round sums up, noise and stuck cells raise them; they still have to fit 32 bits.
     fn check_sums(&self) -> Result<()> {
+        let noise = self.noise.map_or(0, |noise| noise.largest());
         let bias = self.bias.iter().map(|bias| i64::from(bias.abs())).max().unwrap_or(0);
         for set in &self.sets {
             let mut largest = bias;
             for bundle in &set.bundles {
                 for (slice, bounds) in self.slices.iter().zip(&bundle.bounds) {
+                    let bounds = [bounds[0] - noise, bounds[1] + noise];
                     let sums = bounds.map(|sum| i64::from(slice.conversion.convert(sum)).abs());
                     for phase in 0..self.phases {
                         let sum = sums[0].max(sums[1]);
@@ -173,10 +197,17 @@ impl ArrayConv {
                     }
                 }
             }
-            if self.converter != Converter::Ideal && largest > i64::from(i32::MAX) {
+            if largest > i64::from(i32::MAX) {
                 return Err(Error::layer(
                     &self.name,
                     format!("its sums can reach {largest} behind this converter, beyond 32 bits"),
+                ));
+            }
+            let conversions = set.bundles.len() * self.slices.len() * self.phases;
+            if self.noise.is_some() && conversions > STREAM_CONVERSIONS {
+                return Err(Error::layer(
+                    &self.name,
+                    format!("a filter set has {conversions} conversions, noise can tell {STREAM_CONVERSIONS} apart"),
                 ));
             }
         }
@@ -210,9 +241,10 @@ impl ArrayConv {
         }
     }
 
-    /// The accumulators `[pixel][filter]` of one picture, without bias.
+    /// The accumulators `[pixel][filter]` of picture `image` of its data set, without bias.
     pub(super) fn run(
         &self,
+        image: u64,
         input: &[u8],
         planes: &mut [u8],
         sums: &mut Vec<i32>,
@@ -228,7 +260,10 @@ impl ArrayConv {
         }
         sums.clear();
         sums.resize(self.shape.output.len(), 0);
-        let done = dispatch(Accumulation { conv: self, planes, sums, counters });
+        let done = match &self.noise {
+            None => dispatch(Accumulation { conv: self, planes, sums, counters, noise: Noiseless }),
+            Some(noise) => dispatch(Accumulation { conv: self, planes, sums, counters, noise: Noisy { noise, image } }),
+        };
         done.map_err(|at| {
             let [low, high] = at.bounds;
             Error::layer(
@@ -247,32 +282,82 @@ impl ArrayConv {
 
 /// Output pixels that share a load of the weights.
 const PIXELS: usize = 4;
+/// The inputs of a quad of word lines for each of them.
+type Rows = [Inputs; PIXELS];
 
-struct Accumulation<'a> {
+/// What is added to partial sums before they are converted.
+trait Disturb: Copy {
+    /// What picks the numbers of one vector of a filter set.
+    fn stream(self, set: usize, vector: usize) -> Key;
+    /// Disturbs the partial sums of neighboring pixels from `first` on, conversion `number` of the stream.
+    fn add<S: Sums>(self, stream: Key, first: usize, number: usize, sums: &mut [S; PIXELS]);
+}
+
+#[derive(Clone, Copy)]
+struct Noiseless;
+
+impl Disturb for Noiseless {
+    #[inline(always)]
+    fn stream(self, _: usize, _: usize) -> Key {
+        Key::default()
+    }
+
+    #[inline(always)]
+    fn add<S: Sums>(self, _: Key, _: usize, _: usize, _: &mut [S; PIXELS]) {}
+}
+
+#[derive(Clone, Copy)]
+struct Noisy<'a> {
+    noise: &'a ConversionNoise,
+    image: u64,
+}
+
+impl Disturb for Noisy<'_> {
+    #[inline(always)]
+    fn stream(self, set: usize, vector: usize) -> Key {
+        self.noise.stream(self.image, set, vector)
+    }
+
+    #[inline(always)]
+    fn add<S: Sums>(self, stream: Key, first: usize, number: usize, sums: &mut [S; PIXELS]) {
+        for (pair, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let noise = self.noise.pair(stream, (first / 2 + pair) as u32, number as u32);
+            for (sums, noise) in sums.iter_mut().zip(noise) {
+                *sums = sums.add_product(S::from_lanes(noise), 1);
+            }
+        }
+    }
+}
+
+struct Accumulation<'a, D> {
     conv: &'a ArrayConv,
     planes: &'a [u8],
     /// `[pixel][filter]`.
     sums: &'a mut [i32],
     counters: &'a mut Counters,
+    noise: D,
 }
 
-impl Task for Accumulation<'_> {
+impl<D: Disturb> Task for Accumulation<'_, D> {
     type Output = std::result::Result<(), OutOfRange>;
 
     #[inline(always)]
     fn run<S: Sums>(self) -> Self::Output {
         let conv = self.conv;
         let filters = conv.shape.filters();
+        let mut rows = conv.empty_rows();
         for (index, set) in conv.sets.iter().enumerate() {
             let in_set = conv.group.filters.min(filters - index * conv.group.filters);
             for vector in 0..in_set.div_ceil(LANES) {
                 let filter = index * conv.group.filters + vector * LANES;
                 let real = LANES.min(in_set - vector * LANES);
+                let stream = self.noise.stream(index, vector);
                 for (first, windows) in (0..).step_by(PIXELS).zip(conv.windows.chunks(PIXELS)) {
                     // The last pixels may be fewer; the last one then stands in for those that are missing.
                     let bases = std::array::from_fn(|pixel| windows[pixel.min(windows.len() - 1)]);
+                    let disturb = |number: usize, sums: &mut [S; PIXELS]| self.noise.add(stream, first, number, sums);
                     let totals = conv
-                        .access_pixels::<S>(set, vector, bases, self.planes)
+                        .access_pixels(set, vector, bases, self.planes, &mut rows, disturb)
                         .map_err(|at| OutOfRange { set: index, ..at })?;
                     for (pixel, totals) in totals.iter().enumerate().take(windows.len()) {
                         self.sums[(first + pixel) * filters + filter..][..real].copy_from_slice(&totals[..real]);
@@ -289,6 +374,8 @@ impl Task for Accumulation<'_> {
 
 impl ArrayConv {
     /// Makes all accesses of a filter set for some output pixels and gives the accumulators of one vector of its filters.
+    ///
+    /// `disturb` adds noise to the partial sums of one conversion of each lane and pixel, which are numbered from 0.
     #[inline(always)]
     fn access_pixels<S: Sums>(
         &self,
@@ -296,29 +383,59 @@ impl ArrayConv {
         vector: usize,
         bases: [usize; PIXELS],
         planes: &[u8],
+        rows: &mut [Rows],
+        disturb: impl Fn(usize, &mut [S; PIXELS]),
     ) -> std::result::Result<[[i32; LANES]; PIXELS], OutOfRange> {
         let mut totals = [S::zero(); PIXELS];
         for (index, bundle) in set.bundles.iter().enumerate() {
             let quads = bundle.sections.len() * (self.block / QUAD);
+            self.gather(bundle, bases, planes, rows);
             for (slice, digits) in self.slices.iter().enumerate() {
                 let weights = bundle.weights + (vector * self.slices.len() + slice) * quads;
                 let weights = &set.weights[weights..][..quads];
                 let bounds = bundle.bounds[slice];
                 for phase in 0..self.phases {
-                    let plane = &planes[phase * self.plane..][..self.plane];
-                    let partial = partial_sums::<S>(weights, &bundle.sections, self.block, bases, plane);
+                    let rows = &rows[phase * quads..][..quads];
+                    let mut partial = match self.narrow {
+                        true => partial_sums::<S::Narrow>(weights, rows),
+                        false => partial_sums::<S>(weights, rows),
+                    };
                     let place = self.place(*digits, phase);
                     let [low, high] = bounds;
                     if partial.iter().any(|sums| sums.beyond(low, high)) {
                         return Err(OutOfRange { set: 0, bundle: index, slice, phase, bounds });
                     }
+                    disturb((index * self.slices.len() + slice) * self.phases + phase, &mut partial);
+                    digits.conversion.apply(&mut partial);
                     for (total, sums) in totals.iter_mut().zip(partial) {
-                        *total = total.add_product(digits.conversion.apply(sums), place);
+                        *total = total.add_product(sums, place);
                     }
                 }
             }
         }
         Ok(totals.map(S::lanes))
+    }
+
+    /// What the word lines of a bundle's sections take for some output pixels, `[phase][section][quad]`.
+    #[inline(always)]
+    fn gather(&self, bundle: &Bundle, bases: [usize; PIXELS], planes: &[u8], rows: &mut [Rows]) {
+        let mut rows = rows.chunks_exact_mut(self.block / QUAD);
+        for plane in planes.chunks_exact(self.plane) {
+            for (section, rows) in bundle.sections.iter().zip(&mut rows) {
+                for (pixel, base) in bases.into_iter().enumerate() {
+                    let inputs = plane[base + section..][..self.block].as_chunks().0;
+                    for (row, inputs) in rows.iter_mut().zip(inputs) {
+                        row[pixel] = *inputs;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Room for [`gather`](Self::gather).
+    fn empty_rows(&self) -> Vec<Rows> {
+        let sections = self.sets.iter().flat_map(|set| &set.bundles).map(|bundle| bundle.sections.len());
+        vec![Rows::default(); self.phases * sections.max().unwrap_or(0) * (self.block / QUAD)]
     }
 
     /// `acc + bias` of a pixel's filters.
@@ -337,31 +454,27 @@ impl ArrayConv {
     }
 }
 
-/// The partial sums of one access, slice and phase for some output pixels: each section's inputs are read from the plane and
-/// meet its rows' weights.
+/// The partial sums of one access, slice and phase for some output pixels.
 #[inline(always)]
-fn partial_sums<S: Sums>(
-    weights: &[Weights],
-    sections: &[usize],
-    block: usize,
-    bases: [usize; PIXELS],
-    plane: &[u8],
-) -> [S; PIXELS] {
-    let mut sums = [S::zero(); PIXELS];
-    for (section, weights) in sections.iter().zip(weights.chunks_exact(block / QUAD)) {
-        let inputs: [&[Inputs]; PIXELS] = bases.map(|base| plane[base + section..][..block].as_chunks().0);
-        for (quad, weights) in weights.iter().enumerate() {
-            for (sums, inputs) in sums.iter_mut().zip(inputs) {
-                *sums = sums.dot(weights, inputs[quad]);
-            }
+fn partial_sums<D: Dot<Sums: Copy>>(weights: &[Weights], rows: &[Rows]) -> [D::Sums; PIXELS] {
+    let mut sums = [D::zero(); PIXELS];
+    for (weights, inputs) in weights.iter().zip(rows) {
+        for (sums, inputs) in sums.iter_mut().zip(inputs) {
+            *sums = sums.dot(weights, *inputs);
         }
     }
-    sums
+    let mut done = [D::zero().sums(); PIXELS];
+    // A loop instead of `map`, which is compiled apart and without the vector unit.
+    for (done, sums) in done.iter_mut().zip(sums) {
+        *done = sums.sums();
+    }
+    done
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hardware::config::Converter;
 
     /// A convolution with one output pixel, all weights the same.
     fn array(channels: usize, kernel: usize, weight: i8, hardware: &Hardware) -> Result<ArrayConv> {
@@ -371,7 +484,7 @@ mod tests {
         let conv =
             IntegerConv { input_bits: 8, weight_bits: 8, weights: vec![weight; shape.weights()], bias: vec![0; 10] };
         let mapping = ConvMapping::new("conv", shape, &conv, hardware)?;
-        ArrayConv::new(&mapping, &conv, vec![0; channels], hardware)
+        ArrayConv::new(0, &mapping, &conv, vec![0; channels], hardware)
     }
 
     #[test]
@@ -379,7 +492,7 @@ mod tests {
         let mut array = array(256, 1, 1, &Hardware::mars()).unwrap();
         let run = |array: &ArrayConv| {
             let mut sums = Vec::new();
-            array.run(&[255; 256], &mut array.empty_planes(), &mut sums, &mut Counters::default())?;
+            array.run(0, &[255; 256], &mut array.empty_planes(), &mut sums, &mut Counters::default())?;
             Ok::<_, Error>(sums)
         };
         assert_eq!(run(&array).unwrap(), [255 * 256; 10]);

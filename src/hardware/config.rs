@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::noise::MAX_SIGMA;
 use crate::error::{Error, Result, read_toml};
 use crate::sparsity::GroupShape;
 
@@ -39,17 +40,23 @@ pub struct Hardware {
     pub group: GroupShape,
     /// What turns a column's sum into a number.
     pub converter: Converter,
+    /// What the array does wrong; absent for one without faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Noise>,
     /// The precisions that the macro has, with their time and energy.
     pub access: Vec<AccessMode>,
     /// Memories and ports around the macros.
     pub memory: Memory,
     /// Energy constants.
     pub energy: Energy,
+    /// Area constants; without them no area is reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<Area>,
 }
 
 /// What turns a partial sum (one access, output, weight slice and input phase) into a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", from = "ConverterKeys")]
 pub enum Converter {
     /// Exact.
     Ideal,
@@ -66,6 +73,57 @@ pub enum Converter {
         /// Sum that one code stands for.
         step: i32,
     },
+}
+
+/// The keys of a [`Converter`]: an ideal one has none besides its kind, which serde checks only of a variant with braces.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum ConverterKeys {
+    Ideal {},
+    Clipping { range: i32 },
+    Bits { bits: u8, step: i32 },
+}
+
+impl From<ConverterKeys> for Converter {
+    fn from(keys: ConverterKeys) -> Self {
+        match keys {
+            ConverterKeys::Ideal {} => Self::Ideal,
+            ConverterKeys::Clipping { range } => Self::Clipping { range },
+            ConverterKeys::Bits { bits, step } => Self::Bits { bits, step },
+        }
+    }
+}
+
+impl Converter {
+    /// Sum that one code stands for.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Bits { step, .. } => *step,
+            Self::Ideal | Self::Clipping { .. } => 1,
+        }
+    }
+}
+
+/// Noise of the conversions, and cells that don't hold what is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Noise {
+    /// Standard deviation of the Gaussian noise on each partial sum before its converter, in codes: of one
+    /// [`step`](Converter::Bits), or of the least partial sum for the other converters.
+    pub sigma: f64,
+    /// Share of cells that hold 0 whatever is written.
+    pub stuck_at_zero: f64,
+    /// Share of cells that hold 1 whatever is written.
+    pub stuck_at_one: f64,
+    /// What noise and stuck cells are drawn from.
+    pub seed: u64,
+}
+
+impl Noise {
+    /// Whether a cell is stuck.
+    pub fn has_stuck_cells(&self) -> bool {
+        self.stuck_at_zero + self.stuck_at_one > 0.0
+    }
 }
 
 /// One precision of the macro.
@@ -121,9 +179,43 @@ pub struct Energy {
     pub adder_pj_per_bit: f64,
     /// Static power of a macro, mW; a measured access contains it while it lasts.
     pub leakage_mw_per_macro: f64,
+    /// How a measured access is split for display.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macro_shares: Option<MacroShares>,
     /// Energy of an access from its parts, where it isn't measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub components: Option<Components>,
+}
+
+/// Shares of an access's energy, which sum to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MacroShares {
+    /// Cells and bit lines.
+    pub array: f64,
+    /// Converters.
+    pub converter: f64,
+    /// Drivers of the word lines.
+    pub drivers: f64,
+}
+
+impl MacroShares {
+    /// Names and shares, for tables.
+    pub fn parts(&self) -> [(&'static str, f64); 3] {
+        [("array", self.array), ("converter", self.converter), ("drivers", self.drivers)]
+    }
+}
+
+/// Area constants of everything that is counted; a file gives all of them or none.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Area {
+    /// A macro with its converters and drivers, mm2.
+    pub macro_mm2: f64,
+    /// A KiB of weight or feature-map SRAM, mm2.
+    pub sram_mm2_per_kib: f64,
+    /// Accumulation, index decoder and requantization of a core, mm2.
+    pub logic_mm2_per_core: f64,
 }
 
 /// Capacitances behind the energy of one input phase of an access (formulas of zigzag-imc; see `docs/cost-model.md`).
@@ -225,13 +317,14 @@ impl Hardware {
         self.check_memory()?;
         self.check_access()?;
         match self.converter {
-            Converter::Ideal => Ok(()),
-            Converter::Clipping { range } => check_range("converter.range", range, 1, i32::MAX),
+            Converter::Ideal => {}
+            Converter::Clipping { range } => check_range("converter.range", range, 1, i32::MAX)?,
             Converter::Bits { bits, step } => {
                 check_range("converter.bits", bits.into(), 1, 16)?;
-                check_range("converter.step", step, 1, 1 << 14)
+                check_range("converter.step", step, 1, 1 << 14)?;
             }
         }
+        self.check_noise()
     }
 
     fn check_memory(&self) -> std::result::Result<(), String> {
@@ -267,9 +360,37 @@ impl Hardware {
             ]);
         }
         for (key, value) in constants {
-            if !(0.0..=1e6).contains(&value) {
-                return Err(format!("energy.{key} is {value}, it must be from 0 to 1e6"));
+            check_range(&format!("energy.{key}"), value, 0.0, 1e6)?;
+        }
+        if let Some(shares) = &energy.macro_shares {
+            let parts = shares.parts();
+            parts
+                .iter()
+                .try_for_each(|(key, share)| check_range(&format!("energy.macro_shares.{key}"), *share, 0.0, 1.0))?;
+            let sum: f64 = parts.iter().map(|(_, share)| share).sum();
+            if (sum - 1.0).abs() > 1e-6 {
+                return Err(format!("energy.macro_shares sum to {sum}, they must sum to 1"));
             }
+            if energy.components.is_some() {
+                return Err("energy.components gives the shares of an access; drop energy.macro_shares".into());
+            }
+        }
+        let Some(area) = &self.area else { return Ok(()) };
+        check_positive("area.macro_mm2", area.macro_mm2)?;
+        check_range("area.sram_mm2_per_kib", area.sram_mm2_per_kib, 0.0, 1e6)?;
+        check_range("area.logic_mm2_per_core", area.logic_mm2_per_core, 0.0, 1e6)
+    }
+
+    fn check_noise(&self) -> std::result::Result<(), String> {
+        let Some(noise) = self.noise else { return Ok(()) };
+        let shares = noise.stuck_at_zero + noise.stuck_at_one;
+        for (key, value, high) in [
+            ("sigma", noise.sigma, MAX_SIGMA / f64::from(self.converter.code())),
+            ("stuck_at_zero", noise.stuck_at_zero, 1.0),
+            ("stuck_at_one", noise.stuck_at_one, 1.0),
+            ("stuck_at_zero + noise.stuck_at_one", shares, 1.0),
+        ] {
+            check_range(&format!("noise.{key}"), value, 0.0, high)?;
         }
         Ok(())
     }
@@ -318,6 +439,19 @@ impl Hardware {
             }
         }
         Ok(())
+    }
+
+    /// What keeps the chip from computing what the integer reference does; nothing for an ideal converter without faults.
+    pub fn losses(&self) -> Vec<String> {
+        let converter = match self.converter {
+            Converter::Ideal => None,
+            Converter::Clipping { .. } => Some("clipping converter".into()),
+            Converter::Bits { bits, .. } => Some(format!("{bits}-bit converter")),
+        };
+        let noise = self.noise.unwrap_or_default();
+        let noisy = (noise.sigma > 0.0).then(|| "noise".into());
+        let stuck = noise.has_stuck_cells().then(|| "stuck cells".into());
+        [converter, noisy, stuck].into_iter().flatten().collect()
     }
 
     /// Macros of the chip.
@@ -371,23 +505,36 @@ impl Hardware {
 
     /// Energy of one access: measured, or that of its phases from the components.
     fn access_energy_pj(&self, mode: &AccessMode) -> f64 {
-        match (mode.energy_pj, self.energy.components, self.converter) {
-            (Some(measured), ..) => measured,
-            (None, Some(parts), Converter::Bits { bits, .. }) => {
+        match mode.energy_pj {
+            Some(measured) => measured,
+            None => {
                 let phases = f64::from(mode.input_bits / self.input_bits_per_cycle);
-                let converters = (self.columns / usize::from(self.weight_slice_bits)) as f64;
-                let cells = (self.rows_on * self.columns) as f64 * parts.cell_ff;
-                let adc = converters
-                    * (parts.adc_linear_ff * f64::from(bits) + parts.adc_exponential_ff * 4f64.powi(bits.into()));
-                let dac_bits = match self.input_bits_per_cycle {
-                    1 => 0,
-                    bits => bits,
-                };
-                let dac = self.rows_on as f64 * parts.dac_ff_per_bit * f64::from(dac_bits);
-                phases * (cells + adc + dac) * parts.supply_v.powi(2) / 1e3
+                let parts = self.component_pj().expect("a checked hardware file gives the energy of each access once");
+                phases * parts.iter().sum::<f64>()
             }
-            _ => unreachable!("a checked hardware file gives the energy of each access once"),
         }
+    }
+
+    /// Energy of the array, the converters and the drivers in one input phase of an access, pJ, where components give it.
+    fn component_pj(&self) -> Option<[f64; 3]> {
+        let (Some(parts), Converter::Bits { bits, .. }) = (self.energy.components, self.converter) else { return None };
+        let converters = (self.columns / usize::from(self.weight_slice_bits)) as f64;
+        let cells = (self.rows_on * self.columns) as f64 * parts.cell_ff;
+        let adc =
+            converters * (parts.adc_linear_ff * f64::from(bits) + parts.adc_exponential_ff * 4f64.powi(bits.into()));
+        let dac_bits = match self.input_bits_per_cycle {
+            1 => 0,
+            bits => bits,
+        };
+        let dac = self.rows_on as f64 * parts.dac_ff_per_bit * f64::from(dac_bits);
+        Some([cells, adc, dac].map(|ff| ff * parts.supply_v.powi(2) / 1e3))
+    }
+
+    /// How the energy of an access is split: as its components say, or as the file chose for a measured one.
+    pub fn macro_shares(&self) -> Option<MacroShares> {
+        let Some(parts) = self.component_pj() else { return self.energy.macro_shares };
+        let [array, converter, drivers] = parts.map(|part| part / parts.iter().sum::<f64>());
+        Some(MacroShares { array, converter, drivers })
     }
 
     /// Multiply-accumulates that the whole chip can do in a cycle at a precision.

@@ -4,7 +4,7 @@
 //! bit, the highest one counts negatively instead.
 
 use super::config::Converter;
-use super::kernel::Sums;
+use super::kernel::{LANES, Portable, Sums};
 
 /// A digit of the weights: `weight = sum of digit * place`.
 #[derive(Clone, Copy, Debug)]
@@ -47,17 +47,24 @@ pub(super) enum Conversion {
         /// The least and the largest.
         range: [i32; 2],
     },
-    /// Sums are saturated and rounded to codes.
-    Coded {
-        /// The least and the largest.
-        range: [i32; 2],
-        /// Sum that one code stands for.
-        step: i32,
-        /// `floor(2^shift / step) + 1`.
-        reciprocal: u64,
-        /// `30 + ceil(log2 step)`, which makes a division by `step` exact below `2^30`.
-        shift: u32,
-    },
+    /// Sums are saturated and rounded to codes; all products stay within 32 bits.
+    Coded(Codes<u32>),
+    /// The same where they need 64.
+    WideCoded(Codes<u64>),
+}
+
+/// The codes of a converter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Codes<T> {
+    /// The least and the largest sum.
+    range: [i32; 2],
+    /// Sum that one code stands for.
+    step: i32,
+    /// `floor(2^shift / step) + 1`.
+    reciprocal: T,
+    /// `log2` of the least power of two above `step` times the largest number to divide, which makes the division by `step`
+    /// exact.
+    shift: u32,
 }
 
 impl Conversion {
@@ -68,41 +75,83 @@ impl Conversion {
             Converter::Clipping { range } => Self::Clamped { range: [-range, range] },
             Converter::Bits { bits, step } => {
                 let lowest = if signed { -(1 << (bits - 1)) } else { 0 };
-                let shift = 30 + (step as u32).next_power_of_two().ilog2();
-                Self::Coded {
-                    range: [lowest * step, (lowest + (1 << bits) - 1) * step],
-                    step,
-                    reciprocal: (1 << shift) / step as u64 + 1,
-                    shift,
+                let range = [lowest * step, (lowest + (1 << bits) - 1) * step];
+                let largest = (range[1] - range[0] + step / 2) as u64;
+                let shift = (largest * step as u64 + 1).next_power_of_two().ilog2();
+                let reciprocal = (1 << shift) / step as u64 + 1;
+                match (u32::try_from(reciprocal), u32::try_from(largest * reciprocal)) {
+                    // A shift by 32 and more needs 64 bits too.
+                    (Ok(reciprocal), Ok(_)) if shift < 32 => Self::Coded(Codes { range, step, reciprocal, shift }),
+                    _ => Self::WideCoded(Codes { range, step, reciprocal, shift }),
                 }
             }
         }
     }
 
-    /// What the converter makes of a vector of partial sums.
+    /// Turns vectors of partial sums into what the converter makes of them.
     #[inline(always)]
-    pub(super) fn apply<S: Sums>(self, sums: S) -> S {
-        if matches!(self, Self::Exact) {
-            return sums;
+    pub(super) fn apply<S: Sums>(self, sums: &mut [S]) {
+        match self {
+            Self::Exact => {}
+            Self::Clamped { range: [low, high] } => {
+                for sums in sums {
+                    *sums = sums.clamp(low, high);
+                }
+            }
+            Self::Coded(Codes { range: [low, high], step, reciprocal, shift }) => {
+                for sums in sums {
+                    let above = sums.clamp(low, high).plus(step / 2 - low);
+                    let codes = above.times(reciprocal as i32).shift_right(shift);
+                    *sums = codes.times(step).plus(low);
+                }
+            }
+            Self::WideCoded(Codes { range: [low, high], step, reciprocal, shift }) => {
+                for sums in sums {
+                    let mut lanes = sums.lanes();
+                    for sum in &mut lanes {
+                        let above = (i64::from((*sum).clamp(low, high)) + i64::from(step / 2 - low)) as u64;
+                        *sum = ((above * reciprocal) >> shift) as i32 * step + low;
+                    }
+                    *sums = S::from_lanes(lanes);
+                }
+            }
         }
-        let mut lanes = sums.lanes();
-        // A loop instead of `map`, which is compiled apart and without the vector unit.
-        for sum in &mut lanes {
-            *sum = self.convert(*sum);
-        }
-        S::from_lanes(lanes)
     }
 
     /// What the converter makes of a partial sum.
-    #[inline(always)]
     pub(super) fn convert(self, sum: i32) -> i32 {
-        match self {
-            Self::Exact => sum,
-            Self::Clamped { range: [low, high] } => sum.clamp(low, high),
-            Self::Coded { range: [low, high], step, reciprocal, shift } => {
-                let above = (sum.clamp(low, high) - low + step / 2) as u64;
-                ((above * reciprocal) >> shift) as i32 * step + low
+        let mut sums = [Portable::from_lanes([sum; LANES])];
+        self.apply(&mut sums);
+        sums[0].lanes()[0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every sum near a code's edge, and both ends of the range, against a division.
+    #[test]
+    fn codes_are_those_of_a_division() {
+        for (bits, step) in
+            [(1, 1), (5, 2), (5, 3), (8, 39), (8, 255), (12, 7), (12, 500), (16, 1), (16, 3), (16, 1 << 14)]
+        {
+            for signed in [false, true] {
+                let conversion = Conversion::new(Converter::Bits { bits, step }, signed);
+                let lowest = if signed { -(1i64 << (bits - 1)) } else { 0 };
+                let highest = lowest + (1 << bits) - 1;
+                for code in [lowest - 2, lowest, lowest + 1, -1, 0, 1, highest / 3, highest - 1, highest, highest + 2] {
+                    for near in -2..=2 {
+                        let sum = code * i64::from(step) + i64::from(step) / 2 + near;
+                        let expected =
+                            (2 * sum + i64::from(step)).div_euclid(2 * i64::from(step)).clamp(lowest, highest);
+                        let found = conversion.convert(sum as i32);
+                        assert_eq!(i64::from(found), expected * i64::from(step), "{bits} bits, step {step}, sum {sum}");
+                    }
+                }
             }
         }
+        assert!(matches!(Conversion::new(Converter::Bits { bits: 5, step: 2 }, true), Conversion::Coded(_)));
+        assert!(matches!(Conversion::new(Converter::Bits { bits: 16, step: 3 }, true), Conversion::WideCoded(_)));
     }
 }

@@ -2,14 +2,18 @@
 //!
 //! Each formula is in `docs/cost-model.md` with its source and its doubt.
 
-use serde::Serialize;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::config::Hardware;
-use super::mapping::ConvMapping;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Hardware, MacroShares};
+use super::mapping::{ConvMapping, Sets, dense_sets, kept_sets};
 use super::schedule::{Loading, Timeline, schedule};
 use super::workload::{LayerWork, workload};
 use crate::deploy::integer::IntegerNetwork;
 use crate::error::Result;
+use crate::sparsity::{GroupGrid, GroupShape};
 
 /// Bits of the counter that the index decoder steps for each bit of a code.
 const INDEX_COUNTER_BITS: u64 = 16;
@@ -19,6 +23,12 @@ const INDEX_COUNTER_BITS: u64 = 16;
 pub struct Evaluation {
     /// Name of the hardware.
     pub hardware: String,
+    /// What keeps the chip from computing what the integer reference does ([`Hardware::losses`]).
+    pub losses: Vec<String>,
+    /// How the component `macro` of the energy is split, where the hardware file says so.
+    pub macro_shares: Option<MacroShares>,
+    /// Area, where the hardware file has the constants.
+    pub area: Option<AreaBreakdown>,
     /// Every kept weight has a place in the macros at the same time, so that nothing is reloaded.
     pub resident: bool,
     /// The packed model fits the cores' weight SRAMs.
@@ -36,7 +46,7 @@ pub struct Evaluation {
 }
 
 /// How much smaller the weights are, over all mapped layers (first, last and projections included).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compression {
     /// Zero groups / all groups.
     pub group_sparsity: f64,
@@ -53,7 +63,7 @@ pub struct Compression {
 }
 
 /// Cost of one frame.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// Cycles.
     pub cycles: u64,
@@ -67,6 +77,12 @@ pub struct Cost {
     pub tops_per_watt_dense_equivalent: f64,
     /// `2 x MAC of kept groups / energy`, padding not counted.
     pub tops_per_watt_executed: f64,
+    /// `2 x dense MAC x frames a second / area`; absent without area constants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tops_per_mm2_dense_equivalent: Option<f64>,
+    /// `2 x MAC of kept groups x frames a second / area`; absent without area constants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tops_per_mm2_executed: Option<f64>,
     /// MAC of kept groups / (cycles x peak MAC).
     pub utilization: f64,
     /// Cycles of the same network with every group kept, same bits, same chip / cycles.
@@ -76,7 +92,7 @@ pub struct Cost {
 }
 
 /// Energy by component, in microjoules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EnergyBreakdown {
     /// Accesses: array, converters, drivers.
     #[serde(rename = "macro")]
@@ -97,6 +113,37 @@ pub struct EnergyBreakdown {
     pub requantization: f64,
     /// Macros that wait, and (where access energies are from components) those that work.
     pub leakage: f64,
+}
+
+/// Area by component, in mm2.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AreaBreakdown {
+    /// Macros with their converters and drivers.
+    pub macros_mm2: f64,
+    /// Weight SRAMs of all cores.
+    pub weight_sram_mm2: f64,
+    /// Feature-map SRAM.
+    pub feature_sram_mm2: f64,
+    /// Logic of all cores.
+    pub logic_mm2: f64,
+    /// All of it.
+    pub total_mm2: f64,
+}
+
+impl AreaBreakdown {
+    /// The area of a chip whose file has the constants.
+    fn new(hardware: &Hardware) -> Option<Self> {
+        let area = hardware.area?;
+        let sram = |kib: u64| kib as f64 * area.sram_mm2_per_kib;
+        let parts = [
+            hardware.macros() as f64 * area.macro_mm2,
+            sram(hardware.cores as u64 * hardware.memory.weight_sram_kib),
+            sram(hardware.memory.feature_sram_kib),
+            hardware.cores as f64 * area.logic_mm2_per_core,
+        ];
+        let [macros_mm2, weight_sram_mm2, feature_sram_mm2, logic_mm2] = parts;
+        Some(Self { macros_mm2, weight_sram_mm2, feature_sram_mm2, logic_mm2, total_mm2: parts.iter().sum() })
+    }
 }
 
 /// Cost of a layer, per frame.
@@ -162,33 +209,96 @@ impl EnergyBreakdown {
     }
 }
 
-/// Runs the model: maps the network, schedules it with and without weight reload, and adds up what it costs.
+/// A checked network whose costs on many chips can be asked for.
+///
+/// Which groups hold a weight is found once for each group shape; it is most of the work.
+#[derive(Debug)]
+pub struct Evaluator<'a> {
+    network: &'a IntegerNetwork,
+    kept: Mutex<Vec<Arc<KeptGroups>>>,
+}
+
+/// Groups of each convolution for one group shape, in the order of [`IntegerNetwork::convs`].
+#[derive(Debug)]
+struct KeptGroups {
+    shape: GroupShape,
+    /// Those that hold a weight.
+    kept: Vec<Sets>,
+    /// All of them.
+    dense: Vec<Sets>,
+}
+
+impl KeptGroups {
+    fn new(network: &IntegerNetwork, shape: GroupShape) -> Self {
+        let convs: Vec<_> =
+            network.convs().map(|(_, conv, _, integer)| (GroupGrid::new(shape, &conv), integer)).collect();
+        let kept = convs.par_iter().map(|(grid, conv)| kept_sets(grid, &conv.weights)).collect();
+        Self { shape, kept, dense: convs.iter().map(|(grid, _)| dense_sets(grid)).collect() }
+    }
+}
+
+impl<'a> Evaluator<'a> {
+    /// Checks a network.
+    ///
+    /// # Errors
+    /// A network that isn't valid.
+    pub fn new(network: &'a IntegerNetwork) -> Result<Self> {
+        network.validate()?;
+        Ok(Self { network, kept: Mutex::default() })
+    }
+
+    /// Runs the model: maps the network, schedules it with and without weight reload, and adds up what it costs.
+    ///
+    /// # Errors
+    /// A chip that isn't valid; weights wider than the macro can hold.
+    pub fn evaluate(&self, hardware: &Hardware) -> Result<Evaluation> {
+        hardware.validate()?;
+        let groups = self.groups(hardware.group);
+        let layers = workload(self.network, hardware, &groups.kept)?;
+        let dense = workload(self.network, hardware, &groups.dense)?;
+
+        let loading = loading(&layers, hardware);
+        let (timeline, mut cost, layer_costs) = run(&layers, hardware, loading);
+        let (_, mut cost_without_reload, _) = run(&layers, hardware, Loading::Never);
+        for (cost, loading) in
+            [(&mut cost, self::loading(&dense, hardware)), (&mut cost_without_reload, Loading::Never)]
+        {
+            let (_, dense, _) = run(&dense, hardware, loading);
+            cost.speedup_vs_dense = dense.cycles as f64 / cost.cycles as f64;
+        }
+        Ok(Evaluation {
+            hardware: hardware.name.clone(),
+            losses: hardware.losses(),
+            macro_shares: hardware.macro_shares(),
+            area: AreaBreakdown::new(hardware),
+            resident: loading == Loading::Never,
+            fits_weight_sram: fits_weight_sram(&layers, hardware),
+            compression: compression(layers.iter().filter_map(|layer| layer.conv.as_ref())),
+            cost,
+            cost_without_reload,
+            layers: layer_costs,
+            timeline,
+        })
+    }
+
+    /// The groups for a shape, found now or before.
+    fn groups(&self, shape: GroupShape) -> Arc<KeptGroups> {
+        let mut known = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(groups) = known.iter().find(|groups| groups.shape == shape) {
+            return groups.clone();
+        }
+        let groups = Arc::new(KeptGroups::new(self.network, shape));
+        known.push(groups.clone());
+        groups
+    }
+}
+
+/// What a network costs on one chip ([`Evaluator::evaluate`]).
 ///
 /// # Errors
 /// A network or chip that isn't valid; weights wider than the macro can hold.
 pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluation> {
-    hardware.validate()?;
-    network.validate()?;
-    let layers = workload(network, hardware, |mapping| mapping)?;
-    let dense = workload(network, hardware, |mapping| mapping.dense())?;
-
-    let loading = loading(&layers, hardware);
-    let (timeline, mut cost, layer_costs) = run(&layers, hardware, loading);
-    let (_, mut cost_without_reload, _) = run(&layers, hardware, Loading::Never);
-    for (cost, loading) in [(&mut cost, self::loading(&dense, hardware)), (&mut cost_without_reload, Loading::Never)] {
-        let (_, dense, _) = run(&dense, hardware, loading);
-        cost.speedup_vs_dense = dense.cycles as f64 / cost.cycles as f64;
-    }
-    Ok(Evaluation {
-        hardware: hardware.name.clone(),
-        resident: loading == Loading::Never,
-        fits_weight_sram: fits_weight_sram(&layers, hardware),
-        compression: compression(layers.iter().filter_map(|layer| layer.conv.as_ref())),
-        cost,
-        cost_without_reload,
-        layers: layer_costs,
-        timeline,
-    })
+    Evaluator::new(network)?.evaluate(hardware)
 }
 
 /// Weights are loaded unless each core's macros hold the accesses of all layers.
@@ -250,13 +360,18 @@ fn run(layers: &[LayerWork], hardware: &Hardware, loading: Loading) -> (Timeline
     let kept_macs: u64 = costs.iter().map(|layer| layer.kept_macs).sum();
     let energy = costs.iter().fold(EnergyBreakdown::default(), |sum, layer| sum.plus(&layer.energy_breakdown_uj));
     let energy_uj = energy.total();
+    let fps = hardware.clock_mhz * 1e6 / cycles as f64;
+    let area = AreaBreakdown::new(hardware);
+    let tops_per_mm2 = |macs: u64| area.map(|area| 2.0 * macs as f64 * fps / 1e12 / area.total_mm2);
     let cost = Cost {
         cycles,
-        fps: hardware.clock_mhz * 1e6 / cycles as f64,
+        fps,
         latency_us: timeline.cycles() as f64 / hardware.clock_mhz,
         energy_uj,
         tops_per_watt_dense_equivalent: tops_per_watt(macs, energy_uj),
         tops_per_watt_executed: tops_per_watt(kept_macs, energy_uj),
+        tops_per_mm2_dense_equivalent: tops_per_mm2(macs),
+        tops_per_mm2_executed: tops_per_mm2(kept_macs),
         utilization: kept_macs as f64 / peak_macs,
         speedup_vs_dense: 1.0,
         energy_breakdown_uj: energy,

@@ -39,8 +39,12 @@ pub struct Index {
 impl IndexCode {
     /// Encodes `kept` (one entry for each group of the set) with the shorter code; the bitmap wins a tie.
     pub fn cheapest(kept: &[bool]) -> Index {
-        let code = if Self::Runs.bit_len(kept) < Self::Bitmap.bit_len(kept) { Self::Runs } else { Self::Bitmap };
-        code.encode(kept)
+        Self::shorter(kept).encode(kept)
+    }
+
+    /// The code that takes fewer bits for `kept`; the bitmap wins a tie.
+    pub fn shorter(kept: &[bool]) -> Self {
+        if Self::Runs.bit_len(kept) < Self::Bitmap.bit_len(kept) { Self::Runs } else { Self::Bitmap }
     }
 
     /// Length of the code in bits, without [`SELECTOR_BITS`].

@@ -13,14 +13,36 @@ pub(super) type Weights = [i8; LANES * QUAD];
 /// The inputs of four rows.
 pub(super) type Inputs = [u8; QUAD];
 
-/// A vector of [`LANES`] sums. Its functions are only called through [`dispatch`], which checks that the unit is there.
-pub(super) trait Sums: Copy {
+/// What adds up products of weights and inputs.
+pub(super) trait Dot: Copy {
+    /// What the sums are then.
+    type Sums;
     /// All zero.
     fn zero() -> Self;
     /// Adds four rows to each lane.
     fn dot(self, weights: &Weights, inputs: Inputs) -> Self;
+    /// The sums.
+    fn sums(self) -> Self::Sums;
+}
+
+/// Magnitude that a sum over two of the four rows may reach in [`Sums::Narrow`].
+pub(super) const NARROW_LIMIT: i32 = i16::MAX as i32;
+
+/// A vector of [`LANES`] sums. Its functions are only called through [`dispatch`], which checks that the unit is there.
+pub(super) trait Sums: Dot<Sums = Self> {
+    /// Sums for products so small that those of the first two rows of all quads stay within [`NARROW_LIMIT`], and those of the
+    /// last two as well; a unit may add them up in 16 bits.
+    type Narrow: Dot<Sums = Self>;
     /// Adds `other * factor` to each lane.
     fn add_product(self, other: Self, factor: i32) -> Self;
+    /// Adds a number to each lane.
+    fn plus(self, number: i32) -> Self;
+    /// The low 32 bits of each lane times a number.
+    fn times(self, number: i32) -> Self;
+    /// Shifts each lane, taken without sign.
+    fn shift_right(self, bits: u32) -> Self;
+    /// Saturates each lane.
+    fn clamp(self, low: i32, high: i32) -> Self;
     /// True if a lane is below `low` or above `high`.
     fn beyond(self, low: i32, high: i32) -> bool;
     /// The sums as numbers.
@@ -62,7 +84,9 @@ pub(super) fn dispatch<T: Task>(task: T) -> T::Output {
 #[derive(Clone, Copy)]
 pub(super) struct Portable([i32; LANES]);
 
-impl Sums for Portable {
+impl Dot for Portable {
+    type Sums = Self;
+
     #[inline(always)]
     fn zero() -> Self {
         Self([0; LANES])
@@ -79,8 +103,41 @@ impl Sums for Portable {
     }
 
     #[inline(always)]
+    fn sums(self) -> Self {
+        self
+    }
+}
+
+impl Sums for Portable {
+    type Narrow = Self;
+
+    #[inline(always)]
     fn add_product(mut self, other: Self, factor: i32) -> Self {
         self.0.iter_mut().zip(other.0).for_each(|(sum, other)| *sum += other * factor);
+        self
+    }
+
+    #[inline(always)]
+    fn plus(mut self, number: i32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum += number);
+        self
+    }
+
+    #[inline(always)]
+    fn times(mut self, number: i32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum = sum.wrapping_mul(number));
+        self
+    }
+
+    #[inline(always)]
+    fn shift_right(mut self, bits: u32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum = (*sum as u32 >> bits) as i32);
+        self
+    }
+
+    #[inline(always)]
+    fn clamp(mut self, low: i32, high: i32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum = (*sum).clamp(low, high));
         self
     }
 
@@ -104,7 +161,7 @@ impl Sums for Portable {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Inputs, LANES, Sums, Task, Weights};
+    use super::{Dot, Inputs, LANES, Sums, Task, Weights};
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(super) fn on_avx512<T: Task>(task: T) -> T::Output {
@@ -120,7 +177,9 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(super) struct Avx512(__m512i);
 
-    impl Sums for Avx512 {
+    impl Dot for Avx512 {
+        type Sums = Self;
+
         #[inline(always)]
         fn zero() -> Self {
             // SAFETY: only reached through `dispatch`, which detected the features.
@@ -138,9 +197,45 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn sums(self) -> Self {
+            self
+        }
+    }
+
+    impl Sums for Avx512 {
+        type Narrow = Self;
+
+        #[inline(always)]
         fn add_product(self, other: Self, factor: i32) -> Self {
             // SAFETY: features as in `zero`.
             Self(unsafe { _mm512_add_epi32(self.0, _mm512_mullo_epi32(other.0, _mm512_set1_epi32(factor))) })
+        }
+
+        #[inline(always)]
+        fn plus(self, number: i32) -> Self {
+            // SAFETY: features as in `zero`.
+            Self(unsafe { _mm512_add_epi32(self.0, _mm512_set1_epi32(number)) })
+        }
+
+        #[inline(always)]
+        fn times(self, number: i32) -> Self {
+            // SAFETY: features as in `zero`.
+            Self(unsafe { _mm512_mullo_epi32(self.0, _mm512_set1_epi32(number)) })
+        }
+
+        #[inline(always)]
+        fn shift_right(self, bits: u32) -> Self {
+            // SAFETY: features as in `zero`.
+            Self(unsafe { _mm512_srl_epi32(self.0, _mm_cvtsi32_si128(bits as i32)) })
+        }
+
+        #[inline(always)]
+        fn clamp(self, low: i32, high: i32) -> Self {
+            // SAFETY: features as in `zero`.
+            unsafe {
+                let raised = _mm512_max_epi32(self.0, _mm512_set1_epi32(low));
+                Self(_mm512_min_epi32(raised, _mm512_set1_epi32(high)))
+            }
         }
 
         #[inline(always)]
@@ -170,7 +265,9 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub(super) struct Avx2([__m256i; 2]);
 
-    impl Sums for Avx2 {
+    impl Dot for Avx2 {
+        type Sums = Self;
+
         #[inline(always)]
         fn zero() -> Self {
             // SAFETY: only reached through `dispatch`, which detected the feature.
@@ -197,10 +294,94 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn sums(self) -> Self {
+            self
+        }
+    }
+
+    /// Two registers of 8 lanes, each of two 16-bit sums.
+    #[derive(Clone, Copy)]
+    pub(super) struct NarrowAvx2([__m256i; 2]);
+
+    impl Dot for NarrowAvx2 {
+        type Sums = Avx2;
+
+        #[inline(always)]
+        fn zero() -> Self {
+            // SAFETY: only reached through `dispatch`, which detected the feature.
+            Self(unsafe { [_mm256_setzero_si256(); 2] })
+        }
+
+        #[inline(always)]
+        fn dot(mut self, weights: &Weights, inputs: Inputs) -> Self {
+            // SAFETY: feature as in `zero`; the two loads read the two halves of the 64 bytes of `weights`, without alignment.
+            unsafe {
+                let inputs = _mm256_set1_epi32(i32::from_le_bytes(inputs));
+                for (half, sum) in self.0.iter_mut().enumerate() {
+                    let weights = _mm256_loadu_si256(weights.as_ptr().add(32 * half).cast());
+                    *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(inputs, weights));
+                }
+            }
+            self
+        }
+
+        #[inline(always)]
+        fn sums(mut self) -> Avx2 {
+            for sum in &mut self.0 {
+                // SAFETY: feature as in `zero`.
+                *sum = unsafe { _mm256_madd_epi16(*sum, _mm256_set1_epi16(1)) };
+            }
+            Avx2(self.0)
+        }
+    }
+
+    impl Sums for Avx2 {
+        type Narrow = NarrowAvx2;
+
+        #[inline(always)]
         fn add_product(mut self, other: Self, factor: i32) -> Self {
             for (sum, other) in self.0.iter_mut().zip(other.0) {
                 // SAFETY: feature as in `zero`.
                 *sum = unsafe { _mm256_add_epi32(*sum, _mm256_mullo_epi32(other, _mm256_set1_epi32(factor))) };
+            }
+            self
+        }
+
+        #[inline(always)]
+        fn plus(mut self, number: i32) -> Self {
+            for sum in &mut self.0 {
+                // SAFETY: feature as in `zero`.
+                *sum = unsafe { _mm256_add_epi32(*sum, _mm256_set1_epi32(number)) };
+            }
+            self
+        }
+
+        #[inline(always)]
+        fn times(mut self, number: i32) -> Self {
+            for sum in &mut self.0 {
+                // SAFETY: feature as in `zero`.
+                *sum = unsafe { _mm256_mullo_epi32(*sum, _mm256_set1_epi32(number)) };
+            }
+            self
+        }
+
+        #[inline(always)]
+        fn shift_right(mut self, bits: u32) -> Self {
+            for sum in &mut self.0 {
+                // SAFETY: feature as in `zero`.
+                *sum = unsafe { _mm256_srl_epi32(*sum, _mm_cvtsi32_si128(bits as i32)) };
+            }
+            self
+        }
+
+        #[inline(always)]
+        fn clamp(mut self, low: i32, high: i32) -> Self {
+            for sum in &mut self.0 {
+                // SAFETY: feature as in `zero`.
+                *sum = unsafe {
+                    let raised = _mm256_max_epi32(*sum, _mm256_set1_epi32(low));
+                    _mm256_min_epi32(raised, _mm256_set1_epi32(high))
+                };
             }
             self
         }
@@ -255,7 +436,7 @@ mod tests {
     struct All<'a>(&'a [(Weights, Inputs)]);
 
     impl Task for All<'_> {
-        type Output = ([i32; LANES], [i32; LANES], [bool; 3]);
+        type Output = ([i32; LANES], [i32; LANES], [bool; 3], [i32; LANES]);
 
         #[inline(always)]
         fn run<S: Sums>(self) -> Self::Output {
@@ -263,7 +444,8 @@ mod tests {
             let lanes = sums.lanes();
             let (low, high) = (*lanes.iter().min().unwrap(), *lanes.iter().max().unwrap());
             let beyond = [(low, high), (low + 1, high), (low, high - 1)].map(|(low, high)| sums.beyond(low, high));
-            (lanes, sums.add_product(S::from_lanes(lanes), -7).lanes(), beyond)
+            let chain = sums.clamp(-9999, 5000).plus(9999).times(0x0080_4021).shift_right(7);
+            (lanes, sums.add_product(S::from_lanes(lanes), -7).lanes(), beyond, chain.lanes())
         }
     }
 
@@ -271,6 +453,8 @@ mod tests {
         let expected = All(rows).run::<Portable>();
         assert_eq!(expected.1, expected.0.map(|sum| -6 * sum));
         assert_eq!(expected.2, [false, true, true]);
+        let chain = |sum: i32| (sum.clamp(-9999, 5000) + 9999) as u32;
+        assert_eq!(expected.3, expected.0.map(|sum| (chain(sum).wrapping_mul(0x0080_4021) >> 7) as i32));
         assert_eq!(dispatch(All(rows)), expected);
         #[cfg(target_arch = "x86_64")]
         x86::run_all(All(rows)).into_iter().for_each(|sums| assert_eq!(sums, expected));
@@ -287,6 +471,34 @@ mod tests {
             ),
         ) {
             agree(&rows);
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct AllNarrow<'a>(&'a [(Weights, Inputs)]);
+
+    impl Task for AllNarrow<'_> {
+        type Output = [i32; LANES];
+
+        #[inline(always)]
+        fn run<S: Sums>(self) -> Self::Output {
+            let sums = self.0.iter().fold(S::Narrow::zero(), |sums, (weights, inputs)| sums.dot(weights, *inputs));
+            sums.sums().lanes()
+        }
+    }
+
+    /// 12 quads of two products of 1365 stay just below the limit, with either sign.
+    #[test]
+    fn narrow_sums_are_exact_up_to_their_limit() {
+        for (weight, input) in [(105, 13), (-105, 13), (13, 105), (-13, 105)] {
+            let mut rows = vec![([weight; LANES * QUAD], [input; QUAD]); 12];
+            assert!(2 * 12 * i32::from(weight).abs() * i32::from(input) <= NARROW_LIMIT);
+            rows[3].0[7] = 0;
+            let expected = All(&rows).run::<Portable>().0;
+            assert_eq!(AllNarrow(&rows).run::<Portable>(), expected);
+            assert_eq!(dispatch(AllNarrow(&rows)), expected);
+            #[cfg(target_arch = "x86_64")]
+            x86::run_all(AllNarrow(&rows)).into_iter().for_each(|sums| assert_eq!(sums, expected));
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! It knows nothing of time, energy or values; the array execution and the schedule both start from it.
 
+use std::sync::Arc;
+
 use super::config::{Hardware, Precision};
 use super::index::{IndexCode, SELECTOR_BITS};
 use crate::deploy::integer::IntegerConv;
@@ -36,8 +38,11 @@ pub struct ConvMapping {
     /// Groups that share an access.
     pub sections: usize,
     /// For each filter set its kept groups, ascending, numbered within the set: `block * taps + tap`.
-    pub sets: Vec<Vec<usize>>,
+    pub sets: Sets,
 }
+
+/// Kept groups of each filter set; mappings of one network to many chips share them.
+pub(super) type Sets = Arc<Vec<Vec<usize>>>;
 
 /// Accesses whose weights are in one macro at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,13 +78,25 @@ impl ConvMapping {
     /// # Errors
     /// Weights wider than the macro can hold.
     pub fn new(name: &str, shape: ConvShape, conv: &IntegerConv, hardware: &Hardware) -> Result<Self> {
-        let grid = GroupGrid::new(hardware.group, &shape);
-        let kept = grid.kept(&conv.weights);
-        let sets = kept.chunks(grid.groups_per_set()).map(kept_groups).collect();
+        let sets = kept_sets(&GroupGrid::new(hardware.group, &shape), &conv.weights);
+        Self::with_sets(name, shape, conv, hardware, sets)
+    }
+
+    /// Maps a convolution of which `sets` are kept, whatever its weights are.
+    ///
+    /// # Errors
+    /// Weights wider than the macro can hold.
+    pub(super) fn with_sets(
+        name: &str,
+        shape: ConvShape,
+        conv: &IntegerConv,
+        hardware: &Hardware,
+        sets: Sets,
+    ) -> Result<Self> {
         Ok(Self {
             name: name.into(),
             shape,
-            grid,
+            grid: GroupGrid::new(hardware.group, &shape),
             weight_bits: conv.weight_bits,
             input_bits: conv.input_bits,
             precision: hardware
@@ -88,11 +105,6 @@ impl ConvMapping {
             sections: hardware.sections(),
             sets,
         })
-    }
-
-    /// The same convolution with every group kept.
-    pub fn dense(&self) -> Self {
-        Self { sets: vec![(0..self.grid.groups_per_set()).collect(); self.grid.sets()], ..self.clone() }
     }
 
     /// Kept groups of all filter sets.
@@ -139,7 +151,7 @@ impl ConvMapping {
     pub fn index_bits(&self, set: usize) -> u64 {
         let mut mask = vec![false; self.grid.groups_per_set()];
         self.sets[set].iter().for_each(|&group| mask[group] = true);
-        IndexCode::cheapest(&mask).bit_len as u64 + SELECTOR_BITS
+        IndexCode::shorter(&mask).bit_len(&mask) as u64 + SELECTOR_BITS
     }
 
     /// Bits of a set's biases and multipliers, one of each for a filter.
@@ -243,6 +255,54 @@ impl ConvMapping {
     }
 }
 
-fn kept_groups(mask: &[bool]) -> Vec<usize> {
-    mask.iter().enumerate().filter(|(_, kept)| **kept).map(|(group, _)| group).collect()
+/// The groups that hold a weight, for each filter set; `weights` are `[filters, channels, taps]`.
+pub(super) fn kept_sets(grid: &GroupGrid, weights: &[i8]) -> Sets {
+    let filter = grid.channels * grid.taps;
+    let sets = weights.chunks(grid.group.filters * filter).map(|filters| {
+        // The bits that occur at each kernel position of a channel block.
+        let mut seen = vec![0; grid.groups_per_set()];
+        for channels in filters.chunks_exact(filter) {
+            let blocks = channels.chunks(grid.group.channels * grid.taps);
+            for (seen, block) in seen.chunks_exact_mut(grid.taps).zip(blocks) {
+                for taps in block.chunks_exact(grid.taps) {
+                    seen.iter_mut().zip(taps).for_each(|(seen, weight)| *seen |= weight);
+                }
+            }
+        }
+        seen.iter().enumerate().filter(|(_, seen)| **seen != 0).map(|(group, _)| group).collect()
+    });
+    Arc::new(sets.collect())
+}
+
+/// Every group of each filter set.
+pub(super) fn dense_sets(grid: &GroupGrid) -> Sets {
+    Arc::new(vec![(0..grid.groups_per_set()).collect(); grid.sets()])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sparsity::GroupShape;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn kept_sets_are_the_kept_groups_of_the_grid(
+            filters in 1usize..9, channels in 1usize..9, taps in 1usize..10, by_filters in 1usize..5, by_channels in 1usize..5,
+            weights in prop::collection::vec(prop_oneof![9 => Just(0i8), 1 => any::<i8>()], 9 * 9 * 10),
+        ) {
+            let group = GroupShape { filters: by_filters, channels: by_channels };
+            let grid = GroupGrid { group, filters, channels, taps };
+            let weights = &weights[..filters * channels * taps];
+            let mut kept = vec![false; grid.groups()];
+            for (set, groups) in kept_sets(&grid, weights).iter().enumerate() {
+                groups.iter().for_each(|group| kept[set * grid.groups_per_set() + group] = true);
+            }
+            prop_assert_eq!(kept, grid.kept(weights));
+            prop_assert_eq!(dense_sets(&grid), kept_sets(&grid, &vec![1; weights.len()]));
+        }
+    }
 }

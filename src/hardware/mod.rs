@@ -4,10 +4,11 @@
 //! |---|---|---|
 //! | `config` | a TOML file | [`Hardware`] |
 //! | `mapping` | integer weights | [`ConvMapping`]: which groups share an access, accesses to macros, sets to cores |
-//! | `array`, `array_conv`, `converter`, `kernel` | mapping, pictures | [`MacroNetwork`]: logits, access by access |
+//! | `array`, `array_conv`, `converter`, `noise`, `kernel` | mapping, pictures | [`MacroNetwork`]: logits, access by access |
 //! | `workload` | mapping | what each core moves and computes, layer by layer |
 //! | `schedule` | workload | [`Timeline`]: when each macro loads and computes |
 //! | `cost` | workload, timeline | [`Evaluation`]: cycles, energy, compression |
+//! | [`sweep`] | ranges over keys of a hardware file | a row of costs for each chip |
 //! | `index` | kept groups | [`IndexCode`]: how the index is stored |
 //!
 //! It knows [`IntegerNetwork`](crate::deploy::integer::IntegerNetwork), but neither training nor the package's bytes.
@@ -20,12 +21,14 @@ mod cost;
 mod index;
 mod kernel;
 mod mapping;
+mod noise;
 mod schedule;
+pub mod sweep;
 mod workload;
 
 pub use array::{Counters, Execution, MacroNetwork};
-pub use config::{AccessMode, Components, Converter, Energy, Hardware, Memory, Precision};
-pub use cost::{Compression, Cost, EnergyBreakdown, Evaluation, LayerCost, evaluate};
+pub use config::{AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Memory, Noise, Precision};
+pub use cost::{AreaBreakdown, Compression, Cost, EnergyBreakdown, Evaluation, Evaluator, LayerCost, evaluate};
 pub use index::{Index, IndexCode, SELECTOR_BITS};
 pub use mapping::ConvMapping;
 pub use schedule::{Activity, LayerTime, Span, Timeline};

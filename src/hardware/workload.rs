@@ -3,7 +3,7 @@
 //! It knows nothing of time or energy; the schedule and the cost both start from it.
 
 use super::config::Hardware;
-use super::mapping::{ACCUMULATOR_BITS, ConvMapping, CoreWork, MULTIPLIER_BITS};
+use super::mapping::{ACCUMULATOR_BITS, ConvMapping, CoreWork, MULTIPLIER_BITS, Sets};
 use crate::deploy::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::Result;
 use crate::network::{Op, Skip, Source};
@@ -69,20 +69,17 @@ impl Logic {
     }
 }
 
-/// All layers of a network; `density` turns each mapping into the one that is meant.
+/// All layers of a network; `kept` are the groups that count of each convolution, in the order of [`IntegerNetwork::convs`].
 ///
 /// # Errors
 /// Weights wider than the macro can hold.
-pub(super) fn workload(
-    network: &IntegerNetwork,
-    hardware: &Hardware,
-    density: impl Fn(ConvMapping) -> ConvMapping,
-) -> Result<Vec<LayerWork>> {
+pub(super) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<LayerWork>> {
+    let mut kept = kept.iter().cloned();
     let mut layers = Vec::new();
     for (index, layer) in network.layers.iter().enumerate() {
         let builder = Builder { network, hardware, index };
         match layer {
-            IntegerLayer::Conv { .. } => layers.extend(builder.convs(&density)?),
+            IntegerLayer::Conv { .. } => layers.extend(builder.convs(&mut kept)?),
             IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => layers.push(builder.pool()),
         }
     }
@@ -118,7 +115,7 @@ impl Builder<'_> {
     }
 
     /// The node's convolution, then its projection.
-    fn convs(&self, density: impl Fn(ConvMapping) -> ConvMapping) -> Result<Vec<LayerWork>> {
+    fn convs(&self, kept: &mut impl Iterator<Item = Sets>) -> Result<Vec<LayerWork>> {
         let node = &self.network.graph.nodes()[self.index];
         let (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) =
             (node.op, &self.network.layers[self.index])
@@ -127,7 +124,10 @@ impl Builder<'_> {
         };
         let pixels = shape.output.pixels() as u64;
         let outputs = shape.output.len() as u64;
-        let map = |name: &str, shape, conv| ConvMapping::new(name, shape, conv, self.hardware).map(&density);
+        let mut map = |name: &str, shape, conv| {
+            let sets = kept.next().expect("kept groups for each convolution");
+            ConvMapping::with_sets(name, shape, conv, self.hardware, sets)
+        };
 
         let own = map(&node.name, shape, conv)?;
         let mut finish = Logic::default();

@@ -25,6 +25,7 @@ pub(super) fn page(deployment: &Deployment, metrics: &Metrics) -> String {
         compression(deployment),
         cost(deployment),
         energy_section(deployment),
+        area(deployment),
         sparsity(deployment),
         layers(deployment),
         timeline(deployment),
@@ -74,10 +75,10 @@ fn headline(deployment: &Deployment) -> String {
         format!("other pictures than those of <b>{}</b> that it was made with", Escape(&provenance.dataset))
     };
     let Deployment { compression, cost, accuracy: accuracies, .. } = deployment;
-    let agreement = Agreement::new(&deployment.mismatches);
+    let agreement = Agreement::new(deployment);
     let class = match agreement {
         Agreement::All => "good",
-        Agreement::Partly => "part",
+        Agreement::Partly | Agreement::Lossy => "part",
         Agreement::No => "bad",
     };
     let cards = [
@@ -95,7 +96,7 @@ fn headline(deployment: &Deployment) -> String {
         Escape(&deployment.network),
         Escape(&deployment.hardware),
         count(deployment.images, "picture"),
-        agreement.sentence(),
+        Escape(&agreement.sentence(deployment)),
     )
 }
 
@@ -136,8 +137,15 @@ fn cost(deployment: &Deployment) -> String {
         ("utilization", |cost| percent(cost.utilization)),
         ("speed-up over dense", |cost| format!("{:.2} ×", cost.speedup_vs_dense)),
     ];
-    let rows =
-        rows.map(|(name, value)| vec![name.into(), value(&deployment.cost), value(&deployment.cost_without_reload)]);
+    let per_area: [(&str, Value); 2] = [
+        ("density, dense-equivalent", |cost| density(cost.tops_per_mm2_dense_equivalent)),
+        ("density, executed", |cost| density(cost.tops_per_mm2_executed)),
+    ];
+    let per_area = per_area.into_iter().filter(|_| deployment.evaluation.area.is_some());
+    let row = |(name, value): (&str, Value)| {
+        vec![name.into(), value(&deployment.cost), value(&deployment.cost_without_reload)]
+    };
+    let rows: Vec<_> = rows.into_iter().chain(per_area).map(row).collect();
     let evaluation = &deployment.evaluation;
     let reload = if evaluation.resident {
         "All kept weights have a place in the macros at the same time, so nothing is reloaded and both columns are the same.".into()
@@ -161,6 +169,10 @@ fn cost(deployment: &Deployment) -> String {
          what the macros could do in these cycles. The dense comparison has the same bits and the same chip.</p>\n"
     );
     section("Cost of a frame", &(table(&["per frame", "with reload", "without reload"], &rows) + &notes))
+}
+
+fn density(tops_per_mm2: Option<f64>) -> String {
+    tops_per_mm2.map_or(UNKNOWN.into(), |tops| format!("{tops:.3} TOPS/mm²"))
 }
 
 /// What a component of the energy counts.
@@ -218,10 +230,37 @@ fn energy_section(deployment: &Deployment) -> String {
     section(
         "Energy of a frame",
         &format!(
-            "<figure>\n{chart}<figcaption>Weight reload charged.</figcaption>\n</figure>\n{}",
-            table_of_words(&headings, &rows)
+            "<figure>\n{chart}<figcaption>Weight reload charged.</figcaption>\n</figure>\n{}{}",
+            table_of_words(&headings, &rows),
+            macro_split(deployment),
         ),
     )
+}
+
+/// How the energy of the macros is split, where the hardware file says so.
+fn macro_split(deployment: &Deployment) -> String {
+    let Some(shares) = &deployment.evaluation.macro_shares else { return String::new() };
+    let array = deployment.cost.energy_breakdown_uj.array;
+    let parts = shares.parts().map(|(name, share)| format!("{name} {} µJ ({})", energy(share * array), percent(share)));
+    format!(
+        "<p class=\"note\">Of the macros' energy, by the shares that the hardware file gives: {}. Where the macro's energy is \
+         measured as a whole, these shares are chosen.</p>\n",
+        parts.join(", ")
+    )
+}
+
+/// The area by component, where the hardware file has the constants.
+fn area(deployment: &Deployment) -> String {
+    let Some(area) = &deployment.evaluation.area else { return String::new() };
+    let rows = [
+        ("macros, with converters and drivers", area.macros_mm2),
+        ("weight SRAMs", area.weight_sram_mm2),
+        ("feature-map SRAM", area.feature_sram_mm2),
+        ("logic", area.logic_mm2),
+        ("<b>all</b>", area.total_mm2),
+    ];
+    let rows = rows.map(|(name, mm2)| vec![name.into(), format!("{mm2:.4}"), percent(mm2 / area.total_mm2)]);
+    section("Area", &table(&["component", "area (mm²)", "share (%)"], &rows))
 }
 
 fn sparsity(deployment: &Deployment) -> String {

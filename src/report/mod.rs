@@ -1,8 +1,11 @@
-//! What people read: the table in the terminal and `report.html`. It knows the numbers, not how they were made.
+//! What people read: the table in the terminal, `report.html`, a sweep's table and plot. It knows the numbers, not how they were
+//! made.
 
 mod html;
 mod metrics;
+mod scatter;
 mod svg;
+mod sweep;
 mod table;
 mod text;
 
@@ -12,6 +15,7 @@ use crate::deploy::Deployment;
 use crate::error::{Error, Result, write_atomically};
 use metrics::Metrics;
 
+pub use sweep::{sweep_table, write_sweep};
 pub use table::table;
 
 /// Writes `deploy.json` and `report.html` into a folder, which is made if need be.

@@ -3,7 +3,7 @@
 use crate::deploy::Deployment;
 use crate::hardware::Cost;
 
-use super::text::{Agreement, ascii, bytes, count, empty_layers, energy, executions, grouped, percent, words};
+use super::text::{Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, percent, words};
 
 /// Longest name that is printed whole.
 const NAME: usize = 24;
@@ -25,7 +25,7 @@ pub fn table(deployment: &Deployment) -> String {
         let line = format!("  {name:<26}{right:>8}   {differs}");
         lines.push(line.trim_end().into());
     }
-    let agreement = Agreement::new(&deployment.mismatches).sentence();
+    let agreement = Agreement::new(deployment).sentence(deployment);
     lines.extend(agreement.split("; ").map(|part| format!("  {part}")));
 
     lines.push(String::new());
@@ -56,6 +56,12 @@ pub fn table(deployment: &Deployment) -> String {
     pair("utilization", &|cost| percent(cost.utilization));
     pair("TOPS/W, dense-equivalent", &|cost| format!("{:.2}", cost.tops_per_watt_dense_equivalent));
     pair("TOPS/W, executed", &|cost| format!("{:.2}", cost.tops_per_watt_executed));
+    if let Some(area) = deployment.evaluation.area {
+        let density = |tops: Option<f64>| tops.map_or(UNKNOWN.into(), |tops| format!("{tops:.3}"));
+        pair("TOPS/mm2, dense-equivalent", &|cost| density(cost.tops_per_mm2_dense_equivalent));
+        pair("TOPS/mm2, executed", &|cost| density(cost.tops_per_mm2_executed));
+        pair("area", &|_| format!("{:.3} mm2", area.total_mm2));
+    }
     pair("energy", &|cost| format!("{} uJ", energy(cost.energy_uj)));
     for (index, (name, _)) in with.energy_breakdown_uj.components().iter().enumerate() {
         pair(&format!("  {}", words(name)), &|cost| {

@@ -101,32 +101,48 @@ pub(super) enum Agreement {
     All,
     /// Integer reference and macro model; fake-quant predictions for these pictures are missing.
     Partly,
-    /// Some differ.
+    /// All but the macro model, whose chip loses something.
+    Lossy,
+    /// Some differ that shouldn't.
     No,
 }
 
 impl Agreement {
     /// Reads it off the counts.
-    pub(super) fn new(mismatches: &Mismatches) -> Self {
-        let fake_quant = [mismatches.fake_quant_vs_integer_predictions, mismatches.fake_quant_vs_macro_predictions];
-        if mismatches.integer_vs_macro_logits > 0 || fake_quant.into_iter().flatten().any(|count| count > 0) {
+    pub(super) fn new(deployment: &Deployment) -> Self {
+        let Mismatches {
+            fake_quant_vs_integer_predictions: fake_quant,
+            integer_vs_macro_logits,
+            fake_quant_vs_macro_predictions: fake_quant_vs_macro,
+        } = deployment.mismatches;
+        let found = |count: Option<usize>| count.is_some_and(|count| count > 0);
+        if found(fake_quant) {
             Self::No
-        } else if fake_quant.contains(&None) {
+        } else if !deployment.evaluation.losses.is_empty() {
+            Self::Lossy
+        } else if integer_vs_macro_logits > 0 || found(fake_quant_vs_macro) {
+            Self::No
+        } else if fake_quant.is_none() {
             Self::Partly
         } else {
             Self::All
         }
     }
 
-    /// One sentence.
-    pub(super) fn sentence(self) -> &'static str {
+    /// One sentence; a semicolon parts lines of at most 78 characters.
+    pub(super) fn sentence(self, deployment: &Deployment) -> String {
         match self {
-            Self::All => "Fake-quant, integer reference and macro model agree on every picture.",
+            Self::All => "Fake-quant, integer reference and macro model agree on every picture.".into(),
             Self::Partly => {
                 "Integer reference and macro model agree on every logit; the package holds no fake-quant predictions for \
                  these pictures."
+                    .into()
             }
-            Self::No => "The executions differ: expected only of a converter that is not ideal, or with noise.",
+            Self::Lossy => format!(
+                "The macro model is lossy ({}); integer reference and fake-quant predictions are those of an ideal chip.",
+                deployment.evaluation.losses.join(", ")
+            ),
+            Self::No => "The executions differ, which no converter and no noise explains.".into(),
         }
     }
 }

@@ -1,0 +1,338 @@
+//! Noise of the conversions and stuck cells: random numbers that follow from where they are used and from nothing else.
+//!
+//! A counter-based generator (Threefry-2x32 with 13 rounds: Salmon, Moraes, Dror, Shaw, *Parallel random numbers: as easy as 1,
+//! 2, 3*, SC 2011) turns a place into 64 bits, so that threads, batches and order change nothing. Gaussian numbers are those of
+//! Box and Muller, in single precision with the operations that IEEE 754 rounds exactly: every vector unit gives the same bits.
+
+use super::config::{Converter, Noise};
+use super::kernel::LANES;
+
+/// 64 bits that pick a stream of numbers.
+pub(super) type Key = [u32; 2];
+
+/// Streams of a seed.
+const CONVERSIONS: u32 = 0;
+const CELLS: u32 = 1;
+
+/// No Gaussian number is larger: `sqrt(-2 ln 2^-32)`, rounded up.
+const LARGEST: f64 = 6.661;
+
+/// Noise on the conversions of one convolution.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ConversionNoise {
+    key: Key,
+    /// Standard deviation, as a sum.
+    sigma: f32,
+    /// What is added before rounding, so that the converter's rounding decides as it would on the unrounded sum.
+    offset: f32,
+}
+
+impl ConversionNoise {
+    /// The noise of a layer, `None` if there is none.
+    pub(super) fn new(noise: &Noise, converter: Converter, layer: u32) -> Option<Self> {
+        let step = converter.code();
+        // A code is floor((sum + noise + step / 2) / step). For whole sums and an odd step this is
+        // floor((sum + round(noise) + (step - 1) / 2) / step), for an even one floor((sum + round(noise - 1/2) + step / 2) / step).
+        let offset = if step % 2 == 1 { 0.0 } else { -0.5 };
+        let key = threefry(seed_key(noise.seed), [CONVERSIONS, layer]);
+        (noise.sigma > 0.0).then_some(Self { key, sigma: (noise.sigma * f64::from(step)) as f32, offset })
+    }
+
+    /// No conversion has more noise than this, as a sum.
+    pub(super) fn largest(&self) -> i32 {
+        (LARGEST * f64::from(self.sigma)).ceil() as i32 + 1
+    }
+
+    /// The stream of a picture's conversions by one vector of lanes of a filter set.
+    pub(super) fn stream(&self, image: u64, set: usize, vector: usize) -> Key {
+        let image = threefry(self.key, [image as u32, (image >> 32) as u32]);
+        threefry(image, [set as u32, vector as u32])
+    }
+
+    /// The noise of two neighboring pixels for conversion `number` of a stream, rounded to whole sums.
+    #[inline(always)]
+    pub(super) fn pair(&self, stream: Key, pixels: u32, number: u32) -> [[i32; LANES]; 2] {
+        let words = threefry_lanes::<LANES>(stream, pixels, number * LANES as u32);
+        // Loops over arrays instead of iterators with closures, which are compiled apart and without the vector unit.
+        let normals = normals(words);
+        let mut noise = [[0; LANES]; 2];
+        for (noise, normals) in noise.iter_mut().zip(normals) {
+            for lane in 0..LANES {
+                noise[lane] = round(normals[lane] * self.sigma + self.offset);
+            }
+        }
+        noise
+    }
+}
+
+/// Largest standard deviation of the noise, as a sum: [`round`] is exact up to `2^22`.
+pub(super) const MAX_SIGMA: f64 = 5e5;
+
+/// The nearest whole number of at most `2^22`: those behind the point of `1.5 * 2^23 + x` are lost.
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    const SHIFTED: f32 = 12_582_912.0;
+    (x + SHIFTED).to_bits().wrapping_sub(SHIFTED.to_bits()) as i32
+}
+
+/// Conversions that one stream numbers apart.
+pub(super) const STREAM_CONVERSIONS: usize = u32::MAX as usize / LANES;
+
+/// Weights of a convolution as the cells hold them: `bits` cells each, some of which are stuck.
+///
+/// `weights` in `[filters, channels, taps]` order; each weight of a layer has cells of its own.
+pub(super) fn stuck_weights(noise: &Noise, weights: &[i8], bits: u8, layer: u32) -> Vec<i8> {
+    let key = threefry(seed_key(noise.seed), [CELLS, layer]);
+    // Of the 2^32 numbers, the lowest stand for a cell stuck at zero, the next ones for one stuck at one.
+    let numbers = |share: f64| (share * 2f64.powi(32)).round() as u64;
+    let (zero, stuck) = (numbers(noise.stuck_at_zero), numbers(noise.stuck_at_zero + noise.stuck_at_one));
+    let weight = |(index, &weight): (usize, &i8)| {
+        let mut cells = weight as u8;
+        for pair in 0..bits.div_ceil(2) {
+            let drawn = threefry(key, [index as u32, u32::from(pair)]);
+            for (bit, number) in (2 * pair..bits).zip(drawn.map(u64::from)) {
+                match number {
+                    _ if number < zero => cells &= !(1 << bit),
+                    _ if number < stuck => cells |= 1 << bit,
+                    _ => {}
+                }
+            }
+        }
+        // The highest cell is the sign.
+        (cells << (8 - bits)) as i8 >> (8 - bits)
+    };
+    weights.iter().enumerate().map(weight).collect()
+}
+
+fn seed_key(seed: u64) -> Key {
+    [seed as u32, (seed >> 32) as u32]
+}
+
+/// Parity of Threefry's key schedule.
+const PARITY: u32 = 0x1bd1_1bda;
+
+/// Two random words for a counter.
+fn threefry(key: Key, counter: [u32; 2]) -> [u32; 2] {
+    let [first, second] = threefry_lanes::<1>(key, counter[0], counter[1]);
+    [first[0], second[0]]
+}
+
+/// Two random words for the counters `[high, low]`, `[high, low + 1]`, ...
+#[inline(always)]
+fn threefry_lanes<const N: usize>(key: Key, high: u32, low: u32) -> [[u32; N]; 2] {
+    let keys = [key[0], key[1], PARITY ^ key[0] ^ key[1]];
+    let mut x = [high.wrapping_add(keys[0]); N];
+    let mut y = [0; N];
+    for (lane, y) in y.iter_mut().enumerate() {
+        *y = low.wrapping_add(lane as u32).wrapping_add(keys[1]);
+    }
+    mix([13, 15, 26, 6], &mut x, &mut y);
+    inject(keys, 1, &mut x, &mut y);
+    mix([17, 29, 16, 24], &mut x, &mut y);
+    inject(keys, 2, &mut x, &mut y);
+    mix([13, 15, 26, 6], &mut x, &mut y);
+    inject(keys, 3, &mut x, &mut y);
+    mix([17], &mut x, &mut y);
+    [x, y]
+}
+
+/// Rounds of Threefry, one for each rotation.
+#[inline(always)]
+fn mix<const N: usize, const ROUNDS: usize>(rotations: [u32; ROUNDS], x: &mut [u32; N], y: &mut [u32; N]) {
+    for rotation in rotations {
+        for lane in 0..N {
+            x[lane] = x[lane].wrapping_add(y[lane]);
+            y[lane] = y[lane].rotate_left(rotation) ^ x[lane];
+        }
+    }
+}
+
+/// Adds the keys of Threefry's schedule.
+#[inline(always)]
+fn inject<const N: usize>(keys: [u32; 3], number: usize, x: &mut [u32; N], y: &mut [u32; N]) {
+    for lane in 0..N {
+        x[lane] = x[lane].wrapping_add(keys[number % 3]);
+        y[lane] = y[lane].wrapping_add(keys[(number + 1) % 3]).wrapping_add(number as u32);
+    }
+}
+
+/// Box and Muller: two independent Gaussian numbers of two random words, mean 0, standard deviation 1.
+///
+/// The first word gives the radius `sqrt(-2 ln u)`, the second the angle: 30 bits within an eighth of a turn to either side, one
+/// bit that mirrors and one that turns round.
+#[inline(always)]
+fn normals<const N: usize>([radius, angle]: [[u32; N]; 2]) -> [[f32; N]; 2] {
+    let mut normals = [[0.0; N]; 2];
+    for lane in 0..N {
+        let u = ((radius[lane] >> 1) as i32 as f32 + 0.5) * (1.0 / 2f32.powi(31));
+        let length = (-2.0 * ln(u)).max(0.0).sqrt();
+        let turned = f32::from_bits(length.to_bits() | angle[lane] & 0x8000_0000);
+        let (sin, cos) = sin_cos((angle[lane] << 2) as i32 as f32 * (std::f32::consts::FRAC_PI_4 / 2f32.powi(31)));
+        let mirrored = angle[lane] & 0x4000_0000 != 0;
+        normals[0][lane] = turned * if mirrored { sin } else { cos };
+        normals[1][lane] = turned * if mirrored { cos } else { sin };
+    }
+    normals
+}
+
+/// `ln u` for `0 < u <= 1`, to about a unit of the last place (polynomial: Moshier, Cephes `logf`).
+#[inline(always)]
+fn ln(u: f32) -> f32 {
+    // u = (1 + f) 2^exponent with sqrt(1/2) <= 1 + f < sqrt(2).
+    let above = u.to_bits().wrapping_sub(std::f32::consts::FRAC_1_SQRT_2.to_bits()) as i32;
+    let exponent = above >> 23;
+    let f = f32::from_bits(u.to_bits().wrapping_sub((exponent as u32) << 23)) - 1.0;
+    let square = f * f;
+    let mut tail = 7.037_683_6e-2;
+    for coefficient in [
+        -1.151_461e-1,
+        1.167_699_9e-1,
+        -1.242_014_1e-1,
+        1.424_932_3e-1,
+        -1.666_805_8e-1,
+        2.000_071_5e-1,
+        -2.499_999_4e-1,
+        3.333_333e-1,
+    ] {
+        tail = tail * f + coefficient;
+    }
+    exponent as f32 * std::f32::consts::LN_2 + (f * square * tail - 0.5 * square + f)
+}
+
+/// Sine and cosine of at most an eighth of a turn to either side (polynomials: Moshier, Cephes `sinf`, `cosf`).
+#[inline(always)]
+fn sin_cos(x: f32) -> (f32, f32) {
+    let square = x * x;
+    let sin = ((-1.951_529_6e-4 * square + 8.332_161e-3) * square - 1.666_665_5e-1) * square * x + x;
+    let cos = ((2.443_315_7e-5 * square - 1.388_731_6e-3) * square + 4.166_664_6e-2) * square * square;
+    (sin, cos - 0.5 * square + 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hardware::kernel::{Sums, Task, dispatch};
+
+    /// Known answers of the authors' Random123 (`kat_vectors`).
+    #[test]
+    fn threefry_gives_its_authors_numbers() {
+        let all = u32::MAX;
+        assert_eq!(threefry([0, 0], [0, 0]), [0x9d1c_5ec6, 0x8bd5_0731]);
+        assert_eq!(threefry([all, all], [all, all]), [0xfd36_d048, 0x2d17_272c]);
+        assert_eq!(threefry([0x1319_8a2e, 0x0370_7344], [0x243f_6a88, 0x85a3_08d3]), [0xba3e_4725, 0xf27d_669e]);
+    }
+
+    /// Moments and tails of four million numbers, each within four standard errors of the Gaussian's.
+    #[test]
+    fn numbers_are_gaussian() {
+        let count = 1 << 22;
+        let mut moments = [0.0; 4];
+        let mut product = 0.0;
+        let limits = [0.5, 1.0, 2.0, 3.0, 4.0, 5.0];
+        // Shares of a Gaussian beyond each limit, one side.
+        let shares = [0.308_537_5, 0.158_655_3, 0.022_750_13, 1.349_898e-3, 3.167_124e-5, 2.866_516e-7];
+        let mut beyond = [[0.0; 2]; 6];
+        for index in 0..count / 32 {
+            let [first, second] = normals(threefry_lanes::<16>([1, 2], 3, 16 * index));
+            product += first.iter().zip(&second).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            for number in first.into_iter().chain(second).map(f64::from) {
+                assert!(number.abs() < LARGEST);
+                (1..).zip(&mut moments).for_each(|(power, moment)| *moment += number.powi(power));
+                for (limit, [below, above]) in limits.iter().zip(&mut beyond) {
+                    *below += f64::from(u8::from(number < -limit));
+                    *above += f64::from(u8::from(number > *limit));
+                }
+            }
+        }
+        let n = f64::from(count);
+        let near = |found: f64, expected: f64, deviation: f64| {
+            assert!((found - expected).abs() < 4.0 * deviation / n.sqrt(), "{found} for {expected}");
+        };
+        // Standard deviations of the powers of a Gaussian number: 1, sqrt(2), sqrt(15), sqrt(96).
+        for ((moment, expected), variance) in moments.into_iter().zip([0.0, 1.0, 0.0, 3.0]).zip([1.0, 2.0, 15.0, 96.0])
+        {
+            near(moment / n, expected, f64::sqrt(variance));
+        }
+        near(product / n, 0.0, 1.0);
+        for (sides, share) in beyond.into_iter().zip(shares) {
+            sides.into_iter().for_each(|found| near(found / n, share, f64::sqrt(share)));
+        }
+    }
+
+    #[test]
+    fn the_largest_number_is_the_largest() {
+        for word in [0, 1, u32::MAX] {
+            for angle in [0, 0x2000_0000, 0xc000_0000] {
+                let [[first], [second]] = normals([[word], [angle]]);
+                assert!(f64::from(first.hypot(second)) < LARGEST, "{word} {angle}");
+            }
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Draw(ConversionNoise);
+
+    impl Task for Draw {
+        type Output = Vec<[[i32; LANES]; 2]>;
+
+        #[inline(always)]
+        fn run<S: Sums>(self) -> Self::Output {
+            let mut drawn = Vec::new();
+            for number in 0..2000 {
+                drawn.push(self.0.pair([5, 6], 7, number));
+            }
+            drawn
+        }
+    }
+
+    #[test]
+    fn every_vector_unit_draws_the_same_noise() {
+        let noise = Noise { sigma: 37.3, ..Noise::default() };
+        let noise = ConversionNoise::new(&noise, Converter::Ideal, 3).unwrap();
+        let portable = (0..2000).map(|number| noise.pair([5, 6], 7, number)).collect::<Vec<_>>();
+        assert_eq!(dispatch(Draw(noise)), portable);
+        let largest = portable.iter().flatten().flatten().map(|noise| noise.abs()).max().unwrap();
+        assert!((120..=noise.largest()).contains(&largest), "{largest}");
+    }
+
+    /// The converter decides on the rounded noise as it would on the noise itself.
+    #[test]
+    fn rounding_the_noise_changes_no_code() {
+        for step in 1..=5 {
+            let noise = Noise { sigma: 1.7, ..Noise::default() };
+            let noise = ConversionNoise::new(&noise, Converter::Bits { bits: 8, step }, 0).unwrap();
+            for number in 0..50 {
+                let exact = normals(threefry_lanes::<LANES>([1, 1], 0, number * LANES as u32))[0];
+                let rounded = noise.pair([1, 1], 0, number)[0];
+                for (exact, rounded) in exact.into_iter().zip(rounded) {
+                    for sum in -9..9 {
+                        let step = f64::from(step);
+                        let code = |sum: f64| (sum / step + 0.5).floor();
+                        let exact = f64::from(sum) + f64::from(exact * noise.sigma);
+                        assert_eq!(code(exact), code(f64::from(sum + rounded)), "step {step}, sum {exact}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cells_stick_as_often_as_they_should() {
+        let noise = Noise { stuck_at_zero: 0.01, stuck_at_one: 0.03, ..Noise::default() };
+        let cells = |weight: i8, bits: u8| {
+            let weights = stuck_weights(&noise, &vec![weight; 100_000], bits, 4);
+            weights.iter().map(|found| (found ^ weight).count_ones()).sum::<u32>()
+        };
+        // 8 cells of 100,000 weights; the standard deviation is 89 and 152.
+        assert!((8000u32).abs_diff(cells(-1, 8)) < 360);
+        assert!((24_000u32).abs_diff(cells(0, 8)) < 610);
+        // With 4 cells the sign is the fourth one: it fills the byte's upper half.
+        let weights = stuck_weights(&Noise { stuck_at_one: 1.0, stuck_at_zero: 0.0, ..noise }, &[0, 5, -8], 4, 0);
+        assert_eq!(weights, [-1; 3]);
+        assert_eq!(
+            stuck_weights(&Noise { stuck_at_zero: 1.0, stuck_at_one: 0.0, ..noise }, &[7, -1, -8], 4, 0),
+            [0; 3]
+        );
+        assert_ne!(stuck_weights(&noise, &[0; 999], 8, 0), stuck_weights(&noise, &[0; 999], 8, 1));
+    }
+}

@@ -1,0 +1,190 @@
+//! The rows of a sweep in a folder: JSON lines, one file for each shard, each written by one process.
+//!
+//! A file's first line says which sweep it belongs to. A row is appended in one write when its point is done; a line that was cut
+//! short by a crash is dropped when the sweep continues.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Row;
+use crate::error::{Error, Result};
+
+/// A part of a sweep: the points whose number leaves `index` when divided by `count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    index: usize,
+    count: usize,
+}
+
+impl Shard {
+    /// The whole sweep.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// Its points, of `len`.
+    pub fn points(self, len: usize) -> impl Iterator<Item = usize> {
+        (self.index..len).step_by(self.count)
+    }
+
+    fn file(self) -> String {
+        format!("rows-{}-of-{}.jsonl", self.index + 1, self.count)
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    /// Reads `I/N`, counted from 1.
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let shard = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        match shard {
+            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index: index - 1, count }),
+            _ => Err("it must be I/N with I from 1 to N".into()),
+        }
+    }
+}
+
+/// First line of a file of rows.
+#[derive(Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    /// Fingerprint of everything that rows follow from.
+    sweep: String,
+    points: usize,
+}
+
+/// The folder of a sweep.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    sweep: String,
+    points: usize,
+}
+
+/// The file of a shard, locked.
+#[derive(Debug)]
+pub struct Writer {
+    path: PathBuf,
+    file: File,
+}
+
+impl Writer {
+    /// Appends a row.
+    pub(super) fn push(&mut self, row: &Row) -> Result<()> {
+        append(&mut self.file, &self.path, row)
+    }
+}
+
+fn append(file: &mut File, path: &Path, line: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string(line).map_err(|error| Error::file(path, error.to_string()))?;
+    text.push('\n');
+    file.write_all(text.as_bytes()).map_err(Error::io(path))
+}
+
+impl Store {
+    /// The rows of a sweep in a folder, which is made if need be; `sweep` is a fingerprint of everything that they follow from.
+    ///
+    /// # Errors
+    /// A folder that cannot be made.
+    pub fn new(folder: &Path, sweep: String, points: usize) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        Ok(Self { folder: folder.into(), sweep, points })
+    }
+
+    /// All rows so far, and the file of a shard, ready for more.
+    ///
+    /// # Errors
+    /// Files that cannot be read or belong to another sweep; a shard that another process writes.
+    pub(super) fn open(&self, shard: Shard) -> Result<(Vec<Row>, Writer)> {
+        let path = self.folder.join(shard.file());
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
+        file.try_lock().map_err(|error| match error {
+            std::fs::TryLockError::WouldBlock => Error::file(&path, "another process writes this shard"),
+            std::fs::TryLockError::Error(source) => Error::io(&path)(source),
+        })?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(Error::io(&path))?;
+        if whole == 0 {
+            append(&mut file, &path, &Header { sweep: self.sweep.clone(), points: self.points })?;
+        }
+        Ok((self.rows()?, Writer { path, file }))
+    }
+
+    /// The rows of all shards, in the order of their points; of a point that two shards have, one.
+    ///
+    /// # Errors
+    /// Files that cannot be read, are damaged or belong to another sweep.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        let folder = std::fs::read_dir(&self.folder).map_err(Error::io(&self.folder))?;
+        for entry in folder {
+            let path = entry.map_err(Error::io(&self.folder))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.starts_with("rows-") && name.ends_with(".jsonl") {
+                self.read(&path, &mut rows)?;
+            }
+        }
+        rows.sort_by_key(|row: &Row| row.point);
+        rows.dedup_by_key(|row| row.point);
+        Ok(rows)
+    }
+
+    fn read(&self, path: &Path, rows: &mut Vec<Row>) -> Result<()> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        // What follows the last end of a line is being written, or was when a process died.
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        let mut lines = (1..).zip(bytes[..whole].split(|byte| *byte == b'\n'));
+        let Some((_, first)) = lines.next().filter(|(_, line)| !line.is_empty()) else { return Ok(()) };
+        let header: Option<Header> = serde_json::from_slice(first).ok();
+        if header.is_none_or(|header| header.sweep != self.sweep || header.points != self.points) {
+            let message = "it belongs to another sweep, package or version: choose another --run folder, or delete it";
+            return Err(Error::file(path, message));
+        }
+        for (number, line) in lines {
+            let row: Row = serde_json::from_slice(line).map_err(|error| {
+                Error::file(path, format!("line {number}: {error}; delete the line to redo its point"))
+            })?;
+            if row.point >= self.points {
+                return Err(Error::file(path, format!("line {number}: point {} of {}", row.point, self.points)));
+            }
+            rows.push(row);
+        }
+        Ok(())
+    }
+
+    /// Runs `merge` while no other process does so in this folder.
+    ///
+    /// # Errors
+    /// Those of `merge`; a lock file that cannot be made.
+    pub fn alone<T>(&self, merge: impl FnOnce() -> Result<T>) -> Result<T> {
+        let path = self.folder.join("merge.lock");
+        let lock = File::create(&path).and_then(|file| file.lock().map(|()| file)).map_err(Error::io(&path))?;
+        let merged = merge();
+        drop(lock);
+        merged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_part_the_points() {
+        let shards = ["1/3", "2/3", "3/3"].map(|text| text.parse::<Shard>().unwrap());
+        let mut points: Vec<usize> = shards.iter().flat_map(|shard| shard.points(10)).collect();
+        points.sort_unstable();
+        assert_eq!(points, (0..10).collect::<Vec<_>>());
+        assert_eq!("1/1".parse(), Ok(Shard::WHOLE));
+        for text in ["0/3", "4/3", "1", "1/0", "a/2", "-1/2", "1/2/3"] {
+            assert!(text.parse::<Shard>().is_err(), "{text}");
+        }
+    }
+}

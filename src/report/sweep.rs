@@ -1,0 +1,172 @@
+//! What a sweep leaves: `sweep.csv`, `sweep.jsonl`, `sweep.svg`, and the best points as a table.
+
+use std::path::Path;
+
+use crate::error::{Error, Result, write_atomically};
+use crate::hardware::sweep::{Figures, Outcome, Row, Value, pareto_front};
+
+use super::scatter::{Axis, Dot, Scatter, page};
+use super::text::{ascii, count};
+
+/// Rows that the table shows.
+const SHOWN: usize = 20;
+/// Width of a key's column, and of its name.
+const KEY: usize = 12;
+
+/// Writes the rows as CSV and JSON lines, and the Pareto plots if a point works.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_sweep(rows: &[Row], folder: &Path) -> Result<()> {
+    let jsonl: String = rows.iter().map(|row| json(row).map(|text| text.to_string() + "\n")).collect::<Result<_>>()?;
+    write_atomically(&folder.join("sweep.jsonl"), jsonl.as_bytes())?;
+    write_atomically(&folder.join("sweep.csv"), csv(rows)?.as_bytes())?;
+    write_atomically(&folder.join("sweep.svg"), page(&plots(rows)).as_bytes())
+}
+
+/// The points that no other one beats, fastest first, as text.
+pub fn sweep_table(rows: &[Row]) -> String {
+    let front = pareto_front(rows);
+    let mut best: Vec<(&Row, &Figures)> =
+        rows.iter().filter(|row| front.contains(&row.point)).filter_map(|row| Some((row, row.figures()?))).collect();
+    best.sort_by(|(_, a), (_, b)| b.cost.fps.total_cmp(&a.cost.fps));
+    let failed = rows.iter().filter(|row| row.figures().is_none()).count();
+    let mut lines = vec![format!(
+        "{}, of which {failed} cannot work; {} that no other one beats",
+        count(rows.len(), "point"),
+        count(best.len(), "point")
+    )];
+    if let Some((row, _)) = best.first() {
+        let keys: String = row.settings.iter().map(|(key, _)| format!(" {:>KEY$}", short(key))).collect();
+        lines.push(format!("\n  {:>7} {:>10} {:>10} {:>8}{keys}", "point", "frames/s", "uJ/frame", "right"));
+    }
+    for (row, figures) in best.iter().take(SHOWN) {
+        let accuracy = figures.accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.2} %"));
+        let values: String =
+            row.settings.iter().map(|(_, value)| format!(" {:>KEY$}", ascii(&brief(value), KEY))).collect();
+        lines.push(format!(
+            "  {:>7} {:>10.0} {:>10.3} {accuracy:>8}{values}",
+            row.point, figures.cost.fps, figures.cost.energy_uj
+        ));
+    }
+    if best.len() > SHOWN {
+        lines.push(format!("  and {} more", best.len() - SHOWN));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A value in few characters: of a table its values.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::Table(table) => table.values().map(brief).collect::<Vec<_>>().join("/"),
+        Value::String(text) => text.clone(),
+        _ => value.to_string(),
+    }
+}
+
+/// The last part of a key.
+fn short(key: &str) -> String {
+    ascii(key.rsplit('.').next().unwrap_or(key), KEY)
+}
+
+fn json(row: &Row) -> Result<serde_json::Value> {
+    serde_json::to_value(row).map_err(|error| Error::Setting(error.to_string()))
+}
+
+/// One line a point; the columns of figures are their keys in `deploy.json`, joined by dots.
+fn csv(rows: &[Row]) -> Result<String> {
+    let front = pareto_front(rows);
+    let figures = |row: &Row| -> Result<Vec<(String, String)>> {
+        let mut cells = Vec::new();
+        if let Some(figures) = row.figures() {
+            let value = serde_json::to_value(figures).map_err(|error| Error::Setting(error.to_string()))?;
+            flatten("", &value, &mut cells);
+        }
+        Ok(cells)
+    };
+    let works = rows.iter().find(|row| row.figures().is_some());
+    let columns = works.map(figures).transpose()?.unwrap_or_default();
+    let keys = rows.first().into_iter().flat_map(|row| row.settings.iter().map(|(key, _)| key.clone()));
+    let mut header: Vec<String> = ["point".into()].into_iter().chain(keys).collect();
+    header.extend(["error".into(), "pareto".into()]);
+    header.extend(columns.iter().map(|(key, _)| key.clone()));
+    let mut lines = vec![header];
+    for row in rows {
+        let mut line = vec![row.point.to_string()];
+        line.extend(row.settings.iter().map(|(_, value)| match value.as_str() {
+            Some(text) => text.into(),
+            None => value.to_string(),
+        }));
+        match &row.outcome {
+            Outcome::Error(error) => {
+                line.extend([error.clone(), "false".into()]);
+                line.resize(line.len() + columns.len(), String::new());
+            }
+            Outcome::Figures(_) => {
+                line.extend([String::new(), front.binary_search(&row.point).is_ok().to_string()]);
+                let cells = figures(row)?;
+                // A figure may be absent for one chip and present for another.
+                line.extend(columns.iter().map(|(column, _)| {
+                    cells.iter().find(|(key, _)| key == column).map_or(String::new(), |(_, value)| value.clone())
+                }));
+            }
+        }
+        lines.push(line);
+    }
+    let text = |line: &Vec<String>| line.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",") + "\n";
+    Ok(lines.iter().map(text).collect())
+}
+
+/// A cell of a CSV file (RFC 4180).
+fn quoted(cell: &str) -> String {
+    match cell.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.into(),
+    }
+}
+
+fn flatten(prefix: &str, value: &serde_json::Value, cells: &mut Vec<(String, String)>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            for (key, value) in object {
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&key, value, cells);
+            }
+        }
+        _ => cells.push((prefix.into(), value.to_string())),
+    }
+}
+
+/// Frames a second over energy; accuracy over energy and frames a second over area where they are known.
+fn plots(rows: &[Row]) -> Vec<Scatter> {
+    const ENERGY: Axis = Axis { name: "energy of a frame, \u{b5}J", logarithmic: true, rising: false };
+    const SPEED: Axis = Axis { name: "frames / s", logarithmic: true, rising: true };
+    const ACCURACY: Axis = Axis { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
+    const AREA: Axis = Axis { name: "area, mm\u{b2}", logarithmic: true, rising: false };
+    type Figure = fn(&Figures) -> Option<f64>;
+    let (energy, speed): (Figure, Figure) = (|it| Some(it.cost.energy_uj), |it| Some(it.cost.fps));
+    let (accuracy, area): (Figure, Figure) = (|it| it.accuracy, |it| it.area.map(|area| area.total_mm2));
+    let works: Vec<(&Row, &Figures)> = rows.iter().filter_map(|row| Some((row, row.figures()?))).collect();
+    [
+        ("Speed over energy", [ENERGY, SPEED], [energy, speed]),
+        ("Accuracy over energy", [ENERGY, ACCURACY], [energy, accuracy]),
+        ("Speed over area", [AREA, SPEED], [area, speed]),
+    ]
+    .into_iter()
+    .map(|(title, axes, [x, y])| {
+        // A logarithm has no place for a chip that costs nothing.
+        let shown = |value: f64, axis: Axis| Some(value).filter(|value| *value > 0.0 || !axis.logarithmic);
+        let dot = |(row, figures): &(&Row, &Figures)| {
+            Some(Dot { x: shown(x(figures)?, axes[0])?, y: shown(y(figures)?, axes[1])?, title: name(row) })
+        };
+        let title = format!("{title}, weight reload charged; the line joins what no other point beats");
+        Scatter { title, axes, dots: works.iter().filter_map(dot).collect() }
+    })
+    .filter(|plot| !plot.dots.is_empty())
+    .collect()
+}
+
+fn name(row: &Row) -> String {
+    let settings: Vec<String> = row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    format!("point {}: {}", row.point, settings.join(", "))
+}

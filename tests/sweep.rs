@@ -1,0 +1,298 @@
+//! Sweeps as a person runs them: whole, interrupted, in shards.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use mars::data::{DataOptions, Dataset};
+use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, Requantize};
+use mars::deploy::{Package, Provenance, validate};
+use mars::hardware::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
+use mars::hardware::{Area, Evaluator, Hardware, Noise};
+use mars::network::Graph;
+use tempfile::TempDir;
+
+const PACKAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny.mars");
+
+/// Two chips that work, one that a bank doesn't divide and one that a group doesn't fit, each with two clocks.
+const SWEEP: &str = "[ranges]\nclock_mhz = [50, 100.5]\nrows_on = [64, 32, 60, 8]\n";
+
+fn folder(sweep: &str) -> TempDir {
+    let folder = TempDir::new().unwrap();
+    fs::write(folder.path().join("sweep.toml"), sweep).unwrap();
+    folder
+}
+
+fn deploy(folder: &Path, arguments: &[&str]) -> Output {
+    deploy_package(folder, PACKAGE, arguments)
+}
+
+fn deploy_package(folder: &Path, package: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mars-deploy"));
+    command.current_dir(folder).args([package, "--sweep", "sweep.toml", "--run", "out", "--quiet"]).args(arguments);
+    command.output().unwrap()
+}
+
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = deploy(folder, arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn refuse(folder: &Path, arguments: &[&str]) -> String {
+    let output = deploy(folder, arguments);
+    assert!(!output.status.success());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn read(folder: &Path, name: &str) -> String {
+    fs::read_to_string(folder.join("out").join(name)).unwrap()
+}
+
+fn rows(folder: &Path) -> Vec<Row> {
+    read(folder, "sweep.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn each_point_has_a_row_and_a_chip_that_cannot_work_says_why() {
+    let folder = folder(SWEEP);
+    let out = succeed(folder.path(), &[]);
+    assert!(out.starts_with("8 points, of which 4 cannot work; "), "{out}");
+    let rows = rows(folder.path());
+    assert_eq!(rows.iter().map(|row| row.point).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    let error = |point: usize| match &rows[point].outcome {
+        Outcome::Error(error) => error.clone(),
+        Outcome::Figures(_) => String::new(),
+    };
+    assert_eq!(error(2), "hardware `mars`: rows_on 60 does not divide into 8 partitions");
+    assert_eq!(
+        error(7),
+        "hardware `mars`: group.channels 16 exceeds rows_on 8: a group has to fit the word lines of one access"
+    );
+
+    // A row is what the chip alone costs.
+    let package = Package::read(PACKAGE.as_ref()).unwrap();
+    let chip = Hardware { clock_mhz: 100.5, rows_on: 32, ..Hardware::mars() };
+    let alone = Figures::new(&Evaluator::new(&package.network).unwrap().evaluate(&chip).unwrap(), None);
+    assert_eq!(rows[5].figures(), Some(&alone));
+
+    let csv = read(folder.path(), "sweep.csv");
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 9);
+    assert!(lines[0].starts_with("point,clock_mhz,rows_on,error,pareto,") && lines[0].contains(",cost.fps,"));
+    assert!(lines[6].starts_with("5,100.5,32,,") && lines[6].contains(&format!(",{},", alone.cost.fps)));
+    let columns = |line: &str| line.split(',').count();
+    assert!(lines[1..].iter().all(|line| columns(line) == columns(lines[0])), "{csv}");
+    let svg = read(folder.path(), "sweep.svg");
+    assert!(
+        svg.starts_with("<svg ") && svg.matches("<circle").count() == 4 && svg.contains("clock_mhz = 50, rows_on = 64")
+    );
+}
+
+/// A crash leaves half a line; the rows before it stay, and nothing else changes.
+#[test]
+fn an_interrupted_sweep_continues() {
+    let folder = folder(SWEEP);
+    succeed(folder.path(), &[]);
+    let whole = ["sweep.csv", "sweep.jsonl", "sweep.svg"].map(|name| read(folder.path(), name));
+    let path = folder.path().join("out/rows-1-of-1.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let kept: String = text.lines().take(4).map(|line| line.to_owned() + "\n").collect();
+    let cut = kept.clone() + &text.lines().nth(4).unwrap()[..20];
+    fs::write(&path, cut).unwrap();
+    succeed(folder.path(), &[]);
+    assert!(fs::read_to_string(&path).unwrap().starts_with(&kept));
+    assert_eq!(["sweep.csv", "sweep.jsonl", "sweep.svg"].map(|name| read(folder.path(), name)), whole);
+    // Even the first line may be half.
+    fs::write(&path, &text[..10]).unwrap();
+    succeed(folder.path(), &[]);
+    assert_eq!(read(folder.path(), "sweep.csv"), whole[0]);
+    // A line that is whole but damaged is named.
+    fs::write(&path, text.replacen("\"point\":3,", "\"point\":x,", 1)).unwrap();
+    let error = refuse(folder.path(), &[]);
+    assert!(error.contains("rows-1-of-1.jsonl: line ") && error.contains("delete the line"), "{error}");
+}
+
+/// A finished row isn't computed again.
+#[test]
+fn rows_that_are_there_are_kept() {
+    let folder = folder(SWEEP);
+    let space = Space::load(&folder.path().join("sweep.toml")).unwrap();
+    let store = Store::new(&folder.path().join("out"), "a".into(), space.len()).unwrap();
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let evaluate = |_: &Hardware| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Err(mars::Error::Setting("nothing".into()))
+    };
+    for _ in 0..2 {
+        run(&space, &store, Shard::WHOLE, evaluate, || ()).unwrap();
+        // The chips that cannot work aren't evaluated at all.
+        assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 4);
+    }
+}
+
+#[test]
+fn shards_give_what_the_whole_sweep_gives() {
+    let [whole, parts] = [folder(SWEEP), folder(SWEEP)];
+    succeed(whole.path(), &[]);
+    assert!(succeed(parts.path(), &["--shard", "2/3"]).contains("5 of 8 points are left to other shards"));
+    let error = refuse(parts.path(), &["--merge"]);
+    assert!(error.contains("5 of 8 points have no row: run the other shards"), "{error}");
+    succeed(parts.path(), &["--shard", "3/3"]);
+    assert!(!parts.path().join("out/sweep.csv").exists());
+    // The last shard merges.
+    succeed(parts.path(), &["--shard", "1/3"]);
+    let read_all = |folder: &Path| ["sweep.csv", "sweep.jsonl", "sweep.svg"].map(|name| read(folder, name));
+    assert_eq!(read_all(parts.path()), read_all(whole.path()));
+    fs::remove_file(parts.path().join("out/sweep.csv")).unwrap();
+    succeed(parts.path(), &["--merge"]);
+    assert_eq!(read_all(parts.path()), read_all(whole.path()));
+    // Rows of other shards count, whatever their number.
+    succeed(parts.path(), &[]);
+    assert_eq!(read(parts.path(), "rows-1-of-1.jsonl").lines().count(), 1);
+}
+
+#[test]
+fn rows_of_another_sweep_are_refused() {
+    let folder = folder(SWEEP);
+    succeed(folder.path(), &[]);
+    fs::write(folder.path().join("sweep.toml"), SWEEP.replace("50", "51")).unwrap();
+    let error = refuse(folder.path(), &[]);
+    assert!(error.contains("rows-1-of-1.jsonl: it belongs to another sweep, package or version"), "{error}");
+}
+
+#[test]
+fn flags_and_files_that_make_no_sense_are_refused() {
+    let folder = folder("[ranges]\ncoers = [1]\n");
+    let error = refuse(folder.path(), &[]);
+    assert!(error.contains("sweep.toml: ranges.coers = 1: unknown field `coers`"), "{error}");
+    assert!(refuse(folder.path(), &["--shard", "3/2"]).contains("it must be I/N with I from 1 to N"));
+    assert!(refuse(folder.path(), &["--hardware", "mars.toml"]).contains("cannot be used with"));
+    fs::write(folder.path().join("sweep.toml"), "images = 0\n").unwrap();
+    assert!(refuse(folder.path(), &[]).contains("images is 0: leave it out"));
+    fs::write(folder.path().join("sweep.toml"), "base = \"no.toml\"\n").unwrap();
+    assert!(refuse(folder.path(), &[]).contains("no.toml: "));
+}
+
+#[test]
+fn points_on_the_front_are_beaten_by_none() {
+    let package = Package::read(PACKAGE.as_ref()).unwrap();
+    let evaluator = Evaluator::new(&package.network).unwrap();
+    let figures = Figures::new(&evaluator.evaluate(&Hardware::mars()).unwrap(), None);
+    let row = |point: usize, fps: f64, energy_uj: f64, accuracy: Option<f64>| {
+        let mut figures = Figures { accuracy, ..figures.clone() };
+        (figures.cost.fps, figures.cost.energy_uj) = (fps, energy_uj);
+        Row { point, settings: Vec::new(), outcome: Outcome::Figures(Box::new(figures)) }
+    };
+    let error = Row { point: 9, settings: Vec::new(), outcome: Outcome::Error("no".into()) };
+    let rows = [row(0, 9.0, 5.0, None), row(1, 9.0, 4.0, None), row(2, 3.0, 1.0, None), row(3, 3.0, 1.0, None), error];
+    assert_eq!(pareto_front(&rows), [1, 2]);
+    let rows = [row(0, 9.0, 5.0, Some(90.0)), row(1, 9.0, 4.0, Some(80.0)), row(2, 3.0, 4.0, Some(80.0))];
+    assert_eq!(pareto_front(&rows), [0, 1]);
+}
+
+/// A network of ten classes for CIFAR-10's pictures.
+fn ten_classes() -> Package {
+    let spec = r#"
+        name = "ten"
+        input = [3, 32, 32]
+        classes = 10
+        [[layers]]
+        op = "conv"
+        name = "conv"
+        filters = 8
+        kernel = 4
+        stride = 4
+        [[layers]]
+        op = "avg_pool"
+        name = "mean"
+        [[layers]]
+        op = "linear"
+        name = "linear"
+        filters = 10
+    "#;
+    let conv = |weights: usize, filters: usize| IntegerConv {
+        input_bits: IMAGE_BITS,
+        weight_bits: 4,
+        weights: (0..weights).map(|index| ((index * index + 3 * index) % 15) as i8 - 7).collect(),
+        bias: vec![0; filters],
+    };
+    let output = |shift| Requantize { multipliers: vec![30_000], forms: vec![Form { bits: IMAGE_BITS, shift }] };
+    let layers = vec![
+        IntegerLayer::Conv { conv: conv(8 * 48, 8), skip: None, output: Some(output(18)) },
+        IntegerLayer::AvgPool { input_bits: IMAGE_BITS, output: output(21) },
+        IntegerLayer::Conv { conv: conv(80, 10), skip: None, output: None },
+    ];
+    let graph = Graph::new(toml::from_str(spec).unwrap()).unwrap();
+    let classes = (0..10).map(|class| class.to_string()).collect();
+    let group = Hardware::mars().group;
+    let network = IntegerNetwork { graph, zero_points: vec![124; 3], classes, group, layers };
+    let provenance = Provenance {
+        recipe: String::new(),
+        seed: 1,
+        crate_version: "0.1.0".into(),
+        dataset: "cifar10-mini".into(),
+        data_sha256: "0".repeat(64),
+        float_accuracy: None,
+        fake_quant_accuracy: None,
+    };
+    Package { network, provenance, predictions: None }
+}
+
+/// With pictures, accuracy is that of the macro model; noise costs some.
+#[test]
+fn accuracy_is_measured_where_pictures_are_asked_for() {
+    let folder = folder("images = 60\n[ranges]\nnoise.sigma = [0.0, 1e4]\n");
+    let package = ten_classes();
+    package.write(&folder.path().join("model.mars")).unwrap();
+    let output = deploy_package(folder.path(), "model.mars", &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let accuracy: Vec<f64> = rows(folder.path()).iter().map(|row| row.figures().unwrap().accuracy.unwrap()).collect();
+    let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let noise = Some(Noise { sigma: 1e4, ..Noise::default() });
+    for (found, noise) in accuracy.into_iter().zip([None, noise]) {
+        let hardware = Hardware { noise, ..Hardware::mars() };
+        let deployment = validate(&package, &hardware, &data.test, Some(60), true).unwrap();
+        assert_eq!(found, deployment.accuracy.macro_model);
+        assert_eq!(deployment.mismatches.integer_vs_macro_logits > 0, noise.is_some());
+    }
+    assert!(read(folder.path(), "sweep.svg").contains("Accuracy over energy"));
+    assert!(read(folder.path(), "sweep.csv").lines().next().unwrap().contains(",accuracy,"));
+}
+
+#[test]
+fn a_lossy_chip_is_said_to_be_lossy() {
+    let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let hardware = Hardware { noise: Some(Noise { sigma: 1e3, ..Noise::default() }), ..Hardware::mars() };
+    let package = ten_classes();
+    let deployment = |hardware| validate(&package, hardware, &data.test, Some(20), true).unwrap();
+    let table = mars::report::table(&deployment(&hardware));
+    assert!(
+        table.contains("The macro model is lossy (noise)\n  integer reference and fake-quant predictions are"),
+        "{table}"
+    );
+    assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+    assert!(!mars::report::table(&deployment(&Hardware::mars())).contains("lossy"));
+}
+
+/// Area and its densities are shown where the hardware file has the constants, and nowhere else.
+#[test]
+fn area_is_shown_where_it_is_known() {
+    let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let package = ten_classes();
+    let page = |hardware: &Hardware| {
+        let folder = TempDir::new().unwrap();
+        let deployment = validate(&package, hardware, &data.test, Some(5), true).unwrap();
+        mars::report::write(&deployment, folder.path()).unwrap();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+        (read("report.html"), read("deploy.json"), mars::report::table(&deployment))
+    };
+    let (html, json, table) = page(&Hardware::mars());
+    assert!(![&html, &json, &table].into_iter().any(|text| text.contains("mm2") || text.contains("mm²")));
+    assert!(html.contains("by the shares that the hardware file gives: array "));
+    let area = Some(Area { macro_mm2: 0.25, sram_mm2_per_kib: 0.0, logic_mm2_per_core: 0.0 });
+    let (html, json, table) = page(&Hardware { area, ..Hardware::mars() });
+    assert!(html.contains("<td>2.0000</td>") && html.contains(" TOPS/mm²"));
+    assert!(json.contains("\"tops_per_mm2_executed\""));
+    assert!(table.contains("2.000 mm2") && table.lines().all(|line| line.len() <= 80) && table.lines().count() <= 40);
+}
