@@ -67,7 +67,7 @@ pub struct Provenance {
     pub crate_version: String,
     /// Name of the data set.
     pub dataset: String,
-    /// [`Dataset::data_sha256`](crate::data::Dataset::data_sha256) of its test split.
+    /// [`Split::sha256`](crate::data::Split::sha256) of its test split.
     pub data_sha256: String,
     /// Accuracy of the float network on the test split, in percent.
     pub float_accuracy: Option<f64>,
