@@ -1,16 +1,20 @@
 //! The package: what is written comes back, and whatever else is read gives an error.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 
 use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use mars::deploy::{Package, PackageError, Predictions, Provenance};
-use mars::network::{Graph, NetworkSpec};
+use mars::network::Graph;
 use mars::sparsity::GroupShape;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
+
+use common::integer_network;
 
 const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
@@ -46,14 +50,8 @@ fn provenance() -> Provenance {
 }
 
 fn network(spec: &str, group: [usize; 2], layers: Vec<IntegerLayer>) -> IntegerNetwork {
-    let spec: NetworkSpec = toml::from_str(spec).unwrap();
-    IntegerNetwork {
-        zero_points: vec![124; spec.input[0]],
-        classes: (0..spec.classes).map(|class| format!("class {class}")).collect(),
-        group: GroupShape { filters: group[0], channels: group[1] },
-        graph: Graph::new(spec).unwrap(),
-        layers,
-    }
+    let group = GroupShape { filters: group[0], channels: group[1] };
+    integer_network(Graph::new(toml::from_str(spec).unwrap()).unwrap(), group, layers)
 }
 
 /// The example of docs/package-format.md.

@@ -1,5 +1,7 @@
 //! What people read, against files in `tests/snapshots/`; `UPDATE_SNAPSHOTS=1 cargo test --test report` rewrites them.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 
@@ -13,6 +15,8 @@ use mars::network::{ConvShape, Graph, NetworkSpec, Op, Skip, zoo};
 use mars::report;
 use mars::sparsity::GroupGrid;
 use tempfile::TempDir;
+
+use common::integer_network;
 
 /// A name as a hostile file may hold it.
 const HOSTILE: &str = "<script>alert('1')</script>&\"\u{202e}\u{1b}[31m";
@@ -75,13 +79,7 @@ fn network(spec: NetworkSpec, sparsity: u64) -> IntegerNetwork {
         Op::AvgPool { .. } => IntegerLayer::AvgPool { input_bits: IMAGE_BITS, output: output(18) },
     };
     let layers = graph.nodes().iter().map(|node| node.op).enumerate().map(layer).collect();
-    let network = IntegerNetwork {
-        zero_points: vec![124; 3],
-        classes: (0..graph.spec().classes).map(|class| format!("class {class}")).collect(),
-        group,
-        layers,
-        graph,
-    };
+    let network = integer_network(graph, group, layers);
     network.validate().unwrap();
     network
 }

@@ -1,16 +1,20 @@
 //! Sweeps as a person runs them: whole, interrupted, in shards.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use mars::data::{DataOptions, Dataset};
-use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, Requantize};
+use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize};
 use mars::deploy::{Package, Provenance, validate};
 use mars::hardware::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
 use mars::hardware::{Area, Evaluator, Hardware, Noise};
 use mars::network::Graph;
 use tempfile::TempDir;
+
+use common::integer_network;
 
 const PACKAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny.mars");
 
@@ -224,9 +228,7 @@ fn ten_classes() -> Package {
         IntegerLayer::Conv { conv: conv(80, 10), skip: None, output: None },
     ];
     let graph = Graph::new(toml::from_str(spec).unwrap()).unwrap();
-    let classes = (0..10).map(|class| class.to_string()).collect();
-    let group = Hardware::mars().group;
-    let network = IntegerNetwork { graph, zero_points: vec![124; 3], classes, group, layers };
+    let network = integer_network(graph, Hardware::mars().group, layers);
     let provenance = Provenance {
         recipe: String::new(),
         seed: 1,

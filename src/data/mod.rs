@@ -134,6 +134,12 @@ impl Split {
         &self.images[index * IMAGE_BYTES..][..IMAGE_BYTES]
     }
 
+    /// Share of right predictions in percent; images beyond the predictions don't count.
+    pub fn accuracy(&self, predictions: &[u8]) -> f64 {
+        let right = predictions.iter().zip(&self.labels).filter(|(prediction, label)| prediction == label).count();
+        100.0 * right as f64 / predictions.len() as f64
+    }
+
     /// SHA-256 over all images, then all labels, in hexadecimal: tells whether two measurements used the same images.
     pub fn sha256(&self) -> String {
         let digest = Sha256::new().chain_update(&self.images).chain_update(&self.labels).finalize();

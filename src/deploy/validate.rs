@@ -109,7 +109,6 @@ pub fn validate(
     let known = package.predictions.as_ref();
     let fake_quant = known.filter(|known| known.data_sha256 == data_sha256 && known.classes.len() == test.len());
     let fake_quant = fake_quant.map(|predictions| &predictions.classes[..images]);
-    let accuracy = |predictions: &[u8]| accuracy(predictions, &test.labels);
     let differences = |a: &[u8], b: &[u8]| a.iter().zip(b).filter(|(a, b)| a != b).count();
     // The float network's accuracy is known for the whole split only.
     let same_data = package.provenance.data_sha256 == data_sha256 && images == test.len();
@@ -119,9 +118,9 @@ pub fn validate(
         images,
         accuracy: Accuracy {
             float: package.provenance.float_accuracy.filter(|_| same_data),
-            fake_quant: fake_quant.map(accuracy),
-            integer: accuracy(&integer),
-            macro_model: accuracy(&macros),
+            fake_quant: fake_quant.map(|predictions| test.accuracy(predictions)),
+            integer: test.accuracy(&integer),
+            macro_model: test.accuracy(&macros),
         },
         mismatches: Mismatches {
             fake_quant_vs_integer_predictions: fake_quant.map(|fake| differences(fake, &integer)),
@@ -151,7 +150,7 @@ pub fn macro_accuracy(
     let images = check_pictures(network, test, images)?;
     let logits = MacroNetwork::new(network, hardware)?.logits(&test.images[..images * IMAGE_BYTES])?;
     let found: Vec<u8> = predictions(&logits, network.classes.len()).collect();
-    Ok(accuracy(&found, &test.labels))
+    Ok(test.accuracy(&found))
 }
 
 /// How many pictures are run; pictures and labels have to fit the network.
@@ -174,12 +173,6 @@ fn check_pictures(network: &IntegerNetwork, test: &Split, images: Option<usize>)
 
 fn predictions(logits: &[i32], classes: usize) -> impl Iterator<Item = u8> {
     logits.chunks(classes).map(|logits| predict(logits) as u8)
-}
-
-/// Share of right predictions in percent; labels beyond the predictions don't count.
-fn accuracy(predictions: &[u8], labels: &[u8]) -> f64 {
-    let right = predictions.iter().zip(labels).filter(|(a, b)| a == b).count();
-    100.0 * right as f64 / predictions.len() as f64
 }
 
 impl Deployment {

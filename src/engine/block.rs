@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use super::channels::{self, PerChannel};
 use super::conv::Conv;
+use super::join::Join;
 use super::moments::merge;
 use super::parallel::in_parts;
 use super::{FlexTensor, flex_tensor, ours};
@@ -162,6 +163,23 @@ struct Block {
     exact: bool,
 }
 
+impl Block {
+    /// Where the residual value joins.
+    ///
+    /// # Panics
+    /// If its shape doesn't fit the sum.
+    fn join(&self, conv: &Conv, skip: &FlexTensor) -> Option<Join> {
+        let [stride, front] = self.joined?;
+        let [batch, height, width, channels] = skip.shape().dims();
+        let fits = batch == conv.batch
+            && height.div_ceil(stride) == conv.out_height()
+            && width.div_ceil(stride) == conv.out_width()
+            && front + channels <= conv.filters;
+        assert!(fits, "a residual value of {:?} doesn't fit its sum", skip.shape());
+        Some(Join { height, width, channels, stride, front, out_width: conv.out_width(), filters: conv.filters })
+    }
+}
+
 #[backend_extension(Flex, Autodiff)]
 trait BlockBackend: Backend {
     /// Output, mean and variance. `first` and `second` are gamma and beta, or the bias and nothing.
@@ -207,66 +225,6 @@ impl Affine {
     }
 }
 
-/// The residual value's place in an output.
-#[derive(Clone, Copy)]
-struct Join {
-    height: usize,
-    width: usize,
-    channels: usize,
-    stride: usize,
-    front: usize,
-    out_width: usize,
-    filters: usize,
-}
-
-impl Join {
-    fn new(block: &Block, conv: &Conv, skip: &FlexTensor) -> Option<Self> {
-        let [stride, front] = block.joined?;
-        let [batch, height, width, channels] = skip.shape().dims();
-        let fits = batch == conv.batch
-            && height.div_ceil(stride) == conv.out_height()
-            && width.div_ceil(stride) == conv.out_width()
-            && front + channels <= conv.filters;
-        assert!(fits, "a residual value of {:?} doesn't fit its sum", skip.shape());
-        Some(Self { height, width, channels, stride, front, out_width: conv.out_width(), filters: conv.filters })
-    }
-
-    fn same(&self) -> bool {
-        self.stride == 1 && self.channels == self.filters
-    }
-
-    fn len(&self) -> usize {
-        self.height * self.width * self.channels
-    }
-
-    /// Offsets of the output's pixels and of those of the residual value that join them.
-    fn pixels(self) -> impl Iterator<Item = (usize, usize)> {
-        let rows = (0..self.height).step_by(self.stride).enumerate();
-        rows.flat_map(move |(row, y)| {
-            (0..self.width).step_by(self.stride).enumerate().map(move |(col, x)| {
-                ((row * self.out_width + col) * self.filters + self.front, (y * self.width + x) * self.channels)
-            })
-        })
-    }
-
-    fn add(self, out: &mut [f32], skip: &[f32]) {
-        if self.same() {
-            return channels::add(out, skip);
-        }
-        for (to, from) in self.pixels() {
-            for (out, skip) in out[to..].iter_mut().zip(&skip[from..][..self.channels]) {
-                *out += skip;
-            }
-        }
-    }
-
-    fn gradient(self, out: &[f32], skip: &mut [f32]) {
-        for (from, to) in self.pixels() {
-            skip[to..][..self.channels].copy_from_slice(&out[from..][..self.channels]);
-        }
-    }
-}
-
 /// What the backward pass needs.
 #[derive(Clone, Debug)]
 struct Saved {
@@ -294,7 +252,7 @@ fn forward(
 ) -> (FlexTensor, Option<(FlexTensor, Affine)>, [FlexTensor; 4]) {
     let [x, w, first, second, skip] = [x, w, first, second, skip].map(|tensor| tensor.to_contiguous());
     let conv = geometry(&x, &w, block.window);
-    let join = Join::new(&block, &conv, &skip);
+    let join = block.join(&conv, &skip);
     let shape = [conv.batch, conv.out_height(), conv.out_width(), conv.filters];
     // Residual sum and ReLU of a picture.
     let complete = |picture: usize, out: &mut [f32]| {
@@ -335,11 +293,12 @@ fn forward(
     (flex_tensor(out, shape), sums, [x, w, first, skip])
 }
 
+fn vector(values: Vec<f32>) -> FlexTensor {
+    let len = values.len();
+    flex_tensor(values, [len])
+}
+
 fn statistics(sums: &Option<(FlexTensor, Affine)>) -> [FlexTensor; 2] {
-    let vector = |values: Vec<f32>| {
-        let len = values.len();
-        flex_tensor(values, [len])
-    };
     match sums {
         Some((_, affine)) => [vector(affine.mean.clone()), vector(affine.variance.clone())],
         None => [vector(Vec::new()), vector(Vec::new())],
@@ -385,33 +344,29 @@ impl Saved {
     fn gradients(self, gradient: FlexTensor, wanted: [bool; 5]) -> [Option<FlexTensor>; 5] {
         let Self { x, w, sums, output, skip, block } = self;
         let conv = geometry(&x, &w, block.window);
-        let join = Join::new(&block, &conv, &skip).filter(|_| wanted[4]);
+        let join = block.join(&conv, &skip).filter(|_| wanted[4]);
         let len = conv.out_len();
-        let of = |tensor: &[f32], picture: usize| -> std::ops::Range<usize> {
-            debug_assert!(tensor.len() == conv.batch * len);
-            picture * len..(picture + 1) * len
-        };
+        let of = |picture: usize| picture * len..(picture + 1) * len;
         let incoming: &[f32] = gradient.storage();
         let output: Option<&[f32]> = output.as_ref().map(|output| output.storage());
         // The gradient before the ReLU.
         let before_relu = |picture: usize, out: &mut [f32]| match output {
             Some(output) => {
-                channels::relu_gradient(&incoming[of(incoming, picture)], &output[of(output, picture)], out);
+                channels::relu_gradient(&incoming[of(picture)], &output[of(picture)], out);
             }
-            None => out.copy_from_slice(&incoming[of(incoming, picture)]),
+            None => out.copy_from_slice(&incoming[of(picture)]),
         };
         let means = sums.as_ref().map(|(_, affine)| PerChannel::new(&affine.mean));
         let picture_sums = |picture: usize, gradient: &[f32]| -> [Vec<f32>; 2] {
             let products = match (&sums, &means) {
                 (Some((sums, _)), Some(means)) => {
                     let sums: &[f32] = sums.storage();
-                    channels::products(gradient, &sums[of(sums, picture)], means)
+                    channels::products(gradient, &sums[of(picture)], means)
                 }
                 _ => Vec::new(),
             };
             [channels::sums(gradient, conv.filters), products]
         };
-        let through = (0..conv.batch).into_par_iter();
         let (skip_gradient, totals): (Option<FlexTensor>, Vec<[Vec<f32>; 2]>) = match join {
             Some(join) if output.is_some() || !join.same() => {
                 let scratch = || vec![0.0; len];
@@ -429,9 +384,11 @@ impl Saved {
                 let shape = [conv.batch, join.height, join.width, join.channels];
                 (Some(flex_tensor(skip_gradient, shape)), totals)
             }
+            // A constant bias needs no sums.
+            _ if sums.is_none() && !wanted[2] => (join.map(|_| gradient.clone()), Vec::new()),
             _ => {
                 let scratch = || vec![0.0; len];
-                let totals = through.map_init(scratch, |scratch, picture| {
+                let totals = (0..conv.batch).into_par_iter().map_init(scratch, |scratch, picture| {
                     before_relu(picture, scratch);
                     picture_sums(picture, scratch)
                 });
@@ -447,12 +404,8 @@ impl Saved {
             _ => None,
         };
         let start = |picture: usize, out: &mut [f32]| match masked {
-            Some(masked) => out.copy_from_slice(&masked[of(masked, picture)]),
+            Some(masked) => out.copy_from_slice(&masked[of(picture)]),
             None => before_relu(picture, out),
-        };
-        let vector = |values: Vec<f32>| {
-            let len = values.len();
-            flex_tensor(values, [len])
         };
         let single = |values: &[f64]| vector(values.iter().map(|value| *value as f32).collect());
         let gradient_sum = total(0);
@@ -480,7 +433,7 @@ impl Saved {
                 let sums: &[f32] = sums.storage();
                 let gradients = conv.backward(x.storage(), w.storage(), [wanted[0], wanted[1]], |picture, out| {
                     start(picture, out);
-                    channels::combine(out, &sums[of(sums, picture)], [&gain, &slope, &offset]);
+                    channels::combine(out, &sums[of(picture)], [&gain, &slope, &offset]);
                 });
                 (gradients, single(&gamma), Some(single(&gradient_sum)))
             }

@@ -10,7 +10,7 @@
 //! | `conv` | convolution of a batch: algorithms, division among threads |
 //! | `winograd`, `direct` | the algorithms |
 //! | `product` | the inner loop of both |
-//! | `channels` | batch norm, residual sum, ReLU |
+//! | `channels`, `join` | batch norm, ReLU, residual sum |
 //! | `simd`, `parallel` | instruction sets, threads |
 
 mod block;
@@ -18,6 +18,7 @@ mod channels;
 mod conv;
 mod direct;
 mod fake;
+mod join;
 mod moments;
 mod parallel;
 mod product;

@@ -6,7 +6,7 @@ use burn::tensor::Device;
 
 use super::model::Model;
 use super::recipe::Recipe;
-use super::trainer::{Job, Trainer, accuracy, fake_quant_predictions, float_predictions};
+use super::trainer::{Job, Trainer, fake_quant_predictions, float_predictions};
 use crate::data::{DataOptions, Dataset, Normalization};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
 use crate::error::{Error, Result, write_atomically};
@@ -158,7 +158,7 @@ impl Plan {
             return Err(Error::Setting("--evaluate needs --pretrained FILE".into()));
         };
         let model = Model::new(&self.graph, &self.picture, &import(&file, &self.graph)?, &self.device);
-        Ok(accuracy(&float_predictions(&model, &self.dataset.test), &self.dataset.test))
+        Ok(self.dataset.test.accuracy(&float_predictions(&model, &self.dataset.test)))
     }
 
     /// Trains, exports, runs the hardware model and writes the run folder.
@@ -233,7 +233,7 @@ impl Plan {
             dataset: self.dataset.name.clone(),
             data_sha256: data_sha256.clone(),
             float_accuracy: trainer.float_accuracy(),
-            fake_quant_accuracy: Some(accuracy(&classes, test)),
+            fake_quant_accuracy: Some(test.accuracy(&classes)),
         };
         let package = Package { network, provenance, predictions: Some(Predictions { data_sha256, classes }) };
         let path = self.folder.join("model.mars");

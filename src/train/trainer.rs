@@ -149,7 +149,7 @@ impl<'a> Trainer<'a> {
         }
         if self.position.float_accuracy.is_none() {
             let predictions = float_predictions(&self.model, &self.job.dataset.test);
-            let accuracy = accuracy(&predictions, &self.job.dataset.test);
+            let accuracy = self.job.dataset.test.accuracy(&predictions);
             self.position.float_accuracy = Some(accuracy);
             if !self.job.quiet {
                 eprintln!("float accuracy before quantization: {accuracy:.2} %");
@@ -245,7 +245,7 @@ impl<'a> Trainer<'a> {
             epoch: self.position.epoch + 1,
             loss: tally.loss / pictures,
             train_accuracy: 100.0 * tally.correct as f64 / pictures,
-            test_accuracy: accuracy(&predictions, test),
+            test_accuracy: test.accuracy(&predictions),
             learning_rate,
             images_per_second: pictures / tally.seconds,
             group_sparsity: self.sparsity.zero_share(&self.model),
@@ -425,12 +425,6 @@ fn divergence(teacher: Tensor<2>, student: Tensor<2>, temperature: f64) -> Tenso
 /// Index of the largest value; the lowest of equal ones.
 fn largest(values: &[f32]) -> usize {
     (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0)
-}
-
-/// Share of right predictions, in percent.
-pub(crate) fn accuracy(predictions: &[u8], split: &Split) -> f64 {
-    let right = predictions.iter().zip(&split.labels).filter(|(prediction, label)| prediction == label).count();
-    100.0 * right as f64 / split.len() as f64
 }
 
 /// The float network's class of each picture.

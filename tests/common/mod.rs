@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use mars::data::{IMAGE_BYTES, SIDE};
+use mars::deploy::integer::{IntegerLayer, IntegerNetwork};
+use mars::network::Graph;
+use mars::sparsity::GroupShape;
 
 /// SplitMix64: the same numbers on every machine.
 pub(crate) struct Random(pub u64);
@@ -148,6 +151,17 @@ name = "linear"
 filters = {classes}
 "#
     )
+}
+
+/// An integer network with the same zero point for each color and made-up names of classes.
+pub(crate) fn integer_network(graph: Graph, group: GroupShape, layers: Vec<IntegerLayer>) -> IntegerNetwork {
+    IntegerNetwork {
+        zero_points: vec![124; graph.spec().input[0]],
+        classes: (0..graph.spec().classes).map(|class| format!("class {class}")).collect(),
+        group,
+        layers,
+        graph,
+    }
 }
 
 /// Runs a program in a folder, without the user's data sets.
