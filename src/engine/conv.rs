@@ -31,17 +31,17 @@ pub(super) trait Algorithm: Sync {
     /// Images that a thread works on together.
     fn images(&self) -> usize;
 
-    /// Outputs of some images; `buffer` is scratch.
-    fn forward(&self, buffer: &mut Vec<f32>, x: &[f32], out: &mut [f32]);
+    /// Outputs of some images; `buffers` are scratch, `out` is zero.
+    fn forward(&self, buffers: &mut [Vec<f32>; 2], x: &[f32], out: &mut [f32]);
 
     /// Floats of a sum of weight gradients, in the algorithm's own order.
     fn sum_len(&self) -> usize;
 
     /// Adds what the output gradients of some images mean for their inputs, where `input` is there, and for the weights, where
-    /// `weights` is there.
+    /// `weights` is there. `input` is zero.
     fn backward(
         &self,
-        buffer: &mut Vec<f32>,
+        buffers: &mut [Vec<f32>; 2],
         x: &[f32],
         out_gradient: &[f32],
         input: Option<&mut [f32]>,
@@ -70,6 +70,16 @@ impl Conv {
 
     pub(super) fn out_pixels(&self) -> usize {
         self.out_height() * self.out_width()
+    }
+
+    /// Kernel positions.
+    pub(super) fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Products that an output adds up.
+    pub(super) fn depth(&self) -> usize {
+        self.taps() * self.channels
     }
 
     /// Floats of an input.
@@ -108,10 +118,10 @@ impl Conv {
         let algorithm = self.algorithm(w, exact, Direction::Forward);
         let images = algorithm.images();
         let (out, results) =
-            in_parts(self.batch * self.out_len(), images * self.out_len(), Vec::new, |buffer, part, out| -> Vec<R> {
+            in_parts(self.batch * self.out_len(), images * self.out_len(), Default::default, |buffers, part, out| -> Vec<R> {
                 let first = part * images;
                 let count = out.len() / self.out_len();
-                algorithm.forward(buffer, &x[first * self.in_len()..][..count * self.in_len()], out);
+                algorithm.forward(buffers, &x[first * self.in_len()..][..count * self.in_len()], out);
                 (first..).zip(out.chunks_mut(self.out_len())).map(|(image, out)| finish(image, out)).collect()
             });
         (out, results.into_iter().flatten().collect())
@@ -130,7 +140,7 @@ impl Conv {
         let parts = (GRADIENT_FLOATS / algorithm.sum_len()).clamp(2, GRADIENT_PARTS);
         // Whole steps of `images`, so that the last one alone may be smaller.
         let part_images = self.batch.div_ceil(images).div_ceil(parts) * images;
-        let part_of_batch = |(buffer, out_gradient): &mut (Vec<f32>, Vec<f32>), part, input: Option<&mut [f32]>| {
+        let part_of_batch = |(buffers, out_gradient): &mut ([Vec<f32>; 2], Vec<f32>), part, input: Option<&mut [f32]>| {
             let mut sum = vec![0.0; if wanted[1] { algorithm.sum_len() } else { 0 }];
             let mut input = input;
             let first = part * part_images;
@@ -144,11 +154,11 @@ impl Conv {
                 let x = &x[image * self.in_len()..][..count * self.in_len()];
                 let place = (image - first) * self.in_len();
                 let input = input.as_deref_mut().map(|input| &mut input[place..][..count * self.in_len()]);
-                algorithm.backward(buffer, x, out_gradient, input, wanted[1].then_some(&mut sum));
+                algorithm.backward(buffers, x, out_gradient, input, wanted[1].then_some(&mut sum));
             }
             sum
         };
-        let scratch = || (Vec::new(), Vec::new());
+        let scratch = Default::default;
         let (input, sums) = if wanted[0] {
             let (input, sums) =
                 in_parts(self.batch * self.in_len(), part_images * self.in_len(), scratch, |scratch, part, input| {

@@ -1,28 +1,99 @@
-//! Convolution by the direct sum, for any kernel, stride and padding: patches of the input as the rows of a matrix product.
+//! Convolution by the direct sum, for any kernel, stride and padding: matrix products that read the pictures in place.
+//!
+//! A kernel position pairs pixels of the input with pixels of the output, and is a matrix product over them. With many channels
+//! each position is a product of its own, over those outputs whose input lies on the map; with few channels the products
+//! would be short, so that one product takes all positions, from a copy of the picture with zeros around.
 //!
 //! The order of each sum is fixed: exact for integers as long as they stay below `2^24`.
+
+use std::ops::Range;
 
 use super::conv::{Algorithm, Conv, Direction};
 use super::parallel::in_parts;
 use super::product::{Axis, Product};
 use super::simd::lanes;
 
-/// Patches that are worked on together.
-const ROWS: usize = 128;
+/// Pixels that are worked on together.
+const PIXELS: usize = 128;
+/// Channels from which each kernel position has its own product.
+const MANY_CHANNELS: usize = 64;
+/// Floats between pixels whose distance would otherwise be a power of two, so that they don't fall on the same lines of the cache.
+const GAP: usize = 16;
 
-/// A convolution as matrices: patches `[pixels][taps * channels]` times weights `[taps * channels][filters]`.
+/// A convolution as matrix products, its weights in panels.
 pub(super) struct Direct<'a> {
     conv: &'a Conv,
-    /// Length of a patch.
-    depth: usize,
-    /// In panels; transposed for the input's gradient.
+    /// Forward, `[filters / panel][taps * channels][panel]`; for the input's gradient, `[taps][channels / panel][filters][panel]`.
     weights: Vec<f32>,
+    /// Products for the output and for the weights' gradient.
+    sums: Vec<Pairs>,
+    /// Products for the input's gradient, one for each kernel position.
+    taps: Vec<Pairs>,
+}
+
+/// Pixels of the input and of the output that a product pairs.
+struct Pairs {
+    /// Kernel positions in it.
+    taps: Range<usize>,
+    /// What the first output pixel reads: where each run of floats starts, in pixels of the input.
+    runs: Vec<usize>,
+    /// Floats in a run.
+    run: usize,
+    /// Rows of output pixels of an image.
+    rows: usize,
+    /// Output pixels in a row.
+    columns: usize,
+    /// The first pixel of the input for each row of the images.
+    inputs: Vec<usize>,
+    /// The first output pixel of each row.
+    outputs: Vec<usize>,
+}
+
+/// Input pixels as they lie in memory.
+#[derive(Clone, Copy)]
+struct Frame {
+    height: usize,
+    width: usize,
+    /// Zeros around the map.
+    border: usize,
+    /// Floats from pixel to pixel.
+    pitch: usize,
+}
+
+impl Frame {
+    fn len(&self) -> usize {
+        self.height * self.width * self.pitch
+    }
+
+    /// Copies images of `channels` into a frame.
+    fn fill(&self, conv: &Conv, images: &[f32], frame: &mut Vec<f32>) {
+        let row = conv.width * conv.channels;
+        frame.clear();
+        frame.resize(images.len() / conv.in_len() * self.len(), 0.0);
+        for (image, frame) in images.chunks(conv.in_len()).zip(frame.chunks_mut(self.len())) {
+            for (y, row) in image.chunks(row).enumerate() {
+                let to = &mut frame[((y + self.border) * self.width + self.border) * self.pitch..];
+                if self.pitch == conv.channels {
+                    to[..row.len()].copy_from_slice(row);
+                } else {
+                    for (to, pixel) in to.chunks_mut(self.pitch).zip(row.chunks(conv.channels)) {
+                        to[..pixel.len()].copy_from_slice(pixel);
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl<'a> Direct<'a> {
     pub(super) fn new(conv: &'a Conv, w: &[f32], direction: Direction) -> Self {
-        let depth = conv.kernel[0] * conv.kernel[1] * conv.channels;
-        Self { conv, depth, weights: weights(conv, depth, w, direction) }
+        let taps = || (0..conv.taps()).map(|tap| Pairs::of_tap(conv, tap)).collect();
+        Self {
+            conv,
+            weights: weights(conv, w, direction),
+            sums: if many_channels(conv) { taps() } else { vec![Pairs::of_all_taps(conv)] },
+            taps: if direction == Direction::InputGradient { taps() } else { Vec::new() },
+        }
     }
 
     /// Filters with those that fill the last panel.
@@ -30,167 +101,24 @@ impl<'a> Direct<'a> {
         self.conv.filters.next_multiple_of(panel(self.conv.filters))
     }
 
-    /// Copies the patches of pixels `first..` of images into rows `stride` apart.
-    fn patches(&self, images: &[f32], first: usize, count: usize, stride: usize, patches: &mut [f32]) {
-        let run = self.conv.kernel[1] * self.conv.channels;
-        for (pixel, patch) in (first..first + count).zip(patches.chunks_mut(stride)) {
-            for (row, patch) in patch[..self.depth].chunks_mut(run).enumerate() {
-                let (place, columns) = self.run(pixel, row);
-                patch[..columns.start].fill(0.0);
-                patch[columns.end..].fill(0.0);
-                let len = columns.len();
-                patch[columns].copy_from_slice(&images[place..][..len]);
-            }
-        }
-    }
-
-    /// Adds rows of gradients to the pixels that the patches came from.
-    fn add_patches(&self, patches: &[f32], first: usize, count: usize, stride: usize, images: &mut [f32]) {
-        let run = self.conv.kernel[1] * self.conv.channels;
-        for (pixel, patch) in (first..first + count).zip(patches.chunks(stride)) {
-            for (row, patch) in patch[..self.depth].chunks(run).enumerate() {
-                let (place, columns) = self.run(pixel, row);
-                for (to, from) in images[place..].iter_mut().zip(&patch[columns]) {
-                    *to += from;
-                }
-            }
-        }
-    }
-
-    /// The part of a kernel row that lies on the map: where in the images, and which part of the row.
-    fn run(&self, pixel: usize, row: usize) -> (usize, std::ops::Range<usize>) {
-        let conv = self.conv;
-        let (image, pixel) = (pixel / conv.out_pixels(), pixel % conv.out_pixels());
-        let y = (pixel / conv.out_width() * conv.stride + row).checked_sub(conv.padding).filter(|y| *y < conv.height);
-        let x = pixel % conv.out_width() * conv.stride;
-        let begin = conv.padding.saturating_sub(x).min(conv.kernel[1]);
-        let end = (conv.width + conv.padding).saturating_sub(x).clamp(begin, conv.kernel[1]);
-        match y {
-            Some(y) if begin < end => {
-                let place = (image * conv.height + y) * conv.width + x + begin - conv.padding;
-                (place * conv.channels, begin * conv.channels..end * conv.channels)
-            }
-            _ => (0, 0..0),
-        }
-    }
-}
-
-/// Weights `[filters][channels][taps]` as `[taps * channels][filters]` in panels, or transposed; zeros in left-over columns.
-fn weights(conv: &Conv, depth: usize, w: &[f32], direction: Direction) -> Vec<f32> {
-    let Conv { channels, filters, .. } = *conv;
-    let taps = depth / channels;
-    let (rows, columns) = match direction {
-        Direction::Forward => (depth, filters),
-        Direction::InputGradient => (filters, depth),
-    };
-    let panel = panel(columns);
-    let fill = |_: &mut (), index: usize, part: &mut [f32]| {
-        for (row, lanes) in part.chunks_mut(panel).enumerate() {
-            for (column, lane) in (index * panel..columns).zip(lanes) {
-                let (place, filter) = match direction {
-                    Direction::Forward => (row, column),
-                    Direction::InputGradient => (column, row),
-                };
-                *lane = w[(filter * channels + place % channels) * taps + place / channels];
-            }
-        }
-    };
-    in_parts(columns.next_multiple_of(panel) * rows, rows * panel, || (), fill).0
-}
-
-/// Columns of a panel for matrices of `columns` columns.
-fn panel(columns: usize) -> usize {
-    if columns > lanes() { 2 * lanes() } else { lanes() }
-}
-
-/// Parts of rows `0..count`.
-fn blocks(count: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..count).step_by(ROWS).map(move |first| (first, ROWS.min(count - first)))
-}
-
-impl Algorithm for Direct<'_> {
-    fn images(&self) -> usize {
-        self.conv.images_for(ROWS, self.conv.out_pixels())
-    }
-
-    fn forward(&self, buffer: &mut Vec<f32>, x: &[f32], out: &mut [f32]) {
-        let (filters, depth) = (self.conv.filters, self.depth);
-        let (panel, padded) = (panel(filters), self.padded_filters());
-        buffer.resize(ROWS * (depth + padded), 0.0);
-        let (patches, sums) = buffer.split_at_mut(ROWS * depth);
-        for (first, count) in blocks(out.len() / filters) {
-            self.patches(x, first, count, depth, patches);
-            for (index, b) in self.weights.chunks(depth * panel).enumerate() {
+    /// `out += ` the convolution of `x`, whose pixels lie as in `frame`; `out` has whole panels of filters.
+    fn add_sums(&self, x: &[f32], images: usize, out: &mut [f32]) {
+        let (pitch, filters) = (self.conv.channels, self.padded_filters());
+        let (panel, depth) = (panel(self.conv.filters), self.conv.depth());
+        for (index, weights) in self.weights.chunks(depth * panel).enumerate() {
+            for pairs in &self.sums {
+                let rows = ..images * pairs.rows;
+                let first = pairs.taps.start * self.conv.channels;
+                let b_runs: Vec<usize> = (0..pairs.runs.len()).collect();
                 Product {
-                    a: patches,
-                    rows: Axis::line(count, depth),
-                    depth: Axis::line(depth, 1),
-                    b,
-                    b_step: panel,
-                    c: &mut sums[index * panel..],
-                    c_rows: Axis::line(count, padded),
+                    a: x,
+                    rows: pairs.inputs(rows, self.conv.stride * pitch, pitch),
+                    depth: Axis { starts: &pairs.runs, unit: pitch, len: pairs.run, step: 1 },
+                    b: &weights[first * panel..],
+                    b_rows: Axis { starts: &b_runs, unit: pairs.run * panel, len: pairs.run, step: panel },
+                    c: &mut out[index * panel..],
+                    c_rows: pairs.outputs(rows, filters),
                     width: panel,
-                    accumulate: false,
-                }
-                .compute();
-            }
-            for (out, sums) in out[first * filters..].chunks_mut(filters).zip(sums.chunks(padded)).take(count) {
-                out.copy_from_slice(&sums[..filters]);
-            }
-        }
-    }
-
-    fn sum_len(&self) -> usize {
-        self.depth * self.padded_filters()
-    }
-
-    fn backward(
-        &self,
-        buffer: &mut Vec<f32>,
-        x: &[f32],
-        out_gradient: &[f32],
-        mut input: Option<&mut [f32]>,
-        mut weights: Option<&mut [f32]>,
-    ) {
-        let (filters, depth) = (self.conv.filters, self.depth);
-        let (panel, padded) = (panel(depth), self.padded_filters());
-        let stride = depth.next_multiple_of(panel);
-        buffer.resize(ROWS * (stride + padded), 0.0);
-        let (patches, gradients) = buffer.split_at_mut(ROWS * stride);
-        for (first, count) in blocks(out_gradient.len() / filters) {
-            let rows = out_gradient[first * filters..].chunks(filters);
-            for (to, from) in gradients.chunks_mut(padded).zip(rows).take(count) {
-                to[..filters].copy_from_slice(from);
-                to[filters..].fill(0.0);
-            }
-            if let Some(input) = &mut input {
-                for (index, b) in self.weights.chunks(filters * panel).enumerate() {
-                    Product {
-                        a: gradients,
-                        rows: Axis::line(count, padded),
-                        depth: Axis::line(filters, 1),
-                        b,
-                        b_step: panel,
-                        c: &mut patches[index * panel..],
-                        c_rows: Axis::line(count, stride),
-                        width: panel,
-                        accumulate: false,
-                    }
-                    .compute();
-                }
-                self.add_patches(patches, first, count, stride, input);
-            }
-            if let Some(sum) = &mut weights {
-                self.patches(x, first, count, stride, patches);
-                Product {
-                    a: patches,
-                    rows: Axis::line(depth, 1),
-                    depth: Axis::line(count, stride),
-                    b: gradients,
-                    b_step: padded,
-                    c: sum,
-                    c_rows: Axis::line(depth, padded),
-                    width: padded,
                     accumulate: true,
                 }
                 .compute();
@@ -198,15 +126,259 @@ impl Algorithm for Direct<'_> {
         }
     }
 
+    /// Adds the gradient of the inputs, pixels `pitch` apart.
+    fn add_input_gradient(&self, out_gradient: &[f32], images: usize, pitch: usize, input: &mut [f32]) {
+        let Conv { channels, filters, stride, .. } = *self.conv;
+        let panel = panel(channels);
+        for (pairs, weights) in self.taps.iter().zip(self.weights.chunks(pitch * filters)) {
+            let rows = ..images * pairs.rows;
+            for (index, b) in weights.chunks(filters * panel).enumerate() {
+                Product {
+                    a: out_gradient,
+                    rows: pairs.outputs(rows, filters),
+                    depth: Axis::line(filters, 1),
+                    b,
+                    b_rows: Axis::line(filters, panel),
+                    c: &mut input[index * panel..],
+                    c_rows: pairs.inputs(rows, stride * pitch, pitch),
+                    width: panel,
+                    accumulate: true,
+                }
+                .compute();
+            }
+        }
+    }
+
+    /// Adds the gradient of the weights, `[filters / panel][taps * channels][panel]`, from output gradients in panels.
+    fn add_weight_gradient(&self, x: &[f32], pitch: usize, gradients: &[f32], images: usize, sum: &mut [f32]) {
+        let conv = self.conv;
+        let (panel, depth) = (panel(conv.filters), conv.depth());
+        for pairs in &self.sums {
+            // Few enough pixels for the cache.
+            let step = (PIXELS / pairs.columns.max(1)).max(1);
+            let rows = images * pairs.rows;
+            for first in (0..rows).step_by(step) {
+                let block = first..rows.min(first + step);
+                let of_panels = gradients.chunks(images * conv.out_pixels() * panel);
+                for (b, c) in of_panels.zip(sum.chunks_mut(depth * panel)) {
+                    let length = pairs.runs.len() * pairs.run;
+                    Product {
+                        a: x,
+                        rows: Axis { starts: &pairs.runs, unit: pitch, len: pairs.run, step: 1 },
+                        depth: pairs.inputs(block.clone(), conv.stride * pitch, pitch),
+                        b,
+                        b_rows: pairs.outputs(block.clone(), panel),
+                        c: &mut c[pairs.taps.start * conv.channels * panel..],
+                        c_rows: Axis::line(length, panel),
+                        width: panel,
+                        accumulate: true,
+                    }
+                    .compute();
+                }
+            }
+        }
+    }
+}
+
+fn many_channels(conv: &Conv) -> bool {
+    conv.channels >= MANY_CHANNELS
+}
+
+/// Where [`Direct::sums`] read the input.
+fn frame(conv: &Conv) -> Frame {
+    let border = if many_channels(conv) { 0 } else { conv.padding };
+    Frame { height: conv.height + 2 * border, width: conv.width + 2 * border, border, pitch: conv.channels }
+}
+
+/// Images that are worked on together.
+fn images(conv: &Conv) -> usize {
+    conv.images_for(PIXELS, conv.out_pixels())
+}
+
+impl Pairs {
+    /// The outputs whose input at one kernel position lies on the map.
+    fn of_tap(conv: &Conv, tap: usize) -> Self {
+        let reach = |offset: usize, size: usize, out: usize| {
+            let first = conv.padding.saturating_sub(offset).div_ceil(conv.stride);
+            let end = (size + conv.padding).saturating_sub(offset).div_ceil(conv.stride).min(out);
+            first.min(end)..end
+        };
+        let (y, x) = (tap / conv.kernel[1], tap % conv.kernel[1]);
+        let rows = reach(y, conv.height, conv.out_height());
+        let columns = reach(x, conv.width, conv.out_width());
+        let count = if columns.is_empty() { 0 } else { images(conv) };
+        let places = || (0..count).flat_map(|image| rows.clone().map(move |row| (image, row)));
+        let input = |(image, row): (usize, usize)| {
+            let row = image * conv.height + row * conv.stride + y - conv.padding;
+            row * conv.width + columns.start * conv.stride + x - conv.padding
+        };
+        let output = |(image, row): (usize, usize)| (image * conv.out_height() + row) * conv.out_width() + columns.start;
+        Self {
+            taps: tap..tap + 1,
+            runs: vec![0],
+            run: conv.channels,
+            rows: if columns.is_empty() { 0 } else { rows.len() },
+            columns: columns.len(),
+            inputs: places().map(input).collect(),
+            outputs: places().map(output).collect(),
+        }
+    }
+
+    /// All outputs at all kernel positions, zeros included.
+    fn of_all_taps(conv: &Conv) -> Self {
+        let (frame, height) = (frame(conv), conv.out_height());
+        let places = || (0..images(conv)).flat_map(|image| (0..height).map(move |row| (image, row)));
+        Self {
+            taps: 0..conv.taps(),
+            runs: (0..conv.kernel[0]).map(|row| row * frame.width).collect(),
+            run: conv.kernel[1] * conv.channels,
+            rows: height,
+            columns: conv.out_width(),
+            inputs: places().map(|(image, row)| (image * frame.height + row * conv.stride) * frame.width).collect(),
+            outputs: places().map(|(image, row)| (image * height + row) * conv.out_width()).collect(),
+        }
+    }
+    fn inputs<R>(&self, rows: R, step: usize, pitch: usize) -> Axis<'_>
+    where
+        R: std::slice::SliceIndex<[usize], Output = [usize]>,
+    {
+        Axis { starts: &self.inputs[rows], unit: pitch, len: self.columns, step }
+    }
+
+    fn outputs<R>(&self, rows: R, pitch: usize) -> Axis<'_>
+    where
+        R: std::slice::SliceIndex<[usize], Output = [usize]>,
+    {
+        Axis { starts: &self.outputs[rows], unit: pitch, len: self.columns, step: pitch }
+    }
+}
+
+/// Weights `[filters][channels][taps]` in panels; zeros in left-over columns.
+fn weights(conv: &Conv, w: &[f32], direction: Direction) -> Vec<f32> {
+    let Conv { channels, filters, .. } = *conv;
+    let taps = conv.taps();
+    let at = |filter: usize, channel: usize, tap: usize| w[(filter * channels + channel) * taps + tap];
+    match direction {
+        Direction::Forward => {
+            let panel = panel(filters);
+            let fill = |_: &mut (), index: usize, part: &mut [f32]| {
+                for (row, lanes) in part.chunks_mut(panel).enumerate() {
+                    for (filter, lane) in (index * panel..filters).zip(lanes) {
+                        *lane = at(filter, row % channels, row / channels);
+                    }
+                }
+            };
+            in_parts(filters.next_multiple_of(panel) * conv.depth(), conv.depth() * panel, || (), fill).0
+        }
+        Direction::InputGradient => {
+            let panel = panel(channels);
+            let panels = channels.div_ceil(panel);
+            let fill = |_: &mut (), index: usize, part: &mut [f32]| {
+                let (tap, first) = (index / panels, index % panels * panel);
+                for (filter, lanes) in part.chunks_mut(panel).enumerate() {
+                    for (channel, lane) in (first..channels).zip(lanes) {
+                        *lane = at(filter, channel, tap);
+                    }
+                }
+            };
+            in_parts(taps * panels * panel * filters, filters * panel, || (), fill).0
+        }
+    }
+}
+
+/// Columns of a panel for matrices of `columns` columns.
+fn panel(columns: usize) -> usize {
+    if columns > lanes() { 2 * lanes() } else { lanes() }
+}
+
+/// Copies rows of `columns` into panels.
+fn pack(values: &[f32], columns: usize, panels: &mut Vec<f32>) {
+    let (panel, rows) = (panel(columns), values.len() / columns);
+    panels.clear();
+    panels.resize(columns.next_multiple_of(panel) * rows, 0.0);
+    for (index, panels) in panels.chunks_mut(rows * panel).enumerate() {
+        let first = index * panel;
+        let count = panel.min(columns - first);
+        for (to, row) in panels.chunks_mut(panel).zip(values.chunks(columns)) {
+            to[..count].copy_from_slice(&row[first..][..count]);
+        }
+    }
+}
+
+impl Algorithm for Direct<'_> {
+    fn images(&self) -> usize {
+        images(self.conv)
+    }
+
+    fn forward(&self, buffers: &mut [Vec<f32>; 2], x: &[f32], out: &mut [f32]) {
+        let images = x.len() / self.conv.in_len();
+        let [framed, sums] = buffers;
+        let frame = frame(self.conv);
+        let x = if frame.border == 0 {
+            x
+        } else {
+            frame.fill(self.conv, x, framed);
+            framed
+        };
+        let (filters, padded) = (self.conv.filters, self.padded_filters());
+        if filters == padded {
+            return self.add_sums(x, images, out);
+        }
+        sums.clear();
+        sums.resize(out.len() / filters * padded, 0.0);
+        self.add_sums(x, images, sums);
+        for (out, sums) in out.chunks_mut(filters).zip(sums.chunks(padded)) {
+            out.copy_from_slice(&sums[..filters]);
+        }
+    }
+
+    fn sum_len(&self) -> usize {
+        self.conv.depth() * self.padded_filters()
+    }
+
+    fn backward(
+        &self,
+        buffers: &mut [Vec<f32>; 2],
+        x: &[f32],
+        out_gradient: &[f32],
+        input: Option<&mut [f32]>,
+        weights: Option<&mut [f32]>,
+    ) {
+        let images = x.len() / self.conv.in_len();
+        let [framed, panels] = buffers;
+        if let Some(input) = input {
+            let channels = self.conv.channels;
+            let pitch = channels.next_multiple_of(panel(channels));
+            if pitch == channels {
+                self.add_input_gradient(out_gradient, images, pitch, input);
+            } else {
+                framed.clear();
+                framed.resize(input.len() / channels * pitch, 0.0);
+                self.add_input_gradient(out_gradient, images, pitch, framed);
+                for (to, from) in input.chunks_mut(channels).zip(framed.chunks(pitch)) {
+                    to.copy_from_slice(&from[..channels]);
+                }
+            }
+        }
+        if let Some(sum) = weights {
+            let mut frame = frame(self.conv);
+            frame.pitch += if many_channels(self.conv) { GAP } else { 0 };
+            frame.fill(self.conv, x, framed);
+            pack(out_gradient, self.conv.filters, panels);
+            self.add_weight_gradient(framed, frame.pitch, panels, images, sum);
+        }
+    }
+
     fn weight_gradient(&self, sums: &[Vec<f32>]) -> Vec<f32> {
-        let Conv { channels, filters, .. } = *self.conv;
-        let (taps, padded) = (self.depth / channels, self.padded_filters());
+        let (channels, taps, depth) = (self.conv.channels, self.conv.taps(), self.conv.depth());
+        let panel = panel(self.conv.filters);
         let fill = |_: &mut (), filter: usize, out: &mut [f32]| {
+            let column = filter / panel * depth * panel + filter % panel;
             for (index, out) in out.iter_mut().enumerate() {
-                let place = index % taps * channels + index / taps;
-                *out = sums.iter().map(|sum| sum[place * padded + filter]).sum();
+                let row = index % taps * channels + index / taps;
+                *out = sums.iter().map(|sum| sum[column + row * panel]).sum();
             }
         };
-        in_parts(filters * self.depth, self.depth, || (), fill).0
+        in_parts(self.conv.filters * depth, depth, || (), fill).0
     }
 }

@@ -1,48 +1,68 @@
-//! The one inner loop: a matrix product whose left side is read through a two-level index, so that it can be the pixels of a
+//! The one inner loop: a matrix product whose sides are read through two-level indices, so that they can be the pixels of a
 //! picture, the positions of a kernel or the rows of a plain matrix.
 
 use super::simd::{Kernel, Vector, dispatch};
 
-/// An index of `outer * inner` steps: `inner_step` apart, then `outer_step`.
+/// An index of `len` steps of `step` from each of `starts`, which count in `unit`s.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Axis {
-    pub outer: usize,
-    pub outer_step: usize,
-    pub inner: usize,
-    pub inner_step: usize,
+pub(super) struct Axis<'a> {
+    pub starts: &'a [usize],
+    pub unit: usize,
+    pub len: usize,
+    pub step: usize,
 }
 
-impl Axis {
+impl Axis<'_> {
     /// `len` steps of `step`.
     pub(super) fn line(len: usize, step: usize) -> Self {
-        Self { outer: 1, outer_step: 0, inner: len, inner_step: step }
+        Self { starts: &[0], unit: 0, len, step }
     }
 
-    fn len(&self) -> usize {
-        self.outer * self.inner
+    fn total(&self) -> usize {
+        self.starts.len() * self.len
     }
 
-    #[inline(always)]
-    fn offset(&self, index: usize) -> usize {
-        index / self.inner * self.outer_step + index % self.inner * self.inner_step
-    }
-
+    /// The largest offset of an index that isn't empty.
     fn last(&self) -> usize {
-        (self.outer - 1) * self.outer_step + (self.inner - 1) * self.inner_step
+        let start = self.starts.iter().max().map_or(0, |start| start * self.unit);
+        start + (self.len - 1) * self.step
     }
 }
 
-/// `c[r][n] (+)= sum over d of a[rows(r) + depth(d)] * b[d][n]` for `n` in `0..width`, a multiple of the lanes.
+/// Offsets of an axis in order.
+struct Offsets<'a> {
+    axis: Axis<'a>,
+    start: usize,
+    step: usize,
+}
+
+impl Offsets<'_> {
+    /// # Safety
+    /// The axis has another offset.
+    #[inline(always)]
+    unsafe fn next(&mut self) -> usize {
+        if self.step == self.axis.len {
+            self.step = 0;
+            self.start += 1;
+        }
+        // SAFETY: the caller's promise.
+        let start = unsafe { *self.axis.starts.get_unchecked(self.start) };
+        let offset = start * self.axis.unit + self.step * self.axis.step;
+        self.step += 1;
+        offset
+    }
+}
+
+/// `c[r][n] (+)= sum over d of a[rows(r) + depth(d)] * b[b_rows(d)][n]` for `n` in `0..width`, a multiple of the lanes.
 pub(super) struct Product<'a> {
     pub a: &'a [f32],
-    pub rows: Axis,
-    pub depth: Axis,
-    /// Rows `b_step` apart.
+    pub rows: Axis<'a>,
+    pub depth: Axis<'a>,
     pub b: &'a [f32],
-    pub b_step: usize,
-    /// Rows at `c_rows`.
+    /// As many starts, and steps from each, as `depth` has.
+    pub b_rows: Axis<'a>,
     pub c: &'a mut [f32],
-    pub c_rows: Axis,
+    pub c_rows: Axis<'a>,
     pub width: usize,
     /// Adds to `c` instead of replacing it.
     pub accumulate: bool,
@@ -61,13 +81,14 @@ impl Kernel for Product<'_> {
 
     #[inline(always)]
     unsafe fn run<V: Vector>(self) {
-        let (rows, depth) = (self.rows.len(), self.depth.len());
+        let (rows, depth) = (self.rows.total(), self.depth.total());
         if rows == 0 || self.width == 0 {
             return;
         }
-        assert!(depth > 0 && self.width.is_multiple_of(V::LANES) && self.c_rows.len() == rows);
+        assert!(depth > 0 && self.width.is_multiple_of(V::LANES) && self.c_rows.total() == rows);
+        assert!(self.b_rows.starts.len() == self.depth.starts.len() && self.b_rows.len == self.depth.len);
         assert!(self.rows.last() + self.depth.last() < self.a.len());
-        assert!((depth - 1) * self.b_step + self.width <= self.b.len());
+        assert!(self.b_rows.last() + self.width <= self.b.len());
         assert!(self.c_rows.last() + self.width <= self.c.len());
         let mut first = 0;
         // SAFETY: what the tiles read and write was checked above; the instruction set by the caller.
@@ -92,28 +113,30 @@ impl Kernel for Product<'_> {
 /// All rows of `VECTORS` registers of columns.
 #[inline(always)]
 unsafe fn columns<V: Vector, const ROWS: usize, const VECTORS: usize>(p: &Product, b: *const f32, c: *mut f32) {
-    let rows = p.rows.len();
-    let mut row = 0;
-    // SAFETY: passed on from the caller; rows stay below `rows`.
+    let mut left = p.rows.total();
+    let start = |axis| Offsets { axis, start: 0, step: 0 };
+    let (mut rows, mut c_rows) = (start(p.rows), start(p.c_rows));
+    let at = (&mut rows, &mut c_rows);
+    // SAFETY: passed on from the caller; the tiles' rows are those that are left.
     unsafe {
-        while row + ROWS <= rows {
-            tile::<V, ROWS, VECTORS>(p, row, b, c);
-            row += ROWS;
+        while left >= ROWS {
+            tile::<V, ROWS, VECTORS>(p, at.0, at.1, b, c);
+            left -= ROWS;
         }
-        if ROWS > 6 && row + 6 <= rows {
-            tile::<V, 6, VECTORS>(p, row, b, c);
-            row += 6;
+        if ROWS > 6 && left >= 6 {
+            tile::<V, 6, VECTORS>(p, at.0, at.1, b, c);
+            left -= 6;
         }
-        if row + 4 <= rows {
-            tile::<V, 4, VECTORS>(p, row, b, c);
-            row += 4;
+        if left >= 4 {
+            tile::<V, 4, VECTORS>(p, at.0, at.1, b, c);
+            left -= 4;
         }
-        if row + 2 <= rows {
-            tile::<V, 2, VECTORS>(p, row, b, c);
-            row += 2;
+        if left >= 2 {
+            tile::<V, 2, VECTORS>(p, at.0, at.1, b, c);
+            left -= 2;
         }
-        if row < rows {
-            tile::<V, 1, VECTORS>(p, row, b, c);
+        if left > 0 {
+            tile::<V, 1, VECTORS>(p, at.0, at.1, b, c);
         }
     }
 }
@@ -121,14 +144,15 @@ unsafe fn columns<V: Vector, const ROWS: usize, const VECTORS: usize>(p: &Produc
 #[inline(always)]
 unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
     p: &Product,
-    row: usize,
+    rows: &mut Offsets,
+    c_rows: &mut Offsets,
     b: *const f32,
     c: *mut f32,
 ) {
-    // SAFETY: indices are of rows below `p.rows.len()` and of depths below `p.depth.len()`, checked by the caller.
+    // SAFETY: offsets are of the product's rows and depths, checked by the caller.
     unsafe {
-        let mut a: [*const f32; ROWS] = std::array::from_fn(|r| p.a.as_ptr().add(p.rows.offset(row + r)));
-        let c: [*mut f32; ROWS] = std::array::from_fn(|r| c.add(p.c_rows.offset(row + r)));
+        let a: [*const f32; ROWS] = std::array::from_fn(|_| p.a.as_ptr().add(rows.next()));
+        let c: [*mut f32; ROWS] = std::array::from_fn(|_| c.add(c_rows.next()));
         let mut sums = [[V::zero(); VECTORS]; ROWS];
         if p.accumulate {
             for (sum, c) in sums.iter_mut().zip(&c) {
@@ -137,10 +161,10 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
                 }
             }
         }
-        let mut b = b;
-        for _ in 0..p.depth.outer {
-            for d in 0..p.depth.inner {
-                let offset = d * p.depth.inner_step;
+        for (a_start, b_start) in p.depth.starts.iter().zip(p.b_rows.starts) {
+            let mut offset = a_start * p.depth.unit;
+            let mut b = b.add(b_start * p.b_rows.unit);
+            for _ in 0..p.depth.len {
                 let factors: [V; VECTORS] = std::array::from_fn(|v| V::load(b.add(v * V::LANES)));
                 for (sum, a) in sums.iter_mut().zip(&a) {
                     let x = V::splat(*a.add(offset));
@@ -148,11 +172,9 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
                         *sum = sum.fma(x, *factor);
                     }
                 }
+                offset += p.depth.step;
                 // May point past the end after the last row, where it isn't read.
-                b = b.wrapping_add(p.b_step);
-            }
-            for a in &mut a {
-                *a = a.wrapping_add(p.depth.outer_step);
+                b = b.wrapping_add(p.b_rows.step);
             }
         }
         for (sum, c) in sums.iter().zip(&c) {

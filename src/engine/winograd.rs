@@ -251,17 +251,17 @@ impl Block {
         &mut values[point * self.stride()..][..self.tiles * self.channels]
     }
 
-    /// Columns as an index of a product.
-    fn columns(&self) -> Axis {
-        Axis {
-            outer: self.channels / self.panel,
-            outer_step: self.tiles * self.panel,
-            inner: self.panel,
-            inner_step: 1,
-        }
+    /// Numbers of the panels.
+    fn panels(&self) -> Vec<usize> {
+        (0..self.channels / self.panel).collect()
     }
 
-    fn rows(&self) -> Axis {
+    /// Columns of these panels as an index of a product.
+    fn columns<'a>(&self, panels: &'a [usize]) -> Axis<'a> {
+        Axis { starts: panels, unit: self.tiles * self.panel, len: self.panel, step: 1 }
+    }
+
+    fn rows(&self) -> Axis<'static> {
         Axis::line(self.tiles, self.panel)
     }
 }
@@ -530,6 +530,9 @@ impl<'a> Winograd<'a> {
 
     /// `to = from * weights` for each point.
     fn multiply(&self, from: Block, a: &[f32], to: Block, c: &mut [f32]) {
+        let panels = from.panels();
+        // The panels of `b` lie behind each other.
+        let b_rows = Axis { starts: &panels, unit: from.panel * to.panel, len: from.panel, step: to.panel };
         for point in 0..POINTS {
             let a = from.matrix(point, a);
             let c = to.matrix_mut(point, c).chunks_mut(to.tiles * to.panel);
@@ -537,9 +540,9 @@ impl<'a> Winograd<'a> {
                 Product {
                     a,
                     rows: from.rows(),
-                    depth: from.columns(),
+                    depth: from.columns(&panels),
                     b: &b[point * from.channels * to.panel..][..from.channels * to.panel],
-                    b_step: to.panel,
+                    b_rows,
                     c,
                     c_rows: to.rows(),
                     width: to.panel,
@@ -552,16 +555,17 @@ impl<'a> Winograd<'a> {
 
     /// Adds the weights' gradient of a block to `sum`, `[filters / panel][POINTS][channels][panel]`.
     fn add_weight_gradient(&self, input: Block, inputs: &[f32], output: Block, gradients: &[f32], sum: &mut [f32]) {
+        let panels = input.panels();
         for point in 0..POINTS {
             let a = input.matrix(point, inputs);
             let b = output.matrix(point, gradients).chunks(output.tiles * output.panel);
             for (b, c) in b.zip(sum.chunks_mut(POINTS * input.channels * output.panel)) {
                 Product {
                     a,
-                    rows: input.columns(),
+                    rows: input.columns(&panels),
                     depth: input.rows(),
                     b,
-                    b_step: output.panel,
+                    b_rows: output.rows(),
                     c: &mut c[point * input.channels * output.panel..][..input.channels * output.panel],
                     c_rows: Axis::line(input.channels, output.panel),
                     width: output.panel,
@@ -592,12 +596,13 @@ impl Algorithm for Winograd<'_> {
         self.conv.images_for(self.block_tiles(), self.input.tiles())
     }
 
-    fn forward(&self, buffer: &mut Vec<f32>, x: &[f32], out: &mut [f32]) {
+    fn forward(&self, buffers: &mut [Vec<f32>; 2], x: &[f32], out: &mut [f32]) {
         let images = x.len() / self.input.len();
         for (first, tiles) in self.blocks(images * self.input.tiles()) {
             let (input, output) = (Block::new(tiles, self.input.channels), Block::new(tiles, self.output.channels));
-            buffer.resize(input.len() + output.len(), 0.0);
-            let (from, to) = buffer.split_at_mut(input.len());
+            let [from, to] = buffers;
+            from.resize(input.len(), 0.0);
+            to.resize(output.len(), 0.0);
             gather::<Input, PATCH>(self.input, 1, x, first, input, from);
             self.multiply(input, from, output, to);
             scatter::<Output, TILE>(self.output, 0, out, first, output, to);
@@ -610,7 +615,7 @@ impl Algorithm for Winograd<'_> {
 
     fn backward(
         &self,
-        buffer: &mut Vec<f32>,
+        buffers: &mut [Vec<f32>; 2],
         x: &[f32],
         out_gradient: &[f32],
         mut input: Option<&mut [f32]>,
@@ -619,8 +624,9 @@ impl Algorithm for Winograd<'_> {
         let images = x.len() / self.input.len();
         for (first, tiles) in self.blocks(images * self.input.tiles()) {
             let (inputs, outputs) = (Block::new(tiles, self.input.channels), Block::new(tiles, self.output.channels));
-            buffer.resize(inputs.len() + outputs.len(), 0.0);
-            let (of_input, of_output) = buffer.split_at_mut(inputs.len());
+            let [of_input, of_output] = buffers;
+            of_input.resize(inputs.len(), 0.0);
+            of_output.resize(outputs.len(), 0.0);
             gather::<OutputGradient, TILE>(self.output, 0, out_gradient, first, outputs, of_output);
             if let Some(input) = &mut input {
                 self.multiply(outputs, of_output, inputs, of_input);
