@@ -117,13 +117,17 @@ impl Conv {
     ) -> (Vec<f32>, Vec<R>) {
         let algorithm = self.algorithm(w, exact, Direction::Forward);
         let images = algorithm.images();
-        let (out, results) =
-            in_parts(self.batch * self.out_len(), images * self.out_len(), Default::default, |buffers, part, out| -> Vec<R> {
+        let (out, results) = in_parts(
+            self.batch * self.out_len(),
+            images * self.out_len(),
+            Default::default,
+            |buffers, part, out| -> Vec<R> {
                 let first = part * images;
                 let count = out.len() / self.out_len();
                 algorithm.forward(buffers, &x[first * self.in_len()..][..count * self.in_len()], out);
                 (first..).zip(out.chunks_mut(self.out_len())).map(|(image, out)| finish(image, out)).collect()
-            });
+            },
+        );
         (out, results.into_iter().flatten().collect())
     }
 
@@ -140,24 +144,25 @@ impl Conv {
         let parts = (GRADIENT_FLOATS / algorithm.sum_len()).clamp(2, GRADIENT_PARTS);
         // Whole steps of `images`, so that the last one alone may be smaller.
         let part_images = self.batch.div_ceil(images).div_ceil(parts) * images;
-        let part_of_batch = |(buffers, out_gradient): &mut ([Vec<f32>; 2], Vec<f32>), part, input: Option<&mut [f32]>| {
-            let mut sum = vec![0.0; if wanted[1] { algorithm.sum_len() } else { 0 }];
-            let mut input = input;
-            let first = part * part_images;
-            let end = self.batch.min(first + part_images);
-            for image in (first..end).step_by(images) {
-                let count = images.min(end - image);
-                out_gradient.resize(count * self.out_len(), 0.0);
-                for (index, out_gradient) in out_gradient.chunks_mut(self.out_len()).enumerate() {
-                    gradient(image + index, out_gradient);
+        let part_of_batch =
+            |(buffers, out_gradient): &mut ([Vec<f32>; 2], Vec<f32>), part, input: Option<&mut [f32]>| {
+                let mut sum = vec![0.0; if wanted[1] { algorithm.sum_len() } else { 0 }];
+                let mut input = input;
+                let first = part * part_images;
+                let end = self.batch.min(first + part_images);
+                for image in (first..end).step_by(images) {
+                    let count = images.min(end - image);
+                    out_gradient.resize(count * self.out_len(), 0.0);
+                    for (index, out_gradient) in out_gradient.chunks_mut(self.out_len()).enumerate() {
+                        gradient(image + index, out_gradient);
+                    }
+                    let x = &x[image * self.in_len()..][..count * self.in_len()];
+                    let place = (image - first) * self.in_len();
+                    let input = input.as_deref_mut().map(|input| &mut input[place..][..count * self.in_len()]);
+                    algorithm.backward(buffers, x, out_gradient, input, wanted[1].then_some(&mut sum));
                 }
-                let x = &x[image * self.in_len()..][..count * self.in_len()];
-                let place = (image - first) * self.in_len();
-                let input = input.as_deref_mut().map(|input| &mut input[place..][..count * self.in_len()]);
-                algorithm.backward(buffers, x, out_gradient, input, wanted[1].then_some(&mut sum));
-            }
-            sum
-        };
+                sum
+            };
         let scratch = Default::default;
         let (input, sums) = if wanted[0] {
             let (input, sums) =

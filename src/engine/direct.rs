@@ -212,7 +212,8 @@ impl Pairs {
             let row = image * conv.height + row * conv.stride + y - conv.padding;
             row * conv.width + columns.start * conv.stride + x - conv.padding
         };
-        let output = |(image, row): (usize, usize)| (image * conv.out_height() + row) * conv.out_width() + columns.start;
+        let output =
+            |(image, row): (usize, usize)| (image * conv.out_height() + row) * conv.out_width() + columns.start;
         Self {
             taps: tap..tap + 1,
             runs: vec![0],

@@ -7,6 +7,8 @@
 //! | `block` | a layer in one operation: [`conv_block`] |
 //! | `fake` | the fake quantizer in one pass |
 //! | `moments` | mean and variance of each channel |
+//! | `pool` | max pooling |
+//! | `descent` | the optimizer's step |
 //! | `conv` | convolution of a batch: algorithms, division among threads |
 //! | `winograd`, `direct` | the algorithms |
 //! | `product` | the inner loop of both |
@@ -16,11 +18,13 @@
 mod block;
 mod channels;
 mod conv;
+mod descent;
 mod direct;
 mod fake;
 mod join;
 mod moments;
 mod parallel;
+mod pool;
 mod product;
 mod simd;
 mod winograd;
@@ -31,8 +35,10 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 pub(crate) use block::exact_conv;
 pub use block::{BlockOutput, Norm, Shortcut, conv_block};
+pub(crate) use descent::{Descent, descend};
 pub(crate) use fake::fake_quantize;
 pub(crate) use moments::moments;
+pub(crate) use pool::{Window, max_pool};
 
 type FlexTensor = FloatTensor<Flex>;
 

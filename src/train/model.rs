@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::module::{avg_pool2d, max_pool2d};
-use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::deploy::PictureScale;
-use crate::engine::{Norm, Shortcut, conv_block, moments};
+use crate::engine::{Norm, Shortcut, Window, conv_block, max_pool, moments};
 use crate::network::{Array, BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
 use crate::quantize::{BitPlan, Fusion, QuantizeConfig, quantize_values, quantize_weights};
 
@@ -228,10 +228,7 @@ impl Pass<'_> {
     /// The forms that are stored.
     fn store(&self, index: usize, node: &Node, value: Tensor<4>) -> Value {
         if let Op::MaxPool { kernel, stride, padding } = node.op {
-            let pool = |value: Tensor<4>| {
-                let options = MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]);
-                max_pool2d(value.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
-            };
+            let pool = |value| max_pool(value, Window { kernel, stride, padding });
             let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
             return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }

@@ -3,10 +3,11 @@
 //! Burn's own keeps its momentum out of reach; ours is named, so that it can be saved with the weights and cleared where a group
 //! of weights became zero.
 
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::Gradients;
 
 use super::model::{Model, Tensors};
 use super::recipe::Phase;
+use crate::engine::{Descent, descend};
 
 /// The momentum of each tensor.
 #[derive(Default)]
@@ -15,11 +16,11 @@ pub(crate) struct Sgd {
 }
 
 impl Sgd {
-    /// One step on every leaf that has a gradient: `v = mu v + g`, `w -= lr (g + mu v)` with Nesterov, `w -= lr v` without.
+    /// One step on every leaf that has a gradient. A quantizer's step learns on its logarithm, which `descend` sees as starting from 0.
     pub fn step(
         &mut self,
         model: &mut Model,
-        leaves: &Tensors,
+        leaves: Tensors,
         mut gradients: Gradients,
         phase: &Phase,
         learning_rate: f64,
@@ -28,23 +29,27 @@ impl Sgd {
             let Some(gradient) = leaf.grad_remove(&mut gradients) else {
                 continue;
             };
-            let tensor = model.tensors.get_mut(name).expect("a leaf stands for a tensor");
-            let gradient = match kind(name) {
-                Kind::Weight => gradient + tensor.clone() * phase.weight_decay,
-                Kind::Step => gradient * tensor.clone(),
-                Kind::Other => gradient,
+            // The weights are changed in place where nobody else has them.
+            drop(leaf);
+            let kind = kind(&name);
+            let descent = Descent {
+                learning_rate: learning_rate as f32,
+                momentum: phase.momentum as f32,
+                nesterov: phase.nesterov,
+                weight_decay: if matches!(kind, Kind::Weight) { phase.weight_decay as f32 } else { 0.0 },
             };
-            let velocity = match self.momentum.remove(name) {
-                Some(velocity) => velocity * phase.momentum + gradient.clone(),
-                None => gradient.clone(),
+            let velocity = self.momentum.remove(&name).unwrap_or_else(|| gradient.zeros_like());
+            let tensor = model.tensors.remove(&name).expect("a leaf stands for a tensor");
+            let (tensor, velocity) = match kind {
+                Kind::Step => {
+                    let (logarithm, velocity) =
+                        descend(tensor.zeros_like(), velocity, gradient * tensor.clone(), descent);
+                    (tensor * logarithm.exp(), velocity)
+                }
+                Kind::Weight | Kind::Other => descend(tensor, velocity, gradient, descent),
             };
-            let step: Tensor<1> =
-                if phase.nesterov { gradient + velocity.clone() * phase.momentum } else { velocity.clone() };
-            self.momentum.insert(name.clone(), velocity);
-            tensor.inplace(|tensor| match kind(name) {
-                Kind::Step => tensor * (step * -learning_rate).exp(),
-                _ => tensor - step * learning_rate,
-            });
+            model.tensors.insert(name.clone(), tensor);
+            self.momentum.insert(name, velocity);
         }
     }
 }

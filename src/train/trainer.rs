@@ -317,7 +317,7 @@ impl<'a> Trainer<'a> {
         if phase.kind == PhaseKind::Sparsify {
             self.sparsity.observe(&self.model, |name| leaves.get(name)?.grad(&gradients));
         }
-        self.optimizer.step(&mut self.model, &leaves, gradients, phase, learning_rate);
+        self.optimizer.step(&mut self.model, leaves, gradients, phase, learning_rate);
         self.model.update_statistics(output.statistics);
         if phase.kind == PhaseKind::Sparsify {
             let config = &self.job.recipe.sparsity;
