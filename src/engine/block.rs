@@ -283,8 +283,13 @@ fn forward(
                 conv.out_len(),
                 || (),
                 |(), picture, out| {
-                    channels::scale(&sums[picture * conv.out_len()..][..conv.out_len()], &gain, &offset, out);
-                    complete(picture, out);
+                    let sums = &sums[picture * conv.out_len()..][..conv.out_len()];
+                    if block.relu && join.is_none() {
+                        channels::scale_relu(sums, &gain, &offset, out);
+                    } else {
+                        channels::scale(sums, &gain, &offset, out);
+                        complete(picture, out);
+                    }
                 },
             );
             (out, Some((flex_tensor(sums, shape), affine)))

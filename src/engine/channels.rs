@@ -59,6 +59,16 @@ vectorized! {
         }
     }
 
+    /// `out = max(gain * map + offset, 0)`; what isn't a number stays so.
+    fn scale_relu(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
+        for (map, out) in map.chunks(gain.run()).zip(out.chunks_mut(gain.run())) {
+            for (((out, value), gain), offset) in out.iter_mut().zip(map).zip(&gain.values).zip(&offset.values) {
+                let value = value * gain + offset;
+                *out = if value < 0.0 { 0.0 } else { value };
+            }
+        }
+    }
+
     /// `map += offset`.
     fn shift(map: &mut [f32], offset: &PerChannel) {
         for map in map.chunks_mut(offset.run()) {

@@ -204,16 +204,16 @@ impl Map {
         (image, at(tile / self.tile_columns()), at(tile % self.tile_columns()))
     }
 
-    fn holds(&self, y: isize, x: isize, side: usize) -> bool {
-        y >= 0 && x >= 0 && y as usize + side <= self.height && x as usize + side <= self.width
-    }
-
-    /// The pixels of a patch that are on the map: index in the patch, offset in the map.
-    fn pixels(&self, y: isize, x: isize, side: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
-        (0..side).flat_map(move |i| (0..side).map(move |j| (i, j))).filter_map(move |(i, j)| {
-            let row = usize::try_from(y + i as isize).ok().filter(|row| *row < self.height)?;
-            let col = usize::try_from(x + j as isize).ok().filter(|col| *col < self.width)?;
-            Some((i * side + j, (row * self.width + col) * self.channels))
+    /// Offset in the map of each pixel of a patch; none for those that aren't on it.
+    #[inline(always)]
+    fn places<const SIDE: usize>(&self, y: isize, x: isize) -> [[Option<usize>; SIDE]; SIDE] {
+        let on = |at: isize, size: usize| usize::try_from(at).ok().filter(|at| *at < size);
+        std::array::from_fn(|i| {
+            let row = on(y + i as isize, self.height);
+            std::array::from_fn(|j| {
+                let column = on(x + j as isize, self.width)?;
+                row.map(|row| (row * self.width + column) * self.channels)
+            })
         })
     }
 }
@@ -285,29 +285,22 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
         let Gather { map, origin, images, first, block, out, .. } = self;
         let channels = map.channels;
         assert!(channels.is_multiple_of(V::LANES) && channels == block.channels && out.len() >= block.len());
-        let mut patch = vec![0.0; I * I * channels];
+        let zeros = vec![0.0; channels];
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
             let image = &images[image * map.len()..][..map.len()];
-            let (from, row, column) = if map.holds(y, x, I) {
-                let start = (y as usize * map.width + x as usize) * channels;
-                (&image[start..], map.width * channels, channels)
-            } else {
-                patch.fill(0.0);
-                for (place, offset) in map.pixels(y, x, I) {
-                    patch[place * channels..][..channels].copy_from_slice(&image[offset..][..channels]);
-                }
-                (&patch[..], I * channels, channels)
+            let pixel = |place: Option<usize>| match place {
+                Some(place) => image[place..][..channels].as_ptr(),
+                None => zeros.as_ptr(),
             };
-            assert!((I - 1) * (row + column) + channels <= from.len());
+            let pixels = map.places::<I>(y, x).map(|row| row.map(pixel));
             for channel in (0..channels).step_by(V::LANES) {
-                // SAFETY: reads end before `(I - 1) * (row + column) + channels`, writes before `block.len()`: both checked.
+                // SAFETY: each pixel has `channels` floats; writes end before `block.len()`, checked above.
                 unsafe {
-                    let from = from.as_ptr().add(channel);
                     let mut d = [[V::zero(); I]; I];
-                    for (i, d) in d.iter_mut().enumerate() {
-                        for (j, d) in d.iter_mut().enumerate() {
-                            *d = V::load(from.add(i * row + j * column));
+                    for (d, pixels) in d.iter_mut().zip(&pixels) {
+                        for (d, pixel) in d.iter_mut().zip(pixels) {
+                            *d = V::load(pixel.add(channel));
                         }
                     }
                     let to = out.as_mut_ptr().add(block.offset(tile, channel));
@@ -343,20 +336,19 @@ impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
         let Scatter { map, origin, add, images, first, block, values, .. } = self;
         let channels = map.channels;
         assert!(channels.is_multiple_of(V::LANES) && channels == block.channels && values.len() >= block.len());
-        let mut patch = vec![0.0; O * O * channels];
+        // Takes what isn't on the map.
+        let mut nowhere = vec![0.0; channels];
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
             let image = &mut images[image * map.len()..][..map.len()];
-            let inside = map.holds(y, x, O);
-            let (to, row, column) = if inside {
-                let start = (y as usize * map.width + x as usize) * channels;
-                (&mut image[start..], map.width * channels, channels)
-            } else {
-                (&mut patch[..], O * channels, channels)
-            };
-            assert!((O - 1) * (row + column) + channels <= to.len());
+            let pixels = map.places::<O>(y, x).map(|row| {
+                row.map(|place| match place {
+                    Some(place) => image[place..][..channels].as_mut_ptr(),
+                    None => nowhere.as_mut_ptr(),
+                })
+            });
             for channel in (0..channels).step_by(V::LANES) {
-                // SAFETY: writes end before `(O - 1) * (row + column) + channels`, reads before `block.len()`: both checked.
+                // SAFETY: each pixel has `channels` floats; reads end before `block.len()`, checked above.
                 unsafe {
                     let from = values.as_ptr().add(block.offset(tile, channel));
                     let mut m = [[V::zero(); PATCH]; PATCH];
@@ -365,30 +357,16 @@ impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
                             *m = V::load(from.add((i * PATCH + j) * block.stride()));
                         }
                     }
-                    let to = to.as_mut_ptr().add(channel);
                     let out = transform::<T, V, PATCH, O>(&m);
-                    for (i, out) in out.iter().enumerate() {
-                        for (j, value) in out.iter().enumerate() {
-                            let to = to.add(i * row + j * column);
-                            if add && inside {
+                    for (out, pixels) in out.iter().zip(&pixels) {
+                        for (value, pixel) in out.iter().zip(pixels) {
+                            let to = pixel.add(channel);
+                            if add {
                                 V::load(to).add(*value).store(to);
                             } else {
                                 value.store(to);
                             }
                         }
-                    }
-                }
-            }
-            if !inside {
-                for (place, offset) in map.pixels(y, x, O) {
-                    let from = &patch[place * channels..][..channels];
-                    let to = &mut image[offset..][..channels];
-                    if add {
-                        for (to, from) in to.iter_mut().zip(from) {
-                            *to += from;
-                        }
-                    } else {
-                        to.copy_from_slice(from);
                     }
                 }
             }
