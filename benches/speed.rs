@@ -20,16 +20,17 @@ use mars::engine::{Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork};
 use mars::network::{Array, Graph, Op, Weights, zoo};
 use mars::quantize::{BitPlan, QuantizeConfig};
-use mars::train::{Phase, PhaseKind, Recipe, inference_seconds, step_seconds};
+use mars::train::{Allocator, Phase, PhaseKind, Recipe, inference_seconds, keep_memory, step_seconds};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 const REPEATS: usize = 9;
 const WARM_UP: usize = 3;
 const USAGE: &str = "arguments: [convolutions | executions | step NET BATCH float|w4a4|inference]";
 
 fn main() {
+    keep_memory();
     // Cargo adds `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

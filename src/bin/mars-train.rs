@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit};
 use mars::error::{Error, Result};
-use mars::train::{INTERRUPTED, Outcome, Plan, Request};
+use mars::train::{Allocator, INTERRUPTED, Outcome, Plan, Request, keep_memory};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Train a network with batch norm fused into quantized weights and with groups of zeros in the shape of a computing-in-memory
 /// array; export it to model.mars; run it on the hardware model.
@@ -55,6 +55,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    keep_memory();
     exit(run(Arguments::parse()))
 }
 

@@ -9,6 +9,7 @@
 //! The result differs from the direct sum's by rounding, some 1e-6 of the largest product: for training steps only.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use super::conv::{Algorithm, Conv, Direction};
 use super::parallel::in_parts;
@@ -204,17 +205,13 @@ impl Map {
         (image, at(tile / self.tile_columns()), at(tile % self.tile_columns()))
     }
 
-    /// Offset in the map of each pixel of a patch; none for those that aren't on it.
+    /// The floats of a pixel, if it is on the map.
     #[inline(always)]
-    fn places<const SIDE: usize>(&self, y: isize, x: isize) -> [[Option<usize>; SIDE]; SIDE] {
-        let on = |at: isize, size: usize| usize::try_from(at).ok().filter(|at| *at < size);
-        std::array::from_fn(|i| {
-            let row = on(y + i as isize, self.height);
-            std::array::from_fn(|j| {
-                let column = on(x + j as isize, self.width)?;
-                row.map(|row| (row * self.width + column) * self.channels)
-            })
-        })
+    fn pixel(&self, y: isize, x: isize) -> Option<Range<usize>> {
+        let row = usize::try_from(y).ok().filter(|row| *row < self.height)?;
+        let column = usize::try_from(x).ok().filter(|column| *column < self.width)?;
+        let start = (row * self.width + column) * self.channels;
+        Some(start..start + self.channels)
     }
 }
 
@@ -289,11 +286,14 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
             let image = &images[image * map.len()..][..map.len()];
-            let pixel = |place: Option<usize>| match place {
-                Some(place) => image[place..][..channels].as_ptr(),
-                None => zeros.as_ptr(),
-            };
-            let pixels = map.places::<I>(y, x).map(|row| row.map(pixel));
+            let mut pixels = [[zeros.as_ptr(); I]; I];
+            for (i, row) in pixels.iter_mut().enumerate() {
+                for (j, pixel) in row.iter_mut().enumerate() {
+                    if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
+                        *pixel = image[place].as_ptr();
+                    }
+                }
+            }
             for channel in (0..channels).step_by(V::LANES) {
                 // SAFETY: each pixel has `channels` floats; writes end before `block.len()`, checked above.
                 unsafe {
@@ -341,12 +341,14 @@ impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
             let image = &mut images[image * map.len()..][..map.len()];
-            let pixels = map.places::<O>(y, x).map(|row| {
-                row.map(|place| match place {
-                    Some(place) => image[place..][..channels].as_mut_ptr(),
-                    None => nowhere.as_mut_ptr(),
-                })
-            });
+            let mut pixels = [[nowhere.as_mut_ptr(); O]; O];
+            for (i, row) in pixels.iter_mut().enumerate() {
+                for (j, pixel) in row.iter_mut().enumerate() {
+                    if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
+                        *pixel = image[place].as_mut_ptr();
+                    }
+                }
+            }
             for channel in (0..channels).step_by(V::LANES) {
                 // SAFETY: each pixel has `channels` floats; reads end before `block.len()`, checked above.
                 unsafe {

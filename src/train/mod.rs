@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod checkpoint;
+mod memory;
 mod model;
 mod optimizer;
 mod progress;
@@ -12,6 +13,7 @@ mod speed;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, Position, Tally};
+pub use memory::{Allocator, keep_memory};
 pub use recipe::{DistillationConfig, Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
 pub use run::{DEVICES, Outcome, Plan, Request, device};
 pub use speed::{inference_seconds, step_seconds};
