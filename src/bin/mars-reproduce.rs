@@ -32,7 +32,7 @@ struct Arguments {
     /// Run only these rows, in this order
     #[arg(long, value_name = "ROW,..", value_delimiter = ',')]
     rows: Vec<String>,
-    /// Set a key of every row's recipe, e.g. phases.0.epochs=10 (repeatable)
+    /// Set a key of the recipe of every row that runs, e.g. phases.0.epochs=10 (repeatable)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// Device: flex, ndarray, or one that the build was made with
@@ -105,7 +105,7 @@ fn list() -> Result<ExitCode> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let state = Experiment::load(&path).and_then(|experiment| {
             let results = Results::new(&experiment.results());
-            let states = Table::new(&experiment, &[], &results, &runs(&experiment))?.states();
+            let states = Table::new(&experiment, |_| &[], &results, &runs(&experiment))?.states();
             let of = |state| states.iter().filter(|found| **found == state).count();
             let counts = [
                 (of(State::Finished), "finished"),

@@ -175,7 +175,7 @@ impl Experiment {
     /// A missing file, a recipe, an unknown key, names that are no names or not unique, a row that starts from none before it.
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        if text.parse::<toml::Table>().is_ok_and(|table| !table.contains_key("rows")) {
+        if text.parse::<toml::Table>().is_ok_and(|table| !is_experiment(&table)) {
             let message = format!(
                 "it has no [[rows]], so it is no experiment; a recipe runs with mars-train --recipe {}",
                 path.display()
@@ -271,7 +271,12 @@ fn check_settings(settings: &[String]) -> Result<()> {
 /// Whether a file is an experiment; one that isn't TOML is taken for one if it looks like it, so that its error is seen.
 fn has_rows(path: &Path) -> bool {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.parse::<toml::Table>().map_or_else(|_| text.contains("[[rows]]"), |table| table.contains_key("rows"))
+    text.parse::<toml::Table>().map_or_else(|_| text.contains("[[rows]]"), |table| is_experiment(&table))
+}
+
+/// Hardware files have `rows` too, which is a number.
+fn is_experiment(table: &toml::Table) -> bool {
+    table.get("rows").is_some_and(toml::Value::is_array)
 }
 
 fn stem(path: &Path) -> String {

@@ -2,9 +2,12 @@
 //! metrics of the first one, so that anybody can check it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::deploy::{Deployment, Mismatches};
 use crate::error::{Error, Result, write_atomically};
@@ -172,14 +175,10 @@ impl Results {
     }
 }
 
-/// Keys in which two recipes differ, each with both values; the seed doesn't count, and no checkpoint where a row starts from another
-/// row's, which lies in a run folder.
-pub(super) fn differences(made: &Recipe, planned: &Recipe, starts_from_row: bool) -> Result<Vec<String>> {
+/// Keys in which two recipes differ, each with both values; seeds don't count, and checkpoints are compared by their content.
+pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>> {
     let keys = |recipe: &Recipe| -> Result<BTreeMap<String, String>> {
-        let mut recipe = Recipe { seed: 0, ..recipe.clone() };
-        if starts_from_row {
-            recipe.pretrained = None;
-        }
+        let recipe = Recipe { seed: 0, pretrained: None, ..recipe.clone() };
         let value = toml::Value::try_from(&recipe).map_err(|error| Error::Setting(error.to_string()))?;
         let mut keys = BTreeMap::new();
         flatten(String::new(), &value, &mut keys);
@@ -190,6 +189,32 @@ pub(super) fn differences(made: &Recipe, planned: &Recipe, starts_from_row: bool
     let text = |value: Option<&String>| value.map_or("absent", String::as_str).to_string();
     let different = all.into_iter().filter(|key| made.get(*key) != planned.get(*key));
     Ok(different.map(|key| format!("{key} = {}, now {}", text(made.get(key)), text(planned.get(key)))).collect())
+}
+
+/// How the checkpoint that a run is to start from (none: random weights) differs from the one that it started from, of which the hash is
+/// known; one that isn't there cannot be compared.
+pub(super) fn other_checkpoint(planned: Option<&Path>, made_sha256: Option<&str>) -> Result<Option<String>> {
+    let other = match (planned, made_sha256) {
+        (None, None) => false,
+        (Some(file), Some(made)) => file.exists() && sha256(file)? != made,
+        _ => true,
+    };
+    let planned = planned.map_or("random weights".into(), |file| file.display().to_string());
+    let made = if made_sha256.is_some() { "another checkpoint" } else { "random weights" };
+    Ok(other.then(|| format!("start from {made}, now {planned}")))
+}
+
+/// Of a file, in hexadecimal.
+pub(super) fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io(path))? {
+            0 => return Ok(format!("{:x}", digest.finalize())),
+            count => digest.update(&buffer[..count]),
+        }
+    }
 }
 
 fn flatten(key: String, value: &toml::Value, keys: &mut BTreeMap<String, String>) {
@@ -217,11 +242,24 @@ mod tests {
         };
         let made = settings(&["pretrained=a", "seed=1"]);
         let same = settings(&["pretrained=a", "seed=2"]);
-        assert_eq!(differences(&made, &same, false).unwrap(), [""; 0]);
+        assert_eq!(differences(&made, &same).unwrap(), [""; 0]);
         let other = settings(&["pretrained=b", "phases.1.epochs=7", "sparsity.target=0.25"]);
-        let expected =
-            ["phases.1.epochs = 1, now 7", "pretrained = \"a\", now \"b\"", "sparsity.target = 0.5, now 0.25"];
-        assert_eq!(differences(&made, &other, false).unwrap(), expected);
-        assert_eq!(differences(&made, &settings(&["pretrained=b"]), true).unwrap(), [""; 0]);
+        let expected = ["phases.1.epochs = 1, now 7", "sparsity.target = 0.5, now 0.25"];
+        assert_eq!(differences(&made, &other).unwrap(), expected);
+    }
+
+    #[test]
+    fn checkpoints_differ_in_what_they_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let [file, gone] = ["file", "gone"].map(|name| dir.path().join(name));
+        std::fs::write(&file, "abc").unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let other = |planned: Option<&Path>, made| other_checkpoint(planned, made).unwrap();
+        assert_eq!(other(Some(&file), Some(abc)), None);
+        assert_eq!(other(Some(&gone), Some("0")), None);
+        assert_eq!(other(None, None), None);
+        assert!(other(Some(&file), Some("0")).unwrap().starts_with("start from another checkpoint, now "));
+        assert!(other(Some(&gone), None).unwrap().starts_with("start from random weights, now "));
+        assert_eq!(other(None, Some(abc)).unwrap(), "start from another checkpoint, now random weights");
     }
 }

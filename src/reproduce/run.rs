@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::experiment::{Experiment, Row};
-use super::results::{Results, Run, differences};
+use super::results::{Results, Run, differences, other_checkpoint, sha256};
 use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::Deployment;
@@ -31,7 +29,7 @@ pub struct Reproduction<'a> {
     pub rows: Vec<&'a Row>,
     /// Seeds 0 to `seeds - 1`.
     pub seeds: u64,
-    /// Settings `key=value` on top of every row's.
+    /// Settings `key=value` on top of these rows'.
     pub settings: Vec<String>,
     /// Where data sets lie.
     pub data: DataOptions,
@@ -78,6 +76,14 @@ pub(super) fn run_folder(runs: &Path, row: &str, seed: u64) -> PathBuf {
     runs.join(row).join(format!("seed-{seed}"))
 }
 
+/// The checkpoint that a run starts from; none for random weights.
+pub(super) fn start_checkpoint(row: &Row, recipe: &Recipe, runs: &Path, seed: u64) -> Option<PathBuf> {
+    match &row.start {
+        Some(start) => Some(run_folder(runs, start, seed).join(LAST)),
+        None => recipe.checkpoint(),
+    }
+}
+
 impl Reproduction<'_> {
     /// Runs what is unfinished and writes the tables after each run. A run that fails doesn't keep the others from running.
     ///
@@ -119,7 +125,9 @@ impl Reproduction<'_> {
     /// # Errors
     /// Results that cannot be read.
     pub fn table(&self) -> Result<Table<'_>> {
-        Table::new(self.experiment, &self.settings, &self.results, &self.runs)
+        let runs = |row: &Row| self.rows.iter().any(|other| other.name == row.name);
+        let settings = |row: &Row| if runs(row) { self.settings.as_slice() } else { &[] };
+        Table::new(self.experiment, settings, &self.results, &self.runs)
     }
 
     /// What is left to run, checked.
@@ -153,23 +161,19 @@ impl Reproduction<'_> {
         if runs.is_empty() {
             return Ok(false);
         }
-        let made = self.results.recipe(&job.row.name)?;
-        let mut different = differences(&made, &job.recipe, job.row.start.is_some())?;
+        let mut different = differences(&self.results.recipe(&job.row.name)?, &job.recipe)?;
         let run = runs.iter().find(|run| run.seed == job.seed);
-        if let Some(run) = run.filter(|_| different.is_empty()) {
+        if let Some(run) = run {
+            different.extend(other_checkpoint(self.checkpoint(job).as_deref(), run.checkpoint_sha256.as_deref())?);
             if run.data_sha256 != job.data_sha256 {
                 different.push(format!("the test pictures of {}", job.recipe.dataset));
-            }
-            let checkpoint = self.checkpoint(job).filter(|file| file.exists());
-            if checkpoint.is_some_and(|file| sha256(&file).ok() != run.checkpoint_sha256) {
-                different.push(format!("the checkpoint {}", job.recipe.pretrained.as_deref().unwrap_or_default()));
             }
         }
         if different.is_empty() {
             return Ok(run.is_some());
         }
         let message = format!(
-            "the finished row differs from what is to run in {}: remove this folder and the row's in {} to run it again, or name \
+            "the finished row differs from what is to run ({}): remove this folder and the row's in {} to run it again, or name \
              another --results and --run",
             different.join("; "),
             self.runs.display()
@@ -177,12 +181,8 @@ impl Reproduction<'_> {
         Err(Error::file(&self.results.row_folder(&job.row.name), message))
     }
 
-    /// The checkpoint that a run starts from; none for random weights.
     fn checkpoint(&self, job: &Job) -> Option<PathBuf> {
-        match &job.row.start {
-            Some(start) => Some(run_folder(&self.runs, start, job.seed).join(LAST)),
-            None => job.recipe.checkpoint(),
-        }
+        start_checkpoint(job.row, &job.recipe, &self.runs, job.seed)
     }
 
     fn check_checkpoint(&self, job: &Job) -> Result<()> {
@@ -278,21 +278,17 @@ impl Reproduction<'_> {
     /// A run goes on only from where the same recipe, checkpoint and data brought it.
     fn check_resumed(&self, job: &Job, folder: &Path, checkpoint: Option<&Path>) -> Result<()> {
         let made = Recipe::load(Some(&folder.join("recipe.toml")), &[])?;
-        let mut different = differences(&made, &job.recipe, job.row.start.is_some())?;
+        let mut different = differences(&made, &job.recipe)?;
         let start = read_start(folder)?;
+        different.extend(other_checkpoint(checkpoint, start.checkpoint_sha256.as_deref())?);
         if start.data_sha256 != job.data_sha256 {
             different.push(format!("the test pictures of {}", job.recipe.dataset));
-        }
-        if let Some(file) = checkpoint.filter(|file| file.exists())
-            && start.checkpoint_sha256.as_ref() != Some(&sha256(file)?)
-        {
-            different.push(format!("the checkpoint {}", file.display()));
         }
         if different.is_empty() {
             return Ok(());
         }
         let message = format!(
-            "the unfinished run differs from what is to run in {}: remove the folder to start again, or name another --run",
+            "the unfinished run differs from what is to run ({}): remove the folder to start again, or name another --run",
             different.join("; ")
         );
         Err(Error::file(folder, message))
@@ -338,16 +334,4 @@ fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
         .map(|line| serde_json::from_str(line).map_err(|error| Error::file(&path, error.to_string())))
         .collect::<Result<_>>()?;
     Ok(lines.iter().rfind(|line| line.phase == PhaseKind::Float.name()).map(|line| line.test_accuracy))
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(Error::io(path))? {
-            0 => return Ok(format!("{:x}", digest.finalize())),
-            count => digest.update(&buffer[..count]),
-        }
-    }
 }

@@ -221,7 +221,7 @@ impl Recipe {
         };
         let mut table: toml::Table = toml::from_str(&text)
             .map_err(|error| Error::Setting(format!("{name}: {}", toml_message(&text, &error))))?;
-        if table.contains_key("rows") {
+        if table.get("rows").is_some_and(toml::Value::is_array) {
             let message =
                 format!("{name}: it is an experiment, the rows of a table: run it with mars-reproduce {name}");
             return Err(Error::Setting(message));

@@ -216,7 +216,10 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     assert!(read(results.join("table.md")).contains("its results are of another recipe: batch_size = 16, now 8"));
     let checkpoint = fs::read(place.join("float.safetensors")).unwrap();
     fs::copy(FINISHED.join("run/checkpoints/last.safetensors"), place.join("float.safetensors")).unwrap();
-    failed(&reproduce(place, &["two"]).output().unwrap(), &["results/two/dense", "the checkpoint float.safetensors"]);
+    failed(
+        &reproduce(place, &["two"]).output().unwrap(),
+        &["results/two/dense", "start from another checkpoint, now float.safetensors"],
+    );
     fs::write(place.join("float.safetensors"), checkpoint).unwrap();
     common::write_cifar10(&place.join("data"), 64, 39);
     failed(&reproduce(place, &["two"]).output().unwrap(), &["results/two/dense", "the test pictures of cifar10"]);
@@ -246,7 +249,7 @@ fn a_row_that_fails_does_not_keep_others_from_running() {
     fs::write(dir.path().join("experiments/two.toml"), text).unwrap();
     let arguments = ["two", "--run", "runs", "--results", "results", "--rows", "dense"];
     let output = reproduce(dir.path(), &arguments).output().unwrap();
-    failed(&output, &["dense", "seed-0", "phases.1.learning_rate = 1e30, now 0.001", "remove the folder"]);
+    failed(&output, &["dense", "seed-0", "phases.1.learning_rate = 1", ", now 0.001", "remove the folder"]);
     let lock = File::create(dir.path().join("runs/dense/seed-0/lock")).unwrap();
     lock.lock().unwrap();
     failed(&reproduce(dir.path(), &arguments).output().unwrap(), &["seed-0: another process runs this"]);
@@ -321,7 +324,7 @@ fn what_cannot_be_reproduced_is_refused() {
 }
 
 const RUN: &str = r#"{
-  "seed": SEED, "epochs": 3, "float_accuracy": 91.72, "checkpoint_sha256": null, "data_sha256": "", "images": 10000,
+  "seed": SEED, "epochs": 3, "float_accuracy": 91.72, "checkpoint_sha256": "0", "data_sha256": "", "images": 10000,
   "accuracy": ACCURACY,
   "mismatches": { "fake_quant_vs_integer_predictions": 0, "integer_vs_macro_logits": 0, "fake_quant_vs_macro_predictions": 0 },
   "group_sparsity": 0.5, "ratio": 2.01,
@@ -360,7 +363,6 @@ fn tables_read_the_same() {
     let dir = experiment_place();
     let place = dir.path();
     fs::write(place.join("experiments/two.toml"), CLAIMS).unwrap();
-    let recipe = RECIPE.replacen("batch_size", "pretrained = \"checkpoints/tiny.toml.safetensors\"\nbatch_size", 1);
     let record = |row: &str, recipe: &str, accuracies: &[&str]| {
         let folder = place.join("experiments/results/two").join(row);
         fs::create_dir_all(&folder).unwrap();
@@ -370,13 +372,13 @@ fn tables_read_the_same() {
         let runs: Vec<String> = accuracies.iter().enumerate().map(run).collect();
         fs::write(folder.join("seeds.json"), format!("[{}]", runs.join(","))).unwrap();
     };
-    record("two", &recipe, &["91.30", "91.14"]);
-    record("one", &recipe.replacen("batch_size", "hardware = \"experiments/chip.toml\"\nbatch_size", 1), &["91.03"]);
-    record("stale", &recipe, &["91.5"]);
+    record("two", RECIPE, &["91.30", "91.14"]);
+    record("one", &RECIPE.replacen("batch_size", "hardware = \"experiments/chip.toml\"\nbatch_size", 1), &["91.03"]);
+    record("stale", RECIPE, &["91.5"]);
     for (row, seed, lines) in [("begun", 0, "{}\n"), ("one", 1, "")] {
         let folder = place.join(format!("runs/reproduce/two/{row}/seed-{seed}"));
         fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("recipe.toml"), &recipe).unwrap();
+        fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
         fs::write(folder.join("metrics.jsonl"), lines).unwrap();
     }
     // Without --rows an experiment with claims runs nothing.
