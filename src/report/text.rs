@@ -41,7 +41,7 @@ pub(super) fn ascii(text: &str, limit: usize) -> String {
 }
 
 /// At most `limit` characters: the middle gives way to `gap`.
-pub(super) fn shorten(text: &str, limit: usize, gap: &str) -> String {
+pub(crate) fn shorten(text: &str, limit: usize, gap: &str) -> String {
     let characters: Vec<char> = text.chars().collect();
     if characters.len() <= limit {
         return text.into();

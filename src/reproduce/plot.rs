@@ -2,7 +2,7 @@
 //! their spread, and marks for the float accuracy and the bar.
 
 use super::table::{Spread, TableRow};
-use crate::report::text::Escape;
+use crate::report::text::{Escape, shorten};
 
 const WIDTH: f64 = 720.0;
 /// What the axis fills, from left to right.
@@ -12,6 +12,10 @@ const TOP: f64 = 56.0;
 const PITCH: f64 = 26.0;
 /// Below the rows: the axis and the legend.
 const FOOT: f64 = 62.0;
+
+/// Characters that there is room for in front of the axis, and on it.
+const LABEL: usize = 36;
+const STATUS: usize = 70;
 
 const STYLE: &str = "svg{background:#fff}text{font:12px system-ui,sans-serif;fill:#1b1f24}.title{font-weight:600}.end{text-anchor:end}\
     .middle{text-anchor:middle}.rule{stroke:#d5dae0}.spread{stroke:#2563eb;stroke-width:3;stroke-opacity:.4}.seed{fill:#2563eb}\
@@ -43,9 +47,14 @@ pub(super) fn plot(title: &str, rows: &[TableRow]) -> String {
     for (index, row) in rows.iter().enumerate() {
         let middle = TOP + PITCH * (index as f64 + 0.5);
         let label = Escape(&row.row.label);
-        body += &format!("<text class=\"end\" x=\"{}\" y=\"{}\">{label}</text>\n", X[0] - 10.0, middle + 4.0);
+        body += &format!(
+            "<text class=\"end\" x=\"{}\" y=\"{}\">{}</text>\n",
+            X[0] - 10.0,
+            middle + 4.0,
+            Escape(&shorten(&row.row.label, LABEL, "…"))
+        );
         let Some(Spread { mean, min, max }) = row.accuracy() else {
-            let status = row.status("not run yet");
+            let status = shorten(&row.status("not run yet"), STATUS, "…");
             body += &format!(
                 "<text class=\"none\" x=\"{}\" y=\"{}\">{}</text>\n",
                 X[0] + 6.0,
