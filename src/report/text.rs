@@ -62,6 +62,14 @@ pub(crate) fn accuracy(percent: Option<f64>) -> String {
     percent.map_or(UNKNOWN.into(), |percent| format!("{percent:.2} %"))
 }
 
+/// A cell of a CSV file (RFC 4180).
+pub(crate) fn quoted(cell: &str) -> String {
+    match cell.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.into(),
+    }
+}
+
 /// A whole number with a comma before every three digits.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -92,14 +100,6 @@ pub(crate) fn energy(uj: f64) -> String {
 /// A component's key as words.
 pub(super) fn words(key: &str) -> String {
     key.replace('_', " ")
-}
-
-/// A cell of a CSV file (RFC 4180).
-pub(crate) fn quoted(cell: &str) -> String {
-    match cell.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.into(),
-    }
 }
 
 /// Whether the executions agree.
