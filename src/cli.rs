@@ -39,11 +39,35 @@ impl CommonArgs {
     /// The file cannot be written.
     pub fn present(&self, deployment: &Deployment) -> Result<()> {
         print!("{}", report::table(deployment));
+        self.write_json(|| deployment.to_json())
+    }
+
+    /// Writes the JSON file that was asked for; without one, `text` isn't made.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_json(&self, text: impl FnOnce() -> Result<String>) -> Result<()> {
         match &self.json {
-            Some(file) => write_atomically(Path::new(file), deployment.to_json()?.as_bytes()),
+            Some(file) => write_atomically(Path::new(file), text()?.as_bytes()),
             None => Ok(()),
         }
     }
+}
+
+/// The first Ctrl-C ends a run after its step, the second at once.
+///
+/// # Errors
+/// The system takes no handler.
+#[cfg(feature = "train")]
+pub fn on_interrupt() -> Result<()> {
+    use crate::train::INTERRUPTED;
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+    })
+    .map_err(|error| crate::error::Error::Setting(format!("no handler for Ctrl-C: {error}")))
 }
 
 /// The exit code of a program, after saying what went wrong.

@@ -16,6 +16,7 @@
 //! | [`deploy`] | integers, the package, the integer reference, validation |
 //! | [`hardware`] | macro, mapping, index codes, schedule, energy |
 //! | [`report`] | the table and `report.html` |
+//! | `reproduce` | experiments: tables whose rows are runs, with seeds |
 //!
 //! Without the cargo feature `train` there is no tensor library: the package reader, the integer network and the hardware model
 //! stand alone. `ARCHITECTURE.md` says what each room must not know.
@@ -30,6 +31,8 @@ pub mod hardware;
 pub mod network;
 pub mod quantize;
 pub mod report;
+#[cfg(feature = "train")]
+pub mod reproduce;
 pub mod sparsity;
 #[cfg(feature = "train")]
 pub mod train;

@@ -3,6 +3,7 @@
 #![cfg(feature = "train")]
 
 mod common;
+mod reproduce;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 
 const TRAIN: &str = env!("CARGO_BIN_EXE_mars-train");
 const DEPLOY: &str = env!("CARGO_BIN_EXE_mars-deploy");
+const REPRODUCE: &str = env!("CARGO_BIN_EXE_mars-reproduce");
 
 /// Every kind of phase.
 const RECIPE: &str = r#"
@@ -650,7 +652,8 @@ fn there_must_be_something_to_resume() {
 
 #[test]
 fn help_is_stable() {
-    for (name, program) in [("mars-train-help", TRAIN), ("mars-deploy-help", DEPLOY)] {
+    let programs = [("mars-train-help", TRAIN), ("mars-deploy-help", DEPLOY), ("mars-reproduce-help", REPRODUCE)];
+    for (name, program) in programs {
         let (out, _) = success(&command(program, Path::new(".")).arg("--help").output().unwrap());
         snapshot(name, &out.replace("\r\n", "\n").replace(".exe", ""));
     }

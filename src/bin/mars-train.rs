@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit};
-use mars::error::{Error, Result};
-use mars::train::{Allocator, INTERRUPTED, Outcome, Plan, Request, keep_memory};
+use mars::cli::{CommonArgs, exit, on_interrupt};
+use mars::error::Result;
+use mars::train::{Allocator, Outcome, Plan, Request, keep_memory};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -96,15 +95,4 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::from(130))
         }
     }
-}
-
-/// The first Ctrl-C ends the run after its step, the second at once.
-fn on_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-    })
-    .map_err(|error| Error::Setting(format!("no handler for Ctrl-C: {error}")))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::integer::{IntegerNetwork, predict};
 use super::{Package, Reference};
@@ -59,7 +59,7 @@ pub struct Accuracy {
 }
 
 /// Where executions differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mismatches {
     /// Pictures.
     pub fake_quant_vs_integer_predictions: Option<usize>,

@@ -258,14 +258,55 @@ pub struct Precision {
 /// Largest row, column, core, macro and group size; keeps products within 64 bits and partial sums within 32.
 const MAX_EXTENT: usize = 1 << 14;
 
+/// Longest chain of bases.
+const MAX_BASES: usize = 8;
+
+/// The table of a hardware file with its base, and the base's base, beneath it.
+fn with_base(path: &Path, mut own: toml::Table, bases: usize) -> Result<toml::Table> {
+    let base = match own.remove("base") {
+        None => return Ok(own),
+        Some(toml::Value::String(base)) => path.parent().unwrap_or(Path::new("")).join(base),
+        Some(_) => return Err(Error::file(path, "base must be the path of a hardware file")),
+    };
+    if bases == 0 {
+        return Err(Error::file(path, format!("more than {MAX_BASES} bases, one on top of the other")));
+    }
+    let mut whole = with_base(&base, read_toml(&base)?, bases - 1)?;
+    merge(&mut whole, own);
+    Ok(whole)
+}
+
+fn merge(whole: &mut toml::Table, own: toml::Table) {
+    for (key, value) in own {
+        match (whole.get_mut(&key), value) {
+            (Some(toml::Value::Table(whole)), toml::Value::Table(own)) => merge(whole, own),
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
+}
+
 impl Hardware {
     /// Reads and checks a hardware file.
     ///
+    /// A file with the key `base` holds only what differs from another hardware file, whose path is from its own folder: tables are
+    /// merged key by key, everything else replaces what the base has.
+    ///
     /// # Errors
-    /// A missing file, wrong TOML, an unknown key (the message lists the known ones), and everything that
-    /// [`validate`](Self::validate) finds.
+    /// A missing file, wrong TOML, an unknown key (the message lists the known ones), a chain of bases that doesn't end, and everything
+    /// that [`validate`](Self::validate) finds.
     pub fn load(path: &Path) -> Result<Self> {
-        let hardware: Self = read_toml(path)?;
+        let own: toml::Table = read_toml(path)?;
+        let hardware: Self = if own.contains_key("base") {
+            let whole = toml::Value::Table(with_base(path, own, MAX_BASES)?);
+            whole
+                .try_into()
+                .map_err(|error: toml::de::Error| Error::file(path, error.to_string().trim().replace('\n', " ")))?
+        } else {
+            // Read as text, so that messages have lines.
+            read_toml(path)?
+        };
         hardware.check().map_err(|message| Error::file(path, message))?;
         Ok(hardware)
     }

@@ -7,7 +7,7 @@ mod scatter;
 mod svg;
 mod sweep;
 mod table;
-mod text;
+pub(crate) mod text;
 
 use std::path::Path;
 

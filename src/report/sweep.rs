@@ -6,7 +6,7 @@ use crate::error::{Error, Result, write_atomically};
 use crate::hardware::sweep::{Figures, Outcome, Row, Value, pareto_front};
 
 use super::scatter::{Axis, Dot, Scatter, page};
-use super::text::{ascii, count};
+use super::text::{ascii, count, quoted};
 
 /// Rows that the table shows.
 const SHOWN: usize = 20;
@@ -115,14 +115,6 @@ fn csv(rows: &[Row]) -> Result<String> {
     }
     let text = |line: &Vec<String>| line.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",") + "\n";
     Ok(lines.iter().map(text).collect())
-}
-
-/// A cell of a CSV file (RFC 4180).
-fn quoted(cell: &str) -> String {
-    match cell.contains([',', '"', '\n', '\r']) {
-        true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.into(),
-    }
 }
 
 fn flatten(prefix: &str, value: &serde_json::Value, cells: &mut Vec<(String, String)>) {

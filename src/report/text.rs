@@ -5,13 +5,13 @@ use std::fmt::{Display, Formatter, Result, Write};
 use crate::deploy::{Accuracy, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
-pub(super) const UNKNOWN: &str = "-";
+pub(crate) const UNKNOWN: &str = "-";
 
 /// Text from a file, safe between tags and in quoted attributes.
 ///
 /// Characters that a reader can't see (control characters, and those that turn the writing direction) become U+FFFD, so that a
 /// name cannot disguise itself.
-pub(super) struct Escape<'a>(pub &'a str);
+pub(crate) struct Escape<'a>(pub &'a str);
 
 impl Display for Escape<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
@@ -41,7 +41,7 @@ pub(super) fn ascii(text: &str, limit: usize) -> String {
 }
 
 /// At most `limit` characters: the middle gives way to `gap`.
-pub(super) fn shorten(text: &str, limit: usize, gap: &str) -> String {
+pub(crate) fn shorten(text: &str, limit: usize, gap: &str) -> String {
     let characters: Vec<char> = text.chars().collect();
     if characters.len() <= limit {
         return text.into();
@@ -53,17 +53,25 @@ pub(super) fn shorten(text: &str, limit: usize, gap: &str) -> String {
 }
 
 /// A share from 0 to 1 in percent.
-pub(super) fn percent(share: f64) -> String {
+pub(crate) fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
 /// An accuracy, which is already in percent.
-pub(super) fn accuracy(percent: Option<f64>) -> String {
+pub(crate) fn accuracy(percent: Option<f64>) -> String {
     percent.map_or(UNKNOWN.into(), |percent| format!("{percent:.2} %"))
 }
 
+/// A cell of a CSV file (RFC 4180).
+pub(crate) fn quoted(cell: &str) -> String {
+    match cell.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.into(),
+    }
+}
+
 /// A whole number with a comma before every three digits.
-pub(super) fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let comma = |index: usize| index > 0 && (digits.len() - index).is_multiple_of(3);
     let digit = |(index, digit)| [comma(index).then_some(','), Some(digit)];
@@ -71,7 +79,7 @@ pub(super) fn grouped(number: u64) -> String {
 }
 
 /// A count of things, with the ending of the plural.
-pub(super) fn count(number: usize, thing: &str) -> String {
+pub(crate) fn count(number: usize, thing: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
     format!("{} {thing}{ending}", grouped(number as u64))
 }
@@ -85,7 +93,7 @@ pub(super) fn bytes(bits: u64) -> String {
 }
 
 /// Energy in microjoules, to the nanojoule.
-pub(super) fn energy(uj: f64) -> String {
+pub(crate) fn energy(uj: f64) -> String {
     format!("{uj:.3}")
 }
 

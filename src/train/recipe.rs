@@ -221,6 +221,11 @@ impl Recipe {
         };
         let mut table: toml::Table = toml::from_str(&text)
             .map_err(|error| Error::Setting(format!("{name}: {}", toml_message(&text, &error))))?;
+        if table.get("rows").is_some_and(toml::Value::is_array) {
+            let message =
+                format!("{name}: it is an experiment, the rows of a table: run it with mars-reproduce {name}");
+            return Err(Error::Setting(message));
+        }
         let parse = |table: &toml::Table| -> Result<Self> {
             table.clone().try_into().map_err(|error: toml::de::Error| {
                 let message = with_suggestion(error.message().trim());
@@ -256,8 +261,17 @@ impl Recipe {
         if let Some(file) = &self.pretrained {
             return (file != "none").then(|| file.into());
         }
-        let shipped = Path::new("checkpoints").join(format!("{}.safetensors", self.model));
-        shipped.exists().then_some(shipped)
+        Some(self.shipped_checkpoint()).filter(|shipped| shipped.exists())
+    }
+
+    /// Where the project's own checkpoint of the network lies, if there is one.
+    pub fn shipped_checkpoint(&self) -> PathBuf {
+        Path::new("checkpoints").join(format!("{}.safetensors", self.model))
+    }
+
+    /// Epochs of all phases together.
+    pub fn epochs(&self) -> usize {
+        self.phases.iter().map(|phase| phase.epochs).sum()
     }
 
     /// Checks what the types cannot.

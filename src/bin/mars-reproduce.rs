@@ -1,0 +1,128 @@
+//! Runs an experiment, a table whose rows are runs, with seeds, and writes the table.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use mars::cli::{CommonArgs, exit, on_interrupt};
+use mars::error::Result;
+use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
+use mars::train::{Allocator, keep_memory};
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+/// Run an experiment, a table whose rows are runs, and write the table: Markdown, CSV and SVG, with mean and spread over the seeds.
+/// What is finished is not run again; what was interrupted goes on. An experiment with a paper's claims (`paper`) prints them beside
+/// what was measured, and runs only the rows that are named with --rows.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    /// Name of an experiment in experiments/, or its file
+    #[arg(required_unless_present = "list")]
+    name: Option<String>,
+    /// List the experiments and how far they are
+    #[arg(long, conflicts_with_all = ["name", "seeds", "rows", "settings", "table", "runs", "results", "json"])]
+    list: bool,
+    /// Only rewrite the table from what there is
+    #[arg(long, conflicts_with_all = ["seeds", "rows"])]
+    table: bool,
+    /// Run with seeds 0 to N - 1
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Run only these rows, in this order
+    #[arg(long, value_name = "ROW,..", value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Set a key of the recipe of every row that runs, e.g. phases.0.epochs=10 (repeatable)
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Device: flex, ndarray, or one that the build was made with
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// Folder of the run folders [default: runs/reproduce/NAME]
+    #[arg(long = "run", value_name = "DIR")]
+    runs: Option<PathBuf>,
+    /// Folder of the table and of what is finished [default: results/NAME beside the experiment]
+    #[arg(long, value_name = "DIR")]
+    results: Option<PathBuf>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+fn main() -> ExitCode {
+    keep_memory();
+    let arguments = Arguments::parse();
+    exit(match &arguments.name {
+        Some(name) => reproduce(&arguments, name),
+        None => list(),
+    })
+}
+
+fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
+    let experiment = Experiment::find(name)?;
+    let rows = match arguments.rows.as_slice() {
+        [] => experiment.rows.iter().collect(),
+        names => names.iter().map(|name| experiment.row(name)).collect::<Result<_>>()?,
+    };
+    let results = arguments.results.clone().unwrap_or_else(|| experiment.results());
+    let reproduction = Reproduction {
+        experiment: &experiment,
+        rows,
+        seeds: arguments.seeds,
+        settings: arguments.settings.clone(),
+        data: arguments.common.data(),
+        device: arguments.device.clone(),
+        runs: arguments.runs.clone().unwrap_or_else(|| runs(&experiment)),
+        results: Results::new(&results),
+        quiet: arguments.common.quiet,
+    };
+    let only_table = arguments.table || (!experiment.claims.is_empty() && arguments.rows.is_empty());
+    let verdict = if only_table {
+        Verdict::Finished
+    } else {
+        on_interrupt()?;
+        reproduction.run()?
+    };
+    let table = reproduction.table()?;
+    table.write()?;
+    print!("{}", table.text());
+    println!("\ntable.md, table.csv and table.svg are in {}", results.display());
+    arguments.common.write_json(|| table.json())?;
+    match verdict {
+        Verdict::Finished => Ok(ExitCode::SUCCESS),
+        Verdict::Interrupted => {
+            eprintln!("interrupted; the same command goes on");
+            Ok(ExitCode::from(130))
+        }
+    }
+}
+
+fn runs(experiment: &Experiment) -> PathBuf {
+    Path::new("runs/reproduce").join(&experiment.name)
+}
+
+/// One line for each experiment.
+fn list() -> Result<ExitCode> {
+    for path in Experiment::files()? {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let state = Experiment::load(&path).and_then(|experiment| {
+            let results = Results::new(&experiment.results());
+            let states = Table::new(&experiment, |_| &[], &results, &runs(&experiment))?.states();
+            let of = |state| states.iter().filter(|found| **found == state).count();
+            let counts = [
+                (of(State::Finished), "finished"),
+                (of(State::Unfinished), "unfinished"),
+                (of(State::Missing), "not run yet"),
+                (of(State::Unusable), "unusable (--table says why)"),
+            ];
+            let counts = counts.iter().filter(|(count, _)| *count > 0).map(|(count, state)| format!("{count} {state}"));
+            Ok(format!("{}: {}", experiment.title, counts.collect::<Vec<_>>().join(", ")))
+        });
+        match state {
+            Ok(state) => println!("{name:<12} {state}"),
+            Err(error) => println!("{name:<12} error: {error}"),
+        }
+    }
+    println!("\nRun one: mars-reproduce NAME; they are the files with [[rows]] in {FOLDER}.");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,309 @@
+//! The experiment file: the rows of a table in their order, each a recipe with settings on top.
+
+use std::fmt::{Display, Formatter};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, read_toml};
+use crate::train::Recipe;
+
+/// Where experiments lie that are named without a path.
+pub const FOLDER: &str = "experiments";
+
+/// A table whose rows are runs.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    /// Name: that of its file, without `.toml`.
+    pub name: String,
+    /// Its file.
+    pub path: PathBuf,
+    /// Heading of the table.
+    pub title: String,
+    /// What a reader of the table has to know.
+    pub note: Option<String>,
+    /// Rows, in order.
+    pub rows: Vec<Row>,
+    /// What a paper says about rows; such an experiment runs only the rows that are named.
+    pub claims: Vec<Claim>,
+}
+
+/// A row: a recipe with settings on top, run once for each seed.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Name, also of its folders: small letters, digits and `-`.
+    pub name: String,
+    /// What the table calls it.
+    pub label: String,
+    /// Recipe file, from the working folder.
+    pub recipe: PathBuf,
+    /// Settings `key=value` on top of it, as `--set` takes them: those of all rows first.
+    pub settings: Vec<String>,
+    /// Hardware file, from the working folder; without one, the recipe's.
+    pub hardware: Option<PathBuf>,
+    /// The row whose last checkpoint (of the same seed) it starts from.
+    pub start: Option<String>,
+    /// What it is to reach.
+    pub bar: Option<Bar>,
+}
+
+/// An accuracy to reach: so many points below `F`, the float accuracy that a row starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Bar {
+    /// Points below `F`.
+    pub below: f64,
+}
+
+/// What a paper says, and the rows that are measured beside it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The claim.
+    pub says: String,
+    /// How sure it is, and what isn't known about it.
+    pub label: String,
+    /// What of a row stands beside it.
+    pub figure: ClaimedFigure,
+    /// Names of the rows.
+    pub rows: Vec<String>,
+}
+
+/// A figure that papers claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClaimedFigure {
+    /// Frames a second.
+    Fps,
+    /// TOPS/W, counting the operations of the dense network.
+    TopsPerWattDenseEquivalent,
+}
+
+impl TryFrom<String> for Bar {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        let points = text.trim().strip_prefix('F').map(str::trim_start).and_then(|rest| rest.strip_prefix('-'));
+        let below = points.and_then(|points| points.trim().parse().ok()).filter(|below| (0.0..=100.0).contains(below));
+        let below = below.ok_or_else(|| {
+            format!("bar `{text}`: it must have the form \"F - 0.5\", points below the float accuracy F")
+        })?;
+        Ok(Self { below })
+    }
+}
+
+impl Display for Bar {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "F - {:?}", self.below)
+    }
+}
+
+impl From<Bar> for String {
+    fn from(bar: Bar) -> Self {
+        bar.to_string()
+    }
+}
+
+/// What an experiment file says; paths are from its folder.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    title: String,
+    note: Option<String>,
+    /// Recipe of the rows that name none.
+    recipe: Option<PathBuf>,
+    /// Settings of all rows.
+    #[serde(default)]
+    set: Vec<String>,
+    rows: Vec<FileRow>,
+    #[serde(default)]
+    claims: Vec<Claim>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRow {
+    name: String,
+    label: String,
+    recipe: Option<PathBuf>,
+    #[serde(default)]
+    set: Vec<String>,
+    hardware: Option<PathBuf>,
+    start: Option<String>,
+    bar: Option<Bar>,
+}
+
+impl Experiment {
+    /// The experiment of a name in `experiments/`, or of a path.
+    ///
+    /// # Errors
+    /// There is none (the message has the closest name), or its file is wrong.
+    pub fn find(name: &str) -> Result<Self> {
+        if name.ends_with(".toml") || name.contains(['/', '\\']) {
+            return Self::load(Path::new(name));
+        }
+        let path = Path::new(FOLDER).join(format!("{name}.toml"));
+        if path.exists() {
+            return Self::load(&path);
+        }
+        let known: Vec<String> = Self::files()?.iter().map(|path| stem(path)).collect();
+        Err(Error::Setting(format!("there is no experiment `{name}` in {FOLDER}: {}", choices(name, &known))))
+    }
+
+    /// The files in `experiments/` that are experiments, sorted; recipes have no rows.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn files() -> Result<Vec<PathBuf>> {
+        let folder = Path::new(FOLDER);
+        let entries = std::fs::read_dir(folder).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::Setting(format!(
+                "there is no folder {FOLDER} here: run in the repository, or name an experiment's file"
+            )),
+            _ => Error::io(folder)(error),
+        })?;
+        let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+        let mut paths = paths.map_err(Error::io(folder))?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml") && has_rows(path));
+        paths.sort();
+        Ok(paths)
+    }
+
+    /// Reads an experiment file.
+    ///
+    /// # Errors
+    /// A missing file, a recipe, an unknown key, names that are no names or not unique, a row that starts from none before it.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        if text.parse::<toml::Table>().is_ok_and(|table| !is_experiment(&table)) {
+            let message = format!(
+                "it has no [[rows]], so it is no experiment; a recipe runs with mars-train --recipe {}",
+                path.display()
+            );
+            return Err(Error::file(path, message));
+        }
+        let file: File = read_toml(path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut rows: Vec<Row> = Vec::new();
+        for row in file.rows {
+            let wrong = |message: String| Error::file(path, format!("row `{}`: {message}", row.name));
+            let letter = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+            if row.name.is_empty() || !row.name.chars().all(letter) {
+                return Err(wrong("a name has small letters, digits and - alone".into()));
+            }
+            if rows.iter().any(|other| other.name == row.name) {
+                return Err(wrong("another row has this name".into()));
+            }
+            if let Some(start) = &row.start
+                && !rows.iter().any(|other| other.name == *start)
+            {
+                return Err(wrong(format!("it starts from row `{start}`, which isn't before it")));
+            }
+            let recipe = row.recipe.as_ref().or(file.recipe.as_ref());
+            let recipe = recipe.ok_or_else(|| wrong("neither it nor the experiment names a recipe".into()))?;
+            let settings: Vec<String> = file.set.iter().chain(&row.set).cloned().collect();
+            check_settings(&settings).map_err(|error| wrong(error.to_string()))?;
+            rows.push(Row {
+                recipe: folder.join(recipe),
+                settings,
+                hardware: row.hardware.map(|file| folder.join(file)),
+                start: row.start,
+                bar: row.bar,
+                name: row.name,
+                label: row.label,
+            });
+        }
+        for name in file.claims.iter().flat_map(|claim| &claim.rows) {
+            if !rows.iter().any(|row| row.name == *name) {
+                return Err(Error::file(path, format!("claims: there is no row `{name}`")));
+            }
+        }
+        Ok(Self { name: stem(path), path: path.into(), title: file.title, note: file.note, rows, claims: file.claims })
+    }
+
+    /// Where its results lie: `results/NAME` beside its file.
+    pub fn results(&self) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("")).join("results").join(&self.name)
+    }
+
+    /// The row of a name.
+    ///
+    /// # Errors
+    /// There is none; the message has the closest name.
+    pub fn row(&self, name: &str) -> Result<&Row> {
+        let row = self.rows.iter().find(|row| row.name == name);
+        let known = || self.rows.iter().map(|row| row.name.clone()).collect::<Vec<_>>();
+        row.ok_or_else(|| Error::file(&self.path, format!("there is no row `{name}`: {}", choices(name, &known()))))
+    }
+
+    /// The recipe of a row with `settings` on top of its own, and with the checkpoint that it starts from: the one that it names, or
+    /// the project's own, whether that is there or not.
+    ///
+    /// # Errors
+    /// A recipe that is missing or wrong.
+    pub fn recipe(&self, row: &Row, settings: &[String]) -> Result<Recipe> {
+        let wrong = |error: Error| Error::file(&self.path, format!("row `{}`: {error}", row.name));
+        check_settings(settings)?;
+        let mut recipe = Recipe::load(Some(&row.recipe), &row.all_settings(settings)).map_err(wrong)?;
+        if recipe.pretrained.is_none() {
+            recipe.pretrained = Some(recipe.shipped_checkpoint().display().to_string());
+        }
+        Ok(recipe)
+    }
+}
+
+impl Row {
+    /// What is set on top of the recipe file: its own settings and its hardware, then those of the command line.
+    pub fn all_settings(&self, settings: &[String]) -> Vec<String> {
+        let hardware = self.hardware.iter().map(|file| format!("hardware={:?}", file.display().to_string()));
+        self.settings.iter().cloned().chain(hardware).chain(settings.iter().cloned()).collect()
+    }
+}
+
+/// Seeds belong to the command line, not to a row.
+fn check_settings(settings: &[String]) -> Result<()> {
+    let seed = settings.iter().find(|setting| setting.split('=').next().is_some_and(|key| key.trim() == "seed"));
+    let message =
+        |setting| Error::Setting(format!("`{setting}`: every row runs with seeds from 0 on; --seeds says how many"));
+    seed.map_or(Ok(()), |setting| Err(message(setting)))
+}
+
+/// Whether a file is an experiment; one that isn't TOML is taken for one if it looks like it, so that its error is seen.
+fn has_rows(path: &Path) -> bool {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.parse::<toml::Table>().map_or_else(|_| text.contains("[[rows]]"), |table| is_experiment(&table))
+}
+
+/// Hardware files have `rows` too, which is a number.
+fn is_experiment(table: &toml::Table) -> bool {
+    table.get("rows").is_some_and(toml::Value::is_array)
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The known names, and the closest one first.
+fn choices(name: &str, known: &[String]) -> String {
+    let likeness = |known: &String| strsim::jaro_winkler(name, known);
+    let closest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|known| likeness(known) > 0.7);
+    let suggestion = closest.map_or(String::new(), |known| format!("did you mean `{known}`? "));
+    format!("{suggestion}There are: {}", known.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_points_below_the_float_accuracy() {
+        for (text, below) in [("F - 0.5", 0.5), ("F-3", 3.0), (" F -  0 ", 0.0)] {
+            assert_eq!(Bar::try_from(text.to_string()).unwrap().below, below);
+        }
+        for text in ["F + 1", "91", "F - x", "F - -1", "", "F - nan", "G - 1", "F"] {
+            let error = Bar::try_from(text.to_string()).unwrap_err();
+            assert!(error.contains("it must have the form \"F - 0.5\""), "{error}");
+        }
+        assert_eq!(Bar { below: 3.0 }.to_string(), "F - 3.0");
+    }
+}

@@ -1,0 +1,337 @@
+//! Runs what is unfinished of an experiment, row by row, seed after seed.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use super::experiment::{Experiment, Row};
+use super::results::{Results, Run, differences, other_checkpoint, sha256};
+use super::table::Table;
+use crate::data::{DataOptions, Dataset};
+use crate::deploy::Deployment;
+use crate::error::{Error, Result, write_atomically};
+use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request};
+
+/// The file in a run folder that says what the run started from.
+const START: &str = "start.json";
+/// The checkpoint that a run goes on from, and that another row may start from.
+const LAST: &str = "checkpoints/last.safetensors";
+
+/// What to run of an experiment, and where.
+#[derive(Clone, Debug)]
+pub struct Reproduction<'a> {
+    /// The experiment.
+    pub experiment: &'a Experiment,
+    /// The rows to run, in this order.
+    pub rows: Vec<&'a Row>,
+    /// Seeds 0 to `seeds - 1`.
+    pub seeds: u64,
+    /// Settings `key=value` on top of these rows'.
+    pub settings: Vec<String>,
+    /// Where data sets lie.
+    pub data: DataOptions,
+    /// Name of the device.
+    pub device: String,
+    /// Folder of the run folders `ROW/seed-S`.
+    pub runs: PathBuf,
+    /// What is finished.
+    pub results: Results,
+    /// No progress.
+    pub quiet: bool,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All rows are finished.
+    Finished,
+    /// Ctrl-C: the same call goes on.
+    Interrupted,
+}
+
+/// A run that isn't finished.
+struct Job<'a> {
+    row: &'a Row,
+    recipe: Recipe,
+    seed: u64,
+    data_sha256: String,
+}
+
+/// What a run started from.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Start {
+    /// SHA-256 of the checkpoint; absent for random weights.
+    checkpoint_sha256: Option<String>,
+    /// Of the test pictures.
+    data_sha256: String,
+    /// Accuracy of the checkpoint, in percent.
+    float_accuracy: Option<f64>,
+}
+
+/// The run folder of a row and seed.
+pub(super) fn run_folder(runs: &Path, row: &str, seed: u64) -> PathBuf {
+    runs.join(row).join(format!("seed-{seed}"))
+}
+
+/// The checkpoint that a run starts from; none for random weights.
+pub(super) fn start_checkpoint(row: &Row, recipe: &Recipe, runs: &Path, seed: u64) -> Option<PathBuf> {
+    match &row.start {
+        Some(start) => Some(run_folder(runs, start, seed).join(LAST)),
+        None => recipe.checkpoint(),
+    }
+}
+
+impl Reproduction<'_> {
+    /// Runs what is unfinished and writes the tables after each run. A run that fails doesn't keep the others from running.
+    ///
+    /// # Errors
+    /// Before anything runs: a recipe, checkpoint or data set that is missing or wrong; a finished row that another recipe, checkpoint
+    /// or data set gave. At the end: the runs that failed.
+    pub fn run(&self) -> Result<Verdict> {
+        let jobs = self.jobs()?;
+        let mut failed = Vec::new();
+        for job in &jobs {
+            if INTERRUPTED.load(Ordering::SeqCst) {
+                return Ok(Verdict::Interrupted);
+            }
+            let name = format!("row `{}`, seed {}", job.row.name, job.seed);
+            if !self.quiet {
+                eprintln!("{name}");
+            }
+            let outcome = self.run_job(job);
+            self.table()?.write()?;
+            match outcome {
+                Ok(Verdict::Finished) => {}
+                Ok(Verdict::Interrupted) => return Ok(Verdict::Interrupted),
+                Err(error) => {
+                    if !self.quiet {
+                        eprintln!("{name} failed: {error}");
+                    }
+                    failed.push(format!("{name}: {error}"));
+                }
+            }
+        }
+        match failed.as_slice() {
+            [] => Ok(Verdict::Finished),
+            failed => Err(Error::Setting(failed.join("; "))),
+        }
+    }
+
+    /// The table of what there is.
+    ///
+    /// # Errors
+    /// Results that cannot be read.
+    pub fn table(&self) -> Result<Table<'_>> {
+        let runs = |row: &Row| self.rows.iter().any(|other| other.name == row.name);
+        let settings = |row: &Row| if runs(row) { self.settings.as_slice() } else { &[] };
+        Table::new(self.experiment, settings, &self.results, &self.runs)
+    }
+
+    /// What is left to run, checked.
+    fn jobs(&self) -> Result<Vec<Job<'_>>> {
+        let mut data = BTreeMap::new();
+        let mut jobs = Vec::new();
+        for seed in 0..self.seeds {
+            for &row in &self.rows {
+                let recipe = self.experiment.recipe(row, &self.settings)?;
+                let data_sha256 = match data.get(&recipe.dataset) {
+                    Some(known) => String::clone(known),
+                    None => {
+                        let sha256 = Dataset::load(&recipe.dataset, &self.data)?.test.sha256();
+                        data.insert(recipe.dataset.clone(), sha256.clone());
+                        sha256
+                    }
+                };
+                let job = Job { row, recipe, seed, data_sha256 };
+                if !self.is_finished(&job)? {
+                    self.check_checkpoint(&job)?;
+                    jobs.push(job);
+                }
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Whether the results have the run; those that something else gave are an error.
+    fn is_finished(&self, job: &Job) -> Result<bool> {
+        let runs = self.results.runs(&job.row.name)?;
+        if runs.is_empty() {
+            return Ok(false);
+        }
+        let mut different = differences(&self.results.recipe(&job.row.name)?, &job.recipe)?;
+        let run = runs.iter().find(|run| run.seed == job.seed);
+        if let Some(run) = run {
+            different.extend(other_checkpoint(self.checkpoint(job).as_deref(), run.checkpoint_sha256.as_deref())?);
+            if run.data_sha256 != job.data_sha256 {
+                different.push(format!("the test pictures of {}", job.recipe.dataset));
+            }
+        }
+        if different.is_empty() {
+            return Ok(run.is_some());
+        }
+        let message = format!(
+            "the finished row differs from what is to run ({}): remove this folder and the row's in {} to run it again, or name \
+             another --results and --run",
+            different.join("; "),
+            self.runs.display()
+        );
+        Err(Error::file(&self.results.row_folder(&job.row.name), message))
+    }
+
+    fn checkpoint(&self, job: &Job) -> Option<PathBuf> {
+        start_checkpoint(job.row, &job.recipe, &self.runs, job.seed)
+    }
+
+    fn check_checkpoint(&self, job: &Job) -> Result<()> {
+        let Some(file) = self.checkpoint(job).filter(|file| job.row.start.is_none() && !file.exists()) else {
+            return Ok(());
+        };
+        let message = format!(
+            "row `{}` starts from {}, which is missing: train it (checkpoints/README.md), or name another with --set pretrained=FILE",
+            job.row.name,
+            file.display()
+        );
+        Err(Error::file(&self.experiment.path, message))
+    }
+
+    fn run_job(&self, job: &Job) -> Result<Verdict> {
+        let folder = run_folder(&self.runs, &job.row.name, job.seed);
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+        let lock = folder.join("lock");
+        let locked = File::create(&lock).map_err(Error::io(&lock))?;
+        locked.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => Error::file(&folder, "another process runs this"),
+            TryLockError::Error(source) => Error::io(&lock)(source),
+        })?;
+        let before = match &job.row.start {
+            Some(start) => Some(self.start_run(start, job.seed)?),
+            None => None,
+        };
+        let checkpoint = self.checkpoint(job);
+        let resume = folder.join(LAST).exists();
+        if resume {
+            self.check_resumed(job, &folder, checkpoint.as_deref())?;
+        } else {
+            // Of a run that was stopped before its first checkpoint.
+            match std::fs::remove_file(folder.join("recipe.toml")) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&folder)(error)),
+                _ => {}
+            }
+        }
+        let mut settings = Vec::new();
+        if !resume {
+            let checkpoint = checkpoint.as_ref().map_or("none".into(), |file| file.display().to_string());
+            settings = job.row.all_settings(&self.settings);
+            settings.extend([format!("pretrained={checkpoint:?}"), format!("seed={}", job.seed)]);
+        }
+        let plan = Plan::new(Request {
+            recipe: (!resume).then(|| job.row.recipe.clone()),
+            settings,
+            data: self.data.clone(),
+            device: self.device.clone(),
+            folder: Some(folder.clone()),
+            resume,
+            quiet: self.quiet,
+        })?;
+        if !resume {
+            let float_accuracy = match &checkpoint {
+                Some(file) => {
+                    let accuracy = plan.evaluate()?;
+                    if !self.quiet {
+                        eprintln!("float accuracy of {}: {accuracy:.2} %", file.display());
+                    }
+                    Some(accuracy)
+                }
+                None => None,
+            };
+            let checkpoint_sha256 = checkpoint.as_deref().map(sha256).transpose()?;
+            write_json(
+                &folder.join(START),
+                &Start { checkpoint_sha256, data_sha256: job.data_sha256.clone(), float_accuracy },
+            )?;
+        }
+        match plan.run()? {
+            Outcome::Interrupted(_) => Ok(Verdict::Interrupted),
+            Outcome::Finished(_, deployment) => {
+                self.record(job, &folder, before, &deployment)?;
+                Ok(Verdict::Finished)
+            }
+        }
+    }
+
+    /// The finished run of the row that another one starts from.
+    fn start_run(&self, row: &str, seed: u64) -> Result<Run> {
+        let run = self.results.runs(row)?.into_iter().find(|run| run.seed == seed);
+        let checkpoint = run_folder(&self.runs, row, seed).join(LAST);
+        run.filter(|_| checkpoint.exists()).ok_or_else(|| {
+            let message = format!(
+                "it starts from row `{row}`, of which there is no finished run with {}: run that row first",
+                checkpoint.display()
+            );
+            Error::file(&self.experiment.path, message)
+        })
+    }
+
+    /// A run goes on only from where the same recipe, checkpoint and data brought it.
+    fn check_resumed(&self, job: &Job, folder: &Path, checkpoint: Option<&Path>) -> Result<()> {
+        let made = Recipe::load(Some(&folder.join("recipe.toml")), &[])?;
+        let mut different = differences(&made, &job.recipe)?;
+        let start = read_start(folder)?;
+        different.extend(other_checkpoint(checkpoint, start.checkpoint_sha256.as_deref())?);
+        if start.data_sha256 != job.data_sha256 {
+            different.push(format!("the test pictures of {}", job.recipe.dataset));
+        }
+        if different.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "the unfinished run differs from what is to run ({}): remove the folder to start again, or name another --run",
+            different.join("; ")
+        );
+        Err(Error::file(folder, message))
+    }
+
+    fn record(&self, job: &Job, folder: &Path, before: Option<Run>, deployment: &Deployment) -> Result<()> {
+        let start = read_start(folder)?;
+        let (epochs, float_accuracy) = match before {
+            Some(run) => (run.epochs, run.float_accuracy),
+            None => (0, last_float_accuracy(folder)?.or(start.float_accuracy)),
+        };
+        let epochs = epochs + job.recipe.epochs();
+        let run = Run::new(job.seed, epochs, float_accuracy, start.checkpoint_sha256, deployment);
+        self.results.record(&job.row.name, run, folder)
+    }
+}
+
+fn read_start(folder: &Path) -> Result<Start> {
+    let path = folder.join(START);
+    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    serde_json::from_str(&text).map_err(|error| Error::file(&path, error.to_string()))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::file(path, error.to_string()))?;
+    write_atomically(path, (text + "\n").as_bytes())
+}
+
+/// Test accuracy after the last float epoch, if there was one.
+fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
+    #[derive(Deserialize)]
+    struct Line {
+        phase: String,
+        test_accuracy: f64,
+    }
+    let path = folder.join("metrics.jsonl");
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(Error::io(&path))?,
+    };
+    let lines: Vec<Line> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).map_err(|error| Error::file(&path, error.to_string())))
+        .collect::<Result<_>>()?;
+    Ok(lines.iter().rfind(|line| line.phase == PhaseKind::Float.name()).map(|line| line.test_accuracy))
+}

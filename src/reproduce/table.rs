@@ -1,0 +1,501 @@
+//! The table of an experiment: what its rows' runs gave on average and how far they spread, as Markdown, CSV, JSON and text.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::experiment::{Bar, Claim, ClaimedFigure, Experiment, Row};
+use super::plot::plot;
+use super::results::{Figures, Results, Run, differences, other_checkpoint};
+use super::run::{run_folder, start_checkpoint};
+use crate::error::{Error, Result, write_atomically};
+use crate::report::text::{count, energy, grouped, percent, quoted};
+use crate::train::Recipe;
+
+/// Differences of accuracies below this are rounding.
+const ROUNDING: f64 = 1e-9;
+
+/// The rows of an experiment with what is known of them.
+pub struct Table<'a> {
+    experiment: &'a Experiment,
+    results: &'a Results,
+    rows: Vec<TableRow<'a>>,
+}
+
+/// A row with its runs.
+pub(super) struct TableRow<'a> {
+    pub row: &'a Row,
+    /// Finished runs, ascending by seed.
+    pub runs: Vec<Run>,
+    unfinished: Vec<Unfinished>,
+    /// Why its runs don't count: a recipe that is wrong, or not the one that they were made with.
+    problem: Option<String>,
+    /// Hardware file of its recipe.
+    hardware: Option<String>,
+}
+
+/// A run that was stopped, or that runs now.
+struct Unfinished {
+    seed: u64,
+    epoch: usize,
+    epochs: usize,
+}
+
+/// How far a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has a finished run.
+    Finished,
+    /// It has none yet, but one that was begun.
+    Unfinished,
+    /// Nothing was run.
+    Missing,
+    /// Its recipe is wrong, or not the one that its runs were made with.
+    Unusable,
+}
+
+/// Mean of several numbers, with the least and the largest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Spread {
+    pub mean: f64,
+    pub min: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one number.
+    fn new(values: &[f64]) -> Self {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let fold = |choose: fn(f64, f64) -> f64| values.iter().copied().reduce(choose).unwrap_or(f64::NAN);
+        Self { mean, min: fold(f64::min), max: fold(f64::max) }
+    }
+}
+
+impl TableRow<'_> {
+    /// Mean and spread of a figure over the runs; none without runs, or where one doesn't have it.
+    pub fn spread(&self, figure: impl Fn(&Run) -> Option<f64>) -> Option<Spread> {
+        let values: Vec<f64> = self.runs.iter().map(figure).collect::<Option<_>>()?;
+        (!values.is_empty()).then(|| Spread::new(&values))
+    }
+
+    fn mean(&self, figure: impl Fn(&Run) -> f64) -> Option<f64> {
+        self.spread(|run| Some(figure(run))).map(|spread| spread.mean)
+    }
+
+    pub fn accuracy(&self) -> Option<Spread> {
+        self.spread(|run| Some(run.accuracy))
+    }
+
+    /// `F`, on average.
+    pub fn float_accuracy(&self) -> Option<f64> {
+        self.spread(|run| run.float_accuracy).map(|spread| spread.mean)
+    }
+
+    /// Points that the accuracy is above `F`, on average.
+    fn difference(&self) -> Option<f64> {
+        self.spread(|run| Some(run.accuracy - run.float_accuracy?)).map(|spread| spread.mean)
+    }
+
+    /// Points that the difference is above the bar.
+    fn above_bar(&self) -> Option<f64> {
+        let above = self.difference()? + self.row.bar?.below;
+        Some(if above.abs() < ROUNDING { 0.0 } else { above })
+    }
+
+    fn state(&self) -> State {
+        match self {
+            Self { problem: Some(_), .. } => State::Unusable,
+            Self { runs, .. } if !runs.is_empty() => State::Finished,
+            Self { unfinished, .. } if !unfinished.is_empty() => State::Unfinished,
+            _ => State::Missing,
+        }
+    }
+
+    /// What stands in the place of numbers.
+    pub fn status(&self, missing: &str) -> String {
+        match self.state() {
+            State::Unusable => self.problem.clone().unwrap_or_default(),
+            State::Finished | State::Unfinished => self.unfinished(),
+            State::Missing => missing.into(),
+        }
+    }
+
+    fn unfinished(&self) -> String {
+        let first = |seed| seed == 0 && self.runs.is_empty();
+        let seed = |seed| if first(seed) { String::new() } else { format!("seed {seed} ") };
+        let runs = self.unfinished.iter();
+        let text = runs.map(|run| format!("{}unfinished, epoch {} of {}", seed(run.seed), run.epoch, run.epochs));
+        text.collect::<Vec<_>>().join("; ")
+    }
+
+    fn seeds(&self) -> String {
+        let finished = if self.runs.len() == 1 { "one seed".into() } else { count(self.runs.len(), "seed") };
+        [finished, self.unfinished()].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
+    }
+
+    fn accuracy_text(&self) -> Option<String> {
+        let Spread { mean, min, max } = self.accuracy()?;
+        Some(match self.runs.len() {
+            1 => format!("{mean:.2} %"),
+            _ => format!("{mean:.2} % ({min:.2} to {max:.2})"),
+        })
+    }
+
+    fn bar_text(&self) -> String {
+        let Some(bar) = self.row.bar else { return String::new() };
+        match self.above_bar() {
+            Some(above) if above >= 0.0 => format!("{bar}: met"),
+            Some(above) => format!("{bar}: missed by {:.2}", -above),
+            None => bar.to_string(),
+        }
+    }
+
+    /// Differences of fake-quant predictions and of integer logits from the macro model: of the worst run.
+    fn mismatches(&self) -> String {
+        let worst = |found: fn(&Run) -> Option<usize>| {
+            let found: Option<Vec<usize>> = self.runs.iter().map(found).collect();
+            found.and_then(|found| found.into_iter().max()).map_or("-".into(), |found| grouped(found as u64))
+        };
+        let predictions = worst(|run| run.mismatches.fake_quant_vs_macro_predictions);
+        format!("{predictions} / {}", worst(|run| Some(run.mismatches.integer_vs_macro_logits)))
+    }
+}
+
+impl<'a> Table<'a> {
+    /// Reads what there is: finished runs from the results, begun ones from the run folders.
+    ///
+    /// `settings` gives those on top of a row's; runs that were made with another recipe or from another checkpoint don't count.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn new<'s>(
+        experiment: &'a Experiment,
+        settings: impl Fn(&Row) -> &'s [String],
+        results: &'a Results,
+        runs: &Path,
+    ) -> Result<Self> {
+        let rows = experiment.rows.iter().map(|row| {
+            let mut finished = results.runs(&row.name)?;
+            let recipe = experiment.recipe(row, settings(row));
+            let problem = match &recipe {
+                Err(error) => Some(error.to_string()),
+                Ok(_) if finished.is_empty() => None,
+                Ok(recipe) => {
+                    let mut different = differences(&results.recipe(&row.name)?, recipe)?;
+                    for run in &finished {
+                        let start = start_checkpoint(row, recipe, runs, run.seed);
+                        different.extend(other_checkpoint(start.as_deref(), run.checkpoint_sha256.as_deref())?);
+                    }
+                    different.dedup();
+                    (!different.is_empty())
+                        .then(|| format!("its results are of another recipe: {}", different.join("; ")))
+                }
+            };
+            let unfinished = unfinished(row, &finished, runs)?;
+            if problem.is_some() {
+                finished.clear();
+            }
+            let hardware = recipe.ok().and_then(|recipe| recipe.hardware);
+            Ok(TableRow { row, runs: finished, unfinished, problem, hardware })
+        });
+        Ok(Self { experiment, results, rows: rows.collect::<Result<_>>()? })
+    }
+
+    /// How far each row is, in order.
+    pub fn states(&self) -> Vec<State> {
+        self.rows.iter().map(TableRow::state).collect()
+    }
+
+    /// Writes `table.md`, `table.csv` and `table.svg` beside the results.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&self) -> Result<()> {
+        let folder = self.results.folder();
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        write_atomically(&folder.join("table.md"), self.markdown().as_bytes())?;
+        write_atomically(&folder.join("table.csv"), self.csv().as_bytes())?;
+        write_atomically(&folder.join("table.svg"), plot(&self.experiment.title, &self.rows).as_bytes())
+    }
+
+    /// The table as Markdown, with what its columns mean and how to check a row.
+    pub fn markdown(&self) -> String {
+        let Experiment { title, note, claims, path, .. } = self.experiment;
+        let mut text = format!("# {title}\n\n");
+        if let Some(note) = note {
+            text += &format!("{}\n\n", note.trim());
+        }
+        if !claims.is_empty() {
+            text += &markdown_table(&CLAIM_HEADINGS, &self.claim_cells());
+            text += &format!("\n{CLAIM_NOTE}\n\n");
+        }
+        let headings = [
+            "row",
+            "seeds",
+            "epochs",
+            "float F",
+            "accuracy",
+            "difference",
+            "bar",
+            "groups zero",
+            "smaller",
+            "cycles",
+            "frames/s",
+            "energy",
+            "TOPS/W, dense-equivalent",
+            "TOPS/W, executed",
+            "differ",
+        ];
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| markdown_cells(row, headings.len())).collect();
+        text += &markdown_table(&headings, &rows);
+        text += "\nAccuracy is that of the macro model on all test pictures after the last epoch, which is what training reported as \
+                 fake-quant; of several seeds the mean (and the least to the largest). F is the float network before any compression. \
+                 Costs are per frame with weight reload charged. *Smaller*: dense weights at the same bits / (stored weights and \
+                 index codes). Dense-equivalent TOPS/W counts the operations of the dense network, executed those of kept groups: \
+                 one is never to be compared with the other. *Differ*: fake-quant predictions / integer logits that are not the \
+                 macro model's.\n\n![table.svg](table.svg)\n";
+        let checks: String = self.rows.iter().filter(|row| !row.runs.is_empty()).map(|row| self.check(row)).collect();
+        if !checks.is_empty() {
+            text += &format!(
+                "\nCheck a row in a minute (its first seed; `deploy.json` beside it is the answer):\n\n```\n{checks}```\n"
+            );
+        }
+        let seeds = self.rows.iter().map(|row| row.runs.len()).max().unwrap_or(0).max(1);
+        let rows = if claims.is_empty() {
+            String::new()
+        } else {
+            format!(" --rows {}", self.rows.iter().map(|row| row.row.name.as_str()).collect::<Vec<_>>().join(","))
+        };
+        text + &format!(
+            "\nRun them again: `mars-reproduce {}{rows} --seeds {seeds} --run FOLDER --results FOLDER`.\n",
+            path.display()
+        )
+    }
+
+    /// The command that checks a row.
+    fn check(&self, row: &TableRow) -> String {
+        let package = self.results.row_folder(&row.row.name).join("model.mars");
+        let hardware = row.hardware.as_ref().map_or(String::new(), |file| format!(" --hardware {file}"));
+        format!("mars-deploy {}{hardware}\n", package.display())
+    }
+
+    /// The rows as CSV: one line each, numbers as they are.
+    pub fn csv(&self) -> String {
+        let lines: Vec<Vec<(&str, String)>> = self.rows.iter().map(csv_cells).collect();
+        let header = lines.first().into_iter().map(|cells| cells.iter().map(|(key, _)| key.to_string()).collect());
+        let lines = lines.iter().map(|cells| cells.iter().map(|(_, cell)| quoted(cell)).collect());
+        header.chain(lines).map(|cells: Vec<String>| cells.join(",") + "\n").collect()
+    }
+
+    /// The rows with all runs, as JSON.
+    ///
+    /// # Errors
+    /// A number that JSON cannot hold.
+    pub fn json(&self) -> Result<String> {
+        let row = |row: &TableRow| {
+            json!({
+                "name": row.row.name,
+                "label": row.row.label,
+                "state": state_name(row.state()),
+                "status": row.status("not run yet"),
+                "bar": row.row.bar,
+                "met": row.above_bar().map(|above| above >= 0.0),
+                "accuracy_mean": row.accuracy().map(|spread| spread.mean),
+                "difference_mean": row.difference(),
+                "runs": row.runs,
+            })
+        };
+        let rows: Vec<Value> = self.rows.iter().map(row).collect();
+        let Experiment { name, title, .. } = self.experiment;
+        let text = serde_json::to_string_pretty(&json!({ "name": name, "title": title, "rows": rows }));
+        Ok(text.map_err(|error| Error::Setting(error.to_string()))? + "\n")
+    }
+
+    /// The rows in a few columns, and the claims, for a terminal.
+    pub fn text(&self) -> String {
+        let width = self.rows.iter().map(|row| row.row.label.chars().count()).max().unwrap_or(0);
+        let mut text = self.claims_text(width);
+        text += &format!("{}\n\n", self.experiment.title);
+        let head = format!("  {:<width$} {:>6} {:>8}  {:<27} {:>6}  bar", "row", "epochs", "F", "accuracy", "points");
+        text += &(head + "\n");
+        for row in &self.rows {
+            let label = &row.row.label;
+            let line = match row.runs.first() {
+                None => format!("  {label:<width$} {:>6} {:>8}  {}", "", "", row.status("not run yet")),
+                Some(run) => format!(
+                    "  {label:<width$} {:>6} {:>8}  {:<27} {:>6}  {}{}",
+                    run.epochs,
+                    row.float_accuracy().map_or("-".into(), |accuracy| format!("{accuracy:.2} %")),
+                    row.accuracy_text().unwrap_or_default(),
+                    row.difference().map_or("-".into(), |difference| format!("{difference:+.2}")),
+                    row.bar_text(),
+                    match row.unfinished() {
+                        text if text.is_empty() => text,
+                        text => format!("  ({text})"),
+                    },
+                ),
+            };
+            text += &format!("{}\n", line.trim_end());
+        }
+        text
+    }
+
+    fn claims_text(&self, width: usize) -> String {
+        let mut text = String::new();
+        for Claim { says, label, figure, rows } in &self.experiment.claims {
+            text += &format!("{says}\n  [{label}]\n");
+            for row in self.rows.iter().filter(|row| rows.contains(&row.row.name)) {
+                let ours = match claimed(row, *figure) {
+                    Some([with, without]) => format!("{with}; without weight reload {without}"),
+                    None => row.status("not trained yet"),
+                };
+                text += &format!("    {:<width$}  {ours}\n", row.row.label);
+            }
+        }
+        if !text.is_empty() {
+            text += &format!("{CLAIM_NOTE}\n\n");
+        }
+        text
+    }
+
+    fn claim_cells(&self) -> Vec<Vec<String>> {
+        let cells = |claim: &Claim, row: &TableRow| {
+            let ours = claimed(row, claim.figure).map_or([row.status("not trained yet"), String::new()], |ours| ours);
+            [[claim.says.clone(), claim.label.clone(), row.row.label.clone()].to_vec(), ours.to_vec()].concat()
+        };
+        let of = |claim: &'a Claim| {
+            self.rows.iter().filter(|row| claim.rows.contains(&row.row.name)).map(move |row| cells(claim, row))
+        };
+        self.experiment.claims.iter().flat_map(of).collect()
+    }
+}
+
+const CLAIM_HEADINGS: [&str; 5] = ["the paper", "label", "ours", "with weight reload", "without"];
+const CLAIM_NOTE: &str = "Labels: Q quoted, I inferred, R recalled. Ours are measured on trained, exported packages with this project's\n\
+                          choice of bits, sparsity and clock; the paper's aren't known. Dense-equivalent TOPS/W stand beside a claim;\n\
+                          executed TOPS/W are another count, never to be compared with it.";
+
+/// What stands beside a claim, with weight reload and without.
+fn claimed(row: &TableRow, figure: ClaimedFigure) -> Option<[String; 2]> {
+    let text = |figures: fn(&Run) -> &Figures| {
+        let mean = |figure: fn(&Figures) -> f64| row.mean(|run| figure(figures(run)));
+        Some(match figure {
+            ClaimedFigure::Fps => format!("{:.0} frames/s", mean(|cost| cost.fps)?),
+            ClaimedFigure::TopsPerWattDenseEquivalent => format!(
+                "{:.1} TOPS/W dense-equivalent, {:.1} executed",
+                mean(|cost| cost.tops_per_watt_dense_equivalent)?,
+                mean(|cost| cost.tops_per_watt_executed)?
+            ),
+        })
+    };
+    Some([text(|run| &run.cost)?, text(|run| &run.cost_without_reload)?])
+}
+
+/// Runs of a row that were begun and aren't among the finished ones, ascending by seed.
+fn unfinished(row: &Row, finished: &[Run], runs: &Path) -> Result<Vec<Unfinished>> {
+    let Ok(entries) = std::fs::read_dir(runs.join(&row.name)) else { return Ok(Vec::new()) };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut seeds: Vec<u64> = names.filter_map(|name| name.strip_prefix("seed-")?.parse().ok()).collect();
+    seeds.retain(|seed| finished.iter().all(|run| run.seed != *seed));
+    seeds.sort_unstable();
+    let mut unfinished = Vec::new();
+    for seed in seeds {
+        let folder = run_folder(runs, &row.name, seed);
+        let recipe = folder.join("recipe.toml");
+        if recipe.exists() {
+            let epochs = Recipe::load(Some(&recipe), &[])?.epochs();
+            // There is no file before the first epoch's end.
+            let epoch = std::fs::read_to_string(folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+            unfinished.push(Unfinished { seed, epoch, epochs });
+        }
+    }
+    Ok(unfinished)
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Finished => "finished",
+        State::Unfinished => "unfinished",
+        State::Missing => "missing",
+        State::Unusable => "unusable",
+    }
+}
+
+fn markdown_table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String]| {
+        let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let head: Vec<String> = headings.iter().map(|heading| heading.to_string()).collect();
+    let rows: String = rows.iter().map(|row| line(row)).collect();
+    format!("{}|{}\n{rows}", line(&head), "---|".repeat(headings.len()))
+}
+
+fn markdown_cells(row: &TableRow, columns: usize) -> Vec<String> {
+    let Some(run) = row.runs.first() else {
+        let mut cells = vec![row.row.label.clone(), row.status("not run yet")];
+        cells.resize(columns, String::new());
+        cells[6] = row.bar_text();
+        return cells;
+    };
+    let number = |value: Option<f64>, text: fn(f64) -> String| value.map_or("-".into(), text);
+    vec![
+        row.row.label.clone(),
+        row.seeds(),
+        run.epochs.to_string(),
+        number(row.float_accuracy(), |accuracy| format!("{accuracy:.2} %")),
+        row.accuracy_text().unwrap_or_default(),
+        number(row.difference(), |difference| format!("{difference:+.2}")),
+        row.bar_text(),
+        number(row.mean(|run| run.group_sparsity), percent),
+        number(row.mean(|run| run.ratio), |ratio| format!("{ratio:.2} x")),
+        number(row.mean(|run| run.cost.cycles), |cycles| grouped(cycles.round() as u64)),
+        number(row.mean(|run| run.cost.fps), |fps| format!("{fps:.0}")),
+        number(row.mean(|run| run.cost.energy_uj), |uj| format!("{} uJ", energy(uj))),
+        number(row.mean(|run| run.cost.tops_per_watt_dense_equivalent), |tops| format!("{tops:.2}")),
+        number(row.mean(|run| run.cost.tops_per_watt_executed), |tops| format!("{tops:.2}")),
+        row.mismatches(),
+    ]
+}
+
+fn csv_cells(row: &TableRow) -> Vec<(&'static str, String)> {
+    let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+    let mean = |figure: fn(&Run) -> f64| number(row.mean(figure));
+    let most =
+        |found: fn(&Run) -> Option<usize>| number(row.spread(|run| found(run).map(|it| it as f64)).map(|it| it.max));
+    let accuracy = row.accuracy();
+    vec![
+        ("row", row.row.name.clone()),
+        ("label", row.row.label.clone()),
+        ("state", state_name(row.state()).into()),
+        ("status", row.status("not run yet")),
+        ("seeds", row.runs.len().to_string()),
+        ("epochs", row.runs.first().map_or(String::new(), |run| run.epochs.to_string())),
+        ("images", row.runs.first().map_or(String::new(), |run| run.images.to_string())),
+        ("float_accuracy", number(row.float_accuracy())),
+        ("accuracy_mean", number(accuracy.map(|spread| spread.mean))),
+        ("accuracy_min", number(accuracy.map(|spread| spread.min))),
+        ("accuracy_max", number(accuracy.map(|spread| spread.max))),
+        ("difference", number(row.difference())),
+        ("bar", row.row.bar.map_or(String::new(), |bar: Bar| bar.to_string())),
+        ("met", row.above_bar().map_or(String::new(), |above| (above >= 0.0).to_string())),
+        ("group_sparsity", mean(|run| run.group_sparsity)),
+        ("ratio", mean(|run| run.ratio)),
+        ("cycles", mean(|run| run.cost.cycles)),
+        ("fps", mean(|run| run.cost.fps)),
+        ("energy_uj", mean(|run| run.cost.energy_uj)),
+        ("tops_per_watt_dense_equivalent", mean(|run| run.cost.tops_per_watt_dense_equivalent)),
+        ("tops_per_watt_executed", mean(|run| run.cost.tops_per_watt_executed)),
+        ("cycles_without_reload", mean(|run| run.cost_without_reload.cycles)),
+        ("fps_without_reload", mean(|run| run.cost_without_reload.fps)),
+        ("energy_uj_without_reload", mean(|run| run.cost_without_reload.energy_uj)),
+        (
+            "tops_per_watt_dense_equivalent_without_reload",
+            mean(|run| run.cost_without_reload.tops_per_watt_dense_equivalent),
+        ),
+        ("tops_per_watt_executed_without_reload", mean(|run| run.cost_without_reload.tops_per_watt_executed)),
+        ("fake_quant_vs_integer_predictions", most(|run| run.mismatches.fake_quant_vs_integer_predictions)),
+        ("fake_quant_vs_macro_predictions", most(|run| run.mismatches.fake_quant_vs_macro_predictions)),
+        ("integer_vs_macro_logits", most(|run| Some(run.mismatches.integer_vs_macro_logits))),
+    ]
+}

@@ -1,0 +1,428 @@
+//! `mars-reproduce` as a person runs it: tables whose rows are runs.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use mars::hardware::Hardware;
+use mars::network::{Graph, ZOO, zoo};
+use mars::reproduce::Experiment;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::common::{self, command, snapshot, success};
+use crate::{DEPLOY, FINISHED, REPRODUCE, failed, json, metrics, new_place, refused, train, tree, wait_for_lines};
+
+const RECIPE: &str = r#"
+model = "tiny.toml"
+dataset = "cifar10"
+batch_size = 16
+calibration_images = 64
+
+[quantize]
+weight_bits = 4
+activation_bits = 4
+
+[[phases]]
+kind = "sparsify"
+epochs = 1
+
+[[phases]]
+kind = "quantize"
+epochs = 2
+"#;
+
+const EXPERIMENT: &str = r#"
+title = "Two rows | and one that goes on"
+recipe = "recipe.toml"
+set = ["pretrained=float.safetensors"]
+
+[[rows]]
+name = "dense"
+label = "dense"
+set = ["phases.0.epochs=0", "quantize.fusion=none"]
+bar = "F - 100"
+
+[[rows]]
+name = "sparse"
+label = "30 % zero"
+set = ["sparsity.target=0.3", "phases.1.epochs=1"]
+hardware = "chip.toml"
+
+[[rows]]
+name = "merged"
+label = "merged"
+start = "dense"
+set = ["phases.0.epochs=0", "phases.1.epochs=0"]
+bar = "F - 0.0"
+"#;
+
+/// A place with made-up data, a float checkpoint and the experiment `two`.
+fn experiment_place() -> TempDir {
+    let dir = new_place();
+    let folder = dir.path().join("experiments");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+    fs::write(folder.join("two.toml"), EXPERIMENT).unwrap();
+    let mars = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments/hardware/mars.toml");
+    fs::copy(mars, folder.join("mars.toml")).unwrap();
+    fs::write(folder.join("chip.toml"), "base = \"mars.toml\"\nname = \"chip\"\n[group]\nfilters = 8\n").unwrap();
+    fs::copy(FINISHED.join("run/checkpoints/0-float.safetensors"), dir.path().join("float.safetensors")).unwrap();
+    dir
+}
+
+fn reproduce(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = command(REPRODUCE, folder);
+    command.args(["--data-dir", "data", "--data-url", "http://127.0.0.1:1", "--quiet"]).args(arguments);
+    command
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
+}
+
+/// A cell of `table.csv`, whose cells have no commas here.
+fn cell(table: &str, row: &str, column: &str) -> String {
+    let mut lines = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let header = lines.next().unwrap();
+    let column = header.iter().position(|name| *name == column).unwrap_or_else(|| panic!("no {column}"));
+    lines.find(|cells| cells[0] == row).unwrap()[column].into()
+}
+
+fn number(table: &str, row: &str, column: &str) -> f64 {
+    cell(table, row, column).parse().unwrap()
+}
+
+/// All rows with two seeds, through an interruption, to a table whose numbers are those of the runs.
+#[test]
+fn an_experiment_runs_goes_on_and_writes_its_table() {
+    let dir = experiment_place();
+    let place = dir.path();
+    let [runs, results] = ["runs/reproduce/two", "experiments/results/two"].map(|folder| place.join(folder));
+    // Stopped before its first checkpoint: it starts again.
+    fs::create_dir_all(runs.join("dense/seed-0")).unwrap();
+    fs::write(runs.join("dense/seed-0/recipe.toml"), "model = \"none\"").unwrap();
+
+    if cfg!(unix) {
+        let mut child =
+            reproduce(place, &["two", "--seeds", "2"]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        wait_for_lines(&mut child, &runs.join("sparse/seed-0"), 1);
+        let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
+        let ended = child.try_wait().unwrap().is_some();
+        assert!(signal.unwrap().success() || ended);
+        let output = child.wait_with_output().unwrap();
+        let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        // A machine that is slow enough may let the run end before the signal comes.
+        if output.status.code() != Some(0) {
+            assert_eq!(output.status.code(), Some(130), "{err}");
+            assert!(err.ends_with("interrupted; the same command goes on\n"), "{err}");
+            assert!(out.contains("30 % zero"), "the table so far: {out}");
+        }
+        assert_eq!(cell(&read(results.join("table.csv")), "dense", "state"), "finished");
+    }
+    success(&reproduce(place, &["two", "--seeds", "2"]).output().unwrap());
+
+    // A row is the run that mars-train does.
+    let plain =
+        ["--recipe", "experiments/recipe.toml", "--run", "plain", "--seed", "1", "--pretrained", "float.safetensors"];
+    let settings = ["phases.0.epochs=0", "quantize.fusion=none"].map(|setting| ["--set", setting]).concat();
+    success(&train(place, &[&plain, &settings[..]].concat()).output().unwrap());
+    let deployment = |row: &str, seed: u64| json(&runs.join(row).join(format!("seed-{seed}/deploy.json")));
+    assert_eq!(json(&place.join("plain/deploy.json")), deployment("dense", 1));
+    let evaluate = ["--recipe", "recipe.toml", "--evaluate", "--pretrained", "float.safetensors"];
+    let (float, _) = success(&train(place, &evaluate).output().unwrap());
+
+    // The table's numbers are those of the runs.
+    let table = read(results.join("table.csv"));
+    let markdown = read(results.join("table.md"));
+    for (row, epochs) in [("dense", 2), ("sparse", 2), ("merged", 2)] {
+        let [first, second] = [0, 1].map(|seed| deployment(row, seed));
+        let both =
+            |pointer: &str| [&first, &second].map(|found| found.pointer(pointer).and_then(Value::as_f64).unwrap());
+        let [a, b] = both("/accuracy/macro");
+        assert!((number(&table, row, "accuracy_mean") - (a + b) / 2.0).abs() < 1e-9, "{row}\n{table}");
+        assert_eq!(
+            [number(&table, row, "accuracy_min"), number(&table, row, "accuracy_max")],
+            [a.min(b), a.max(b)],
+            "{row}"
+        );
+        let f = number(&table, row, "float_accuracy");
+        assert_eq!(float, format!("test accuracy {f:.2} %\n"), "{row}");
+        assert!((number(&table, row, "difference") - ((a + b) / 2.0 - f)).abs() < 1e-9, "{row}");
+        for (column, pointer) in [
+            ("group_sparsity", "/compression/group_sparsity"),
+            ("ratio", "/compression/ratio"),
+            ("cycles", "/cost/cycles"),
+            ("fps", "/cost/fps"),
+            ("energy_uj", "/cost/energy_uj"),
+            ("tops_per_watt_dense_equivalent", "/cost/tops_per_watt_dense_equivalent"),
+            ("tops_per_watt_executed", "/cost/tops_per_watt_executed"),
+            ("fps_without_reload", "/cost_without_reload/fps"),
+        ] {
+            let [a, b] = both(pointer);
+            assert!(
+                (number(&table, row, column) / ((a + b) / 2.0).max(1e-30) - 1.0).abs() < 1e-9 || a + b == 0.0,
+                "{row} {column}"
+            );
+        }
+        for key in ["fake_quant_vs_integer_predictions", "fake_quant_vs_macro_predictions", "integer_vs_macro_logits"] {
+            assert_eq!(number(&table, row, key), 0.0, "{row} {key}");
+        }
+        assert_eq!([number(&table, row, "epochs"), number(&table, row, "seeds")], [f64::from(epochs), 2.0]);
+        let spread =
+            format!("| 2 seeds | {epochs} | {f:.2} % | {:.2} % ({:.2} to {:.2}) |", (a + b) / 2.0, a.min(b), a.max(b));
+        assert!(markdown.contains(&spread), "{spread}\n{markdown}");
+    }
+    let met = |row: &str, below: f64| (number(&table, row, "difference") >= -below).to_string();
+    assert_eq!(
+        (cell(&table, "dense", "met"), cell(&table, "merged", "met")),
+        (met("dense", 100.0), met("merged", 0.0))
+    );
+    assert_eq!(deployment("sparse", 0)["hardware"], "chip");
+    assert!(read(results.join("table.svg")).contains("<svg"));
+
+    // What lies beside the table is enough to check a row, as the Markdown says.
+    let check = "mars-deploy experiments/results/two/sparse/model.mars --hardware experiments/chip.toml";
+    assert!(markdown.contains(check), "{markdown}");
+    let mut deploy = command(DEPLOY, place);
+    deploy.args(check.split(' ').skip(1)).args(["--data-dir", "data", "--quiet", "--json", "again.json"]);
+    success(&deploy.output().unwrap());
+    assert!(read(place.join("again.json")) == read(results.join("sparse/deploy.json")));
+    assert_eq!(metrics(&results.join("sparse")).len(), 2);
+    assert_eq!(json(&results.join("dense/deploy.json")), deployment("dense", 0), "the first seed's");
+
+    // Finished rows are not run again, with their run folders or without.
+    let before = tree(&runs);
+    let (out, err) = success(&reproduce(place, &["two", "--seeds", "2", "--json", "table.json"]).output().unwrap());
+    assert!(err.is_empty() && tree(&runs) == before && out.contains("dense"), "{out}\n{err}");
+    let rows = json(&place.join("table.json"))["rows"].clone();
+    assert_eq!((rows[1]["name"].as_str(), rows[1]["runs"].as_array().unwrap().len()), (Some("sparse"), 2));
+    fs::remove_dir_all(&runs).unwrap();
+    success(&reproduce(place, &["two", "--seeds", "2"]).output().unwrap());
+    assert!(!runs.exists() && read(results.join("table.csv")) == table);
+    let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
+    assert!(out.starts_with("two          Two rows | and one that goes on: 3 finished\n"), "{out}");
+
+    // Results of something else are neither shown nor taken for this row's.
+    let other = reproduce(place, &["two", "--set", "batch_size=8"]).output().unwrap();
+    failed(&other, &["results/two/dense", "batch_size = 16, now 8", "--results"]);
+    success(&reproduce(place, &["two", "--table", "--set", "batch_size=8"]).output().unwrap());
+    assert_eq!(cell(&read(results.join("table.csv")), "dense", "state"), "unusable");
+    assert!(read(results.join("table.md")).contains("its results are of another recipe: batch_size = 16, now 8"));
+    let checkpoint = fs::read(place.join("float.safetensors")).unwrap();
+    fs::copy(FINISHED.join("run/checkpoints/last.safetensors"), place.join("float.safetensors")).unwrap();
+    failed(
+        &reproduce(place, &["two"]).output().unwrap(),
+        &["results/two/dense", "start from another checkpoint, now float.safetensors"],
+    );
+    fs::write(place.join("float.safetensors"), checkpoint).unwrap();
+    common::write_cifar10(&place.join("data"), 64, 39);
+    failed(&reproduce(place, &["two"]).output().unwrap(), &["results/two/dense", "the test pictures of cifar10"]);
+}
+
+/// One diverging row costs its own place in the table, not the others'.
+#[test]
+fn a_row_that_fails_does_not_keep_others_from_running() {
+    let dir = experiment_place();
+    let text = EXPERIMENT.replace("\"quantize.fusion=none\"", "\"phases.1.learning_rate=1e30\"");
+    fs::write(dir.path().join("experiments/two.toml"), text).unwrap();
+    let output = reproduce(dir.path(), &["two", "--run", "runs", "--results", "results"]).output().unwrap();
+    failed(
+        &output,
+        &["row `dense`, seed 0: layer `", "row `merged`, seed 0: ", "it starts from row `dense`, of which"],
+    );
+    let table = read(dir.path().join("results/table.csv"));
+    assert_eq!(
+        (cell(&table, "dense", "status"), cell(&table, "sparse", "state")),
+        ("\"unfinished".into(), "finished".into())
+    );
+    assert!(table.contains("\"unfinished, epoch 0 of 2\""), "{table}");
+    assert!(!dir.path().join("experiments/results").exists());
+
+    // An unfinished run goes on with its own recipe only, and in one process.
+    let text = text_with_rate(EXPERIMENT, "0.001");
+    fs::write(dir.path().join("experiments/two.toml"), text).unwrap();
+    let arguments = ["two", "--run", "runs", "--results", "results", "--rows", "dense"];
+    let output = reproduce(dir.path(), &arguments).output().unwrap();
+    failed(&output, &["dense", "seed-0", "phases.1.learning_rate = 1", ", now 0.001", "remove the folder"]);
+    let lock = File::create(dir.path().join("runs/dense/seed-0/lock")).unwrap();
+    lock.lock().unwrap();
+    failed(&reproduce(dir.path(), &arguments).output().unwrap(), &["seed-0: another process runs this"]);
+    drop(lock);
+    fs::remove_dir_all(dir.path().join("runs/dense")).unwrap();
+    success(&reproduce(dir.path(), &arguments).output().unwrap());
+}
+
+fn text_with_rate(text: &str, rate: &str) -> String {
+    text.replace("\"quantize.fusion=none\"", &format!("\"phases.1.learning_rate={rate}\""))
+}
+
+#[test]
+fn what_cannot_be_reproduced_is_refused() {
+    LazyLock::force(&FINISHED);
+    let dir = experiment_place();
+    let place = dir.path();
+    refused(place, &mut reproduce(place, &["twoo"]), &["no experiment `twoo`", "did you mean `two`?"]);
+    refused(place, &mut reproduce(place, &["nowhere/two.toml"]), &["nowhere/two.toml"]);
+    refused(
+        place,
+        &mut reproduce(place, &["two", "--rows", "spares"]),
+        &["two.toml", "`spares`", "did you mean `sparse`?"],
+    );
+    refused(
+        place,
+        &mut reproduce(place, &["experiments/recipe.toml"]),
+        &["no [[rows]]", "mars-train --recipe experiments/recipe.toml"],
+    );
+    refused(place, &mut train(place, &["--recipe", "experiments/two.toml"]), &["mars-reproduce experiments/two.toml"]);
+    refused(place, &mut reproduce(place, &["two", "--set", "seed=3"]), &["`seed=3`", "--seeds"]);
+    refused(
+        place,
+        &mut reproduce(place, &["two", "--set", "phases.0.epoch=1"]),
+        &["row `dense`", "did you mean `epochs`?"],
+    );
+    refused(
+        place,
+        &mut reproduce(place, &["two", "--set", "pretrained=nowhere.pt"]),
+        &["row `dense` starts from nowhere.pt, which is missing", "--set pretrained=FILE"],
+    );
+    let elsewhere = TempDir::new().unwrap();
+    refused(elsewhere.path(), &mut reproduce(elsewhere.path(), &["two"]), &["there is no folder experiments here"]);
+    let cases: [(&str, &str, &[&str]); 9] = [
+        ("F - 100", "F + 1", &["two.toml", "bar `F + 1`", "\"F - 0.5\""]),
+        ("label = \"dense\"", "lable = \"dense\"", &["two.toml", "`lable`", "`label`"]),
+        ("recipe = \"recipe.toml\"", "recipe = \"gone.toml\"", &["row `dense`", "experiments/gone.toml"]),
+        ("recipe = \"recipe.toml\"\n", "", &["row `dense`", "names a recipe"]),
+        ("name = \"sparse\"", "name = \"dense\"", &["row `dense`", "another row has this name"]),
+        ("name = \"sparse\"", "name = \"../sparse\"", &["row `../sparse`", "small letters, digits"]),
+        ("start = \"dense\"", "start = \"sprase\"", &["row `merged`", "`sprase`, which isn't before it"]),
+        ("quantize.fusion=none", "quantize.fusion=nome", &["row `dense`", "did you mean `none`?"]),
+        ("quantize.fusion=none", "seed=2", &["row `dense`", "--seeds"]),
+    ];
+    for (old, new, parts) in cases {
+        assert!(EXPERIMENT.contains(old));
+        fs::write(place.join("experiments/two.toml"), EXPERIMENT.replacen(old, new, 1)).unwrap();
+        refused(place, &mut reproduce(place, &["two"]), parts);
+    }
+    fs::write(place.join("experiments/two.toml"), EXPERIMENT).unwrap();
+    for (text, parts) in [
+        ("base = \"gone.toml\"", &["gone.toml"][..]),
+        ("base = \"chip.toml\"", &["chip.toml: more than 8 bases"]),
+        ("base = \"mars.toml\"\ncorse = 2", &["chip.toml", "`corse`"]),
+        ("base = 3", &["chip.toml: base must be the path"]),
+    ] {
+        fs::write(place.join("experiments/chip.toml"), text).unwrap();
+        let mut command =
+            train(place, &["--recipe", "recipe.toml", "--hardware", "experiments/chip.toml", "--run", "run"]);
+        refused(place, &mut command, parts);
+    }
+}
+
+const RUN: &str = r#"{
+  "seed": SEED, "epochs": 3, "float_accuracy": 91.72, "checkpoint_sha256": "0", "data_sha256": "", "images": 10000,
+  "accuracy": ACCURACY,
+  "mismatches": { "fake_quant_vs_integer_predictions": 0, "integer_vs_macro_logits": 0, "fake_quant_vs_macro_predictions": 0 },
+  "group_sparsity": 0.5, "ratio": 2.01,
+  "cost": { "cycles": 22008, "fps": 4544.0, "energy_uj": 6.052, "tops_per_watt_dense_equivalent": 13.4, "tops_per_watt_executed": 10.49 },
+  "cost_without_reload": { "cycles": 20634, "fps": 4846.0, "energy_uj": 5.671, "tops_per_watt_dense_equivalent": 14.3, "tops_per_watt_executed": 11.19 }
+}"#;
+
+const CLAIMS: &str = r#"
+title = "What a reader sees"
+note = "Numbers are made up."
+recipe = "recipe.toml"
+rows = [
+    { name = "two", label = "two seeds", bar = "F - 0.5" },
+    { name = "one", label = "one seed", bar = "F - 0.5", hardware = "chip.toml" },
+    { name = "begun", label = "begun" },
+    { name = "missing", label = "missing", bar = "F - 1.3" },
+    { name = "stale", label = "stale", set = ["batch_size=8"] },
+]
+
+[[claims]]
+says = "over 700 frames/s"
+label = "Q, an abstract"
+figure = "fps"
+rows = ["two", "missing"]
+
+[[claims]]
+says = "52.3 TOPS/W"
+label = "Q, an abstract"
+figure = "tops_per_watt_dense_equivalent"
+rows = ["two", "begun"]
+"#;
+
+/// From made-up results, so that it is the same on every machine.
+#[test]
+fn tables_read_the_same() {
+    let dir = experiment_place();
+    let place = dir.path();
+    fs::write(place.join("experiments/two.toml"), CLAIMS).unwrap();
+    let record = |row: &str, recipe: &str, accuracies: &[&str]| {
+        let folder = place.join("experiments/results/two").join(row);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("recipe.toml"), recipe).unwrap();
+        let run =
+            |(seed, accuracy): (usize, &&str)| RUN.replace("SEED", &seed.to_string()).replace("ACCURACY", accuracy);
+        let runs: Vec<String> = accuracies.iter().enumerate().map(run).collect();
+        fs::write(folder.join("seeds.json"), format!("[{}]", runs.join(","))).unwrap();
+    };
+    record("two", RECIPE, &["91.30", "91.14"]);
+    record("one", &RECIPE.replacen("batch_size", "hardware = \"experiments/chip.toml\"\nbatch_size", 1), &["91.03"]);
+    record("stale", RECIPE, &["91.5"]);
+    for (row, seed, lines) in [("begun", 0, "{}\n"), ("one", 1, "")] {
+        let folder = place.join(format!("runs/reproduce/two/{row}/seed-{seed}"));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("recipe.toml"), RECIPE).unwrap();
+        fs::write(folder.join("metrics.jsonl"), lines).unwrap();
+    }
+    // Without --rows an experiment with claims runs nothing.
+    let (out, err) = success(&reproduce(place, &["two"]).output().unwrap());
+    assert!(err.is_empty(), "{err}");
+    snapshot("reproduce-text", &out);
+    for (name, file) in
+        [("reproduce-markdown", "table.md"), ("reproduce-csv", "table.csv"), ("reproduce-svg", "table.svg")]
+    {
+        snapshot(name, &read(place.join("experiments/results/two").join(file)));
+    }
+    let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
+    let line =
+        "two          What a reader sees: 2 finished, 1 unfinished, 1 not run yet, 1 unusable (--table says why)\n";
+    assert!(out.starts_with(line), "{out}");
+}
+
+/// Every row of the shipped experiments has a recipe, a network and a chip, and rows that are compared have the same epochs.
+#[test]
+fn shipped_experiments_can_run() {
+    let files = Experiment::files().unwrap();
+    let names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["bits", "fusion", "paper", "resnet20", "shapes", "vgg8"]);
+    for path in files {
+        let experiment = Experiment::load(&path).unwrap();
+        let mut epochs = Vec::new();
+        for row in &experiment.rows {
+            let recipe = match experiment.recipe(row, &[]) {
+                Ok(recipe) => recipe,
+                Err(error) => {
+                    // Modes of fusion that aren't built yet.
+                    let error = error.to_string();
+                    assert!(
+                        ["ema", "once"].contains(&row.name.as_str()) && error.contains("unknown variant"),
+                        "{error}"
+                    );
+                    continue;
+                }
+            };
+            let place = format!("{}, {}", path.display(), row.name);
+            assert!(ZOO.contains(&recipe.model.as_str()), "{place}");
+            Graph::new(zoo(&recipe.model, 10).unwrap()).unwrap();
+            recipe.hardware.iter().for_each(|file| drop(Hardware::load(Path::new(file)).expect(&place)));
+            assert!(read(&row.recipe).contains("[[phases]]"), "{place}: default phases depend on what there is");
+            epochs.push(recipe.epochs());
+        }
+        epochs.retain(|epochs| *epochs > 0);
+        epochs.dedup();
+        assert_eq!(epochs.len(), 1, "{}", path.display());
+    }
+}
