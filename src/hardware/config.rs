@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::noise::MAX_SIGMA;
+use super::placement::Policy;
 use crate::error::{Error, Result, read_toml};
 use crate::sparsity::GroupShape;
 
@@ -45,6 +46,9 @@ pub struct Hardware {
     pub noise: Option<Noise>,
     /// The precisions that the macro has, with their time and energy.
     pub access: Vec<AccessMode>,
+    /// How layers are laid on the cores.
+    #[serde(default)]
+    pub mapping: Mapping,
     /// Memories and ports around the macros.
     pub memory: Memory,
     /// Energy constants.
@@ -139,6 +143,14 @@ pub struct AccessMode {
     /// Measured energy in picojoules: array, converter and drivers; absent where [`Energy::components`] gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_pj: Option<f64>,
+}
+
+/// How layers are laid on the cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// One policy for all layers, or the cheapest for each.
+    pub policy: Policy,
 }
 
 /// Memories and ports.

@@ -339,21 +339,26 @@ fn shape_of(shape: &ConvShape) -> String {
 
 fn timeline(deployment: &Deployment) -> String {
     let timeline = &deployment.evaluation.timeline;
-    let mut places: Vec<(usize, usize)> = timeline.spans.iter().map(|span| (span.core, span.unit)).collect();
+    let spans = || {
+        timeline.spans.iter().filter_map(|span| {
+            let kind = match span.activity {
+                Activity::LoadWeights => 0,
+                Activity::Compute => 1,
+                _ => return None,
+            };
+            Some(((span.core, span.unit?), kind, span))
+        })
+    };
+    let mut places: Vec<(usize, usize)> = spans().map(|(place, ..)| place).collect();
     places.sort_unstable();
     places.dedup();
     let rows: Vec<String> = places.iter().map(|(core, unit)| format!("core {core}.{unit}")).collect();
-    let stretches: Vec<Stretch> = timeline
-        .spans
-        .iter()
-        .map(|span| Stretch {
-            row: places.partition_point(|place| *place < (span.core, span.unit)),
-            kind: match span.activity {
-                Activity::Load => 0,
-                Activity::Compute => 1,
-            },
+    let stretches: Vec<Stretch> = spans()
+        .map(|(at, kind, span)| Stretch {
+            row: places.partition_point(|place| *place < at),
+            kind,
             start: span.start,
-            end: span.end,
+            end: span.end(),
         })
         .collect();
     let layers: Vec<_> = timeline.layers.iter().map(|layer| (layer.name.as_str(), layer.start, layer.end)).collect();
