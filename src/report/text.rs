@@ -126,7 +126,7 @@ pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
         layers().filter(|placement| placement.start == Start::Together).count(),
     ];
     format!(
-        "Mapping {policy}: of {}, {channels} split by channels, {copied} copied, {together} in step",
+        "Mapping {policy}: of {}, {channels} split by channels, {copied} copied, {together} together",
         count(layers().count(), "layer")
     )
 }
