@@ -9,6 +9,7 @@ mod svg;
 mod sweep;
 mod table;
 mod text;
+mod tornado;
 
 use std::path::Path;
 
@@ -18,6 +19,7 @@ use metrics::Metrics;
 
 pub use sweep::{sweep_table, write_sweep};
 pub use table::table;
+pub use tornado::{Swing, tornado};
 
 /// Writes `deploy.json`, `report.html` and its drawings (`drawings/*.svg`) into a folder, which is made if need be.
 ///
