@@ -786,6 +786,11 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     for (from, to, message) in [
         ("rows = 1024", "rows = 0", "rows is 0, it must be from 1 to 16384"),
         ("cores = 4", "cores = 0", "cores is 0, it must be from 1 to 16384"),
+        (
+            "macros_per_core = 2",
+            "macros_per_core = 16384 #",
+            "chip.toml: cores x macros_per_core is 65536, it must be from 1 to 32768",
+        ),
         ("weight_bits = 8", "weight_bits = 9", "access[1].weight_bits is 9, it must be from 1 to 8"),
         ("input_bits_per_cycle = 4", "input_bits_per_cycle = 9", "input_bits_per_cycle is 9, it must be from 1 to 8"),
         ("rows = 1024", "rows = 32", "rows_on 64 exceeds rows 32"),

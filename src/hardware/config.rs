@@ -269,6 +269,8 @@ pub struct Precision {
 
 /// Largest row, column, core, macro and group size; keeps products within 64 bits and partial sums within 32.
 const MAX_EXTENT: usize = 1 << 14;
+/// Most macros of a chip; the simulator follows each of them.
+const MAX_MACROS: u64 = 1 << 15;
 
 impl Hardware {
     /// Reads and checks a hardware file.
@@ -310,6 +312,7 @@ impl Hardware {
         ] {
             check_range(key, value as u64, 1, MAX_EXTENT as u64)?;
         }
+        check_range("cores x macros_per_core", self.macros() as u64, 1, MAX_MACROS)?;
         check_range("input_bits_per_cycle", self.input_bits_per_cycle.into(), 1, 8)?;
         check_range("weight_slice_bits", self.weight_slice_bits.into(), 1, 8)?;
         if self.rows_on > self.rows {

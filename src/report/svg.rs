@@ -336,7 +336,7 @@ pub(super) fn grid(title: &str, cells: &[Vec<f64>], block: usize) -> String {
     }
     format!(
         "<svg class=\"grid\" role=\"img\" viewBox=\"0 0 {columns} {rows}\" preserveAspectRatio=\"none\" \
-         style=\"width:min(100%,{width}px);height:{height}px\"><title>{}</title>\n\
+         width=\"{width}\" height=\"{height}\" style=\"width:min(100%,{width}px);height:{height}px\"><title>{}</title>\n\
          <rect class=\"track\" width=\"{columns}\" height=\"{rows}\"/>\n{paths}<path class=\"block\" d=\"{rules}\"/></svg>\n",
         Escape(title),
     )
