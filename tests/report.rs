@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use mars::data::{IMAGE_BYTES, Split};
 use mars::deploy::integer::{
@@ -280,6 +281,68 @@ fn page_needs_no_network() {
 }
 
 #[test]
+fn drawings_are_files_of_their_own() {
+    let folder = TempDir::new().unwrap();
+    let deployment = deploy(&package(small(HOSTILE), &pictures()));
+    report::write_drawings(&deployment, folder.path()).unwrap();
+    for name in ["timeline-frame", "timeline-layer", "utilization", "energy", "kept-groups"] {
+        let drawing = fs::read_to_string(folder.path().join(format!("{name}.svg"))).unwrap();
+        assert!(drawing.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\""), "{name}: {drawing}");
+        assert!(!drawing.contains("<script") && !drawing.contains("NaN"), "{name}");
+        assert_nested(&drawing);
+    }
+    let drawing = fs::read_to_string(folder.path().join("timeline-layer.svg")).unwrap();
+    for part in ["core 0.0", "0 inputs", "0 outputs"] {
+        assert!(drawing.contains(&format!(">{part}</text>")), "{part}");
+    }
+}
+
+/// The page in a real browser, at a desk and on a phone: it is drawn, with all its sections, and no wider than the screen.
+#[test]
+fn a_browser_draws_the_page_no_wider_than_a_phone() {
+    let names = ["chromium", "chromium-browser", "google-chrome", "chrome-headless-shell", "headless_shell"];
+    let runs =
+        |name: &&str| Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let Some(browser) = names.into_iter().find(runs) else {
+        eprintln!("skipped: none of {} is on the path", names.join(", "));
+        return;
+    };
+    let folder = TempDir::new().unwrap();
+    let page = page(&deploy(&package(small("stem"), &pictures())), Some(METRICS.as_bytes()));
+    // The page itself may run no scripts; this copy says how wide it is.
+    let measured = page.replace("default-src 'none'; style-src 'unsafe-inline'", "default-src 'unsafe-inline'").replace(
+        "</body>",
+        "<script>document.title = 'width ' + document.documentElement.scrollWidth + ' of ' + innerWidth</script></body>",
+    );
+    let file = folder.path().join("page.html");
+    fs::write(&file, measured).unwrap();
+    for width in [360, 1280] {
+        // Chromium's own window is at least 500 pixels wide, a frame in it may be narrower.
+        let frame = folder.path().join("frame.html");
+        fs::write(
+            &frame,
+            format!(
+                "<!DOCTYPE html><iframe src=\"page.html\" style=\"width:{width}px;height:800px;border:0\" onload=\"\
+                 const page = this.contentDocument; document.body.dataset.found = page.title + ', ' + \
+                 page.querySelectorAll('h2').length + ' sections'\"></iframe>"
+            ),
+        )
+        .unwrap();
+        let output = Command::new(browser)
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"])
+            .args(["--window-size=1400,900", "--virtual-time-budget=5000", "--dump-dom"])
+            .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
+            .arg(format!("file://{}", frame.display()))
+            .output()
+            .unwrap();
+        let found = String::from_utf8_lossy(&output.stdout);
+        let sections = page.matches("<h2>").count();
+        let expected = format!("data-found=\"width {width} of {width}, {sections} sections\"");
+        assert!(found.contains(&expected), "{browser} at {width}: expected {expected} in {found}");
+    }
+}
+
+#[test]
 fn metrics_that_are_missing_or_damaged_are_said_and_the_rest_is_drawn() {
     let deployment = deploy(&package(small("stem"), &pictures()));
     assert!(page(&deployment, None).contains("There is no metrics.jsonl in this folder"));
@@ -306,6 +369,8 @@ fn without_running(network: IntegerNetwork) -> Deployment {
         hardware: hardware.name,
         images: 10_000,
         data_sha256: "ab".repeat(32),
+        losses: evaluation.losses.clone(),
+        policy: evaluation.policy,
         accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0 },
         mismatches: Mismatches {
             fake_quant_vs_integer_predictions: None,

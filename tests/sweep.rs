@@ -84,7 +84,7 @@ fn each_point_has_a_row_and_a_chip_that_cannot_work_says_why() {
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines.len(), 9);
     assert!(lines[0].starts_with("point,clock_mhz,rows_on,error,pareto,") && lines[0].contains(",cost.fps,"));
-    assert!(lines[6].starts_with("5,100.5,32,,") && lines[6].contains(&format!(",{},", alone.cost.fps)));
+    assert!(lines[6].starts_with("5,100.5,32,,") && lines[6].contains(&format!(",{:?},", alone.cost.fps)));
     let columns = |line: &str| line.split(',').count();
     assert!(lines[1..].iter().all(|line| columns(line) == columns(lines[0])), "{csv}");
     let svg = read(folder.path(), "sweep.svg");

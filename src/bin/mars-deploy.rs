@@ -32,8 +32,11 @@ struct Arguments {
     /// Write report.html and deploy.json into this folder; with --sweep its rows [default: runs/sweep-NAME]
     #[arg(long = "run", value_name = "DIR")]
     folder: Option<PathBuf>,
+    /// Write the report's drawings into this folder as SVG files
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
     /// Cost on every chip of a sweep file instead, TOML; an interrupted sweep continues
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["hardware", "images", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["hardware", "images", "json", "svg"])]
     sweep: Option<PathBuf>,
     /// Do only part I of N of the sweep; the last one to finish merges all
     #[arg(long, value_name = "I/N", requires = "sweep", conflicts_with = "merge")]
@@ -63,6 +66,9 @@ fn deploy(arguments: &Arguments) -> Result<ExitCode> {
     let deployment = validate(&package, &hardware, &dataset.test, arguments.images, arguments.common.quiet)?;
     if let Some(folder) = &arguments.folder {
         report::write(&deployment, folder)?;
+    }
+    if let Some(folder) = &arguments.svg {
+        report::write_drawings(&deployment, folder)?;
     }
     arguments.common.present(&deployment)?;
     Ok(ExitCode::SUCCESS)

@@ -269,8 +269,11 @@ impl IntegerNetwork {
                 shape.filters()
             ));
         }
-        let limit = (1i16 << (conv.weight_bits - 1)) - 1;
-        if let Some(weight) = conv.weights.iter().find(|weight| i16::from(**weight).abs() > limit) {
+        let limit = ((1u16 << (conv.weight_bits - 1)) - 1) as u8;
+        // The largest of all first, which the compiler makes fast.
+        if conv.weights.iter().fold(0, |largest, weight| weight.unsigned_abs().max(largest)) > limit {
+            let weight =
+                conv.weights.iter().find(|weight| weight.unsigned_abs() > limit).expect("the largest is beyond");
             return Err(format!("weight {weight} is beyond {limit}, the limit of {} bits", conv.weight_bits));
         }
         let largest_input = (1i64 << conv.input_bits) - 1;
@@ -280,7 +283,9 @@ impl IntegerNetwork {
             }
             let weights =
                 &conv.weights[filter * shape.weights() / shape.filters()..][..shape.weights() / shape.filters()];
-            let bound: i64 = weights.iter().map(|weight| i64::from(*weight).abs()).sum::<i64>() * largest_input;
+            // Sums of 256 magnitudes fit 16 bits.
+            let magnitudes = |part: &[i8]| part.iter().map(|weight| u16::from(weight.unsigned_abs())).sum::<u16>();
+            let bound = weights.chunks(256).map(|part| i64::from(magnitudes(part))).sum::<i64>() * largest_input;
             if bound + i64::from(bias.abs()) > i64::from(i32::MAX) {
                 return Err(format!("the sum of filter {filter} can reach {bound}, beyond 32 bits"));
             }

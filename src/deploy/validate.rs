@@ -8,7 +8,7 @@ use super::integer::{IntegerNetwork, predict};
 use super::{Package, Reference};
 use crate::data::{Batches, COLORS, IMAGE_BYTES, SIDE, Split};
 use crate::error::{Error, Result, write_atomically};
-use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, evaluate};
+use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, evaluate};
 
 /// Pictures that run at a time.
 const BATCH: usize = 200;
@@ -20,6 +20,10 @@ pub struct Deployment {
     pub network: String,
     /// Name of the hardware.
     pub hardware: String,
+    /// What keeps the chip from computing what the integer reference does; empty for an ideal converter without faults.
+    pub losses: Vec<String>,
+    /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
+    pub policy: Policy,
     /// Pictures that were run.
     pub images: usize,
     /// SHA-256 of the whole test split.
@@ -115,6 +119,8 @@ pub fn validate(
     Ok(Deployment {
         network: network.graph.spec().name.clone(),
         hardware: hardware.name.clone(),
+        losses: evaluation.losses.clone(),
+        policy: evaluation.policy,
         images,
         accuracy: Accuracy {
             float: package.provenance.float_accuracy.filter(|_| same_data),

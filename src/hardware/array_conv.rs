@@ -139,7 +139,7 @@ impl ArrayConv {
         let largest_input = (1 << input_bits.min(hardware.input_bits_per_cycle)) - 1;
         let mut weights = Vec::new();
         let mut bundles = Vec::new();
-        for groups in mapping.sets[set].chunks(mapping.sections) {
+        for groups in mapping.sets[set].groups.chunks(mapping.sections) {
             let sections = groups.iter().map(|group| {
                 let (tap, block) = (group % taps, group / taps);
                 let [y, x] = [tap / self.shape.kernel[1], tap % self.shape.kernel[1]];

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::noise::MAX_SIGMA;
+use super::placement::Policy;
 use crate::error::{Error, Result, read_toml};
 use crate::sparsity::GroupShape;
 
@@ -45,6 +46,9 @@ pub struct Hardware {
     pub noise: Option<Noise>,
     /// The precisions that the macro has, with their time and energy.
     pub access: Vec<AccessMode>,
+    /// How layers are laid on the cores.
+    #[serde(default)]
+    pub mapping: Mapping,
     /// Memories and ports around the macros.
     pub memory: Memory,
     /// Energy constants.
@@ -139,6 +143,14 @@ pub struct AccessMode {
     /// Measured energy in picojoules: array, converter and drivers; absent where [`Energy::components`] gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_pj: Option<f64>,
+}
+
+/// How layers are laid on the cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// One policy for all layers, or the cheapest for each.
+    pub policy: Policy,
 }
 
 /// Memories and ports.
@@ -257,6 +269,8 @@ pub struct Precision {
 
 /// Largest row, column, core, macro and group size; keeps products within 64 bits and partial sums within 32.
 const MAX_EXTENT: usize = 1 << 14;
+/// Most macros of a chip; the simulator follows each of them.
+const MAX_MACROS: u64 = 1 << 15;
 
 /// Longest chain of bases.
 const MAX_BASES: usize = 8;
@@ -339,6 +353,7 @@ impl Hardware {
         ] {
             check_range(key, value as u64, 1, MAX_EXTENT as u64)?;
         }
+        check_range("cores x macros_per_core", self.macros() as u64, 1, MAX_MACROS)?;
         check_range("input_bits_per_cycle", self.input_bits_per_cycle.into(), 1, 8)?;
         check_range("weight_slice_bits", self.weight_slice_bits.into(), 1, 8)?;
         if self.rows_on > self.rows {

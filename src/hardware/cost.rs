@@ -1,4 +1,4 @@
-//! Cost: cycles, energy by component and compression of a network on a chip, per frame.
+//! Cost: cycles, energy and compression of a network on a chip, per frame.
 //!
 //! Each formula is in `docs/cost-model.md` with its source and its doubt.
 
@@ -8,15 +8,16 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Hardware, MacroShares};
+use super::energy::{EnergyBreakdown, layer_energy};
+use super::mapper::{Chip, map};
 use super::mapping::{ConvMapping, Sets, dense_sets, kept_sets};
-use super::schedule::{Loading, Timeline, schedule};
+use super::placement::{CoreWork, Placement, Policy};
+use super::program::LayerProgram;
+use super::schedule::{Loading, Timeline};
 use super::workload::{LayerWork, workload};
 use crate::deploy::integer::IntegerNetwork;
 use crate::error::Result;
 use crate::sparsity::{GroupGrid, GroupShape};
-
-/// Bits of the counter that the index decoder steps for each bit of a code.
-const INDEX_COUNTER_BITS: u64 = 16;
 
 /// What a network costs on a chip.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +30,8 @@ pub struct Evaluation {
     pub macro_shares: Option<MacroShares>,
     /// Area, where the hardware file has the constants.
     pub area: Option<AreaBreakdown>,
+    /// How layers were to be laid on the cores.
+    pub policy: Policy,
     /// Every kept weight has a place in the macros at the same time, so that nothing is reloaded.
     pub resident: bool,
     /// The packed model fits the cores' weight SRAMs.
@@ -41,7 +44,9 @@ pub struct Evaluation {
     pub cost_without_reload: Cost,
     /// Layers in execution order, weight reload charged.
     pub layers: Vec<LayerCost>,
-    /// What each macro does when, weight reload included.
+    /// What each core is told to do, weight reload included.
+    pub programs: Vec<LayerProgram>,
+    /// When each part of a core does what, weight reload included.
     pub timeline: Timeline,
 }
 
@@ -91,30 +96,6 @@ pub struct Cost {
     pub energy_breakdown_uj: EnergyBreakdown,
 }
 
-/// Energy by component, in microjoules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EnergyBreakdown {
-    /// Accesses: array, converters, drivers.
-    #[serde(rename = "macro")]
-    pub array: f64,
-    /// Adding up the outputs of accesses.
-    pub accumulation: f64,
-    /// Writing weights into the macros.
-    pub cell_writes: f64,
-    /// Reading weights, indices and coefficients from the weight SRAM, and writing them there if they come from further.
-    pub weight_buffer: f64,
-    /// Feature-map SRAM.
-    pub feature_buffer: f64,
-    /// Weights, spilled maps and the picture, from and to the next level.
-    pub next_level: f64,
-    /// Index decoder.
-    pub index_decode: f64,
-    /// Multiply, round and shift, residual sums, pooling.
-    pub requantization: f64,
-    /// Macros that wait, and (where access energies are from components) those that work.
-    pub leakage: f64,
-}
-
 /// Area by component, in mm2.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AreaBreakdown {
@@ -151,6 +132,8 @@ impl AreaBreakdown {
 pub struct LayerCost {
     /// Name; a projection has its own entry.
     pub name: String,
+    /// How it lies on the cores; none for a pooling layer, which all cores share.
+    pub mapping: Option<Placement>,
     /// Cycles.
     pub cycles: u64,
     /// Energy in microjoules.
@@ -171,42 +154,6 @@ pub struct LayerCost {
     pub kept_macs: u64,
     /// Parts of `energy_uj`.
     pub energy_breakdown_uj: EnergyBreakdown,
-}
-
-impl EnergyBreakdown {
-    /// All components.
-    pub fn total(&self) -> f64 {
-        self.components().into_iter().map(|(_, energy)| energy).sum()
-    }
-
-    /// Names (the keys of `energy_breakdown_uj`) and values, for tables and plots.
-    pub fn components(&self) -> [(&'static str, f64); 9] {
-        [
-            ("macro", self.array),
-            ("accumulation", self.accumulation),
-            ("cell_writes", self.cell_writes),
-            ("weight_buffer", self.weight_buffer),
-            ("feature_buffer", self.feature_buffer),
-            ("next_level", self.next_level),
-            ("index_decode", self.index_decode),
-            ("requantization", self.requantization),
-            ("leakage", self.leakage),
-        ]
-    }
-
-    fn plus(self, other: &Self) -> Self {
-        Self {
-            array: self.array + other.array,
-            accumulation: self.accumulation + other.accumulation,
-            cell_writes: self.cell_writes + other.cell_writes,
-            weight_buffer: self.weight_buffer + other.weight_buffer,
-            feature_buffer: self.feature_buffer + other.feature_buffer,
-            next_level: self.next_level + other.next_level,
-            index_decode: self.index_decode + other.index_decode,
-            requantization: self.requantization + other.requantization,
-            leakage: self.leakage + other.leakage,
-        }
-    }
 }
 
 /// A checked network whose costs on many chips can be asked for.
@@ -256,27 +203,27 @@ impl<'a> Evaluator<'a> {
         let groups = self.groups(hardware.group);
         let layers = workload(self.network, hardware, &groups.kept)?;
         let dense = workload(self.network, hardware, &groups.dense)?;
+        let (mapped, dense) = rayon::join(|| map(&layers, hardware), || map(&dense, hardware));
 
-        let loading = loading(&layers, hardware);
-        let (timeline, mut cost, layer_costs) = run(&layers, hardware, loading);
-        let (_, mut cost_without_reload, _) = run(&layers, hardware, Loading::Never);
-        for (cost, loading) in
-            [(&mut cost, self::loading(&dense, hardware)), (&mut cost_without_reload, Loading::Never)]
-        {
-            let (_, dense, _) = run(&dense, hardware, loading);
-            cost.speedup_vs_dense = dense.cycles as f64 / cost.cycles as f64;
+        let Run { programs, timeline, mut cost, layers: layer_costs } =
+            Run::new(&mapped.works, hardware, mapped.loading);
+        let mut cost_without_reload = Run::new(&mapped.works, hardware, Loading::Never).cost;
+        for (cost, loading) in [(&mut cost, dense.loading), (&mut cost_without_reload, Loading::Never)] {
+            cost.speedup_vs_dense = cycles(&dense.works, hardware, loading) as f64 / cost.cycles as f64;
         }
         Ok(Evaluation {
             hardware: hardware.name.clone(),
             losses: hardware.losses(),
             macro_shares: hardware.macro_shares(),
             area: AreaBreakdown::new(hardware),
-            resident: loading == Loading::Never,
-            fits_weight_sram: fits_weight_sram(&layers, hardware),
+            policy: hardware.mapping.policy,
+            resident: mapped.loading == Loading::Never,
+            fits_weight_sram: mapped.fits_weight_sram,
             compression: compression(layers.iter().filter_map(|layer| layer.conv.as_ref())),
             cost,
             cost_without_reload,
             layers: layer_costs,
+            programs,
             timeline,
         })
     }
@@ -301,34 +248,13 @@ pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluat
     Evaluator::new(network)?.evaluate(hardware)
 }
 
-/// Weights are loaded unless each core's macros hold the accesses of all layers.
-fn loading(layers: &[LayerWork], hardware: &Hardware) -> Loading {
-    let room = hardware.macros_per_core * hardware.accesses_per_macro();
-    let accesses = |core: usize| -> u64 {
-        let tiles = layers.iter().flat_map(|layer| &layer.cores[core].work.tiles);
-        tiles.map(|tile| tile.accesses).sum()
-    };
-    if (0..hardware.cores).all(|core| accesses(core) <= room as u64) {
-        Loading::Never
-    } else if fits_weight_sram(layers, hardware) {
-        Loading::WeightSram
-    } else {
-        Loading::NextLevel
-    }
-}
-
-fn fits_weight_sram(layers: &[LayerWork], hardware: &Hardware) -> bool {
-    let bits = |core: usize| -> u64 { layers.iter().map(|layer| layer.cores[core].work.packed_bits).sum() };
-    (0..hardware.cores).all(|core| bits(core) <= hardware.memory.weight_sram_kib * 8192)
-}
-
 fn compression<'a>(convs: impl Iterator<Item = &'a ConvMapping> + Clone) -> Compression {
     let sum = |count: fn(&ConvMapping) -> u64| -> u64 { convs.clone().map(count).sum() };
     let groups = sum(|conv| conv.grid.groups() as u64);
     let kept = sum(|conv| conv.kept_groups() as u64);
     let weight_bits_dense = sum(|conv| conv.shape.weights() as u64 * u64::from(conv.weight_bits));
     let weight_bits_stored = sum(|conv| conv.kept_weights() * u64::from(conv.weight_bits));
-    let index_bits = sum(|conv| (0..conv.sets.len()).map(|set| conv.index_bits(set)).sum());
+    let index_bits = sum(|conv| conv.sets.iter().map(|set| set.index_bits).sum());
     let stored = (weight_bits_stored + index_bits) as f64;
     Compression {
         group_sparsity: (groups - kept) as f64 / groups as f64,
@@ -340,43 +266,95 @@ fn compression<'a>(convs: impl Iterator<Item = &'a ConvMapping> + Clone) -> Comp
     }
 }
 
-/// Schedules the layers and adds up their costs; the speed-up is left at 1.
-fn run(layers: &[LayerWork], hardware: &Hardware, loading: Loading) -> (Timeline, Cost, Vec<LayerCost>) {
-    let timeline = schedule(layers, hardware, loading);
-    // A pooling layer keeps the macros waiting that the convolution before it used.
-    let mut peak = 0.0;
-    let mut peak_macs = 0.0;
-    let mut costs = Vec::new();
-    for (layer, time) in layers.iter().zip(&timeline.layers) {
-        let cycles = (time.end - time.start).div_ceil(timeline.frames as u64);
-        if let Some(conv) = &layer.conv {
-            peak = hardware.peak_macs_per_cycle(&conv.precision);
+/// Cycles of a frame.
+fn cycles(works: &[LayerWork], hardware: &Hardware, loading: Loading) -> u64 {
+    let mut chip = Chip::new(hardware, loading);
+    works.iter().map(|work| chip.run(work).1).sum()
+}
+
+/// What running placed layers gives.
+struct Run {
+    programs: Vec<LayerProgram>,
+    timeline: Timeline,
+    /// The speed-up is left at 1.
+    cost: Cost,
+    layers: Vec<LayerCost>,
+}
+
+impl Run {
+    fn new(works: &[LayerWork], hardware: &Hardware, loading: Loading) -> Self {
+        let mut chip = Chip::new(hardware, loading);
+        let mut timeline = Timeline { frames: hardware.frames_per_load, layers: Vec::new(), spans: Vec::new() };
+        // A pooling layer keeps the macros waiting that the convolution before it used.
+        let mut peak = 0.0;
+        let mut peak_macs = 0.0;
+        let (mut costs, mut programs) = (Vec::new(), Vec::new());
+        for work in works {
+            let program = chip.program(work);
+            let time = chip.simulator.run(&program, |span| timeline.spans.push(span));
+            let cycles = (time.end - time.start).div_ceil(timeline.frames as u64);
+            if let Some(conv) = &work.layer.conv {
+                peak = hardware.peak_macs_per_cycle(&conv.precision);
+            }
+            peak_macs += cycles as f64 * peak;
+            costs.push(layer_cost(work, cycles, peak, hardware, loading));
+            timeline.layers.push(time);
+            programs.push(program);
         }
-        peak_macs += cycles as f64 * peak;
-        costs.push(layer_cost(layer, cycles, peak, hardware, loading));
+        assert_bounds(works, &timeline, hardware, loading);
+        let cycles: u64 = costs.iter().map(|layer| layer.cycles).sum();
+        let macs: u64 = costs.iter().map(|layer| layer.macs).sum();
+        let kept_macs: u64 = costs.iter().map(|layer| layer.kept_macs).sum();
+        let energy = costs.iter().fold(EnergyBreakdown::default(), |sum, layer| sum.plus(&layer.energy_breakdown_uj));
+        let energy_uj = energy.total();
+        let fps = hardware.clock_mhz * 1e6 / cycles as f64;
+        let area = AreaBreakdown::new(hardware);
+        let tops_per_mm2 = |macs: u64| area.map(|area| 2.0 * macs as f64 * fps / 1e12 / area.total_mm2);
+        let cost = Cost {
+            cycles,
+            fps,
+            latency_us: timeline.cycles() as f64 / hardware.clock_mhz,
+            energy_uj,
+            tops_per_watt_dense_equivalent: tops_per_watt(macs, energy_uj),
+            tops_per_watt_executed: tops_per_watt(kept_macs, energy_uj),
+            tops_per_mm2_dense_equivalent: tops_per_mm2(macs),
+            tops_per_mm2_executed: tops_per_mm2(kept_macs),
+            utilization: kept_macs as f64 / peak_macs,
+            speedup_vs_dense: 1.0,
+            energy_breakdown_uj: energy,
+        };
+        Self { programs, timeline, cost, layers: costs }
     }
-    let cycles: u64 = costs.iter().map(|layer| layer.cycles).sum();
-    let macs: u64 = costs.iter().map(|layer| layer.macs).sum();
-    let kept_macs: u64 = costs.iter().map(|layer| layer.kept_macs).sum();
-    let energy = costs.iter().fold(EnergyBreakdown::default(), |sum, layer| sum.plus(&layer.energy_breakdown_uj));
-    let energy_uj = energy.total();
-    let fps = hardware.clock_mhz * 1e6 / cycles as f64;
-    let area = AreaBreakdown::new(hardware);
-    let tops_per_mm2 = |macs: u64| area.map(|area| 2.0 * macs as f64 * fps / 1e12 / area.total_mm2);
-    let cost = Cost {
-        cycles,
-        fps,
-        latency_us: timeline.cycles() as f64 / hardware.clock_mhz,
-        energy_uj,
-        tops_per_watt_dense_equivalent: tops_per_watt(macs, energy_uj),
-        tops_per_watt_executed: tops_per_watt(kept_macs, energy_uj),
-        tops_per_mm2_dense_equivalent: tops_per_mm2(macs),
-        tops_per_mm2_executed: tops_per_mm2(kept_macs),
-        utilization: kept_macs as f64 / peak_macs,
-        speedup_vs_dense: 1.0,
-        energy_breakdown_uj: energy,
+}
+
+/// No layer is done before its ports, macros and memories can be.
+fn assert_bounds(works: &[LayerWork], timeline: &Timeline, hardware: &Hardware, loading: Loading) {
+    let memory = &hardware.memory;
+    let frames = timeline.frames as u64;
+    let bound = |name: &str, cycles: u64, least: u64| {
+        assert!(cycles >= least, "layer `{name}`: {cycles} cycles are less than its least {least}");
     };
-    (timeline, cost, costs)
+    let mut written = vec![0; hardware.cores];
+    let mut fetched = 0;
+    for (work, time) in works.iter().zip(&timeline.layers) {
+        let (name, cycles) = (&time.name, time.end - time.start);
+        let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
+        bound(name, cycles, (frames * work.layer.accesses() * access).div_ceil(hardware.macros() as u64));
+        for (core, written) in work.cores.iter().zip(&mut written) {
+            bound(name, cycles, (frames * core.read_bits()).div_ceil(memory.feature_read_bits_per_cycle));
+            bound(name, cycles, (frames * core.write_bits()).div_ceil(memory.feature_write_bits_per_cycle));
+            if loading != Loading::Never {
+                // Weights may come while earlier layers run.
+                *written += core.cell_bits();
+                bound(name, time.end, written.div_ceil(memory.write_bits_per_cycle));
+            }
+        }
+        fetched += frames * (2 * work.spilled_bits + work.layer.picture_bits);
+        if loading == Loading::NextLevel {
+            fetched += work.cores.iter().map(CoreWork::packed_bits).sum::<u64>();
+        }
+        bound(name, time.end, fetched.div_ceil(memory.next_level_bits_per_cycle));
+    }
 }
 
 /// Operations a picojoule.
@@ -384,74 +362,25 @@ fn tops_per_watt(macs: u64, energy_uj: f64) -> f64 {
     2.0 * macs as f64 / (energy_uj * 1e6)
 }
 
-fn layer_cost(layer: &LayerWork, cycles: u64, peak: f64, hardware: &Hardware, loading: Loading) -> LayerCost {
-    let conv = layer.conv.as_ref();
+fn layer_cost(work: &LayerWork, cycles: u64, peak: f64, hardware: &Hardware, loading: Loading) -> LayerCost {
+    let conv = work.layer.conv.as_ref();
     let count = |count: fn(&ConvMapping) -> u64| conv.map_or(0, count);
-    let accesses = count(|conv| (conv.accesses() * conv.shape.output.pixels()) as u64);
     let groups = count(|conv| conv.grid.groups() as u64);
     let kept_groups = count(|conv| conv.kept_groups() as u64);
     let kept_macs = count(ConvMapping::kept_macs);
-    let energy = layer_energy(layer, accesses, cycles, hardware, loading);
+    let energy = layer_energy(work, cycles, hardware, loading);
     LayerCost {
-        name: layer.name.clone(),
+        name: work.layer.name.clone(),
+        mapping: work.placement,
         cycles,
         energy_uj: energy.total(),
         group_sparsity: conv.map(|_| (groups - kept_groups) as f64 / groups as f64),
         utilization: if cycles == 0 { 0.0 } else { kept_macs as f64 / (cycles as f64 * peak) },
-        accesses,
+        accesses: work.layer.accesses(),
         kept_groups,
         groups,
         macs: count(|conv| conv.shape.macs()),
         kept_macs,
         energy_breakdown_uj: energy,
-    }
-}
-
-fn layer_energy(
-    layer: &LayerWork,
-    accesses: u64,
-    cycles: u64,
-    hardware: &Hardware,
-    loading: Loading,
-) -> EnergyBreakdown {
-    let constants = &hardware.energy;
-    // Picojoules to microjoules.
-    let uj = |count: u64, pj: f64| count as f64 * pj / 1e6;
-    let precision = layer.conv.as_ref().map(|conv| conv.precision);
-    let (access_pj, access_ns) = precision.map_or((0.0, 0.0), |precision| (precision.energy_pj, precision.ns));
-
-    let frames = hardware.frames_per_load as f64;
-    let loaded = |bits: fn(&super::mapping::CoreWork) -> u64| -> f64 {
-        match loading {
-            Loading::Never => 0.0,
-            _ => layer.cores.iter().map(|core| bits(&core.work)).sum::<u64>() as f64 / frames / 1e6,
-        }
-    };
-    let cell_bits = loaded(|work| work.tiles.iter().map(|tile| tile.cell_bits).sum());
-    let packed_bits = loaded(|work| work.packed_bits);
-    let index_bits = loaded(|work| work.index_bits);
-    let (fetched_bits, sram_moves) = match loading {
-        Loading::NextLevel => (packed_bits, 2.0),
-        _ => (0.0, 1.0),
-    };
-    let map_bits: u64 = layer.cores.iter().map(|core| core.read_bits + core.write_bits).sum();
-
-    let macro_ns = hardware.macros() as f64 * cycles as f64 * 1e3 / hardware.clock_mhz;
-    let measured_ns = match constants.components {
-        Some(_) => 0.0,
-        None => accesses as f64 * access_ns,
-    };
-    EnergyBreakdown {
-        array: uj(accesses, access_pj),
-        accumulation: uj(layer.logic.accumulation_adders, constants.adder_pj_per_bit),
-        cell_writes: cell_bits * constants.cell_write_pj_per_bit,
-        weight_buffer: packed_bits * sram_moves * constants.buffer_pj_per_bit,
-        feature_buffer: uj(map_bits + layer.picture_bits, constants.buffer_pj_per_bit),
-        next_level: fetched_bits * constants.next_level_pj_per_bit
-            + uj(2 * layer.spilled_bits + layer.picture_bits, constants.next_level_pj_per_bit),
-        index_decode: index_bits * INDEX_COUNTER_BITS as f64 * constants.adder_pj_per_bit,
-        requantization: uj(layer.logic.adders, constants.adder_pj_per_bit) + uj(layer.logic.gates, constants.gate_pj),
-        // Milliwatts times nanoseconds are picojoules.
-        leakage: constants.leakage_mw_per_macro * (macro_ns - measured_ns).max(0.0) / 1e6,
     }
 }

@@ -1,7 +1,8 @@
-//! Mapping: which kept groups share an access, which accesses share a macro, which filter sets share a core.
+//! Mapping: which kept groups share an access.
 //!
-//! It knows nothing of time, energy or values; the array execution and the schedule both start from it.
+//! It knows nothing of cores, time, energy or values; the array execution and the placement both start from it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::config::{Hardware, Precision};
@@ -37,40 +38,23 @@ pub struct ConvMapping {
     pub precision: Precision,
     /// Groups that share an access.
     pub sections: usize,
-    /// For each filter set its kept groups, ascending, numbered within the set: `block * taps + tap`.
+    /// Its filter sets.
     pub sets: Sets,
 }
 
-/// Kept groups of each filter set; mappings of one network to many chips share them.
-pub(super) type Sets = Arc<Vec<Vec<usize>>>;
-
-/// Accesses whose weights are in one macro at the same time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tile {
-    pub(super) accesses: u64,
-    /// Cells to write, padding included.
-    pub(super) cell_bits: u64,
-    /// Weights, index codes and coefficients to read from the weight SRAM.
-    pub(super) packed_bits: u64,
-    /// The index codes alone.
-    pub(super) index_bits: u64,
+/// What is kept of a filter set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterSet {
+    /// Kept groups, ascending, numbered within the set: `block * taps + tap`.
+    pub groups: Vec<usize>,
+    /// Bits of the set's index: the shorter code and the bit that names it.
+    pub index_bits: u64,
+    /// How many of `groups` come before the last channel block.
+    last_block: usize,
 }
 
-/// What one core does of a convolution.
-#[derive(Clone, Debug, Default)]
-pub(super) struct CoreWork {
-    pub(super) sets: Vec<usize>,
-    /// A multiple of the core's macros, as far as there are accesses; filled evenly.
-    pub(super) tiles: Vec<Tile>,
-    /// Weights, index codes and coefficients of all its sets.
-    pub(super) packed_bits: u64,
-    /// The index codes alone.
-    pub(super) index_bits: u64,
-    /// Inputs that the word lines take for one output pixel, in bits.
-    pub(super) gathered_bits: u64,
-    /// Sums for one output pixel that wait in the feature-map SRAM, since a set's accesses don't fit the macros at once.
-    pub(super) waiting_sums: u64,
-}
+/// All filter sets; mappings of one network to many chips share them.
+pub(super) type Sets = Arc<Vec<FilterSet>>;
 
 impl ConvMapping {
     /// Maps a convolution; its kept groups are those with a weight that is not zero.
@@ -109,7 +93,7 @@ impl ConvMapping {
 
     /// Kept groups of all filter sets.
     pub fn kept_groups(&self) -> usize {
-        self.sets.iter().map(Vec::len).sum()
+        self.sets.iter().map(|set| set.groups.len()).sum()
     }
 
     /// Accesses for each bundle: the parts of a group's filters.
@@ -119,7 +103,7 @@ impl ConvMapping {
 
     /// Accesses of one filter set for one output pixel.
     pub fn set_accesses(&self, set: usize) -> usize {
-        self.sets[set].len().div_ceil(self.sections) * self.parts()
+        self.set_bundles(set) * self.parts()
     }
 
     /// Accesses of all filter sets for one output pixel.
@@ -128,7 +112,7 @@ impl ConvMapping {
     }
 
     /// Real filters of a set: fewer than the group's in the last one.
-    pub fn set_filters(&self, set: usize) -> std::ops::Range<usize> {
+    pub fn set_filters(&self, set: usize) -> Range<usize> {
         let start = set * self.grid.group.filters;
         start..self.grid.filters.min(start + self.grid.group.filters)
     }
@@ -136,8 +120,8 @@ impl ConvMapping {
     /// Real weights of the kept groups.
     pub fn kept_weights(&self) -> u64 {
         let groups = self.grid.groups_per_set();
-        let in_set = |(set, kept): (usize, &Vec<usize>)| -> usize {
-            kept.iter().map(|group| self.grid.real_weights(set * groups + group)).sum()
+        let in_set = |(set, kept): (usize, &FilterSet)| -> usize {
+            kept.groups.iter().map(|group| self.grid.real_weights(set * groups + group)).sum()
         };
         self.sets.iter().enumerate().map(in_set).sum::<usize>() as u64
     }
@@ -147,111 +131,76 @@ impl ConvMapping {
         self.kept_weights() * self.shape.output.pixels() as u64
     }
 
-    /// Bits of a set's index: the shorter code and the bit that names it.
-    pub fn index_bits(&self, set: usize) -> u64 {
-        let mut mask = vec![false; self.grid.groups_per_set()];
-        self.sets[set].iter().for_each(|&group| mask[group] = true);
-        IndexCode::shorter(&mask).bit_len(&mask) as u64 + SELECTOR_BITS
-    }
-
     /// Bits of a set's biases and multipliers, one of each for a filter.
     pub fn coefficient_bits(&self, set: usize) -> u64 {
         self.set_filters(set).len() as u64 * (ACCUMULATOR_BITS + MULTIPLIER_BITS)
     }
 
-    /// Filter sets to cores, accesses to macros. Sets go to the core with the fewest accesses, the longest first.
-    pub(super) fn distribute(&self, hardware: &Hardware) -> Vec<CoreWork> {
-        let mut order: Vec<usize> = (0..self.sets.len()).collect();
-        order.sort_by_key(|&set| (std::cmp::Reverse(self.set_accesses(set)), set));
-        let mut cores = vec![CoreWork::default(); hardware.cores];
-        let mut loads = vec![0; hardware.cores];
-        for set in order {
-            let core = (0..loads.len()).min_by_key(|&core| loads[core]).expect("a chip has cores");
-            loads[core] += self.set_accesses(set);
-            cores[core].sets.push(set);
-        }
-        for (core, accesses) in cores.iter_mut().zip(loads) {
-            self.fill(core, accesses, hardware);
-        }
-        self.assert_conserved(&cores);
-        cores
-    }
-
-    /// Puts the accesses of a core's sets into tiles, in order and evenly.
-    fn fill(&self, core: &mut CoreWork, accesses: usize, hardware: &Hardware) {
-        let count =
-            accesses.div_ceil(hardware.accesses_per_macro()).next_multiple_of(hardware.macros_per_core).min(accesses);
-        let mut tiles = vec![Tile::default(); count];
-        let tile_of = |access: usize| access * count / accesses;
-        let mut access = 0;
-        for &set in &core.sets {
-            let index_bits = self.index_bits(set);
-            let coefficient_bits = self.coefficient_bits(set);
-            core.index_bits += index_bits;
-            core.packed_bits += index_bits + coefficient_bits;
-            // They come with the set's first access; those of a set without accesses come with the last tile, if any.
-            if accesses > 0 {
-                let tile = &mut tiles[tile_of(access.min(accesses - 1))];
-                tile.index_bits += index_bits;
-                tile.packed_bits += index_bits + coefficient_bits;
-            }
-            let first = access;
-            for bundle in self.sets[set].chunks(self.sections) {
-                core.gathered_bits += (bundle.len() * self.grid.group.channels) as u64 * u64::from(self.input_bits);
-                for part in 0..self.parts() {
-                    let tile = &mut tiles[tile_of(access)];
-                    let stored_bits = self.stored_bits(set, bundle, part);
-                    tile.accesses += 1;
-                    tile.cell_bits += self.cell_bits(bundle, part);
-                    tile.packed_bits += stored_bits;
-                    core.packed_bits += stored_bits;
-                    access += 1;
-                }
-            }
-            if access > first {
-                let round = |access: usize| tile_of(access) / hardware.macros_per_core;
-                core.waiting_sums += ((round(access - 1) - round(first)) * self.grid.group.filters) as u64;
-            }
-        }
-        core.tiles = tiles;
-    }
-
-    /// Each filter set is on one core, each kept group in one bundle, each access in one tile.
-    fn assert_conserved(&self, cores: &[CoreWork]) {
-        let mut sets: Vec<usize> = cores.iter().flat_map(|core| core.sets.iter().copied()).collect();
-        sets.sort_unstable();
-        let name = &self.name;
-        assert!(sets.into_iter().eq(0..self.sets.len()), "layer `{name}`: each filter set is on one core");
-        let ascending = |kept: &Vec<usize>| kept.is_sorted_by(|a, b| a < b);
-        assert!(self.sets.iter().all(ascending), "layer `{name}`: each kept group is mapped once");
-        let accesses: u64 = cores.iter().flat_map(|core| &core.tiles).map(|tile| tile.accesses).sum();
-        assert_eq!(accesses, self.accesses() as u64, "layer `{name}`: each access is in one tile");
-    }
-
-    fn part_filters(&self, part: usize) -> std::ops::Range<usize> {
+    fn part_filters(&self, part: usize) -> Range<usize> {
         let start = part * self.precision.outputs;
         start..self.grid.group.filters.min(start + self.precision.outputs)
     }
 
-    /// Cells that an access's weights take, left-over channels and filters of its groups included.
-    fn cell_bits(&self, bundle: &[usize], part: usize) -> u64 {
-        let weights = bundle.len() * self.grid.group.channels * self.part_filters(part).len();
+    /// Bundles of a set of kept groups.
+    pub(super) fn set_bundles(&self, set: usize) -> usize {
+        self.sets[set].groups.len().div_ceil(self.sections)
+    }
+
+    /// Bundles of which `accesses` of a set hold this part; a set's access `i` holds part `i % parts` of bundle `i / parts`.
+    pub(super) fn bundles_of(&self, accesses: &Range<usize>, part: usize) -> Range<usize> {
+        let first = |access: usize| access.saturating_sub(part).div_ceil(self.parts());
+        first(accesses.start)..first(accesses.end)
+    }
+
+    /// Inputs of a whole bundle, in bits.
+    pub(super) fn bundle_bits(&self) -> u64 {
+        (self.sections * self.grid.group.channels) as u64 * u64::from(self.input_bits)
+    }
+
+    /// Kept groups in bundles of a set.
+    pub(super) fn groups_in(&self, set: usize, bundles: &Range<usize>) -> Range<usize> {
+        let kept = self.sets[set].groups.len();
+        (bundles.start * self.sections).min(kept)..(bundles.end * self.sections).min(kept)
+    }
+
+    /// Inputs that the word lines of `bundles` take for an output pixel, left-over channels included, in bits.
+    pub(super) fn gathered_bits(&self, set: usize, bundles: &Range<usize>) -> u64 {
+        (self.groups_in(set, bundles).len() * self.grid.group.channels) as u64 * u64::from(self.input_bits)
+    }
+
+    /// Cells that a part's weights in `bundles` take, left-over channels and filters of their groups included.
+    pub(super) fn cell_bits(&self, set: usize, bundles: &Range<usize>, part: usize) -> u64 {
+        let weights = self.groups_in(set, bundles).len() * self.grid.group.channels * self.part_filters(part).len();
         weights as u64 * u64::from(self.precision.weight_bits)
     }
 
-    /// Real weights of an access at the width in which they are stored.
-    fn stored_bits(&self, set: usize, bundle: &[usize], part: usize) -> u64 {
-        let filters = self.part_filters(part);
-        let real = self.set_filters(set).len();
-        let filters = filters.end.min(real).saturating_sub(filters.start);
-        let channels: usize = bundle
-            .iter()
-            .map(|group| {
-                let start = group / self.grid.taps * self.grid.group.channels;
-                self.grid.group.channels.min(self.grid.channels - start)
-            })
-            .sum();
-        (filters * channels) as u64 * u64::from(self.weight_bits)
+    /// Real weights of a part in `bundles` at the width in which they are stored.
+    pub(super) fn stored_bits(&self, set: usize, bundles: &Range<usize>, part: usize) -> u64 {
+        let groups = self.groups_in(set, bundles);
+        // Groups are in the order of their channel blocks, and only the last block lacks channels.
+        let short = self.sets[set].last_block.clamp(groups.start, groups.end);
+        let GroupGrid { group, channels, .. } = self.grid;
+        let last = channels - (self.grid.blocks() - 1) * group.channels;
+        let channels = (short - groups.start) * group.channels + (groups.end - short) * last;
+        (self.real_filters(set, part).len() * channels) as u64 * u64::from(self.weight_bits)
+    }
+
+    /// Real filters of a part of a set.
+    pub(super) fn real_filters(&self, set: usize, part: usize) -> Range<usize> {
+        let (filters, part) = (self.set_filters(set), self.part_filters(part));
+        (filters.start + part.start).min(filters.end)..(filters.start + part.end).min(filters.end)
+    }
+}
+
+impl FilterSet {
+    fn new(grid: &GroupGrid, groups: Vec<usize>) -> Self {
+        let mut mask = vec![false; grid.groups_per_set()];
+        groups.iter().for_each(|&group| mask[group] = true);
+        Self {
+            last_block: groups.partition_point(|group| *group < (grid.blocks() - 1) * grid.taps),
+            index_bits: IndexCode::shorter(&mask).bit_len(&mask) as u64 + SELECTOR_BITS,
+            groups,
+        }
     }
 }
 
@@ -269,14 +218,15 @@ pub(super) fn kept_sets(grid: &GroupGrid, weights: &[i8]) -> Sets {
                 }
             }
         }
-        seen.iter().enumerate().filter(|(_, seen)| **seen != 0).map(|(group, _)| group).collect()
+        let kept = seen.iter().enumerate().filter(|(_, seen)| **seen != 0).map(|(group, _)| group);
+        FilterSet::new(grid, kept.collect())
     });
     Arc::new(sets.collect())
 }
 
 /// Every group of each filter set.
 pub(super) fn dense_sets(grid: &GroupGrid) -> Sets {
-    Arc::new(vec![(0..grid.groups_per_set()).collect(); grid.sets()])
+    Arc::new(vec![FilterSet::new(grid, (0..grid.groups_per_set()).collect()); grid.sets()])
 }
 
 #[cfg(test)]
@@ -298,8 +248,8 @@ mod tests {
             let grid = GroupGrid { group, filters, channels, taps };
             let weights = &weights[..filters * channels * taps];
             let mut kept = vec![false; grid.groups()];
-            for (set, groups) in kept_sets(&grid, weights).iter().enumerate() {
-                groups.iter().for_each(|group| kept[set * grid.groups_per_set() + group] = true);
+            for (set, in_set) in kept_sets(&grid, weights).iter().enumerate() {
+                in_set.groups.iter().for_each(|group| kept[set * grid.groups_per_set() + group] = true);
             }
             prop_assert_eq!(kept, grid.kept(weights));
             prop_assert_eq!(dense_sets(&grid), kept_sets(&grid, &vec![1; weights.len()]));

@@ -3,11 +3,15 @@
 //! | module | from | to |
 //! |---|---|---|
 //! | `config` | a TOML file | [`Hardware`] |
-//! | `mapping` | integer weights | [`ConvMapping`]: which groups share an access, accesses to macros, sets to cores |
+//! | `mapping` | integer weights | [`ConvMapping`]: which groups share an access |
 //! | `array`, `array_conv`, `converter`, `noise`, `kernel` | mapping, pictures | [`MacroNetwork`]: logits, access by access |
-//! | `workload` | mapping | what each core moves and computes, layer by layer |
-//! | `schedule` | workload | [`Timeline`]: when each macro loads and computes |
-//! | `cost` | workload, timeline | [`Evaluation`]: cycles, energy, compression |
+//! | `workload` | mapping | what the layers compute, move and store |
+//! | `placement` | mapping | [`Placement`]: which core and macro holds which accesses, for which pixels |
+//! | `program` | placement | [`LayerProgram`]: what each core is told to do, step by step |
+//! | `schedule` | programs | [`Timeline`]: when each part of a core does what, exact to the cycle |
+//! | `mapper` | workload | the cheapest placements |
+//! | `energy` | placement, cycles | [`EnergyBreakdown`] |
+//! | `cost` | all of these | [`Evaluation`]: cycles, energy, compression |
 //! | [`sweep`] | ranges over keys of a hardware file | a row of costs for each chip |
 //! | `index` | kept groups | [`IndexCode`]: how the index is stored |
 //!
@@ -18,17 +22,26 @@ mod array_conv;
 mod config;
 mod converter;
 mod cost;
+mod energy;
 mod index;
 mod kernel;
+mod mapper;
 mod mapping;
 mod noise;
+mod placement;
+mod program;
 mod schedule;
 pub mod sweep;
 mod workload;
 
 pub use array::{Counters, Execution, MacroNetwork};
-pub use config::{AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Memory, Noise, Precision};
-pub use cost::{AreaBreakdown, Compression, Cost, EnergyBreakdown, Evaluation, Evaluator, LayerCost, evaluate};
+pub use config::{
+    AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Mapping, Memory, Noise, Precision,
+};
+pub use cost::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
+pub use energy::EnergyBreakdown;
 pub use index::{Index, IndexCode, SELECTOR_BITS};
-pub use mapping::ConvMapping;
-pub use schedule::{Activity, LayerTime, Span, Timeline};
+pub use mapping::{ConvMapping, FilterSet};
+pub use placement::{Placement, Policy, Split, Start};
+pub use program::{Activity, Instruction, LayerProgram, Window};
+pub use schedule::{LayerTime, Span, Timeline};

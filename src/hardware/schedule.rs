@@ -1,14 +1,13 @@
-//! Schedule: when each macro loads and computes.
+//! Schedule: the simulator that runs programs, exact to the cycle.
 //!
-//! Layers follow each other, since a layer needs the whole map before it; the slowest core ends a layer. A core's accesses of a
-//! layer are cut into tiles that fit a macro. A tile goes to the core's macro that is free first; its weights come through the
-//! core's one write port, while the other macros compute, also those of an earlier layer. A macro that loads doesn't compute.
+//! Layers follow each other, since a layer needs the whole map before it; the slowest core ends a layer. A core's steps begin in
+//! the order of its program, each as soon as what it uses is free, so weights come through the write port while macros compute,
+//! also those of an earlier layer. A macro that loads doesn't compute. Steps that repeat are run at once, not beat by beat.
 
 use serde::Serialize;
 
 use super::config::Hardware;
-use super::mapping::Tile;
-use super::workload::{CoreLayer, LayerWork};
+use super::program::{Activity, Instruction, LayerProgram};
 
 /// Whether weights have to be loaded, and from where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,31 +20,32 @@ pub(super) enum Loading {
     NextLevel,
 }
 
-/// What a macro does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activity {
-    /// Its cells are written.
-    Load,
-    /// It makes accesses.
-    Compute,
-}
-
-/// A stretch of a macro's time.
+/// A stretch of time in which a part of a core does something, once or again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Span {
     /// The core.
     pub core: usize,
-    /// The macro within the core.
-    pub unit: usize,
+    /// The macro within the core; none where the core as a whole moves maps.
+    pub unit: Option<usize>,
     /// Index in [`Timeline::layers`].
     pub layer: usize,
     /// What it does.
     pub activity: Activity,
     /// First cycle.
     pub start: u64,
+    /// Cycles at a time.
+    pub cycles: u64,
+    /// How often.
+    pub times: u64,
+    /// Cycles from one time to the next.
+    pub period: u64,
+}
+
+impl Span {
     /// Cycle after the last.
-    pub end: u64,
+    pub fn end(&self) -> u64 {
+        self.start + (self.times - 1) * self.period + self.cycles
+    }
 }
 
 /// When each layer runs.
@@ -66,7 +66,7 @@ pub struct Timeline {
     pub frames: usize,
     /// All layers, one after the other.
     pub layers: Vec<LayerTime>,
-    /// What the macros do.
+    /// What the parts of the cores do.
     pub spans: Vec<Span>,
 }
 
@@ -77,75 +77,120 @@ impl Timeline {
     }
 }
 
-/// A core's state between layers.
-#[derive(Clone)]
+/// The chip between two steps.
+#[derive(Clone, Debug)]
+pub(super) struct Simulator {
+    cores: Vec<Core>,
+    /// When all cores were last done.
+    joined: u64,
+    layers: usize,
+}
+
+/// When the parts of a core are free.
+#[derive(Clone, Debug)]
 struct Core {
-    /// When its write port is free.
-    port: u64,
-    /// When each macro is free.
-    macros: Vec<u64>,
+    write_port: u64,
+    next_level: u64,
+    decoder: u64,
+    units: Vec<Unit>,
+    /// The beat that the last wait found.
+    beat: u64,
+    /// When everything that began since the last join is done.
+    done: u64,
 }
 
-/// Runs the layers.
-pub(super) fn schedule(layers: &[LayerWork], hardware: &Hardware, loading: Loading) -> Timeline {
-    let frames = hardware.frames_per_load as u64;
-    let idle = Core { port: 0, macros: vec![0; hardware.macros_per_core] };
-    let mut cores = vec![idle; hardware.cores];
-    let mut timeline = Timeline { frames: hardware.frames_per_load, layers: Vec::new(), spans: Vec::new() };
-    let mut start = 0;
-    for (index, layer) in layers.iter().enumerate() {
-        let mut end = start;
-        for (number, (core, state)) in layer.cores.iter().zip(&mut cores).enumerate() {
-            // Reading and writing maps overlaps with the accesses; the longest of the three counts.
-            end = end.max(start + frames * port_cycles(core, hardware));
-            for tile in &core.work.tiles {
-                let unit = (0..state.macros.len()).min_by_key(|&unit| state.macros[unit]).expect("a core has macros");
-                let mut span = |activity, start, end| {
-                    let layer = index;
-                    timeline.spans.push(Span { core: number, unit, layer, activity, start, end });
-                };
-                let mut ready = state.macros[unit];
-                if loading != Loading::Never {
-                    let load = ready.max(state.port);
-                    ready = load + load_cycles(tile, hardware, loading);
-                    state.port = ready;
-                    span(Activity::Load, load, ready);
+/// A macro.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unit {
+    /// When its cells may be written.
+    computed: u64,
+    /// When its tile may be used.
+    loaded: u64,
+    /// The first beat in which it may begin another tile.
+    beat: u64,
+}
+
+impl Simulator {
+    pub(super) fn new(hardware: &Hardware) -> Self {
+        let units = vec![Unit::default(); hardware.macros_per_core];
+        let core = Core { write_port: 0, next_level: 0, decoder: 0, units, beat: 0, done: 0 };
+        Self { cores: vec![core; hardware.cores], joined: 0, layers: 0 }
+    }
+
+    /// Runs a layer from where the one before ended, and gives its end. `trace` gets what the parts of the cores do.
+    pub(super) fn run(&mut self, program: &LayerProgram, mut trace: impl FnMut(Span)) -> LayerTime {
+        let start = self.joined;
+        let layer = self.layers;
+        self.layers += 1;
+        let mut rest: Vec<&[Instruction]> = program.cores.iter().map(Vec::as_slice).collect();
+        loop {
+            for (number, (core, rest)) in self.cores.iter_mut().zip(&mut rest).enumerate() {
+                let length = rest.iter().position(|step| *step == Instruction::Join).unwrap_or(rest.len());
+                for step in &rest[..length] {
+                    core.step(step, self.joined, |unit, activity, start, [cycles, times, period]| {
+                        trace(Span { core: number, unit, layer, activity, start, cycles, times, period });
+                    });
                 }
-                let compute = ready.max(start);
-                state.macros[unit] = compute + frames * tile.accesses * layer.access_cycles();
-                span(Activity::Compute, compute, state.macros[unit]);
-                end = end.max(state.macros[unit]);
+                *rest = &rest[length..];
             }
+            self.joined = self.cores.iter().map(|core| core.done).fold(self.joined, u64::max);
+            // All programs have the same number of joins.
+            if rest.iter().all(|rest| rest.is_empty()) {
+                return LayerTime { name: program.name.clone(), start, end: self.joined };
+            }
+            rest.iter_mut().for_each(|rest| *rest = &rest[1..]);
         }
-        end += (2 * frames * layer.spilled_bits).div_ceil(hardware.memory.next_level_bits_per_cycle);
-        timeline.layers.push(LayerTime { name: layer.name.clone(), start, end });
-        start = end;
-    }
-    timeline
-}
-
-impl LayerWork {
-    /// Cycles that a macro takes for one of its accesses, for all output pixels.
-    fn access_cycles(&self) -> u64 {
-        let conv = self.conv.as_ref().expect("only convolutions have accesses");
-        conv.shape.output.pixels() as u64 * conv.precision.cycles
     }
 }
 
-fn port_cycles(core: &CoreLayer, hardware: &Hardware) -> u64 {
-    let read = core.read_bits.div_ceil(hardware.memory.feature_read_bits_per_cycle);
-    read.max(core.write_bits.div_ceil(hardware.memory.feature_write_bits_per_cycle))
-}
-
-/// The slowest of the write port, the weight SRAM, the core's share of the next level, and the index decoder.
-fn load_cycles(tile: &Tile, hardware: &Hardware, loading: Loading) -> u64 {
-    let memory = &hardware.memory;
-    let write = tile.cell_bits.div_ceil(memory.write_bits_per_cycle);
-    let read = tile.packed_bits.div_ceil(memory.weight_bits_per_cycle);
-    let decode = tile.index_bits.div_ceil(memory.index_bits_per_cycle);
-    let fetch = match loading {
-        Loading::NextLevel => (tile.packed_bits * hardware.cores as u64).div_ceil(memory.next_level_bits_per_cycle),
-        _ => 0,
-    };
-    write.max(read).max(decode).max(fetch)
+impl Core {
+    /// Begins a step; nothing that needs the layer's inputs begins before `joined`.
+    fn step(&mut self, step: &Instruction, joined: u64, mut trace: impl FnMut(Option<usize>, Activity, u64, [u64; 3])) {
+        match *step {
+            Instruction::DecodeIndex { unit, cycles } => {
+                let start = self.decoder.max(self.units[unit].computed);
+                self.decoder = start + cycles;
+                self.units[unit].loaded = self.units[unit].loaded.max(self.decoder);
+                trace(Some(unit), Activity::DecodeIndex, start, [cycles, 1, 0]);
+            }
+            Instruction::LoadWeights { unit, cycles, from_next_level } => {
+                let mut start = self.write_port.max(self.units[unit].computed);
+                if from_next_level {
+                    start = start.max(self.next_level);
+                    self.next_level = start + cycles;
+                }
+                self.write_port = start + cycles;
+                self.units[unit].loaded = self.units[unit].loaded.max(self.write_port);
+                trace(Some(unit), Activity::LoadWeights, start, [cycles, 1, 0]);
+            }
+            Instruction::Wait { unit, count, period } => {
+                let units = &self.units[unit..unit + count];
+                let ready = units.iter().map(|unit| unit.loaded.max(unit.beat)).fold(joined, u64::max);
+                self.beat = joined + (ready - joined).next_multiple_of(period);
+            }
+            Instruction::Repeat { activity, unit, window, beats, period } => {
+                let start = self.beat + window.offset;
+                let end = start + (beats - 1) * period + window.cycles;
+                let of_unit = &mut self.units[unit];
+                of_unit.beat = self.beat + beats * period;
+                if activity == Activity::Compute {
+                    of_unit.computed = end;
+                }
+                self.done = self.done.max(end);
+                trace(Some(unit), activity, start, [window.cycles, beats, period]);
+            }
+            Instruction::Move { activity, cycles } => {
+                let start = match activity {
+                    Activity::MoveMaps => joined.max(self.next_level),
+                    _ => joined,
+                };
+                if activity == Activity::MoveMaps {
+                    self.next_level = start + cycles;
+                }
+                self.done = self.done.max(start + cycles);
+                trace(None, activity, start, [cycles, 1, 0]);
+            }
+            Instruction::Join => unreachable!("the simulator parts programs at their joins"),
+        }
+    }
 }

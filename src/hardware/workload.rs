@@ -1,9 +1,10 @@
-//! Workload: what each core moves and computes, layer by layer, for one frame.
+//! Workload: what a network's layers compute, move and store, and what each core does of it once they are placed.
 //!
-//! It knows nothing of time or energy; the schedule and the cost both start from it.
+//! It knows nothing of time or energy; programs and cost both start from it.
 
 use super::config::Hardware;
-use super::mapping::{ACCUMULATOR_BITS, ConvMapping, CoreWork, MULTIPLIER_BITS, Sets};
+use super::mapping::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
+use super::placement::{CoreWork, Outputs, Placement, place};
 use crate::deploy::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::Result;
 use crate::network::{Op, Skip, Source};
@@ -19,33 +20,70 @@ const POOL_BITS: u64 = 16;
 
 /// A convolution, a projection or a pooling layer.
 #[derive(Debug)]
-pub(super) struct LayerWork {
+pub(super) struct Layer {
     pub(super) name: String,
     /// The convolution; `None` for a pooling layer, which the digital part does.
     pub(super) conv: Option<ConvMapping>,
-    pub(super) cores: Vec<CoreLayer>,
-    /// Values that the feature-map SRAM can't hold, in bits; they go to the next level and come back.
-    pub(super) spilled_bits: u64,
-    /// Bits of the picture, which comes from the next level.
+    outputs: Outputs,
+    /// What a pooling layer reads and writes, in bits.
+    pooled_bits: [u64; 2],
+    /// Values that are in the feature-map SRAM while it runs: what it reads and writes and what later nodes read, in bits.
+    live_bits: u64,
+    /// Bits of the picture, which comes from the next level before the first layer.
     pub(super) picture_bits: u64,
     pub(super) logic: Logic,
 }
 
-/// What a core does in a layer.
-#[derive(Debug)]
-pub(super) struct CoreLayer {
-    pub(super) work: CoreWork,
-    /// Feature-map SRAM to core.
-    pub(super) read_bits: u64,
-    /// Core to feature-map SRAM.
-    pub(super) write_bits: u64,
+/// A layer on its cores.
+#[derive(Clone, Debug)]
+pub(super) struct LayerWork<'a> {
+    pub(super) layer: &'a Layer,
+    /// How it lies there; none for a pooling layer, which all cores share.
+    pub(super) placement: Option<Placement>,
+    pub(super) cores: Vec<CoreWork>,
+    /// Values that the feature-map SRAM can't hold, in bits; they go to the next level and come back.
+    pub(super) spilled_bits: u64,
+    /// Full adders used to add up the outputs of accesses and of cores.
+    pub(super) accumulation_adders: u64,
+}
+
+impl Layer {
+    /// Accesses for a frame.
+    pub(super) fn accesses(&self) -> u64 {
+        self.conv.as_ref().map_or(0, |conv| (conv.accesses() * conv.shape.output.pixels()) as u64)
+    }
+
+    /// Lays the layer on the cores; a pooling layer without a placement.
+    pub(super) fn place(&self, placement: Option<Placement>, hardware: &Hardware) -> LayerWork<'_> {
+        let placed = self.conv.as_ref().zip(placement);
+        let cores = match placed {
+            Some((conv, placement)) => place(conv, &self.outputs, placement, hardware),
+            None => {
+                let moved_bits = self.pooled_bits.map(|bits| bits.div_ceil(hardware.cores as u64));
+                vec![CoreWork { moved_bits, ..CoreWork::default() }; hardware.cores]
+            }
+        };
+        let waiting: u64 = cores.iter().map(CoreWork::waiting_bits).sum();
+        let capacity = hardware.memory.feature_sram_kib * 8192;
+        let frames = hardware.frames_per_load as u64;
+        let spilled_bits = ((self.live_bits + waiting) * frames).saturating_sub(capacity).div_ceil(frames);
+        let outputs = placed.map_or(0, |(conv, _)| {
+            // A measured access gives whole outputs; one of components gives a number for each slice and phase.
+            let precision = &conv.precision;
+            let numbers = match hardware.energy.components {
+                Some(_) => precision.slices as u64 * precision.phases as u64,
+                None => precision.passes,
+            };
+            self.accesses() * precision.outputs as u64 * numbers
+        });
+        let sums = outputs + cores.iter().map(|core| core.joined_sums).sum::<u64>();
+        LayerWork { layer: self, placement, cores, spilled_bits, accumulation_adders: sums * ACCUMULATOR_BITS }
+    }
 }
 
 /// Digital work beside the macros.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Logic {
-    /// Full adders used to add up the outputs of accesses.
-    pub(super) accumulation_adders: u64,
     /// Full adders used to requantize and to pool.
     pub(super) adders: u64,
     /// Gates used to requantize.
@@ -73,7 +111,7 @@ impl Logic {
 ///
 /// # Errors
 /// Weights wider than the macro can hold.
-pub(super) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<LayerWork>> {
+pub(super) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<Layer>> {
     let mut kept = kept.iter().cloned();
     let mut layers = Vec::new();
     for (index, layer) in network.layers.iter().enumerate() {
@@ -101,21 +139,17 @@ impl Builder<'_> {
         if bits == 0 { ACCUMULATOR_BITS } else { bits }
     }
 
-    /// Bits that the feature-map SRAM lacks while this node runs: its inputs, its outputs and what later nodes read.
-    fn spilled_bits(&self) -> u64 {
+    /// Values that are needed while this node runs, besides its own, in bits.
+    fn others_bits(&self) -> u64 {
         let graph = &self.network.graph;
         let needed = |source: Source| graph.readers(source).any(|reader| reader >= self.index);
         let picture = if needed(Source::Image) { graph.image().len() as u64 * 8 } else { 0 };
-        let values: u64 = (0..=self.index)
-            .filter(|&node| node == self.index || needed(Source::Node(node)))
-            .map(|node| graph.nodes()[node].output.len() as u64 * self.stored_bits(node))
-            .sum();
-        let frames = self.hardware.frames_per_load as u64;
-        ((picture + values) * frames).saturating_sub(self.hardware.memory.feature_sram_kib * 8192) / frames
+        let values = (0..self.index).filter(|&node| needed(Source::Node(node)));
+        picture + values.map(|node| graph.nodes()[node].output.len() as u64 * self.stored_bits(node)).sum::<u64>()
     }
 
     /// The node's convolution, then its projection.
-    fn convs(&self, kept: &mut impl Iterator<Item = Sets>) -> Result<Vec<LayerWork>> {
+    fn convs(&self, kept: &mut impl Iterator<Item = Sets>) -> Result<Vec<Layer>> {
         let node = &self.network.graph.nodes()[self.index];
         let (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) =
             (node.op, &self.network.layers[self.index])
@@ -137,69 +171,44 @@ impl Builder<'_> {
             finish.store(outputs, output.forms.len());
         }
         let stored_bits = self.stored_bits(self.index);
+        let join = |joined, joined_bits| Outputs { joined, joined_bits, stored_bits };
         Ok(match (skip, integer_skip) {
             (Some(Skip::Projection { conv: joined, .. }), Some(IntegerSkip::Projection { conv, .. })) => {
                 let projection = map(&node.projection_name(), joined, conv)?;
                 finish.add(outputs, ACCUMULATOR_BITS + SUM_BITS);
                 finish.multiply(outputs, [ACCUMULATOR_BITS, MULTIPLIER_BITS]);
                 // The first sums wait in the feature-map SRAM for the second.
-                vec![
-                    self.conv(own, |_| 0, ACCUMULATOR_BITS, Logic::default()),
-                    self.conv(projection, |_| ACCUMULATOR_BITS, stored_bits, finish),
-                ]
+                let first = Outputs { stored_bits: ACCUMULATOR_BITS, ..Outputs::default() };
+                let second = join(0..shape.filters(), ACCUMULATOR_BITS);
+                vec![self.conv(own, first, Logic::default()), self.conv(projection, second, finish)]
             }
             (Some(Skip::Identity { source, pad_front, .. }), Some(IntegerSkip::Identity { bits, .. })) => {
                 let bits = u64::from(*bits);
                 let channels = self.network.graph.shape(source).channels;
                 finish.add(channels as u64 * pixels, SUM_BITS);
                 finish.multiply(channels as u64 * pixels, [bits, SKIP_MULTIPLIER_BITS]);
-                let joined = pad_front..pad_front + channels;
-                let read = move |filter: usize| if joined.contains(&filter) { bits } else { 0 };
-                vec![self.conv(own, read, stored_bits, finish)]
+                vec![self.conv(own, join(pad_front..pad_front + channels, bits), finish)]
             }
-            _ => vec![self.conv(own, |_| 0, stored_bits, finish)],
+            _ => vec![self.conv(own, join(0..0, 0), finish)],
         })
     }
 
-    /// A convolution; for each output `join_bits(filter)` are read and `stored_bits` written.
-    fn conv(
-        &self,
-        mapping: ConvMapping,
-        join_bits: impl Fn(usize) -> u64,
-        stored_bits: u64,
-        mut logic: Logic,
-    ) -> LayerWork {
-        let pixels = mapping.shape.output.pixels() as u64;
-        let cores = mapping.distribute(self.hardware).into_iter().map(|work| {
-            let filters = || work.sets.iter().flat_map(|&set| mapping.set_filters(set));
-            let waiting_bits = work.waiting_sums * ACCUMULATOR_BITS;
-            let joined: u64 = filters().map(&join_bits).sum();
-            CoreLayer {
-                read_bits: pixels * (work.gathered_bits + waiting_bits + joined),
-                write_bits: pixels * (waiting_bits + filters().count() as u64 * stored_bits),
-                work,
-            }
-        });
-        let cores = cores.collect();
-        // A measured access gives whole outputs; one of components gives a number for each slice and phase.
-        let precision = &mapping.precision;
-        let numbers = match self.hardware.energy.components {
-            Some(_) => precision.slices as u64 * precision.phases as u64,
-            None => precision.passes,
-        };
-        logic.accumulation_adders =
-            mapping.accesses() as u64 * pixels * precision.outputs as u64 * numbers * ACCUMULATOR_BITS;
-        LayerWork {
+    fn conv(&self, mapping: ConvMapping, outputs: Outputs, logic: Logic) -> Layer {
+        // The sums that a projection joins are no stored form of the node.
+        let joined_sums = if outputs.joined_bits == ACCUMULATOR_BITS { outputs.joined.len() } else { 0 };
+        let sums = (mapping.shape.output.pixels() * joined_sums) as u64 * ACCUMULATOR_BITS;
+        Layer {
             name: mapping.name.clone(),
+            live_bits: self.others_bits() + mapping.shape.output.len() as u64 * outputs.stored_bits + sums,
             conv: Some(mapping),
-            cores,
-            spilled_bits: self.spilled_bits(),
+            outputs,
+            pooled_bits: [0; 2],
             picture_bits: 0,
             logic,
         }
     }
 
-    fn pool(&self) -> LayerWork {
+    fn pool(&self) -> Layer {
         let node = &self.network.graph.nodes()[self.index];
         let (inputs, outputs) = (node.input.len() as u64, node.output.len() as u64);
         let mut logic = Logic::default();
@@ -216,17 +225,13 @@ impl Builder<'_> {
                 bits
             }
         };
-        let cores = self.hardware.cores as u64;
-        let share = || CoreLayer {
-            work: CoreWork::default(),
-            read_bits: (inputs * input_bits).div_ceil(cores),
-            write_bits: (outputs * self.stored_bits(self.index)).div_ceil(cores),
-        };
-        LayerWork {
+        let stored_bits = outputs * self.stored_bits(self.index);
+        Layer {
             name: node.name.clone(),
             conv: None,
-            cores: (0..cores).map(|_| share()).collect(),
-            spilled_bits: self.spilled_bits(),
+            outputs: Outputs::default(),
+            pooled_bits: [inputs * input_bits, stored_bits],
+            live_bits: self.others_bits() + stored_bits,
             picture_bits: 0,
             logic,
         }

@@ -3,18 +3,16 @@
 //! Every text that comes from a package or a run folder goes through [`Escape`].
 
 use crate::deploy::Deployment;
-use crate::hardware::{Activity, Cost, LayerCost};
+use crate::hardware::{Cost, LayerCost};
 use crate::network::ConvShape;
-use crate::sparsity::GroupGrid;
 
+use super::drawings::{self, Drawing};
 use super::metrics::{Epoch, Metrics};
-use super::svg::{self, Bar, Curve, Stretch};
+use super::svg::{self, Bar, Curve};
 use super::text::{
-    Agreement, Escape, UNKNOWN, accuracy, bytes, count, empty_layers, energy, executions, grouped, percent, words,
+    Agreement, Escape, UNKNOWN, accuracy, bytes, count, empty_layers, energy, executions, grouped, mapping_summary,
+    percent, placement, words,
 };
-
-/// Cells that all grids of kept groups have together at most, which bounds the size of the file.
-const CELLS: usize = 160_000;
 
 /// The page.
 pub(super) fn page(deployment: &Deployment, metrics: &Metrics) -> String {
@@ -28,6 +26,7 @@ pub(super) fn page(deployment: &Deployment, metrics: &Metrics) -> String {
         area(deployment),
         sparsity(deployment),
         layers(deployment),
+        utilization(deployment),
         timeline(deployment),
         kept(deployment),
         training(metrics),
@@ -196,16 +195,7 @@ fn energy_section(deployment: &Deployment) -> String {
     let parts = cost.energy_breakdown_uj.components();
     let without = cost_without_reload.energy_breakdown_uj.components();
     let share = |part: f64, whole: f64| if whole > 0.0 { part / whole } else { 0.0 };
-    let largest = parts.iter().map(|(_, part)| *part).fold(0.0, f64::max);
-    let bars: Vec<Bar> = parts
-        .iter()
-        .map(|(key, part)| Bar {
-            label: words(key),
-            share: share(*part, largest),
-            text: format!("{} µJ", energy(*part)),
-        })
-        .collect();
-    let chart = svg::bars("Energy of a frame by component, weight reload charged", &bars);
+    let chart = drawings::energy(deployment).svg;
     let mut rows: Vec<Vec<String>> = parts
         .iter()
         .zip(&without)
@@ -309,6 +299,7 @@ fn layers(deployment: &Deployment) -> String {
                         .map(|_| format!("{} of {}", grouped(layer.kept_groups), grouped(layer.groups))),
                 ),
                 percent(layer.utilization),
+                layer.mapping.map_or("all cores".into(), placement),
                 format!("{:.3}", layer.kept_macs as f64 / 1e6),
                 number(conv(layer).map(|(_, shape, _, _)| shape_of(shape))),
                 number(conv(layer).map(|(_, _, _, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
@@ -322,13 +313,17 @@ fn layers(deployment: &Deployment) -> String {
         "zero groups (%)",
         "kept groups",
         "utilization (%)",
+        "mapping",
         "MAC (millions)",
         "weights",
         "bits",
     ];
     let note = "<p class=\"note\">Per frame, weight reload charged. Multiply-accumulates (MAC) are those of kept groups. Weights \
-                are filters × channels × kernel height × width; bits are those of a weight and of an input.</p>\n";
-    section("Layers", &(table(&headings, &rows) + note))
+                are filters × channels × kernel height × width; bits are those of a weight and of an input. The mapping says what the cores \
+                divide among themselves, how often the layer is on the chip if more than once, and whether the macros of a core start \
+                together.</p>\n";
+    let summary = format!("<p class=\"note\">{}.</p>\n", mapping_summary(&deployment.evaluation));
+    section("Layers", &(table(&headings, &rows) + note + &summary))
 }
 
 /// Filters, channels and kernel.
@@ -337,69 +332,53 @@ fn shape_of(shape: &ConvShape) -> String {
     format!("{} × {} × {height} × {width}", shape.filters(), shape.channels())
 }
 
-fn timeline(deployment: &Deployment) -> String {
-    let timeline = &deployment.evaluation.timeline;
-    let mut places: Vec<(usize, usize)> = timeline.spans.iter().map(|span| (span.core, span.unit)).collect();
-    places.sort_unstable();
-    places.dedup();
-    let rows: Vec<String> = places.iter().map(|(core, unit)| format!("core {core}.{unit}")).collect();
-    let stretches: Vec<Stretch> = timeline
-        .spans
-        .iter()
-        .map(|span| Stretch {
-            row: places.partition_point(|place| *place < (span.core, span.unit)),
-            kind: match span.activity {
-                Activity::Load => 0,
-                Activity::Compute => 1,
-            },
-            start: span.start,
-            end: span.end,
-        })
-        .collect();
-    let layers: Vec<_> = timeline.layers.iter().map(|layer| (layer.name.as_str(), layer.start, layer.end)).collect();
-    let title =
-        format!("What each macro does in {} cycles, {}", grouped(timeline.cycles()), count(timeline.frames, "frame"));
-    let drawing = svg::timeline(&title, &rows, &layers, &["load", "compute"], &stretches);
+fn utilization(deployment: &Deployment) -> String {
+    let drawing = drawings::utilization(deployment);
     section(
-        "What the macros do",
-        &format!(
-            "<figure>\n<p><span class=\"key one\"></span>computes <span class=\"key two\"></span>loads weights \
-             <span class=\"key none\"></span>waits</p>\n<div class=\"scroll\" tabindex=\"0\">{drawing}</div>\n\
-             <figcaption>{title}. A row is a macro, numbered core.macro; a stripe is a layer, whose name stands above it where \
-             there is room. A core's macros load one after the other, and may load while those of an earlier layer \
-             compute.</figcaption>\n</figure>\n"
-        ),
+        "Utilization of each layer",
+        &format!("<figure>\n{}<figcaption>{}</figcaption>\n</figure>\n", drawing.svg, Escape(&drawing.caption)),
     )
+}
+
+fn timeline(deployment: &Deployment) -> String {
+    let figure = |drawing: &Drawing, keys: &str, note: &str| {
+        format!(
+            "<figure>\n<p>{keys}</p>\n<div class=\"scroll\" tabindex=\"0\">{}</div>\n<figcaption>{} {note}</figcaption>\n</figure>\n",
+            drawing.svg,
+            Escape(&drawing.caption),
+        )
+    };
+    let frame = figure(
+        &drawings::frame(deployment),
+        "<span class=\"key one\"></span>computes <span class=\"key two\"></span>loads weights <span class=\"key none\"></span>waits",
+        "A row is a macro, numbered core.macro; a stripe is a layer, whose name stands above it where there is room. A core's macros \
+         load one after the other, and may load while those of an earlier layer compute.",
+    );
+    let layer = figure(
+        &drawings::layer(deployment),
+        "<span class=\"key one\"></span>macro computes <span class=\"key two\"></span>weights are written \
+         <span class=\"key three\"></span>decoder, ports",
+        "The paler, the smaller the share of the time in which a part is busy.",
+    );
+    section("What cores and macros do", &(frame + &layer))
 }
 
 fn kept(deployment: &Deployment) -> String {
     let network = &deployment.package.network;
-    let convs: Vec<_> = network.convs().collect();
-    let limit = CELLS / convs.len().max(1);
-    let mut binned = false;
-    let grids: String = convs
+    let maps = drawings::kept(deployment);
+    let grids: String = maps
         .iter()
-        .map(|(name, shape, _, conv)| {
-            let grid = GroupGrid::new(network.group, shape);
-            let kept = grid.kept(&conv.weights);
-            let [rows, columns] = bins(grid.sets(), grid.groups_per_set(), limit);
-            let exact = rows == 1 && columns == 1;
-            binned |= !exact;
-            let number = kept.iter().filter(|kept| **kept).count();
-            let size = [grid.sets(), grid.blocks(), grid.taps].map(|size| size.to_string());
-            let size = size.join(" × ");
-            let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.groups() as u64),);
-            let scale = if exact { String::new() } else { format!(", a cell is up to {rows} × {columns} groups") };
-            let block = if exact { grid.taps } else { usize::MAX };
-            let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
+        .map(|map| {
             format!(
-                "<div style=\"width:min(100%,max(280px,{}px))\"><h3>{} <small>{size}{scale}</small></h3>\n{}</div>\n",
-                svg::grid_width(&cells),
-                Escape(&caption),
-                svg::grid(&caption, &cells, block)
+                "<div style=\"width:min(100%,max(280px,{}px))\"><h3>{} <small>{}</small></h3>\n{}</div>\n",
+                map.size[0],
+                Escape(&map.caption),
+                map.note,
+                map.svg,
             )
         })
         .collect();
+    let binned = maps.iter().any(|map| map.binned);
     let shades =
         if binned { " Where a cell stands for several groups, its shade is the share that is kept." } else { "" };
     section(
@@ -412,35 +391,6 @@ fn kept(deployment: &Deployment) -> String {
             network.group.filters, network.group.channels,
         ),
     )
-}
-
-/// How many rows and columns of groups share a cell, so that there are at most `limit` cells.
-fn bins(rows: usize, columns: usize, limit: usize) -> [usize; 2] {
-    let (mut by_row, mut by_column) = (1, 1);
-    while rows.div_ceil(by_row) * columns.div_ceil(by_column) > limit.max(1) {
-        if rows.div_ceil(by_row) > columns.div_ceil(by_column) {
-            by_row *= 2;
-        } else {
-            by_column *= 2;
-        }
-    }
-    [by_row, by_column]
-}
-
-/// The share of kept groups in each cell of `rows x columns` groups.
-fn shares(kept: &[bool], groups_per_set: usize, [rows, columns]: [usize; 2]) -> Vec<Vec<f64>> {
-    let sets: Vec<&[bool]> = kept.chunks(groups_per_set).collect();
-    let row = |sets: &[&[bool]]| {
-        (0..groups_per_set)
-            .step_by(columns)
-            .map(|from| {
-                let to = (from + columns).min(groups_per_set);
-                let cell = || sets.iter().flat_map(|set| &set[from..to]);
-                cell().filter(|kept| **kept).count() as f64 / cell().count() as f64
-            })
-            .collect()
-    };
-    sets.chunks(rows).map(row).collect()
 }
 
 fn training(metrics: &Metrics) -> String {
@@ -529,17 +479,4 @@ fn classes(names: &[String]) -> String {
     let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
     let rest = if names.len() > SHOWN { ", …" } else { "" };
     format!("{}: {}{rest}", names.len(), Escape(&shown.join(", ")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn large_grids_share_cells_and_no_group_is_lost() {
-        assert_eq!(bins(32, 288, 10_000), [1, 1]);
-        assert_eq!(bins(3, 5, 6), [1, 4]);
-        let kept: Vec<bool> = (0..15).map(|group| group % 2 == 0).collect();
-        assert_eq!(shares(&kept, 5, [2, 4]), [[0.5, 0.5], [0.5, 1.0]]);
-    }
 }

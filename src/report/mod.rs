@@ -1,6 +1,7 @@
-//! What people read: the table in the terminal, `report.html`, a sweep's table and plot. It knows the numbers, not how they were
+//! What people read: the table in the terminal, `report.html`, drawings, a sweep's table and plot. It knows the numbers, not how they were
 //! made.
 
+mod drawings;
 mod html;
 mod metrics;
 mod scatter;
@@ -8,6 +9,7 @@ mod svg;
 mod sweep;
 mod table;
 pub(crate) mod text;
+mod tornado;
 
 use std::path::Path;
 
@@ -17,8 +19,9 @@ use metrics::Metrics;
 
 pub use sweep::{sweep_table, write_sweep};
 pub use table::table;
+pub use tornado::{Swing, tornado};
 
-/// Writes `deploy.json` and `report.html` into a folder, which is made if need be.
+/// Writes `deploy.json`, `report.html` and its drawings (`drawings/*.svg`) into a folder, which is made if need be.
 ///
 /// The report draws the training curves of the folder's `metrics.jsonl`; where it is missing or damaged, the report says so.
 ///
@@ -28,5 +31,15 @@ pub fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     deployment.write(folder)?;
     let page = html::page(deployment, &Metrics::read(folder));
-    write_atomically(&folder.join("report.html"), page.as_bytes())
+    write_atomically(&folder.join("report.html"), page.as_bytes())?;
+    write_drawings(deployment, &folder.join("drawings"))
+}
+
+/// Writes the drawings of the report into a folder, which is made if need be: the timeline of a frame and of its slowest layer,
+/// utilization, energy, and the map of kept groups.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_drawings(deployment: &Deployment, folder: &Path) -> Result<()> {
+    drawings::write(deployment, folder)
 }

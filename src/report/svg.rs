@@ -3,6 +3,7 @@
 //! Texts that are passed in are escaped here.
 
 use std::fmt::Write;
+use std::ops::Range;
 
 use super::text::{Escape, grouped, shorten};
 
@@ -20,6 +21,11 @@ const BAR_PITCH: usize = 24;
 /// Where bars start and how far they may reach, in percent of the width; the rest is for their texts.
 const BAR_START: f64 = 40.0;
 const BAR_REACH: f64 = 34.0;
+
+/// Pixels that [`bars`] take where there is room.
+pub(super) fn bars_size(bars: &[Bar]) -> [usize; 2] {
+    [640, bars.len() * BAR_PITCH]
+}
 
 /// A horizontal bar chart as wide as the page; its texts keep their size.
 pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
@@ -156,7 +162,7 @@ pub(super) struct Stretch {
 }
 
 /// Pixels of a timeline: the rows' labels, each row with the gap below it, and the axis below.
-const ROW_LABELS: usize = 66;
+const ROW_LABELS: usize = 86;
 const ROW: usize = 18;
 const ROW_PITCH: usize = 22;
 const AXIS: usize = 34;
@@ -168,21 +174,22 @@ const CHARACTER: usize = 7;
 /// Coordinates of stretches are in tenths of a pixel.
 const TENTHS: f64 = 10.0;
 
-/// Rows over time in cycles; `layers` are names with first and last cycle, `kinds` the classes of stretches.
+/// Rows over time in cycles, from the first of `shown` to its end; `layers` are names with first and last cycle, `kinds` the classes
+/// of stretches, which lie within `shown`.
 pub(super) fn timeline(
     title: &str,
     rows: &[String],
+    shown: Range<u64>,
     layers: &[(&str, u64, u64)],
     kinds: &[&str],
     stretches: &[Stretch],
-) -> String {
-    let ends = layers.iter().map(|(_, _, end)| *end).chain(stretches.iter().map(|stretch| stretch.end));
-    let cycles = ends.max().unwrap_or(0).max(1);
+) -> (String, [usize; 2]) {
+    let cycles = (shown.end - shown.start).max(1);
     let plot = (13 * layers.len()).clamp(860, 4000);
     let names = layers.iter().map(|(name, ..)| name.chars().count().min(LAYER_NAME));
     let labels = CHARACTER * names.max().unwrap_or(0) + 8;
     let (width, height) = (ROW_LABELS + plot + 10, labels + rows.len() * ROW_PITCH + AXIS);
-    let x = |cycle: u64| ROW_LABELS as f64 + cycle as f64 / cycles as f64 * plot as f64;
+    let x = |cycle: u64| ROW_LABELS as f64 + (cycle - shown.start) as f64 / cycles as f64 * plot as f64;
     let top = |row: usize| labels + row * ROW_PITCH;
     let bottom = top(rows.len());
 
@@ -229,7 +236,7 @@ pub(super) fn timeline(
         }
     }
     let step = nice_step(cycles as f64 / 8.0).max(1.0) as u64;
-    for cycle in (0..=cycles / step).map(|tick| tick * step) {
+    for cycle in (shown.start.div_ceil(step)..=shown.end / step).map(|tick| tick * step) {
         put(format!(
             "<path class=\"rule\" d=\"M{0:.1} {bottom}v5\"/><text class=\"middle\" x=\"{0:.1}\" y=\"{1}\">{2}</text>\n",
             x(cycle),
@@ -238,7 +245,7 @@ pub(super) fn timeline(
         ));
     }
     put(format!("<text class=\"middle\" x=\"{}\" y=\"{}\">cycles</text>\n", ROW_LABELS + plot / 2, bottom + 31,));
-    out + "</svg>\n"
+    (out + "</svg>\n", [width, height])
 }
 
 /// Path data of horizontal strokes `from..to` at one height.
@@ -256,26 +263,52 @@ fn line(strokes: impl Iterator<Item = (i64, i64)>, y: f64) -> String {
     path
 }
 
+/// A drawing as a file of its own: with its namespace and the page's style. `size` in pixels.
+pub(super) fn file(drawing: &str, [width, height]: [usize; 2]) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\">\n\
+         <style>\n{}svg{{background:var(--page)}}\n</style>\n{drawing}</svg>\n",
+        include_str!("style.css"),
+    )
+}
+
+/// Drawings below each other, each under its caption. Gives the size, too.
+pub(super) fn stacked(drawings: &[(String, String, [usize; 2])]) -> (String, [usize; 2]) {
+    let (mut out, mut width, mut top) = (String::new(), 0, 8);
+    for (caption, drawing, [across, down]) in drawings {
+        let _ = write!(
+            out,
+            "<text x=\"8\" y=\"{}\">{}</text>\n<svg x=\"8\" y=\"{}\" width=\"{across}\" height=\"{down}\">\n{drawing}</svg>\n",
+            top + 12,
+            Escape(caption),
+            top + 20,
+        );
+        width = width.max(across + 16).max(8 * caption.chars().count() + 16);
+        top += down + 32;
+    }
+    (out, [width, top])
+}
+
 /// Shades of a grid's cells: how full a cell is where it stands for several groups.
 pub(super) const SHADES: usize = 4;
 
 /// Up to so many rows of a grid are parted by rules.
 const RULED_ROWS: usize = 20;
 
-/// Pixels that a [`grid`] takes where there is room.
-pub(super) fn grid_width(cells: &[Vec<f64>]) -> usize {
-    10 * cells.first().map_or(0, Vec::len)
+/// Pixels that a [`grid`] takes where there is room. Few cells are drawn large.
+pub(super) fn grid_size(cells: &[Vec<f64>]) -> [usize; 2] {
+    let pitch = match cells.len() {
+        0..=8 => 10,
+        9..=20 => 6,
+        _ => 4,
+    };
+    [10 * cells.first().map_or(0, Vec::len), pitch * cells.len()]
 }
 
 /// A grid of cells, `[row][column]`, each with the share of what it stands for, from 0 to 1; a rule after each `block` columns.
 pub(super) fn grid(title: &str, cells: &[Vec<f64>], block: usize) -> String {
     let (rows, columns) = (cells.len(), cells.first().map_or(0, Vec::len));
-    // Few cells are drawn large.
-    let pitch = match rows {
-        0..=8 => 10,
-        9..=20 => 6,
-        _ => 4,
-    };
+    let [width, height] = grid_size(cells);
     let mut paths = String::new();
     for shade in 1..=SHADES {
         let mut path = String::new();
@@ -303,10 +336,8 @@ pub(super) fn grid(title: &str, cells: &[Vec<f64>], block: usize) -> String {
     }
     format!(
         "<svg class=\"grid\" role=\"img\" viewBox=\"0 0 {columns} {rows}\" preserveAspectRatio=\"none\" \
-         style=\"width:min(100%,{}px);height:{}px\"><title>{}</title>\n\
+         width=\"{width}\" height=\"{height}\" style=\"width:min(100%,{width}px);height:{height}px\"><title>{}</title>\n\
          <rect class=\"track\" width=\"{columns}\" height=\"{rows}\"/>\n{paths}<path class=\"block\" d=\"{rules}\"/></svg>\n",
-        grid_width(cells),
-        pitch * rows,
         Escape(title),
     )
 }

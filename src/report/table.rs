@@ -3,7 +3,9 @@
 use crate::deploy::Deployment;
 use crate::hardware::Cost;
 
-use super::text::{Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, percent, words};
+use super::text::{
+    Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, mapping_summary, percent, words,
+};
 
 /// Longest name that is printed whole.
 const NAME: usize = 24;
@@ -43,6 +45,9 @@ pub fn table(deployment: &Deployment) -> String {
         let names = ascii(&empty.join(", "), 40);
         lines.push(format!("  nothing is left of {}: {names}", count(empty.len(), "layer")));
     }
+
+    lines.push(String::new());
+    lines.push(format!("  {}", mapping_summary(&deployment.evaluation)));
 
     let (with, without) = (&deployment.cost, &deployment.cost_without_reload);
     lines.push(String::new());

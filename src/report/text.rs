@@ -3,6 +3,7 @@
 use std::fmt::{Display, Formatter, Result, Write};
 
 use crate::deploy::{Accuracy, Deployment, Mismatches};
+use crate::hardware::{Evaluation, Placement, Policy, Split, Start};
 
 /// What stands for a number that isn't known.
 pub(crate) const UNKNOWN: &str = "-";
@@ -100,6 +101,42 @@ pub(crate) fn energy(uj: f64) -> String {
 /// A component's key as words.
 pub(super) fn words(key: &str) -> String {
     key.replace('_', " ")
+}
+
+/// How a layer lies on the cores.
+pub(super) fn placement(placement: Placement) -> String {
+    let mut text = match placement.split {
+        Split::FilterSets => "filter sets".to_owned(),
+        Split::InputChannels => "input channels".to_owned(),
+    };
+    if placement.copies > 1 {
+        text += &format!(", {} copies", placement.copies);
+    }
+    if placement.start == Start::Together {
+        text += ", together";
+    }
+    text
+}
+
+/// Which placements were taken, in at most 78 characters.
+pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
+    let policy = match evaluation.policy {
+        Policy::Auto => "automatic",
+        Policy::FilterSets => "filter sets",
+        Policy::Together => "together",
+        Policy::InputChannels => "input channels",
+        Policy::Duplicate => "duplicate",
+    };
+    let layers = || evaluation.layers.iter().filter_map(|layer| layer.mapping);
+    let [channels, copied, together] = [
+        layers().filter(|placement| placement.split == Split::InputChannels).count(),
+        layers().filter(|placement| placement.copies > 1).count(),
+        layers().filter(|placement| placement.start == Start::Together).count(),
+    ];
+    format!(
+        "Mapping {policy}: of {}, {channels} split by channels, {copied} copied, {together} together",
+        count(layers().count(), "layer")
+    )
 }
 
 /// Whether the executions agree.

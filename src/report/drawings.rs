@@ -1,0 +1,256 @@
+//! The report's drawings of a deployment, for `report.html` and as SVG files.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::deploy::Deployment;
+use crate::error::{Error, Result, write_atomically};
+use crate::hardware::{Activity, Span};
+use crate::sparsity::GroupGrid;
+
+use super::svg::{self, Bar, Stretch};
+use super::text::{count, energy as microjoules, grouped, percent, words};
+
+/// Cells that all grids of kept groups have together at most, which bounds the size of the file.
+const CELLS: usize = 160_000;
+
+/// A drawing with what stands below it, as plain text.
+pub(super) struct Drawing {
+    pub svg: String,
+    pub caption: String,
+    /// Pixels.
+    pub size: [usize; 2],
+}
+
+/// Writes every drawing as an SVG file into a folder, which is made if need be.
+pub(super) fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let kept = kept(deployment).into_iter().map(|map| (map.caption, map.svg, map.size)).collect();
+    for (name, drawings) in [
+        ("timeline-frame", alone(frame(deployment))),
+        ("timeline-layer", alone(layer(deployment))),
+        ("utilization", alone(utilization(deployment))),
+        ("energy", alone(energy(deployment))),
+        ("kept-groups", kept),
+    ] {
+        let (drawing, size) = svg::stacked(&drawings);
+        write_atomically(&folder.join(format!("{name}.svg")), svg::file(&drawing, size).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn alone(drawing: Drawing) -> Vec<(String, String, [usize; 2])> {
+    vec![(drawing.caption, drawing.svg, drawing.size)]
+}
+
+/// The energy of a frame by component.
+pub(super) fn energy(deployment: &Deployment) -> Drawing {
+    let parts = deployment.cost.energy_breakdown_uj.components();
+    let largest = parts.iter().map(|(_, part)| *part).fold(0.0, f64::max);
+    let bars = parts.map(|(key, part)| Bar {
+        label: words(key),
+        share: if largest > 0.0 { part / largest } else { 0.0 },
+        text: format!("{} µJ", microjoules(part)),
+    });
+    let caption = "Energy of a frame by component, weight reload charged";
+    Drawing { svg: svg::bars(caption, &bars), caption: caption.into(), size: svg::bars_size(&bars) }
+}
+
+/// How busy the macros are in each layer.
+pub(super) fn utilization(deployment: &Deployment) -> Drawing {
+    let bar = |layer: &crate::hardware::LayerCost| Bar {
+        label: layer.name.clone(),
+        share: layer.utilization,
+        text: percent(layer.utilization),
+    };
+    let bars: Vec<Bar> = deployment.layers.iter().map(bar).collect();
+    let caption = "Multiply-accumulates of kept groups over what the macros could do in the layer's cycles, weight reload charged";
+    Drawing {
+        svg: svg::bars("Utilization, layer by layer", &bars),
+        caption: caption.into(),
+        size: svg::bars_size(&bars),
+    }
+}
+
+/// Classes of stretches: three colors, each in [`svg::SHADES`] shades.
+const KINDS: [&str; 12] = [
+    "load s1",
+    "load s2",
+    "load s3",
+    "load s4",
+    "compute s1",
+    "compute s2",
+    "compute s3",
+    "compute s4",
+    "port s1",
+    "port s2",
+    "port s3",
+    "port s4",
+];
+
+/// The number of a class; `color` counts from 0. A span is shaded by the share of its time in which its part is busy.
+fn kind(color: usize, span: &Span) -> usize {
+    let share = if span.times > 1 { span.cycles as f64 / span.period as f64 } else { 1.0 };
+    color * svg::SHADES + ((share * svg::SHADES as f64).ceil() as usize).clamp(1, svg::SHADES) - 1
+}
+
+/// What the macros do in a frame, or in all that share a load.
+pub(super) fn frame(deployment: &Deployment) -> Drawing {
+    let timeline = &deployment.evaluation.timeline;
+    let row = |span: &Span| match span.activity {
+        Activity::LoadWeights => Some(((span.core, 0, span.unit?), 0)),
+        Activity::Compute => Some(((span.core, 0, span.unit?), 1)),
+        _ => None,
+    };
+    let caption =
+        format!("What each macro does in {} cycles, {}.", grouped(timeline.cycles()), count(timeline.frames, "frame"));
+    rows(deployment, caption, 0..timeline.cycles(), row)
+}
+
+/// What the parts of the cores do in the slowest layer.
+pub(super) fn layer(deployment: &Deployment) -> Drawing {
+    let timeline = &deployment.evaluation.timeline;
+    let slowest = timeline.layers.iter().rev().max_by_key(|layer| layer.end - layer.start);
+    let (name, shown) = slowest.map_or(("", 0..0), |layer| (layer.name.as_str(), layer.start..layer.end));
+    let row = |span: &Span| {
+        Some(match span.activity {
+            Activity::DecodeIndex => ((span.core, 1, 0), 2),
+            Activity::LoadWeights => ((span.core, 0, span.unit?), 0),
+            Activity::Compute => ((span.core, 0, span.unit?), 1),
+            Activity::LoadInputs => ((span.core, 2, 0), 2),
+            Activity::WriteBack => ((span.core, 3, 0), 2),
+            Activity::MoveMaps => ((span.core, 4, 0), 2),
+            Activity::Accumulate => return None,
+        })
+    };
+    let cycles = grouped(shown.end - shown.start);
+    rows(
+        deployment,
+        format!("What the parts of the cores do in layer {name}, the slowest one: {cycles} cycles."),
+        shown,
+        row,
+    )
+}
+
+/// Core, part of it (macros, decoder, read port, write port, next level) and macro.
+type Row = (usize, usize, usize);
+
+fn row_name((core, part, unit): Row) -> String {
+    match part {
+        0 => format!("core {core}.{unit}"),
+        part => format!("{core} {}", ["", "decoder", "inputs", "outputs", "next level"][part]),
+    }
+}
+
+/// The spans that a row is found for, with the number of their color.
+fn rows(
+    deployment: &Deployment,
+    caption: String,
+    shown: Range<u64>,
+    row: impl Fn(&Span) -> Option<(Row, usize)>,
+) -> Drawing {
+    let timeline = &deployment.evaluation.timeline;
+    let visible = timeline.spans.iter().filter(|span| span.start < shown.end && span.end() > shown.start);
+    let spans: Vec<_> = visible.filter_map(|span| row(span).map(|(row, color)| (row, color, span))).collect();
+    let mut places: Vec<Row> = spans.iter().map(|(row, ..)| *row).collect();
+    places.sort_unstable();
+    places.dedup();
+    let names: Vec<String> = places.iter().map(|row| row_name(*row)).collect();
+    let mut stretches: Vec<Stretch> = spans
+        .iter()
+        .map(|(row, color, span)| Stretch {
+            row: places.partition_point(|place| place < row),
+            kind: kind(*color, span),
+            start: span.start.max(shown.start),
+            end: span.end().min(shown.end),
+        })
+        .collect();
+    stretches.sort_by_key(|stretch| stretch.start);
+    let layers = timeline.layers.iter().filter(|layer| layer.start < shown.end && layer.end > shown.start);
+    let layers: Vec<_> = layers.map(|layer| (layer.name.as_str(), layer.start, layer.end)).collect();
+    let (svg, size) = svg::timeline(&caption, &names, shown, &layers, &KINDS, &stretches);
+    Drawing { svg, caption, size }
+}
+
+/// The map of a layer's kept groups.
+pub(super) struct KeptMap {
+    pub svg: String,
+    pub caption: String,
+    /// The layer's size in groups, and how many share a cell.
+    pub note: String,
+    /// Pixels.
+    pub size: [usize; 2],
+    /// Whether cells stand for several groups.
+    pub binned: bool,
+}
+
+/// What was kept of each layer.
+pub(super) fn kept(deployment: &Deployment) -> Vec<KeptMap> {
+    let network = &deployment.package.network;
+    let convs: Vec<_> = network.convs().collect();
+    let limit = CELLS / convs.len().max(1);
+    convs
+        .iter()
+        .map(|(name, shape, _, conv)| {
+            let grid = GroupGrid::new(network.group, shape);
+            let kept = grid.kept(&conv.weights);
+            let [rows, columns] = bins(grid.sets(), grid.groups_per_set(), limit);
+            let binned = rows > 1 || columns > 1;
+            let number = kept.iter().filter(|kept| **kept).count();
+            let size = [grid.sets(), grid.blocks(), grid.taps].map(|size| size.to_string()).join(" × ");
+            let scale = if binned { format!(", a cell is up to {rows} × {columns} groups") } else { String::new() };
+            let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.groups() as u64));
+            let block = if binned { usize::MAX } else { grid.taps };
+            let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
+            KeptMap {
+                svg: svg::grid(&caption, &cells, block),
+                caption,
+                note: size + &scale,
+                size: svg::grid_size(&cells),
+                binned,
+            }
+        })
+        .collect()
+}
+
+/// How many rows and columns of groups share a cell, so that there are at most `limit` cells.
+fn bins(rows: usize, columns: usize, limit: usize) -> [usize; 2] {
+    let (mut by_row, mut by_column) = (1, 1);
+    while rows.div_ceil(by_row) * columns.div_ceil(by_column) > limit.max(1) {
+        if rows.div_ceil(by_row) > columns.div_ceil(by_column) {
+            by_row *= 2;
+        } else {
+            by_column *= 2;
+        }
+    }
+    [by_row, by_column]
+}
+
+/// The share of kept groups in each cell of `rows x columns` groups.
+fn shares(kept: &[bool], groups_per_set: usize, [rows, columns]: [usize; 2]) -> Vec<Vec<f64>> {
+    let sets: Vec<&[bool]> = kept.chunks(groups_per_set).collect();
+    let row = |sets: &[&[bool]]| {
+        (0..groups_per_set)
+            .step_by(columns)
+            .map(|from| {
+                let to = (from + columns).min(groups_per_set);
+                let cell = || sets.iter().flat_map(|set| &set[from..to]);
+                cell().filter(|kept| **kept).count() as f64 / cell().count() as f64
+            })
+            .collect()
+    };
+    sets.chunks(rows).map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_grids_share_cells_and_no_group_is_lost() {
+        assert_eq!(bins(32, 288, 10_000), [1, 1]);
+        assert_eq!(bins(3, 5, 6), [1, 4]);
+        let kept: Vec<bool> = (0..15).map(|group| group % 2 == 0).collect();
+        assert_eq!(shares(&kept, 5, [2, 4]), [[0.5, 0.5], [0.5, 1.0]]);
+    }
+}
