@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use mars::hardware::{
     Activity, Area, Converter, Evaluation, Evaluator, Hardware, LayerCost, MacroNetwork, MacroShares, Mapping, Memory,
-    Noise, Policy, Span, evaluate,
+    Noise, Policy, Span, Split, evaluate,
 };
 use mars::network::{ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
 use mars::sparsity::{GroupGrid, GroupShape};
@@ -565,6 +565,32 @@ fn weights_of_bits_that_the_macro_lacks_are_charged_at_the_next_precision() {
     let (three, four) = (evaluation(3), evaluation(4));
     assert_eq!(three.cost.energy_breakdown_uj.cell_writes, four.cost.energy_breakdown_uj.cell_writes);
     assert_eq!(three.compression.weight_bits_stored * 4, four.compression.weight_bits_stored * 3);
+}
+
+/// Whatever the placement, the same accesses are made, and what it needs beyond them is charged.
+#[test]
+fn copies_are_written_and_sums_of_other_cores_are_moved() {
+    let network = W4A4.network(zoo("resnet20", 10).unwrap());
+    let with = |policy| evaluate(&network, &Hardware { mapping: Mapping { policy }, ..Hardware::mars() }).unwrap();
+    let [plain, copied, channels] = [Policy::FilterSets, Policy::Duplicate, Policy::InputChannels].map(with);
+    assert!(!plain.resident && !copied.resident && !channels.resident);
+    let mut most = 1;
+    for ((plain, copied), channels) in plain.layers.iter().zip(&copied.layers).zip(&channels.layers) {
+        assert_eq!([copied.accesses, channels.accesses], [plain.accesses; 2]);
+        let [writes, copied_writes] = [plain, copied].map(|layer| layer.energy_breakdown_uj.cell_writes);
+        let copies = copied.mapping.map_or(1, |mapping| mapping.copies);
+        assert!(close(copied_writes, copies as f64 * writes), "{}", plain.name);
+        most = most.max(copies);
+        // Three bundles of 16 channels at nine kernel positions: their sums are written and read by three cores.
+        if plain.name == "layer1.0.conv1" {
+            assert_eq!(channels.mapping.unwrap().split, Split::InputChannels);
+            let moved = [channels, plain].map(|layer| layer.energy_breakdown_uj.feature_buffer);
+            // Plainly they are two tiles, between which the sums wait once.
+            let sums = 16.0 * 1024.0 * 32.0 * 0.135 / 1e6;
+            assert!(close(moved[0] - moved[1], (2.0 * 3.0 - 2.0) * sums), "{moved:?}");
+        }
+    }
+    assert_eq!(most, 8, "a small layer is on every macro");
 }
 
 #[test]
