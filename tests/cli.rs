@@ -315,7 +315,10 @@ fn wait_for_lines(child: &mut Child, run: &Path, lines: usize) {
 
 /// The same files as those of the run that nobody interrupted, times apart.
 fn same_as_finished(run: &Path) {
-    let expected = FINISHED.join("run");
+    same_run(run, &FINISHED.join("run"));
+}
+
+fn same_run(run: &Path, expected: &Path) {
     for file in ["model.mars", "deploy.json", "recipe.toml"] {
         assert!(fs::read(run.join(file)).unwrap() == fs::read(expected.join(file)).unwrap(), "{file}");
     }
@@ -330,7 +333,27 @@ fn same_as_finished(run: &Path) {
         }
         lines
     };
-    assert_eq!(timeless(run), timeless(&expected));
+    assert_eq!(timeless(run), timeless(expected));
+}
+
+/// Killed before its statistics freeze, or after its batch norms were folded, a run goes on to the same bytes.
+#[test]
+fn a_killed_run_continues_across_the_freeze_and_after_the_fold() {
+    for (fusion, freeze) in [("ema", "freeze_at = 1.4"), ("batch", "freeze_at = 1"), ("once", "")] {
+        let dir = new_place();
+        let recipe = RECIPE.replace("activation_bits = 4", &format!("activation_bits = 4\nfusion = \"{fusion}\""));
+        let recipe = recipe.replace("kind = \"quantize\"", &format!("kind = \"quantize\"\n{freeze}"));
+        fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+        success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "whole"]).output().unwrap());
+        let run = dir.path().join("killed");
+        let mut child = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed"]);
+        let mut child = child.stdout(Stdio::null()).spawn().unwrap();
+        wait_for_lines(&mut child, &run, 6);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        success(&train(dir.path(), &["--resume", "--run", "killed"]).output().unwrap());
+        same_run(&run, &dir.path().join("whole"));
+    }
 }
 
 /// A run that learns from the network it starts from needs one, keeps it, and goes on with it.

@@ -17,7 +17,7 @@ use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::network::{
     Array, BATCH_NORM_EPSILON, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, Weights,
 };
-use mars::quantize::{BitPlan, FakeQuant, Fusion, QuantizeConfig, WeightScale};
+use mars::quantize::{BitPlan, FakeQuant, Fusion, LayerBits, QuantizeConfig, WeightScale};
 use mars::sparsity::{GroupGrid, GroupShape};
 use mars::train::{Outcome, Plan, Request};
 use proptest::prelude::*;
@@ -520,14 +520,23 @@ fn config() -> impl Strategy<Value = QuantizeConfig> {
         (Fusion::Frozen, WeightScale::Column),
         (Fusion::None, WeightScale::Layer),
     ]);
-    (2u8..=8, 2u8..=8, 2u8..=8, 2u8..=8, fusion).prop_map(
-        |(weight_bits, activation_bits, skip_bits, first_last_bits, (fusion, weight_scale))| QuantizeConfig {
+    let layer = (0usize..8, prop::option::of(2u8..=8), prop::option::of(2u8..=8)).prop_map(
+        |(number, weight_bits, activation_bits)| LayerBits {
+            pattern: format!("*{number}"),
+            weight_bits,
+            activation_bits,
+        },
+    );
+    let layers = prop::collection::vec(layer, 0..3);
+    (2u8..=8, 2u8..=8, 2u8..=8, 2u8..=8, fusion, layers).prop_map(
+        |(weight_bits, activation_bits, skip_bits, first_last_bits, (fusion, weight_scale), layers)| QuantizeConfig {
             weight_bits,
             activation_bits,
             skip_bits,
             first_last_bits,
             fusion,
             weight_scale,
+            layers,
         },
     )
 }
@@ -583,7 +592,11 @@ impl Case {
         weights.check(&graph).unwrap();
         let classes = class_names(CLASSES);
         let options = fold_options(&self.config, &picture, self.group, &classes);
-        let network = fold(&graph, &weights, &options).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let network = fold(&graph, &weights, &options).map_err(|error| match error.to_string() {
+            // A faint filter with its batch norm outside may have a unit of thousands of output steps.
+            message if message.contains("no shift expresses") => TestCaseError::reject(message),
+            message => TestCaseError::fail(message),
+        })?;
         Ok((weights, picture, network))
     }
 }
@@ -591,7 +604,8 @@ impl Case {
 #[test]
 fn random_networks_give_the_same_logits_in_all_executions() {
     let (cases, alive) = (Cell::new(0), Cell::new(0));
-    let config = ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() };
+    let config =
+        ProptestConfig { cases: 800, max_global_rejects: 4, failure_persistence: None, ..ProptestConfig::default() };
     let result = TestRunner::new_with_rng(
         config.clone(),
         proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm),
@@ -840,34 +854,50 @@ fn number(value: &serde_json::Value, key: &str) -> f64 {
 }
 
 /// Steps of a learning rate that moves nothing show the loss of training's own forward pass; the exported integers have the same.
+/// Where training looks at the batch, here all pictures, the running statistics come to be the batch's.
 #[test]
 fn training_computes_the_loss_of_what_it_exports() {
     let dir = TempDir::new().unwrap();
     common::write_cifar10(dir.path(), 12, 20);
-    let recipe = |fusion: &str, scale: &str| {
+    let recipe = |[bits, fusion, scale, epochs, extra]: [&str; 5]| {
         format!(
             r#"
-            batch_size = 20
+            batch_size = 60
             augment = false
             [quantize]
-            weight_bits = 6
-            activation_bits = 6
+            weight_bits = {bits}
+            activation_bits = {bits}
             fusion = "{fusion}"
             weight_scale = "{scale}"
             [[phases]]
             kind = "float"
-            epochs = 2
+            epochs = 6
             learning_rate = 0.05
             [[phases]]
             kind = "quantize"
-            epochs = 1
+            epochs = {epochs}
             learning_rate = 1e-30
+            {extra}
             "#
         )
     };
-    for (fusion, scale) in [("frozen", "layer"), ("frozen", "column")] {
-        let folder = dir.path().join(format!("{fusion}-{scale}"));
-        let deployment = run(&folder, dir.path(), "flex", &recipe(fusion, scale));
+    let cases = [
+        ["6", "frozen", "layer", "1", ""],
+        ["6", "frozen", "column", "1", ""],
+        ["2", "frozen", "layer", "1", ""],
+        ["3", "frozen", "column", "1", ""],
+        ["3", "once", "layer", "1", ""],
+        ["3", "once", "column", "1", ""],
+        ["4", "batch", "layer", "80", ""],
+        ["4", "ema", "layer", "80", ""],
+        ["4", "ema", "column", "80", ""],
+        ["4", "none", "layer", "80", ""],
+        ["4", "ema", "layer", "2", "freeze_at = 1"],
+        ["4", "batch", "layer", "2", "freeze_at = 0.5"],
+    ];
+    for case in cases {
+        let folder = dir.path().join(case.join("-").replace([' ', '='], ""));
+        let deployment = run(&folder, dir.path(), "flex", &recipe(case));
         let line = metrics(&folder).pop().unwrap();
         let network = &deployment.package.network;
         let (weights, _) = Weights::load(&folder.join("run/checkpoints/last.safetensors")).unwrap();
@@ -884,9 +914,11 @@ fn training_computes_the_loss_of_what_it_exports() {
             right += usize::from((0..10).all(|class| logits[class] <= logits[usize::from(label)]));
         }
         let (trained_loss, trained_accuracy) = (number(&line, "loss"), number(&line, "train_accuracy"));
-        assert!((trained_loss / loss - 1.0).abs() < 0.01, "{fusion} {scale}: loss {trained_loss} and {loss}");
+        // Running variances are unbiased, a batch's isn't.
+        let tolerance = if case[3] == "80" { 0.02 } else { 2e-4 };
+        assert!((trained_loss / loss - 1.0).abs() < tolerance, "{case:?}: loss {trained_loss} and {loss}");
         let accuracy = 100.0 * right as f64 / train.len() as f64;
-        assert!((trained_accuracy - accuracy).abs() < 3.0, "{fusion} {scale}: {trained_accuracy} % and {accuracy} %");
+        assert!((trained_accuracy - accuracy).abs() < 2.0, "{case:?}: {trained_accuracy} % and {accuracy} %");
     }
 }
 

@@ -665,6 +665,29 @@ fn weights_of_bits_that_the_macro_lacks_are_charged_at_the_next_precision() {
     assert_eq!(three.compression.weight_bits_stored * 4, four.compression.weight_bits_stored * 3);
 }
 
+/// A column's scale, and a batch norm that stays outside, need a multiplier for each filter where a layer's scale needs one for each
+/// filter set: 15 more of 16 bits for each full set, through the weight SRAM with each load.
+#[test]
+fn a_multiplier_for_each_filter_is_charged() {
+    let layers = vec![conv("a", 40, 3, 1, 1, None), conv("b", 16, 1, 1, 0, None), conv("c", 32, 3, 1, 1, None)];
+    let mut network = W8A8.network(spec([3, 9, 7], layers));
+    let mut cost = |per_column: bool| {
+        for (layer, filters) in network.layers.iter_mut().zip([40, 16, 32]) {
+            let IntegerLayer::Conv { output: Some(output), .. } = layer else { panic!("it has a requantization") };
+            output.multipliers = vec![9; if per_column { filters } else { 1 }];
+        }
+        evaluate(&network, &Hardware::mars()).unwrap()
+    };
+    let (column, layer) = (cost(true), cost(false));
+    // Sets of 16, 16 and 8 filters, one of 16, two of 16.
+    let bits = 16 * (15 + 15 + 7 + 15 + 15 + 15);
+    let energy = |evaluation: &Evaluation| evaluation.cost.energy_breakdown_uj.weight_buffer;
+    let added = f64::from(bits) * Hardware::mars().energy.buffer_pj_per_bit / 1e6;
+    assert!((energy(&column) - energy(&layer) - added).abs() < 1e-12, "{} {}", energy(&column), energy(&layer));
+    assert!(column.cost.cycles >= layer.cost.cycles);
+    assert_eq!(column.compression, layer.compression);
+}
+
 #[test]
 fn frames_that_share_a_load_share_its_energy() {
     let network = W8A8.network(zoo("resnet20", 10).unwrap());

@@ -37,6 +37,8 @@ pub struct ConvMapping {
     pub precision: Precision,
     /// Groups that share an access.
     pub sections: usize,
+    /// Each filter has a multiplier of its own.
+    pub column_multipliers: bool,
     /// For each filter set its kept groups, ascending, numbered within the set: `block * taps + tap`.
     pub sets: Sets,
 }
@@ -103,6 +105,7 @@ impl ConvMapping {
                 .precision(conv.weight_bits, conv.input_bits)
                 .map_err(|message| Error::layer(name, message))?,
             sections: hardware.sections(),
+            column_multipliers: false,
             sets,
         })
     }
@@ -154,9 +157,11 @@ impl ConvMapping {
         IndexCode::shorter(&mask).bit_len(&mask) as u64 + SELECTOR_BITS
     }
 
-    /// Bits of a set's biases and multipliers, one of each for a filter.
+    /// Bits of a set's coefficients: a bias for each filter, and a multiplier for each or one for all, as the layer has them.
     pub fn coefficient_bits(&self, set: usize) -> u64 {
-        self.set_filters(set).len() as u64 * (ACCUMULATOR_BITS + MULTIPLIER_BITS)
+        let filters = self.set_filters(set).len() as u64;
+        let multipliers = if self.column_multipliers { filters } else { 1 };
+        filters * ACCUMULATOR_BITS + multipliers * MULTIPLIER_BITS
     }
 
     /// Filter sets to cores, accesses to macros. Sets go to the core with the fewest accesses, the longest first.

@@ -5,7 +5,7 @@
 use super::config::Hardware;
 use super::mapping::{ACCUMULATOR_BITS, ConvMapping, CoreWork, MULTIPLIER_BITS, Sets};
 use crate::deploy::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network::{Op, Skip, Source};
 
 /// Bits of a product before requantization: accumulator times multiplier.
@@ -124,12 +124,14 @@ impl Builder<'_> {
         };
         let pixels = shape.output.pixels() as u64;
         let outputs = shape.output.len() as u64;
-        let mut map = |name: &str, shape, conv| {
+        let mut map = |name: &str, shape, conv, multipliers: &[u32]| {
             let sets = kept.next().expect("kept groups for each convolution");
-            ConvMapping::with_sets(name, shape, conv, self.hardware, sets)
+            let mapping = ConvMapping::with_sets(name, shape, conv, self.hardware, sets)?;
+            Ok::<_, Error>(ConvMapping { column_multipliers: multipliers.len() > 1, ..mapping })
         };
 
-        let own = map(&node.name, shape, conv)?;
+        // The logits have no multiplier; a set's coefficients leave room for one.
+        let own = map(&node.name, shape, conv, output.as_ref().map_or(&[], |output| &output.multipliers))?;
         let mut finish = Logic::default();
         finish.add(outputs, ACCUMULATOR_BITS);
         if let Some(output) = output {
@@ -138,8 +140,8 @@ impl Builder<'_> {
         }
         let stored_bits = self.stored_bits(self.index);
         Ok(match (skip, integer_skip) {
-            (Some(Skip::Projection { conv: joined, .. }), Some(IntegerSkip::Projection { conv, .. })) => {
-                let projection = map(&node.projection_name(), joined, conv)?;
+            (Some(Skip::Projection { conv: joined, .. }), Some(IntegerSkip::Projection { conv, multipliers })) => {
+                let projection = map(&node.projection_name(), joined, conv, multipliers)?;
                 finish.add(outputs, ACCUMULATOR_BITS + SUM_BITS);
                 finish.multiply(outputs, [ACCUMULATOR_BITS, MULTIPLIER_BITS]);
                 // The first sums wait in the feature-map SRAM for the second.

@@ -12,7 +12,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::deploy::PictureScale;
 use crate::engine::{Norm, Shortcut, conv_block, moments};
 use crate::network::{Array, BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
-use crate::quantize::{BitPlan, Fusion, QuantizeConfig, quantize_values, quantize_weights};
+use crate::quantize::{BitPlan, Fusion, multiplier_errors, quantize_biases, quantize_values, quantize_weights};
 
 /// Arrays by name, flat, on a device.
 pub(crate) type Tensors = BTreeMap<String, Tensor<1>>;
@@ -28,7 +28,7 @@ pub(crate) enum Mode<'a> {
     /// Float with the running statistics, folded.
     Float,
     /// Fake quantizers on weights and values.
-    Quantized(&'a QuantizeConfig, &'a BitPlan),
+    Quantized(&'a BitPlan, Fusion),
 }
 
 /// Mean and biased variance of one batch norm's input.
@@ -132,6 +132,34 @@ impl Model {
         unreachable!("the last node of a graph gives the logits")
     }
 
+    /// Folds every batch norm with its running statistics: gamma 1, beta the folded bias, and statistics that change nothing. What is
+    /// folded already stays as it is, to the last bit.
+    pub fn fold_batch_norms(&mut self) {
+        for (name, conv) in self.graph.convs().collect::<Vec<_>>() {
+            let part = |part: &str| format!("{name}.{part}");
+            let arrays = ["weight", "gamma", "beta", "mean", "var"].map(|name| self.tensors.get(&part(name)).cloned());
+            let [Some(weight), Some(gamma), Some(beta), Some(mean), Some(var)] = arrays.map(|a| a.map(to_host)) else {
+                continue;
+            };
+            let gain = |filter: usize| gamma[filter] / (var[filter] + BATCH_NORM_EPSILON as f32).sqrt();
+            let filters = 0..conv.filters();
+            let column = weight.len() / filters.len();
+            let folded = weight.iter().enumerate().map(|(index, weight)| weight * gain(index / column)).collect();
+            let biases = filters.clone().map(|filter| beta[filter] - gain(filter) * mean[filter]).collect();
+            let all = |value: f64| vec![value as f32; filters.len()];
+            for (name, values) in [
+                ("weight", folded),
+                ("beta", biases),
+                ("gamma", all(1.0)),
+                ("mean", all(0.0)),
+                ("var", all(1.0 - BATCH_NORM_EPSILON)),
+            ] {
+                let shape = self.shapes[&part(name)].clone();
+                self.insert(&part(name), &Array { shape, values });
+            }
+        }
+    }
+
     /// Moves the running statistics towards the batch's; the variance unbiased, as in PyTorch.
     pub fn update_statistics(&mut self, statistics: Vec<Statistics>) {
         for Statistics { name, mean, variance, count } in statistics {
@@ -178,6 +206,25 @@ struct Layer<'a> {
     batch_norm: bool,
     /// Reads the picture.
     first: bool,
+    rounding: Option<Rounding>,
+}
+
+/// What integers do to a folded convolution beside the rounding of its weights.
+struct Rounding {
+    /// What one unit of its sums stands for, one value or one a filter.
+    unit: Tensor<1>,
+    /// Its multipliers' relative error; none for the logits.
+    multiplier: Option<Tensor<1>>,
+}
+
+impl Rounding {
+    fn apply(self, weight: Tensor<4>, bias: Tensor<1>) -> (Tensor<4>, Norm) {
+        let bias = quantize_biases(bias, self.unit);
+        match self.multiplier {
+            None => (weight, Norm::Bias(bias)),
+            Some(error) => (weight * error.clone().reshape([-1, 1, 1, 1]), Norm::Bias(bias * error)),
+        }
+    }
 }
 
 struct Pass<'a> {
@@ -192,7 +239,7 @@ impl Pass<'_> {
     /// The node's value before rounding.
     fn node(&mut self, index: usize, node: &Node, picture: &Value) -> Tensor<4> {
         let (input_bits, skip_bits) = match self.mode {
-            Mode::Quantized(_, plan) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
+            Mode::Quantized(plan, _) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
             _ => (0, 0),
         };
         let read = |values: &[Value], source: Source, bits: u8| match source {
@@ -209,20 +256,57 @@ impl Pass<'_> {
                 _ => x,
             };
         };
+        let [own, joined] = self.roundings(node, input_bits, skip_bits);
         let shortcut = skip.map(|skip| match skip {
             Skip::Identity { source, stride, pad_front } => {
                 Shortcut { value: read(&self.values, source, skip_bits), stride, front: pad_front }
             }
             Skip::Projection { source, conv } => {
                 let x = read(&self.values, source, skip_bits);
-                let layer = Layer { index, name: &node.projection_name(), conv, batch_norm: true, first: false };
+                let name = &node.projection_name();
+                let layer = Layer { index, name, conv, batch_norm: true, first: false, rounding: joined };
                 Shortcut { value: self.conv(layer, x, None, false), stride: 1, front: 0 }
             }
         });
         let first = node.source == Source::Image;
         // The quantizers of values are ReLUs themselves.
         let relu = !logits && !matches!(self.mode, Mode::Quantized(..));
-        self.conv(Layer { index, name: &node.name, conv, batch_norm, first }, x, shortcut, relu)
+        let layer = Layer { index, name: &node.name, conv, batch_norm, first, rounding: own };
+        self.conv(layer, x, shortcut, relu)
+    }
+
+    /// The roundings of a node's convolution and of its projection, in a pass with fake quantizers.
+    fn roundings(&self, node: &Node, input_bits: u8, skip_bits: u8) -> [Option<Rounding>; 2] {
+        let (Mode::Quantized(..), Op::Conv { skip, logits, .. }) = (self.mode, node.op) else {
+            return [None, None];
+        };
+        let unit = |name: &str, source, bits| self.tensor(&format!("{name}.weight_step")) * self.step(source, bits);
+        let own = unit(&node.name, node.source, input_bits);
+        let joined = match skip {
+            Some(Skip::Projection { source, .. }) => Some(unit(&node.projection_name(), source, skip_bits)),
+            _ => None,
+        };
+        let error = |unit: &Tensor<1>, other: Option<Tensor<1>>| {
+            let step = (!logits).then(|| self.tensor(&format!("{}.output_step", node.name)));
+            step.map(|step| multiplier_errors(unit.clone(), other, step))
+        };
+        let rounding = |unit: Tensor<1>, other| Rounding { multiplier: error(&unit, other), unit };
+        [Some(rounding(own.clone(), joined.clone())), joined.map(|joined| rounding(joined, Some(own)))]
+    }
+
+    /// The step of a value in one of its forms.
+    fn step(&self, source: Source, bits: u8) -> Tensor<1> {
+        let (Mode::Quantized(plan, _), Source::Node(index)) = (self.mode, source) else {
+            return Tensor::full([1], self.model.picture.step(), &self.device());
+        };
+        let node = &self.model.graph.nodes()[index];
+        match node.op {
+            Op::MaxPool { .. } => self.step(node.source, bits),
+            _ => {
+                let finer = bits - plan.narrowest(source);
+                self.tensor(&format!("{}.output_step", node.name)) / f64::from(1u32 << finer)
+            }
+        }
     }
 
     /// The forms that are stored.
@@ -235,7 +319,7 @@ impl Pass<'_> {
             let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
             return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }
-        let Mode::Quantized(_, plan) = self.mode else {
+        let Mode::Quantized(plan, _) = self.mode else {
             return Value::one(value);
         };
         let forms = &plan.nodes[index].forms;
@@ -253,7 +337,7 @@ impl Pass<'_> {
 
     /// A convolution with its batch norm or bias, residual sum and ReLU.
     fn conv(&mut self, layer: Layer, x: Tensor<4>, shortcut: Option<Shortcut>, relu: bool) -> Tensor<4> {
-        let Layer { index, name, conv, batch_norm, first } = layer;
+        let Layer { index, name, conv, batch_norm, first, rounding } = layer;
         let [kernel_height, kernel_width] = conv.kernel;
         let weight = self.tensor(&format!("{name}.weight"));
         let weight = weight.reshape([conv.filters(), conv.channels(), kernel_height, kernel_width]);
@@ -267,16 +351,25 @@ impl Pass<'_> {
                 (folded(gain), Norm::Bias(bias))
             }
             (Mode::FloatTraining | Mode::Float, false) => (weight, Norm::Bias(self.tensor(&format!("{name}.bias")))),
-            (Mode::Quantized(config, plan), _) => {
+            (Mode::Quantized(plan, fusion), _) => {
                 let (step, bits) = (self.tensor(&format!("{name}.weight_step")), plan.nodes[index].weights);
                 let quantize = |weight| quantize_weights(weight, step, bits);
-                match config.fusion {
-                    _ if !batch_norm => (quantize(weight), Norm::Bias(self.tensor(&format!("{name}.bias")))),
+                let round = |weight, bias| rounding.expect("a pass with fake quantizers").apply(weight, bias);
+                match fusion {
+                    _ if !batch_norm => round(quantize(weight), self.tensor(&format!("{name}.bias"))),
                     Fusion::None => (quantize(weight), self.batch_norm(name)),
+                    Fusion::Ema => {
+                        // The rounded weights as they were before the fold: the batch norm finds their own statistics.
+                        let gain = self.running_affine(name).0.detach();
+                        let gain = gain.clone().mask_fill(gain.equal_elem(0.0), 1.0);
+                        let rounded = quantize(folded(gain.clone()));
+                        (rounded / gain.reshape([conv.filters() as i64, 1, 1, 1]), self.batch_norm(name))
+                    }
                     Fusion::Frozen => {
                         let (gain, bias) = self.running_affine(name);
-                        (quantize(folded(gain)), Norm::Bias(bias))
+                        round(quantize(folded(gain)), bias)
                     }
+                    Fusion::Once => round(quantize(weight), self.tensor(&format!("{name}.beta"))),
                     Fusion::Batch => {
                         let zeros = Tensor::zeros([conv.filters()], &x.device());
                         let sums = conv_block(x.clone(), weight.clone(), window, Norm::Bias(zeros), None, false).value;
@@ -284,7 +377,7 @@ impl Pass<'_> {
                         let noted = [mean.clone().detach(), variance.clone().detach()];
                         self.note(name, noted, &x, &conv);
                         let (gain, bias) = affine(self, name, mean, variance);
-                        (quantize(folded(gain)), Norm::Bias(bias))
+                        round(quantize(folded(gain)), bias)
                     }
                 }
             }
@@ -315,8 +408,12 @@ impl Pass<'_> {
     fn color_scales(&self) -> Tensor<4> {
         let scales: Vec<f32> = self.model.picture.color_scales().map(|scale| scale as f32).collect();
         let colors = scales.len();
-        let like = self.tensors.values().next().expect("a network has parameters").device();
-        Tensor::from_data(TensorData::new(scales, [1, colors, 1, 1]), &like)
+        Tensor::from_data(TensorData::new(scales, [1, colors, 1, 1]), &self.device())
+    }
+
+    /// The parameters' device.
+    fn device(&self) -> Device {
+        self.tensors.values().next().expect("a network has parameters").device()
     }
 }
 
@@ -325,4 +422,41 @@ fn affine(pass: &Pass, name: &str, mean: Tensor<1>, variance: Tensor<1>) -> (Ten
     let gain = pass.tensor(&format!("{name}.gamma")) / (variance + BATCH_NORM_EPSILON).sqrt();
     let bias = pass.tensor(&format!("{name}.beta")) - gain.clone() * mean;
     (gain, bias)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::zoo;
+    use crate::train::run::picture_scale;
+
+    /// The network computes what it did, and folding it again changes no bit, so that a run may begin its phase twice.
+    #[test]
+    fn folding_batch_norms_changes_nothing_and_happens_once() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let mut weights = Weights::random(&graph, 3);
+        for (name, conv) in graph.convs() {
+            for (part, shift) in [("gamma", 0.5), ("beta", -0.2), ("mean", -0.4), ("var", 0.3)] {
+                if weights.get(&format!("{name}.{part}")).is_ok() {
+                    let values = (0..conv.filters()).map(|i| (i * 7 % 13) as f32 / 10.0 + shift).collect();
+                    weights.insert(format!("{name}.{part}"), Array::vector(values));
+                }
+            }
+        }
+        let mut model = Model::new(&graph, &picture_scale(), &weights, &Device::flex());
+        let pictures: Vec<u8> = (0..2 * graph.image().len()).map(|i| (i * 31 % 251) as u8).collect();
+        let logits = |model: &Model| {
+            to_host(model.forward(&model.tensors, model.pictures(&pictures), Mode::Float, |_, _| {}).logits)
+        };
+        let before = logits(&model);
+        model.fold_batch_norms();
+        let largest = before.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
+        for (a, b) in before.iter().zip(logits(&model)) {
+            assert!((a - b).abs() < 1e-4 * largest, "{a} {b}");
+        }
+        let folded = model.weights();
+        assert_ne!(folded, weights);
+        model.fold_batch_norms();
+        assert!(model.weights() == folded);
+    }
 }

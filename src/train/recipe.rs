@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, toml_message};
-use crate::quantize::QuantizeConfig;
+use crate::quantize::{Fusion, QuantizeConfig};
 
 /// Everything that decides a run's result, beside the files it names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,6 +123,9 @@ pub struct Phase {
     /// Epochs, or parts of one, over which the learning rate rises from 0.
     #[serde(default)]
     pub warmup_epochs: f64,
+    /// Epochs, or parts of one, after which a `quantize` phase with fusion `batch` or `ema` goes on as `frozen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_at: Option<f64>,
 }
 
 /// How the learning rate falls.
@@ -164,7 +167,14 @@ impl Phase {
             weight_decay: default_weight_decay(),
             schedule: Schedule::default(),
             warmup_epochs: 0.0,
+            freeze_at: None,
         }
+    }
+
+    /// How batch norm is treated in a step (counted from 0 in the phase): as the recipe says until the statistics are frozen.
+    pub(super) fn fusion_at(&self, fusion: Fusion, step: usize, steps_per_epoch: usize) -> Fusion {
+        let frozen = self.freeze_at.is_some_and(|epochs| step as f64 >= epochs * steps_per_epoch as f64);
+        if frozen && fusion.uses_batch() { Fusion::Frozen } else { fusion }
     }
 
     /// Learning rate of a step (counted from 0 in the phase), with `steps_per_epoch` steps an epoch.
@@ -283,6 +293,16 @@ impl Recipe {
             setting(decay, format!("phases.{index}.weight_decay = {}: it must not be negative", phase.weight_decay))?;
             let warmup = (0.0..=phase.epochs as f64).contains(&phase.warmup_epochs);
             setting(warmup, format!("phases.{index}.warmup_epochs = {}: more than its epochs", phase.warmup_epochs))?;
+            if let Some(at) = phase.freeze_at {
+                let key = format!("phases.{index}.freeze_at = {at}");
+                let within = (0.0..=phase.epochs as f64).contains(&at);
+                setting(within, format!("{key}: it must be from 0 to the phase's {} epochs", phase.epochs))?;
+                let batch = phase.kind == PhaseKind::Quantize && self.quantize.fusion.uses_batch();
+                setting(
+                    batch,
+                    format!("{key}: only a quantize phase with fusion batch or ema has statistics to freeze"),
+                )?;
+            }
         }
         if let Some(DistillationConfig { weight, temperature }) = self.distillation {
             let message = format!("distillation.weight = {weight}: it must be from 0 to 1");
@@ -389,6 +409,12 @@ mod tests {
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
         assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
         assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
+        let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";
+        assert!(message(&[layers]).contains("quantize.layers.0.weight_bits = 9: it must be from 2 to 8"));
+        let freeze = |fusion, setting| message(&["pretrained=none", fusion, setting]);
+        assert!(freeze("quantize.fusion=ema", "phases.2.freeze_at=2").contains("from 0 to the phase's 1 epochs"));
+        assert!(freeze("quantize.fusion=once", "phases.2.freeze_at=1").contains("fusion batch or ema"));
+        assert!(freeze("quantize.fusion=batch", "phases.1.freeze_at=1").contains("only a quantize phase"));
     }
 
     #[test]

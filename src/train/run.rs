@@ -135,6 +135,7 @@ impl Plan {
         };
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
         let graph = model_graph(&recipe.model, &dataset)?;
+        recipe.quantize.check_patterns(&graph)?;
         check_logits(&graph, &recipe)?;
         Ok(Self {
             picture: picture_scale(),

@@ -22,7 +22,7 @@ use crate::deploy::integer::{IntegerNetwork, predict};
 use crate::deploy::{FoldOptions, PictureScale, fold};
 use crate::error::{Error, Result};
 use crate::network::{Array, Graph, Weights};
-use crate::quantize::{BitPlan, FakeQuant};
+use crate::quantize::{BitPlan, FakeQuant, Fusion};
 use crate::sparsity::GroupShape;
 
 /// Pictures that are evaluated at a time.
@@ -155,6 +155,9 @@ impl<'a> Trainer<'a> {
                 eprintln!("float accuracy before quantization: {accuracy:.2} %");
             }
         }
+        if self.job.recipe.quantize.fusion == Fusion::Once {
+            self.model.fold_batch_norms();
+        }
         let calibrated = self.model.tensors.keys().any(|name| name.ends_with("_step"));
         if !calibrated {
             calibrate(&mut self.model, self.job.recipe, &self.job.dataset.train)?;
@@ -180,7 +183,8 @@ impl<'a> Trainer<'a> {
             let phase_step = self.position.epoch * steps + self.position.step;
             learning_rate = phase.learning_rate_at(phase_step, steps);
             let progress_in_phase = (phase_step + 1) as f64 / (phase.epochs * steps) as f64;
-            let (loss, correct) = self.step(phase, &plan, &batch, learning_rate, progress_in_phase)?;
+            let mode = self.mode(phase, &plan, phase_step, steps);
+            let (loss, correct) = self.step(phase, mode, &batch, learning_rate, progress_in_phase)?;
             let tally = &mut self.position.tally;
             tally.loss += loss * batch.labels.len() as f64;
             tally.correct += correct;
@@ -222,7 +226,7 @@ impl<'a> Trainer<'a> {
         for _ in 0..steps {
             let started = Instant::now();
             let batch = batches.next().ok_or_else(|| Error::Setting("a batch larger than the data set".into()))?;
-            self.step(phase, &plan, &batch, phase.learning_rate, 0.0)?;
+            self.step(phase, self.mode(phase, &plan, 0, full), &batch, phase.learning_rate, 0.0)?;
             seconds.push(started.elapsed().as_secs_f64());
         }
         Ok(seconds)
@@ -269,19 +273,24 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// The forward pass of a step of a phase.
+    fn mode<'m>(&self, phase: &Phase, plan: &'m BitPlan, step: usize, steps_per_epoch: usize) -> Mode<'m> {
+        let fusion = phase.fusion_at(self.job.recipe.quantize.fusion, step, steps_per_epoch);
+        match phase.kind {
+            PhaseKind::Quantize => Mode::Quantized(plan, fusion),
+            _ => Mode::FloatTraining,
+        }
+    }
+
     /// One step; the mean loss and the pictures classified right.
     fn step(
         &mut self,
         phase: &Phase,
-        plan: &BitPlan,
+        mode: Mode,
         batch: &Batch,
         learning_rate: f64,
         progress: f64,
     ) -> Result<(f64, usize)> {
-        let mode = match phase.kind {
-            PhaseKind::Quantize => Mode::Quantized(&self.job.recipe.quantize, plan),
-            _ => Mode::FloatTraining,
-        };
         let leaves: Tensors = self
             .model
             .tensors
