@@ -7,6 +7,7 @@
 //! | `block` | a layer in one operation: [`conv_block`] |
 //! | `fake` | the fake quantizer in one pass |
 //! | `moments` | mean and variance of each channel |
+//! | `ones` | sums of digits whose bits lie in words |
 //! | `conv` | convolution of a batch: algorithms, division among threads |
 //! | `winograd`, `direct` | the algorithms |
 //! | `product` | the inner loop of both |
@@ -20,6 +21,7 @@ mod direct;
 mod fake;
 mod join;
 mod moments;
+mod ones;
 mod parallel;
 mod product;
 mod simd;
@@ -33,6 +35,7 @@ pub(crate) use block::exact_conv;
 pub use block::{BlockOutput, Norm, Shortcut, conv_block};
 pub(crate) use fake::fake_quantize;
 pub(crate) use moments::moments;
+pub(crate) use ones::{Digits, LANES, digit_sums};
 
 type FlexTensor = FloatTensor<Flex>;
 

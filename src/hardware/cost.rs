@@ -302,7 +302,7 @@ pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluat
 }
 
 /// Weights are loaded unless each core's macros hold the accesses of all layers.
-fn loading(layers: &[LayerWork], hardware: &Hardware) -> Loading {
+pub(super) fn loading(layers: &[LayerWork], hardware: &Hardware) -> Loading {
     let room = hardware.macros_per_core * hardware.accesses_per_macro();
     let accesses = |core: usize| -> u64 {
         let tiles = layers.iter().flat_map(|layer| &layer.cores[core].work.tiles);
@@ -341,7 +341,7 @@ fn compression<'a>(convs: impl Iterator<Item = &'a ConvMapping> + Clone) -> Comp
 }
 
 /// Schedules the layers and adds up their costs; the speed-up is left at 1.
-fn run(layers: &[LayerWork], hardware: &Hardware, loading: Loading) -> (Timeline, Cost, Vec<LayerCost>) {
+pub(super) fn run(layers: &[LayerWork], hardware: &Hardware, loading: Loading) -> (Timeline, Cost, Vec<LayerCost>) {
     let timeline = schedule(layers, hardware, loading);
     // A pooling layer keeps the macros waiting that the convolution before it used.
     let mut peak = 0.0;

@@ -8,6 +8,7 @@
 //! | `workload` | mapping | what each core moves and computes, layer by layer |
 //! | `schedule` | workload | [`Timeline`]: when each macro loads and computes |
 //! | `cost` | workload, timeline | [`Evaluation`]: cycles, energy, compression |
+//! | `ledger` | workload, cost | [`Ledger`]: what a network costs while its groups go |
 //! | [`sweep`] | ranges over keys of a hardware file | a row of costs for each chip |
 //! | `index` | kept groups | [`IndexCode`]: how the index is stored |
 //!
@@ -20,6 +21,7 @@ mod converter;
 mod cost;
 mod index;
 mod kernel;
+mod ledger;
 mod mapping;
 mod noise;
 mod schedule;
@@ -30,5 +32,8 @@ pub use array::{Counters, Execution, MacroNetwork};
 pub use config::{AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Memory, Noise, Precision};
 pub use cost::{AreaBreakdown, Compression, Cost, EnergyBreakdown, Evaluation, Evaluator, LayerCost, evaluate};
 pub use index::{Index, IndexCode, SELECTOR_BITS};
+pub use ledger::{Ledger, Resource, Snapshot, Step};
 pub use mapping::ConvMapping;
+#[cfg(feature = "train")]
+pub(crate) use noise::{ConversionNoise, stuck_weights};
 pub use schedule::{Activity, LayerTime, Span, Timeline};

@@ -76,14 +76,30 @@ impl Logic {
 pub(super) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<LayerWork>> {
     let mut kept = kept.iter().cloned();
     let mut layers = Vec::new();
-    for (index, layer) in network.layers.iter().enumerate() {
-        let builder = Builder { network, hardware, index };
-        match layer {
-            IntegerLayer::Conv { .. } => layers.extend(builder.convs(&mut kept)?),
-            IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => layers.push(builder.pool()),
-        }
+    for index in 0..network.layers.len() {
+        layers.extend(node_workload(network, hardware, index, &mut kept)?);
     }
-    layers[0].picture_bits = network.graph.image().len() as u64 * 8;
+    Ok(layers)
+}
+
+/// The layers of one node; `kept` gives the groups that count of each of its convolutions.
+///
+/// # Errors
+/// Weights wider than the macro can hold.
+pub(super) fn node_workload(
+    network: &IntegerNetwork,
+    hardware: &Hardware,
+    index: usize,
+    kept: &mut impl Iterator<Item = Sets>,
+) -> Result<Vec<LayerWork>> {
+    let builder = Builder { network, hardware, index };
+    let mut layers = match network.layers[index] {
+        IntegerLayer::Conv { .. } => builder.convs(kept)?,
+        IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
+    };
+    if index == 0 {
+        layers[0].picture_bits = network.graph.image().len() as u64 * 8;
+    }
     Ok(layers)
 }
 

@@ -22,6 +22,9 @@ pub struct QuantizeConfig {
     pub fusion: Fusion,
     /// One weight step for a layer or for each column.
     pub weight_scale: WeightScale,
+    /// Training's forward pass sees the conversions of the hardware's converter, its noise and its stuck cells, where it has any.
+    /// Evaluation always does.
+    pub converter_aware: bool,
     /// Widths of single layers, over those above; where several match, the last one counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerBits>,
@@ -50,6 +53,7 @@ impl Default for QuantizeConfig {
             first_last_bits: 8,
             fusion: Fusion::default(),
             weight_scale: WeightScale::default(),
+            converter_aware: true,
             layers: Vec::new(),
         }
     }

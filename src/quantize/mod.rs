@@ -6,11 +6,15 @@
 
 mod bits;
 #[cfg(feature = "train")]
+mod conversion;
+#[cfg(feature = "train")]
 mod evaluate;
 #[cfg(feature = "train")]
 mod fake;
 
 pub use bits::{BitPlan, Fusion, LayerBits, NodeBits, QuantizeConfig, WeightScale};
+#[cfg(feature = "train")]
+pub(crate) use conversion::{Conversions, cells};
 #[cfg(feature = "train")]
 pub use evaluate::FakeQuant;
 #[cfg(feature = "train")]

@@ -12,7 +12,7 @@ mod speed;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, Position, Tally};
-pub use recipe::{DistillationConfig, Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
+pub use recipe::{Budget, DistillationConfig, Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
 pub use run::{DEVICES, Outcome, Plan, Request, device};
 pub use speed::{inference_seconds, step_seconds};
 pub use trainer::INTERRUPTED;

@@ -10,9 +10,13 @@ use burn::tensor::ops::{AvgPoolOptions, MaxPoolOptions};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::deploy::PictureScale;
+use crate::deploy::integer::IntegerConv;
 use crate::engine::{Norm, Shortcut, conv_block, moments};
+use crate::hardware::Hardware;
 use crate::network::{Array, BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
-use crate::quantize::{BitPlan, Fusion, multiplier_errors, quantize_biases, quantize_values, quantize_weights};
+use crate::quantize::{
+    BitPlan, Conversions, Fusion, cells, multiplier_errors, quantize_biases, quantize_values, quantize_weights,
+};
 
 /// Arrays by name, flat, on a device.
 pub(crate) type Tensors = BTreeMap<String, Tensor<1>>;
@@ -27,8 +31,15 @@ pub(crate) enum Mode<'a> {
     FloatTraining,
     /// Float with the running statistics, folded.
     Float,
-    /// Fake quantizers on weights and values.
-    Quantized(&'a BitPlan, Fusion),
+    /// Fake quantizers on weights and values; with a chip, its conversions too.
+    Quantized(&'a BitPlan, Fusion, Option<Chip<'a>>),
+}
+
+/// A chip that loses something, and the number of a batch's first picture, from which its noise follows.
+#[derive(Clone, Copy)]
+pub(crate) struct Chip<'a> {
+    pub hardware: &'a Hardware,
+    pub first: u64,
 }
 
 /// Mean and biased variance of one batch norm's input.
@@ -204,9 +215,30 @@ struct Layer<'a> {
     name: &'a str,
     conv: ConvShape,
     batch_norm: bool,
-    /// Reads the picture.
-    first: bool,
+    /// What it reads, and in which form.
+    source: Source,
+    input_bits: u8,
     rounding: Option<Rounding>,
+}
+
+/// A convolution as a chip holds it.
+struct OnChip {
+    conversions: Option<Conversions>,
+    /// What stuck cells make of the picture's zero points, which the biases know of the weights as they should be; one a filter.
+    offsets: Vec<i64>,
+    /// What one unit of its sums stands for before batch norm, one value or one a filter.
+    unit: Tensor<1>,
+}
+
+/// What a chip has to know of a convolution.
+struct ChipLayer<'a> {
+    index: usize,
+    name: &'a str,
+    conv: ConvShape,
+    source: Source,
+    /// Of its input and of its weights.
+    bits: [u8; 2],
+    signs: Tensor<1>,
 }
 
 /// What integers do to a folded convolution beside the rounding of its weights.
@@ -239,7 +271,7 @@ impl Pass<'_> {
     /// The node's value before rounding.
     fn node(&mut self, index: usize, node: &Node, picture: &Value) -> Tensor<4> {
         let (input_bits, skip_bits) = match self.mode {
-            Mode::Quantized(plan, _) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
+            Mode::Quantized(plan, ..) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
             _ => (0, 0),
         };
         let read = |values: &[Value], source: Source, bits: u8| match source {
@@ -264,14 +296,15 @@ impl Pass<'_> {
             Skip::Projection { source, conv } => {
                 let x = read(&self.values, source, skip_bits);
                 let name = &node.projection_name();
-                let layer = Layer { index, name, conv, batch_norm: true, first: false, rounding: joined };
+                let batch_norm = true;
+                let layer = Layer { index, name, conv, batch_norm, source, input_bits: skip_bits, rounding: joined };
                 Shortcut { value: self.conv(layer, x, None, false), stride: 1, front: 0 }
             }
         });
-        let first = node.source == Source::Image;
         // The quantizers of values are ReLUs themselves.
         let relu = !logits && !matches!(self.mode, Mode::Quantized(..));
-        let layer = Layer { index, name: &node.name, conv, batch_norm, first, rounding: own };
+        let source = node.source;
+        let layer = Layer { index, name: &node.name, conv, batch_norm, source, input_bits, rounding: own };
         self.conv(layer, x, shortcut, relu)
     }
 
@@ -296,7 +329,7 @@ impl Pass<'_> {
 
     /// The step of a value in one of its forms.
     fn step(&self, source: Source, bits: u8) -> Tensor<1> {
-        let (Mode::Quantized(plan, _), Source::Node(index)) = (self.mode, source) else {
+        let (Mode::Quantized(plan, ..), Source::Node(index)) = (self.mode, source) else {
             return Tensor::full([1], self.model.picture.step(), &self.device());
         };
         let node = &self.model.graph.nodes()[index];
@@ -319,7 +352,7 @@ impl Pass<'_> {
             let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
             return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }
-        let Mode::Quantized(plan, _) = self.mode else {
+        let Mode::Quantized(plan, ..) = self.mode else {
             return Value::one(value);
         };
         let forms = &plan.nodes[index].forms;
@@ -337,13 +370,14 @@ impl Pass<'_> {
 
     /// A convolution with its batch norm or bias, residual sum and ReLU.
     fn conv(&mut self, layer: Layer, x: Tensor<4>, shortcut: Option<Shortcut>, relu: bool) -> Tensor<4> {
-        let Layer { index, name, conv, batch_norm, first, rounding } = layer;
+        let Layer { index, name, conv, batch_norm, source, input_bits, rounding } = layer;
         let [kernel_height, kernel_width] = conv.kernel;
         let weight = self.tensor(&format!("{name}.weight"));
         let weight = weight.reshape([conv.filters(), conv.channels(), kernel_height, kernel_width]);
-        let weight = if first { weight * self.color_scales() } else { weight };
+        let weight = if source == Source::Image { weight * self.color_scales() } else { weight };
         let window = [conv.stride, conv.padding];
         let folded = |gain: Tensor<1>| weight.clone() * gain.reshape([conv.filters() as i64, 1, 1, 1]);
+        let (mut on_chip, mut multiplier, mut float_statistics) = (None, None, None);
         let (weight, norm) = match (self.mode, batch_norm) {
             (Mode::FloatTraining, true) => (weight, self.batch_norm(name)),
             (Mode::Float, true) => {
@@ -351,10 +385,25 @@ impl Pass<'_> {
                 (folded(gain), Norm::Bias(bias))
             }
             (Mode::FloatTraining | Mode::Float, false) => (weight, Norm::Bias(self.tensor(&format!("{name}.bias")))),
-            (Mode::Quantized(plan, fusion), _) => {
+            (Mode::Quantized(plan, fusion, chip), _) => {
                 let (step, bits) = (self.tensor(&format!("{name}.weight_step")), plan.nodes[index].weights);
-                let quantize = |weight| quantize_weights(weight, step, bits);
-                let round = |weight, bias| rounding.expect("a pass with fake quantizers").apply(weight, bias);
+                let rounding = rounding.expect("a pass with fake quantizers");
+                let unit = rounding.unit.clone();
+                multiplier = rounding.multiplier.clone();
+                let mut quantize = |weight: Tensor<4>| {
+                    let rounded = quantize_weights(weight, step.clone(), bits);
+                    let Some(chip) = chip else { return rounded };
+                    // A batch norm outside has a multiplier without a sign: the weights take it.
+                    let gamma = (batch_norm && fusion == Fusion::None).then(|| self.tensor(&format!("{name}.gamma")));
+                    let signs = gamma.map_or(Tensor::ones([1], &rounded.device()), |gamma| {
+                        gamma.clone().zeros_like().mask_fill(gamma.clone().lower_elem(0.0), -2.0) + 1.0
+                    });
+                    let layer = ChipLayer { index, name, conv, source, bits: [input_bits, bits], signs: signs.clone() };
+                    let (held, loaded) = self.load(layer, chip, rounded, step.clone(), unit.clone() * signs);
+                    on_chip = Some(loaded);
+                    held
+                };
+                let round = |weight, bias| rounding.apply(weight, bias);
                 match fusion {
                     _ if !batch_norm => round(quantize(weight), self.tensor(&format!("{name}.bias"))),
                     Fusion::None => (quantize(weight), self.batch_norm(name)),
@@ -363,6 +412,9 @@ impl Pass<'_> {
                         let gain = self.running_affine(name).0.detach();
                         let gain = gain.clone().mask_fill(gain.equal_elem(0.0), 1.0);
                         let rounded = quantize(folded(gain.clone()));
+                        if let Some(on_chip) = &mut on_chip {
+                            on_chip.unit = on_chip.unit.clone() / gain.clone();
+                        }
                         (rounded / gain.reshape([conv.filters() as i64, 1, 1, 1]), self.batch_norm(name))
                     }
                     Fusion::Frozen => {
@@ -374,8 +426,7 @@ impl Pass<'_> {
                         let zeros = Tensor::zeros([conv.filters()], &x.device());
                         let sums = conv_block(x.clone(), weight.clone(), window, Norm::Bias(zeros), None, false).value;
                         let [mean, variance] = moments(sums);
-                        let noted = [mean.clone().detach(), variance.clone().detach()];
-                        self.note(name, noted, &x, &conv);
+                        float_statistics = Some([mean.clone().detach(), variance.clone().detach()]);
                         let (gain, bias) = affine(self, name, mean, variance);
                         round(quantize(folded(gain)), bias)
                     }
@@ -383,10 +434,89 @@ impl Pass<'_> {
             }
         };
         let output = conv_block(x.clone(), weight, window, norm, shortcut, relu);
-        if let Some(statistics) = output.statistics {
+        let mut value = output.value;
+        if let (Some(OnChip { conversions, offsets, unit }), Mode::Quantized(.., Some(chip))) = (on_chip, self.mode)
+            && (conversions.is_some() || offsets.iter().any(|offset| *offset != 0))
+        {
+            let like = |tensor: Tensor<1>| Tensor::<1>::from_data(tensor.into_data(), &value.device());
+            let gain = match &output.statistics {
+                Some([_, variance]) => {
+                    let deviation = like((variance.clone() + BATCH_NORM_EPSILON).sqrt());
+                    Some(like(self.tensor(&format!("{name}.gamma"))) / deviation)
+                }
+                None => multiplier,
+            };
+            let errors = match conversions {
+                Some(conversions) => conversions.errors(chip.first, &self.integers(&x, source, input_bits)),
+                None => vec![0; value.shape().num_elements()],
+            };
+            let offsets = offsets.iter().cycle();
+            let errors = errors.into_iter().zip(offsets).map(|(error, offset)| (i64::from(error) + offset) as f32);
+            let errors: Vec<f32> = errors.collect();
+            let errors: Tensor<4> = Tensor::from_data(TensorData::new(errors, value.dims()), &value.device());
+            let scale = gain.map_or(unit.clone(), |gain| unit * gain).detach();
+            value = value + errors * scale.reshape([1, 1, 1, -1]);
+        }
+        if let Some(statistics) = output.statistics.or(float_statistics) {
             self.note(name, statistics, &x, &conv);
         }
-        output.value
+        value
+    }
+
+    /// Rounded weights as the cells of a chip hold them, with straight-through gradients, and what else there is to know of them.
+    fn load(
+        &self,
+        layer: ChipLayer,
+        chip: Chip,
+        rounded: Tensor<4>,
+        step: Tensor<1>,
+        unit: Tensor<1>,
+    ) -> (Tensor<4>, OnChip) {
+        let ChipLayer { index, name, conv, source, bits: [input_bits, weight_bits], signs } = layer;
+        // Steps and signs have one value, or one a filter.
+        let scale = (step * signs).detach().reshape([-1, 1, 1, 1]);
+        let integers = to_host((rounded.clone().detach() / scale.clone()).round());
+        let weights = integers.into_iter().map(|weight| weight as i8).collect();
+        let integer = IntegerConv { input_bits, weight_bits, weights, bias: vec![0; conv.filters()] };
+        let projection = name != self.model.graph.nodes()[index].name;
+        let number = (2 * index + usize::from(projection)) as u32;
+        let checked = "the plan checked that the weights fit the macro";
+        let held = cells(number, name, conv, &integer, chip.hardware).expect(checked);
+        let zero_points = &self.model.picture.zero_points;
+        let (padding, offsets) = match source {
+            Source::Image => {
+                let taps = conv.taps();
+                let changes = held.iter().zip(&integer.weights).enumerate();
+                let products: Vec<i64> = changes
+                    .map(|(index, (held, weight))| {
+                        (i64::from(*held) - i64::from(*weight)) * i64::from(zero_points[index / taps % conv.channels()])
+                    })
+                    .collect();
+                (
+                    zero_points.clone(),
+                    products.chunks(taps * conv.channels()).map(|column| column.iter().sum()).collect(),
+                )
+            }
+            Source::Node(_) => (vec![0; conv.channels()], vec![0]),
+        };
+        let conversions = Conversions::new(number, name, conv, &integer, &held, padding, chip.hardware).expect(checked);
+        let on_chip = OnChip { conversions, offsets, unit };
+        if held == integer.weights {
+            return (rounded, on_chip);
+        }
+        let held: Vec<f32> = held.into_iter().map(f32::from).collect();
+        let held = Tensor::<4>::from_data(TensorData::new(held, rounded.dims()), &rounded.device()) * scale;
+        let change = held - rounded.clone().detach();
+        (rounded + change, on_chip)
+    }
+
+    /// A value of a pass with fake quantizers as the integers that it stands for.
+    fn integers(&self, x: &Tensor<4>, source: Source, bits: u8) -> Vec<u8> {
+        let step = to_host(self.step(source, bits).detach())[0];
+        let values = to_host(x.clone().detach());
+        let zero_points: &[u8] = if source == Source::Image { &self.model.picture.zero_points } else { &[0] };
+        let places = zero_points.iter().cycle();
+        values.iter().zip(places).map(|(value, zero)| ((value / step).round() + f32::from(*zero)) as u8).collect()
     }
 
     fn batch_norm(&self, name: &str) -> Norm {

@@ -46,14 +46,34 @@ pub struct Recipe {
 pub struct SparsityConfig {
     /// Strength of the group-lasso penalty.
     pub lambda: f64,
-    /// Share of all groups that is zero at the end of the sparsifying phase, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<f64>,
+    /// What the target is a share of.
+    pub budget: Budget,
+    /// Share of it that is gone at the end of the sparsifying phase, 0 to below 1; it means nothing with `budget = "lambda"`.
+    pub target: f64,
+}
+
+/// What groups are dropped for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Only those that the penalty makes zero.
+    Lambda,
+    /// A share of all groups.
+    #[default]
+    Groups,
+    /// A share of each layer's groups.
+    GroupsPerLayer,
+    /// A share of the bits of all weights; those left are the kept weights' and the index codes'.
+    StoredBits,
+    /// A share of the dense network's cycles on the hardware.
+    Cycles,
+    /// A share of the dense network's energy on the hardware.
+    Energy,
 }
 
 impl Default for SparsityConfig {
     fn default() -> Self {
-        Self { lambda: 1e-4, target: Some(0.5) }
+        Self { lambda: 1e-4, budget: Budget::default(), target: 0.5 }
     }
 }
 
@@ -281,9 +301,8 @@ impl Recipe {
         setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from pictures".into())?;
         let lambda = self.sparsity.lambda;
         setting(lambda.is_finite() && lambda >= 0.0, format!("sparsity.lambda = {lambda}: it must not be negative"))?;
-        if let Some(target) = self.sparsity.target {
-            setting((0.0..1.0).contains(&target), format!("sparsity.target = {target}: it must be from 0 to below 1"))?;
-        }
+        let target = self.sparsity.target;
+        setting((0.0..1.0).contains(&target), format!("sparsity.target = {target}: it must be from 0 to below 1"))?;
         for (index, phase) in self.phases.iter().enumerate() {
             let positive = phase.learning_rate.is_finite() && phase.learning_rate > 0.0;
             setting(positive, format!("phases.{index}.learning_rate = {}: it must be positive", phase.learning_rate))?;
@@ -396,7 +415,7 @@ mod tests {
         let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
         assert_eq!((recipe.quantize.weight_bits, recipe.phases[1].epochs), (3, 5));
         assert_eq!(recipe.phases[0].kind, PhaseKind::Float, "there is no checkpoint to start from");
-        assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", Some(0.75)));
+        assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", 0.75));
     }
 
     #[test]
