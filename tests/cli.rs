@@ -317,7 +317,10 @@ fn wait_for_lines(child: &mut Child, run: &Path, lines: usize) {
 
 /// The same files as those of the run that nobody interrupted, times apart.
 fn same_as_finished(run: &Path) {
-    let expected = FINISHED.join("run");
+    same_run(run, &FINISHED.join("run"));
+}
+
+fn same_run(run: &Path, expected: &Path) {
     for file in ["model.mars", "deploy.json", "recipe.toml"] {
         assert!(fs::read(run.join(file)).unwrap() == fs::read(expected.join(file)).unwrap(), "{file}");
     }
@@ -332,7 +335,27 @@ fn same_as_finished(run: &Path) {
         }
         lines
     };
-    assert_eq!(timeless(run), timeless(&expected));
+    assert_eq!(timeless(run), timeless(expected));
+}
+
+/// Killed before its statistics freeze, or after its batch norms were folded, a run goes on to the same bytes.
+#[test]
+fn a_killed_run_continues_across_the_freeze_and_after_the_fold() {
+    for (fusion, freeze) in [("ema", "freeze_at = 1.4"), ("batch", "freeze_at = 1"), ("once", "")] {
+        let dir = new_place();
+        let recipe = RECIPE.replace("activation_bits = 4", &format!("activation_bits = 4\nfusion = \"{fusion}\""));
+        let recipe = recipe.replace("kind = \"quantize\"", &format!("kind = \"quantize\"\n{freeze}"));
+        fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+        success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "whole"]).output().unwrap());
+        let run = dir.path().join("killed");
+        let mut child = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed"]);
+        let mut child = child.stdout(Stdio::null()).spawn().unwrap();
+        wait_for_lines(&mut child, &run, 6);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        success(&train(dir.path(), &["--resume", "--run", "killed"]).output().unwrap());
+        same_run(&run, &dir.path().join("whole"));
+    }
 }
 
 /// A run that learns from the network it starts from needs one, keeps it, and goes on with it.
@@ -442,6 +465,71 @@ fn a_loss_that_is_not_finite_names_layer_and_step_and_leaves_a_checkpoint() {
     }
 }
 
+/// Weights that are finite and of no use stay out of the checkpoint too.
+#[test]
+fn an_epoch_that_diverges_leaves_the_last_good_checkpoint() {
+    let dir = new_place();
+    let recipe = RECIPE.replace("learning_rate = 0.05", "learning_rate = 1000");
+    fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+    let output = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]).output().unwrap();
+    failed(&output, &["phase 0, epoch 1", "--resume"]);
+    let (weights, _) = Weights::load(&dir.path().join("run/checkpoints/last.safetensors")).unwrap();
+    let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
+    assert!(weights == Weights::random(&graph, 3), "the weights before the epoch");
+    assert!(!dir.path().join("run/metrics.jsonl").exists());
+}
+
+/// Budgets that the hardware model accounts for: met in what the run deploys, the same after a resume, refused where they cannot be met.
+#[test]
+fn budgets_are_met_by_what_is_deployed() {
+    let dir = new_place();
+    let set = |budget: &str, target: &str| {
+        [format!("sparsity.budget={budget}"), format!("sparsity.target={target}"), "sparsity.lambda=0".into()]
+    };
+    let settings =
+        |settings: &[String; 3]| settings.iter().flat_map(|s| ["--set".into(), s.clone()]).collect::<Vec<String>>();
+    for (budget, target) in
+        [("stored_bits", 0.4), ("cycles", 0.1), ("energy", 0.1), ("groups_per_layer", 0.4), ("lambda", 0.5)]
+    {
+        let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", budget]);
+        success(&command.args(settings(&set(budget, &target.to_string()))).output().unwrap());
+        let report = json(&dir.path().join(budget).join("deploy.json"));
+        let number = |key: &str| report.pointer(key).and_then(Value::as_f64).unwrap();
+        assert_eq!(report["mismatches"]["fake_quant_vs_macro_predictions"], 0);
+        match budget {
+            "stored_bits" => assert!(number("/compression/ratio") >= 1.0 / (1.0 - target), "{report}"),
+            "cycles" => assert!(number("/cost/speedup_vs_dense") >= 1.0 / (1.0 - target), "{report}"),
+            "energy" => assert!(number("/compression/group_sparsity") > 0.0, "{report}"),
+            "groups_per_layer" => {
+                for layer in
+                    report["layers"].as_array().unwrap().iter().filter(|layer| !layer["group_sparsity"].is_null())
+                {
+                    let groups = layer["groups"].as_f64().unwrap();
+                    let zero = groups - layer["kept_groups"].as_f64().unwrap();
+                    // Quantization may empty a group more.
+                    assert!(zero >= (target * groups).round().min(groups - 1.0), "{layer}");
+                }
+            }
+            // A penalty of nothing takes nothing; quantization may.
+            _ => assert!(number("/compression/group_sparsity") < 0.1, "{report}"),
+        }
+    }
+    let run = dir.path().join("killed");
+    let mut killed = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed"]);
+    let mut child = killed.args(settings(&set("cycles", "0.1"))).stdout(Stdio::null()).spawn().unwrap();
+    wait_for_lines(&mut child, &run, 4);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    success(&train(dir.path(), &["--resume", "--run", "killed"]).output().unwrap());
+    same_run(&run, &dir.path().join("cycles"));
+    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "never"]);
+    refused(
+        dir.path(),
+        command.args(settings(&set("cycles", "0.99"))),
+        &["sparsity.target = 0.99", "one group a layer", "Cycles"],
+    );
+}
+
 // Refusals.
 
 #[test]
@@ -491,6 +579,9 @@ fn damaged_data_is_refused() {
     fs::write(&file, &bytes[..bytes.len() - 100]).unwrap();
     let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
     refused(dir.path(), &mut command, &["data_batch_2.bin", "3073 bytes", "unpack the official archive again"]);
+    // Cut between two pictures.
+    fs::write(&file, &bytes[..bytes.len() - 3073]).unwrap();
+    refused(dir.path(), &mut command, &["data_batch_2.bin", "63 images", "64", "it has been cut"]);
     fs::remove_file(&file).unwrap();
     refused(dir.path(), &mut command, &["data_batch_2.bin is missing"]);
 }

@@ -13,11 +13,11 @@ use common::Random;
 use mars::data::{DataOptions, Dataset};
 use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, predict};
 use mars::deploy::{FoldOptions, Package, PictureScale, Provenance, Reference, fold, validate};
-use mars::hardware::{Hardware, MacroNetwork, evaluate};
+use mars::hardware::{AccessMode, Converter, Hardware, MacroNetwork, Noise, evaluate};
 use mars::network::{
     Array, BATCH_NORM_EPSILON, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, Weights,
 };
-use mars::quantize::{BitPlan, FakeQuant, Fusion, QuantizeConfig, WeightScale};
+use mars::quantize::{BitPlan, FakeQuant, Fusion, LayerBits, QuantizeConfig, WeightScale};
 use mars::sparsity::{GroupGrid, GroupShape};
 use mars::train::{Outcome, Plan, Request};
 use proptest::prelude::*;
@@ -520,14 +520,24 @@ fn config() -> impl Strategy<Value = QuantizeConfig> {
         (Fusion::Frozen, WeightScale::Column),
         (Fusion::None, WeightScale::Layer),
     ]);
-    (2u8..=8, 2u8..=8, 2u8..=8, 2u8..=8, fusion).prop_map(
-        |(weight_bits, activation_bits, skip_bits, first_last_bits, (fusion, weight_scale))| QuantizeConfig {
+    let layer = (0usize..8, prop::option::of(2u8..=8), prop::option::of(2u8..=8)).prop_map(
+        |(number, weight_bits, activation_bits)| LayerBits {
+            pattern: format!("*{number}"),
+            weight_bits,
+            activation_bits,
+        },
+    );
+    let layers = prop::collection::vec(layer, 0..3);
+    (2u8..=8, 2u8..=8, 2u8..=8, 2u8..=8, fusion, layers).prop_map(
+        |(weight_bits, activation_bits, skip_bits, first_last_bits, (fusion, weight_scale), layers)| QuantizeConfig {
             weight_bits,
             activation_bits,
             skip_bits,
             first_last_bits,
             fusion,
             weight_scale,
+            converter_aware: true,
+            layers,
         },
     )
 }
@@ -583,7 +593,11 @@ impl Case {
         weights.check(&graph).unwrap();
         let classes = class_names(CLASSES);
         let options = fold_options(&self.config, &picture, self.group, &classes);
-        let network = fold(&graph, &weights, &options).map_err(|error| TestCaseError::fail(error.to_string()))?;
+        let network = fold(&graph, &weights, &options).map_err(|error| match error.to_string() {
+            // A faint filter with its batch norm outside may have a unit of thousands of output steps.
+            message if message.contains("no shift expresses") => TestCaseError::reject(message),
+            message => TestCaseError::fail(message),
+        })?;
         Ok((weights, picture, network))
     }
 }
@@ -591,7 +605,8 @@ impl Case {
 #[test]
 fn random_networks_give_the_same_logits_in_all_executions() {
     let (cases, alive) = (Cell::new(0), Cell::new(0));
-    let config = ProptestConfig { cases: 800, failure_persistence: None, ..ProptestConfig::default() };
+    let config =
+        ProptestConfig { cases: 800, max_global_rejects: 4, failure_persistence: None, ..ProptestConfig::default() };
     let result = TestRunner::new_with_rng(
         config.clone(),
         proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm),
@@ -773,6 +788,54 @@ fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
     assert_eq!(validate(&package, &ideal, &test, None, true).unwrap().mismatches.integer_vs_macro_logits, 0);
 }
 
+/// A chip that loses something: its converter, its noise, its cells.
+fn lossy_chip(group: GroupShape, random: &mut Random) -> Hardware {
+    let weight_slice_bits = [1, 1, 2, 4][random.below(4)];
+    let input_bits_per_cycle = [1, 1, 2, 4, 8][random.below(5)];
+    let converter = match random.below(4) {
+        0 => Converter::Ideal,
+        1 => Converter::Clipping { range: 1 + random.below(200) as i32 },
+        2 => Converter::Bits { bits: 1 + random.below(8) as u8, step: 1 + random.below(40) as i32 },
+        // Codes that no table holds.
+        _ => Converter::Bits { bits: 12, step: 17 + random.below(3) as i32 },
+    };
+    let sigma = if converter == Converter::Ideal || random.below(2) == 0 { random.real(0.1, 3.0) } else { 0.0 };
+    let stuck = |random: &mut Random| if random.below(3) == 0 { random.real(0.0, 0.05) } else { 0.0 };
+    let noise = Noise { sigma, stuck_at_zero: stuck(random), stuck_at_one: stuck(random), seed: random.next() };
+    let access =
+        [4, 8].map(|weight_bits| AccessMode { weight_bits, input_bits: 8, ns: 8.0, energy_pj: Some(10.0) }).to_vec();
+    let chip = chip(group, random.below(50), random.below(2) == 0);
+    let noise = Some(noise);
+    Hardware { weight_slice_bits, input_bits_per_cycle, converter, noise, access, ..chip }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, max_global_rejects: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Fake-quant evaluation and the macro execution lose the same, on every logit, wherever in its data set a picture is.
+    #[test]
+    fn a_chip_loses_the_same_in_fake_quant_and_macro(case in case(), wide in prop::bool::weighted(0.2)) {
+        let mut case = case;
+        if wide {
+            case.group.channels += 60;
+        }
+        let (_, _, network) = case.fold(false)?;
+        let mut random = Random(!case.seed);
+        let hardware = lossy_chip(case.group, &mut random);
+        let pictures = pictures(3, case.input.iter().product(), &mut random);
+        let first = random.below(1000);
+        // A macro whose sums could pass 32 bits says so.
+        let Ok(chip) = MacroNetwork::new(&through_the_package(&network), &hardware) else { return Ok(()) };
+        let expected = chip.run(first, &pictures).unwrap().logits;
+        let found = FakeQuant::on_chip(&network, &hardware, &Device::flex()).unwrap().logits_from(first, &pictures);
+        let Hardware { weight_slice_bits, input_bits_per_cycle, converter, noise, .. } = hardware;
+        prop_assert!(
+            found == expected,
+            "{weight_slice_bits} {input_bits_per_cycle} {converter:?} {noise:?}: {found:?} {expected:?}"
+        );
+    }
+}
+
 // Training's forward pass and the fold.
 
 proptest! {
@@ -840,53 +903,147 @@ fn number(value: &serde_json::Value, key: &str) -> f64 {
 }
 
 /// Steps of a learning rate that moves nothing show the loss of training's own forward pass; the exported integers have the same.
+/// Where training looks at the batch, here all pictures, the running statistics come to be the batch's.
 #[test]
 fn training_computes_the_loss_of_what_it_exports() {
     let dir = TempDir::new().unwrap();
     common::write_cifar10(dir.path(), 12, 20);
-    let recipe = |fusion: &str, scale: &str| {
+    let recipe = |[bits, fusion, scale, epochs, extra]: [&str; 5]| {
         format!(
             r#"
-            batch_size = 20
+            batch_size = 60
             augment = false
             [quantize]
-            weight_bits = 6
-            activation_bits = 6
+            weight_bits = {bits}
+            activation_bits = {bits}
             fusion = "{fusion}"
             weight_scale = "{scale}"
             [[phases]]
             kind = "float"
-            epochs = 2
+            epochs = 6
             learning_rate = 0.05
             [[phases]]
             kind = "quantize"
-            epochs = 1
+            epochs = {epochs}
             learning_rate = 1e-30
+            {extra}
             "#
         )
     };
-    for (fusion, scale) in [("frozen", "layer"), ("frozen", "column")] {
-        let folder = dir.path().join(format!("{fusion}-{scale}"));
-        let deployment = run(&folder, dir.path(), "flex", &recipe(fusion, scale));
+    let cases = [
+        ["6", "frozen", "layer", "1", ""],
+        ["6", "frozen", "column", "1", ""],
+        ["2", "frozen", "layer", "1", ""],
+        ["3", "frozen", "column", "1", ""],
+        ["3", "once", "layer", "1", ""],
+        ["3", "once", "column", "1", ""],
+        ["4", "batch", "layer", "80", ""],
+        ["4", "ema", "layer", "80", ""],
+        ["4", "ema", "column", "80", ""],
+        ["4", "none", "layer", "80", ""],
+        ["4", "ema", "layer", "2", "freeze_at = 1"],
+        ["4", "batch", "layer", "2", "freeze_at = 0.5"],
+    ];
+    for case in cases {
+        let folder = dir.path().join(case.join("-").replace([' ', '='], ""));
+        let deployment = run(&folder, dir.path(), "flex", &recipe(case));
+        let reference = Reference::new(&deployment.package.network).unwrap();
+        // Running variances are unbiased, a batch's isn't.
+        let tolerance = if case[3] == "80" { 0.02 } else { 2e-4 };
+        compare_losses(&folder, dir.path(), |images| reference.logits(images), tolerance);
+    }
+}
+
+/// Compares the loss and the accuracy of the last epoch with those of `logits` on the training pictures.
+fn compare_losses(folder: &Path, data: &Path, logits: impl Fn(&[u8]) -> Vec<i32>, tolerance: f64) {
+    let line = metrics(folder).pop().unwrap();
+    let (weights, _) = Weights::load(&folder.join("run/checkpoints/last.safetensors")).unwrap();
+    let step = |name: &str| f64::from(weights.get(name).unwrap().values[0]);
+    let unit = step("linear.weight_step") * step("mean.output_step");
+    let options = DataOptions { data_dir: Some(data.into()), quiet: true, ..DataOptions::default() };
+    let train = Dataset::load("cifar10", &options).unwrap().train;
+    let (mut loss, mut right) = (0.0, 0);
+    for (logits, &label) in logits(&train.images).chunks(10).zip(&train.labels) {
+        let logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) * unit).collect();
+        let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+        loss += (sum.ln() - logits[usize::from(label)]) / train.len() as f64;
+        right += usize::from((0..10).all(|class| logits[class] <= logits[usize::from(label)]));
+    }
+    let name = folder.display();
+    let (trained_loss, trained_accuracy) = (number(&line, "loss"), number(&line, "train_accuracy"));
+    assert!((trained_loss / loss - 1.0).abs() < tolerance, "{name}: loss {trained_loss} and {loss}");
+    let accuracy = 100.0 * right as f64 / train.len() as f64;
+    // Where the losses may differ, so may the pictures of a network that is hardly trained.
+    let same = tolerance > 0.01 || (trained_accuracy - accuracy).abs() < 2.0;
+    assert!(same, "{name}: {trained_accuracy} % and {accuracy} %");
+}
+
+/// Training that knows the converter computes what the chip does; training that doesn't, what the integers do. Evaluation is the
+/// chip's in both.
+#[test]
+fn converter_aware_training_computes_the_loss_of_the_chip() {
+    let dir = TempDir::new().unwrap();
+    common::write_cifar10(dir.path(), 12, 20);
+    let chip = fs::read_to_string("experiments/hardware/adc5.toml").unwrap();
+    let stuck = chip.replace("[converter]", "[noise]\nstuck_at_one = 0.002\nseed = 5\n\n[converter]");
+    let noisy = chip.replace("[converter]", "[noise]\nsigma = 0.6\nseed = 5\n\n[converter]");
+    for (name, text) in [("adc5", &chip), ("stuck", &stuck), ("noisy", &noisy)] {
+        fs::write(dir.path().join(format!("{name}.toml")), text).unwrap();
+    }
+    let cases = [
+        ("adc5", "frozen", "layer", true, 1),
+        ("adc5", "frozen", "column", true, 1),
+        ("stuck", "once", "layer", true, 1),
+        ("adc5", "batch", "layer", true, 80),
+        ("adc5", "ema", "layer", true, 80),
+        ("adc5", "none", "layer", true, 80),
+        ("adc5", "frozen", "layer", false, 1),
+        ("noisy", "frozen", "layer", true, 1),
+    ];
+    for (chip, fusion, scale, aware, epochs) in cases {
+        let hardware = dir.path().join(format!("{chip}.toml")).display().to_string();
+        let recipe = format!(
+            r#"
+            batch_size = 60
+            augment = false
+            hardware = "{hardware}"
+            [quantize]
+            weight_bits = 4
+            activation_bits = 4
+            fusion = "{fusion}"
+            weight_scale = "{scale}"
+            converter_aware = {aware}
+            [[phases]]
+            kind = "float"
+            epochs = 6
+            learning_rate = 0.05
+            [[phases]]
+            kind = "quantize"
+            epochs = {epochs}
+            learning_rate = 1e-30
+            "#
+        );
+        let folder = dir.path().join(format!("{chip}-{fusion}-{scale}-{aware}"));
+        let deployment = run(&folder, dir.path(), "flex", &recipe);
+        let mismatches = &deployment.mismatches;
+        assert_eq!(mismatches.fake_quant_vs_macro_predictions, Some(0), "{}", folder.display());
+        assert!(mismatches.integer_vs_macro_logits > 0);
         let line = metrics(&folder).pop().unwrap();
-        let network = &deployment.package.network;
-        let (weights, _) = Weights::load(&folder.join("run/checkpoints/last.safetensors")).unwrap();
-        let step = |name: &str| f64::from(weights.get(name).unwrap().values[0]);
-        let unit = step("linear.weight_step") * step("mean.output_step");
-        let options = DataOptions { data_dir: Some(dir.path().into()), quiet: true, ..DataOptions::default() };
-        let train = Dataset::load("cifar10", &options).unwrap().train;
-        let logits = Reference::new(network).unwrap().logits(&train.images);
-        let (mut loss, mut right) = (0.0, 0);
-        for (logits, &label) in logits.chunks(10).zip(&train.labels) {
-            let logits: Vec<f64> = logits.iter().map(|logit| f64::from(*logit) * unit).collect();
-            let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
-            loss += (sum.ln() - logits[usize::from(label)]) / train.len() as f64;
-            right += usize::from((0..10).all(|class| logits[class] <= logits[usize::from(label)]));
+        assert_eq!(number(&line, "test_accuracy"), deployment.accuracy.macro_model);
+        if chip == "noisy" {
+            // Training draws its own noise, the same at every run.
+            let again = dir.path().join("again");
+            run(&again, dir.path(), "flex", &recipe);
+            let losses = [&folder, &again].map(|folder| number(&metrics(folder).pop().unwrap(), "loss"));
+            assert_eq!(losses[0], losses[1]);
+            continue;
         }
-        let (trained_loss, trained_accuracy) = (number(&line, "loss"), number(&line, "train_accuracy"));
-        assert!((trained_loss / loss - 1.0).abs() < 0.01, "{fusion} {scale}: loss {trained_loss} and {loss}");
-        let accuracy = 100.0 * right as f64 / train.len() as f64;
-        assert!((trained_accuracy - accuracy).abs() < 3.0, "{fusion} {scale}: {trained_accuracy} % and {accuracy} %");
+        let hardware = Hardware::load(Path::new(&hardware)).unwrap();
+        let macros = MacroNetwork::new(&deployment.package.network, &hardware).unwrap();
+        let reference = Reference::new(&deployment.package.network).unwrap();
+        let logits = |images: &[u8]| if aware { macros.logits(images).unwrap() } else { reference.logits(images) };
+        // Weights that round to the other side with the running statistics meet the converter's stairs.
+        compare_losses(&folder, dir.path(), logits, if epochs > 1 { 0.1 } else { 2e-3 });
     }
 }
 

@@ -60,10 +60,10 @@ impl Layout {
     /// Finds the data set in one of `places`, or downloads it into the first of them, then reads it.
     pub(super) fn load(&self, places: &[PathBuf], base_url: Option<&str>, quiet: bool) -> Result<Dataset, DataError> {
         if let Some(folder) = places.iter().find_map(|place| self.unpacked(place)) {
-            return self.read(&folder);
+            return self.read(&folder, quiet);
         }
         let place = places.iter().find(|place| place.join(self.archive).exists()).unwrap_or(&places[0]);
-        self.read(&self.archive(base_url).install(place, quiet)?)
+        self.read(&self.archive(base_url).install(place, quiet)?, quiet)
     }
 
     /// The unpacked folder in `place`, which may be that folder itself.
@@ -86,14 +86,35 @@ impl Layout {
         }
     }
 
-    fn read(&self, folder: &Path) -> Result<Dataset, DataError> {
+    /// Reads the files. Smaller sets than the official one are taken as they are, and said to be smaller, but for training files of unequal
+    /// length: one of them has been cut.
+    fn read(&self, folder: &Path, quiet: bool) -> Result<Dataset, DataError> {
         let classes = self.read_class_names(&folder.join(self.class_names))?;
         let mut train = Split::default();
+        let mut counts = Vec::new();
         for file in self.train {
+            let before = train.len();
             self.read_records(&folder.join(file), self.train_images, &mut train)?;
+            counts.push(train.len() - before);
+        }
+        let most = counts.iter().copied().max().unwrap_or(0);
+        if let Some((file, count)) = self.train.iter().zip(&counts).find(|(_, count)| **count < most) {
+            let message = format!("it has {count} images, another training file has {most}: it has been cut");
+            return Err(DataError::damaged(&folder.join(file), message));
         }
         let mut test = Split::default();
         self.read_records(&folder.join(self.test), TEST_IMAGES, &mut test)?;
+        let official = [self.train_images * self.train.len(), TEST_IMAGES];
+        if !quiet && [train.len(), test.len()] != official {
+            eprintln!(
+                "{}: {} training and {} test pictures, the official set has {} and {}",
+                folder.display(),
+                train.len(),
+                test.len(),
+                official[0],
+                official[1]
+            );
+        }
         Ok(Dataset { name: self.name.into(), classes, train, test })
     }
 

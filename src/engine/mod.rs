@@ -9,6 +9,7 @@
 //! | `moments` | mean and variance of each channel |
 //! | `pool` | max pooling |
 //! | `descent` | the optimizer's step |
+//! | `ones` | sums of digits whose bits lie in words |
 //! | `conv` | convolution of a batch: algorithms, division among threads |
 //! | `winograd`, `direct` | the algorithms |
 //! | `product` | the inner loop of both |
@@ -23,6 +24,7 @@ mod direct;
 mod fake;
 mod join;
 mod moments;
+mod ones;
 mod parallel;
 mod pool;
 mod product;
@@ -38,6 +40,7 @@ pub use block::{BlockOutput, Norm, Shortcut, conv_block};
 pub(crate) use descent::{Descent, descend};
 pub(crate) use fake::fake_quantize;
 pub(crate) use moments::moments;
+pub(crate) use ones::{Digits, LANES, digit_sums};
 pub(crate) use pool::{Window, max_pool};
 
 type FlexTensor = FloatTensor<Flex>;

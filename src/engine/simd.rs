@@ -69,11 +69,12 @@ macro_rules! vectorized {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2,fma")]
+                #[target_feature(enable = "avx2,fma,popcnt")]
                 fn avx2($($argument: $type),*) $(-> $out)? {
                     plain($($argument),*)
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // Every machine with the first has the third.
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt") {
                     // SAFETY: detected.
                     return unsafe { avx2($($argument),*) };
                 }

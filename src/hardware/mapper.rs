@@ -53,9 +53,9 @@ impl<'a> Chip<'a> {
 
 /// What a layer or network takes for a frame.
 #[derive(Clone, Copy, Default)]
-struct Expense {
-    cycles: u64,
-    energy_uj: f64,
+pub(super) struct Expense {
+    pub(super) cycles: u64,
+    pub(super) energy_uj: f64,
 }
 
 impl Expense {
@@ -126,7 +126,8 @@ impl<'a> Mapped<'a> {
         Self { works, loading, fits_weight_sram }
     }
 
-    fn expense(&self, hardware: &Hardware) -> Expense {
+    /// What a frame takes.
+    pub(super) fn expense(&self, hardware: &Hardware) -> Expense {
         let mut chip = Chip::new(hardware, self.loading);
         self.works.iter().map(|work| chip.expense(work)).fold(Expense::default(), |sum, layer| Expense {
             cycles: sum.cycles + layer.cycles,

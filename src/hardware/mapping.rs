@@ -38,6 +38,8 @@ pub struct ConvMapping {
     pub precision: Precision,
     /// Groups that share an access.
     pub sections: usize,
+    /// Each filter has a multiplier of its own.
+    pub column_multipliers: bool,
     /// Its filter sets.
     pub sets: Sets,
 }
@@ -87,6 +89,7 @@ impl ConvMapping {
                 .precision(conv.weight_bits, conv.input_bits)
                 .map_err(|message| Error::layer(name, message))?,
             sections: hardware.sections(),
+            column_multipliers: false,
             sets,
         })
     }
@@ -131,9 +134,11 @@ impl ConvMapping {
         self.kept_weights() * self.shape.output.pixels() as u64
     }
 
-    /// Bits of a set's biases and multipliers, one of each for a filter.
+    /// Bits of a set's coefficients: a bias for each filter, and a multiplier for each or one for all, as the layer has them.
     pub fn coefficient_bits(&self, set: usize) -> u64 {
-        self.set_filters(set).len() as u64 * (ACCUMULATOR_BITS + MULTIPLIER_BITS)
+        let filters = self.set_filters(set).len() as u64;
+        let multipliers = if self.column_multipliers { filters } else { 1 };
+        filters * ACCUMULATOR_BITS + multipliers * MULTIPLIER_BITS
     }
 
     fn part_filters(&self, part: usize) -> Range<usize> {
@@ -193,7 +198,7 @@ impl ConvMapping {
 }
 
 impl FilterSet {
-    fn new(grid: &GroupGrid, groups: Vec<usize>) -> Self {
+    pub(super) fn new(grid: &GroupGrid, groups: Vec<usize>) -> Self {
         let mut mask = vec![false; grid.groups_per_set()];
         groups.iter().for_each(|&group| mask[group] = true);
         Self {

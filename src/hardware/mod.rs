@@ -12,6 +12,7 @@
 //! | `mapper` | workload | the cheapest placements |
 //! | `energy` | placement, cycles | [`EnergyBreakdown`] |
 //! | `cost` | all of these | [`Evaluation`]: cycles, energy, compression |
+//! | `ledger` | workload | [`Ledger`]: what a network costs while its groups go |
 //! | [`sweep`] | ranges over keys of a hardware file | a row of costs for each chip |
 //! | `index` | kept groups | [`IndexCode`]: how the index is stored |
 //!
@@ -25,6 +26,7 @@ mod cost;
 mod energy;
 mod index;
 mod kernel;
+mod ledger;
 mod mapper;
 mod mapping;
 mod noise;
@@ -41,7 +43,10 @@ pub use config::{
 pub use cost::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
 pub use energy::EnergyBreakdown;
 pub use index::{Index, IndexCode, SELECTOR_BITS};
+pub use ledger::{Ledger, Resource, Snapshot, Step};
 pub use mapping::{ConvMapping, FilterSet};
+#[cfg(feature = "train")]
+pub(crate) use noise::{ConversionNoise, stuck_weights};
 pub use placement::{Placement, Policy, Split, Start};
 pub use program::{Activity, Instruction, LayerProgram, Window};
 pub use schedule::{LayerTime, Span, Timeline};

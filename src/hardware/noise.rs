@@ -8,7 +8,7 @@ use super::config::{Converter, Noise};
 use super::kernel::LANES;
 
 /// 64 bits that pick a stream of numbers.
-pub(super) type Key = [u32; 2];
+pub(crate) type Key = [u32; 2];
 
 /// Streams of a seed.
 const CONVERSIONS: u32 = 0;
@@ -19,7 +19,7 @@ const LARGEST: f64 = 6.661;
 
 /// Noise on the conversions of one convolution.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ConversionNoise {
+pub(crate) struct ConversionNoise {
     key: Key,
     /// Standard deviation, as a sum.
     sigma: f32,
@@ -29,7 +29,7 @@ pub(super) struct ConversionNoise {
 
 impl ConversionNoise {
     /// The noise of a layer, `None` if there is none.
-    pub(super) fn new(noise: &Noise, converter: Converter, layer: u32) -> Option<Self> {
+    pub(crate) fn new(noise: &Noise, converter: Converter, layer: u32) -> Option<Self> {
         let step = converter.code();
         // A code is floor((sum + noise + step / 2) / step). For whole sums and an odd step this is
         // floor((sum + round(noise) + (step - 1) / 2) / step), for an even one floor((sum + round(noise - 1/2) + step / 2) / step).
@@ -44,14 +44,14 @@ impl ConversionNoise {
     }
 
     /// The stream of a picture's conversions by one vector of lanes of a filter set.
-    pub(super) fn stream(&self, image: u64, set: usize, vector: usize) -> Key {
+    pub(crate) fn stream(&self, image: u64, set: usize, vector: usize) -> Key {
         let image = threefry(self.key, [image as u32, (image >> 32) as u32]);
         threefry(image, [set as u32, vector as u32])
     }
 
     /// The noise of two neighboring pixels for conversion `number` of a stream, rounded to whole sums.
     #[inline(always)]
-    pub(super) fn pair(&self, stream: Key, pixels: u32, number: u32) -> [[i32; LANES]; 2] {
+    pub(crate) fn pair(&self, stream: Key, pixels: u32, number: u32) -> [[i32; LANES]; 2] {
         let words = threefry_lanes::<LANES>(stream, pixels, number * LANES as u32);
         // Loops over arrays instead of iterators with closures, which are compiled apart and without the vector unit.
         let normals = normals(words);
@@ -81,7 +81,7 @@ pub(super) const STREAM_CONVERSIONS: usize = u32::MAX as usize / LANES;
 /// Weights of a convolution as the cells hold them: `bits` cells each, some of which are stuck.
 ///
 /// `weights` in `[filters, channels, taps]` order; each weight of a layer has cells of its own.
-pub(super) fn stuck_weights(noise: &Noise, weights: &[i8], bits: u8, layer: u32) -> Vec<i8> {
+pub(crate) fn stuck_weights(noise: &Noise, weights: &[i8], bits: u8, layer: u32) -> Vec<i8> {
     let key = threefry(seed_key(noise.seed), [CELLS, layer]);
     // Of the 2^32 numbers, the lowest stand for a cell stuck at zero, the next ones for one stuck at one.
     let numbers = |share: f64| (share * 2f64.powi(32)).round() as u64;

@@ -283,6 +283,12 @@ pub(super) fn place(
     cores
 }
 
+/// The filter sets of each core where they are divided and nothing is twice.
+pub(super) fn sets_of_cores(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Vec<usize>> {
+    let shares = sets_over_cores(mapping, hardware.cores);
+    shares.into_iter().map(|shares| shares.into_iter().map(|share| share.set).collect()).collect()
+}
+
 /// Sets go to the core with the fewest accesses, the longest first.
 fn sets_over_cores(mapping: &ConvMapping, cores: usize) -> Vec<Vec<Share>> {
     let mut order: Vec<usize> = (0..mapping.sets.len()).collect();

@@ -6,7 +6,7 @@ use super::config::Hardware;
 use super::mapping::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
 use super::placement::{CoreWork, Outputs, Placement, place};
 use crate::deploy::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network::{Op, Skip, Source};
 
 /// Bits of a product before requantization: accumulator times multiplier.
@@ -114,14 +114,30 @@ impl Logic {
 pub(super) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<Layer>> {
     let mut kept = kept.iter().cloned();
     let mut layers = Vec::new();
-    for (index, layer) in network.layers.iter().enumerate() {
-        let builder = Builder { network, hardware, index };
-        match layer {
-            IntegerLayer::Conv { .. } => layers.extend(builder.convs(&mut kept)?),
-            IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => layers.push(builder.pool()),
-        }
+    for index in 0..network.layers.len() {
+        layers.extend(node_workload(network, hardware, index, &mut kept)?);
     }
-    layers[0].picture_bits = network.graph.image().len() as u64 * 8;
+    Ok(layers)
+}
+
+/// The layers of one node; `kept` gives the groups that count of each of its convolutions.
+///
+/// # Errors
+/// Weights wider than the macro can hold.
+pub(super) fn node_workload(
+    network: &IntegerNetwork,
+    hardware: &Hardware,
+    index: usize,
+    kept: &mut impl Iterator<Item = Sets>,
+) -> Result<Vec<Layer>> {
+    let builder = Builder { network, hardware, index };
+    let mut layers = match network.layers[index] {
+        IntegerLayer::Conv { .. } => builder.convs(kept)?,
+        IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
+    };
+    if index == 0 {
+        layers[0].picture_bits = network.graph.image().len() as u64 * 8;
+    }
     Ok(layers)
 }
 
@@ -158,12 +174,14 @@ impl Builder<'_> {
         };
         let pixels = shape.output.pixels() as u64;
         let outputs = shape.output.len() as u64;
-        let mut map = |name: &str, shape, conv| {
+        let mut map = |name: &str, shape, conv, multipliers: &[u32]| {
             let sets = kept.next().expect("kept groups for each convolution");
-            ConvMapping::with_sets(name, shape, conv, self.hardware, sets)
+            let mapping = ConvMapping::with_sets(name, shape, conv, self.hardware, sets)?;
+            Ok::<_, Error>(ConvMapping { column_multipliers: multipliers.len() > 1, ..mapping })
         };
 
-        let own = map(&node.name, shape, conv)?;
+        // The logits have no multiplier; a set's coefficients leave room for one.
+        let own = map(&node.name, shape, conv, output.as_ref().map_or(&[], |output| &output.multipliers))?;
         let mut finish = Logic::default();
         finish.add(outputs, ACCUMULATOR_BITS);
         if let Some(output) = output {
@@ -173,8 +191,8 @@ impl Builder<'_> {
         let stored_bits = self.stored_bits(self.index);
         let join = |joined, joined_bits| Outputs { joined, joined_bits, stored_bits };
         Ok(match (skip, integer_skip) {
-            (Some(Skip::Projection { conv: joined, .. }), Some(IntegerSkip::Projection { conv, .. })) => {
-                let projection = map(&node.projection_name(), joined, conv)?;
+            (Some(Skip::Projection { conv: joined, .. }), Some(IntegerSkip::Projection { conv, multipliers })) => {
+                let projection = map(&node.projection_name(), joined, conv, multipliers)?;
                 finish.add(outputs, ACCUMULATOR_BITS + SUM_BITS);
                 finish.multiply(outputs, [ACCUMULATOR_BITS, MULTIPLIER_BITS]);
                 // The first sums wait in the feature-map SRAM for the second.

@@ -22,6 +22,26 @@ pub struct QuantizeConfig {
     pub fusion: Fusion,
     /// One weight step for a layer or for each column.
     pub weight_scale: WeightScale,
+    /// Training's forward pass sees the conversions of the hardware's converter, its noise and its stuck cells, where it has any.
+    /// Evaluation always does.
+    pub converter_aware: bool,
+    /// Widths of single layers, over those above; where several match, the last one counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerBits>,
+}
+
+/// Widths of the layers whose names match a pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerBits {
+    /// A name in which `*` stands for any characters; a projection has the widths of the layer that it joins.
+    pub pattern: String,
+    /// Bits of a weight, 2 to 8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_bits: Option<u8>,
+    /// Bits of the layer's input, 2 to 8 (the picture always has 8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation_bits: Option<u8>,
 }
 
 impl Default for QuantizeConfig {
@@ -33,6 +53,8 @@ impl Default for QuantizeConfig {
             first_last_bits: 8,
             fusion: Fusion::default(),
             weight_scale: WeightScale::default(),
+            converter_aware: true,
+            layers: Vec::new(),
         }
     }
 }
@@ -43,9 +65,15 @@ impl Default for QuantizeConfig {
 pub enum Fusion {
     /// Folded into the weights with the statistics of the batch (two passes), running statistics kept for evaluation.
     Batch,
+    /// Folded into the weights with the running statistics, then corrected by the batch's: the sums of the rounded weights are
+    /// normalized with their own statistics (Krishnamoorthi 2018, section 3.2.2, and Jacob et al. 2018, with the statistics of the
+    /// quantized convolution instead of those of a second, float one).
+    Ema,
     /// Folded into the weights with the running statistics, which no longer change.
     #[default]
     Frozen,
+    /// Folded at the phase's start; from then on the folded weights and biases are what is trained.
+    Once,
     /// Left outside: raw weights are quantized, each column has its own multiplier.
     None,
 }
@@ -61,6 +89,29 @@ pub enum WeightScale {
     Column,
 }
 
+impl Fusion {
+    /// True where training uses the batch's statistics, until they are frozen.
+    pub fn uses_batch(self) -> bool {
+        matches!(self, Self::Batch | Self::Ema)
+    }
+}
+
+impl LayerBits {
+    fn matches(&self, name: &str) -> bool {
+        matches(&self.pattern, name)
+    }
+}
+
+/// Whether `name` is `pattern`, in which `*` stands for any characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
+            name.char_indices().map(|(end, _)| end).chain([name.len()]).any(|end| matches(rest, &name[end..]))
+        }),
+    }
+}
+
 impl QuantizeConfig {
     /// Checks the ranges.
     ///
@@ -73,8 +124,11 @@ impl QuantizeConfig {
             ("skip_bits", self.skip_bits),
             ("first_last_bits", self.first_last_bits),
         ] {
-            if !(2..=8).contains(&bits) {
-                return Err(Error::Setting(format!("quantize.{key} = {bits}: it must be from 2 to 8")));
+            check_bits(key, bits)?;
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            for (key, bits) in [("weight_bits", layer.weight_bits), ("activation_bits", layer.activation_bits)] {
+                bits.map_or(Ok(()), |bits| check_bits(&format!("layers.{index}.{key}"), bits))?;
             }
         }
         if self.fusion == Fusion::None && self.weight_scale == WeightScale::Column {
@@ -86,6 +140,36 @@ impl QuantizeConfig {
         }
         Ok(())
     }
+
+    /// Checks that each pattern is one of a layer.
+    ///
+    /// # Errors
+    /// Names the pattern and the layers that there are.
+    pub fn check_patterns(&self, graph: &Graph) -> Result<()> {
+        let names = || graph.nodes().iter().filter(|node| node.conv().is_some()).map(|node| node.name.as_str());
+        match self.layers.iter().find(|layer| !names().any(|name| layer.matches(name))) {
+            None => Ok(()),
+            Some(LayerBits { pattern, .. }) => Err(Error::Setting(format!(
+                "quantize.layers: no layer of `{}` matches `{pattern}`; it has {}",
+                graph.spec().name,
+                names().collect::<Vec<_>>().join(", ")
+            ))),
+        }
+    }
+
+    /// Bits of a layer's weights and of its input: the last pattern's, or what is usual for it.
+    fn layer_bits(&self, name: &str, usual: [u8; 2]) -> [u8; 2] {
+        self.layers.iter().filter(|layer| layer.matches(name)).fold(usual, |[weights, input], layer| {
+            [layer.weight_bits.unwrap_or(weights), layer.activation_bits.unwrap_or(input)]
+        })
+    }
+}
+
+fn check_bits(key: &str, bits: u8) -> Result<()> {
+    if (2..=8).contains(&bits) {
+        return Ok(());
+    }
+    Err(Error::Setting(format!("quantize.{key} = {bits}: it must be from 2 to 8")))
 }
 
 /// The widths of one node.
@@ -119,16 +203,13 @@ impl BitPlan {
                     Op::Conv { skip, logits, .. } => {
                         let first = node.source == Source::Image;
                         let weights = if first || logits { config.first_last_bits } else { config.weight_bits };
-                        let input = match (first, logits) {
-                            (true, _) => IMAGE_BITS,
-                            (false, true) => config.first_last_bits,
-                            (false, false) => config.activation_bits,
-                        };
+                        let input = if logits { config.first_last_bits } else { config.activation_bits };
+                        let [weights, input] = config.layer_bits(&node.name, [weights, input]);
                         let skip = skip.map(|skip| match skip {
                             Skip::Identity { .. } => config.skip_bits,
-                            Skip::Projection { .. } => config.activation_bits,
+                            Skip::Projection { .. } => input,
                         });
-                        (weights, input, skip)
+                        (weights, if first { IMAGE_BITS } else { input }, skip)
                     }
                     // A pool reads the widest form that its own readers ask for; known once they are.
                     Op::MaxPool { .. } | Op::AvgPool { .. } => (0, 0, None),
@@ -202,6 +283,49 @@ mod tests {
         assert_eq!(*node(&plan, "layer3.2.conv2"), NodeBits { weights: 4, input: 4, skip: Some(8), forms: vec![8] });
         assert_eq!(*node(&plan, "pool"), NodeBits { weights: 0, input: 8, skip: None, forms: vec![8] });
         assert_eq!(*node(&plan, "linear"), NodeBits { weights: 8, input: 8, skip: None, forms: vec![] });
+    }
+
+    #[test]
+    fn patterns_give_layers_their_own_bits() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let layer = |pattern: &str, weight_bits, activation_bits| LayerBits {
+            pattern: pattern.into(),
+            weight_bits,
+            activation_bits,
+        };
+        let config = QuantizeConfig {
+            weight_bits: 4,
+            activation_bits: 4,
+            layers: vec![
+                layer("layer1.*", Some(8), None),
+                layer("*.conv2", None, Some(3)),
+                layer("layer1.2.conv1", Some(2), Some(6)),
+                layer("conv1", None, Some(2)),
+            ],
+            ..Default::default()
+        };
+        config.check_patterns(&graph).unwrap();
+        let plan = (graph.clone(), BitPlan::new(&graph, &config));
+        let bits = |name: &str| (node(&plan, name).weights, node(&plan, name).input);
+        assert_eq!((bits("layer1.0.conv1"), bits("layer1.0.conv2")), ((8, 4), (8, 3)));
+        assert_eq!((bits("layer1.2.conv1"), bits("layer2.0.conv2")), ((2, 6), (4, 3)));
+        assert_eq!((bits("conv1"), bits("linear")), ((8, 8), (8, 8)), "the picture keeps its bytes");
+        assert_eq!(node(&plan, "layer1.1.conv2").forms, [6, 8], "what is read is stored");
+        let wrong = QuantizeConfig { layers: vec![layer("stage1.*", Some(8), None)], ..config };
+        let message = wrong.check_patterns(&graph).unwrap_err().to_string();
+        assert!(message.contains("`stage1.*`") && message.contains("layer1.0.conv1"), "{message}");
+    }
+
+    #[test]
+    fn stars_stand_for_any_characters() {
+        for (pattern, name) in
+            [("a", "a"), ("*", ""), ("a*", "abc"), ("*c", "abc"), ("a*c*", "abcbc"), ("*.1.*", "x.1.y")]
+        {
+            assert!(matches(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("a", "ab"), ("", "a"), ("a*", "ba"), ("*c", "ca"), ("a*b*c", "acb")] {
+            assert!(!matches(pattern, name), "{pattern} {name}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Fake-quant evaluation: the integer network's arithmetic through the tensor library, exact to the last bit.
+//! Fake-quant evaluation: the integer network's arithmetic through the tensor library, exact to the last bit; on a chip that loses
+//! something, with the weights that its cells hold and what its conversions add.
 //!
 //! Values are integers held in floats. A convolution's sums are exact as long as no partial sum can reach `2^24`; where one could,
 //! the input channels are split and the parts are added as integers. Requantization runs on 64-bit integers.
@@ -7,8 +8,11 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 
+use super::conversion::{Conversions, cells};
 use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::engine::exact_conv;
+use crate::error::Result;
+use crate::hardware::Hardware;
 use crate::network::{ConvShape, MapShape, Op, Skip, Source};
 
 /// Floats hold every integer below this.
@@ -32,41 +36,58 @@ struct ExactConv {
     shape: ConvShape,
     parts: Vec<(std::ops::Range<usize>, Tensor<4>)>,
     bias: Tensor<4, Int>,
+    conversions: Option<Conversions>,
 }
 
 /// The stored forms of a value.
 type Forms = Vec<(u8, Tensor<4>)>;
 
 impl<'a> FakeQuant<'a> {
-    /// Places a network on a device.
+    /// Places a network on a device, as the integer reference computes it.
     pub fn new(network: &'a IntegerNetwork, device: &Device) -> Self {
-        let device = device.clone().inner();
-        let convs = network
-            .graph
-            .nodes()
-            .iter()
-            .zip(&network.layers)
-            .map(|(node, layer)| {
-                let (own, projection) = match layer {
-                    IntegerLayer::Conv { conv, skip, .. } => (
-                        node.conv().map(|shape| ExactConv::new(shape, conv, &device)),
-                        match (node.projection(), skip) {
-                            (Some(shape), Some(IntegerSkip::Projection { conv, .. })) => {
-                                Some(ExactConv::new(shape, conv, &device))
-                            }
-                            _ => None,
-                        },
-                    ),
-                    _ => (None, None),
-                };
-                NodeConvs { own, projection }
-            })
-            .collect();
-        Self { network, convs, device }
+        Self::build(network, None, device).expect("without a chip there is nothing that doesn't fit")
     }
 
-    /// Logits `[images][classes]` of pictures `[images][channels][height][width]`.
+    /// Places a network on a device, as a chip computes it: with its converter, noise and stuck cells.
+    ///
+    /// # Errors
+    /// Weights wider than the macro can hold.
+    pub fn on_chip(network: &'a IntegerNetwork, hardware: &Hardware, device: &Device) -> Result<Self> {
+        Self::build(network, Some(hardware), device)
+    }
+
+    fn build(network: &'a IntegerNetwork, chip: Option<&Hardware>, device: &Device) -> Result<Self> {
+        let device = device.clone().inner();
+        let mut convs = Vec::new();
+        for (index, (node, layer)) in network.graph.nodes().iter().zip(&network.layers).enumerate() {
+            let place = |number: usize, name: &str, shape: ConvShape, source: Source, conv: &IntegerConv| {
+                let padding = network.padding_values(source);
+                ExactConv::new((2 * index + number) as u32, name, shape, conv, padding, chip, &device)
+            };
+            let mut tensors = NodeConvs { own: None, projection: None };
+            if let IntegerLayer::Conv { conv, skip, .. } = layer {
+                tensors.own = node.conv().map(|shape| place(0, &node.name, shape, node.source, conv)).transpose()?;
+                if let (
+                    Op::Conv { skip: Some(Skip::Projection { source, conv: shape }), .. },
+                    Some(IntegerSkip::Projection { conv, .. }),
+                ) = (node.op, skip)
+                {
+                    tensors.projection = Some(place(1, &node.projection_name(), shape, source, conv)?);
+                }
+            }
+            convs.push(tensors);
+        }
+        Ok(Self { network, convs, device })
+    }
+
+    /// Logits `[images][classes]` of a data set's first pictures, `[images][channels][height][width]`.
     pub fn logits(&self, images: &[u8]) -> Vec<i32> {
+        self.logits_from(0, images)
+    }
+
+    /// The same of pictures from number `first` of their data set on, from which a chip's noise follows.
+    pub fn logits_from(&self, first: usize, images: &[u8]) -> Vec<i32> {
+        let first = first as u64;
         let image = self.network.graph.image();
         let batch = images.len() / image.len();
         let bytes: Vec<f32> = images.iter().map(|byte| f32::from(*byte)).collect();
@@ -78,8 +99,8 @@ impl<'a> FakeQuant<'a> {
             let forms = match (node.op, layer) {
                 (Op::Conv { skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                     let own = convs.own.as_ref().expect("a convolution's node has its tensors");
-                    let sums = own
-                        .sums(self.input(node.source, conv.input_bits, &picture, &values), self.borders(node.source));
+                    let input = self.input(node.source, conv.input_bits, &picture, &values);
+                    let sums = own.sums(first, input, self.borders(node.source));
                     let Some(output) = output else {
                         let logits = sums.into_data().convert::<i64>();
                         let logits = logits.try_into_vec::<i64>().expect("64-bit integers");
@@ -101,7 +122,8 @@ impl<'a> FakeQuant<'a> {
                         ) => {
                             let projection = convs.projection.as_ref().expect("a projection has its tensors");
                             let input = self.input(source, conv.input_bits, &picture, &values);
-                            sums = sums + projection.sums(input, self.borders(source)) * self.columns(multipliers);
+                            sums =
+                                sums + projection.sums(first, input, self.borders(source)) * self.columns(multipliers);
                         }
                         _ => {}
                     }
@@ -208,21 +230,45 @@ fn subsample(value: Tensor<4, Int>, stride: usize) -> Tensor<4, Int> {
 }
 
 impl ExactConv {
-    fn new(shape: ConvShape, conv: &IntegerConv, device: &Device) -> Self {
-        let weights: Vec<f32> = conv.weights.iter().map(|weight| f32::from(*weight)).collect();
+    fn new(
+        layer: u32,
+        name: &str,
+        shape: ConvShape,
+        conv: &IntegerConv,
+        padding: Vec<u8>,
+        chip: Option<&Hardware>,
+        device: &Device,
+    ) -> Result<Self> {
+        let (held, conversions) = match chip {
+            None => (conv.weights.clone(), None),
+            Some(hardware) => {
+                let held = cells(layer, name, shape, conv, hardware)?;
+                let conversions = Conversions::new(layer, name, shape, conv, &held, padding, hardware)?;
+                (held, conversions)
+            }
+        };
+        let weights: Vec<f32> = held.iter().map(|weight| f32::from(*weight)).collect();
         let [height, width] = shape.kernel;
         let data = TensorData::new(weights, [shape.filters(), shape.channels(), height, width]);
         let tensor = Tensor::<4>::from_data(data, device);
-        let parts = exact_parts(&shape, conv)
+        let parts = exact_parts(&shape, conv.input_bits, &held)
             .into_iter()
             .map(|range| (range.clone(), tensor.clone().narrow(1, range.start, range.len())))
             .collect();
         let bias = integer_column(conv.bias.iter().map(|bias| i64::from(*bias)).collect(), device);
-        Self { shape, parts, bias }
+        Ok(Self { shape, parts, bias, conversions })
     }
 
-    /// `acc + bias` as 64-bit integers; `borders` are the picture's zero points.
-    fn sums(&self, input: Tensor<4>, borders: Option<&[u8]>) -> Tensor<4, Int> {
+    /// `acc + bias` as 64-bit integers of pictures from number `first` on; `borders` are the picture's zero points.
+    fn sums(&self, first: u64, input: Tensor<4>, borders: Option<&[u8]>) -> Tensor<4, Int> {
+        let errors = self.conversions.as_ref().map(|conversions| {
+            let device = input.device();
+            let values = input.clone().into_data().convert::<u8>().try_into_vec::<u8>().expect("bytes");
+            let errors: Vec<i64> = conversions.errors(first, &values).into_iter().map(i64::from).collect();
+            let MapShape { channels, height, width } = self.shape.output;
+            let data = TensorData::new(errors, [input.dims()[0], height, width, channels]);
+            Tensor::<4, Int>::from_data(data, (&device, DType::I64))
+        });
         let (input, padding) = match borders {
             Some(zero_points) if self.shape.padding > 0 => (with_borders(input, zero_points, self.shape.padding), 0),
             _ => (input, self.shape.padding),
@@ -233,7 +279,11 @@ impl ExactConv {
                 if self.parts.len() == 1 { input.clone() } else { input.clone().narrow(3, range.start, range.len()) };
             integers(exact_conv(input, weights.clone(), [self.shape.stride, padding]))
         });
-        parts.reduce(|sum, part| sum + part).expect("a convolution has channels") + self.bias.clone()
+        let sums = parts.reduce(|sum, part| sum + part).expect("a convolution has channels") + self.bias.clone();
+        match errors {
+            Some(errors) => sums + errors,
+            None => sums,
+        }
     }
 }
 
@@ -248,14 +298,14 @@ fn with_borders(picture: Tensor<4>, zero_points: &[u8], padding: usize) -> Tenso
 }
 
 /// Channel ranges in each of which no filter's partial sum can reach 2^24.
-fn exact_parts(shape: &ConvShape, conv: &IntegerConv) -> Vec<std::ops::Range<usize>> {
-    let largest_input = (1i64 << conv.input_bits) - 1;
+fn exact_parts(shape: &ConvShape, input_bits: u8, weights: &[i8]) -> Vec<std::ops::Range<usize>> {
+    let largest_input = (1i64 << input_bits) - 1;
     let mut parts = Vec::new();
     let (mut start, mut bounds) = (0, vec![0i64; shape.filters()]);
     for channel in 0..shape.channels() {
         let added: Vec<i64> = (0..shape.filters())
             .map(|filter| {
-                let taps = &conv.weights[(filter * shape.channels() + channel) * shape.taps()..][..shape.taps()];
+                let taps = &weights[(filter * shape.channels() + channel) * shape.taps()..][..shape.taps()];
                 taps.iter().map(|weight| i64::from(*weight).abs()).sum::<i64>() * largest_input
             })
             .collect();

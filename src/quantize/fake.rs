@@ -4,6 +4,7 @@
 
 use burn::tensor::Tensor;
 
+use crate::deploy::integer::{MAX_MULTIPLIER, SHIFT_LIMIT};
 use crate::engine;
 
 /// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
@@ -18,6 +19,26 @@ pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -
 pub(crate) fn quantize_values(values: Tensor<4>, step: Tensor<1>, bits: u8, share: usize) -> Tensor<4> {
     let limit = activation_limit(bits);
     engine::fake_quantize(values, step, [0.0, limit as f32], gradient_scale(share, limit))
+}
+
+/// Biases on the grid of the sums, whose unit is one value or one a filter; the gradient passes straight through.
+pub(crate) fn quantize_biases(biases: Tensor<1>, unit: Tensor<1>) -> Tensor<1> {
+    let error = (biases.clone() / unit.clone()).round() * unit - biases.clone();
+    biases + error.detach()
+}
+
+/// What the multipliers of a layer make of its units: `m / 2^n` over `unit / output_step`, with the largest shift with which the
+/// multipliers of `units` and of what `joins` them fit 16 bits. Without gradients.
+pub(crate) fn multiplier_errors(units: Tensor<1>, joins: Option<Tensor<1>>, output_step: Tensor<1>) -> Tensor<1> {
+    let ratios = units.detach() / output_step.clone().detach();
+    let largest = match joins {
+        Some(joins) => ratios.clone().max().max_pair(joins.detach().max() / output_step.detach()),
+        None => ratios.clone().max(),
+    };
+    let shift = ((largest.recip() * (f64::from(MAX_MULTIPLIER) + 0.5)).log() / std::f64::consts::LN_2).floor();
+    let scale = (shift.clamp_max(f64::from(SHIFT_LIMIT - 1)) * std::f64::consts::LN_2).exp().round();
+    let exact = ratios * scale;
+    exact.clone().round() / exact
 }
 
 /// `1 / sqrt(values * levels)`: the paper's balance between the updates of a step and of what it quantizes.
@@ -53,7 +74,37 @@ pub fn calibrate_step(values: &[f32], low: f64, high: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
+
+    #[test]
+    fn biases_are_whole_units_and_learn() {
+        let device = Device::flex().autodiff();
+        let tensor = |values: &[f32]| Tensor::<1>::from_floats(values, &device);
+        let biases = tensor(&[0.3, -0.3, 1.1]).require_grad();
+        let rounded = quantize_biases(biases.clone(), tensor(&[0.25, 0.5, 0.5]));
+        let gradient = biases.grad(&rounded.clone().sum().backward()).unwrap();
+        assert_eq!(rounded.into_data().try_to_vec::<f32>().unwrap(), [0.25, -0.5, 1.0]);
+        assert_eq!(gradient.into_data().try_to_vec::<f32>().unwrap(), [1.0; 3]);
+    }
+
+    /// Against the definition, in double precision.
+    #[test]
+    fn multipliers_have_sixteen_bits() {
+        let device = Device::flex();
+        let tensor = |values: &[f32]| Tensor::<1>::from_floats(values, &device);
+        let (units, output) = ([0.013, 0.000_02, 0.21], 0.7);
+        for joins in [None, Some([3.3])] {
+            let found = multiplier_errors(tensor(&units), joins.map(|joins| tensor(&joins)), tensor(&[output]));
+            let largest = joins.map_or(0.21, |[join]| join);
+            let shift = (1..40).rev().find(|n| (f64::from(largest / output) * f64::from(*n).exp2()).round() < 65535.5);
+            for (unit, found) in units.iter().zip(found.into_data().try_to_vec::<f32>().unwrap()) {
+                let exact = f64::from(unit / output) * f64::from(shift.unwrap()).exp2();
+                assert!((f64::from(found) - exact.round() / exact).abs() < 1e-6, "{found} {exact}");
+            }
+        }
+    }
 
     #[test]
     fn the_calibrated_step_beats_the_full_range_on_data_with_an_outlier() {

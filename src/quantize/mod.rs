@@ -6,14 +6,20 @@
 
 mod bits;
 #[cfg(feature = "train")]
+mod conversion;
+#[cfg(feature = "train")]
 mod evaluate;
 #[cfg(feature = "train")]
 mod fake;
 
-pub use bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, WeightScale};
+pub use bits::{BitPlan, Fusion, LayerBits, NodeBits, QuantizeConfig, WeightScale};
+#[cfg(feature = "train")]
+pub(crate) use conversion::{Conversions, cells};
 #[cfg(feature = "train")]
 pub use evaluate::FakeQuant;
 #[cfg(feature = "train")]
 pub use fake::calibrate_step;
 #[cfg(feature = "train")]
-pub(crate) use fake::{activation_limit, quantize_values, quantize_weights, weight_limit};
+pub(crate) use fake::{
+    activation_limit, multiplier_errors, quantize_biases, quantize_values, quantize_weights, weight_limit,
+};

@@ -14,7 +14,7 @@ mod trainer;
 
 pub use checkpoint::{Checkpoint, Position, Tally};
 pub use memory::{Allocator, keep_memory};
-pub use recipe::{DistillationConfig, Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
+pub use recipe::{Budget, DistillationConfig, Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
 pub use run::{DEVICES, Outcome, Plan, Request, device};
 pub use speed::{inference_seconds, step_seconds};
 pub use trainer::INTERRUPTED;

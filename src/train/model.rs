@@ -10,9 +10,13 @@ use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::deploy::PictureScale;
+use crate::deploy::integer::IntegerConv;
 use crate::engine::{Norm, Shortcut, Window, conv_block, max_pool, moments};
+use crate::hardware::Hardware;
 use crate::network::{Array, BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
-use crate::quantize::{BitPlan, Fusion, QuantizeConfig, quantize_values, quantize_weights};
+use crate::quantize::{
+    BitPlan, Conversions, Fusion, cells, multiplier_errors, quantize_biases, quantize_values, quantize_weights,
+};
 
 /// Arrays by name, flat, on a device.
 pub(crate) type Tensors = BTreeMap<String, Tensor<1>>;
@@ -27,8 +31,15 @@ pub(crate) enum Mode<'a> {
     FloatTraining,
     /// Float with the running statistics, folded.
     Float,
-    /// Fake quantizers on weights and values.
-    Quantized(&'a QuantizeConfig, &'a BitPlan),
+    /// Fake quantizers on weights and values; with a chip, its conversions too.
+    Quantized(&'a BitPlan, Fusion, Option<Chip<'a>>),
+}
+
+/// A chip that loses something, and the number of a batch's first picture, from which its noise follows.
+#[derive(Clone, Copy)]
+pub(crate) struct Chip<'a> {
+    pub hardware: &'a Hardware,
+    pub first: u64,
 }
 
 /// Mean and biased variance of one batch norm's input.
@@ -132,6 +143,34 @@ impl Model {
         unreachable!("the last node of a graph gives the logits")
     }
 
+    /// Folds every batch norm with its running statistics: gamma 1, beta the folded bias, and statistics that change nothing. What is
+    /// folded already stays as it is, to the last bit.
+    pub fn fold_batch_norms(&mut self) {
+        for (name, conv) in self.graph.convs().collect::<Vec<_>>() {
+            let part = |part: &str| format!("{name}.{part}");
+            let arrays = ["weight", "gamma", "beta", "mean", "var"].map(|name| self.tensors.get(&part(name)).cloned());
+            let [Some(weight), Some(gamma), Some(beta), Some(mean), Some(var)] = arrays.map(|a| a.map(to_host)) else {
+                continue;
+            };
+            let gain = |filter: usize| gamma[filter] / (var[filter] + BATCH_NORM_EPSILON as f32).sqrt();
+            let filters = 0..conv.filters();
+            let column = weight.len() / filters.len();
+            let folded = weight.iter().enumerate().map(|(index, weight)| weight * gain(index / column)).collect();
+            let biases = filters.clone().map(|filter| beta[filter] - gain(filter) * mean[filter]).collect();
+            let all = |value: f64| vec![value as f32; filters.len()];
+            for (name, values) in [
+                ("weight", folded),
+                ("beta", biases),
+                ("gamma", all(1.0)),
+                ("mean", all(0.0)),
+                ("var", all(1.0 - BATCH_NORM_EPSILON)),
+            ] {
+                let shape = self.shapes[&part(name)].clone();
+                self.insert(&part(name), &Array { shape, values });
+            }
+        }
+    }
+
     /// Moves the running statistics towards the batch's; the variance unbiased, as in PyTorch.
     pub fn update_statistics(&mut self, statistics: Vec<Statistics>) {
         for Statistics { name, mean, variance, count } in statistics {
@@ -176,8 +215,48 @@ struct Layer<'a> {
     name: &'a str,
     conv: ConvShape,
     batch_norm: bool,
-    /// Reads the picture.
-    first: bool,
+    /// What it reads, and in which form.
+    source: Source,
+    input_bits: u8,
+    rounding: Option<Rounding>,
+}
+
+/// A convolution as a chip holds it.
+struct OnChip {
+    conversions: Option<Conversions>,
+    /// What stuck cells make of the picture's zero points, which the biases know of the weights as they should be; one a filter.
+    offsets: Vec<i64>,
+    /// What one unit of its sums stands for before batch norm, one value or one a filter.
+    unit: Tensor<1>,
+}
+
+/// What a chip has to know of a convolution.
+struct ChipLayer<'a> {
+    index: usize,
+    name: &'a str,
+    conv: ConvShape,
+    source: Source,
+    /// Of its input and of its weights.
+    bits: [u8; 2],
+    signs: Tensor<1>,
+}
+
+/// What integers do to a folded convolution beside the rounding of its weights.
+struct Rounding {
+    /// What one unit of its sums stands for, one value or one a filter.
+    unit: Tensor<1>,
+    /// Its multipliers' relative error; none for the logits.
+    multiplier: Option<Tensor<1>>,
+}
+
+impl Rounding {
+    fn apply(self, weight: Tensor<4>, bias: Tensor<1>) -> (Tensor<4>, Norm) {
+        let bias = quantize_biases(bias, self.unit);
+        match self.multiplier {
+            None => (weight, Norm::Bias(bias)),
+            Some(error) => (weight * error.clone().reshape([-1, 1, 1, 1]), Norm::Bias(bias * error)),
+        }
+    }
 }
 
 struct Pass<'a> {
@@ -192,7 +271,7 @@ impl Pass<'_> {
     /// The node's value before rounding.
     fn node(&mut self, index: usize, node: &Node, picture: &Value) -> Tensor<4> {
         let (input_bits, skip_bits) = match self.mode {
-            Mode::Quantized(_, plan) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
+            Mode::Quantized(plan, ..) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
             _ => (0, 0),
         };
         let read = |values: &[Value], source: Source, bits: u8| match source {
@@ -209,20 +288,58 @@ impl Pass<'_> {
                 _ => x,
             };
         };
+        let [own, joined] = self.roundings(node, input_bits, skip_bits);
         let shortcut = skip.map(|skip| match skip {
             Skip::Identity { source, stride, pad_front } => {
                 Shortcut { value: read(&self.values, source, skip_bits), stride, front: pad_front }
             }
             Skip::Projection { source, conv } => {
                 let x = read(&self.values, source, skip_bits);
-                let layer = Layer { index, name: &node.projection_name(), conv, batch_norm: true, first: false };
+                let name = &node.projection_name();
+                let batch_norm = true;
+                let layer = Layer { index, name, conv, batch_norm, source, input_bits: skip_bits, rounding: joined };
                 Shortcut { value: self.conv(layer, x, None, false), stride: 1, front: 0 }
             }
         });
-        let first = node.source == Source::Image;
         // The quantizers of values are ReLUs themselves.
         let relu = !logits && !matches!(self.mode, Mode::Quantized(..));
-        self.conv(Layer { index, name: &node.name, conv, batch_norm, first }, x, shortcut, relu)
+        let source = node.source;
+        let layer = Layer { index, name: &node.name, conv, batch_norm, source, input_bits, rounding: own };
+        self.conv(layer, x, shortcut, relu)
+    }
+
+    /// The roundings of a node's convolution and of its projection, in a pass with fake quantizers.
+    fn roundings(&self, node: &Node, input_bits: u8, skip_bits: u8) -> [Option<Rounding>; 2] {
+        let (Mode::Quantized(..), Op::Conv { skip, logits, .. }) = (self.mode, node.op) else {
+            return [None, None];
+        };
+        let unit = |name: &str, source, bits| self.tensor(&format!("{name}.weight_step")) * self.step(source, bits);
+        let own = unit(&node.name, node.source, input_bits);
+        let joined = match skip {
+            Some(Skip::Projection { source, .. }) => Some(unit(&node.projection_name(), source, skip_bits)),
+            _ => None,
+        };
+        let error = |unit: &Tensor<1>, other: Option<Tensor<1>>| {
+            let step = (!logits).then(|| self.tensor(&format!("{}.output_step", node.name)));
+            step.map(|step| multiplier_errors(unit.clone(), other, step))
+        };
+        let rounding = |unit: Tensor<1>, other| Rounding { multiplier: error(&unit, other), unit };
+        [Some(rounding(own.clone(), joined.clone())), joined.map(|joined| rounding(joined, Some(own)))]
+    }
+
+    /// The step of a value in one of its forms.
+    fn step(&self, source: Source, bits: u8) -> Tensor<1> {
+        let (Mode::Quantized(plan, ..), Source::Node(index)) = (self.mode, source) else {
+            return Tensor::full([1], self.model.picture.step(), &self.device());
+        };
+        let node = &self.model.graph.nodes()[index];
+        match node.op {
+            Op::MaxPool { .. } => self.step(node.source, bits),
+            _ => {
+                let finer = bits - plan.narrowest(source);
+                self.tensor(&format!("{}.output_step", node.name)) / f64::from(1u32 << finer)
+            }
+        }
     }
 
     /// The forms that are stored.
@@ -232,7 +349,7 @@ impl Pass<'_> {
             let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
             return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }
-        let Mode::Quantized(_, plan) = self.mode else {
+        let Mode::Quantized(plan, ..) = self.mode else {
             return Value::one(value);
         };
         let forms = &plan.nodes[index].forms;
@@ -250,13 +367,14 @@ impl Pass<'_> {
 
     /// A convolution with its batch norm or bias, residual sum and ReLU.
     fn conv(&mut self, layer: Layer, x: Tensor<4>, shortcut: Option<Shortcut>, relu: bool) -> Tensor<4> {
-        let Layer { index, name, conv, batch_norm, first } = layer;
+        let Layer { index, name, conv, batch_norm, source, input_bits, rounding } = layer;
         let [kernel_height, kernel_width] = conv.kernel;
         let weight = self.tensor(&format!("{name}.weight"));
         let weight = weight.reshape([conv.filters(), conv.channels(), kernel_height, kernel_width]);
-        let weight = if first { weight * self.color_scales() } else { weight };
+        let weight = if source == Source::Image { weight * self.color_scales() } else { weight };
         let window = [conv.stride, conv.padding];
         let folded = |gain: Tensor<1>| weight.clone() * gain.reshape([conv.filters() as i64, 1, 1, 1]);
+        let (mut on_chip, mut multiplier, mut float_statistics) = (None, None, None);
         let (weight, norm) = match (self.mode, batch_norm) {
             (Mode::FloatTraining, true) => (weight, self.batch_norm(name)),
             (Mode::Float, true) => {
@@ -264,33 +382,138 @@ impl Pass<'_> {
                 (folded(gain), Norm::Bias(bias))
             }
             (Mode::FloatTraining | Mode::Float, false) => (weight, Norm::Bias(self.tensor(&format!("{name}.bias")))),
-            (Mode::Quantized(config, plan), _) => {
+            (Mode::Quantized(plan, fusion, chip), _) => {
                 let (step, bits) = (self.tensor(&format!("{name}.weight_step")), plan.nodes[index].weights);
-                let quantize = |weight| quantize_weights(weight, step, bits);
-                match config.fusion {
-                    _ if !batch_norm => (quantize(weight), Norm::Bias(self.tensor(&format!("{name}.bias")))),
+                let rounding = rounding.expect("a pass with fake quantizers");
+                let unit = rounding.unit.clone();
+                multiplier = rounding.multiplier.clone();
+                let mut quantize = |weight: Tensor<4>| {
+                    let rounded = quantize_weights(weight, step.clone(), bits);
+                    let Some(chip) = chip else { return rounded };
+                    // A batch norm outside has a multiplier without a sign: the weights take it.
+                    let gamma = (batch_norm && fusion == Fusion::None).then(|| self.tensor(&format!("{name}.gamma")));
+                    let signs = gamma.map_or(Tensor::ones([1], &rounded.device()), |gamma| {
+                        gamma.clone().zeros_like().mask_fill(gamma.clone().lower_elem(0.0), -2.0) + 1.0
+                    });
+                    let layer = ChipLayer { index, name, conv, source, bits: [input_bits, bits], signs: signs.clone() };
+                    let (held, loaded) = self.load(layer, chip, rounded, step.clone(), unit.clone() * signs);
+                    on_chip = Some(loaded);
+                    held
+                };
+                let round = |weight, bias| rounding.apply(weight, bias);
+                match fusion {
+                    _ if !batch_norm => round(quantize(weight), self.tensor(&format!("{name}.bias"))),
                     Fusion::None => (quantize(weight), self.batch_norm(name)),
+                    Fusion::Ema => {
+                        // The rounded weights as they were before the fold: the batch norm finds their own statistics.
+                        let gain = self.running_affine(name).0.detach();
+                        let gain = gain.clone().mask_fill(gain.equal_elem(0.0), 1.0);
+                        let rounded = quantize(folded(gain.clone()));
+                        if let Some(on_chip) = &mut on_chip {
+                            on_chip.unit = on_chip.unit.clone() / gain.clone();
+                        }
+                        (rounded / gain.reshape([conv.filters() as i64, 1, 1, 1]), self.batch_norm(name))
+                    }
                     Fusion::Frozen => {
                         let (gain, bias) = self.running_affine(name);
-                        (quantize(folded(gain)), Norm::Bias(bias))
+                        round(quantize(folded(gain)), bias)
                     }
+                    Fusion::Once => round(quantize(weight), self.tensor(&format!("{name}.beta"))),
                     Fusion::Batch => {
                         let zeros = Tensor::zeros([conv.filters()], &x.device());
                         let sums = conv_block(x.clone(), weight.clone(), window, Norm::Bias(zeros), None, false).value;
                         let [mean, variance] = moments(sums);
-                        let noted = [mean.clone().detach(), variance.clone().detach()];
-                        self.note(name, noted, &x, &conv);
+                        float_statistics = Some([mean.clone().detach(), variance.clone().detach()]);
                         let (gain, bias) = affine(self, name, mean, variance);
-                        (quantize(folded(gain)), Norm::Bias(bias))
+                        round(quantize(folded(gain)), bias)
                     }
                 }
             }
         };
         let output = conv_block(x.clone(), weight, window, norm, shortcut, relu);
-        if let Some(statistics) = output.statistics {
+        let mut value = output.value;
+        if let (Some(OnChip { conversions, offsets, unit }), Mode::Quantized(.., Some(chip))) = (on_chip, self.mode)
+            && (conversions.is_some() || offsets.iter().any(|offset| *offset != 0))
+        {
+            let like = |tensor: Tensor<1>| Tensor::<1>::from_data(tensor.into_data(), &value.device());
+            let gain = match &output.statistics {
+                Some([_, variance]) => {
+                    let deviation = like((variance.clone() + BATCH_NORM_EPSILON).sqrt());
+                    Some(like(self.tensor(&format!("{name}.gamma"))) / deviation)
+                }
+                None => multiplier,
+            };
+            let errors = match conversions {
+                Some(conversions) => conversions.errors(chip.first, &self.integers(&x, source, input_bits)),
+                None => vec![0; value.shape().num_elements()],
+            };
+            let offsets = offsets.iter().cycle();
+            let errors = errors.into_iter().zip(offsets).map(|(error, offset)| (i64::from(error) + offset) as f32);
+            let errors: Vec<f32> = errors.collect();
+            let errors: Tensor<4> = Tensor::from_data(TensorData::new(errors, value.dims()), &value.device());
+            let scale = gain.map_or(unit.clone(), |gain| unit * gain).detach();
+            value = value + errors * scale.reshape([1, 1, 1, -1]);
+        }
+        if let Some(statistics) = output.statistics.or(float_statistics) {
             self.note(name, statistics, &x, &conv);
         }
-        output.value
+        value
+    }
+
+    /// Rounded weights as the cells of a chip hold them, with straight-through gradients, and what else there is to know of them.
+    fn load(
+        &self,
+        layer: ChipLayer,
+        chip: Chip,
+        rounded: Tensor<4>,
+        step: Tensor<1>,
+        unit: Tensor<1>,
+    ) -> (Tensor<4>, OnChip) {
+        let ChipLayer { index, name, conv, source, bits: [input_bits, weight_bits], signs } = layer;
+        // Steps and signs have one value, or one a filter.
+        let scale = (step * signs).detach().reshape([-1, 1, 1, 1]);
+        let integers = to_host((rounded.clone().detach() / scale.clone()).round());
+        let weights = integers.into_iter().map(|weight| weight as i8).collect();
+        let integer = IntegerConv { input_bits, weight_bits, weights, bias: vec![0; conv.filters()] };
+        let projection = name != self.model.graph.nodes()[index].name;
+        let number = (2 * index + usize::from(projection)) as u32;
+        let checked = "the plan checked that the weights fit the macro";
+        let held = cells(number, name, conv, &integer, chip.hardware).expect(checked);
+        let zero_points = &self.model.picture.zero_points;
+        let (padding, offsets) = match source {
+            Source::Image => {
+                let taps = conv.taps();
+                let changes = held.iter().zip(&integer.weights).enumerate();
+                let products: Vec<i64> = changes
+                    .map(|(index, (held, weight))| {
+                        (i64::from(*held) - i64::from(*weight)) * i64::from(zero_points[index / taps % conv.channels()])
+                    })
+                    .collect();
+                (
+                    zero_points.clone(),
+                    products.chunks(taps * conv.channels()).map(|column| column.iter().sum()).collect(),
+                )
+            }
+            Source::Node(_) => (vec![0; conv.channels()], vec![0]),
+        };
+        let conversions = Conversions::new(number, name, conv, &integer, &held, padding, chip.hardware).expect(checked);
+        let on_chip = OnChip { conversions, offsets, unit };
+        if held == integer.weights {
+            return (rounded, on_chip);
+        }
+        let held: Vec<f32> = held.into_iter().map(f32::from).collect();
+        let held = Tensor::<4>::from_data(TensorData::new(held, rounded.dims()), &rounded.device()) * scale;
+        let change = held - rounded.clone().detach();
+        (rounded + change, on_chip)
+    }
+
+    /// A value of a pass with fake quantizers as the integers that it stands for.
+    fn integers(&self, x: &Tensor<4>, source: Source, bits: u8) -> Vec<u8> {
+        let step = to_host(self.step(source, bits).detach())[0];
+        let values = to_host(x.clone().detach());
+        let zero_points: &[u8] = if source == Source::Image { &self.model.picture.zero_points } else { &[0] };
+        let places = zero_points.iter().cycle();
+        values.iter().zip(places).map(|(value, zero)| ((value / step).round() + f32::from(*zero)) as u8).collect()
     }
 
     fn batch_norm(&self, name: &str) -> Norm {
@@ -312,8 +535,12 @@ impl Pass<'_> {
     fn color_scales(&self) -> Tensor<4> {
         let scales: Vec<f32> = self.model.picture.color_scales().map(|scale| scale as f32).collect();
         let colors = scales.len();
-        let like = self.tensors.values().next().expect("a network has parameters").device();
-        Tensor::from_data(TensorData::new(scales, [1, colors, 1, 1]), &like)
+        Tensor::from_data(TensorData::new(scales, [1, colors, 1, 1]), &self.device())
+    }
+
+    /// The parameters' device.
+    fn device(&self) -> Device {
+        self.tensors.values().next().expect("a network has parameters").device()
     }
 }
 
@@ -322,4 +549,41 @@ fn affine(pass: &Pass, name: &str, mean: Tensor<1>, variance: Tensor<1>) -> (Ten
     let gain = pass.tensor(&format!("{name}.gamma")) / (variance + BATCH_NORM_EPSILON).sqrt();
     let bias = pass.tensor(&format!("{name}.beta")) - gain.clone() * mean;
     (gain, bias)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::zoo;
+    use crate::train::run::picture_scale;
+
+    /// The network computes what it did, and folding it again changes no bit, so that a run may begin its phase twice.
+    #[test]
+    fn folding_batch_norms_changes_nothing_and_happens_once() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let mut weights = Weights::random(&graph, 3);
+        for (name, conv) in graph.convs() {
+            for (part, shift) in [("gamma", 0.5), ("beta", -0.2), ("mean", -0.4), ("var", 0.3)] {
+                if weights.get(&format!("{name}.{part}")).is_ok() {
+                    let values = (0..conv.filters()).map(|i| (i * 7 % 13) as f32 / 10.0 + shift).collect();
+                    weights.insert(format!("{name}.{part}"), Array::vector(values));
+                }
+            }
+        }
+        let mut model = Model::new(&graph, &picture_scale(), &weights, &Device::flex());
+        let pictures: Vec<u8> = (0..2 * graph.image().len()).map(|i| (i * 31 % 251) as u8).collect();
+        let logits = |model: &Model| {
+            to_host(model.forward(&model.tensors, model.pictures(&pictures), Mode::Float, |_, _| {}).logits)
+        };
+        let before = logits(&model);
+        model.fold_batch_norms();
+        let largest = before.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
+        for (a, b) in before.iter().zip(logits(&model)) {
+            assert!((a - b).abs() < 1e-4 * largest, "{a} {b}");
+        }
+        let folded = model.weights();
+        assert_ne!(folded, weights);
+        model.fold_batch_norms();
+        assert!(model.weights() == folded);
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, toml_message};
-use crate::quantize::QuantizeConfig;
+use crate::quantize::{Fusion, QuantizeConfig};
 
 /// Everything that decides a run's result, beside the files it names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,14 +46,34 @@ pub struct Recipe {
 pub struct SparsityConfig {
     /// Strength of the group-lasso penalty.
     pub lambda: f64,
-    /// Share of all groups that is zero at the end of the sparsifying phase, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<f64>,
+    /// What the target is a share of.
+    pub budget: Budget,
+    /// Share of it that is gone at the end of the sparsifying phase, 0 to below 1; it means nothing with `budget = "lambda"`.
+    pub target: f64,
+}
+
+/// What groups are dropped for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Only those that the penalty makes zero.
+    Lambda,
+    /// A share of all groups.
+    #[default]
+    Groups,
+    /// A share of each layer's groups.
+    GroupsPerLayer,
+    /// A share of the bits of all weights; those left are the kept weights' and the index codes'.
+    StoredBits,
+    /// A share of the dense network's cycles on the hardware.
+    Cycles,
+    /// A share of the dense network's energy on the hardware.
+    Energy,
 }
 
 impl Default for SparsityConfig {
     fn default() -> Self {
-        Self { lambda: 1e-4, target: Some(0.5) }
+        Self { lambda: 1e-4, budget: Budget::default(), target: 0.5 }
     }
 }
 
@@ -123,6 +143,9 @@ pub struct Phase {
     /// Epochs, or parts of one, over which the learning rate rises from 0.
     #[serde(default)]
     pub warmup_epochs: f64,
+    /// Epochs, or parts of one, after which a `quantize` phase with fusion `batch` or `ema` goes on as `frozen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freeze_at: Option<f64>,
 }
 
 /// How the learning rate falls.
@@ -164,7 +187,14 @@ impl Phase {
             weight_decay: default_weight_decay(),
             schedule: Schedule::default(),
             warmup_epochs: 0.0,
+            freeze_at: None,
         }
+    }
+
+    /// How batch norm is treated in a step (counted from 0 in the phase): as the recipe says until the statistics are frozen.
+    pub(super) fn fusion_at(&self, fusion: Fusion, step: usize, steps_per_epoch: usize) -> Fusion {
+        let frozen = self.freeze_at.is_some_and(|epochs| step as f64 >= epochs * steps_per_epoch as f64);
+        if frozen && fusion.uses_batch() { Fusion::Frozen } else { fusion }
     }
 
     /// Learning rate of a step (counted from 0 in the phase), with `steps_per_epoch` steps an epoch.
@@ -285,9 +315,8 @@ impl Recipe {
         setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from pictures".into())?;
         let lambda = self.sparsity.lambda;
         setting(lambda.is_finite() && lambda >= 0.0, format!("sparsity.lambda = {lambda}: it must not be negative"))?;
-        if let Some(target) = self.sparsity.target {
-            setting((0.0..1.0).contains(&target), format!("sparsity.target = {target}: it must be from 0 to below 1"))?;
-        }
+        let target = self.sparsity.target;
+        setting((0.0..1.0).contains(&target), format!("sparsity.target = {target}: it must be from 0 to below 1"))?;
         for (index, phase) in self.phases.iter().enumerate() {
             let positive = phase.learning_rate.is_finite() && phase.learning_rate > 0.0;
             setting(positive, format!("phases.{index}.learning_rate = {}: it must be positive", phase.learning_rate))?;
@@ -297,6 +326,16 @@ impl Recipe {
             setting(decay, format!("phases.{index}.weight_decay = {}: it must not be negative", phase.weight_decay))?;
             let warmup = (0.0..=phase.epochs as f64).contains(&phase.warmup_epochs);
             setting(warmup, format!("phases.{index}.warmup_epochs = {}: more than its epochs", phase.warmup_epochs))?;
+            if let Some(at) = phase.freeze_at {
+                let key = format!("phases.{index}.freeze_at = {at}");
+                let within = (0.0..=phase.epochs as f64).contains(&at);
+                setting(within, format!("{key}: it must be from 0 to the phase's {} epochs", phase.epochs))?;
+                let batch = phase.kind == PhaseKind::Quantize && self.quantize.fusion.uses_batch();
+                setting(
+                    batch,
+                    format!("{key}: only a quantize phase with fusion batch or ema has statistics to freeze"),
+                )?;
+            }
         }
         if let Some(DistillationConfig { weight, temperature }) = self.distillation {
             let message = format!("distillation.weight = {weight}: it must be from 0 to 1");
@@ -390,7 +429,7 @@ mod tests {
         let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
         assert_eq!((recipe.quantize.weight_bits, recipe.phases[1].epochs), (3, 5));
         assert_eq!(recipe.phases[0].kind, PhaseKind::Float, "there is no checkpoint to start from");
-        assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", Some(0.75)));
+        assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", 0.75));
     }
 
     #[test]
@@ -403,6 +442,12 @@ mod tests {
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
         assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
         assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
+        let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";
+        assert!(message(&[layers]).contains("quantize.layers.0.weight_bits = 9: it must be from 2 to 8"));
+        let freeze = |fusion, setting| message(&["pretrained=none", fusion, setting]);
+        assert!(freeze("quantize.fusion=ema", "phases.2.freeze_at=2").contains("from 0 to the phase's 1 epochs"));
+        assert!(freeze("quantize.fusion=once", "phases.2.freeze_at=1").contains("fusion batch or ema"));
+        assert!(freeze("quantize.fusion=batch", "phases.1.freeze_at=1").contains("only a quantize phase"));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use burn::tensor::Device;
 
 use super::model::Model;
 use super::recipe::Recipe;
+use super::sparsify::check_budget;
 use super::trainer::{Job, Trainer, fake_quant_predictions, float_predictions};
 use crate::data::{DataOptions, Dataset, Normalization};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
 use crate::error::{Error, Result, write_atomically};
 use crate::hardware::Hardware;
 use crate::network::{Graph, NetworkSpec, Node, Op, Weights, ZOO, import, zoo};
-use crate::quantize::Fusion;
+use crate::quantize::{BitPlan, Fusion};
 use crate::report;
 
 /// Devices that training runs on, by the name that `--device` takes.
@@ -135,7 +136,10 @@ impl Plan {
         };
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
         let graph = model_graph(&recipe.model, &dataset)?;
+        recipe.quantize.check_patterns(&graph)?;
         check_logits(&graph, &recipe)?;
+        check_widths(&graph, &recipe, &hardware)?;
+        check_budget(&graph, &recipe, &hardware)?;
         Ok(Self {
             picture: picture_scale(),
             recipe,
@@ -204,14 +208,14 @@ impl Plan {
             graph: &self.graph,
             dataset: &self.dataset,
             picture: &self.picture,
-            group: self.hardware.group,
+            hardware: &self.hardware,
             device: &self.device,
             teacher: teacher.as_ref(),
             folder: &self.folder,
             quiet: self.quiet,
         };
         let mut trainer = match &weights {
-            Some(weights) => Trainer::new(job, weights),
+            Some(weights) => Trainer::new(job, weights)?,
             None => Trainer::resume(job)?,
         };
         if !trainer.run()? {
@@ -224,7 +228,7 @@ impl Plan {
     fn deploy(&self, trainer: &Trainer) -> Result<Deployment> {
         let network = trainer.integer_network()?;
         let test = &self.dataset.test;
-        let classes = fake_quant_predictions(&network, &self.device, test);
+        let classes = fake_quant_predictions(&network, &self.hardware, &self.device, test)?;
         let data_sha256 = test.sha256();
         let provenance = Provenance {
             recipe: self.resolved_recipe()?,
@@ -298,6 +302,15 @@ fn check_logits(graph: &Graph, recipe: &Recipe) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The macro has to hold the weights of every layer.
+fn check_widths(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
+    let plan = BitPlan::new(graph, &recipe.quantize);
+    for (node, bits) in graph.nodes().iter().zip(&plan.nodes).filter(|(node, _)| node.conv().is_some()) {
+        hardware.precision(bits.weights, bits.input).map_err(|message| Error::layer(&node.name, message))?;
+    }
+    Ok(())
 }
 
 pub(super) fn picture_scale() -> PictureScale {

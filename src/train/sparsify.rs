@@ -6,8 +6,13 @@ use burn::tensor::{Device, Tensor};
 
 use super::model::{Model, Tensors, to_host};
 use super::optimizer::Sgd;
+use super::recipe::{Budget, PhaseKind, Recipe, SparsityConfig};
+use crate::deploy::integer::IntegerNetwork;
+use crate::deploy::outline;
+use crate::error::{Error, Result};
+use crate::hardware::{Hardware, Ledger, Resource};
 use crate::network::{BATCH_NORM_EPSILON, Graph};
-use crate::sparsity::{GroupGrid, GroupShape, Lasso, keep_best};
+use crate::sparsity::{GroupGrid, Lasso, fit_budget, keep_best};
 
 /// Share of a phase that only looks at what each group does, before the first one goes.
 const LOOK: f64 = 0.1;
@@ -21,19 +26,109 @@ pub(super) struct Sparsity {
     masks: BTreeMap<String, Tensor<1>>,
     /// Sums of each group's effect on the loss so far, `[groups]`.
     effects: Tensors,
+    config: SparsityConfig,
+    price: Option<Price>,
     device: Device,
 }
 
+/// Checks that the hardware can meet the recipe's budget.
+///
+/// # Errors
+/// Names the target and what the network costs at least.
+pub(super) fn check_budget(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
+    let sparsifies = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify);
+    if sparsifies { Price::new(graph, recipe, hardware).map(drop) } else { Ok(()) }
+}
+
+/// What a budget of the hardware model is asked from.
+struct Price {
+    resource: Resource,
+    network: IntegerNetwork,
+    hardware: Hardware,
+    /// Names of the network's convolutions, in its order.
+    convs: Vec<String>,
+    /// What it costs with all groups, in the resource's unit.
+    dense: f64,
+}
+
+impl Price {
+    /// `None` for a budget that needs no hardware.
+    fn new(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<Option<Self>> {
+        let resource = match recipe.sparsity.budget {
+            Budget::Lambda | Budget::Groups | Budget::GroupsPerLayer => return Ok(None),
+            Budget::StoredBits => Resource::StoredBits,
+            Budget::Cycles => Resource::Cycles,
+            Budget::Energy => Resource::Energy,
+        };
+        let network = outline(graph, &recipe.quantize, hardware.group);
+        let convs: Vec<String> = network.convs().map(|(name, ..)| name).collect();
+        let mut price = Self { resource, network, hardware: hardware.clone(), convs, dense: 0.0 };
+        price.dense = match resource {
+            // Without an index, which a dense network doesn't need.
+            Resource::StoredBits => price
+                .network
+                .convs()
+                .map(|(_, shape, _, conv)| shape.weights() * usize::from(conv.weight_bits))
+                .sum::<usize>() as f64,
+            _ => price.ledger(&price.masks(|_| true))?.total(),
+        };
+        // The least that any choice may leave.
+        let least = price.ledger(&price.masks(|group| group == 0))?.total();
+        let Self { dense, .. } = price;
+        if least > dense * (1.0 - recipe.sparsity.target) {
+            return Err(Error::Setting(format!(
+                "sparsity.target = {}: with one group a layer, {:.1} % of the dense network's {resource:?} are left; the target leaves {:.1} %",
+                recipe.sparsity.target,
+                100.0 * least / dense,
+                100.0 * (1.0 - recipe.sparsity.target)
+            )));
+        }
+        Ok(Some(price))
+    }
+
+    fn ledger(&self, kept: &[Vec<bool>]) -> Result<Ledger<'_>> {
+        Ledger::new(&self.network, &self.hardware, self.resource, kept)
+    }
+
+    /// One list for each convolution; `keeps` is asked with a group's number.
+    fn masks(&self, keeps: impl Fn(usize) -> bool) -> Vec<Vec<bool>> {
+        let grids = self.network.convs().map(|(_, shape, ..)| GroupGrid::new(self.hardware.group, &shape));
+        grids.map(|grid| (0..grid.groups()).map(&keeps).collect()).collect()
+    }
+
+    /// The groups that are kept of each convolution.
+    fn fit(&self, scores: &[Vec<f32>], kept: &[Vec<bool>], share: f64) -> Result<Vec<Vec<bool>>> {
+        let mut ledger = self.ledger(kept)?;
+        let fitted = fit_budget(&mut ledger, scores, self.dense * (1.0 - share));
+        fitted.ok_or_else(|| {
+            Error::Setting(format!("sparsity.target: no choice of groups saves {share} of {:?}", self.resource))
+        })
+    }
+}
+
 impl Sparsity {
-    pub fn new(graph: &Graph, group: GroupShape, device: &Device) -> Self {
+    /// Groups of the hardware's shape.
+    ///
+    /// # Errors
+    /// A budget that the hardware cannot meet.
+    pub fn new(graph: &Graph, recipe: &Recipe, hardware: &Hardware, device: &Device) -> Result<Self> {
         let lassos = graph
             .convs()
             .map(|(name, conv)| {
-                let grid = GroupGrid::new(group, &conv);
+                let grid = GroupGrid::new(hardware.group, &conv);
                 (name, (grid, Lasso::new(grid, device)))
             })
             .collect();
-        Self { lassos, kept: BTreeMap::new(), masks: BTreeMap::new(), effects: Tensors::new(), device: device.clone() }
+        let sparsifies = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify);
+        Ok(Self {
+            lassos,
+            kept: BTreeMap::new(),
+            masks: BTreeMap::new(),
+            effects: Tensors::new(),
+            config: recipe.sparsity.clone(),
+            price: if sparsifies { Price::new(graph, recipe, hardware)? } else { None },
+            device: device.clone(),
+        })
     }
 
     /// Which groups are kept, by convolution; empty while nothing is masked.
@@ -88,19 +183,43 @@ impl Sparsity {
         }
     }
 
-    /// Masks the groups that matter least to the loss, so that the share of zero groups follows a cubic ramp to `target`
+    /// Masks the groups that matter least to the loss for what they cost, so that what is gone follows a cubic ramp to the target
     /// (Zhu and Gupta 2017); `progress` runs from 0 to 1 over the phase.
-    pub fn approach(&mut self, target: f64, progress: f64) {
+    ///
+    /// # Errors
+    /// A budget that no choice of groups meets.
+    pub fn approach(&mut self, progress: f64) -> Result<()> {
         let ramp = ((progress - LOOK) / RAMP).clamp(0.0, 1.0);
-        let reached = self.kept.values().flatten().filter(|kept| !**kept).count();
-        let total: usize = self.lassos.values().map(|(grid, _)| grid.groups()).sum();
-        let wanted = target * (1.0 - (1.0 - ramp).powi(3));
-        if (wanted * total as f64).round() as usize <= reached {
-            return;
+        let wanted = self.config.target * (1.0 - (1.0 - ramp).powi(3));
+        if wanted == 0.0 || self.config.budget == Budget::Lambda {
+            return Ok(());
         }
-        let scores: Vec<Vec<f32>> = self.lassos.keys().map(|name| self.scores(name)).collect();
-        let kept = keep_best(&scores, wanted);
-        self.set(self.lassos.keys().cloned().zip(kept).collect());
+        let names: Vec<String> = match &self.price {
+            Some(price) => price.convs.clone(),
+            None => self.lassos.keys().cloned().collect(),
+        };
+        let scores: Vec<Vec<f32>> = names.iter().map(|name| self.scores(name)).collect();
+        let kept = match (&self.price, self.config.budget) {
+            (Some(price), _) => {
+                let all = |scores: &Vec<f32>| vec![true; scores.len()];
+                let before =
+                    names.iter().zip(&scores).map(|(name, s)| self.kept.get(name).cloned().unwrap_or_else(|| all(s)));
+                price.fit(&scores, &before.collect::<Vec<_>>(), wanted)?
+            }
+            (None, Budget::GroupsPerLayer) => {
+                scores.iter().flat_map(|scores| keep_best(std::slice::from_ref(scores), wanted)).collect()
+            }
+            (None, _) => {
+                let reached = self.kept.values().flatten().filter(|kept| !**kept).count();
+                let total: usize = scores.iter().map(Vec::len).sum();
+                if (wanted * total as f64).round() as usize <= reached {
+                    return Ok(());
+                }
+                keep_best(&scores, wanted)
+            }
+        };
+        self.set(names.into_iter().zip(kept).collect());
+        Ok(())
     }
 
     /// Effects of a convolution's groups; those that are masked stay last.

@@ -21,18 +21,19 @@ use crate::network::Weights;
 /// A network or a recipe that doesn't fit.
 pub fn step_seconds(recipe: &Recipe, dataset: &Dataset, device: &Device, steps: usize) -> Result<Vec<f64>> {
     let graph = model_graph(&recipe.model, dataset)?;
+    let hardware = Hardware::mars();
     let job = Job {
         recipe,
         graph: &graph,
         dataset,
         picture: &picture_scale(),
-        group: Hardware::mars().group,
+        hardware: &hardware,
         device,
         teacher: None,
         folder: Path::new(""),
         quiet: true,
     };
-    Trainer::new(job, &Weights::random(&graph, recipe.seed)).time_steps(steps)
+    Trainer::new(job, &Weights::random(&graph, recipe.seed))?.time_steps(steps)
 }
 
 /// Seconds of each of `passes` of the float network over a batch of test pictures, from bytes to logits.

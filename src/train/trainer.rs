@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::calibrate::calibrate;
 use super::checkpoint::{Checkpoint, Position};
-use super::model::{Mode, Model, Tensors, to_device, to_host};
+use super::model::{Chip, Mode, Model, Tensors, to_device, to_host};
 use super::optimizer::{Sgd, trains};
 use super::progress::Progress;
 use super::recipe::{DistillationConfig, Phase, PhaseKind, Recipe};
@@ -21,12 +21,14 @@ use crate::data::{Augment, Batch, Batches, Dataset, Split};
 use crate::deploy::integer::{IntegerNetwork, predict};
 use crate::deploy::{FoldOptions, PictureScale, fold};
 use crate::error::{Error, Result};
+use crate::hardware::Hardware;
 use crate::network::{Array, Graph, Weights};
-use crate::quantize::{BitPlan, FakeQuant};
-use crate::sparsity::GroupShape;
+use crate::quantize::{BitPlan, FakeQuant, Fusion};
 
 /// Pictures that are evaluated at a time.
 const EVALUATION_BATCH: usize = 250;
+/// Loss of an epoch, over that of guessing, from which on one without a right guess has diverged.
+const DIVERGED: f64 = 10.0;
 /// Border out of which pictures are cropped.
 const CROP_PADDING: usize = 4;
 /// Name of the checkpoint that a run continues from.
@@ -41,7 +43,7 @@ pub(crate) struct Job<'a> {
     pub graph: &'a Graph,
     pub dataset: &'a Dataset,
     pub picture: &'a PictureScale,
-    pub group: GroupShape,
+    pub hardware: &'a Hardware,
     pub device: &'a Device,
     /// Weights of the network that distillation learns from.
     pub teacher: Option<&'a Weights>,
@@ -77,11 +79,14 @@ pub(crate) struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     /// A run that starts from weights.
-    pub fn new(job: Job<'a>, weights: &Weights) -> Self {
+    ///
+    /// # Errors
+    /// A sparsity budget that the hardware cannot meet.
+    pub fn new(job: Job<'a>, weights: &Weights) -> Result<Self> {
         let model = Model::new(job.graph, job.picture, weights, job.device);
         let teacher = job.teacher.map(|weights| Model::new(job.graph, job.picture, weights, job.device));
-        let sparsity = Sparsity::new(job.graph, job.group, &model.device);
-        Self { job, model, teacher, optimizer: Sgd::default(), sparsity, position: Position::default() }
+        let sparsity = Sparsity::new(job.graph, job.recipe, job.hardware, &model.device)?;
+        Ok(Self { job, model, teacher, optimizer: Sgd::default(), sparsity, position: Position::default() })
     }
 
     /// A run that goes on from the last checkpoint in its folder.
@@ -96,7 +101,7 @@ impl<'a> Trainer<'a> {
         }
         let checkpoint = Checkpoint::load(&path)?;
         checkpoint.weights.check(job.graph).map_err(|error| Error::file(&path, error.to_string()))?;
-        let mut trainer = Self::new(job, &checkpoint.weights);
+        let mut trainer = Self::new(job, &checkpoint.weights)?;
         let device = trainer.model.device.clone();
         let tensors = |arrays: &Weights| -> Tensors {
             arrays.iter().map(|(name, array)| (name.to_string(), to_device(array, &device))).collect()
@@ -155,6 +160,9 @@ impl<'a> Trainer<'a> {
                 eprintln!("float accuracy before quantization: {accuracy:.2} %");
             }
         }
+        if self.job.recipe.quantize.fusion == Fusion::Once {
+            self.model.fold_batch_norms();
+        }
         let calibrated = self.model.tensors.keys().any(|name| name.ends_with("_step"));
         if !calibrated {
             calibrate(&mut self.model, self.job.recipe, &self.job.dataset.train)?;
@@ -180,7 +188,10 @@ impl<'a> Trainer<'a> {
             let phase_step = self.position.epoch * steps + self.position.step;
             learning_rate = phase.learning_rate_at(phase_step, steps);
             let progress_in_phase = (phase_step + 1) as f64 / (phase.epochs * steps) as f64;
-            let (loss, correct) = self.step(phase, &plan, &batch, learning_rate, progress_in_phase)?;
+            // Training pictures are numbered after those of any test set.
+            let first = ((epoch as u64 + 1) << 32) + (self.position.step * batch_size) as u64;
+            let mode = self.mode(phase, &plan, phase_step, steps, first);
+            let (loss, correct) = self.step(phase, mode, &batch, learning_rate, progress_in_phase)?;
             let tally = &mut self.position.tally;
             tally.loss += loss * batch.labels.len() as f64;
             tally.correct += correct;
@@ -203,7 +214,7 @@ impl<'a> Trainer<'a> {
                 return Ok(false);
             }
         }
-        self.check_finite()?;
+        self.check_usable()?;
         self.end_epoch(phase, learning_rate, progress)?;
         Ok(true)
     }
@@ -222,7 +233,7 @@ impl<'a> Trainer<'a> {
         for _ in 0..steps {
             let started = Instant::now();
             let batch = batches.next().ok_or_else(|| Error::Setting("a batch larger than the data set".into()))?;
-            self.step(phase, &plan, &batch, phase.learning_rate, 0.0)?;
+            self.step(phase, self.mode(phase, &plan, 0, full, 0), &batch, phase.learning_rate, 0.0)?;
             seconds.push(started.elapsed().as_secs_f64());
         }
         Ok(seconds)
@@ -235,7 +246,9 @@ impl<'a> Trainer<'a> {
             self.sparsity.freeze(&self.model);
         }
         let predictions = match phase.kind {
-            PhaseKind::Quantize => fake_quant_predictions(&self.integer_network()?, self.job.device, test),
+            PhaseKind::Quantize => {
+                fake_quant_predictions(&self.integer_network()?, self.job.hardware, self.job.device, test)?
+            }
             _ => float_predictions(&self.model, test),
         };
         let tally = self.position.tally;
@@ -269,19 +282,30 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// The forward pass of a step of a phase; `first` is the number of its first picture among all that are trained on.
+    fn mode<'m>(&self, phase: &Phase, plan: &'m BitPlan, step: usize, steps_per_epoch: usize, first: u64) -> Mode<'m>
+    where
+        'a: 'm,
+    {
+        let Recipe { quantize, .. } = self.job.recipe;
+        let hardware = self.job.hardware;
+        let fusion = phase.fusion_at(quantize.fusion, step, steps_per_epoch);
+        let chip = quantize.converter_aware && !hardware.losses().is_empty();
+        match phase.kind {
+            PhaseKind::Quantize => Mode::Quantized(plan, fusion, chip.then_some(Chip { hardware, first })),
+            _ => Mode::FloatTraining,
+        }
+    }
+
     /// One step; the mean loss and the pictures classified right.
     fn step(
         &mut self,
         phase: &Phase,
-        plan: &BitPlan,
+        mode: Mode,
         batch: &Batch,
         learning_rate: f64,
         progress: f64,
     ) -> Result<(f64, usize)> {
-        let mode = match phase.kind {
-            PhaseKind::Quantize => Mode::Quantized(&self.job.recipe.quantize, plan),
-            _ => Mode::FloatTraining,
-        };
         let leaves: Tensors = self
             .model
             .tensors
@@ -320,11 +344,9 @@ impl<'a> Trainer<'a> {
         self.optimizer.step(&mut self.model, leaves, gradients, phase, learning_rate);
         self.model.update_statistics(output.statistics);
         if phase.kind == PhaseKind::Sparsify {
-            let config = &self.job.recipe.sparsity;
-            self.sparsity.shrink(&mut self.model, &mut self.optimizer, learning_rate * config.lambda);
-            if let Some(target) = config.target {
-                self.sparsity.approach(target, progress);
-            }
+            let threshold = learning_rate * self.job.recipe.sparsity.lambda;
+            self.sparsity.shrink(&mut self.model, &mut self.optimizer, threshold);
+            self.sparsity.approach(progress)?;
         }
         self.sparsity.apply(&mut self.model, &mut self.optimizer);
         Ok((value, correct))
@@ -341,6 +363,18 @@ impl<'a> Trainer<'a> {
         });
         let layer = culprit.unwrap_or_else(|| "the loss".into());
         self.diverged(&layer, &format!("the loss became {loss}"), self.position.step + 1)
+    }
+
+    /// Keeps the weights of an epoch that guesses no better than chance, with a loss far beyond a guess's `ln(classes)`, out of checkpoints.
+    fn check_usable(&self) -> Result<()> {
+        let Position { tally, step, .. } = self.position;
+        let (loss, share) = (tally.loss / tally.pictures as f64, tally.correct as f64 / tally.pictures as f64);
+        let classes = self.job.dataset.classes.len() as f64;
+        if loss > DIVERGED * classes.ln() && share < 2.0 / classes {
+            let what = format!("the loss came to {loss:.3e} with {:.1} % right", 100.0 * share);
+            return Err(self.diverged("the whole network", &what, step));
+        }
+        self.check_finite()
     }
 
     /// Keeps weights that cannot be used out of checkpoints: the loss would show them only a step later.
@@ -368,7 +402,7 @@ impl<'a> Trainer<'a> {
         let options = FoldOptions {
             quantize: &self.job.recipe.quantize,
             picture: self.job.picture,
-            group: self.job.group,
+            group: self.job.hardware.group,
             classes: &self.job.dataset.classes,
         };
         fold(self.job.graph, &self.model.weights(), &options)
@@ -437,15 +471,24 @@ pub(crate) fn float_predictions(model: &Model, split: &Split) -> Vec<u8> {
     Batches::in_order(split, EVALUATION_BATCH).flat_map(classes).collect()
 }
 
-/// The fake-quant network's class of each picture.
-pub(crate) fn fake_quant_predictions(network: &IntegerNetwork, device: &Device, split: &Split) -> Vec<u8> {
-    let fake_quant = FakeQuant::new(network, device);
+/// The fake-quant network's class of each picture on a chip.
+///
+/// # Errors
+/// Weights wider than the macro can hold.
+pub(crate) fn fake_quant_predictions(
+    network: &IntegerNetwork,
+    hardware: &Hardware,
+    device: &Device,
+    split: &Split,
+) -> Result<Vec<u8>> {
+    let fake_quant = FakeQuant::on_chip(network, hardware, device)?;
     let classes = network.classes.len();
-    Batches::in_order(split, EVALUATION_BATCH)
-        .flat_map(|batch| {
-            fake_quant.logits(&batch.images).chunks(classes).map(|l| predict(l) as u8).collect::<Vec<u8>>()
-        })
-        .collect()
+    let mut predictions = Vec::with_capacity(split.len());
+    for batch in Batches::in_order(split, EVALUATION_BATCH) {
+        let logits = fake_quant.logits_from(predictions.len(), &batch.images);
+        predictions.extend(logits.chunks(classes).map(|logits| predict(logits) as u8));
+    }
+    Ok(predictions)
 }
 
 #[cfg(test)]

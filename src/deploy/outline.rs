@@ -1,0 +1,47 @@
+//! A network as the chip sees it before anything is trained: its bits, without its weights.
+
+use super::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
+use crate::network::{ConvShape, Graph, Op, Skip, Source};
+use crate::quantize::{BitPlan, Fusion, QuantizeConfig, WeightScale};
+use crate::sparsity::GroupShape;
+
+/// What the cost of a network follows from: every weight is one and means nothing.
+pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> IntegerNetwork {
+    let plan = BitPlan::new(graph, config);
+    let per_filter = config.fusion == Fusion::None || config.weight_scale == WeightScale::Column;
+    let multipliers = |filters: usize| vec![1; if per_filter { filters } else { 1 }];
+    let conv = |shape: &ConvShape, source: Source, input_bits: u8, weight_bits: u8| IntegerConv {
+        input_bits: if source == Source::Image { super::integer::IMAGE_BITS } else { input_bits },
+        weight_bits,
+        weights: vec![1; shape.weights()],
+        bias: vec![0; shape.filters()],
+    };
+    let layers = graph.nodes().iter().zip(&plan.nodes).map(|(node, bits)| {
+        let stored = |multipliers: Vec<u32>| Requantize {
+            multipliers,
+            forms: bits.forms.iter().map(|&bits| Form { bits, shift: 8 }).collect(),
+        };
+        match node.op {
+            Op::MaxPool { .. } => IntegerLayer::MaxPool,
+            Op::AvgPool { .. } => IntegerLayer::AvgPool { input_bits: bits.input, output: stored(vec![1]) },
+            Op::Conv { conv: shape, skip, logits, .. } => IntegerLayer::Conv {
+                conv: conv(&shape, node.source, bits.input, bits.weights),
+                skip: skip.zip(bits.skip).map(|(skip, skip_bits)| match skip {
+                    Skip::Identity { .. } => IntegerSkip::Identity { bits: skip_bits, multiplier: 1 },
+                    Skip::Projection { source, conv: shape } => IntegerSkip::Projection {
+                        conv: conv(&shape, source, skip_bits, bits.weights),
+                        multipliers: multipliers(shape.filters()),
+                    },
+                }),
+                output: (!logits).then(|| stored(multipliers(shape.filters()))),
+            },
+        }
+    });
+    IntegerNetwork {
+        graph: graph.clone(),
+        zero_points: vec![0; graph.image().channels],
+        classes: vec![String::new(); graph.spec().classes],
+        group,
+        layers: layers.collect(),
+    }
+}

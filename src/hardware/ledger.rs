@@ -1,0 +1,211 @@
+//! What a network costs while its groups go: the hardware model's own mapping, programs and energy, asked again for each change.
+//!
+//! Layers lie as [`Policy::FilterSets`] lays them, whatever the chip's policy: a search for the best placement of every candidate would
+//! take hours. It knows nothing of how much a group matters; `sparsity::budget` does.
+
+use std::sync::Arc;
+
+use super::config::{Hardware, Mapping};
+use super::mapper::map;
+use super::mapping::{ConvMapping, FilterSet, Sets};
+use super::placement::{Policy, sets_of_cores};
+use super::workload::{Layer, node_workload};
+use crate::deploy::integer::IntegerNetwork;
+use crate::error::Result;
+use crate::sparsity::GroupGrid;
+
+/// What a budget counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Bits of the kept weights and of the index codes.
+    StoredBits,
+    /// Cycles of a frame, weight reload included.
+    Cycles,
+    /// Energy of a frame in microjoules, weight reload included.
+    Energy,
+}
+
+/// The least that has to go from a convolution before its cost can fall: from each of these lists one filter set loses so many groups.
+pub type Step = Vec<Vec<(usize, usize)>>;
+
+/// The groups that were left at some time.
+#[derive(Clone, Debug)]
+pub struct Snapshot(Vec<Sets>);
+
+/// A network on a chip with the groups that are left, and what it costs.
+#[derive(Debug)]
+pub struct Ledger<'a> {
+    network: &'a IntegerNetwork,
+    hardware: Hardware,
+    resource: Resource,
+    /// Node of each convolution, in the order of [`IntegerNetwork::convs`].
+    nodes: Vec<usize>,
+    kept: Vec<Sets>,
+    layers: Vec<Layer>,
+    /// Where each node's layers start.
+    starts: Vec<usize>,
+}
+
+impl<'a> Ledger<'a> {
+    /// A network of which the groups `kept` are left, one list for each convolution; its weights don't matter.
+    ///
+    /// # Errors
+    /// A chip or a network that isn't valid, weights wider than the macro can hold.
+    pub fn new(
+        network: &'a IntegerNetwork,
+        hardware: &Hardware,
+        resource: Resource,
+        kept: &[Vec<bool>],
+    ) -> Result<Self> {
+        hardware.validate()?;
+        network.validate()?;
+        let nodes = network.graph.nodes().iter().enumerate().flat_map(|(index, node)| {
+            let convs = usize::from(node.conv().is_some()) + usize::from(node.projection().is_some());
+            std::iter::repeat_n(index, convs)
+        });
+        let sets = |((_, shape, ..), kept): ((_, _, _, _), &Vec<bool>)| {
+            let grid = GroupGrid::new(hardware.group, &shape);
+            let sets = kept.chunks(grid.groups_per_set());
+            let kept = |set: &[bool]| FilterSet::new(&grid, (0..set.len()).filter(|group| set[*group]).collect());
+            Arc::new(sets.map(kept).collect())
+        };
+        let mut ledger = Self {
+            network,
+            hardware: Hardware { mapping: Mapping { policy: Policy::FilterSets }, ..hardware.clone() },
+            resource,
+            nodes: nodes.collect(),
+            kept: network.convs().zip(kept).map(sets).collect(),
+            layers: Vec::new(),
+            starts: Vec::new(),
+        };
+        for node in 0..network.layers.len() {
+            ledger.starts.push(ledger.layers.len());
+            let layers = ledger.node(node)?;
+            ledger.layers.extend(layers);
+        }
+        Ok(ledger)
+    }
+
+    /// Filter sets of a convolution.
+    pub fn sets(&self, conv: usize) -> &[FilterSet] {
+        &self.kept[conv]
+    }
+
+    /// Convolutions.
+    pub fn convs(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The groups that are left now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.kept.clone())
+    }
+
+    /// Goes back to the groups of a snapshot.
+    pub fn rewind(&mut self, snapshot: &Snapshot) {
+        for (conv, sets) in snapshot.0.iter().enumerate() {
+            if !Arc::ptr_eq(sets, &self.kept[conv]) {
+                self.set(conv, sets.clone());
+            }
+        }
+    }
+
+    /// What the network costs.
+    pub fn total(&self) -> f64 {
+        let expense = || map(&self.layers, &self.hardware).expense(&self.hardware);
+        match self.resource {
+            Resource::StoredBits => (0..self.convs()).map(|conv| self.conv_bits(conv)).sum::<u64>() as f64,
+            Resource::Cycles => expense().cycles as f64,
+            Resource::Energy => expense().energy_uj,
+        }
+    }
+
+    /// What the network costs less if `groups` (filter set, number in the set) of a convolution go.
+    pub fn saving(&mut self, conv: usize, groups: &[(usize, usize)]) -> f64 {
+        let cost = |ledger: &Self| match ledger.resource {
+            // Bits are a sum over convolutions.
+            Resource::StoredBits => ledger.conv_bits(conv) as f64,
+            _ => ledger.total(),
+        };
+        let before = cost(self);
+        let kept = self.kept[conv].clone();
+        self.drop_groups(conv, groups);
+        let after = cost(self);
+        self.set(conv, kept);
+        before - after
+    }
+
+    /// Lets groups of a convolution go.
+    pub fn drop_groups(&mut self, conv: usize, groups: &[(usize, usize)]) {
+        let mut sets: Vec<Vec<usize>> = self.sets(conv).iter().map(|set| set.groups.clone()).collect();
+        for (set, group) in groups {
+            sets[*set].retain(|kept| kept != group);
+        }
+        self.replace(conv, sets);
+    }
+
+    /// Takes a group back.
+    pub fn restore(&mut self, conv: usize, set: usize, group: usize) {
+        let mut sets: Vec<Vec<usize>> = self.sets(conv).iter().map(|set| set.groups.clone()).collect();
+        let place = sets[set].partition_point(|kept| *kept < group);
+        sets[set].insert(place, group);
+        self.replace(conv, sets);
+    }
+
+    /// What may go next of a convolution.
+    ///
+    /// Bits fall with each group, energy with each access of a set, cycles when every core that has most accesses makes one less.
+    pub fn steps(&self, conv: usize) -> Vec<Step> {
+        let sets = self.sets(conv);
+        // What the last bundle of a set holds.
+        let access = |set: usize| (sets[set].groups.len() - 1) % self.hardware.sections() + 1;
+        let alive = |set: &usize| !sets[*set].groups.is_empty();
+        match self.resource {
+            Resource::StoredBits => (0..sets.len()).filter(alive).map(|set| vec![vec![(set, 1)]]).collect(),
+            Resource::Energy => (0..sets.len()).filter(alive).map(|set| vec![vec![(set, access(set))]]).collect(),
+            Resource::Cycles => {
+                let mapping = self.mapping(conv);
+                let load = |sets: &[usize]| sets.iter().map(|set| mapping.set_accesses(*set)).sum::<usize>();
+                let cores = sets_of_cores(mapping, &self.hardware);
+                let most = cores.iter().map(|sets| load(sets)).max().unwrap_or(0);
+                let slowest = cores.iter().filter(|sets| most > 0 && load(sets) == most);
+                let choices = |sets: &Vec<usize>| {
+                    sets.iter().copied().filter(alive).map(|set| (set, access(set))).collect::<Vec<_>>()
+                };
+                let step: Step = slowest.map(choices).collect();
+                if step.is_empty() { Vec::new() } else { vec![step] }
+            }
+        }
+    }
+
+    fn conv_bits(&self, conv: usize) -> u64 {
+        let mapping = self.mapping(conv);
+        let index: u64 = mapping.sets.iter().map(|set| set.index_bits).sum();
+        mapping.kept_weights() * u64::from(mapping.weight_bits) + index
+    }
+
+    fn mapping(&self, conv: usize) -> &ConvMapping {
+        let node = self.nodes[conv];
+        let first = self.nodes.partition_point(|other| *other < node);
+        let layer = &self.layers[self.starts[node] + conv - first];
+        layer.conv.as_ref().expect("a convolution's layer has its mapping")
+    }
+
+    fn replace(&mut self, conv: usize, sets: Vec<Vec<usize>>) {
+        let grid = self.mapping(conv).grid;
+        self.set(conv, Arc::new(sets.into_iter().map(|groups| FilterSet::new(&grid, groups)).collect()));
+    }
+
+    fn set(&mut self, conv: usize, sets: Sets) {
+        self.kept[conv] = sets;
+        let node = self.nodes[conv];
+        let layers = self.node(node).expect("what fitted the macros before fits them still");
+        let start = self.starts[node];
+        self.layers.splice(start..start + layers.len(), layers);
+    }
+
+    fn node(&self, node: usize) -> Result<Vec<Layer>> {
+        let first = self.nodes.partition_point(|other| *other < node);
+        node_workload(self.network, &self.hardware, node, &mut self.kept[first..].iter().cloned())
+    }
+}
