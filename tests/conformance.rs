@@ -948,8 +948,9 @@ fn training_computes_the_loss_of_what_it_exports() {
         let folder = dir.path().join(case.join("-").replace([' ', '='], ""));
         let deployment = run(&folder, dir.path(), "flex", &recipe(case));
         let reference = Reference::new(&deployment.package.network).unwrap();
-        // Running variances are unbiased, a batch's isn't.
-        let tolerance = if case[3] == "80" { 0.02 } else { 2e-4 };
+        // Running variances are unbiased, a batch's isn't. Elsewhere the losses differ by some 1e-7, or 1e-4 for a value that rounding
+        // takes to the other side of a half.
+        let tolerance = if case[3] == "80" { 0.02 } else { 1e-3 };
         compare_losses(&folder, dir.path(), |images| reference.logits(images), tolerance);
     }
 }

@@ -599,14 +599,17 @@ fn copies_are_written_and_sums_of_other_cores_are_moved() {
 fn a_multiplier_for_each_filter_is_charged() {
     let layers = vec![conv("a", 40, 3, 1, 1, None), conv("b", 16, 1, 1, 0, None), conv("c", 32, 3, 1, 1, None)];
     let mut network = W8A8.network(spec([3, 9, 7], layers));
+    // A macro holds one access, so that weights are loaded.
+    let hardware = Hardware { rows: 64, mapping: Mapping { policy: Policy::FilterSets }, ..Hardware::mars() };
     let mut cost = |per_column: bool| {
         for (layer, filters) in network.layers.iter_mut().zip([40, 16, 32]) {
             let IntegerLayer::Conv { output: Some(output), .. } = layer else { panic!("it has a requantization") };
             output.multipliers = vec![9; if per_column { filters } else { 1 }];
         }
-        evaluate(&network, &Hardware::mars()).unwrap()
+        evaluate(&network, &hardware).unwrap()
     };
     let (column, layer) = (cost(true), cost(false));
+    assert!(!column.resident && !layer.resident);
     // Sets of 16, 16 and 8 filters, one of 16, two of 16.
     let bits = 16 * (15 + 15 + 7 + 15 + 15 + 15);
     let energy = |evaluation: &Evaluation| evaluation.cost.energy_breakdown_uj.weight_buffer;
