@@ -35,6 +35,8 @@ pub enum Norm {
     },
     /// A bias for each filter.
     Bias(Tensor<1>),
+    /// Nothing.
+    Absent,
 }
 
 /// A residual value: every `stride`-th pixel, with `front` zero channels before its own and as many as needed behind.
@@ -76,11 +78,13 @@ pub fn conv_block(
     let absent = || Tensor::<1>::zeros([1], &x.device().inner());
     let joined = shortcut.as_ref().map(|shortcut| [shortcut.stride, shortcut.front]);
     let skip = shortcut.map_or_else(|| absent().into_dispatch(), |shortcut| shortcut.value.into_dispatch());
+    let biased = matches!(norm, Norm::Bias(_));
     let (first, second, epsilon) = match norm {
         Norm::Batch { gamma, beta, epsilon } => (gamma, beta, Some(epsilon)),
         Norm::Bias(bias) => (bias, absent(), None),
+        Norm::Absent => (absent(), absent(), None),
     };
-    let block = Block { window, epsilon, joined, relu, exact: false };
+    let block = Block { window, epsilon, biased, joined, relu, exact: false };
     let (value, mean, variance) = <Dispatch as BlockBackend>::fused_block(
         x.into_dispatch(),
         weight.into_dispatch(),
@@ -102,11 +106,12 @@ pub(crate) fn exact_conv(x: Tensor<4>, weight: Tensor<4>, [stride, padding]: [us
     if !ours(&x) {
         return burn_conv(x, weight, [stride, padding]).permute([0, 2, 3, 1]);
     }
-    let absent = || Tensor::<1>::zeros([weight.dims()[0]], &x.device()).into_dispatch();
-    let (bias, second, skip) = (absent(), absent(), absent());
-    let block = Block { window: [stride, padding], epsilon: None, joined: None, relu: false, exact: true };
+    let absent = || Tensor::<1>::zeros([1], &x.device()).into_dispatch();
+    let (first, second, skip) = (absent(), absent(), absent());
+    let block =
+        Block { window: [stride, padding], epsilon: None, biased: false, joined: None, relu: false, exact: true };
     let (value, _, _) =
-        <Dispatch as BlockBackend>::fused_block(x.into_dispatch(), weight.into_dispatch(), bias, second, skip, block);
+        <Dispatch as BlockBackend>::fused_block(x.into_dispatch(), weight.into_dispatch(), first, second, skip, block);
     Tensor::from_dispatch(value)
 }
 
@@ -132,6 +137,7 @@ fn composed(
             (normalized.output, Some([normalized.mean.detach(), normalized.variance.detach()]))
         }
         Norm::Bias(bias) => (sums + bias.reshape([1, filters, 1, 1]), None),
+        Norm::Absent => (sums, None),
     };
     value = value.permute([0, 2, 3, 1]);
     if let Some(Shortcut { value: mut skip, stride, front }) = shortcut {
@@ -155,8 +161,10 @@ fn composed(
 struct Block {
     /// Stride and padding.
     window: [usize; 2],
-    /// Of the batch norm; a bias without it.
+    /// Of the batch norm.
     epsilon: Option<f64>,
+    /// A bias instead of it.
+    biased: bool,
     /// Stride and channels in front of the residual value.
     joined: Option<[usize; 2]>,
     relu: bool,
@@ -182,7 +190,7 @@ impl Block {
 
 #[backend_extension(Flex, Autodiff)]
 trait BlockBackend: Backend {
-    /// Output, mean and variance. `first` and `second` are gamma and beta, or the bias and nothing.
+    /// Output, mean and variance. `first` and `second` are gamma and beta, the bias and nothing, or nothing.
     fn fused_block(
         x: FloatTensor<Self>,
         w: FloatTensor<Self>,
@@ -266,9 +274,11 @@ fn forward(
     let weights: &[f32] = w.storage();
     let (out, sums) = match block.epsilon {
         None => {
-            let bias = PerChannel::new(first.storage());
+            let bias = block.biased.then(|| PerChannel::new(first.storage()));
             let (out, _) = conv.forward(x.storage(), weights, block.exact, |picture, out| {
-                channels::shift(out, &bias);
+                if let Some(bias) = &bias {
+                    channels::shift(out, bias);
+                }
                 complete(picture, out);
             });
             (out, None)

@@ -420,8 +420,7 @@ impl Pass<'_> {
                     }
                     Fusion::Once => round(quantize(weight), self.tensor(&format!("{name}.beta"))),
                     Fusion::Batch => {
-                        let zeros = Tensor::zeros([conv.filters()], &x.device());
-                        let sums = conv_block(x.clone(), weight.clone(), window, Norm::Bias(zeros), None, false).value;
+                        let sums = conv_block(x.clone(), weight.clone(), window, Norm::Absent, None, false).value;
                         let [mean, variance] = moments(sums);
                         float_statistics = Some([mean.clone().detach(), variance.clone().detach()]);
                         let (gain, bias) = affine(self, name, mean, variance);
