@@ -70,6 +70,13 @@ impl Error {
     }
 }
 
+/// The known name that is most like one that isn't known, if it is like it at all.
+#[cfg(feature = "train")]
+pub(crate) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |known: &str| strsim::jaro_winkler(name, known);
+    known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|known| likeness(known) > 0.7)
+}
+
 /// Reads a TOML file into a value whose unknown keys are errors.
 pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;

@@ -9,10 +9,10 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use common::Random;
+use common::{Random, provenance};
 use mars::data::{DataOptions, Dataset};
 use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, predict};
-use mars::deploy::{FoldOptions, Package, PictureScale, Provenance, Reference, fold, validate};
+use mars::deploy::{FoldOptions, Package, PictureScale, Reference, fold, validate};
 use mars::hardware::{AccessMode, Converter, Hardware, MacroNetwork, Noise, evaluate};
 use mars::network::{
     Array, BATCH_NORM_EPSILON, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, Weights,
@@ -442,18 +442,6 @@ fn add_steps(
 }
 
 // Executions.
-
-fn provenance() -> Provenance {
-    Provenance {
-        recipe: String::new(),
-        seed: 0,
-        crate_version: "0".into(),
-        dataset: "none".into(),
-        data_sha256: "00".repeat(32),
-        float_accuracy: None,
-        fake_quant_accuracy: None,
-    }
-}
 
 /// Random pictures, some dark, some bright, some of little contrast.
 fn pictures(count: usize, len: usize, random: &mut Random) -> Vec<u8> {
@@ -902,34 +890,39 @@ fn number(value: &serde_json::Value, key: &str) -> f64 {
     value[key].as_f64().unwrap_or_else(|| panic!("no number `{key}` in {value}"))
 }
 
+/// A recipe that trains in float and then, quantized, with a learning rate that moves nothing; lines may be added at its `top`, to its
+/// `quantize` section and to its last `phase`.
+fn still(bits: &str, fusion: &str, scale: &str, epochs: &str, top: &str, quantize: &str, phase: &str) -> String {
+    format!(
+        r#"
+        batch_size = 60
+        augment = false
+        {top}
+        [quantize]
+        weight_bits = {bits}
+        activation_bits = {bits}
+        fusion = "{fusion}"
+        weight_scale = "{scale}"
+        {quantize}
+        [[phases]]
+        kind = "float"
+        epochs = 6
+        learning_rate = 0.05
+        [[phases]]
+        kind = "quantize"
+        epochs = {epochs}
+        learning_rate = 1e-30
+        {phase}
+        "#
+    )
+}
+
 /// Steps of a learning rate that moves nothing show the loss of training's own forward pass; the exported integers have the same.
 /// Where training looks at the batch, here all pictures, the running statistics come to be the batch's.
 #[test]
 fn training_computes_the_loss_of_what_it_exports() {
     let dir = TempDir::new().unwrap();
     common::write_cifar10(dir.path(), 12, 20);
-    let recipe = |[bits, fusion, scale, epochs, extra]: [&str; 5]| {
-        format!(
-            r#"
-            batch_size = 60
-            augment = false
-            [quantize]
-            weight_bits = {bits}
-            activation_bits = {bits}
-            fusion = "{fusion}"
-            weight_scale = "{scale}"
-            [[phases]]
-            kind = "float"
-            epochs = 6
-            learning_rate = 0.05
-            [[phases]]
-            kind = "quantize"
-            epochs = {epochs}
-            learning_rate = 1e-30
-            {extra}
-            "#
-        )
-    };
     let cases = [
         ["6", "frozen", "layer", "1", ""],
         ["6", "frozen", "column", "1", ""],
@@ -946,7 +939,9 @@ fn training_computes_the_loss_of_what_it_exports() {
     ];
     for case in cases {
         let folder = dir.path().join(case.join("-").replace([' ', '='], ""));
-        let deployment = run(&folder, dir.path(), "flex", &recipe(case));
+        let [bits, fusion, scale, epochs, extra] = case;
+        let recipe = still(bits, fusion, scale, epochs, "", "", extra);
+        let deployment = run(&folder, dir.path(), "flex", &recipe);
         let reference = Reference::new(&deployment.package.network).unwrap();
         // Running variances are unbiased, a batch's isn't. Elsewhere the losses differ by some 1e-7, or 1e-4 for a value that rounding
         // takes to the other side of a half.
@@ -1003,27 +998,9 @@ fn converter_aware_training_computes_the_loss_of_the_chip() {
     ];
     for (chip, fusion, scale, aware, epochs) in cases {
         let hardware = dir.path().join(format!("{chip}.toml")).display().to_string();
-        let recipe = format!(
-            r#"
-            batch_size = 60
-            augment = false
-            hardware = "{hardware}"
-            [quantize]
-            weight_bits = 4
-            activation_bits = 4
-            fusion = "{fusion}"
-            weight_scale = "{scale}"
-            converter_aware = {aware}
-            [[phases]]
-            kind = "float"
-            epochs = 6
-            learning_rate = 0.05
-            [[phases]]
-            kind = "quantize"
-            epochs = {epochs}
-            learning_rate = 1e-30
-            "#
-        );
+        let chip_file = format!("hardware = \"{hardware}\"");
+        let aware_key = format!("converter_aware = {aware}");
+        let recipe = still("4", fusion, scale, &epochs.to_string(), &chip_file, &aware_key, "");
         let folder = dir.path().join(format!("{chip}-{fusion}-{scale}-{aware}"));
         let deployment = run(&folder, dir.path(), "flex", &recipe);
         let mismatches = &deployment.mismatches;

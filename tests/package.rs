@@ -38,15 +38,7 @@ fn requantize(multipliers: &[u32], forms: &[(u8, u8)]) -> Requantize {
 }
 
 fn provenance() -> Provenance {
-    Provenance {
-        recipe: "seed = 7\n".into(),
-        seed: 7,
-        crate_version: "0.1.0".into(),
-        dataset: "cifar10-mini".into(),
-        data_sha256: "5a".repeat(32),
-        float_accuracy: Some(91.7),
-        fake_quant_accuracy: None,
-    }
+    Provenance { recipe: "seed = 7\n".into(), float_accuracy: Some(91.7), ..common::provenance() }
 }
 
 fn network(spec: &str, group: [usize; 2], layers: Vec<IntegerLayer>) -> IntegerNetwork {

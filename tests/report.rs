@@ -139,12 +139,10 @@ fn pictures() -> Split {
 fn provenance(data_sha256: String) -> Provenance {
     Provenance {
         recipe: "model = \"small\"\nseed = 7\n".into(),
-        seed: 7,
-        crate_version: "0.1.0".into(),
-        dataset: "cifar10-mini".into(),
         data_sha256,
         float_accuracy: Some(50.0),
         fake_quant_accuracy: Some(33.333),
+        ..common::provenance()
     }
 }
 

@@ -8,13 +8,13 @@ use std::process::{Command, Output};
 
 use mars::data::{DataOptions, Dataset};
 use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize};
-use mars::deploy::{Package, Provenance, validate};
+use mars::deploy::{Package, validate};
 use mars::hardware::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
 use mars::hardware::{Area, Evaluator, Hardware, Noise};
 use mars::network::Graph;
 use tempfile::TempDir;
 
-use common::integer_network;
+use common::{integer_network, provenance};
 
 const PACKAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tiny.mars");
 
@@ -229,16 +229,7 @@ fn ten_classes() -> Package {
     ];
     let graph = Graph::new(toml::from_str(spec).unwrap()).unwrap();
     let network = integer_network(graph, Hardware::mars().group, layers);
-    let provenance = Provenance {
-        recipe: String::new(),
-        seed: 1,
-        crate_version: "0.1.0".into(),
-        dataset: "cifar10-mini".into(),
-        data_sha256: "0".repeat(64),
-        float_accuracy: None,
-        fake_quant_accuracy: None,
-    };
-    Package { network, provenance, predictions: None }
+    Package { network, provenance: provenance(), predictions: None }
 }
 
 /// With pictures, accuracy is that of the macro model; noise costs some.

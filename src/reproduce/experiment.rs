@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, read_toml};
+use crate::error::{Error, Result, closest, read_toml};
 use crate::train::Recipe;
 
 /// Where experiments lie that are named without a path.
@@ -285,8 +285,7 @@ fn stem(path: &Path) -> String {
 
 /// The known names, and the closest one first.
 fn choices(name: &str, known: &[String]) -> String {
-    let likeness = |known: &String| strsim::jaro_winkler(name, known);
-    let closest = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|known| likeness(known) > 0.7);
+    let closest = closest(name, known.iter().map(String::as_str));
     let suggestion = closest.map_or(String::new(), |known| format!("did you mean `{known}`? "));
     format!("{suggestion}There are: {}", known.join(", "))
 }

@@ -169,10 +169,14 @@ impl Results {
         }
         runs.push(run);
         runs.sort_by_key(|run| run.seed);
-        let path = kept.join(RUNS);
-        let text = serde_json::to_string_pretty(&runs).map_err(|error| Error::file(&path, error.to_string()))?;
-        write_atomically(&path, (text + "\n").as_bytes())
+        write_json(&kept.join(RUNS), &runs)
     }
+}
+
+/// Writes a value for people and programs to read.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::file(path, error.to_string()))?;
+    write_atomically(path, (text + "\n").as_bytes())
 }
 
 /// Keys in which two recipes differ, each with both values; seeds don't count, and checkpoints are compared by their content.

@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{Experiment, Row};
-use super::results::{Results, Run, differences, other_checkpoint, sha256};
+use super::results::{Results, Run, differences, other_checkpoint, sha256, write_json};
 use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::Deployment;
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
 use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request};
 
 /// The file in a run folder that says what the run started from.
@@ -164,10 +164,7 @@ impl Reproduction<'_> {
         let mut different = differences(&self.results.recipe(&job.row.name)?, &job.recipe)?;
         let run = runs.iter().find(|run| run.seed == job.seed);
         if let Some(run) = run {
-            different.extend(other_checkpoint(self.checkpoint(job).as_deref(), run.checkpoint_sha256.as_deref())?);
-            if run.data_sha256 != job.data_sha256 {
-                different.push(format!("the test pictures of {}", job.recipe.dataset));
-            }
+            different.extend(self.other_start(job, run.checkpoint_sha256.as_deref(), &run.data_sha256)?);
         }
         if different.is_empty() {
             return Ok(run.is_some());
@@ -179,6 +176,13 @@ impl Reproduction<'_> {
             self.runs.display()
         );
         Err(Error::file(&self.results.row_folder(&job.row.name), message))
+    }
+
+    /// What of the checkpoint and the data that a run started from isn't what is to run.
+    fn other_start(&self, job: &Job, checkpoint_sha256: Option<&str>, data_sha256: &str) -> Result<Vec<String>> {
+        let checkpoint = other_checkpoint(self.checkpoint(job).as_deref(), checkpoint_sha256)?;
+        let pictures = (data_sha256 != job.data_sha256).then(|| format!("the test pictures of {}", job.recipe.dataset));
+        Ok(checkpoint.into_iter().chain(pictures).collect())
     }
 
     fn checkpoint(&self, job: &Job) -> Option<PathBuf> {
@@ -213,7 +217,7 @@ impl Reproduction<'_> {
         let checkpoint = self.checkpoint(job);
         let resume = folder.join(LAST).exists();
         if resume {
-            self.check_resumed(job, &folder, checkpoint.as_deref())?;
+            self.check_resumed(job, &folder)?;
         } else {
             // Of a run that was stopped before its first checkpoint.
             match std::fs::remove_file(folder.join("recipe.toml")) {
@@ -276,14 +280,11 @@ impl Reproduction<'_> {
     }
 
     /// A run goes on only from where the same recipe, checkpoint and data brought it.
-    fn check_resumed(&self, job: &Job, folder: &Path, checkpoint: Option<&Path>) -> Result<()> {
+    fn check_resumed(&self, job: &Job, folder: &Path) -> Result<()> {
         let made = Recipe::load(Some(&folder.join("recipe.toml")), &[])?;
         let mut different = differences(&made, &job.recipe)?;
         let start = read_start(folder)?;
-        different.extend(other_checkpoint(checkpoint, start.checkpoint_sha256.as_deref())?);
-        if start.data_sha256 != job.data_sha256 {
-            different.push(format!("the test pictures of {}", job.recipe.dataset));
-        }
+        different.extend(self.other_start(job, start.checkpoint_sha256.as_deref(), &start.data_sha256)?);
         if different.is_empty() {
             return Ok(());
         }
@@ -310,11 +311,6 @@ fn read_start(folder: &Path) -> Result<Start> {
     let path = folder.join(START);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     serde_json::from_str(&text).map_err(|error| Error::file(&path, error.to_string()))
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::file(path, error.to_string()))?;
-    write_atomically(path, (text + "\n").as_bytes())
 }
 
 /// Test accuracy after the last float epoch, if there was one.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, toml_message};
+use crate::error::{Error, Result, closest, toml_message};
 use crate::quantize::{Fusion, QuantizeConfig};
 
 /// Everything that decides a run's result, beside the files it names.
@@ -404,12 +404,9 @@ fn with_suggestion(message: &str) -> String {
     let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown")) else {
         return message.into();
     };
-    let closest = quoted.max_by(|a, b| strsim::jaro_winkler(unknown, a).total_cmp(&strsim::jaro_winkler(unknown, b)));
-    match closest {
-        Some(known) if strsim::jaro_winkler(unknown, known) > 0.7 => {
-            format!("{}; did you mean `{known}`?", message.trim_end())
-        }
-        _ => message.into(),
+    match closest(unknown, quoted) {
+        Some(known) => format!("{}; did you mean `{known}`?", message.trim_end()),
+        None => message.into(),
     }
 }
 

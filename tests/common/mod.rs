@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use mars::data::{IMAGE_BYTES, SIDE};
+use mars::deploy::Provenance;
 use mars::deploy::integer::{IntegerLayer, IntegerNetwork};
 use mars::network::Graph;
 use mars::sparsity::GroupShape;
@@ -163,6 +164,19 @@ pub(crate) fn integer_network(graph: Graph, group: GroupShape, layers: Vec<Integ
         group,
         layers,
         graph,
+    }
+}
+
+/// Where a package comes from, made up.
+pub(crate) fn provenance() -> Provenance {
+    Provenance {
+        recipe: String::new(),
+        seed: 7,
+        crate_version: "0.1.0".into(),
+        dataset: "cifar10-mini".into(),
+        data_sha256: "5a".repeat(32),
+        float_accuracy: None,
+        fake_quant_accuracy: None,
     }
 }
 
