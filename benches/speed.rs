@@ -2,7 +2,7 @@
 //!
 //! * `cargo bench`: everything below;
 //! * `cargo bench --bench speed -- convolutions`: each convolution of ResNet-20, VGG16 and ResNet18, forward and backward;
-//! * `cargo bench --bench speed -- step NET BATCH MODE`, with MODE `float`, `w4a4` or `inference`: a training step (batch,
+//! * `cargo bench --bench speed -- step NET BATCH MODE`, with MODE `float`, `w4a4-FUSION` or `inference`: a training step (batch,
 //!   augmentation, forward, backward, optimizer) or a forward pass, and one line of JSON that `benches/peers/compare.py` reads;
 //! * `cargo bench --bench speed -- executions`: the integer reference and the macro model.
 //!
@@ -19,7 +19,7 @@ use mars::deploy::{FoldOptions, PictureScale, Reference, fold};
 use mars::engine::{Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork};
 use mars::network::{Array, Graph, Op, Weights, zoo};
-use mars::quantize::{BitPlan, QuantizeConfig};
+use mars::quantize::{BitPlan, Fusion, QuantizeConfig};
 use mars::train::{Allocator, Phase, PhaseKind, Recipe, inference_seconds, keep_memory, step_seconds};
 
 #[global_allocator]
@@ -27,7 +27,9 @@ static ALLOCATOR: Allocator = Allocator;
 
 const REPEATS: usize = 9;
 const WARM_UP: usize = 3;
-const USAGE: &str = "arguments: [convolutions | executions | step NET BATCH float|w4a4|inference]";
+const USAGE: &str = "arguments: [convolutions | executions | step NET BATCH float|w4a4-FUSION|inference]";
+const QUANTIZED: [(&str, Fusion); 3] =
+    [("w4a4-frozen", Fusion::Frozen), ("w4a4-ema", Fusion::Ema), ("w4a4-batch", Fusion::Batch)];
 
 fn main() {
     keep_memory();
@@ -38,7 +40,8 @@ fn main() {
         [] => {
             convolutions();
             for (net, batch) in [("resnet20", 128), ("vgg16", 64), ("resnet18", 64), ("vgg8", 128)] {
-                for mode in ["float", "w4a4", "inference"] {
+                let quantized = QUANTIZED.map(|(mode, _)| mode);
+                for mode in ["float", "inference"].into_iter().chain(quantized) {
                     step(net, batch, mode);
                 }
             }
@@ -118,18 +121,20 @@ fn convolutions() {
 
 /// A training step or a forward pass, as one line of JSON.
 fn step(net: &str, batch: usize, mode: &str) {
-    let kind = if mode == "w4a4" { PhaseKind::Quantize } else { PhaseKind::Float };
+    let fusion = QUANTIZED.iter().find(|(name, _)| *name == mode).map(|(_, fusion)| *fusion);
+    let kind = if fusion.is_some() { PhaseKind::Quantize } else { PhaseKind::Float };
+    let fusion = fusion.unwrap_or_default();
     let recipe = Recipe {
         model: net.into(),
         batch_size: batch,
-        quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
-        phases: vec![Phase::new(kind, 1, 0.01)],
+        quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, fusion, ..QuantizeConfig::default() },
+        phases: vec![Phase::new(kind, 1, 0.001)],
         ..Recipe::default()
     };
     let dataset = Dataset::load("cifar10-mini", &DataOptions::default()).expect("the embedded data set");
     let measure = match mode {
-        "float" | "w4a4" => step_seconds,
         "inference" => inference_seconds,
+        _ if mode == "float" || kind == PhaseKind::Quantize => step_seconds,
         _ => panic!("{USAGE}"),
     };
     let seconds = measure(&recipe, &dataset, &Device::flex(), WARM_UP + REPEATS).expect("a network of the zoo");

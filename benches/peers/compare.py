@@ -22,7 +22,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: our step in `mode` beside `peers`, and beside our own float step for `w4a4`."""
+    """One comparison: our step in `mode` beside `peers`, and beside our own float step for `w4a4-*`."""
 
     name: str
     net: str
@@ -38,7 +38,7 @@ ROWS = (
     Row("resnet18-train", "resnet18", 64, "float", FLOAT_PEERS),
     Row("vgg8-train", "vgg8", 128, "float", FLOAT_PEERS),
     Row("resnet20-infer", "resnet20", 128, "inference", FLOAT_PEERS),
-    Row("resnet20-w4a4", "resnet20", 128, "w4a4", ("brevitas", "brevitas-jit")),
+    Row("resnet20-w4a4", "resnet20", 128, "w4a4-ema", ("brevitas", "brevitas-jit")),
 )
 
 
@@ -93,7 +93,7 @@ class Record:
     results: dict[str, list[Result]] = field(init=False)
 
     def __post_init__(self) -> None:
-        own = (OURS, OURS_FLOAT) if self.row.mode == "w4a4" else (OURS,)
+        own = (OURS, OURS_FLOAT) if self.row.mode.startswith("w4a4") else (OURS,)
         self.results = {contender: [] for contender in own + self.row.peers}
 
     def speeds(self, contender: str) -> list[float]:

@@ -36,7 +36,7 @@ impl PerChannel {
 
 vectorized! {
     /// Mean of each channel and sum of the squared differences from it.
-    fn moments(map: &[f32], channels: usize) -> [Vec<f32>; 2] {
+    pub(super) fn moments(map: &[f32], channels: usize) -> [Vec<f32>; 2] {
         let pixels = (map.len() / channels) as f32;
         let mean: Vec<f32> = sums(map, channels).into_iter().map(|sum| sum / pixels).collect();
         let means = PerChannel::new(&mean);
@@ -51,7 +51,7 @@ vectorized! {
     }
 
     /// `out = gain * map + offset`.
-    fn scale(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
+    pub(super) fn scale(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
         for (map, out) in map.chunks(gain.run()).zip(out.chunks_mut(gain.run())) {
             for (((out, value), gain), offset) in out.iter_mut().zip(map).zip(&gain.values).zip(&offset.values) {
                 *out = value * gain + offset;
@@ -60,7 +60,7 @@ vectorized! {
     }
 
     /// `out = max(gain * map + offset, 0)`; what isn't a number stays so.
-    fn scale_relu(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
+    pub(super) fn scale_relu(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
         for (map, out) in map.chunks(gain.run()).zip(out.chunks_mut(gain.run())) {
             for (((out, value), gain), offset) in out.iter_mut().zip(map).zip(&gain.values).zip(&offset.values) {
                 let value = value * gain + offset;
@@ -70,7 +70,7 @@ vectorized! {
     }
 
     /// `map += offset`.
-    fn shift(map: &mut [f32], offset: &PerChannel) {
+    pub(super) fn shift(map: &mut [f32], offset: &PerChannel) {
         for map in map.chunks_mut(offset.run()) {
             for (value, offset) in map.iter_mut().zip(&offset.values) {
                 *value += offset;
@@ -79,28 +79,28 @@ vectorized! {
     }
 
     /// `map += other`.
-    fn add(map: &mut [f32], other: &[f32]) {
+    pub(super) fn add(map: &mut [f32], other: &[f32]) {
         for (value, other) in map.iter_mut().zip(other) {
             *value += other;
         }
     }
 
     /// `max(map, 0)`; what isn't a number stays so.
-    fn relu(map: &mut [f32]) {
+    pub(super) fn relu(map: &mut [f32]) {
         for value in map {
             *value = if *value < 0.0 { 0.0 } else { *value };
         }
     }
 
     /// The gradient where the ReLU's output is above zero.
-    fn relu_gradient(gradient: &[f32], output: &[f32], out: &mut [f32]) {
+    pub(super) fn relu_gradient(gradient: &[f32], output: &[f32], out: &mut [f32]) {
         for ((out, gradient), output) in out.iter_mut().zip(gradient).zip(output) {
             *out = if *output > 0.0 { *gradient } else { 0.0 };
         }
     }
 
     /// Sum of each channel.
-    fn sums(map: &[f32], channels: usize) -> Vec<f32> {
+    pub(super) fn sums(map: &[f32], channels: usize) -> Vec<f32> {
         let zero = PerChannel::new(&vec![0.0; channels]);
         let mut sums = zero.values.clone();
         for map in map.chunks(zero.run()) {
@@ -112,7 +112,7 @@ vectorized! {
     }
 
     /// Sum of each channel's gradients times the differences from its mean.
-    fn products(gradient: &[f32], map: &[f32], mean: &PerChannel) -> Vec<f32> {
+    pub(super) fn products(gradient: &[f32], map: &[f32], mean: &PerChannel) -> Vec<f32> {
         let mut sums = vec![0.0; mean.run()];
         for (gradient, map) in gradient.chunks(mean.run()).zip(map.chunks(mean.run())) {
             for (((sum, gradient), value), mean) in sums.iter_mut().zip(gradient).zip(map).zip(&mean.values) {
@@ -123,7 +123,7 @@ vectorized! {
     }
 
     /// `out = gain * out + slope * map + offset`.
-    fn combine(out: &mut [f32], map: &[f32], factors: [&PerChannel; 3]) {
+    pub(super) fn combine(out: &mut [f32], map: &[f32], factors: [&PerChannel; 3]) {
         let [gain, slope, offset] = factors;
         for (out, map) in out.chunks_mut(gain.run()).zip(map.chunks(gain.run())) {
             let factors = gain.values.iter().zip(&slope.values).zip(&offset.values);

@@ -40,8 +40,9 @@ pub use block::{BlockOutput, Norm, Shortcut, conv_block};
 pub(crate) use descent::{Descent, descend};
 pub(crate) use fake::fake_quantize;
 pub(crate) use moments::moments;
-pub(crate) use ones::{Digits, LANES, digit_sums};
+pub(crate) use ones::{Digits, LANES, Word, digit_sums};
 pub(crate) use pool::{Window, max_pool};
+pub(crate) use simd::vectorized;
 
 type FlexTensor = FloatTensor<Flex>;
 

@@ -52,7 +52,7 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<Portable>() }
 }
 
-/// Defines functions whose loops are compiled for AVX2 too, which runs where the machine has it.
+/// Defines functions whose loops are compiled for AVX2 and AVX-512 too, which run where the machine has them.
 ///
 /// ```text
 /// vectorized! {
@@ -61,20 +61,31 @@ pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 /// }
 /// ```
 macro_rules! vectorized {
-    ($($(#[$doc:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
+    ($($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$doc])*
-        pub(super) fn $name($($argument: $type),*) $(-> $out)? {
+        $visible fn $name($($argument: $type),*) $(-> $out)? {
             #[inline(always)]
             fn plain($($argument: $type),*) $(-> $out)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2,fma,popcnt")]
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn avx512($($argument: $type),*) $(-> $out)? {
+                    plain($($argument),*)
+                }
+                #[target_feature(enable = "avx2,fma")]
                 fn avx2($($argument: $type),*) $(-> $out)? {
                     plain($($argument),*)
                 }
-                // Every machine with the first has the third.
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("popcnt") {
+                // Every machine with these has all that `avx512` names.
+                if is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                {
+                    // SAFETY: detected.
+                    return unsafe { avx512($($argument),*) };
+                }
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                     // SAFETY: detected.
                     return unsafe { avx2($($argument),*) };
                 }
@@ -84,7 +95,7 @@ macro_rules! vectorized {
     )*};
 }
 
-pub(super) use vectorized;
+pub(crate) use vectorized;
 
 /// Floats in a register of this machine.
 pub(super) fn lanes() -> usize {

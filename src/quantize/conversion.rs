@@ -7,15 +7,13 @@
 use rayon::prelude::*;
 
 use crate::deploy::integer::IntegerConv;
-use crate::engine::{Digits, LANES, digit_sums};
+use crate::engine::{Digits, LANES, Word, digit_sums, vectorized};
 use crate::error::Result;
 use crate::hardware::{ConvMapping, ConversionNoise, Converter, Hardware, stuck_weights};
 use crate::network::{ConvShape, MapShape};
 
 /// Bits of a word.
-const WORD: usize = u64::BITS as usize;
-/// Largest table of a converter.
-const TABLE: i64 = 1 << 16;
+const WORD: usize = Word::BITS as usize;
 
 /// The weights that the cells hold: those that are stuck hold their own; groups that aren't mapped have none.
 pub(crate) fn cells(
@@ -68,7 +66,7 @@ struct Bundle {
     words: usize,
     pieces: Vec<Piece>,
     /// For each vector of lanes `[bit][word]`.
-    weights: Vec<Vec<[u64; LANES]>>,
+    weights: Vec<Vec<[Word; LANES]>>,
 }
 
 /// A word of a block's inputs, and its place on the word lines.
@@ -80,62 +78,65 @@ struct Piece {
 }
 
 /// What a converter makes of a sum.
+#[derive(Clone, Copy)]
 enum Conversion {
+    /// Sums stay as they are.
     Exact,
-    /// Every code between the saturated ends.
-    Table {
-        low: i32,
-        values: Vec<i32>,
-    },
-    Clamp {
-        low: i32,
-        high: i32,
-    },
-    Divide {
-        converter: Converter,
-        signed: bool,
-    },
+    /// Between `low` and `high`, `low` and the multiple of `step` that is nearest to the rest, of two the upper one.
+    ///
+    /// With `n = 2 (sum - low) + step` that is `low + floor(n / 2 step) step`; the quotient is `n factor >> shift`.
+    Rounded { low: i32, high: i32, step: i32, factor: u32, shift: u32 },
+    /// The same where those products need more than 32 bits.
+    Divided { low: i32, high: i32, step: i32 },
 }
 
 impl Conversion {
     fn new(converter: Converter, signed: bool) -> Self {
-        match converter {
-            Converter::Ideal => Self::Exact,
-            Converter::Clipping { range } => Self::Clamp { low: -range, high: range },
+        let (low, high, step) = match converter {
+            Converter::Ideal => return Self::Exact,
+            Converter::Clipping { range } => (-range, range, 1),
             Converter::Bits { bits, step } => {
-                let [low, high] = codes(bits, signed).map(|code| code * i64::from(step));
-                if high - low >= TABLE {
-                    return Self::Divide { converter, signed };
+                let lowest = if signed { -(1 << (bits - 1)) } else { 0 };
+                (lowest * step, (lowest + (1 << bits) - 1) * step, step)
+            }
+        };
+        let divisor = 2 * step as u64;
+        let largest = 2 * (i64::from(high) - i64::from(low)) as u64 + step as u64;
+        // `factor = ceil(2^shift / divisor)` is too large by `excess / divisor`; the quotient stays right while `n excess < 2^shift`
+        // (Granlund and Montgomery, *Division by invariant integers using multiplication*, PLDI 1994).
+        let exact = (0..u32::BITS).find_map(|shift| {
+            let factor = (1u64 << shift).div_ceil(divisor);
+            let excess = factor * divisor - (1 << shift);
+            let fits = largest * factor <= u32::MAX.into() && largest * excess < 1 << shift;
+            fits.then_some((factor as u32, shift))
+        });
+        match exact {
+            Some((factor, shift)) => Self::Rounded { low, high, step, factor, shift },
+            None => Self::Divided { low, high, step },
+        }
+    }
+
+    #[inline(always)]
+    fn apply(self, mut sums: [i32; LANES]) -> [i32; LANES] {
+        match self {
+            Self::Exact => {}
+            Self::Rounded { low, high, step, factor, shift } => {
+                for sum in &mut sums {
+                    let rest = (*sum).clamp(low, high).wrapping_sub(low) as u32;
+                    let code = ((2 * rest + step as u32) * factor) >> shift;
+                    *sum = low.wrapping_add(code.wrapping_mul(step as u32) as i32);
                 }
-                let values = (low..=high).map(|sum| convert(converter, signed, sum as i32)).collect();
-                Self::Table { low: low as i32, values }
+            }
+            Self::Divided { low, high, step } => {
+                for sum in &mut sums {
+                    let rest = i64::from((*sum).clamp(low, high)) - i64::from(low);
+                    let code = (2 * rest + i64::from(step)) / (2 * i64::from(step));
+                    *sum = (i64::from(low) + code * i64::from(step)) as i32;
+                }
             }
         }
+        sums
     }
-
-    fn apply(&self, sum: i32) -> i32 {
-        match self {
-            Self::Exact => sum,
-            Self::Clamp { low, high } => sum.clamp(*low, *high),
-            Self::Table { low, values } => values[(sum.max(*low) - low).min(values.len() as i32 - 1) as usize],
-            Self::Divide { converter, signed } => convert(*converter, *signed, sum),
-        }
-    }
-}
-
-/// The least and the largest code.
-fn codes(bits: u8, signed: bool) -> [i64; 2] {
-    let low = if signed { -(1i64 << (bits - 1)) } else { 0 };
-    [low, low + (1 << bits) - 1]
-}
-
-/// `round_half_up(sum / step)`, saturated to the codes, times `step`.
-fn convert(converter: Converter, signed: bool, sum: i32) -> i32 {
-    let Converter::Bits { bits, step } = converter else { unreachable!("other converters have no codes") };
-    let [low, high] = codes(bits, signed);
-    let (sum, step) = (i64::from(sum), i64::from(step));
-    let code = (2 * sum + step).div_euclid(2 * step).clamp(low, high);
-    (code * step) as i32
 }
 
 impl Conversions {
@@ -232,7 +233,7 @@ impl Conversions {
                             // The sign fills the bits above the weight's own.
                             let one = (weight >> bit.min(7) & 1) as u8;
                             weights[bit * bundle.words + piece.word][lane] |=
-                                u64::from(one) << (piece.shift + row % WORD);
+                                Word::from(one) << (piece.shift + row % WORD);
                         }
                     }
                 }
@@ -258,7 +259,7 @@ impl Conversions {
     }
 
     /// The input's bits, with its border: `[bit][row][column][block][word]`.
-    fn spread(&self, input: &[u8], planes: &mut Vec<u64>) {
+    fn spread(&self, input: &[u8], planes: &mut Vec<Word>) {
         let MapShape { channels, height, width } = self.shape.input;
         let (padding, row, pixel_words) = (self.shape.padding, self.row(), self.pixel_words());
         let bits = self.digits.phases * self.digits.phase_bits;
@@ -275,7 +276,7 @@ impl Conversions {
                     let in_block = channel % self.block;
                     let word = (y * row + x) * pixel_words + channel / self.block * self.block_words + in_block / WORD;
                     for bit in 0..bits.min(8) {
-                        planes[bit * self.plane() + word] |= u64::from(value >> bit & 1) << (in_block % WORD);
+                        planes[bit * self.plane() + word] |= Word::from(value >> bit & 1) << (in_block % WORD);
                     }
                 }
             }
@@ -287,7 +288,7 @@ impl Conversions {
         (self.shape.input.height + 2 * self.shape.padding) * self.row() * self.pixel_words()
     }
 
-    fn image(&self, image: u64, planes: &[u64], errors: &mut [i32]) {
+    fn image(&self, image: u64, planes: &[Word], errors: &mut [i32]) {
         let (pixels, filters, width) = (self.shape.output.pixels(), self.shape.filters(), self.shape.output.width);
         let start = |pixel: usize| {
             let [y, x] = [pixel / width, pixel % width];
@@ -307,16 +308,13 @@ impl Conversions {
                         self.gather(bundle, pair.map(start), planes, &mut inputs);
                         let digits = Digits { words: bundle.words, ..self.digits };
                         digit_sums(digits, &inputs, &bundle.weights[vector], &mut partial);
-                        for (index, partial) in partial.iter().enumerate() {
-                            let (slice, phase) = (index / self.digits.phases, index % self.digits.phases);
-                            let noise = self.noise.zip(stream).map(|(noise, stream)| {
-                                let number = number * partial_len(&self.digits) + index;
-                                noise.pair(stream, (pixel / 2) as u32, number as u32)
-                            });
-                            let Slice { place, conversion } = &self.slices[slice];
-                            let place = place << (phase * self.digits.phase_bits);
-                            add_errors(conversion, place, partial, noise, &mut sums);
-                        }
+                        let noise = self.noise.zip(stream).map(|(noise, stream)| Draw {
+                            noise,
+                            stream,
+                            pixels: (pixel / 2) as u32,
+                            number: (number * partial.len()) as u32,
+                        });
+                        add_errors(&self.slices, digits, &partial, noise, &mut sums);
                     }
                     for (pixel, sums) in (pixel..pixels).zip(&sums) {
                         let count = (end - filter).min(LANES);
@@ -328,7 +326,7 @@ impl Conversions {
     }
 
     /// What the word lines take for two pixels, `[pixel][bit][word]`.
-    fn gather(&self, bundle: &Bundle, starts: [usize; 2], planes: &[u64], inputs: &mut Vec<u64>) {
+    fn gather(&self, bundle: &Bundle, starts: [usize; 2], planes: &[Word], inputs: &mut Vec<Word>) {
         inputs.clear();
         inputs.resize(2 * self.digits.phases * self.digits.phase_bits * bundle.words, 0);
         let mut rows = inputs.chunks_exact_mut(bundle.words);
@@ -342,35 +340,46 @@ impl Conversions {
     }
 }
 
-/// Conversions of an access.
-fn partial_len(digits: &Digits) -> usize {
-    digits.slices * digits.phases
+/// The noise of an access.
+#[derive(Clone, Copy)]
+struct Draw {
+    noise: ConversionNoise,
+    stream: [u32; 2],
+    /// Number of the two pixels.
+    pixels: u32,
+    /// Number of its first conversion.
+    number: u32,
 }
 
-/// Adds what the conversion of each partial sum changes, at its place.
-fn add_errors(
-    conversion: &Conversion,
-    place: i32,
-    partial: &[[i32; LANES]; 2],
-    noise: Option<[[i32; LANES]; 2]>,
-    sums: &mut [[i32; LANES]; 2],
-) {
-    let mut disturbed = *partial;
-    for (sum, noise) in disturbed.as_flattened_mut().iter_mut().zip(noise.iter().flatten().flatten()) {
-        *sum += noise;
-    }
-    let all = sums.as_flattened_mut().iter_mut().zip(disturbed.as_flattened()).zip(partial.as_flattened());
-    match conversion {
-        // The usual one, without a decision in the loop.
-        Conversion::Table { low, values } => {
-            let last = values.len() as i32 - 1;
-            for ((sum, disturbed), partial) in all {
-                *sum += (values[(disturbed - low).clamp(0, last) as usize] - partial) * place;
-            }
-        }
-        _ => {
-            for ((sum, disturbed), partial) in all {
-                *sum += (conversion.apply(*disturbed) - partial) * place;
+vectorized! {
+    /// Adds what the conversions of an access change in the sums of two pixels.
+    fn add_errors(
+        slices: &[Slice],
+        digits: Digits,
+        partial: &[[[i32; LANES]; 2]],
+        noise: Option<Draw>,
+        sums: &mut [[i32; LANES]; 2],
+    ) {
+        let mut index = 0;
+        for (slice, partial) in slices.iter().zip(partial.chunks_exact(digits.phases)) {
+            for (phase, partial) in partial.iter().enumerate() {
+                let place = slice.place << (phase * digits.phase_bits);
+                let mut disturbed = *partial;
+                if let Some(Draw { noise, stream, pixels, number }) = noise {
+                    let noise = noise.pair(stream, pixels, number + index as u32);
+                    for pixel in 0..2 {
+                        for lane in 0..LANES {
+                            disturbed[pixel][lane] += noise[pixel][lane];
+                        }
+                    }
+                }
+                for pixel in 0..2 {
+                    let converted = slice.conversion.apply(disturbed[pixel]);
+                    for lane in 0..LANES {
+                        sums[pixel][lane] += (converted[lane] - partial[pixel][lane]) * place;
+                    }
+                }
+                index += 1;
             }
         }
     }

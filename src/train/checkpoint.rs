@@ -23,6 +23,9 @@ const EFFECTS: &str = "effects:";
 pub struct Position {
     /// Phase of the recipe.
     pub phase: usize,
+    /// What comes before the phase's first step is done.
+    #[serde(default)]
+    pub begun: bool,
     /// Epochs done in the phase.
     pub epoch: usize,
     /// Steps done in the epoch.

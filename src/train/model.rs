@@ -40,6 +40,8 @@ pub(crate) enum Mode<'a> {
 pub(crate) struct Chip<'a> {
     pub hardware: &'a Hardware,
     pub first: u64,
+    /// Takes from each filter's values what conversions add to them on average, and notes it.
+    pub corrects: bool,
 }
 
 /// Mean and biased variance of one batch norm's input.
@@ -57,6 +59,8 @@ pub(crate) struct Output {
     pub logits: Tensor<2>,
     /// Of each batch norm that saw the batch.
     pub statistics: Vec<Statistics>,
+    /// What a chip that corrects took from each convolution's filters.
+    pub corrections: Vec<(String, Tensor<1>)>,
 }
 
 /// A network's parameters on a device, without gradients.
@@ -128,14 +132,16 @@ impl Model {
         mode: Mode,
         mut inspect: impl FnMut(&Node, &Tensor<4>),
     ) -> Output {
-        let mut pass = Pass { model: self, tensors, mode, statistics: Vec::new(), values: Vec::new() };
+        let mut pass =
+            Pass { model: self, tensors, mode, statistics: Vec::new(), corrections: Vec::new(), values: Vec::new() };
         let picture = Value::one(pictures);
         for (index, node) in self.graph.nodes().iter().enumerate() {
             let value = pass.node(index, node, &picture);
             inspect(node, &value);
             if let Op::Conv { logits: true, .. } = node.op {
                 let [batch, _, _, classes] = value.dims();
-                return Output { logits: value.reshape([batch, classes]), statistics: pass.statistics };
+                let Pass { statistics, corrections, .. } = pass;
+                return Output { logits: value.reshape([batch, classes]), statistics, corrections };
             }
             let value = pass.store(index, node, value);
             pass.values.push(value);
@@ -168,6 +174,20 @@ impl Model {
                 let shape = self.shapes[&part(name)].clone();
                 self.insert(&part(name), &Array { shape, values });
             }
+        }
+    }
+
+    /// Takes from each convolution's bias, or from that of its batch norm, what conversions add to its filters on average on
+    /// `pictures`, layer after layer: each sees what the corrected ones before it give.
+    ///
+    /// After the bias correction of Nagel et al., *Data-free quantization through weight equalization and bias correction*, ICCV 2019.
+    pub fn correct_biases(&mut self, pictures: &[u8], plan: &BitPlan, fusion: Fusion, chip: Chip) {
+        let mode = Mode::Quantized(plan, fusion, Some(Chip { corrects: true, ..chip }));
+        let output = self.forward(&self.tensors, self.pictures(pictures), mode, |_, _| {});
+        for (name, mean) in output.corrections {
+            let parts = ["beta", "bias"].map(|part| format!("{name}.{part}"));
+            let bias = parts.iter().find(|part| self.tensors.contains_key(*part)).expect("a convolution has a bias");
+            self.tensors.get_mut(bias).expect("just found").inplace(|bias| bias - mean);
         }
     }
 
@@ -225,7 +245,7 @@ struct Layer<'a> {
 struct OnChip {
     conversions: Option<Conversions>,
     /// What stuck cells make of the picture's zero points, which the biases know of the weights as they should be; one a filter.
-    offsets: Vec<i64>,
+    offsets: Option<Tensor<1>>,
     /// What one unit of its sums stands for before batch norm, one value or one a filter.
     unit: Tensor<1>,
 }
@@ -264,6 +284,7 @@ struct Pass<'a> {
     tensors: &'a Tensors,
     mode: Mode<'a>,
     statistics: Vec<Statistics>,
+    corrections: Vec<(String, Tensor<1>)>,
     values: Vec<Value>,
 }
 
@@ -432,7 +453,7 @@ impl Pass<'_> {
         let output = conv_block(x.clone(), weight, window, norm, shortcut, relu);
         let mut value = output.value;
         if let (Some(OnChip { conversions, offsets, unit }), Mode::Quantized(.., Some(chip))) = (on_chip, self.mode)
-            && (conversions.is_some() || offsets.iter().any(|offset| *offset != 0))
+            && (conversions.is_some() || offsets.is_some())
         {
             let like = |tensor: Tensor<1>| Tensor::<1>::from_data(tensor.into_data(), &value.device());
             let gain = match &output.statistics {
@@ -442,16 +463,22 @@ impl Pass<'_> {
                 }
                 None => multiplier,
             };
-            let errors = match conversions {
-                Some(conversions) => conversions.errors(chip.first, &self.integers(&x, source, input_bits)),
-                None => vec![0; value.shape().num_elements()],
-            };
-            let offsets = offsets.iter().cycle();
-            let errors = errors.into_iter().zip(offsets).map(|(error, offset)| (i64::from(error) + offset) as f32);
-            let errors: Vec<f32> = errors.collect();
-            let errors: Tensor<4> = Tensor::from_data(TensorData::new(errors, value.dims()), &value.device());
-            let scale = gain.map_or(unit.clone(), |gain| unit * gain).detach();
-            value = value + errors * scale.reshape([1, 1, 1, -1]);
+            let scale = gain.map_or(unit.clone(), |gain| unit * gain).detach().reshape([1, 1, 1, -1]);
+            if let Some(conversions) = conversions {
+                let errors = conversions.errors(chip.first, &self.integers(&x, source, input_bits));
+                let errors = errors.into_iter().map(|error| error as f32).collect();
+                let errors = Tensor::<4>::from_data(TensorData::new::<f32, _>(errors, value.dims()), &value.device());
+                let mut change = errors * scale.clone();
+                if chip.corrects {
+                    let mean = change.clone().mean_dims(&[0, 1, 2]);
+                    change = change - mean.clone();
+                    self.corrections.push((name.into(), mean.reshape([-1])));
+                }
+                value = value + change;
+            }
+            if let Some(offsets) = offsets {
+                value = value + offsets.reshape([1, 1, 1, -1]) * scale;
+            }
         }
         if let Some(statistics) = output.statistics.or(float_statistics) {
             self.note(name, statistics, &x, &conv);
@@ -483,17 +510,18 @@ impl Pass<'_> {
             Source::Image => {
                 let taps = conv.taps();
                 let changes = held.iter().zip(&integer.weights).enumerate();
-                let products: Vec<i64> = changes
+                let products: Vec<f32> = changes
                     .map(|(index, (held, weight))| {
-                        (i64::from(*held) - i64::from(*weight)) * i64::from(zero_points[index / taps % conv.channels()])
+                        let zero_point = zero_points[index / taps % conv.channels()];
+                        (f32::from(*held) - f32::from(*weight)) * f32::from(zero_point)
                     })
                     .collect();
-                (
-                    zero_points.clone(),
-                    products.chunks(taps * conv.channels()).map(|column| column.iter().sum()).collect(),
-                )
+                let sums: Vec<f32> =
+                    products.chunks(taps * conv.channels()).map(|column| column.iter().sum()).collect();
+                let changed = sums.iter().any(|sum| *sum != 0.0);
+                (zero_points.clone(), changed.then(|| Tensor::from_data(sums.as_slice(), &rounded.device())))
             }
-            Source::Node(_) => (vec![0; conv.channels()], vec![0]),
+            Source::Node(_) => (vec![0; conv.channels()], None),
         };
         let conversions = Conversions::new(number, name, conv, &integer, &held, padding, chip.hardware).expect(checked);
         let on_chip = OnChip { conversions, offsets, unit };
@@ -510,9 +538,13 @@ impl Pass<'_> {
     fn integers(&self, x: &Tensor<4>, source: Source, bits: u8) -> Vec<u8> {
         let step = to_host(self.step(source, bits).detach())[0];
         let values = to_host(x.clone().detach());
-        let zero_points: &[u8] = if source == Source::Image { &self.model.picture.zero_points } else { &[0] };
-        let places = zero_points.iter().cycle();
-        values.iter().zip(places).map(|(value, zero)| ((value / step).round() + f32::from(*zero)) as u8).collect()
+        match source {
+            Source::Image => {
+                let places = self.model.picture.zero_points.iter().cycle();
+                values.iter().zip(places).map(|(value, zero)| (value / step + f32::from(*zero) + 0.5) as u8).collect()
+            }
+            Source::Node(_) => values.iter().map(|value| (value / step + 0.5) as u8).collect(),
+        }
     }
 
     fn batch_norm(&self, name: &str) -> Norm {
@@ -552,7 +584,10 @@ fn affine(pass: &Pass, name: &str, mean: Tensor<1>, variance: Tensor<1>) -> (Ten
 
 #[cfg(test)]
 mod tests {
+    use super::super::calibrate::calibrate;
+    use super::super::recipe::Recipe;
     use super::*;
+    use crate::data::{DataOptions, Dataset};
     use crate::network::zoo;
     use crate::train::run::picture_scale;
 
@@ -584,5 +619,34 @@ mod tests {
         assert_ne!(folded, weights);
         model.fold_batch_norms();
         assert!(model.weights() == folded);
+    }
+
+    /// On the pictures that biases are corrected on, the first layer's filters mean what they do on a chip without losses.
+    #[test]
+    fn corrected_biases_take_back_what_conversions_add_on_average() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let recipe = Recipe { calibration_images: 64, ..Recipe::default() };
+        let train = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap().train;
+        let mut model = Model::new(&graph, &picture_scale(), &Weights::random(&graph, 3), &Device::flex());
+        calibrate(&mut model, &recipe, &train).unwrap();
+        let plan = BitPlan::new(&graph, &recipe.quantize);
+        let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+        let chip = Chip { hardware: &hardware, first: 0, corrects: false };
+        let pictures = &train.images[..8 * graph.image().len()];
+        let means = |model: &Model, chip| {
+            let mut means = None;
+            let mode = Mode::Quantized(&plan, Fusion::Frozen, chip);
+            model.forward(&model.tensors, model.pictures(pictures), mode, |_, value| {
+                means.get_or_insert_with(|| to_host(value.clone().mean_dims(&[0, 1, 2]).reshape::<1, _>([-1])));
+            });
+            means.unwrap()
+        };
+        let mut corrected = model.clone();
+        corrected.correct_biases(pictures, &plan, Fusion::Frozen, chip);
+        let ideal = means(&model, None);
+        let distance = |found: Vec<f32>| found.iter().zip(&ideal).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let (plain, corrected) = (distance(means(&model, Some(chip))), distance(means(&corrected, Some(chip))));
+        // Biases are whole units of the sums.
+        assert!(plain > 0.01 && corrected < plain / 20.0, "{plain} {corrected}");
     }
 }

@@ -27,6 +27,8 @@ use crate::quantize::{BitPlan, FakeQuant, Fusion};
 
 /// Pictures that are evaluated at a time.
 const EVALUATION_BATCH: usize = 250;
+/// Pictures on which biases are corrected for a chip's conversions.
+const CORRECTION_BATCH: usize = 256;
 /// Loss of an epoch, over that of guessing, from which on one without a right guess has diverged.
 const DIVERGED: f64 = 10.0;
 /// Border out of which pictures are cropped.
@@ -120,8 +122,9 @@ impl<'a> Trainer<'a> {
     /// A loss that isn't finite (the last good checkpoint stays), a file that cannot be written.
     pub fn run(&mut self) -> Result<bool> {
         while let Some(phase) = self.job.recipe.phases.get(self.position.phase) {
-            if self.position.epoch == 0 && self.position.step == 0 {
+            if !self.position.begun {
                 self.begin_phase(phase)?;
+                self.position.begun = true;
                 self.save(LAST)?;
             }
             while self.position.epoch < phase.epochs {
@@ -136,6 +139,7 @@ impl<'a> Trainer<'a> {
             }
             self.save(&format!("{}-{}.safetensors", self.position.phase, phase.kind.name()))?;
             self.position.phase += 1;
+            self.position.begun = false;
             self.position.epoch = 0;
             self.optimizer = Sgd::default();
             self.save(LAST)?;
@@ -167,7 +171,28 @@ impl<'a> Trainer<'a> {
         if !calibrated {
             calibrate(&mut self.model, self.job.recipe, &self.job.dataset.train)?;
         }
+        self.correct_biases(phase);
         Ok(())
+    }
+
+    /// Takes from the biases what a chip's conversions add on average, where the network hasn't learned to live with it: where that
+    /// lowers the loss.
+    fn correct_biases(&mut self, phase: &Phase) {
+        let plan = BitPlan::new(self.job.graph, &self.job.recipe.quantize);
+        // For the noise these pictures come after those of any test set and before those of the first epoch.
+        let mode = self.mode(phase, &plan, 0, 1, 1 << 31);
+        let Mode::Quantized(plan, fusion, Some(chip)) = mode else { return };
+        let batch = Batches::in_order(&self.job.dataset.train, CORRECTION_BATCH).next();
+        let batch = batch.expect("a data set has pictures");
+        let mut corrected = self.model.clone();
+        corrected.correct_biases(&batch.images, plan, fusion, chip);
+        let loss = |model: &Model| {
+            let logits = model.forward(&model.tensors, model.pictures(&batch.images), mode, |_, _| {}).logits;
+            to_host(cross_entropy(logits, &batch.labels))[0]
+        };
+        if loss(&corrected) < loss(&self.model) {
+            self.model = corrected;
+        }
     }
 
     /// One epoch from the position's step; false where it was interrupted.
@@ -292,7 +317,9 @@ impl<'a> Trainer<'a> {
         let fusion = phase.fusion_at(quantize.fusion, step, steps_per_epoch);
         let chip = quantize.converter_aware && !hardware.losses().is_empty();
         match phase.kind {
-            PhaseKind::Quantize => Mode::Quantized(plan, fusion, chip.then_some(Chip { hardware, first })),
+            PhaseKind::Quantize => {
+                Mode::Quantized(plan, fusion, chip.then_some(Chip { hardware, first, corrects: false }))
+            }
             _ => Mode::FloatTraining,
         }
     }
@@ -317,11 +344,8 @@ impl<'a> Trainer<'a> {
             .collect();
         let pictures = self.model.pictures(&batch.images);
         let output = self.model.forward(&leaves, Tensor::from_inner(pictures.clone()), mode, |_, _| {});
-        let [count, classes] = output.logits.dims();
-        let labels: Vec<i64> = batch.labels.iter().map(|label| i64::from(*label)).collect();
-        let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [count, 1]), &output.logits.device());
-        let losses = log_softmax(output.logits.clone(), 1).gather(1, labels).neg();
-        let mut loss = losses.mean();
+        let [_, classes] = output.logits.dims();
+        let mut loss = cross_entropy(output.logits.clone(), &batch.labels);
         if let (Some(teacher), Some(DistillationConfig { weight, temperature })) =
             (&self.teacher, self.job.recipe.distillation)
         {
@@ -365,12 +389,14 @@ impl<'a> Trainer<'a> {
         self.diverged(&layer, &format!("the loss became {loss}"), self.position.step + 1)
     }
 
-    /// Keeps the weights of an epoch that guesses no better than chance, with a loss far beyond a guess's `ln(classes)`, out of checkpoints.
+    /// Keeps the weights of an epoch that guesses no better than chance out of checkpoints: where its loss is far beyond a guess's
+    /// `ln(classes)`, or the float network did much better.
     fn check_usable(&self) -> Result<()> {
         let Position { tally, step, .. } = self.position;
         let (loss, share) = (tally.loss / tally.pictures as f64, tally.correct as f64 / tally.pictures as f64);
         let classes = self.job.dataset.classes.len() as f64;
-        if loss > DIVERGED * classes.ln() && share < 2.0 / classes {
+        let learned = self.position.float_accuracy.is_some_and(|accuracy| accuracy > 400.0 / classes);
+        if share < 2.0 / classes && (learned || loss > DIVERGED * classes.ln()) {
             let what = format!("the loss came to {loss:.3e} with {:.1} % right", 100.0 * share);
             return Err(self.diverged("the whole network", &what, step));
         }
@@ -448,6 +474,13 @@ fn checkpoint_path(folder: &Path, name: &str) -> PathBuf {
 
 fn metrics_path(folder: &Path) -> PathBuf {
     folder.join("metrics.jsonl")
+}
+
+/// Mean over the pictures of `-ln(softmax(logits)[label])`.
+fn cross_entropy(logits: Tensor<2>, labels: &[u8]) -> Tensor<1> {
+    let labels: Vec<i64> = labels.iter().map(|label| i64::from(*label)).collect();
+    let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [logits.dims()[0], 1]), &logits.device());
+    log_softmax(logits, 1).gather(1, labels).neg().mean()
 }
 
 /// Mean over the pictures of `KL(teacher || student)`, both softened by `temperature`.
