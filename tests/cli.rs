@@ -358,7 +358,7 @@ fn a_killed_run_continues_across_the_freeze_and_after_the_fold() {
     }
 }
 
-/// A run that learns from the network it starts from needs one, keeps it, and goes on with it.
+/// A run learns from the network it starts from or from the one that is named, and keeps it.
 #[test]
 fn distillation_keeps_its_teacher() {
     LazyLock::force(&FINISHED);
@@ -373,7 +373,10 @@ fn distillation_keeps_its_teacher() {
     let taught =
         ["--recipe", "recipe.toml", "--run", "taught", "--set", "distillation.weight=0.5", "--pretrained", start];
     success(&train(dir.path(), &taught).output().unwrap());
-    assert!(dir.path().join("taught/checkpoints/teacher.safetensors").exists());
+    let teacher = |run: &str| fs::read(dir.path().join(run).join("checkpoints/teacher.safetensors")).unwrap();
+    let named = format!("distillation.teacher={start}");
+    success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "named", "--set", &named]).output().unwrap());
+    assert_eq!(teacher("named"), teacher("taught"));
 }
 
 /// Killed in each phase, and once in the middle of writing a line.

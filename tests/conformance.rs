@@ -930,9 +930,9 @@ fn training_computes_the_loss_of_what_it_exports() {
         ["3", "frozen", "column", "1", ""],
         ["3", "once", "layer", "1", ""],
         ["3", "once", "column", "1", ""],
-        ["4", "batch", "layer", "80", ""],
-        ["4", "ema", "layer", "80", ""],
-        ["4", "ema", "column", "80", ""],
+        ["4", "batch", "layer", "80", "freeze_at = 80"],
+        ["4", "ema", "layer", "80", "freeze_at = 80"],
+        ["4", "ema", "column", "80", "freeze_at = 80"],
         ["4", "none", "layer", "80", ""],
         ["4", "ema", "layer", "2", "freeze_at = 1"],
         ["4", "batch", "layer", "2", "freeze_at = 0.5"],
@@ -1000,7 +1000,8 @@ fn converter_aware_training_computes_the_loss_of_the_chip() {
         let hardware = dir.path().join(format!("{chip}.toml")).display().to_string();
         let chip_file = format!("hardware = \"{hardware}\"");
         let aware_key = format!("converter_aware = {aware}");
-        let recipe = still("4", fusion, scale, &epochs.to_string(), &chip_file, &aware_key, "");
+        let freeze = if matches!(fusion, "batch" | "ema") { "freeze_at = 80" } else { "" };
+        let recipe = still("4", fusion, scale, &epochs.to_string(), &chip_file, &aware_key, freeze);
         let folder = dir.path().join(format!("{chip}-{fusion}-{scale}-{aware}"));
         let deployment = run(&folder, dir.path(), "flex", &recipe);
         let mismatches = &deployment.mismatches;

@@ -68,9 +68,9 @@ pub enum Fusion {
     /// Folded into the weights with the running statistics, then corrected by the batch's: the sums of the rounded weights are
     /// normalized with their own statistics (Krishnamoorthi 2018, section 3.2.2, and Jacob et al. 2018, with the statistics of the
     /// quantized convolution instead of those of a second, float one).
+    #[default]
     Ema,
     /// Folded into the weights with the running statistics, which no longer change.
-    #[default]
     Frozen,
     /// Folded at the phase's start; from then on the folded weights and biases are what is trained.
     Once,

@@ -78,19 +78,22 @@ impl Default for SparsityConfig {
 }
 
 /// Knowledge distillation (Hinton et al. 2015): the loss is `(1 - weight) * cross entropy + weight * temperature^2 * KL(teacher ||
-/// student)`, both softened by the temperature. The teacher is the float network that the run starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// student)`, both softened by the temperature.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DistillationConfig {
     /// Share of the teacher in the loss, 0 to 1.
     pub weight: f64,
     /// What the logits are divided by.
     pub temperature: f64,
+    /// Checkpoint of the teacher, a float network of the same architecture; the network that the run starts from if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
 }
 
 impl Default for DistillationConfig {
     fn default() -> Self {
-        Self { weight: 0.5, temperature: 4.0 }
+        Self { weight: 0.5, temperature: 4.0, teacher: None }
     }
 }
 
@@ -143,10 +146,14 @@ pub struct Phase {
     /// Epochs, or parts of one, over which the learning rate rises from 0.
     #[serde(default)]
     pub warmup_epochs: f64,
-    /// Epochs, or parts of one, after which a `quantize` phase with fusion `batch` or `ema` goes on as `frozen`.
+    /// Epochs, or parts of one, after which a `quantize` phase with fusion `batch` or `ema` goes on as `frozen`; three quarters of the phase
+    /// if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freeze_at: Option<f64>,
 }
+
+/// Share of a phase's epochs after which its statistics are frozen where `freeze_at` doesn't say when.
+const FREEZE_AT: f64 = 0.75;
 
 /// How the learning rate falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,7 +200,8 @@ impl Phase {
 
     /// How batch norm is treated in a step (counted from 0 in the phase): as the recipe says until the statistics are frozen.
     pub(super) fn fusion_at(&self, fusion: Fusion, step: usize, steps_per_epoch: usize) -> Fusion {
-        let frozen = self.freeze_at.is_some_and(|epochs| step as f64 >= epochs * steps_per_epoch as f64);
+        let epochs = self.freeze_at.unwrap_or(FREEZE_AT * self.epochs as f64);
+        let frozen = step as f64 >= epochs * steps_per_epoch as f64;
         if frozen && fusion.uses_batch() { Fusion::Frozen } else { fusion }
     }
 
@@ -337,7 +345,7 @@ impl Recipe {
                 )?;
             }
         }
-        if let Some(DistillationConfig { weight, temperature }) = self.distillation {
+        if let Some(DistillationConfig { weight, temperature, .. }) = self.distillation {
             let message = format!("distillation.weight = {weight}: it must be from 0 to 1");
             setting((0.0..=1.0).contains(&weight), message)?;
             let message = format!("distillation.temperature = {temperature}: it must be above 0");

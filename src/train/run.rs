@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 use super::model::Model;
-use super::recipe::Recipe;
+use super::recipe::{DistillationConfig, Recipe};
 use super::sparsify::check_budget;
 use super::trainer::{Job, Trainer, fake_quant_predictions, float_predictions};
 use crate::data::{DataOptions, Dataset, Normalization};
@@ -181,9 +181,15 @@ impl Plan {
                     self.recipe.pretrained = Some(file.display().to_string());
                     weights
                 }
-                None if self.recipe.distillation.is_some() => {
+                None if self
+                    .recipe
+                    .distillation
+                    .as_ref()
+                    .is_some_and(|distillation| distillation.teacher.is_none()) =>
+                {
                     return Err(Error::Setting(
-                        "distillation needs a network to learn from: name a --pretrained FILE".into(),
+                        "distillation needs a network to learn from: name a --pretrained FILE or a distillation.teacher"
+                            .into(),
                     ));
                 }
                 None => {
@@ -191,9 +197,14 @@ impl Plan {
                     Weights::random(&self.graph, self.recipe.seed)
                 }
             };
+            let teacher = match &self.recipe.distillation {
+                Some(DistillationConfig { teacher: Some(file), .. }) => Some(import(Path::new(file), &self.graph)?),
+                Some(_) => Some(weights.clone()),
+                None => None,
+            };
             std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
-            if self.recipe.distillation.is_some() {
-                weights.save(&checkpoints.join(TEACHER), Default::default())?;
+            if let Some(teacher) = teacher {
+                teacher.save(&checkpoints.join(TEACHER), Default::default())?;
             }
             write_atomically(&self.folder.join(RECIPE), self.resolved_recipe()?.as_bytes())?;
             Some(weights)

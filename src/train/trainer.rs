@@ -346,9 +346,10 @@ impl<'a> Trainer<'a> {
         let output = self.model.forward(&leaves, Tensor::from_inner(pictures.clone()), mode, |_, _| {});
         let [_, classes] = output.logits.dims();
         let mut loss = cross_entropy(output.logits.clone(), &batch.labels);
-        if let (Some(teacher), Some(DistillationConfig { weight, temperature })) =
-            (&self.teacher, self.job.recipe.distillation)
+        if let (Some(teacher), Some(DistillationConfig { weight, temperature, .. })) =
+            (&self.teacher, &self.job.recipe.distillation)
         {
+            let (weight, temperature) = (*weight, *temperature);
             let lesson = teacher.forward(&teacher.tensors, pictures, Mode::Float, |_, _| {}).logits;
             let divergence = divergence(Tensor::from_inner(lesson), output.logits.clone(), temperature);
             loss = loss * (1.0 - weight) + divergence * (weight * temperature * temperature);
