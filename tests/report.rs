@@ -327,7 +327,13 @@ fn a_browser_draws_the_page_no_wider_than_a_phone() {
         )
         .unwrap();
         let output = Command::new(browser)
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"])
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--allow-file-access-from-files",
+            ])
             .args(["--window-size=1400,900", "--virtual-time-budget=5000", "--dump-dom"])
             .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
             .arg(format!("file://{}", frame.display()))
