@@ -17,7 +17,7 @@ use mars::data::{DataOptions, Dataset};
 use mars::deploy::integer::IntegerNetwork;
 use mars::deploy::{FoldOptions, PictureScale, Reference, fold};
 use mars::engine::{Norm, conv_block};
-use mars::hardware::{Hardware, MacroNetwork};
+use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::network::{Array, Graph, Op, Weights, zoo};
 use mars::quantize::{BitPlan, Fusion, QuantizeConfig};
 use mars::train::{Allocator, Phase, PhaseKind, Recipe, inference_seconds, keep_memory, step_seconds};
@@ -155,8 +155,13 @@ fn peak_memory_mib() -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).unwrap_or(0) / 1024
 }
+
+/// The macro model and the integer reference, with what the macros did in a second: partial sums, each seen by a converter, and products
+/// of single bits on the word lines that are on.
 fn executions() {
-    println!("\nexecutions, images/s                            macro   integer reference");
+    println!(
+        "\nexecutions, images/s                            macro   integer reference   partial sums/s   bit-MAC/s"
+    );
     let adc5 = Hardware::load(Path::new("experiments/hardware/adc5.toml")).expect("a shipped hardware file");
     for (name, bits, images, hardware) in
         [("resnet20", 4, 1000, Hardware::mars()), ("vgg16", 8, 50, Hardware::mars()), ("resnet20", 4, 100, adc5)]
@@ -169,8 +174,19 @@ fn executions() {
         let speed = |seconds: f64| images as f64 / seconds;
         let of_macros = speed(time(|| drop(black_box(chip.logits(&pictures).expect("sums in range")))));
         let of_reference = speed(time(|| drop(black_box(reference.logits(&pictures)))));
+        let evaluation = evaluate(&network, &hardware).expect("a network that fits");
+        let layers = evaluation.layers.iter().filter(|layer| layer.mapping.is_some());
+        let [mut partial_sums, mut bit_macs] = [0.0; 2];
+        for (layer, (.., conv)) in layers.zip(network.convs()) {
+            let precision = hardware.precision(conv.weight_bits, conv.input_bits).expect("weights that fit");
+            let outputs = (layer.accesses * precision.outputs as u64) as f64;
+            partial_sums += outputs * (precision.slices * precision.phases) as f64;
+            let bits = u32::from(precision.weight_bits) * u32::from(conv.input_bits);
+            bit_macs += outputs * hardware.rows_on as f64 * f64::from(bits);
+        }
         let title = format!("{name} W{bits}A{bits} on {}", hardware.name);
-        println!("{title:<40}{of_macros:>13.0}{of_reference:>20.0}");
+        let [partial_sums, bit_macs] = [partial_sums, bit_macs].map(|of_image| of_macros * of_image);
+        println!("{title:<40}{of_macros:>13.0}{of_reference:>20.0}{partial_sums:>17.2e}{bit_macs:>12.2e}");
     }
 }
 
