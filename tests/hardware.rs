@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use mars::hardware::{
     Activity, Area, Converter, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares, Mapping,
-    Memory, Noise, Policy, Resource, Span, Split, evaluate,
+    Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
 };
 use mars::network::{ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
 use mars::sparsity::{GroupGrid, GroupShape, fit_budget};
@@ -327,6 +327,7 @@ proptest! {
         accesses_per_macro in 1usize..=4,
         weight_sram_kib in 1u64..=4,
         feature_sram_kib in 1u64..=4,
+        ping_pong in prop::sample::select(vec![PingPong::Shared, PingPong::Halves]),
         widths in prop::collection::vec(prop::sample::select(vec![8u64, 64, 100, 512]), 5),
         policy in prop::sample::select(vec![
             Policy::Auto, Policy::FilterSets, Policy::Together, Policy::InputChannels, Policy::Duplicate,
@@ -342,6 +343,7 @@ proptest! {
         hardware.memory = Memory {
             weight_sram_kib,
             feature_sram_kib,
+            ping_pong,
             write_bits_per_cycle: widths[0],
             weight_bits_per_cycle: widths[1],
             feature_read_bits_per_cycle: widths[2],
@@ -640,6 +642,25 @@ fn maps_beyond_the_feature_sram_go_to_the_next_level() {
     hardware.memory.feature_sram_kib = 16;
     assert!(cost(&hardware).energy_breakdown_uj.next_level > 1.0);
     assert!(cost(&hardware).cycles > cycles);
+}
+
+/// Three maps of 4 KiB, of which the residual sum reads one and writes one in the same half.
+#[test]
+fn halves_of_the_ping_pong_fill_up_apart() {
+    let skip = SkipSpec { from: "stem".into(), shortcut: Shortcut::Identity, stride: 1 };
+    let (stem, inner) = (conv("stem", 16, 3, 1, 1, None), conv("inner", 16, 3, 1, 1, None));
+    let network = W8A8.network(spec([3, 16, 16], vec![stem, inner, conv("sum", 16, 3, 1, 1, Some(skip))]));
+    let mut hardware = Hardware { cores: 1, macros_per_core: 1, ..Hardware::mars() };
+    let mut moved_kib = |feature_sram_kib, ping_pong| {
+        hardware.memory = Memory { feature_sram_kib, ping_pong, ..hardware.memory };
+        let cost = evaluate(&network, &hardware).unwrap().cost_without_reload;
+        // At 1 pJ/b, without the picture, there and back.
+        (cost.energy_breakdown_uj.next_level * 1e6 / 8192.0 - 0.75) / 2.0
+    };
+    for (feature_sram_kib, shared, halves) in [(16, 0.0, 0.0), (12, 0.0, 2.0), (11, 1.0, 2.5)] {
+        assert!(close(moved_kib(feature_sram_kib, PingPong::Shared) + 1.0, shared + 1.0), "{feature_sram_kib} KiB");
+        assert!(close(moved_kib(feature_sram_kib, PingPong::Halves) + 1.0, halves + 1.0), "{feature_sram_kib} KiB");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use mars::hardware::{AccessMode, Components, Converter, Evaluator, Hardware, Policy, evaluate};
+use mars::hardware::{AccessMode, Components, Converter, Evaluator, Hardware, PingPong, Policy, evaluate};
 use mars::network::{ConvShape, Source, zoo};
 use mars::report::{Swing, tornado};
 use mars::sparsity::GroupGrid;
@@ -197,7 +197,7 @@ fn other_model() -> String {
 type Change = (&'static str, fn(&mut Assumptions));
 
 /// Each unknown but sparsity with the ends of its range.
-const UNKNOWNS: [(&str, [Change; 2]); 13] = [
+const UNKNOWNS: [(&str, [Change; 2]); 14] = [
     ("bits", [("4", |at| at.recipe = W4A4), ("8", |_| {})]),
     ("where zero groups are", [("large layers", |at| at.least_channels = 256), ("evenly", |_| {})]),
     ("filters of a group", [("8", |at| at.chip.group.filters = 8), ("32", |at| at.chip.group.filters = 32)]),
@@ -247,6 +247,7 @@ const UNKNOWNS: [(&str, [Change; 2]); 13] = [
             ("together", |at| at.chip.mapping.policy = Policy::Together),
         ],
     ),
+    ("ping-pong", [("shared", |_| {}), ("halves", |at| at.chip.memory.ping_pong = PingPong::Halves)]),
 ];
 
 /// The tables of the prediction, and its tornado plot.

@@ -153,14 +153,28 @@ pub struct Mapping {
     pub policy: Policy,
 }
 
+/// How the map that a layer reads and the one that it writes share the feature-map SRAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PingPong {
+    /// Each takes what it needs.
+    #[default]
+    Shared,
+    /// Each has half of it; layers in a row read and write them in turn.
+    Halves,
+}
+
 /// Memories and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
     /// Weight SRAM of a core, KiB.
     pub weight_sram_kib: u64,
-    /// Feature-map SRAM of all cores, both halves of the ping-pong, KiB.
+    /// Feature-map SRAM of all cores, KiB.
     pub feature_sram_kib: u64,
+    /// How the map that is read and the one that is written share it.
+    #[serde(default)]
+    pub ping_pong: PingPong,
     /// Port of a core through which its macros are written, bits a cycle.
     pub write_bits_per_cycle: u64,
     /// Weight SRAM of a core to its macros, bits a cycle.

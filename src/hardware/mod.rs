@@ -38,7 +38,7 @@ mod workload;
 
 pub use array::{Counters, Execution, MacroNetwork};
 pub use config::{
-    AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Mapping, Memory, Noise, Precision,
+    AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Mapping, Memory, Noise, PingPong, Precision,
 };
 pub use cost::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
 pub use energy::EnergyBreakdown;

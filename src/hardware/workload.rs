@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of time or energy; programs and cost both start from it.
 
-use super::config::Hardware;
+use super::config::{Hardware, PingPong};
 use super::mapping::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
 use super::placement::{CoreWork, Outputs, Placement, place};
 use crate::deploy::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
@@ -27,8 +27,9 @@ pub(super) struct Layer {
     outputs: Outputs,
     /// What a pooling layer reads and writes, in bits.
     pooled_bits: [u64; 2],
-    /// Values that are in the feature-map SRAM while it runs: what it reads and writes and what later nodes read, in bits.
-    live_bits: u64,
+    /// Values that are in the feature-map SRAM while it runs: what it reads and writes and what later nodes read, in bits; first
+    /// those in the half that it writes.
+    live_bits: [u64; 2],
     /// Bits of the picture, which comes from the next level before the first layer.
     pub(super) picture_bits: u64,
     pub(super) logic: Logic,
@@ -63,10 +64,15 @@ impl Layer {
                 vec![CoreWork { moved_bits, ..CoreWork::default() }; hardware.cores]
             }
         };
-        let waiting: u64 = cores.iter().map(CoreWork::waiting_bits).sum();
+        let [written, read] = self.live_bits;
+        let written = written + cores.iter().map(CoreWork::waiting_bits).sum::<u64>();
         let capacity = hardware.memory.feature_sram_kib * 8192;
         let frames = hardware.frames_per_load as u64;
-        let spilled_bits = ((self.live_bits + waiting) * frames).saturating_sub(capacity).div_ceil(frames);
+        let beyond = |bits: u64, room: u64| (bits * frames).saturating_sub(room).div_ceil(frames);
+        let spilled_bits = match hardware.memory.ping_pong {
+            PingPong::Shared => beyond(written + read, capacity),
+            PingPong::Halves => beyond(written, capacity / 2) + beyond(read, capacity / 2),
+        };
         let outputs = placed.map_or(0, |(conv, _)| {
             // A measured access gives whole outputs; one of components gives a number for each slice and phase.
             let precision = &conv.precision;
@@ -155,13 +161,32 @@ impl Builder<'_> {
         if bits == 0 { ACCUMULATOR_BITS } else { bits }
     }
 
-    /// Values that are needed while this node runs, besides its own, in bits.
-    fn others_bits(&self) -> u64 {
+    /// The half of the ping-pong that a value is in: not that of what its node reads.
+    fn half(&self, mut value: Source) -> usize {
+        let mut half = 0;
+        while let Source::Node(node) = value {
+            value = self.network.graph.nodes()[node].source;
+            half = 1 - half;
+        }
+        half
+    }
+
+    /// Values that are in the feature-map SRAM while this node runs, `own_bits` of its own with what later nodes read; first those in the
+    /// half that it writes.
+    fn live_bits(&self, own_bits: u64) -> [u64; 2] {
         let graph = &self.network.graph;
-        let needed = |source: Source| graph.readers(source).any(|reader| reader >= self.index);
-        let picture = if needed(Source::Image) { graph.image().len() as u64 * 8 } else { 0 };
-        let values = (0..self.index).filter(|&node| needed(Source::Node(node)));
-        picture + values.map(|node| graph.nodes()[node].output.len() as u64 * self.stored_bits(node)).sum::<u64>()
+        let written = self.half(Source::Node(self.index));
+        let mut bits = [own_bits, 0];
+        let mut add = |value: Source, value_bits: u64| {
+            if graph.readers(value).any(|reader| reader >= self.index) {
+                bits[usize::from(self.half(value) != written)] += value_bits;
+            }
+        };
+        add(Source::Image, graph.image().len() as u64 * 8);
+        for node in 0..self.index {
+            add(Source::Node(node), graph.nodes()[node].output.len() as u64 * self.stored_bits(node));
+        }
+        bits
     }
 
     /// The node's convolution, then its projection.
@@ -217,7 +242,7 @@ impl Builder<'_> {
         let sums = (mapping.shape.output.pixels() * joined_sums) as u64 * ACCUMULATOR_BITS;
         Layer {
             name: mapping.name.clone(),
-            live_bits: self.others_bits() + mapping.shape.output.len() as u64 * outputs.stored_bits + sums,
+            live_bits: self.live_bits(mapping.shape.output.len() as u64 * outputs.stored_bits + sums),
             conv: Some(mapping),
             outputs,
             pooled_bits: [0; 2],
@@ -249,7 +274,7 @@ impl Builder<'_> {
             conv: None,
             outputs: Outputs::default(),
             pooled_bits: [inputs * input_bits, stored_bits],
-            live_bits: self.others_bits() + stored_bits,
+            live_bits: self.live_bits(stored_bits),
             picture_bits: 0,
             logic,
         }
