@@ -3,6 +3,7 @@
 //! Layers lie as [`Policy::FilterSets`] lays them, whatever the chip's policy: a search for the best placement of every candidate would
 //! take hours. It knows nothing of how much a group matters; `sparsity::budget` does.
 
+use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 
 use super::config::{Hardware, Mapping};
@@ -23,6 +24,16 @@ pub enum Resource {
     Cycles,
     /// Energy of a frame in microjoules, weight reload included.
     Energy,
+}
+
+impl Display for Resource {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::StoredBits => "stored bits",
+            Self::Cycles => "cycles",
+            Self::Energy => "energy",
+        })
+    }
 }
 
 /// The least that has to go from a convolution before its cost can fall: from each of these lists one filter set loses so many groups.

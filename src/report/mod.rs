@@ -4,7 +4,7 @@
 mod drawings;
 mod html;
 mod metrics;
-mod scatter;
+pub(crate) mod scatter;
 mod svg;
 mod sweep;
 mod table;

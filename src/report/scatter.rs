@@ -4,7 +4,7 @@ use super::text::{Escape, grouped};
 
 /// An axis and how its numbers lie on it.
 #[derive(Clone, Copy)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     pub name: &'static str,
     pub logarithmic: bool,
     /// Whether more is better.
@@ -12,18 +12,26 @@ pub(super) struct Axis {
 }
 
 /// A point of a plot.
-pub(super) struct Dot {
+pub(crate) struct Dot {
     pub x: f64,
     pub y: f64,
     /// Shown where a mouse rests on it.
     pub title: String,
 }
 
-/// A scatter plot; the points that no other one beats in both figures are joined by a line.
-pub(super) struct Scatter {
+/// Dots that are joined, in their order.
+pub(crate) struct Line {
+    /// For the legend, where there is more than one line.
+    pub name: String,
+    pub dots: Vec<usize>,
+}
+
+/// A scatter plot.
+pub(crate) struct Scatter {
     pub title: String,
     pub axes: [Axis; 2],
     pub dots: Vec<Dot>,
+    pub lines: Vec<Line>,
 }
 
 const WIDTH: f64 = 640.0;
@@ -31,23 +39,47 @@ const HEIGHT: f64 = 400.0;
 /// What the points fill of a plot, from left to right and from bottom to top.
 const X: [f64; 2] = [70.0, 620.0];
 const Y: [f64; 2] = [345.0, 40.0];
+/// Where the legend begins: at the bottom, where plots of what rises leave room.
+const LEGEND: f64 = 290.0;
 
 const STYLE: &str = "svg{background:#fff}text{font:12px system-ui,sans-serif;fill:#1b1f24}.title{font-weight:600}\
     .end{text-anchor:end}.middle{text-anchor:middle}.rule{stroke:#d5dae0;fill:none}.dot{fill:#2563eb;fill-opacity:.45}\
-    .front{fill:none;stroke:#d9580c;stroke-width:2}.best{fill:#d9580c}\
+    .line{fill:none;stroke-width:2}.line0{stroke:#d9580c}.line1{stroke:#2563eb}.line2{stroke:#15803d}\
+    .on0{fill:#d9580c}.on1{fill:#2563eb}.on2{fill:#15803d}\
     @media (prefers-color-scheme:dark){svg{background:#14171b}text{fill:#e4e8ed}.rule{stroke:#363d46}.dot{fill:#6ba3ff}\
-    .front{stroke:#ff9a52}.best{fill:#ff9a52}}";
+    .line0{stroke:#ff9a52}.line1{stroke:#6ba3ff}.line2{stroke:#4ade80}.on0{fill:#ff9a52}.on1{fill:#6ba3ff}.on2{fill:#4ade80}}";
+/// How many lines have a color of their own.
+const COLORS: usize = 3;
 
 /// Plots one above the other.
-pub(super) fn page(plots: &[Scatter]) -> String {
+pub(crate) fn page(title: &str, plots: &[Scatter]) -> String {
     let height = HEIGHT * plots.len() as f64;
     let plots: String = (plots.iter().enumerate())
         .map(|(index, plot)| format!("<g transform=\"translate(0 {})\">\n{}</g>\n", HEIGHT * index as f64, plot.draw()))
         .collect();
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\">\n\
-         <title>Pareto plots of a sweep</title>\n<style>{STYLE}</style>\n{plots}</svg>\n"
+         <title>{}</title>\n<style>{STYLE}</style>\n{plots}</svg>\n",
+        Escape(title)
     )
+}
+
+/// The dots that no other one beats, from the best in x on; of equal ones the first.
+pub(super) fn front([x, y]: [Axis; 2], dots: &[Dot]) -> Vec<usize> {
+    let better = |axis: Axis, value: f64| if axis.rising { -value } else { value };
+    let mut order: Vec<usize> = (0..dots.len()).collect();
+    order.sort_by(|&a, &b| {
+        let [a, b] = [&dots[a], &dots[b]];
+        better(x, a.x).total_cmp(&better(x, b.x)).then(better(y, a.y).total_cmp(&better(y, b.y)))
+    });
+    let mut best = f64::INFINITY;
+    order.retain(|&index| {
+        let value = better(y, dots[index].y);
+        let leads = value < best;
+        best = best.min(value);
+        leads
+    });
+    order
 }
 
 /// The numbers that an axis covers, on its scale, and those that are written beside it.
@@ -66,7 +98,7 @@ impl Scale {
             // Over many decades only their starts.
             decades.filter(|tick| high - low <= 3 || (tick.log10() - tick.log10().round()).abs() < 1e-9).collect()
         } else {
-            let step = 10f64.powf(((high - low).max(1e-3) / 4.0).log10().floor());
+            let step = 10f64.powf(((high - low).max(1e-3 * high.abs()).max(1e-3) / 4.0).log10().floor());
             let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * step).into_iter();
             let step = step.clone().find(|step| (high - low) / step <= 5.0).unwrap_or(1.0);
             let first = (low / step).floor() as i64;
@@ -127,9 +159,9 @@ impl Scatter {
         }
         put(format!("<text x=\"4\" y=\"34\">{}</text>\n", Escape(y.axis.name)));
         put(format!("<text class=\"end\" x=\"{}\" y=\"{}\">{}</text>\n", X[1], Y[0] + 38.0, Escape(x.axis.name)));
-        let front = self.front();
         for (index, dot) in self.dots.iter().enumerate() {
-            let class = if front.contains(&index) { "best" } else { "dot" };
+            let line = self.lines.iter().position(|line| line.dots.contains(&index));
+            let class = line.map_or("dot".into(), |line| format!("on{}", line % COLORS));
             put(format!(
                 "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\"><title>{}</title></circle>\n",
                 x.place(dot.x, X),
@@ -137,31 +169,24 @@ impl Scatter {
                 Escape(&dot.title)
             ));
         }
-        let line: Vec<String> = front
-            .iter()
-            .map(|&index| format!("{:.1},{:.1}", x.place(self.dots[index].x, X), y.place(self.dots[index].y, Y)))
-            .collect();
-        put(format!("<polyline class=\"front\" points=\"{}\"/>\n", line.join(" ")));
+        for (index, line) in self.lines.iter().enumerate() {
+            let points = line.dots.iter().map(|&dot| &self.dots[dot]);
+            let points: Vec<String> =
+                points.map(|dot| format!("{:.1},{:.1}", x.place(dot.x, X), y.place(dot.y, Y))).collect();
+            let color = index % COLORS;
+            put(format!("<polyline class=\"line line{color}\" points=\"{}\"/>\n", points.join(" ")));
+            if self.lines.len() > 1 {
+                let top = LEGEND + 18.0 * index as f64;
+                put(format!(
+                    "<circle class=\"on{color}\" cx=\"{}\" cy=\"{top}\" r=\"4\"/><text class=\"end\" x=\"{}\" y=\"{}\">{}</text>\n",
+                    X[1] - 10.0,
+                    X[1] - 20.0,
+                    top + 4.0,
+                    Escape(&line.name)
+                ));
+            }
+        }
         out
-    }
-
-    /// The dots that no other one beats, from the best in x on; of equal ones the first.
-    fn front(&self) -> Vec<usize> {
-        let better = |axis: Axis, value: f64| if axis.rising { -value } else { value };
-        let [x, y] = self.axes;
-        let mut order: Vec<usize> = (0..self.dots.len()).collect();
-        order.sort_by(|&a, &b| {
-            let [a, b] = [&self.dots[a], &self.dots[b]];
-            better(x, a.x).total_cmp(&better(x, b.x)).then(better(y, a.y).total_cmp(&better(y, b.y)))
-        });
-        let mut best = f64::INFINITY;
-        order.retain(|&index| {
-            let value = better(y, self.dots[index].y);
-            let leads = value < best;
-            best = best.min(value);
-            leads
-        });
-        order
     }
 }
 
@@ -172,20 +197,22 @@ mod tests {
     fn plot(points: &[(f64, f64)]) -> Scatter {
         let axis = |rising| Axis { name: "axis", logarithmic: true, rising };
         let dots = points.iter().map(|&(x, y)| Dot { x, y, title: "<chip>".into() }).collect();
-        Scatter { title: "plot".into(), axes: [axis(false), axis(true)], dots }
+        let axes = [axis(false), axis(true)];
+        let lines = vec![Line { name: "front".into(), dots: front(axes, &dots) }];
+        Scatter { title: "plot".into(), axes, dots, lines }
     }
 
     #[test]
     fn the_front_holds_what_nothing_beats() {
         // Low x and high y are good.
         let plot = plot(&[(3.0, 5.0), (1.0, 2.0), (2.0, 2.0), (1.0, 1.0), (5.0, 9.0), (6.0, 9.0), (4.0, 4.0)]);
-        assert_eq!(plot.front(), [1, 0, 4]);
+        assert_eq!(plot.lines[0].dots, [1, 0, 4]);
     }
 
     #[test]
     fn every_dot_lies_within_the_plot() {
         for points in [vec![(1.0, 1.0)], vec![(0.013, 7e5), (0.9, 2.0), (44.0, 1e9)], vec![(5.0, 50.0), (5.0, 50.0)]] {
-            let text = page(&[plot(&points)]);
+            let text = page("<chip>", &[plot(&points)]);
             let values = |name: &str| {
                 let start = format!(" {name}=\"");
                 let parts = text.split(&start).skip(1);

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::{Error, Result, write_atomically};
 use crate::hardware::sweep::{Figures, Outcome, Row, Value, pareto_front};
 
-use super::scatter::{Axis, Dot, Scatter, page};
+use super::scatter::{Axis, Dot, Line, Scatter, front, page};
 use super::text::{ascii, count, quoted};
 
 /// Rows that the table shows.
@@ -21,7 +21,7 @@ pub fn write_sweep(rows: &[Row], folder: &Path) -> Result<()> {
     let jsonl: String = rows.iter().map(|row| json(row).map(|text| text.to_string() + "\n")).collect::<Result<_>>()?;
     write_atomically(&folder.join("sweep.jsonl"), jsonl.as_bytes())?;
     write_atomically(&folder.join("sweep.csv"), csv(rows)?.as_bytes())?;
-    write_atomically(&folder.join("sweep.svg"), page(&plots(rows)).as_bytes())
+    write_atomically(&folder.join("sweep.svg"), page("Pareto plots of a sweep", &plots(rows)).as_bytes())
 }
 
 /// The points that no other one beats, fastest first, as text.
@@ -152,7 +152,9 @@ fn plots(rows: &[Row]) -> Vec<Scatter> {
             Some(Dot { x: shown(x(figures)?, axes[0])?, y: shown(y(figures)?, axes[1])?, title: name(row) })
         };
         let title = format!("{title}, weight reload charged; the line joins what no other point beats");
-        Scatter { title, axes, dots: works.iter().filter_map(dot).collect() }
+        let dots: Vec<Dot> = works.iter().filter_map(dot).collect();
+        let lines = vec![Line { name: "Pareto front".into(), dots: front(axes, &dots) }];
+        Scatter { title, axes, dots, lines }
     })
     .filter(|plot| !plot.dots.is_empty())
     .collect()

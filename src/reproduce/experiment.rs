@@ -45,6 +45,8 @@ pub struct Row {
     pub start: Option<String>,
     /// What it is to reach.
     pub bar: Option<Bar>,
+    /// The curve of accuracy against cycles that it is a point of.
+    pub curve: Option<String>,
 }
 
 /// An accuracy to reach: so many points below `F`, the float accuracy that a row starts from.
@@ -131,6 +133,7 @@ struct FileRow {
     hardware: Option<PathBuf>,
     start: Option<String>,
     bar: Option<Bar>,
+    curve: Option<String>,
 }
 
 impl Experiment {
@@ -209,6 +212,7 @@ impl Experiment {
                 hardware: row.hardware.map(|file| folder.join(file)),
                 start: row.start,
                 bar: row.bar,
+                curve: row.curve,
                 name: row.name,
                 label: row.label,
             });

@@ -7,9 +7,11 @@
 //! | `run` | runs what is unfinished |
 //! | `table` | a row's mean and spread; Markdown, CSV, JSON and text |
 //! | `plot` | the same as SVG |
+//! | `curves` | accuracy against cycles as SVG |
 //!
 //! It knows recipes and run folders, not how training works. `docs/reproduce.md` describes the files.
 
+mod curves;
 mod experiment;
 mod plot;
 mod results;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::curves::curves;
 use super::experiment::{Bar, Claim, ClaimedFigure, Experiment, Row};
 use super::plot::plot;
 use super::results::{Figures, Results, Run, differences, other_checkpoint};
@@ -78,7 +79,7 @@ impl TableRow<'_> {
         (!values.is_empty()).then(|| Spread::new(&values))
     }
 
-    fn mean(&self, figure: impl Fn(&Run) -> f64) -> Option<f64> {
+    pub fn mean(&self, figure: impl Fn(&Run) -> f64) -> Option<f64> {
         self.spread(|run| Some(figure(run))).map(|spread| spread.mean)
     }
 
@@ -206,7 +207,7 @@ impl<'a> Table<'a> {
         self.rows.iter().map(TableRow::state).collect()
     }
 
-    /// Writes `table.md`, `table.csv` and `table.svg` beside the results.
+    /// Writes `table.md`, `table.csv`, `table.svg`, and `curves.svg` if there are any, beside the results.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -215,7 +216,11 @@ impl<'a> Table<'a> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         write_atomically(&folder.join("table.md"), self.markdown().as_bytes())?;
         write_atomically(&folder.join("table.csv"), self.csv().as_bytes())?;
-        write_atomically(&folder.join("table.svg"), plot(&self.experiment.title, &self.rows).as_bytes())
+        write_atomically(&folder.join("table.svg"), plot(&self.experiment.title, &self.rows).as_bytes())?;
+        match curves(&self.experiment.title, &self.rows) {
+            Some(page) => write_atomically(&folder.join("curves.svg"), page.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// The table as Markdown, with what its columns mean and how to check a row.
@@ -254,6 +259,9 @@ impl<'a> Table<'a> {
                  index codes). Dense-equivalent TOPS/W counts the operations of the dense network, executed those of kept groups: \
                  one is never to be compared with the other. *Differ*: fake-quant predictions / integer logits that are not the \
                  macro model's.\n\n![table.svg](table.svg)\n";
+        if curves(title, &self.rows).is_some() {
+            text += "\n![curves.svg](curves.svg)\n";
+        }
         let checks: String = self.rows.iter().filter(|row| !row.runs.is_empty()).map(|row| self.check(row)).collect();
         if !checks.is_empty() {
             text += &format!(

@@ -174,34 +174,7 @@ impl Plan {
         let weights = if self.resume {
             None
         } else {
-            let weights = match self.recipe.checkpoint() {
-                Some(file) => {
-                    let weights = import(&file, &self.graph)?;
-                    self.say(&format!("starting from {}", file.display()));
-                    self.recipe.pretrained = Some(file.display().to_string());
-                    weights
-                }
-                None if self
-                    .recipe
-                    .distillation
-                    .as_ref()
-                    .is_some_and(|distillation| distillation.teacher.is_none()) =>
-                {
-                    return Err(Error::Setting(
-                        "distillation needs a network to learn from: name a --pretrained FILE or a distillation.teacher"
-                            .into(),
-                    ));
-                }
-                None => {
-                    self.recipe.pretrained = Some("none".into());
-                    Weights::random(&self.graph, self.recipe.seed)
-                }
-            };
-            let teacher = match &self.recipe.distillation {
-                Some(DistillationConfig { teacher: Some(file), .. }) => Some(import(Path::new(file), &self.graph)?),
-                Some(_) => Some(weights.clone()),
-                None => None,
-            };
+            let (weights, teacher) = self.start()?;
             std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
             if let Some(teacher) = teacher {
                 teacher.save(&checkpoints.join(TEACHER), Default::default())?;
@@ -234,6 +207,31 @@ impl Plan {
         }
         let deployment = self.deploy(&trainer)?;
         Ok(Outcome::Finished(self.folder, Box::new(deployment)))
+    }
+
+    /// The weights that a new run starts from, and those that it learns from.
+    fn start(&mut self) -> Result<(Weights, Option<Weights>)> {
+        let file = self.recipe.checkpoint();
+        let weights = match &file {
+            Some(file) => import(file, &self.graph)?,
+            None => Weights::random(&self.graph, self.recipe.seed),
+        };
+        let teacher = match &self.recipe.distillation {
+            Some(DistillationConfig { teacher: Some(file), .. }) => Some(import(Path::new(file), &self.graph)?),
+            Some(_) if file.is_some() => Some(weights.clone()),
+            Some(_) => {
+                return Err(Error::Setting(
+                    "distillation needs a network to learn from: name a --pretrained FILE or a distillation.teacher"
+                        .into(),
+                ));
+            }
+            None => None,
+        };
+        if let Some(file) = &file {
+            self.say(&format!("starting from {}", file.display()));
+        }
+        self.recipe.pretrained = Some(file.map_or("none".into(), |file| file.display().to_string()));
+        Ok((weights, teacher))
     }
 
     fn deploy(&self, trainer: &Trainer) -> Result<Deployment> {

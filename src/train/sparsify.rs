@@ -77,7 +77,7 @@ impl Price {
         let Self { dense, .. } = price;
         if least > dense * (1.0 - recipe.sparsity.target) {
             return Err(Error::Setting(format!(
-                "sparsity.target = {}: with one group a layer, {:.1} % of the dense network's {resource:?} are left; the target leaves {:.1} %",
+                "sparsity.target = {}: with one group a layer, {:.1} % of the dense network's {resource} are left; the target leaves {:.1} %",
                 recipe.sparsity.target,
                 100.0 * least / dense,
                 100.0 * (1.0 - recipe.sparsity.target)
@@ -101,7 +101,7 @@ impl Price {
         let mut ledger = self.ledger(kept)?;
         let fitted = fit_budget(&mut ledger, scores, self.dense * (1.0 - share));
         fitted.ok_or_else(|| {
-            Error::Setting(format!("sparsity.target: no choice of groups saves {share} of {:?}", self.resource))
+            Error::Setting(format!("sparsity.target: no choice of groups saves {share} of the {}", self.resource))
         })
     }
 }

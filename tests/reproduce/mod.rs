@@ -334,10 +334,10 @@ title = "What a reader sees"
 note = "Numbers are made up."
 recipe = "recipe.toml"
 rows = [
-    { name = "two", label = "two seeds", bar = "F - 0.5" },
-    { name = "one", label = "one seed", bar = "F - 0.5", hardware = "chip.toml" },
+    { name = "two", label = "two seeds", bar = "F - 0.5", curve = "by cycles" },
+    { name = "one", label = "one seed", bar = "F - 0.5", hardware = "chip.toml", curve = "by groups" },
     { name = "begun", label = "begun" },
-    { name = "missing", label = "missing", bar = "F - 1.3" },
+    { name = "missing", label = "missing", bar = "F - 1.3", curve = "by groups" },
     { name = "stale", label = "stale", set = ["batch_size=8"] },
 ]
 
@@ -382,9 +382,12 @@ fn tables_read_the_same() {
     let (out, err) = success(&reproduce(place, &["two"]).output().unwrap());
     assert!(err.is_empty(), "{err}");
     snapshot("reproduce-text", &out);
-    for (name, file) in
-        [("reproduce-markdown", "table.md"), ("reproduce-csv", "table.csv"), ("reproduce-svg", "table.svg")]
-    {
+    for (name, file) in [
+        ("reproduce-markdown", "table.md"),
+        ("reproduce-csv", "table.csv"),
+        ("reproduce-svg", "table.svg"),
+        ("reproduce-curves", "curves.svg"),
+    ] {
         snapshot(name, &read(place.join("experiments/results/two").join(file)));
     }
     let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
@@ -398,7 +401,7 @@ fn tables_read_the_same() {
 fn shipped_experiments_can_run() {
     let files = Experiment::files().unwrap();
     let names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["bits", "converter", "fusion", "paper", "resnet20", "shapes", "vgg8"]);
+    assert_eq!(names, ["bits", "converter", "cycles", "fusion", "paper", "resnet20", "shapes", "vgg8"]);
     for path in files {
         let experiment = Experiment::load(&path).unwrap();
         let mut epochs = BTreeSet::new();
