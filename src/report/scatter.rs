@@ -196,7 +196,7 @@ mod tests {
 
     fn plot(points: &[(f64, f64)]) -> Scatter {
         let axis = |rising| Axis { name: "axis", logarithmic: true, rising };
-        let dots = points.iter().map(|&(x, y)| Dot { x, y, title: "<chip>".into() }).collect();
+        let dots: Vec<Dot> = points.iter().map(|&(x, y)| Dot { x, y, title: "<chip>".into() }).collect();
         let axes = [axis(false), axis(true)];
         let lines = vec![Line { name: "front".into(), dots: front(axes, &dots) }];
         Scatter { title: "plot".into(), axes, dots, lines }
