@@ -1,5 +1,7 @@
 //! What can go wrong, said so that the reader knows what to do.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Result of everything that can fail in this crate.
@@ -71,7 +73,6 @@ impl Error {
 }
 
 /// The known name that is most like one that isn't known, if it is like it at all.
-#[cfg(feature = "train")]
 pub(crate) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |known: &str| strsim::jaro_winkler(name, known);
     known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|known| likeness(known) > 0.7)
@@ -83,9 +84,21 @@ pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
     toml::from_str(&text).map_err(|error| Error::file(path, toml_message(&text, &error)))
 }
 
-/// What the TOML reader says about a text, on one line.
+/// Adds the closest known key to serde's message about an unknown one, which lists them all.
+pub(crate) fn with_suggestion(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown")) else {
+        return message.into();
+    };
+    match closest(unknown, quoted) {
+        Some(known) => format!("{}; did you mean `{known}`?", message.trim_end()),
+        None => message.into(),
+    }
+}
+
+/// What the TOML reader says about a text, on one line, with a suggestion where a key isn't known.
 pub(crate) fn toml_message(text: &str, error: &toml::de::Error) -> String {
-    let message = error.message().trim().replace('\n', ", ");
+    let message = with_suggestion(&error.message().trim().replace('\n', ", "));
     match error.span() {
         Some(span) => {
             let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
@@ -95,12 +108,18 @@ pub(crate) fn toml_message(text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// Writes a file beside its place and renames it, so that a crash or a full disk leaves the old one.
+/// Writes a file beside its place, waits until it is on the disk and renames it, so that a crash, a power cut or a full disk leaves the
+/// old one. Several processes may write the same file: one of them is the last.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut part = path.as_os_str().to_owned();
-    part.push(".part");
+    part.push(format!(".{}.part", std::process::id()));
     let part = PathBuf::from(part);
-    let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, path));
+    let write = || {
+        let mut file = File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    let written = write().and_then(|()| std::fs::rename(&part, path));
     written.map_err(|error| {
         // The half-written file is of no use; the error that matters is the first one.
         let _ = std::fs::remove_file(&part);

@@ -103,7 +103,7 @@ fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// All files below a folder with their bytes.
+/// All files below a folder with their bytes, without locks, which stay.
 fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -113,7 +113,7 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             if path.is_dir() {
                 folders.push(path.clone());
                 files.insert(path, Vec::new());
-            } else {
+            } else if path.file_name().is_none_or(|name| name != "lock") {
                 files.insert(path.clone(), fs::read(path).unwrap());
             }
         }
@@ -439,6 +439,30 @@ fn a_folder_that_holds_a_run_is_refused() {
     refused(&FINISHED, &mut resume, &["--resume takes its recipe from the run folder"]);
 }
 
+/// One process at a time, on the chip that the run began on.
+#[test]
+fn a_run_goes_on_alone_and_on_its_chip() {
+    let dir = new_place();
+    let mars = fs::read_to_string("experiments/hardware/mars.toml").unwrap();
+    let chip = dir.path().join("chip.toml");
+    fs::write(&chip, &mars).unwrap();
+    let run = |arguments: &[&str]| train(dir.path(), &[arguments, &["--run", "run"]].concat());
+    let new = ["--recipe", "recipe.toml", "--hardware", "chip.toml"];
+    fs::create_dir(dir.path().join("run")).unwrap();
+    let lock = fs::File::create(dir.path().join("run/lock")).unwrap();
+    lock.lock().unwrap();
+    refused(dir.path(), &mut run(&new), &["run: another process runs this"]);
+    lock.unlock().unwrap();
+    success(&run(&new).output().unwrap());
+    fs::write(&chip, mars.replacen("filters = 16", "filters = 8", 1)).unwrap();
+    refused(dir.path(), &mut run(&["--resume"]), &["hardware.toml: it isn't the chip of chip.toml any more"]);
+    fs::write(&chip, mars).unwrap();
+    lock.lock().unwrap();
+    refused(dir.path(), &mut run(&["--resume"]), &["run: another process runs this"]);
+    lock.unlock().unwrap();
+    success(&run(&["--resume"]).output().unwrap());
+}
+
 /// The loss explodes within an epoch, or after one of a single step, whose checkpoint must not hold what cannot be used.
 #[test]
 fn a_loss_that_is_not_finite_names_layer_and_step_and_leaves_a_checkpoint() {
@@ -529,7 +553,7 @@ fn budgets_are_met_by_what_is_deployed() {
     refused(
         dir.path(),
         command.args(settings(&set("cycles", "0.99"))),
-        &["sparsity.target = 0.99", "one group a layer", "Cycles"],
+        &["sparsity.target = 0.99", "one group a layer", "cycles"],
     );
 }
 
@@ -626,7 +650,7 @@ fn a_package_that_does_not_fit_the_data_is_refused_or_says_null() {
     let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--dataset", "cifar100"]);
     refused(dir.path(), &mut command, &["10 classes", "100"]);
     let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--images", "0"]);
-    refused(dir.path(), &mut command, &["there are 0"]);
+    refused(dir.path(), &mut command, &["--images 0: at least one picture"]);
 }
 
 #[test]
@@ -667,6 +691,14 @@ fn a_wrong_network_is_refused() {
     }
     let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--model", "resnet21", "--run", "run"]);
     refused(dir.path(), &mut command, &["`resnet21`", "resnet20"]);
+    for (from, to, parts) in
+        [("\"b\"", "\"b:1\"", "a colon"), ("\"c\"", "\"b.projection\"", "is the name of a layer and of")]
+    {
+        assert!(good.contains(from));
+        fs::write(dir.path().join("bad.toml"), good.replace(from, to)).unwrap();
+        let arguments = ["--recipe", "recipe.toml", "--model", "bad.toml", "--run", "run"];
+        refused(dir.path(), &mut train(dir.path(), &arguments), &[parts]);
+    }
     let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--device", "tpu", "--run", "run"]);
     refused(dir.path(), &mut command, &["`tpu`", "flex"]);
 }

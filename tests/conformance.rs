@@ -715,6 +715,45 @@ fn sums_beyond_the_reach_of_f32_are_exact() {
     assert!(distinct > CLASSES, "{logits:?}");
 }
 
+/// A linear layer over a whole map of 32 x 32: a single channel's sum passes what f32 can tell apart.
+#[test]
+fn kernels_of_a_whole_map_are_exact() {
+    let conv = |name: &str, filters, kernel| LayerSpec::Conv {
+        name: name.into(),
+        input: None,
+        filters,
+        kernel,
+        stride: 1,
+        padding: 0,
+        batch_norm: false,
+        add: None,
+    };
+    let layers = vec![conv("wide", 2, 1), conv("logits", CLASSES, 32)];
+    let spec = NetworkSpec { name: "whole".into(), input: [3, 32, 32], classes: CLASSES, layers };
+    let graph = Graph::new(spec).unwrap();
+    let mut weights = Weights::default();
+    let mut insert = |name: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
+        let values = (0..shape.iter().product()).map(value).collect();
+        weights.insert(name.into(), Array { shape, values });
+    };
+    insert("wide.weight", vec![2, 3, 1, 1], &|_| 127.0);
+    insert("logits.weight", vec![CLASSES, 2, 32, 32], &|i| if i % 2048 < i / 2048 { 126.0 } else { 127.0 });
+    for (name, filters, step) in [("wide", 2, 381.0), ("logits", CLASSES, 1.0)] {
+        insert(&format!("{name}.bias"), vec![filters], &|_| 0.0);
+        insert(&format!("{name}.weight_step"), vec![1], &|_| 1.0);
+        insert(&format!("{name}.output_step"), vec![1], &|_| step);
+    }
+    let picture = PictureScale { zero_points: vec![0; 3], std: vec![1.0 / 255.0; 3] };
+    let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
+    let network = fold(&graph, &weights, &fold_options(&config, &picture, Hardware::mars().group, &classes)).unwrap();
+    let mut image = vec![255; 3 * 1024];
+    image[5] = 254;
+    let logits = agree(&network, &[Device::flex(), ndarray()], &[Hardware::mars()], &image);
+    assert!(logits.iter().all(|logit| *logit > 1 << 25), "{logits:?}");
+    let distinct = logits.iter().collect::<std::collections::BTreeSet<_>>().len();
+    assert_eq!(distinct, CLASSES, "{logits:?}");
+}
+
 /// A small network for 32x32 pictures with the weights of a seed, folded.
 fn deployed(bits: u8, seed: u64) -> IntegerNetwork {
     let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();

@@ -12,6 +12,7 @@ use mars::hardware::{
 use mars::network::{ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
 use mars::sparsity::{GroupGrid, GroupShape, fit_budget};
 use proptest::prelude::*;
+use rayon::prelude::*;
 
 use common::Random;
 use common::recipe::{Recipe, W4A4, W8A8};
@@ -842,6 +843,40 @@ fn an_evaluator_gives_every_chip_its_own_cost() {
         let hardware = Hardware { group: GroupShape { filters, channels }, cores, ..Hardware::mars() };
         let [shared, alone] = [evaluator.evaluate(&hardware).unwrap(), evaluate(&network, &hardware).unwrap()];
         assert_eq!((shared.cost, shared.layers, shared.timeline), (alone.cost, alone.layers, alone.timeline));
+    }
+}
+
+/// Threads that wait for an evaluator's groups may take up another point that needs them: nobody waits for himself.
+#[test]
+fn an_evaluator_serves_many_threads() {
+    let network = W4A4.network(zoo("resnet20", 10).unwrap());
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(8).build().unwrap();
+    for _ in 0..20 {
+        let evaluator = Evaluator::new(&network).unwrap();
+        threads.install(|| {
+            (0..32).into_par_iter().for_each(|point| {
+                let group = GroupShape { filters: 8 << (point % 2), channels: 16 };
+                evaluator.evaluate(&Hardware { group, ..Hardware::mars() }).unwrap();
+            });
+        });
+    }
+}
+
+/// A base's converter gives way to one of another kind.
+#[test]
+fn a_derived_file_may_have_another_kind_of_converter() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chip.toml");
+    let base = std::path::absolute("experiments/hardware/mars.toml").unwrap();
+    for (keys, converter) in [
+        ("kind = \"clipping\"\nrange = 9", Converter::Clipping { range: 9 }),
+        ("kind = \"bits\"\nbits = 6\nstep = 3", Converter::Bits { bits: 6, step: 3 }),
+    ] {
+        std::fs::write(&path, format!("base = {base:?}\n[converter]\n{keys}\n")).unwrap();
+        assert_eq!(Hardware::load(&path).unwrap().converter, converter);
+        let ideal = folder.path().join("ideal.toml");
+        std::fs::write(&ideal, "base = \"chip.toml\"\n[converter]\nkind = \"ideal\"\n").unwrap();
+        assert_eq!(Hardware::load(&ideal).unwrap(), Hardware::mars());
     }
 }
 

@@ -76,7 +76,7 @@ fn tiny() -> Package {
     Package {
         network: network(spec, [2, 2], layers),
         provenance: provenance(),
-        predictions: Some(Predictions { data_sha256: "b3".repeat(32), classes: vec![0, 1, 1] }),
+        predictions: Some(Predictions { data_sha256: "b3".repeat(32), chip_sha256: None, classes: vec![0, 1, 1] }),
     }
 }
 
@@ -311,7 +311,10 @@ fn a_wrong_header_is_named_by_field() {
         (|h| h["provenance"]["data_sha256"] = "5A".repeat(32).into(), "`header.provenance.data_sha256`"),
         (|h| h["provenance"]["float_accuracy"] = 101.into(), "`header.provenance.float_accuracy`"),
         (|h| h["network"]["layers"][0]["name"] = "other".into(), "its input `stem` is not a layer"),
-        (|h| h["network"]["layers"][5]["name"] = "projected.projection".into(), "two convolutions have this name"),
+        (
+            |h| h["network"]["layers"][5]["name"] = "projected.projection".into(),
+            "is the name of a layer and of `projected`'s projection",
+        ),
     ];
     for (number, (change, expected)) in cases.into_iter().enumerate() {
         let error = header_error(&small(), change);

@@ -151,6 +151,7 @@ fn package(network: IntegerNetwork, test: &Split) -> Package {
     let logits = Reference::new(&network).unwrap().logits(&test.images);
     let predictions = Predictions {
         data_sha256: test.sha256(),
+        chip_sha256: None,
         classes: logits.chunks(network.classes.len()).map(|logits| predict(logits) as u8).collect(),
     };
     Package { network, provenance: provenance(test.sha256()), predictions: Some(predictions) }
@@ -232,7 +233,7 @@ fn executions_that_differ_are_not_said_to_agree() {
     }
     let deployment = deploy(&package);
     let table = report::table(&deployment);
-    assert!(table.contains("predictions: 2 from integer, 2 from macro"), "{table}");
+    assert!(table.contains("integer in 2 pictures, macro in 2"), "{table}");
     assert!(table.contains("The executions differ") && !table.contains("agree"), "{table}");
     assert!(page(&deployment, None).contains("<p class=\"bad\">The executions differ"));
 }
@@ -370,6 +371,7 @@ fn without_running(network: IntegerNetwork) -> Deployment {
     let evaluation = evaluate(&network, &hardware).unwrap();
     Deployment {
         network: network.graph.spec().name.clone(),
+        chip_sha256: hardware.losses_sha256(),
         hardware: hardware.name,
         images: 10_000,
         data_sha256: "ab".repeat(32),

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use mars::data::{DataOptions, Dataset};
-use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize};
-use mars::deploy::{Package, validate};
+use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize, predict};
+use mars::deploy::{Package, Predictions, validate};
 use mars::hardware::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
-use mars::hardware::{Area, Evaluator, Hardware, Noise};
+use mars::hardware::{Area, Evaluator, Hardware, MacroNetwork, Noise};
 use mars::network::Graph;
 use tempfile::TempDir;
 
@@ -261,11 +261,39 @@ fn a_lossy_chip_is_said_to_be_lossy() {
     let deployment = |hardware| validate(&package, hardware, &data.test, Some(20), true).unwrap();
     let table = mars::report::table(&deployment(&hardware));
     assert!(
-        table.contains("The macro model is lossy (noise)\n  integer reference and fake-quant predictions are"),
+        table.contains("The macro model is lossy (noise);\n  integer reference and fake-quant predictions are"),
         "{table}"
     );
     assert!(table.lines().all(|line| line.len() <= 80), "{table}");
     assert!(!mars::report::table(&deployment(&Hardware::mars())).contains("lossy"));
+}
+
+/// Fake-quant predictions belong to the chip that they were made for, and the report knows which.
+#[test]
+fn predictions_of_a_lossy_chip_are_compared_on_that_chip_alone() {
+    let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let noisy = |seed| Hardware { noise: Some(Noise { sigma: 1e3, seed, ..Noise::default() }), ..Hardware::mars() };
+    let mut package = ten_classes();
+    let mut said = |made_for: &Hardware, run_on: &Hardware, changed: usize| {
+        let logits = MacroNetwork::new(&package.network, made_for).unwrap().logits(&data.test.images).unwrap();
+        let mut classes: Vec<u8> = logits.chunks(10).map(|logits| predict(logits) as u8).collect();
+        classes[..changed].iter_mut().for_each(|class| *class = (*class + 1) % 10);
+        let (data_sha256, chip_sha256) = (data.test.sha256(), made_for.losses_sha256());
+        package.predictions = Some(Predictions { data_sha256, chip_sha256, classes });
+        let table = mars::report::table(&validate(&package, run_on, &data.test, Some(30), true).unwrap());
+        assert!(table.lines().all(|line| line.len() <= 80), "{table}");
+        table
+    };
+    let (ideal, noisy, other) = (Hardware::mars(), noisy(1), noisy(2));
+    assert!(said(&noisy, &noisy, 0).contains("fake-quant saw the same, and agrees on every picture"));
+    assert!(said(&noisy, &noisy, 1).contains("The executions differ, which"));
+    assert!(said(&noisy, &other, 0).contains("fake-quant predictions are those of another chip that is lossy"));
+    assert!(said(&noisy, &ideal, 0).contains("fake-quant predictions are those of a chip that loses something"));
+    assert!(
+        said(&ideal, &noisy, 0).contains("integer reference and fake-quant predictions are those of an ideal chip")
+    );
+    assert!(said(&ideal, &ideal, 0).contains("Fake-quant, integer reference and macro model agree"));
+    assert!(said(&ideal, &ideal, 1).contains("The executions differ, which"));
 }
 
 /// Area and its densities are shown where the hardware file has the constants, and nowhere else.

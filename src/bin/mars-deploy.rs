@@ -29,7 +29,7 @@ struct Arguments {
     /// Validate on the first N test pictures only
     #[arg(long, value_name = "N")]
     images: Option<usize>,
-    /// Write report.html and deploy.json into this folder; with --sweep its rows [default: runs/sweep-NAME]
+    /// Write report.html, deploy.json and drawings into this folder; with --sweep its rows [default: runs/sweep-NAME]
     #[arg(long = "run", value_name = "DIR")]
     folder: Option<PathBuf>,
     /// Write the report's drawings into this folder as SVG files
@@ -57,6 +57,9 @@ fn main() -> ExitCode {
 }
 
 fn deploy(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.images == Some(0) {
+        return Err(Error::Setting("--images 0: at least one picture is needed".into()));
+    }
     let package = Package::read(&arguments.package)?;
     let hardware = match &arguments.hardware {
         Some(file) => Hardware::load(file)?,

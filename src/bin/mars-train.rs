@@ -22,7 +22,8 @@ struct Arguments {
     /// Network: a name of the zoo or a TOML file [default: the recipe's]
     #[arg(long)]
     model: Option<String>,
-    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, or "none" for random weights
+    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, or "none" for random weights [default: the recipe's, else
+    /// checkpoints/MODEL.safetensors, else none]
     #[arg(long, value_name = "FILE")]
     pretrained: Option<String>,
     /// Recipe, a TOML file
@@ -47,7 +48,7 @@ struct Arguments {
     #[arg(long)]
     resume: bool,
     /// Report the accuracy of --pretrained FILE on the test pictures, without training
-    #[arg(long, requires = "pretrained")]
+    #[arg(long, requires = "pretrained", conflicts_with_all = ["json", "resume"])]
     evaluate: bool,
     #[command(flatten)]
     common: CommonArgs,

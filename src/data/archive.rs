@@ -72,9 +72,14 @@ impl Archive {
     pub(super) fn unpack(&self, file: &mut File, path: &Path, dir: &Path) -> Result<PathBuf, DataError> {
         let target = dir.join(&self.folder);
         let unfinished = dir.join(format!("{}.{}.part", self.folder, std::process::id()));
-        let unpacked = self
-            .unpack_members(file, path, &unfinished)
-            .and_then(|()| fs::rename(&unfinished, &target).map_err(DataError::io(&target)));
+        let unpacked = self.unpack_members(file, path, &unfinished).and_then(|()| {
+            let renamed = fs::rename(&unfinished, &target);
+            if renamed.is_err() && target.is_dir() {
+                // Another process was faster.
+                return fs::remove_dir_all(&unfinished).map_err(DataError::io(&unfinished));
+            }
+            renamed.map_err(DataError::io(&target))
+        });
         if unpacked.is_err() {
             // The error that matters is the first one.
             let _ = fs::remove_dir_all(&unfinished);

@@ -80,6 +80,8 @@ pub struct Provenance {
 pub struct Predictions {
     /// [`Split::sha256`](crate::data::Split::sha256) of the images and labels.
     pub data_sha256: String,
+    /// [`Hardware::losses_sha256`](crate::hardware::Hardware::losses_sha256) of the chip that fake-quant evaluation saw.
+    pub chip_sha256: Option<String>,
     /// One class an image.
     pub classes: Vec<u8>,
 }
@@ -149,10 +151,9 @@ impl Package {
             classes: network.classes.clone(),
             group: network.group,
             layers: network.layers.iter().map(|layer| LayerHeader::new(layer, &mut indices)).collect(),
-            predictions: self
-                .predictions
-                .as_ref()
-                .map(|predictions| PredictionsHeader { data_sha256: predictions.data_sha256.clone() }),
+            predictions: self.predictions.as_ref().map(|Predictions { data_sha256, chip_sha256, .. }| {
+                PredictionsHeader { data_sha256: data_sha256.clone(), chip_sha256: chip_sha256.clone() }
+            }),
             provenance: self.provenance.clone(),
         };
         let text = serde_json::to_string(&header).map_err(|error| PackageError::Header(error.to_string()))?;
@@ -205,8 +206,8 @@ impl Package {
         }
         let predictions = match header.predictions {
             None => None,
-            Some(PredictionsHeader { data_sha256 }) => {
-                Some(Predictions { data_sha256, classes: tensors.bytes(PREDICTIONS)?.to_vec() })
+            Some(PredictionsHeader { data_sha256, chip_sha256 }) => {
+                Some(Predictions { data_sha256, chip_sha256, classes: tensors.bytes(PREDICTIONS)?.to_vec() })
             }
         };
         tensors.check_all_read()?;
@@ -241,6 +242,9 @@ impl Package {
             return Ok(());
         };
         check_sha256("predictions.data_sha256", &predictions.data_sha256)?;
+        if let Some(sha256) = &predictions.chip_sha256 {
+            check_sha256("predictions.chip_sha256", sha256)?;
+        }
         let classes = self.network.classes.len();
         match predictions.classes.iter().find(|&&class| usize::from(class) >= classes) {
             None => Ok(()),

@@ -46,6 +46,9 @@ pub struct Deployment {
     /// The package, for the report.
     #[serde(skip)]
     pub package: Package,
+    /// [`Hardware::losses_sha256`] of the chip.
+    #[serde(skip)]
+    pub chip_sha256: Option<String>,
 }
 
 /// Accuracy of each execution, in percent.
@@ -140,6 +143,7 @@ pub fn validate(
         layers: evaluation.layers.clone(),
         evaluation,
         package: package.clone(),
+        chip_sha256: hardware.losses_sha256(),
     })
 }
 

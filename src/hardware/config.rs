@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::noise::MAX_SIGMA;
 use super::placement::Policy;
@@ -307,7 +308,10 @@ fn with_base(path: &Path, mut own: toml::Table, bases: usize) -> Result<toml::Ta
 fn merge(whole: &mut toml::Table, own: toml::Table) {
     for (key, value) in own {
         match (whole.get_mut(&key), value) {
-            (Some(toml::Value::Table(whole)), toml::Value::Table(own)) => merge(whole, own),
+            // Another kind of converter has other keys.
+            (Some(toml::Value::Table(whole)), toml::Value::Table(own)) if !own.contains_key("kind") => {
+                merge(whole, own);
+            }
             (_, value) => {
                 whole.insert(key, value);
             }
@@ -319,7 +323,7 @@ impl Hardware {
     /// Reads and checks a hardware file.
     ///
     /// A file with the key `base` holds only what differs from another hardware file, whose path is from its own folder: tables are
-    /// merged key by key, everything else replaces what the base has.
+    /// merged key by key, but one with a `kind`; everything else replaces what the base has.
     ///
     /// # Errors
     /// A missing file, wrong TOML, an unknown key (the message lists the known ones), a chain of bases that doesn't end, and everything
@@ -421,6 +425,8 @@ impl Hardware {
             ("leakage_mw_per_macro", energy.leakage_mw_per_macro),
         ];
         if let Some(components) = &energy.components {
+            check_positive("energy.components.supply_v", components.supply_v)?;
+            check_positive("energy.components.cell_ff", components.cell_ff)?;
             constants.extend([
                 ("components.supply_v", components.supply_v),
                 ("components.cell_ff", components.cell_ff),
@@ -522,6 +528,15 @@ impl Hardware {
         let noisy = (noise.sigma > 0.0).then(|| "noise".into());
         let stuck = noise.has_stuck_cells().then(|| "stuck cells".into());
         [converter, noisy, stuck].into_iter().flatten().collect()
+    }
+
+    /// A hash of all that decides what a chip with losses computes; none for one without, which computes the integer network.
+    pub fn losses_sha256(&self) -> Option<String> {
+        let widths: Vec<_> = self.access.iter().map(|access| (access.weight_bits, access.input_bits)).collect();
+        let slicing = (self.weight_slice_bits, self.input_bits_per_cycle, widths);
+        let key = (self.group, self.rows_on, self.columns, slicing, self.converter, self.noise);
+        let text = serde_json::to_string(&key).expect("numbers and names");
+        (!self.losses().is_empty()).then(|| format!("{:x}", Sha256::digest(text)))
     }
 
     /// Macros of the chip.

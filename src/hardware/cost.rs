@@ -230,13 +230,14 @@ impl<'a> Evaluator<'a> {
 
     /// The groups for a shape, found now or before.
     fn groups(&self, shape: GroupShape) -> Arc<KeptGroups> {
-        let mut known = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(groups) = known.iter().find(|groups| groups.shape == shape) {
-            return groups.clone();
-        }
-        let groups = Arc::new(KeptGroups::new(self.network, shape));
-        known.push(groups.clone());
-        groups
+        let known = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known().iter().find(|groups| groups.shape == shape).cloned();
+        // Not under the lock: a thread that waits for others here may take up work that comes here as well.
+        found.unwrap_or_else(|| {
+            let groups = Arc::new(KeptGroups::new(self.network, shape));
+            known().push(groups.clone());
+            groups
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The inner product of the array execution, for the vector units that a computer may have. The only file with `unsafe`.
+//! The inner product of the array execution, for the vector units that a computer may have. The hardware model's only file with `unsafe`.
 //!
 //! All variants give the same bits: products of an unsigned and a signed byte are added in 32 bits, and nothing saturates
 //! below `2^31`.

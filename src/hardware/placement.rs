@@ -64,7 +64,7 @@ impl Placement {
 
     /// Every placement that a layer may have on a chip, the plain one first.
     ///
-    /// Only a layer of which each copy fits its macros at once is copied.
+    /// Only a layer of which all copies together fit the chip's macros at once is copied.
     pub(super) fn all(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Self> {
         let mut all = Vec::new();
         for copies in Self::copy_numbers(mapping, hardware) {

@@ -15,7 +15,7 @@ const SUM_BITS: u64 = ACCUMULATOR_BITS + MULTIPLIER_BITS;
 const SKIP_MULTIPLIER_BITS: u64 = 31;
 /// Multiplexers in a row of a shifter: shifts are below 40.
 const SHIFT_STAGES: u64 = 6;
-/// Bits of a sum over a pooling window.
+/// Bits of a sum over a pooling window, at least.
 const POOL_BITS: u64 = 16;
 
 /// A convolution, a projection or a pooling layer.
@@ -257,8 +257,10 @@ impl Builder<'_> {
         let mut logic = Logic::default();
         let input_bits = match &self.network.layers[self.index] {
             IntegerLayer::AvgPool { input_bits, output } => {
-                logic.add(inputs, POOL_BITS);
-                logic.multiply(outputs, [POOL_BITS, MULTIPLIER_BITS]);
+                let window = inputs / outputs;
+                let sum_bits = POOL_BITS.max(u64::from(*input_bits) + u64::from(window.next_power_of_two().ilog2()));
+                logic.add(inputs, sum_bits);
+                logic.multiply(outputs, [sum_bits, MULTIPLIER_BITS]);
                 logic.store(outputs, output.forms.len());
                 u64::from(*input_bits)
             }

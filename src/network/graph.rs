@@ -181,10 +181,21 @@ impl Graph {
             if name.is_empty() || name == "image" || nodes.iter().any(|n| n.name == name) {
                 return Err(spec.error(format!("layer {index}: the name `{name}` is empty, reserved or used twice")));
             }
+            if name.contains(':') {
+                return Err(spec.error(format!("layer {index}: the name `{name}` has a colon, which checkpoints need")));
+            }
             let logits = index + 1 == spec.layers.len();
             let node = resolve(layer, logits, image, &nodes)
                 .map_err(|message| spec.error(format!("layer `{name}`: {message}")))?;
             nodes.push(node);
+        }
+        for node in nodes.iter().filter(|node| node.projection().is_some()) {
+            let projection = node.projection_name();
+            if nodes.iter().any(|other| other.name == projection) {
+                return Err(
+                    spec.error(format!("`{projection}` is the name of a layer and of `{}`'s projection", node.name))
+                );
+            }
         }
         let graph = Self { spec, nodes };
         graph.check_ends()?;
@@ -383,7 +394,7 @@ fn shape_of(source: Source, image: MapShape, nodes: &[Node]) -> MapShape {
 fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize, padding: usize) -> Reason<ConvShape> {
     let too_large = [filters, kernel[0], kernel[1], stride, padding].iter().any(|&n| n > MAX_EXTENT);
     if filters == 0 || kernel.contains(&0) || stride == 0 || too_large {
-        return Err(format!("filters, kernel and stride must be from 1 to {MAX_EXTENT}"));
+        return Err(format!("filters, kernel and stride must be from 1 to {MAX_EXTENT}, padding at most that"));
     }
     if padding >= kernel[0].max(kernel[1]) {
         return Err(format!("padding {padding} must be smaller than the kernel {}", kernel[0]));

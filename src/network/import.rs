@@ -19,7 +19,12 @@ use crate::error::{Error, Result};
 /// A missing, damaged or foreign file; a checkpoint of another network (the message names the first array that doesn't fit).
 pub fn import(path: &Path, graph: &Graph) -> Result<Weights> {
     let arrays = read(path)?;
-    let foreign = |message| Error::file(path, format!("not a checkpoint of `{}`: {message}", graph.spec().name));
+    let foreign = |message| {
+        Error::file(
+            path,
+            format!("not a checkpoint of `{}`: {message}; --model names another network", graph.spec().name),
+        )
+    };
     let weights = if is_own(&arrays, graph) { own(arrays) } else { translate(arrays, graph).map_err(foreign)? };
     weights.check(graph).map_err(|error| foreign(error.to_string()))?;
     let layers: BTreeSet<String> = graph.convs().map(|(name, _)| name).collect();

@@ -2,7 +2,9 @@
 //! something, with the weights that its cells hold and what its conversions add.
 //!
 //! Values are integers held in floats. A convolution's sums are exact as long as no partial sum can reach `2^24`; where one could,
-//! the input channels are split and the parts are added as integers. Requantization runs on 64-bit integers.
+//! the input channels, and within a channel the kernel positions, are split and the parts are added as integers. Requantization runs on 64-bit integers.
+
+use std::ops::Range;
 
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
@@ -31,10 +33,10 @@ struct NodeConvs {
     projection: Option<ExactConv>,
 }
 
-/// A convolution split into channel ranges whose sums are exact.
+/// A convolution split into parts whose sums are exact: channels, and the weights of some of their kernel positions.
 struct ExactConv {
     shape: ConvShape,
-    parts: Vec<(std::ops::Range<usize>, Tensor<4>)>,
+    parts: Vec<(Range<usize>, Tensor<4>)>,
     bias: Tensor<4, Int>,
     conversions: Option<Conversions>,
 }
@@ -81,6 +83,9 @@ impl<'a> FakeQuant<'a> {
     }
 
     /// Logits `[images][classes]` of a data set's first pictures, `[images][channels][height][width]`.
+    ///
+    /// # Panics
+    /// Pictures that aren't whole.
     pub fn logits(&self, images: &[u8]) -> Vec<i32> {
         self.logits_from(0, images)
     }
@@ -247,14 +252,17 @@ impl ExactConv {
                 (held, conversions)
             }
         };
-        let weights: Vec<f32> = held.iter().map(|weight| f32::from(*weight)).collect();
         let [height, width] = shape.kernel;
-        let data = TensorData::new(weights, [shape.filters(), shape.channels(), height, width]);
-        let tensor = Tensor::<4>::from_data(data, device);
-        let parts = exact_parts(&shape, conv.input_bits, &held)
-            .into_iter()
-            .map(|range| (range.clone(), tensor.clone().narrow(1, range.start, range.len())))
-            .collect();
+        let part = |channels: Range<usize>, taps: Range<usize>| {
+            let within = |tap: usize| taps.contains(&(tap % shape.taps()));
+            let weights =
+                held.iter().enumerate().map(|(tap, weight)| if within(tap) { f32::from(*weight) } else { 0.0 });
+            let data = TensorData::new(weights.collect::<Vec<_>>(), [shape.filters(), shape.channels(), height, width]);
+            let weights = Tensor::<4>::from_data(data, device).narrow(1, channels.start, channels.len());
+            (channels, weights)
+        };
+        let parts = exact_parts(&shape, conv.input_bits, &held);
+        let parts = parts.into_iter().map(|(channels, taps)| part(channels, taps)).collect();
         let bias = integer_column(conv.bias.iter().map(|bias| i64::from(*bias)).collect(), device);
         Ok(Self { shape, parts, bias, conversions })
     }
@@ -297,9 +305,13 @@ fn with_borders(picture: Tensor<4>, zero_points: &[u8], padding: usize) -> Tenso
     bordered.slice_assign([0..batch, padding..padding + height, padding..padding + width, 0..channels], picture)
 }
 
-/// Channel ranges in each of which no filter's partial sum can reach 2^24.
-fn exact_parts(shape: &ConvShape, input_bits: u8, weights: &[i8]) -> Vec<std::ops::Range<usize>> {
+/// Taps of one channel whose sum cannot reach 2^24.
+const EXACT_TAPS: usize = 512;
+
+/// Ranges of channels and of kernel positions in each of which no filter's partial sum can reach 2^24.
+fn exact_parts(shape: &ConvShape, input_bits: u8, weights: &[i8]) -> Vec<(Range<usize>, Range<usize>)> {
     let largest_input = (1i64 << input_bits) - 1;
+    let all = 0..shape.taps();
     let mut parts = Vec::new();
     let (mut start, mut bounds) = (0, vec![0i64; shape.filters()]);
     for channel in 0..shape.channels() {
@@ -309,14 +321,23 @@ fn exact_parts(shape: &ConvShape, input_bits: u8, weights: &[i8]) -> Vec<std::op
                 taps.iter().map(|weight| i64::from(*weight).abs()).sum::<i64>() * largest_input
             })
             .collect();
+        let alone = added.iter().any(|added| *added >= EXACT);
         if channel > start && bounds.iter().zip(&added).any(|(bound, added)| bound + added >= EXACT) {
-            parts.push(start..channel);
+            parts.push((start..channel, all.clone()));
             (start, bounds) = (channel, vec![0; shape.filters()]);
+        }
+        if alone {
+            let taps = (0..shape.taps()).step_by(EXACT_TAPS);
+            parts.extend(taps.map(|tap| (channel..channel + 1, tap..(tap + EXACT_TAPS).min(shape.taps()))));
+            start = channel + 1;
+            continue;
         }
         for (bound, added) in bounds.iter_mut().zip(added) {
             *bound += added;
         }
     }
-    parts.push(start..shape.channels());
+    if start < shape.channels() {
+        parts.push((start..shape.channels(), all));
+    }
     parts
 }

@@ -76,8 +76,8 @@ fn headline(deployment: &Deployment) -> String {
     let Deployment { compression, cost, accuracy: accuracies, .. } = deployment;
     let agreement = Agreement::new(deployment);
     let class = match agreement {
-        Agreement::All => "good",
-        Agreement::Partly | Agreement::Lossy => "part",
+        Agreement::All | Agreement::OnChip => "good",
+        Agreement::Partly | Agreement::Lossy | Agreement::OtherChip => "part",
         Agreement::No => "bad",
     };
     let cards = [
@@ -105,7 +105,7 @@ fn executions_section(deployment: &Deployment) -> String {
     let note = "<p class=\"note\">Fake-quant runs through the tensor library from the trained weights, the integer reference \
                 from the package, the macro model access by access from the mapped groups; none calls another. The float accuracy is the one at export, on \
                 the whole test split.</p>\n";
-    section("Accuracy", &(table_of_words(&["execution", "accuracy", "differs in"], &rows) + note))
+    section("Accuracy", &(table_of_words(&["execution", "accuracy", "differs from"], &rows) + note))
 }
 
 fn compression(deployment: &Deployment) -> String {

@@ -2,6 +2,7 @@
 //!
 //! Texts that are passed in are escaped here.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -222,18 +223,15 @@ pub(super) fn timeline(
     for (row, name) in rows.iter().enumerate() {
         put(format!("<text class=\"end\" x=\"{}\" y=\"{}\">{}</text>\n", ROW_LABELS - 6, top(row) + 14, Escape(name),));
     }
-    for (kind, class) in kinds.iter().enumerate() {
-        for row in 0..rows.len() {
-            let tenths = |cycle| (TENTHS * x(cycle)).round() as i64;
-            let spans = stretches.iter().filter(|stretch| stretch.row == row && stretch.kind == kind);
-            let spans = spans.map(|stretch| (tenths(stretch.start), tenths(stretch.end)));
-            let path = line(spans, top(row) as f64 + ROW as f64 / 2.0 + 2.0);
-            if !path.is_empty() {
-                put(format!(
-                    "<path class=\"span {class}\" transform=\"scale(.1 1)\" stroke-width=\"{ROW}\" d=\"{path}\"/>\n"
-                ));
-            }
-        }
+    let tenths = |cycle| (TENTHS * x(cycle)).round() as i64;
+    let mut lines: BTreeMap<(usize, usize), Vec<(i64, i64)>> = BTreeMap::new();
+    for stretch in stretches {
+        let span = (tenths(stretch.start), tenths(stretch.end));
+        lines.entry((stretch.kind, stretch.row)).or_default().push(span);
+    }
+    for ((kind, row), spans) in lines {
+        let (class, path) = (kinds[kind], line(spans.into_iter(), top(row) as f64 + ROW as f64 / 2.0 + 2.0));
+        put(format!("<path class=\"span {class}\" transform=\"scale(.1 1)\" stroke-width=\"{ROW}\" d=\"{path}\"/>\n"));
     }
     let step = nice_step(cycles as f64 / 8.0).max(1.0) as u64;
     for cycle in (shown.start.div_ceil(step)..=shown.end / step).map(|tick| tick * step) {

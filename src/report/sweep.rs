@@ -36,6 +36,9 @@ pub fn sweep_table(rows: &[Row]) -> String {
         count(rows.len(), "point"),
         count(best.len(), "point")
     )];
+    if let (None, Some(Row { point, outcome: Outcome::Error(error), .. })) = (best.first(), rows.first()) {
+        lines.push(format!("point {point}: {error}"));
+    }
     if let Some((row, _)) = best.first() {
         let keys: String = row.settings.iter().map(|(key, _)| format!(" {:>KEY$}", short(key))).collect();
         lines.push(format!("\n  {:>7} {:>10} {:>10} {:>8}{keys}", "point", "frames/s", "uJ/frame", "right"));

@@ -22,13 +22,13 @@ pub fn table(deployment: &Deployment) -> String {
     )];
 
     lines.push(String::new());
-    lines.push(format!("  {:<26}{:>8}   differs in", "accuracy", "right"));
+    lines.push(format!("  {:<25}{:>8}  differs from", "accuracy", "right"));
     for (name, right, differs) in executions(&deployment.accuracy, &deployment.mismatches) {
-        let line = format!("  {name:<26}{right:>8}   {differs}");
+        let line = format!("  {name:<25}{right:>8}  {differs}");
         lines.push(line.trim_end().into());
     }
     let agreement = Agreement::new(deployment).sentence(deployment);
-    lines.extend(agreement.split("; ").map(|part| format!("  {part}")));
+    lines.extend(agreement.split_inclusive("; ").map(|part| format!("  {}", part.trim_end())));
 
     lines.push(String::new());
     lines.push("  weights".into());

@@ -121,7 +121,7 @@ pub(super) fn placement(placement: Placement) -> String {
 /// Which placements were taken, in at most 78 characters.
 pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
     let policy = match evaluation.policy {
-        Policy::Auto => "automatic",
+        Policy::Auto => "auto",
         Policy::FilterSets => "filter sets",
         Policy::Together => "together",
         Policy::InputChannels => "input channels",
@@ -134,7 +134,7 @@ pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
         layers().filter(|placement| placement.start == Start::Together).count(),
     ];
     format!(
-        "Mapping {policy}: of {}, {channels} split by channels, {copied} copied, {together} together",
+        "Mapping {policy}, {}: {channels} split by channels, {copied} in copies, {together} started together",
         count(layers().count(), "layer")
     )
 }
@@ -146,8 +146,12 @@ pub(super) enum Agreement {
     All,
     /// Integer reference and macro model; fake-quant predictions for these pictures are missing.
     Partly,
+    /// Fake-quant and the macro model, whose chip loses something.
+    OnChip,
     /// All but the macro model, whose chip loses something.
     Lossy,
+    /// Fake-quant predictions are those of another chip, which loses something.
+    OtherChip,
     /// Some differ that shouldn't.
     No,
 }
@@ -156,26 +160,28 @@ impl Agreement {
     /// Reads it off the counts.
     pub(super) fn new(deployment: &Deployment) -> Self {
         let Mismatches {
-            fake_quant_vs_integer_predictions: fake_quant,
+            fake_quant_vs_integer_predictions: from_integer,
             integer_vs_macro_logits,
-            fake_quant_vs_macro_predictions: fake_quant_vs_macro,
+            fake_quant_vs_macro_predictions: from_macro,
         } = deployment.mismatches;
-        let found = |count: Option<usize>| count.is_some_and(|count| count > 0);
-        if found(fake_quant) {
-            Self::No
-        } else if !deployment.evaluation.losses.is_empty() {
-            Self::Lossy
-        } else if integer_vs_macro_logits > 0 || found(fake_quant_vs_macro) {
-            Self::No
-        } else if fake_quant.is_none() {
-            Self::Partly
-        } else {
-            Self::All
+        let chip = &deployment.chip_sha256;
+        let seen = deployment.package.predictions.as_ref().and_then(|predictions| predictions.chip_sha256.as_ref());
+        let known = from_integer.zip(from_macro);
+        match (chip, known) {
+            (None, _) if integer_vs_macro_logits > 0 => Self::No,
+            (None, None) => Self::Partly,
+            (Some(_), None) => Self::Lossy,
+            (None, Some((0, _))) => Self::All,
+            (Some(_), Some((_, 0))) if seen.is_some() => Self::OnChip,
+            (Some(_), Some((0, _))) if seen.is_none() => Self::Lossy,
+            (_, Some(_)) if seen.is_some() && seen != chip.as_ref() => Self::OtherChip,
+            _ => Self::No,
         }
     }
 
     /// One sentence; a semicolon parts lines of at most 78 characters.
     pub(super) fn sentence(self, deployment: &Deployment) -> String {
+        let losses = deployment.evaluation.losses.join(", ");
         match self {
             Self::All => "Fake-quant, integer reference and macro model agree on every picture.".into(),
             Self::Partly => {
@@ -183,9 +189,18 @@ impl Agreement {
                  these pictures."
                     .into()
             }
+            Self::OnChip => format!(
+                "The macro model is lossy ({losses}); fake-quant saw the same, and agrees on every picture; the integer \
+                 reference is that of an ideal chip."
+            ),
             Self::Lossy => format!(
-                "The macro model is lossy ({}); integer reference and fake-quant predictions are those of an ideal chip.",
-                deployment.evaluation.losses.join(", ")
+                "The macro model is lossy ({losses}); integer reference and fake-quant predictions are those of an ideal chip."
+            ),
+            Self::OtherChip if losses.is_empty() => "Integer reference and macro model agree on every logit; fake-quant \
+                                                     predictions are those of a chip that loses something."
+                .into(),
+            Self::OtherChip => format!(
+                "The macro model is lossy ({losses}); fake-quant predictions are those of another chip that is lossy."
             ),
             Self::No => "The executions differ, which no converter and no noise explains.".into(),
         }
@@ -203,7 +218,7 @@ pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> [(&'
     let pictures = |found: Option<usize>| found.map_or(UNKNOWN.into(), |found| grouped(found as u64));
     let fake_quant = match (mismatches.fake_quant_vs_integer_predictions, mismatches.fake_quant_vs_macro_predictions) {
         (None, None) => UNKNOWN.into(),
-        (integer, chip) => format!("predictions: {} from integer, {} from macro", pictures(integer), pictures(chip)),
+        (integer, chip) => format!("integer in {} pictures, macro in {}", pictures(integer), pictures(chip)),
     };
     [
         ("float before quantization", accuracy(accuracies.float), String::new()),
@@ -211,7 +226,7 @@ pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> [(&'
         (
             "integer reference",
             accuracy(Some(accuracies.integer)),
-            format!("logits: {} from macro", grouped(mismatches.integer_vs_macro_logits as u64)),
+            format!("macro in {} logits", grouped(mismatches.integer_vs_macro_logits as u64)),
         ),
         ("macro model", accuracy(Some(accuracies.macro_model)), String::new()),
     ]

@@ -1,7 +1,6 @@
 //! Runs what is unfinished of an experiment, row by row, seed after seed.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -13,7 +12,7 @@ use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::Deployment;
 use crate::error::{Error, Result};
-use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request};
+use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock};
 
 /// The file in a run folder that says what the run started from.
 const START: &str = "start.json";
@@ -102,8 +101,8 @@ impl Reproduction<'_> {
                 eprintln!("{name}");
             }
             let outcome = self.run_job(job);
-            self.table()?.write()?;
-            match outcome {
+            let written = self.table().and_then(|table| table.write());
+            match outcome.and_then(|verdict| written.map(|()| verdict)) {
                 Ok(Verdict::Finished) => {}
                 Ok(Verdict::Interrupted) => return Ok(Verdict::Interrupted),
                 Err(error) => {
@@ -203,13 +202,7 @@ impl Reproduction<'_> {
 
     fn run_job(&self, job: &Job) -> Result<Verdict> {
         let folder = run_folder(&self.runs, &job.row.name, job.seed);
-        std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        let lock = folder.join("lock");
-        let locked = File::create(&lock).map_err(Error::io(&lock))?;
-        locked.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => Error::file(&folder, "another process runs this"),
-            TryLockError::Error(source) => Error::io(&lock)(source),
-        })?;
+        let lock = RunLock::new(&folder)?;
         let before = match &job.row.start {
             Some(start) => Some(self.start_run(start, job.seed)?),
             None => None,
@@ -257,7 +250,7 @@ impl Reproduction<'_> {
                 &Start { checkpoint_sha256, data_sha256: job.data_sha256.clone(), float_accuracy },
             )?;
         }
-        match plan.run()? {
+        match plan.run_locked(&lock)? {
             Outcome::Interrupted(_) => Ok(Verdict::Interrupted),
             Outcome::Finished(_, deployment) => {
                 self.record(job, &folder, before, &deployment)?;

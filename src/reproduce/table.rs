@@ -178,25 +178,27 @@ impl<'a> Table<'a> {
         let rows = experiment.rows.iter().map(|row| {
             let mut finished = results.runs(&row.name)?;
             let recipe = experiment.recipe(row, settings(row));
-            let problem = match &recipe {
-                Err(error) => Some(error.to_string()),
-                Ok(_) if finished.is_empty() => None,
-                Ok(recipe) => {
-                    let mut different = differences(&results.recipe(&row.name)?, recipe)?;
-                    for run in &finished {
-                        let start = start_checkpoint(row, recipe, runs, run.seed);
-                        different.extend(other_checkpoint(start.as_deref(), run.checkpoint_sha256.as_deref())?);
-                    }
-                    different.dedup();
-                    (!different.is_empty())
-                        .then(|| format!("its results are of another recipe: {}", different.join("; ")))
+            let hardware = recipe.as_ref().ok().and_then(|recipe| recipe.hardware.clone());
+            let compare = || {
+                let recipe = recipe?;
+                if finished.is_empty() {
+                    return Ok(None);
                 }
+                let mut different = differences(&results.recipe(&row.name)?, &recipe)?;
+                for run in &finished {
+                    let start = start_checkpoint(row, &recipe, runs, run.seed);
+                    different.extend(other_checkpoint(start.as_deref(), run.checkpoint_sha256.as_deref())?);
+                }
+                different.dedup();
+                let text = format!("its results are of another recipe: {}", different.join("; "));
+                Ok::<_, Error>((!different.is_empty()).then_some(text))
             };
-            let unfinished = unfinished(row, &finished, runs)?;
+            // What cannot be read of one row keeps nobody from the others.
+            let found = compare().and_then(|problem| Ok((problem, unfinished(row, &finished, runs)?)));
+            let (problem, unfinished) = found.unwrap_or_else(|error| (Some(error.to_string()), Vec::new()));
             if problem.is_some() {
                 finished.clear();
             }
-            let hardware = recipe.ok().and_then(|recipe| recipe.hardware);
             Ok(TableRow { row, runs: finished, unfinished, problem, hardware })
         });
         Ok(Self { experiment, results, rows: rows.collect::<Result<_>>()? })

@@ -13,7 +13,7 @@ const BATCH: usize = 128;
 const SAMPLES: usize = 1 << 17;
 
 /// Adds `weight_step` and `output_step` to a float network: the steps with the smallest squared error on its weights and on the values
-/// of `recipe.calibration_images` training pictures.
+/// of `recipe.calibration_images` training pictures, rounded up to whole batches.
 pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) -> Result<()> {
     let plan = BitPlan::new(&model.graph, &recipe.quantize);
     let mut steps = weight_steps(model, recipe, &plan)?;

@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod checkpoint;
+mod lock;
 mod memory;
 mod model;
 mod optimizer;
@@ -13,6 +14,7 @@ mod speed;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, Position, Tally};
+pub use lock::RunLock;
 pub use memory::{Allocator, keep_memory};
 pub use recipe::{Budget, DistillationConfig, Phase, PhaseKind, Recipe, Schedule, SparsityConfig};
 pub use run::{DEVICES, Outcome, Plan, Request, device};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, closest, toml_message};
+use crate::error::{Error, Result, toml_message, with_suggestion};
 use crate::quantize::{Fusion, QuantizeConfig};
 
 /// Everything that decides a run's result, beside the files it names.
@@ -159,7 +159,7 @@ const FREEZE_AT: f64 = 0.75;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
-    /// Along half a cosine to 0 at the phase's last step.
+    /// Along half a cosine, which would come to 0 a step after the phase's last one.
     #[default]
     Cosine,
     /// Not at all.
@@ -302,9 +302,14 @@ impl Recipe {
         Some(self.shipped_checkpoint()).filter(|shipped| shipped.exists())
     }
 
-    /// Where the project's own checkpoint of the network lies, if there is one.
+    /// Where the project's own checkpoint of the network lies, if there is one: `MODEL.safetensors` for CIFAR-10 and its extract,
+    /// `MODEL-DATASET.safetensors` for other data sets.
     pub fn shipped_checkpoint(&self) -> PathBuf {
-        Path::new("checkpoints").join(format!("{}.safetensors", self.model))
+        let name = match self.dataset.as_str() {
+            "cifar10" | "cifar10-mini" => format!("{}.safetensors", self.model),
+            dataset => format!("{}-{dataset}.safetensors", self.model),
+        };
+        Path::new("checkpoints").join(name)
     }
 
     /// Epochs of all phases together.
@@ -332,6 +337,11 @@ impl Recipe {
             setting(momentum, format!("phases.{index}.momentum = {}: it must be from 0 to below 1", phase.momentum))?;
             let decay = phase.weight_decay.is_finite() && phase.weight_decay >= 0.0;
             setting(decay, format!("phases.{index}.weight_decay = {}: it must not be negative", phase.weight_decay))?;
+            let removes = phase.kind == PhaseKind::Sparsify && target > 0.0 && self.sparsity.budget != Budget::Lambda;
+            let message = format!(
+                "phases.{index}.epochs = 0: a sparsify phase without epochs doesn't reach sparsity.target = {target}"
+            );
+            setting(phase.epochs > 0 || !removes, message)?;
             let warmup = (0.0..=phase.epochs as f64).contains(&phase.warmup_epochs);
             setting(warmup, format!("phases.{index}.warmup_epochs = {}: more than its epochs", phase.warmup_epochs))?;
             if let Some(at) = phase.freeze_at {
@@ -406,18 +416,6 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
     Ok(())
 }
 
-/// Adds the closest known key to serde's message about an unknown one, which lists them all.
-fn with_suggestion(message: &str) -> String {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown")) else {
-        return message.into();
-    };
-    match closest(unknown, quoted) {
-        Some(known) => format!("{}; did you mean `{known}`?", message.trim_end()),
-        None => message.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -445,6 +443,7 @@ mod tests {
         assert!(message(&["quantize"]).contains("key=value"));
         assert!(message(&["phases.0.kind=quantise"]).contains("did you mean `quantize`?"));
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
+        assert!(message(&["pretrained=none", "phases.1.epochs=0"]).contains("doesn't reach sparsity.target = 0.5"));
         assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
         assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
         let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";
@@ -453,6 +452,14 @@ mod tests {
         assert!(freeze("quantize.fusion=ema", "phases.2.freeze_at=2").contains("from 0 to the phase's 1 epochs"));
         assert!(freeze("quantize.fusion=once", "phases.2.freeze_at=1").contains("fusion batch or ema"));
         assert!(freeze("quantize.fusion=batch", "phases.1.freeze_at=1").contains("only a quantize phase"));
+    }
+
+    #[test]
+    fn each_data_set_has_its_own_checkpoints() {
+        let file = |dataset: &str| Recipe { dataset: dataset.into(), ..Recipe::default() }.shipped_checkpoint();
+        assert_eq!(file("cifar10"), Path::new("checkpoints/resnet20.safetensors"));
+        assert_eq!(file("cifar10-mini"), file("cifar10"));
+        assert_eq!(file("cifar100"), Path::new("checkpoints/resnet20-cifar100.safetensors"));
     }
 
     #[test]

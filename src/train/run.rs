@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
+use super::lock::RunLock;
 use super::model::Model;
 use super::recipe::{DistillationConfig, Recipe};
 use super::sparsify::check_budget;
@@ -38,9 +39,10 @@ pub fn device(name: &str) -> Result<Device> {
         "cuda" => Ok(Device::cuda(0)),
         #[cfg(feature = "wgpu")]
         "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
-        _ => {
-            Err(Error::Setting(format!("there is no device `{name}` in this build, which has: {}", DEVICES.join(", "))))
-        }
+        _ => Err(Error::Setting(format!(
+            "there is no device `{name}` in this build, which has: {}; cuda and wgpu need --features cuda or wgpu",
+            DEVICES.join(", ")
+        ))),
     }
 }
 
@@ -82,6 +84,13 @@ pub struct Plan {
     quiet: bool,
 }
 
+/// What a new run starts from.
+struct Start {
+    weights: Weights,
+    /// What it learns from.
+    teacher: Option<Weights>,
+}
+
 /// How a run ended.
 pub enum Outcome {
     /// To the end: the folder and what the hardware model says.
@@ -92,6 +101,8 @@ pub enum Outcome {
 
 /// The file in a run folder that holds its resolved recipe.
 const RECIPE: &str = "recipe.toml";
+/// The file in a run folder that holds its chip.
+const HARDWARE: &str = "hardware.toml";
 /// The checkpoint of the network that a run learns from.
 const TEACHER: &str = "teacher.safetensors";
 
@@ -121,12 +132,7 @@ impl Plan {
                 Some(folder) => folder,
                 None => free_folder(&recipe),
             };
-            if folder.join(RECIPE).exists() {
-                return Err(Error::file(
-                    &folder,
-                    "it holds a run already: go on with --resume, or name another folder",
-                ));
-            }
+            check_unused(&folder)?;
             (recipe, folder)
         };
         let device = device(&request.device)?;
@@ -134,6 +140,9 @@ impl Plan {
             Some(file) => Hardware::load(Path::new(file))?,
             None => Hardware::mars(),
         };
+        if request.resume {
+            check_hardware(&hardware, &recipe, &folder)?;
+        }
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
         let graph = model_graph(&recipe.model, &dataset)?;
         recipe.quantize.check_patterns(&graph)?;
@@ -168,20 +177,35 @@ impl Plan {
     /// Trains, exports, runs the hardware model and writes the run folder.
     ///
     /// # Errors
-    /// A loss that isn't finite, a network that cannot be exported or mapped, a file that cannot be written; the last checkpoint stays.
+    /// Another process that runs in the folder; a loss that isn't finite, a network that cannot be exported or mapped, a file that cannot be
+    /// written: the last checkpoint stays.
     pub fn run(mut self) -> Result<Outcome> {
+        let start = self.start()?;
+        let _lock = RunLock::new(&self.folder)?;
+        self.run_from(start)
+    }
+
+    /// The same where the caller has locked the folder.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn run_locked(mut self, _: &RunLock) -> Result<Outcome> {
+        let start = self.start()?;
+        self.run_from(start)
+    }
+
+    fn run_from(self, start: Option<Start>) -> Result<Outcome> {
         let checkpoints = self.folder.join("checkpoints");
-        let weights = if self.resume {
-            None
-        } else {
-            let (weights, teacher) = self.start()?;
+        if let Some(Start { teacher, .. }) = &start {
+            // Another process may have been here since the plan was made.
+            check_unused(&self.folder)?;
             std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
             if let Some(teacher) = teacher {
                 teacher.save(&checkpoints.join(TEACHER), Default::default())?;
             }
+            write_atomically(&self.folder.join(HARDWARE), hardware_toml(&self.hardware)?.as_bytes())?;
             write_atomically(&self.folder.join(RECIPE), self.resolved_recipe()?.as_bytes())?;
-            Some(weights)
-        };
+        }
         let teacher = match self.recipe.distillation {
             Some(_) => Some(Weights::load(&checkpoints.join(TEACHER))?.0),
             None => None,
@@ -198,8 +222,8 @@ impl Plan {
             folder: &self.folder,
             quiet: self.quiet,
         };
-        let mut trainer = match &weights {
-            Some(weights) => Trainer::new(job, weights)?,
+        let mut trainer = match &start {
+            Some(Start { weights, .. }) => Trainer::new(job, weights)?,
             None => Trainer::resume(job)?,
         };
         if !trainer.run()? {
@@ -209,8 +233,11 @@ impl Plan {
         Ok(Outcome::Finished(self.folder, Box::new(deployment)))
     }
 
-    /// The weights that a new run starts from, and those that it learns from.
-    fn start(&mut self) -> Result<(Weights, Option<Weights>)> {
+    /// What a new run starts from; none for one that goes on.
+    fn start(&mut self) -> Result<Option<Start>> {
+        if self.resume {
+            return Ok(None);
+        }
         let file = self.recipe.checkpoint();
         let weights = match &file {
             Some(file) => import(file, &self.graph)?,
@@ -227,11 +254,15 @@ impl Plan {
             }
             None => None,
         };
-        if let Some(file) = &file {
-            self.say(&format!("starting from {}", file.display()));
-        }
+        self.say(&match (&file, &self.recipe.pretrained) {
+            (Some(file), _) => format!("starting from {}", file.display()),
+            (None, Some(_)) => "starting from random weights".into(),
+            (None, None) => {
+                format!("starting from random weights: there is no {} here", self.recipe.shipped_checkpoint().display())
+            }
+        });
         self.recipe.pretrained = Some(file.map_or("none".into(), |file| file.display().to_string()));
-        Ok((weights, teacher))
+        Ok(Some(Start { weights, teacher }))
     }
 
     fn deploy(&self, trainer: &Trainer) -> Result<Deployment> {
@@ -248,7 +279,8 @@ impl Plan {
             float_accuracy: trainer.float_accuracy(),
             fake_quant_accuracy: Some(test.accuracy(&classes)),
         };
-        let package = Package { network, provenance, predictions: Some(Predictions { data_sha256, classes }) };
+        let predictions = Predictions { data_sha256, chip_sha256: self.hardware.losses_sha256(), classes };
+        let package = Package { network, provenance, predictions: Some(predictions) };
         let path = self.folder.join("model.mars");
         package.write(&path)?;
         // From here on only what the file says counts.
@@ -325,6 +357,30 @@ fn check_widths(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<(
 pub(super) fn picture_scale() -> PictureScale {
     let normalization = Normalization::default();
     PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
+}
+
+/// A new run needs a folder without one.
+fn check_unused(folder: &Path) -> Result<()> {
+    match folder.join(RECIPE).exists() {
+        true => Err(Error::file(folder, "it holds a run already: go on with --resume, or name another folder")),
+        false => Ok(()),
+    }
+}
+
+/// A run goes on on the chip that it began on, whatever became of the chip's file.
+fn check_hardware(hardware: &Hardware, recipe: &Recipe, folder: &Path) -> Result<()> {
+    let began_on = folder.join(HARDWARE);
+    if !began_on.exists() || *hardware == Hardware::load(&began_on)? {
+        return Ok(());
+    }
+    let file = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
+    let message =
+        format!("it isn't the chip of {file} any more, which the recipe names: bring that back, or start a new run");
+    Err(Error::file(&began_on, message))
+}
+
+fn hardware_toml(hardware: &Hardware) -> Result<String> {
+    toml::to_string(hardware).map_err(|error| Error::Setting(error.to_string()))
 }
 
 /// `runs/MODEL-DATASET-N` with the first free N.

@@ -19,6 +19,9 @@ const LOOK: f64 = 0.1;
 /// Share of a phase over which the target is then approached; the rest trains with it reached.
 const RAMP: f64 = 0.25;
 
+/// In place of a masked group's effect, which isn't negative.
+const MASKED: f32 = -1.0;
+
 /// Groups of all convolutions, and which of them are kept.
 pub(super) struct Sparsity {
     lassos: BTreeMap<String, (GroupGrid, Lasso)>,
@@ -141,18 +144,21 @@ impl Sparsity {
         &self.effects
     }
 
+    /// A new phase looks anew at what each group does.
+    pub fn forget(&mut self) {
+        self.effects.clear();
+    }
+
     /// Takes over masks and effects from a checkpoint.
     pub fn restore(&mut self, kept: BTreeMap<String, Vec<bool>>, effects: Tensors) -> std::result::Result<(), String> {
-        self.effects = effects;
-        for (name, kept) in &kept {
+        let masked = kept.iter().map(|(name, kept)| (name, kept.len()));
+        for (name, found) in masked.chain(effects.iter().map(|(name, effects)| (name, effects.dims()[0]))) {
             let groups = self.lassos.get(name).map_or(0, |(grid, _)| grid.groups());
-            if groups != kept.len() {
-                return Err(format!(
-                    "it has {} groups of `{name}`, the network and hardware have {groups}",
-                    kept.len()
-                ));
+            if groups != found {
+                return Err(format!("it has {found} groups of `{name}`, the network and hardware have {groups}"));
             }
         }
+        self.effects = effects;
         self.set(kept);
         Ok(())
     }
@@ -207,18 +213,14 @@ impl Sparsity {
                 price.fit(&scores, &before.collect::<Vec<_>>(), wanted)?
             }
             (None, Budget::GroupsPerLayer) => {
-                scores.iter().flat_map(|scores| keep_best(std::slice::from_ref(scores), wanted)).collect()
+                scores.iter().flat_map(|scores| keep_fewer(std::slice::from_ref(scores), wanted)).collect()
             }
-            (None, _) => {
-                let reached = self.kept.values().flatten().filter(|kept| !**kept).count();
-                let total: usize = scores.iter().map(Vec::len).sum();
-                if (wanted * total as f64).round() as usize <= reached {
-                    return Ok(());
-                }
-                keep_best(&scores, wanted)
-            }
+            (None, _) => keep_fewer(&scores, wanted),
         };
-        self.set(names.into_iter().zip(kept).collect());
+        let kept = names.into_iter().zip(kept).collect();
+        if self.kept != kept {
+            self.set(kept);
+        }
         Ok(())
     }
 
@@ -226,7 +228,7 @@ impl Sparsity {
     fn scores(&self, name: &str) -> Vec<f32> {
         let mut scores = to_host(self.effects[name].clone());
         for (score, _) in scores.iter_mut().zip(self.kept.get(name).into_iter().flatten()).filter(|(_, kept)| !**kept) {
-            *score = -1.0;
+            *score = MASKED;
         }
         scores
     }
@@ -268,6 +270,13 @@ impl Sparsity {
             kept.iter().map(|(name, kept)| (name.clone(), self.lassos[name].1.mask(kept, &self.device))).collect();
         self.kept = kept;
     }
+}
+
+/// [`keep_best`] that gives back nothing of what is masked.
+fn keep_fewer(scores: &[Vec<f32>], wanted: f64) -> Vec<Vec<bool>> {
+    let total: usize = scores.iter().map(Vec::len).sum();
+    let masked = scores.iter().flatten().filter(|score| **score == MASKED).count();
+    keep_best(scores, wanted.max(masked as f64 / total as f64))
 }
 
 fn multiply(model: &mut Model, optimizer: &mut Sgd, name: &str, factors: Tensor<1>, momentum_factors: Tensor<1>) {

@@ -136,6 +136,9 @@ impl<'a> Trainer<'a> {
                 self.position.step = 0;
                 self.position.tally = Default::default();
                 self.save(LAST)?;
+                if INTERRUPTED.load(Ordering::SeqCst) {
+                    return Ok(false);
+                }
             }
             self.save(&format!("{}-{}.safetensors", self.position.phase, phase.kind.name()))?;
             self.position.phase += 1;
@@ -153,6 +156,9 @@ impl<'a> Trainer<'a> {
     }
 
     fn begin_phase(&mut self, phase: &Phase) -> Result<()> {
+        if phase.kind == PhaseKind::Sparsify {
+            self.sparsity.forget();
+        }
         if phase.kind != PhaseKind::Quantize {
             return Ok(());
         }
@@ -253,11 +259,17 @@ impl<'a> Trainer<'a> {
         let augment = self.augment()?;
         let train = &self.job.dataset.train;
         let full = train.len() / batch_size;
+        if full == 0 {
+            return Err(Error::Setting(format!(
+                "batch_size = {batch_size}: the data set has {} pictures",
+                train.len()
+            )));
+        }
         let mut batches = (0..).flat_map(|epoch| Batches::shuffled(train, batch_size, augment, seed, epoch).take(full));
         let mut seconds = Vec::new();
         for _ in 0..steps {
             let started = Instant::now();
-            let batch = batches.next().ok_or_else(|| Error::Setting("a batch larger than the data set".into()))?;
+            let batch = batches.next().expect("epochs have no end");
             self.step(phase, self.mode(phase, &plan, 0, full, 0), &batch, phase.learning_rate, 0.0)?;
             seconds.push(started.elapsed().as_secs_f64());
         }
@@ -386,8 +398,7 @@ impl<'a> Trainer<'a> {
                 culprit = Some(node.name.clone());
             }
         });
-        let layer = culprit.unwrap_or_else(|| "the loss".into());
-        self.diverged(&layer, &format!("the loss became {loss}"), self.position.step + 1)
+        self.diverged(culprit.as_deref(), &format!("the loss became {loss}"), self.position.step + 1)
     }
 
     /// Keeps the weights of an epoch that guesses no better than chance out of checkpoints: where its loss is far beyond a guess's
@@ -399,7 +410,7 @@ impl<'a> Trainer<'a> {
         let learned = self.position.float_accuracy.is_some_and(|accuracy| accuracy > 400.0 / classes);
         if share < 2.0 / classes && (learned || loss > DIVERGED * classes.ln()) {
             let what = format!("the loss came to {loss:.3e} with {:.1} % right", 100.0 * share);
-            return Err(self.diverged("the whole network", &what, step));
+            return Err(self.diverged(None, &what, step));
         }
         self.check_finite()
     }
@@ -411,17 +422,22 @@ impl<'a> Trainer<'a> {
             let usable = |value: &f32| value.is_finite() && (!step || *value > 0.0);
             if let Some(value) = to_host(tensor.clone()).iter().find(|value| !usable(value)) {
                 let layer = name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer);
-                return Err(self.diverged(layer, &format!("`{name}` became {value}"), self.position.step));
+                return Err(self.diverged(Some(layer), &format!("`{name}` became {value}"), self.position.step));
             }
         }
         Ok(())
     }
 
-    fn diverged(&self, layer: &str, what: &str, step: usize) -> Error {
+    /// Of a layer, where one is to blame.
+    fn diverged(&self, layer: Option<&str>, what: &str, step: usize) -> Error {
         let Position { phase, epoch, .. } = self.position;
         let advice =
             "lower phases.learning_rate in the run's recipe.toml and go on from the last good checkpoint with --resume";
-        Error::layer(layer, format!("{what} in phase {phase}, epoch {}, step {step}: {advice}", epoch + 1))
+        let message = format!("{what} in phase {phase}, epoch {}, step {step}: {advice}", epoch + 1);
+        match layer {
+            Some(layer) => Error::layer(layer, message),
+            None => Error::Setting(message),
+        }
     }
 
     /// The network as it is exported now.

@@ -42,7 +42,7 @@ set = ["pretrained=float.safetensors"]
 [[rows]]
 name = "dense"
 label = "dense"
-set = ["phases.0.epochs=0", "quantize.fusion=none"]
+set = ["sparsity.target=0", "phases.0.epochs=0", "quantize.fusion=none"]
 bar = "F - 100"
 
 [[rows]]
@@ -55,7 +55,7 @@ hardware = "chip.toml"
 name = "merged"
 label = "merged"
 start = "dense"
-set = ["phases.0.epochs=0", "phases.1.epochs=0"]
+set = ["sparsity.target=0", "phases.0.epochs=0", "phases.1.epochs=0"]
 bar = "F - 0.0"
 "#;
 
@@ -127,7 +127,8 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     // A row is the run that mars-train does.
     let plain =
         ["--recipe", "experiments/recipe.toml", "--run", "plain", "--seed", "1", "--pretrained", "float.safetensors"];
-    let settings = ["phases.0.epochs=0", "quantize.fusion=none"].map(|setting| ["--set", setting]).concat();
+    let settings =
+        ["sparsity.target=0", "phases.0.epochs=0", "quantize.fusion=none"].map(|setting| ["--set", setting]).concat();
     success(&train(place, &[&plain, &settings[..]].concat()).output().unwrap());
     let deployment = |row: &str, seed: u64| json(&runs.join(row).join(format!("seed-{seed}/deploy.json")));
     assert_eq!(json(&place.join("plain/deploy.json")), deployment("dense", 1));
@@ -312,6 +313,7 @@ fn what_cannot_be_reproduced_is_refused() {
         ("base = \"chip.toml\"", &["chip.toml: more than 8 bases"]),
         ("base = \"mars.toml\"\ncorse = 2", &["chip.toml", "`corse`"]),
         ("base = 3", &["chip.toml: base must be the path"]),
+        ("base = \"mars.toml\"\n[converter]\nkind = \"bits\"\nbits = 5", &["chip.toml", "`step`"]),
     ] {
         fs::write(place.join("experiments/chip.toml"), text).unwrap();
         let mut command =

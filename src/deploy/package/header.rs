@@ -32,6 +32,8 @@ pub(super) struct Header {
 #[serde(deny_unknown_fields)]
 pub(super) struct PredictionsHeader {
     pub(super) data_sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) chip_sha256: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]

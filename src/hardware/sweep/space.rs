@@ -70,7 +70,10 @@ impl Space {
         let base = toml::Table::try_from(base).map_err(|error| error.to_string())?;
         let mut space = Self { base, ranges: Vec::new(), images, len: 1 };
         space.collect(&mut Vec::new(), ranges)?;
-        for range in &space.ranges {
+        for (index, range) in space.ranges.iter().enumerate() {
+            if space.ranges[..index].iter().any(|other| other.key() == range.key()) {
+                return Err(format!("ranges.{} is there twice", range.key()));
+            }
             let values = u64::try_from(range.values.len()).ok().filter(|&values| values > 0);
             let values = values.ok_or_else(|| format!("ranges.{} has no values", range.key()))?;
             let len = (space.len as u64).checked_mul(values).filter(|len| *len <= MAX_POINTS as u64);
@@ -206,6 +209,7 @@ mod tests {
             ("cores = [\"two\"]", "ranges.cores = \"two\": invalid type"),
             ("cores = 2", "ranges.cores is 2, it must be a list of values"),
             ("cores = []", "ranges.cores has no values"),
+            ("\"noise.sigma\" = [1.0]\n[noise]\nsigma = [2.0]", "ranges.noise.sigma is there twice"),
             ("converter.bits = [5]", "ranges.converter.bits = 5: unknown field `bits`"),
             ("cores.x = [5]", "ranges.cores.x = 5: no table has this key"),
         ] {
