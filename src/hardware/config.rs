@@ -554,11 +554,6 @@ impl Hardware {
         self.rows / self.rows_on
     }
 
-    /// Cells of the whole chip, in bits.
-    pub fn macro_bits(&self) -> u64 {
-        (self.macros() * self.rows * self.columns) as u64
-    }
-
     /// How the macro runs `weight_bits` x `input_bits`: the next wider weights it has, and the narrowest mode that takes in
     /// the input at once, or the widest one several times.
     ///

@@ -18,7 +18,7 @@ pub(crate) use conversion::{Conversions, cells};
 #[cfg(feature = "train")]
 pub use evaluate::FakeQuant;
 #[cfg(feature = "train")]
-pub use fake::calibrate_step;
+pub(crate) use fake::calibrate_step;
 #[cfg(feature = "train")]
 pub(crate) use fake::{
     activation_limit, multiplier_errors, quantize_biases, quantize_values, quantize_weights, weight_limit,

@@ -9,4 +9,4 @@ mod lasso;
 pub use budget::fit_budget;
 pub use groups::{GroupGrid, GroupShape};
 #[cfg(feature = "train")]
-pub use lasso::{Lasso, keep_best};
+pub(crate) use lasso::{Lasso, keep_best};
