@@ -861,12 +861,22 @@ fn an_evaluator_serves_many_threads() {
     }
 }
 
-/// A base's converter gives way to one of another kind.
+/// A base's converter gives way to one of another kind, and the shares of a measured access to components.
 #[test]
-fn a_derived_file_may_have_another_kind_of_converter() {
+fn a_derived_file_may_have_another_kind_of_converter_and_of_energy() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chip.toml");
     let base = std::path::absolute("experiments/hardware/mars.toml").unwrap();
+    let adc5 = std::fs::read_to_string("experiments/hardware/adc5.toml").unwrap();
+    let parts = |from: &str, to: &str| {
+        let from = adc5.find(from).unwrap();
+        adc5[from..from + adc5[from..].find(to).unwrap_or(adc5.len() - from)].to_owned()
+    };
+    let own = parts("[converter]", "[mapping]") + &parts("[energy.components]", "no such end");
+    let geometry = "name = \"adc5\"\ninput_bits_per_cycle = 1\nweight_slice_bits = 1";
+    std::fs::write(&path, format!("base = {base:?}\n{geometry}\n{own}")).unwrap();
+    let whole = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    assert_eq!(Hardware::load(&path).unwrap(), whole);
     for (keys, converter) in [
         ("kind = \"clipping\"\nrange = 9", Converter::Clipping { range: 9 }),
         ("kind = \"bits\"\nbits = 6\nstep = 3", Converter::Bits { bits: 6, step: 3 }),

@@ -301,6 +301,11 @@ fn with_base(path: &Path, mut own: toml::Table, bases: usize) -> Result<toml::Ta
         return Err(Error::file(path, format!("more than {MAX_BASES} bases, one on top of the other")));
     }
     let mut whole = with_base(&base, read_toml(&base)?, bases - 1)?;
+    let has_components = own.get("energy").is_some_and(|energy| energy.get("components").is_some());
+    if let Some(energy) = whole.get_mut("energy").and_then(toml::Value::as_table_mut).filter(|_| has_components) {
+        // They are of a measured access.
+        energy.remove("macro_shares");
+    }
     merge(&mut whole, own);
     Ok(whole)
 }
