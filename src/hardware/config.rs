@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::noise::MAX_SIGMA;
 use super::placement::Policy;
-use crate::error::{Error, Result, read_toml};
+use crate::error::{Error, Result, read_toml, with_suggestion};
 use crate::sparsity::GroupShape;
 
 /// A multi-macro SRAM computing-in-memory chip.
@@ -337,9 +337,9 @@ impl Hardware {
         let own: toml::Table = read_toml(path)?;
         let hardware: Self = if own.contains_key("base") {
             let whole = toml::Value::Table(with_base(path, own, MAX_BASES)?);
-            whole
-                .try_into()
-                .map_err(|error: toml::de::Error| Error::file(path, error.to_string().trim().replace('\n', " ")))?
+            whole.try_into().map_err(|error: toml::de::Error| {
+                Error::file(path, with_suggestion(&error.to_string().trim().replace('\n', " ")))
+            })?
         } else {
             // Read as text, so that messages have lines.
             read_toml(path)?

@@ -311,7 +311,7 @@ fn what_cannot_be_reproduced_is_refused() {
     for (text, parts) in [
         ("base = \"gone.toml\"", &["gone.toml"][..]),
         ("base = \"chip.toml\"", &["chip.toml: more than 8 bases"]),
-        ("base = \"mars.toml\"\ncorse = 2", &["chip.toml", "`corse`"]),
+        ("base = \"mars.toml\"\ncorse = 2", &["chip.toml", "`corse`", "did you mean `cores`?"]),
         ("base = 3", &["chip.toml: base must be the path"]),
         ("base = \"mars.toml\"\n[converter]\nkind = \"bits\"\nbits = 5", &["chip.toml", "`step`"]),
     ] {
