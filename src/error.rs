@@ -84,6 +84,12 @@ pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T
     toml::from_str(&text).map_err(|error| Error::file(path, toml_message(&text, &error)))
 }
 
+/// The TOML text of a value.
+#[cfg(feature = "train")]
+pub(crate) fn to_toml(value: &impl serde::Serialize) -> Result<String> {
+    toml::to_string(value).map_err(|error| Error::Setting(error.to_string()))
+}
+
 /// Adds the closest known key to serde's message about an unknown one, which lists them all.
 pub(crate) fn with_suggestion(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);

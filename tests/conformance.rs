@@ -670,40 +670,65 @@ fn step_of(graph: &Graph, weights: &Weights, source: Source) -> f64 {
 
 // Named cases.
 
+/// A convolution with all weights at the limit.
+struct Saturated {
+    name: &'static str,
+    filters: usize,
+    kernel: usize,
+    padding: usize,
+    weight: f32,
+    output_step: f32,
+}
+
+/// A chain of them, folded at 8 bits with steps of 1. After the first layer column `n` has `n` weights one nearer to zero: sums that
+/// f32 cannot tell apart.
+fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
+    let mut layers = Vec::new();
+    let mut weights = Weights::default();
+    let mut channels = input[0];
+    for (index, &Saturated { name, filters, kernel, padding, weight, output_step }) in convs.iter().enumerate() {
+        layers.push(LayerSpec::Conv {
+            name: name.into(),
+            input: None,
+            filters,
+            kernel,
+            stride: 1,
+            padding,
+            batch_norm: false,
+            add: None,
+        });
+        let mut insert = |part: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
+            let values = (0..shape.iter().product()).map(value).collect();
+            weights.insert(format!("{name}.{part}"), Array { shape, values });
+        };
+        let column = channels * kernel * kernel;
+        let nearer = |i: usize| index > 0 && i % column < i / column;
+        insert("weight", vec![filters, channels, kernel, kernel], &|i| {
+            if nearer(i) { weight - weight.signum() } else { weight }
+        });
+        insert("bias", vec![filters], &|_| 0.0);
+        insert("weight_step", vec![1], &|_| 1.0);
+        insert("output_step", vec![1], &|_| output_step);
+        channels = filters;
+    }
+    let graph = Graph::new(NetworkSpec { name: "saturated".into(), input, classes: CLASSES, layers }).unwrap();
+    // A picture step of 1, so that sums are what the weights say.
+    let picture = PictureScale { zero_points: vec![0; input[0]], std: vec![1.0 / 255.0; input[0]] };
+    let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
+    fold(&graph, &weights, &fold_options(&config, &picture, Hardware::mars().group, &classes)).unwrap()
+}
+
 /// A 3x3 layer of 512 channels and the logits after it, with all weights at the limit and all inputs at 255.
 #[test]
 fn sums_beyond_the_reach_of_f32_are_exact() {
-    let conv = |name: &str, filters, kernel, padding| LayerSpec::Conv {
-        name: name.into(),
-        input: None,
-        filters,
-        kernel,
-        stride: 1,
-        padding,
-        batch_norm: false,
-        add: None,
-    };
-    let layers = vec![conv("wide", 512, 1, 0), conv("deep", 512, 3, 1), conv("logits", CLASSES, 3, 0)];
-    let spec = NetworkSpec { name: "saturated".into(), input: [3, 3, 3], classes: CLASSES, layers };
-    let graph = Graph::new(spec).unwrap();
-    let mut weights = Weights::default();
-    let mut insert = |name: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
-        let values = (0..shape.iter().product()).map(value).collect();
-        weights.insert(name.into(), Array { shape, values });
-    };
-    insert("wide.weight", vec![512, 3, 1, 1], &|_| 127.0);
-    // Columns that differ in their last weights only: sums that f32 cannot tell apart.
-    insert("deep.weight", vec![512, 512, 3, 3], &|i| if i % 4608 < i / 4608 { 126.0 } else { 127.0 });
-    insert("logits.weight", vec![CLASSES, 512, 3, 3], &|i| if i % 4608 < i / 4608 { -126.0 } else { -127.0 });
-    for (name, filters, step) in [("wide", 512, 1.0), ("deep", 512, 585_000.0), ("logits", CLASSES, 1.0)] {
-        insert(&format!("{name}.bias"), vec![filters], &|_| 0.0);
-        insert(&format!("{name}.weight_step"), vec![1], &|_| 1.0);
-        insert(&format!("{name}.output_step"), vec![1], &|_| step);
-    }
-    // A picture step of 1, so that sums are what the weights say.
-    let picture = PictureScale { zero_points: vec![0; 3], std: vec![1.0 / 255.0; 3] };
-    let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
-    let network = fold(&graph, &weights, &fold_options(&config, &picture, Hardware::mars().group, &classes)).unwrap();
+    let network = saturated(
+        [3, 3, 3],
+        &[
+            Saturated { name: "wide", filters: 512, kernel: 1, padding: 0, weight: 127.0, output_step: 1.0 },
+            Saturated { name: "deep", filters: 512, kernel: 3, padding: 1, weight: 127.0, output_step: 585_000.0 },
+            Saturated { name: "logits", filters: CLASSES, kernel: 3, padding: 0, weight: -127.0, output_step: 1.0 },
+        ],
+    );
     let mut pictures = vec![255; 2 * 27];
     // Only the corner pixel of the second picture is dark.
     for color in 0..3 {
@@ -718,34 +743,13 @@ fn sums_beyond_the_reach_of_f32_are_exact() {
 /// A linear layer over a whole map of 32 x 32: a single channel's sum passes what f32 can tell apart.
 #[test]
 fn kernels_of_a_whole_map_are_exact() {
-    let conv = |name: &str, filters, kernel| LayerSpec::Conv {
-        name: name.into(),
-        input: None,
-        filters,
-        kernel,
-        stride: 1,
-        padding: 0,
-        batch_norm: false,
-        add: None,
-    };
-    let layers = vec![conv("wide", 2, 1), conv("logits", CLASSES, 32)];
-    let spec = NetworkSpec { name: "whole".into(), input: [3, 32, 32], classes: CLASSES, layers };
-    let graph = Graph::new(spec).unwrap();
-    let mut weights = Weights::default();
-    let mut insert = |name: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
-        let values = (0..shape.iter().product()).map(value).collect();
-        weights.insert(name.into(), Array { shape, values });
-    };
-    insert("wide.weight", vec![2, 3, 1, 1], &|_| 127.0);
-    insert("logits.weight", vec![CLASSES, 2, 32, 32], &|i| if i % 2048 < i / 2048 { 126.0 } else { 127.0 });
-    for (name, filters, step) in [("wide", 2, 381.0), ("logits", CLASSES, 1.0)] {
-        insert(&format!("{name}.bias"), vec![filters], &|_| 0.0);
-        insert(&format!("{name}.weight_step"), vec![1], &|_| 1.0);
-        insert(&format!("{name}.output_step"), vec![1], &|_| step);
-    }
-    let picture = PictureScale { zero_points: vec![0; 3], std: vec![1.0 / 255.0; 3] };
-    let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
-    let network = fold(&graph, &weights, &fold_options(&config, &picture, Hardware::mars().group, &classes)).unwrap();
+    let network = saturated(
+        [3, 32, 32],
+        &[
+            Saturated { name: "wide", filters: 2, kernel: 1, padding: 0, weight: 127.0, output_step: 381.0 },
+            Saturated { name: "logits", filters: CLASSES, kernel: 32, padding: 0, weight: 127.0, output_step: 1.0 },
+        ],
+    );
     let mut image = vec![255; 3 * 1024];
     image[5] = 254;
     let logits = agree(&network, &[Device::flex(), ndarray()], &[Hardware::mars()], &image);

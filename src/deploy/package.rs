@@ -121,25 +121,21 @@ impl Package {
         self.check_provenance()?;
 
         let mut tensors = BTreeMap::new();
-        let mut insert = |name: String, dtype, shape, data| {
-            if tensors.insert(name.clone(), OwnTensor { dtype, shape, data }).is_some() {
-                return Err(PackageError::tensor(name, "two convolutions have this name"));
-            }
-            Ok(())
-        };
+        // A graph gives each convolution a name of its own.
+        let mut insert = |name: String, dtype, shape, data| tensors.insert(name, OwnTensor { dtype, shape, data });
         let mut indices = Vec::new();
         for (name, shape, _, conv) in network.convs() {
             let (index, weights) =
                 groups::pack(&GroupGrid::new(network.group, &shape), &conv.weights, conv.weight_bits);
             let bias: Vec<u8> = conv.bias.iter().flat_map(|bias| bias.to_le_bytes()).collect();
             let codes: Vec<u8> = index.iter().flat_map(|index| index.bytes.iter().copied()).collect();
-            insert(format!("{name}.bias"), Dtype::I32, conv.bias.len(), bias)?;
-            insert(format!("{name}.index"), Dtype::U8, codes.len(), codes)?;
-            insert(format!("{name}.weights"), Dtype::U8, weights.len(), weights)?;
+            insert(format!("{name}.bias"), Dtype::I32, conv.bias.len(), bias);
+            insert(format!("{name}.index"), Dtype::U8, codes.len(), codes);
+            insert(format!("{name}.weights"), Dtype::U8, weights.len(), weights);
             indices.push(index.iter().map(|index| IndexHeader { code: index.code, bits: index.bit_len }).collect());
         }
         if let Some(Predictions { classes, .. }) = &self.predictions {
-            insert(PREDICTIONS.into(), Dtype::U8, classes.len(), classes.clone())?;
+            insert(PREDICTIONS.into(), Dtype::U8, classes.len(), classes.clone());
         }
 
         let mut indices = indices.into_iter();
@@ -338,9 +334,7 @@ impl<'a> Tensors<'a> {
                 format!("it is {} of shape {:?}, expected {dtype} with one dimension", tensor.dtype(), tensor.shape()),
             ));
         }
-        if !self.read.insert(name.into()) {
-            return Err(PackageError::tensor(name, "two convolutions have this name"));
-        }
+        self.read.insert(name.into());
         Ok(tensor.data())
     }
 

@@ -433,8 +433,6 @@ impl Hardware {
             check_positive("energy.components.supply_v", components.supply_v)?;
             check_positive("energy.components.cell_ff", components.cell_ff)?;
             constants.extend([
-                ("components.supply_v", components.supply_v),
-                ("components.cell_ff", components.cell_ff),
                 ("components.adc_linear_ff", components.adc_linear_ff),
                 ("components.adc_exponential_ff", components.adc_exponential_ff),
                 ("components.dac_ff_per_bit", components.dac_ff_per_bit),

@@ -161,25 +161,20 @@ impl Builder<'_> {
         if bits == 0 { ACCUMULATOR_BITS } else { bits }
     }
 
-    /// The half of the ping-pong that a value is in: not that of what its node reads.
-    fn half(&self, mut value: Source) -> usize {
-        let mut half = 0;
-        while let Source::Node(node) = value {
-            value = self.network.graph.nodes()[node].source;
-            half = 1 - half;
-        }
-        half
-    }
-
     /// Values that are in the feature-map SRAM while this node runs, `own_bits` of its own with what later nodes read; first those in the
     /// half that it writes.
     fn live_bits(&self, own_bits: u64) -> [u64; 2] {
         let graph = &self.network.graph;
-        let written = self.half(Source::Node(self.index));
+        // Whether a node's values are in the half that the picture isn't in: each is in the other half than what it reads.
+        let mut halves: Vec<bool> = Vec::new();
+        let half = |halves: &[bool], value: Source| matches!(value, Source::Node(node) if halves[node]);
+        for node in &graph.nodes()[..=self.index] {
+            halves.push(!half(&halves, node.source));
+        }
         let mut bits = [own_bits, 0];
         let mut add = |value: Source, value_bits: u64| {
             if graph.readers(value).any(|reader| reader >= self.index) {
-                bits[usize::from(self.half(value) != written)] += value_bits;
+                bits[usize::from(half(&halves, value) != halves[self.index])] += value_bits;
             }
         };
         add(Source::Image, graph.image().len() as u64 * 8);

@@ -2,7 +2,8 @@
 //! something, with the weights that its cells hold and what its conversions add.
 //!
 //! Values are integers held in floats. A convolution's sums are exact as long as no partial sum can reach `2^24`; where one could,
-//! the input channels, and within a channel the kernel positions, are split and the parts are added as integers. Requantization runs on 64-bit integers.
+//! the input channels, and within a channel the kernel positions, are split and the parts are added as integers. Requantization runs on
+//! 64-bit integers.
 
 use std::ops::Range;
 
@@ -253,13 +254,17 @@ impl ExactConv {
             }
         };
         let [height, width] = shape.kernel;
+        let weights: Vec<f32> = held.iter().map(|weight| f32::from(*weight)).collect();
+        let data = TensorData::new(weights, [shape.filters(), shape.channels(), height, width]);
+        let weights = Tensor::<4>::from_data(data, device);
         let part = |channels: Range<usize>, taps: Range<usize>| {
-            let within = |tap: usize| taps.contains(&(tap % shape.taps()));
-            let weights =
-                held.iter().enumerate().map(|(tap, weight)| if within(tap) { f32::from(*weight) } else { 0.0 });
-            let data = TensorData::new(weights.collect::<Vec<_>>(), [shape.filters(), shape.channels(), height, width]);
-            let weights = Tensor::<4>::from_data(data, device).narrow(1, channels.start, channels.len());
-            (channels, weights)
+            let part = weights.clone().narrow(1, channels.start, channels.len());
+            if taps.len() == shape.taps() {
+                return (channels, part);
+            }
+            let mask: Vec<f32> = (0..shape.taps()).map(|tap| f32::from(u8::from(taps.contains(&tap)))).collect();
+            let mask = Tensor::<4>::from_data(TensorData::new(mask, [1, 1, height, width]), device);
+            (channels, part * mask)
         };
         let parts = exact_parts(&shape, conv.input_bits, &held);
         let parts = parts.into_iter().map(|(channels, taps)| part(channels, taps)).collect();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, toml_message, with_suggestion};
+use crate::error::{Error, Result, to_toml, toml_message, with_suggestion};
 use crate::quantize::{Fusion, QuantizeConfig};
 
 /// Everything that decides a run's result, beside the files it names.
@@ -371,10 +371,6 @@ impl Recipe {
         )?;
         setting(last_float < quantized, "phases: no float or sparsify phase can follow a quantize phase".into())
     }
-}
-
-fn to_toml(recipe: &Recipe) -> Result<String> {
-    toml::to_string(recipe).map_err(|error| Error::Setting(error.to_string()))
 }
 
 /// Sets one key of a table.

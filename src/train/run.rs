@@ -11,7 +11,7 @@ use super::sparsify::check_budget;
 use super::trainer::{Job, Trainer, fake_quant_predictions, float_predictions};
 use crate::data::{DataOptions, Dataset, Normalization};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::network::{Graph, NetworkSpec, Node, Op, Weights, ZOO, import, zoo};
 use crate::quantize::{BitPlan, Fusion};
@@ -203,8 +203,8 @@ impl Plan {
             if let Some(teacher) = teacher {
                 teacher.save(&checkpoints.join(TEACHER), Default::default())?;
             }
-            write_atomically(&self.folder.join(HARDWARE), hardware_toml(&self.hardware)?.as_bytes())?;
-            write_atomically(&self.folder.join(RECIPE), self.resolved_recipe()?.as_bytes())?;
+            write_atomically(&self.folder.join(HARDWARE), to_toml(&self.hardware)?.as_bytes())?;
+            write_atomically(&self.folder.join(RECIPE), to_toml(&self.recipe)?.as_bytes())?;
         }
         let teacher = match self.recipe.distillation {
             Some(_) => Some(Weights::load(&checkpoints.join(TEACHER))?.0),
@@ -271,7 +271,7 @@ impl Plan {
         let classes = fake_quant_predictions(&network, &self.hardware, &self.device, test)?;
         let data_sha256 = test.sha256();
         let provenance = Provenance {
-            recipe: self.resolved_recipe()?,
+            recipe: to_toml(&self.recipe)?,
             seed: self.recipe.seed,
             crate_version: env!("CARGO_PKG_VERSION").into(),
             dataset: self.dataset.name.clone(),
@@ -287,10 +287,6 @@ impl Plan {
         let deployment = deploy::validate(&Package::read(&path)?, &self.hardware, test, None, self.quiet)?;
         report::write(&deployment, &self.folder)?;
         Ok(deployment)
-    }
-
-    fn resolved_recipe(&self) -> Result<String> {
-        toml::to_string(&self.recipe).map_err(|error| Error::Setting(error.to_string()))
     }
 
     fn say(&self, line: &str) {
@@ -377,10 +373,6 @@ fn check_hardware(hardware: &Hardware, recipe: &Recipe, folder: &Path) -> Result
     let message =
         format!("it isn't the chip of {file} any more, which the recipe names: bring that back, or start a new run");
     Err(Error::file(&began_on, message))
-}
-
-fn hardware_toml(hardware: &Hardware) -> Result<String> {
-    toml::to_string(hardware).map_err(|error| Error::Setting(error.to_string()))
 }
 
 /// `runs/MODEL-DATASET-N` with the first free N.
