@@ -31,6 +31,10 @@ seed = 3
 batch_size = 16
 calibration_images = 64
 
+[normalization]
+mean = [0.4914, 0.4822, 0.4465]
+std = [0.2470, 0.2435, 0.2616]
+
 [quantize]
 weight_bits = 4
 activation_bits = 4

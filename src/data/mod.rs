@@ -13,6 +13,7 @@ mod mini;
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use archive::Archive;
@@ -68,7 +69,8 @@ pub struct DataOptions {
 }
 
 /// How bytes become floats: `(byte / 255 - mean) / std` for each color.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Normalization {
     /// Mean of each color, from 0 to 1.
     pub mean: [f32; COLORS],

@@ -198,7 +198,6 @@ mod tests {
     use super::*;
     use crate::data::{DataOptions, Dataset};
     use crate::network::zoo;
-    use crate::train::run::picture_scale;
 
     /// The network computes what it did, and folding it again changes no bit, so that a run may begin its phase twice.
     #[test]
@@ -213,7 +212,7 @@ mod tests {
                 }
             }
         }
-        let mut model = Model::new(&graph, &picture_scale(), &weights, &Device::flex());
+        let mut model = Model::new(&graph, &Recipe::default().picture_scale(), &weights, &Device::flex());
         let pictures: Vec<u8> = (0..2 * graph.image().len()).map(|i| (i * 31 % 251) as u8).collect();
         let logits = |model: &Model| {
             to_host(model.forward(&model.tensors, model.pictures(&pictures), Mode::Float, |_, _| {}).logits)
@@ -236,7 +235,8 @@ mod tests {
         let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
         let recipe = Recipe { calibration_images: 64, ..Recipe::default() };
         let train = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap().train;
-        let mut model = Model::new(&graph, &picture_scale(), &Weights::random(&graph, 3), &Device::flex());
+        let mut model =
+            Model::new(&graph, &Recipe::default().picture_scale(), &Weights::random(&graph, 3), &Device::flex());
         calibrate(&mut model, &recipe, &train).unwrap();
         let plan = BitPlan::new(&graph, &recipe.quantize);
         let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Normalization;
+use crate::deploy::PictureScale;
 use crate::error::{Error, Result, to_toml, toml_message, with_suggestion};
 use crate::quantize::{Fusion, QuantizeConfig};
 
@@ -29,6 +31,9 @@ pub struct Recipe {
     pub augment: bool,
     /// Training pictures from which steps are calibrated.
     pub calibration_images: usize,
+    /// How bytes become floats; ImageNet's constants if absent. A checkpoint needs those that it was trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalization: Option<Normalization>,
     /// Bits and fusion.
     pub quantize: QuantizeConfig,
     /// Group sparsity.
@@ -235,6 +240,7 @@ impl Default for Recipe {
             batch_size: 128,
             augment: true,
             calibration_images: 1024,
+            normalization: None,
             quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
             sparsity: SparsityConfig::default(),
             distillation: None,
@@ -312,6 +318,12 @@ impl Recipe {
         Path::new("checkpoints").join(name)
     }
 
+    /// What a byte of the picture is worth.
+    pub(super) fn picture_scale(&self) -> PictureScale {
+        let normalization = self.normalization.unwrap_or_default();
+        PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
+    }
+
     /// Epochs of all phases together.
     pub fn epochs(&self) -> usize {
         self.phases.iter().map(|phase| phase.epochs).sum()
@@ -326,6 +338,12 @@ impl Recipe {
         let setting = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Setting(message)) };
         setting(self.batch_size > 0, "batch_size = 0: a step needs pictures".into())?;
         setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from pictures".into())?;
+        if let Some(Normalization { mean, std }) = &self.normalization {
+            let shares = mean.iter().all(|mean| (0.0..=1.0).contains(mean));
+            setting(shares, format!("normalization.mean = {mean:?}: each must be from 0 to 1, a share of 255"))?;
+            let positive = std.iter().all(|std| std.is_finite() && *std > 0.0);
+            setting(positive, format!("normalization.std = {std:?}: each must be positive, a share of 255"))?;
+        }
         let lambda = self.sparsity.lambda;
         setting(lambda.is_finite() && lambda >= 0.0, format!("sparsity.lambda = {lambda}: it must not be negative"))?;
         let target = self.sparsity.target;
@@ -440,6 +458,13 @@ mod tests {
         assert!(message(&["phases.0.kind=quantise"]).contains("did you mean `quantize`?"));
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
         assert!(message(&["pretrained=none", "phases.1.epochs=0"]).contains("doesn't reach sparsity.target = 0.5"));
+        assert!(message(&["normalization.mean=[0.5, 0.5, 0.5]"]).contains("missing field `std`"));
+        let normalization = |std| message(&["normalization.mean=[0.5, 0.5, 1.5]", std]);
+        assert!(
+            normalization("normalization.std=[0.2, 0.2, 0.2]").contains("normalization.mean = [0.5, 0.5, 1.5]: each")
+        );
+        assert!(normalization("normalization.std=[0.2, 0.2]").contains("in `normalization.std`"));
+        assert!(message(&["normalization={mean = [0, 0, 0], std = [1, 1, 0]}"]).contains("each must be positive"));
         assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
         assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
         let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";
@@ -448,6 +473,18 @@ mod tests {
         assert!(freeze("quantize.fusion=ema", "phases.2.freeze_at=2").contains("from 0 to the phase's 1 epochs"));
         assert!(freeze("quantize.fusion=once", "phases.2.freeze_at=1").contains("fusion batch or ema"));
         assert!(freeze("quantize.fusion=batch", "phases.1.freeze_at=1").contains("only a quantize phase"));
+    }
+
+    #[test]
+    fn pictures_are_normalized_as_the_recipe_says() {
+        let settings = ["normalization.mean=[0.4914, 0.4822, 0.4465]", "normalization.std=[0.2023, 0.1994, 0.2010]"];
+        let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
+        let PictureScale { zero_points, std } = recipe.picture_scale();
+        assert_eq!((zero_points, std), (vec![125, 123, 114], vec![0.2023, 0.1994, 0.2010]));
+        let written = to_toml(&recipe).unwrap();
+        assert!(written.contains("0.4914") && !written.contains("0.49140"), "{written}");
+        assert_eq!(toml::from_str::<Recipe>(&written).unwrap(), recipe);
+        assert_eq!(Recipe::default().picture_scale().zero_points, [124, 116, 104], "ImageNet's");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::model::Model;
 use super::recipe::{DistillationConfig, Recipe};
 use super::sparsify::check_budget;
 use super::trainer::{Job, Trainer, fake_quant_predictions, float_predictions};
-use crate::data::{DataOptions, Dataset, Normalization};
+use crate::data::{DataOptions, Dataset};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
 use crate::error::{Error, Result, to_toml, write_atomically};
 use crate::hardware::Hardware;
@@ -150,7 +150,7 @@ impl Plan {
         check_widths(&graph, &recipe, &hardware)?;
         check_budget(&graph, &recipe, &hardware)?;
         Ok(Self {
-            picture: picture_scale(),
+            picture: recipe.picture_scale(),
             recipe,
             graph,
             hardware,
@@ -348,11 +348,6 @@ fn check_widths(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<(
         hardware.precision(bits.weights, bits.input).map_err(|message| Error::layer(&node.name, message))?;
     }
     Ok(())
-}
-
-pub(super) fn picture_scale() -> PictureScale {
-    let normalization = Normalization::default();
-    PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
 }
 
 /// A new run needs a folder without one.

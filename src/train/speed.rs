@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::model::{Mode, Model, to_host};
 use super::recipe::Recipe;
-use super::run::{model_graph, picture_scale};
+use super::run::model_graph;
 use super::trainer::{Job, Trainer};
 use crate::data::{Batches, Dataset};
 use crate::error::Result;
@@ -26,7 +26,7 @@ pub fn step_seconds(recipe: &Recipe, dataset: &Dataset, device: &Device, steps: 
         recipe,
         graph: &graph,
         dataset,
-        picture: &picture_scale(),
+        picture: &recipe.picture_scale(),
         hardware: &hardware,
         device,
         teacher: None,
@@ -42,7 +42,7 @@ pub fn step_seconds(recipe: &Recipe, dataset: &Dataset, device: &Device, steps: 
 /// A network that doesn't fit.
 pub fn inference_seconds(recipe: &Recipe, dataset: &Dataset, device: &Device, passes: usize) -> Result<Vec<f64>> {
     let graph = model_graph(&recipe.model, dataset)?;
-    let model = Model::new(&graph, &picture_scale(), &Weights::random(&graph, recipe.seed), device);
+    let model = Model::new(&graph, &recipe.picture_scale(), &Weights::random(&graph, recipe.seed), device);
     let batches = Batches::in_order(&dataset.test, recipe.batch_size).cycle().take(passes);
     let seconds = batches.map(|batch| {
         let started = Instant::now();
