@@ -402,6 +402,12 @@ fn a_killed_run_continues_to_the_same_bytes() {
     fs::write(&file, text + "{\"phase\":\"qua").unwrap();
     success(&next.output().unwrap());
     same_as_finished(&run);
+    // A power cut may cost lines of metrics; the run goes on.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, &text[..text.len() - 9]).unwrap();
+    success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
+    assert_eq!(metrics(&run).len(), EPOCHS - 1);
+    fs::write(&file, text).unwrap();
     // A run that has ended can be continued too: there is only the deployment left.
     success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
     same_as_finished(&run);
@@ -461,10 +467,39 @@ fn a_run_goes_on_alone_and_on_its_chip() {
     fs::write(&chip, mars.replacen("filters = 16", "filters = 8", 1)).unwrap();
     refused(dir.path(), &mut run(&["--resume"]), &["hardware.toml: it isn't the chip of chip.toml any more"]);
     fs::write(&chip, mars).unwrap();
+    let network = fs::read_to_string(dir.path().join("tiny.toml")).unwrap();
+    let other = network.replacen("padding = 1", "padding = 1\nbatch_norm = true", 1);
+    fs::write(dir.path().join("tiny.toml"), &other).unwrap();
+    success(&run(&["--resume"]).output().unwrap());
+    fs::write(dir.path().join("tiny.toml"), network.replacen("stride = 2", "stride = 1", 1)).unwrap();
+    refused(dir.path(), &mut run(&["--resume"]), &["network.toml: it isn't the network of tiny.toml any more"]);
+    fs::write(dir.path().join("tiny.toml"), network).unwrap();
     lock.lock().unwrap();
     refused(dir.path(), &mut run(&["--resume"]), &["run: another process runs this"]);
     lock.unlock().unwrap();
     success(&run(&["--resume"]).output().unwrap());
+}
+
+/// What has begun stays as it was in the recipe of a run.
+#[test]
+fn a_phase_that_has_begun_keeps_its_kind() {
+    let dir = new_place();
+    let new = ["--recipe", "recipe.toml", "--run", "run"];
+    let mut child = train(dir.path(), &new).stdout(Stdio::null()).spawn().unwrap();
+    let run = dir.path().join("run");
+    wait_for_lines(&mut child, &run, 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let file = run.join("recipe.toml");
+    let recipe = fs::read_to_string(&file).unwrap();
+    let quantize = recipe.rfind("[[phases]]").unwrap();
+    let first = recipe.find("[[phases]]").unwrap();
+    fs::write(&file, format!("{}{}", &recipe[..first], &recipe[quantize..])).unwrap();
+    let parts = ["last.safetensors: it ends in a phase of another kind", "recipe.toml"];
+    refused(dir.path(), &mut train(dir.path(), &["--resume", "--run", "run"]), &parts);
+    fs::write(&file, recipe).unwrap();
+    success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
+    same_as_finished(&run);
 }
 
 /// The loss explodes within an epoch, or after one of a single step, whose checkpoint must not hold what cannot be used.
@@ -553,12 +588,13 @@ fn budgets_are_met_by_what_is_deployed() {
     child.wait().unwrap();
     success(&train(dir.path(), &["--resume", "--run", "killed"]).output().unwrap());
     same_run(&run, &dir.path().join("cycles"));
-    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "never"]);
-    refused(
-        dir.path(),
-        command.args(settings(&set("cycles", "0.99"))),
-        &["sparsity.target = 0.99", "one group a layer", "cycles"],
-    );
+    for (budget, parts) in
+        [("cycles", ["one group a layer", "cycles"]), ("groups", ["each layer keeps a group", "can go"])]
+    {
+        let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "never"]);
+        let command = command.args(settings(&set(budget, "0.99")));
+        refused(dir.path(), command, &[&parts[..], &["sparsity.target = 0.99"]].concat());
+    }
 }
 
 // Refusals.

@@ -7,7 +7,7 @@ use clap::Parser;
 use mars::cli::{CommonArgs, exit, on_interrupt};
 use mars::error::Result;
 use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
-use mars::train::{Allocator, keep_memory};
+use mars::train::{Allocator, DEFAULT_DEVICE, keep_memory};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -37,7 +37,7 @@ struct Arguments {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// Device: flex, ndarray, or one that the build was made with
-    #[arg(long, default_value = "flex")]
+    #[arg(long, default_value = DEFAULT_DEVICE)]
     device: String,
     /// Folder of the run folders [default: runs/reproduce/NAME]
     #[arg(long = "run", value_name = "DIR")]

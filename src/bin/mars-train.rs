@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, on_interrupt};
 use mars::error::Result;
-use mars::train::{Allocator, Outcome, Plan, Request, keep_memory};
+use mars::train::{Allocator, DEFAULT_DEVICE, Outcome, Plan, Request, keep_memory, setting};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -39,7 +39,7 @@ struct Arguments {
     #[arg(long)]
     seed: Option<u64>,
     /// Device: flex, ndarray, or one that the build was made with
-    #[arg(long, default_value = "flex")]
+    #[arg(long, default_value = DEFAULT_DEVICE)]
     device: String,
     /// Run folder [default: runs/MODEL-DATASET-N]
     #[arg(long = "run", value_name = "DIR")]
@@ -67,13 +67,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         ("pretrained", arguments.pretrained),
         ("hardware", arguments.hardware),
     ];
-    settings.extend(strings.into_iter().filter_map(|(key, value)| Some(format!("{key}={:?}", value?))));
+    settings.extend(strings.into_iter().filter_map(|(key, value)| Some(setting(key, &value?))));
     settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
     let plan = Plan::new(Request {
         recipe: arguments.recipe,
         settings,
         data: arguments.common.data(),
-        device: arguments.device,
+        device: arguments.device.clone(),
         folder: arguments.folder,
         resume: arguments.resume,
         quiet: arguments.common.quiet,
@@ -92,7 +92,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Outcome::Interrupted(folder) => {
             let place = arguments.common.data().data_dir.map(|place| format!(" --data-dir {}", place.display()));
             let place = place.unwrap_or_default();
-            eprintln!("interrupted; go on with: mars-train --resume --run {}{place}", folder.display());
+            let device = match arguments.device.as_str() {
+                DEFAULT_DEVICE => String::new(),
+                device => format!(" --device {device}"),
+            };
+            eprintln!("interrupted; go on with: mars-train --resume --run {}{place}{device}", folder.display());
             Ok(ExitCode::from(130))
         }
     }

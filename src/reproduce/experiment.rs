@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, closest, read_toml};
-use crate::train::Recipe;
+use crate::train::{Recipe, setting};
 
 /// Where experiments lie that are named without a path.
 pub const FOLDER: &str = "experiments";
@@ -177,6 +177,7 @@ impl Experiment {
     /// # Errors
     /// A missing file, a recipe, an unknown key, names that are no names or not unique, a row that starts from none before it.
     pub fn load(path: &Path) -> Result<Self> {
+        let path = &from_here(path);
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         if text.parse::<toml::Table>().is_ok_and(|table| !is_experiment(&table)) {
             let message = format!(
@@ -248,7 +249,10 @@ impl Experiment {
     pub fn recipe(&self, row: &Row, settings: &[String]) -> Result<Recipe> {
         let wrong = |error: Error| Error::file(&self.path, format!("row `{}`: {error}", row.name));
         check_settings(settings)?;
-        let mut recipe = Recipe::load(Some(&row.recipe), &row.all_settings(settings)).map_err(wrong)?;
+        let mut settings = row.all_settings(settings);
+        // One that starts from another row has something to start from, so that phases of its own begin with no float training.
+        settings.extend(row.start.iter().map(|start| setting("pretrained", start)));
+        let mut recipe = Recipe::load(Some(&row.recipe), &settings).map_err(wrong)?;
         if recipe.pretrained.is_none() {
             recipe.pretrained = Some(recipe.shipped_checkpoint().display().to_string());
         }
@@ -259,8 +263,16 @@ impl Experiment {
 impl Row {
     /// What is set on top of the recipe file: its own settings and its hardware, then those of the command line.
     pub fn all_settings(&self, settings: &[String]) -> Vec<String> {
-        let hardware = self.hardware.iter().map(|file| format!("hardware={:?}", file.display().to_string()));
+        let hardware = self.hardware.iter().map(|file| setting("hardware", &file.display().to_string()));
         self.settings.iter().cloned().chain(hardware).chain(settings.iter().cloned()).collect()
+    }
+}
+
+/// A path as it is named from the current folder, so that what a row's recipe names is the same however the experiment is named.
+fn from_here(path: &Path) -> PathBuf {
+    match (path.canonicalize(), Path::new(".").canonicalize()) {
+        (Ok(whole), Ok(here)) => whole.strip_prefix(here).unwrap_or(path).into(),
+        _ => path.into(),
     }
 }
 

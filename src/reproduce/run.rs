@@ -12,7 +12,7 @@ use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::Deployment;
 use crate::error::{Error, Result};
-use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock};
+use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock, setting};
 
 /// The file in a run folder that says what the run started from.
 const START: &str = "start.json";
@@ -222,7 +222,7 @@ impl Reproduction<'_> {
         if !resume {
             let checkpoint = checkpoint.as_ref().map_or("none".into(), |file| file.display().to_string());
             settings = job.row.all_settings(&self.settings);
-            settings.extend([format!("pretrained={checkpoint:?}"), format!("seed={}", job.seed)]);
+            settings.extend([setting("pretrained", &checkpoint), format!("seed={}", job.seed)]);
         }
         let plan = Plan::new(Request {
             recipe: (!resume).then(|| job.row.recipe.clone()),
@@ -261,15 +261,28 @@ impl Reproduction<'_> {
 
     /// The finished run of the row that another one starts from.
     fn start_run(&self, row: &str, seed: u64) -> Result<Run> {
+        let wrong = |message: String| {
+            Error::file(&self.experiment.path, format!("it starts from row `{row}`, seed {seed}, {message}"))
+        };
         let run = self.results.runs(row)?.into_iter().find(|run| run.seed == seed);
-        let checkpoint = run_folder(&self.runs, row, seed).join(LAST);
-        run.filter(|_| checkpoint.exists()).ok_or_else(|| {
-            let message = format!(
-                "it starts from row `{row}`, of which there is no finished run with {}: run that row first",
-                checkpoint.display()
-            );
-            Error::file(&self.experiment.path, message)
-        })
+        let run = run.ok_or_else(|| wrong("which isn't finished: run that row first".into()))?;
+        let folder = run_folder(&self.runs, row, seed);
+        let again = format!(
+            "run both rows with another --results and --run, or remove {} to run that row again",
+            self.results.row_folder(row).display()
+        );
+        // A run that isn't finished has no report yet.
+        if !folder.join(LAST).exists() || !folder.join("deploy.json").exists() {
+            return Err(wrong(format!("which is finished, but not in {}: {again}", folder.display())));
+        }
+        let made = Recipe::load(Some(&folder.join("recipe.toml")), &[])?;
+        match differences(&self.results.recipe(row)?, &made)?.as_slice() {
+            [] => Ok(run),
+            different => {
+                let different = different.join("; ");
+                Err(wrong(format!("but {} is another run ({different}): {again}", folder.display())))
+            }
+        }
     }
 
     /// A run goes on only from where the same recipe, checkpoint and data brought it.
@@ -306,7 +319,7 @@ fn read_start(folder: &Path) -> Result<Start> {
     serde_json::from_str(&text).map_err(|error| Error::file(&path, error.to_string()))
 }
 
-/// Test accuracy after the last float epoch, if there was one.
+/// Test accuracy after the last float epoch before any compression, if there was one.
 fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
     #[derive(Deserialize)]
     struct Line {
@@ -322,5 +335,26 @@ fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
         .lines()
         .map(|line| serde_json::from_str(line).map_err(|error| Error::file(&path, error.to_string())))
         .collect::<Result<_>>()?;
-    Ok(lines.iter().rfind(|line| line.phase == PhaseKind::Float.name()).map(|line| line.test_accuracy))
+    let float = lines.iter().take_while(|line| line.phase == PhaseKind::Float.name());
+    Ok(float.last().map(|line| line.test_accuracy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a float phase after groups are gone comes to isn't the float network's.
+    #[test]
+    fn the_float_accuracy_is_of_the_network_before_compression() {
+        let folder = tempfile::tempdir().unwrap();
+        let phases = |names: &[&str]| {
+            let line =
+                |(index, name): (usize, &&str)| format!("{{\"phase\":\"{name}\",\"test_accuracy\":{index}.5}}\n");
+            let lines: String = names.iter().enumerate().map(line).collect();
+            std::fs::write(folder.path().join("metrics.jsonl"), lines).unwrap();
+            last_float_accuracy(folder.path()).unwrap()
+        };
+        assert_eq!(phases(&["float", "float", "sparsify", "float", "quantize"]), Some(1.5));
+        assert_eq!(phases(&["sparsify", "float", "quantize"]), None);
+    }
 }

@@ -361,7 +361,8 @@ impl Recipe {
             );
             setting(phase.epochs > 0 || !removes, message)?;
             let warmup = (0.0..=phase.epochs as f64).contains(&phase.warmup_epochs);
-            setting(warmup, format!("phases.{index}.warmup_epochs = {}: more than its epochs", phase.warmup_epochs))?;
+            let key = format!("phases.{index}.warmup_epochs = {}", phase.warmup_epochs);
+            setting(warmup, format!("{key}: it must be from 0 to the phase's {} epochs", phase.epochs))?;
             if let Some(at) = phase.freeze_at {
                 let key = format!("phases.{index}.freeze_at = {at}");
                 let within = (0.0..=phase.epochs as f64).contains(&at);
@@ -389,6 +390,11 @@ impl Recipe {
         )?;
         setting(last_float < quantized, "phases: no float or sparsify phase can follow a quantize phase".into())
     }
+}
+
+/// The setting that gives a key this text, whatever characters are in it.
+pub fn setting(key: &str, value: &str) -> String {
+    format!("{key}={}", toml::Value::from(value))
 }
 
 /// Sets one key of a table.
@@ -450,6 +456,14 @@ mod tests {
     }
 
     #[test]
+    fn any_text_can_be_set() {
+        for text in ["net.pt", "3", "my\u{a0}\"net\".pt", "a\\b", "true"] {
+            let recipe = Recipe::load(None, &[setting("pretrained", text)]).unwrap();
+            assert_eq!(recipe.pretrained.as_deref(), Some(text));
+        }
+    }
+
+    #[test]
     fn wrong_settings_are_named() {
         assert!(message(&["quantize.weigth_bits=3"]).contains("did you mean `weight_bits`?"));
         assert!(message(&["quantize.weight_bits=9"]).contains("quantize.weight_bits = 9: it must be from 2 to 8"));
@@ -465,6 +479,7 @@ mod tests {
         );
         assert!(normalization("normalization.std=[0.2, 0.2]").contains("in `normalization.std`"));
         assert!(message(&["normalization={mean = [0, 0, 0], std = [1, 1, 0]}"]).contains("each must be positive"));
+        assert!(message(&["pretrained=none", "phases.0.warmup_epochs=-1"]).contains("from 0 to the phase's 30 epochs"));
         assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
         assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
         let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";

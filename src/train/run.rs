@@ -27,6 +27,9 @@ pub const DEVICES: &[&str] = &[
     "wgpu",
 ];
 
+/// The one that is taken where none is named.
+pub const DEFAULT_DEVICE: &str = DEVICES[0];
+
 /// The device of a name.
 ///
 /// # Errors
@@ -103,6 +106,8 @@ pub enum Outcome {
 const RECIPE: &str = "recipe.toml";
 /// The file in a run folder that holds its chip.
 const HARDWARE: &str = "hardware.toml";
+/// The file in a run folder that holds its network.
+const NETWORK: &str = "network.toml";
 /// The checkpoint of the network that a run learns from.
 const TEACHER: &str = "teacher.safetensors";
 
@@ -145,6 +150,9 @@ impl Plan {
         }
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
         let graph = model_graph(&recipe.model, &dataset)?;
+        if request.resume {
+            check_network(graph.spec(), &recipe, &folder)?;
+        }
         recipe.quantize.check_patterns(&graph)?;
         check_logits(&graph, &recipe)?;
         check_widths(&graph, &recipe, &hardware)?;
@@ -204,10 +212,16 @@ impl Plan {
                 teacher.save(&checkpoints.join(TEACHER), Default::default())?;
             }
             write_atomically(&self.folder.join(HARDWARE), to_toml(&self.hardware)?.as_bytes())?;
+            write_atomically(&self.folder.join(NETWORK), to_toml(self.graph.spec())?.as_bytes())?;
             write_atomically(&self.folder.join(RECIPE), to_toml(&self.recipe)?.as_bytes())?;
         }
         let teacher = match self.recipe.distillation {
-            Some(_) => Some(Weights::load(&checkpoints.join(TEACHER))?.0),
+            Some(_) => {
+                let path = checkpoints.join(TEACHER);
+                let (teacher, _) = Weights::load(&path)?;
+                teacher.check(&self.graph).map_err(|error| Error::file(&path, error.to_string()))?;
+                Some(teacher)
+            }
             None => None,
         };
         self.say(&format!("run folder {}", self.folder.display()));
@@ -365,9 +379,22 @@ fn check_hardware(hardware: &Hardware, recipe: &Recipe, folder: &Path) -> Result
         return Ok(());
     }
     let file = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
+    Err(changed(&began_on, "chip", file))
+}
+
+/// A run goes on with the network that it began with: strides and sources may change without a shape that tells.
+fn check_network(network: &NetworkSpec, recipe: &Recipe, folder: &Path) -> Result<()> {
+    let began_with = folder.join(NETWORK);
+    if !began_with.exists() || *network == NetworkSpec::load(&began_with)? {
+        return Ok(());
+    }
+    Err(changed(&began_with, "network", &recipe.model))
+}
+
+fn changed(began: &Path, what: &str, file: &str) -> Error {
     let message =
-        format!("it isn't the chip of {file} any more, which the recipe names: bring that back, or start a new run");
-    Err(Error::file(&began_on, message))
+        format!("it isn't the {what} of {file} any more, which the recipe names: bring that back, or start a new run");
+    Error::file(began, message)
 }
 
 /// `runs/MODEL-DATASET-N` with the first free N.

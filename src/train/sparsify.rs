@@ -39,8 +39,23 @@ pub(super) struct Sparsity {
 /// # Errors
 /// Names the target and what the network costs at least.
 pub(super) fn check_budget(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
-    let sparsifies = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify);
-    if sparsifies { Price::new(graph, recipe, hardware).map(drop) } else { Ok(()) }
+    if !recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify) {
+        return Ok(());
+    }
+    if recipe.sparsity.budget == Budget::Groups {
+        let groups: Vec<usize> =
+            graph.convs().map(|(_, conv)| GroupGrid::new(hardware.group, &conv).groups()).collect();
+        let total = groups.iter().sum::<usize>() as f64;
+        let most = total - groups.len() as f64;
+        let target = recipe.sparsity.target;
+        if (target * total).round() > most {
+            let most = 100.0 * most / total;
+            return Err(Error::Setting(format!(
+                "sparsity.target = {target}: each layer keeps a group, so that at most {most:.1} % of them can go"
+            )));
+        }
+    }
+    Price::new(graph, recipe, hardware).map(drop)
 }
 
 /// What a budget of the hardware model is asked from.

@@ -20,7 +20,7 @@ use super::sparsify::Sparsity;
 use crate::data::{Augment, Batch, Batches, Dataset, Split};
 use crate::deploy::integer::{IntegerNetwork, predict};
 use crate::deploy::{FoldOptions, PictureScale, fold};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, write_atomically};
 use crate::hardware::Hardware;
 use crate::network::{Array, Graph, Weights};
 use crate::quantize::{BitPlan, FakeQuant, Fusion};
@@ -112,6 +112,13 @@ impl<'a> Trainer<'a> {
         let effects = tensors(&checkpoint.effects);
         trainer.sparsity.restore(checkpoint.kept, effects).map_err(|message| Error::file(&path, message))?;
         trainer.position = checkpoint.position;
+        let Position { phase, begun, .. } = trainer.position;
+        let kind = trainer.job.recipe.phases.get(phase).map(|phase| phase.kind);
+        if begun && kind == Some(PhaseKind::Quantize) && !trainer.is_calibrated() {
+            let message =
+                "it ends in a phase of another kind than the recipe's: what has begun stays in recipe.toml as it was";
+            return Err(Error::file(&path, message));
+        }
         trainer.cut_metrics()?;
         Ok(trainer)
     }
@@ -155,6 +162,11 @@ impl<'a> Trainer<'a> {
         self.position.float_accuracy
     }
 
+    /// Whether steps have been found already.
+    fn is_calibrated(&self) -> bool {
+        self.model.tensors.keys().any(|name| name.ends_with("_step"))
+    }
+
     fn begin_phase(&mut self, phase: &Phase) -> Result<()> {
         if phase.kind == PhaseKind::Sparsify {
             self.sparsity.forget();
@@ -173,8 +185,7 @@ impl<'a> Trainer<'a> {
         if self.job.recipe.quantize.fusion == Fusion::Once {
             self.model.fold_batch_norms();
         }
-        let calibrated = self.model.tensors.keys().any(|name| name.ends_with("_step"));
-        if !calibrated {
+        if !self.is_calibrated() {
             calibrate(&mut self.model, self.job.recipe, &self.job.dataset.train)?;
         }
         self.correct_biases(phase);
@@ -314,7 +325,8 @@ impl<'a> Trainer<'a> {
         let path = metrics_path(self.job.folder);
         let line = serde_json::to_string(&metrics).map_err(|error| Error::file(&path, error.to_string()))?;
         let file = OpenOptions::new().create(true).append(true).open(&path);
-        file.and_then(|mut file| writeln!(file, "{line}")).map_err(Error::io(&path))?;
+        // On the disk before the checkpoint that counts it.
+        file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_data())).map_err(Error::io(&path))?;
         self.position.metric_lines += 1;
         Ok(())
     }
@@ -473,15 +485,17 @@ impl<'a> Trainer<'a> {
             .save(&checkpoint_path(self.job.folder, name))
     }
 
-    /// Drops the lines of epochs that the checkpoint doesn't know.
-    fn cut_metrics(&self) -> Result<()> {
+    /// Drops the lines of epochs that the checkpoint doesn't know, and one that was cut off.
+    fn cut_metrics(&mut self) -> Result<()> {
         let path = metrics_path(self.job.folder);
-        if self.position.metric_lines == 0 && !path.exists() {
-            return Ok(());
-        }
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let lines: String = text.split_inclusive('\n').take(self.position.metric_lines).collect();
-        crate::error::write_atomically(&path, lines.as_bytes())
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            text => text.map_err(Error::io(&path))?,
+        };
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines: Vec<&str> = whole.take(self.position.metric_lines).collect();
+        self.position.metric_lines = lines.len();
+        write_atomically(&path, lines.concat().as_bytes())
     }
 }
 

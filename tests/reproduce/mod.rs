@@ -206,6 +206,23 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
     assert!(out.starts_with("two          Two rows | and one that goes on: 3 finished\n"), "{out}");
 
+    // However the experiment is named.
+    let absolute = place.join("experiments/two.toml").canonicalize().unwrap();
+    for name in ["./experiments/two.toml", "experiments/../experiments/./two.toml", absolute.to_str().unwrap()] {
+        success(&reproduce(place, &[name, "--table", "--results", "experiments/results/two"]).output().unwrap());
+        assert!(read(results.join("table.csv")) == table, "{name}");
+    }
+
+    // A row goes on from a run folder that is there and is the finished run.
+    fs::remove_dir_all(results.join("merged")).unwrap();
+    let merged = ["two", "--rows", "merged"];
+    let parts = ["it starts from row `dense`, seed 0, ", "run both rows with another", "experiments/results/two/dense"];
+    let but = |what| [&parts[..], &[what]].concat();
+    failed(&reproduce(place, &merged).output().unwrap(), &but("which is finished, but not in"));
+    let trial = ["two", "--rows", "dense", "--set", "phases.1.epochs=1", "--results", "trial"];
+    success(&reproduce(place, &trial).output().unwrap());
+    failed(&reproduce(place, &merged).output().unwrap(), &but("is another run (phases.1.epochs = 2, now 1)"));
+
     // Results of something else are neither shown nor taken for this row's.
     let other = reproduce(place, &["two", "--set", "batch_size=8"]).output().unwrap();
     failed(&other, &["results/two/dense", "batch_size = 16, now 8", "--results"]);
@@ -232,7 +249,11 @@ fn a_row_that_fails_does_not_keep_others_from_running() {
     let output = reproduce(dir.path(), &["two", "--run", "runs", "--results", "results"]).output().unwrap();
     failed(
         &output,
-        &["row `dense`, seed 0: layer `", "row `merged`, seed 0: ", "it starts from row `dense`, of which"],
+        &[
+            "row `dense`, seed 0: layer `",
+            "row `merged`, seed 0: ",
+            "it starts from row `dense`, seed 0, which isn't finished",
+        ],
     );
     let table = read(dir.path().join("results/table.csv"));
     assert_eq!(
