@@ -2,6 +2,10 @@
 
 use super::table::TableRow;
 use crate::report::scatter::{Axis, Dot, Line, Scatter, page};
+use crate::report::text::shorten;
+
+/// Characters that there is room for above the curves.
+const TITLE: usize = 78;
 
 const CYCLES: Axis = Axis { name: "cycles of a frame, weight reload charged", logarithmic: false, rising: false };
 const ACCURACY: Axis = Axis { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
@@ -27,5 +31,5 @@ pub(super) fn curves(title: &str, rows: &[TableRow]) -> Option<String> {
         line.dots.sort_by(|&a, &b| dots[a].x.total_cmp(&dots[b].x));
     }
     let axes = [CYCLES, ACCURACY];
-    (!dots.is_empty()).then(|| page(title, &[Scatter { title: title.into(), axes, dots, lines }]))
+    (!dots.is_empty()).then(|| page(title, &[Scatter { title: shorten(title, TITLE, "…"), axes, dots, lines }]))
 }

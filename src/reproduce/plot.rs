@@ -13,7 +13,8 @@ const PITCH: f64 = 26.0;
 /// Below the rows: the axis and the legend.
 const FOOT: f64 = 62.0;
 
-/// Characters that there is room for in front of the axis, and on it.
+/// Characters that there is room for above the rows, in front of the axis, and on it.
+const TITLE: usize = 92;
 const LABEL: usize = 36;
 const STATUS: usize = 70;
 
@@ -95,8 +96,9 @@ pub(super) fn plot(title: &str, rows: &[TableRow]) -> String {
     );
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\">\n\
-         <title>{0}</title>\n<style>{STYLE}</style>\n<text class=\"title\" x=\"10\" y=\"24\">{0}</text>\n{body}</svg>\n",
+         <title>{0}</title>\n<style>{STYLE}</style>\n<text class=\"title\" x=\"10\" y=\"24\">{1}</text>\n{body}</svg>\n",
         Escape(title),
+        Escape(&shorten(title, TITLE, "…")),
     )
 }
 
