@@ -241,6 +241,22 @@ fn one_command_trains_exports_and_deploys() {
     assert_eq!((package.provenance.recipe, package.provenance.seed), (recipe, 3));
 }
 
+/// A pipe gets the JSON; a link stays one.
+#[cfg(unix)]
+#[test]
+fn json_goes_where_it_is_told() {
+    let dir = TempDir::new().unwrap();
+    let trained = fs::read_to_string(FINISHED.join("run/deploy.json")).unwrap();
+    let pipe = ["run/model.mars", "--json", "/dev/stderr"];
+    let (_, err) = success(&deploy(&FINISHED, &pipe).output().unwrap());
+    assert_eq!(err, trained);
+    let [link, file] = ["link.json", "file.json"].map(|name| dir.path().join(name));
+    fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    success(&deploy(&FINISHED, &["run/model.mars", "--json", link.to_str().unwrap()]).output().unwrap());
+    assert!(link.is_symlink() && fs::read_to_string(&file).unwrap() == trained);
+}
+
 #[test]
 fn the_second_command_agrees_with_the_first() {
     let dir = TempDir::new().unwrap();

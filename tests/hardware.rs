@@ -644,6 +644,47 @@ fn maps_beyond_the_feature_sram_go_to_the_next_level() {
     assert!(cost(&hardware).cycles > cycles);
 }
 
+/// Two tiles of a set on two macros that hold their weights from the start: the second one could begin with the first, but for the
+/// sums of each pixel.
+#[test]
+fn sums_are_read_when_they_are_written() {
+    let pool = LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None };
+    let network = W8A8.network(spec([64, 8, 8], vec![conv("conv", 64, 3, 1, 1, None), pool]));
+    let mapping = Mapping { policy: Policy::FilterSets };
+    let evaluation = evaluate(&network, &Hardware { mapping, ..Hardware::mars() }).unwrap();
+    assert!(evaluation.resident);
+    for core in 0..4 {
+        let span = |unit, activity| {
+            let of =
+                |span: &&Span| (span.core, span.unit, span.layer, span.activity) == (core, Some(unit), 0, activity);
+            *evaluation.timeline.spans.iter().find(of).unwrap()
+        };
+        let (written, read) = (span(0, Activity::WriteBack), span(1, Activity::LoadInputs));
+        assert_eq!((written.times, written.period), (read.times, read.period));
+        assert!(read.start >= written.start + written.cycles, "{written:?} {read:?}");
+        assert!(read.start - read.period < written.start + written.cycles, "a beat earlier would do: {read:?}");
+    }
+}
+
+/// Four tiles of one access: between two of them the sums of both parts of a set wait, 16 filters of 4 bytes for each pixel.
+#[test]
+fn sums_that_wait_take_room() {
+    let (stem, wide) = (conv("stem", 128, 1, 1, 0, None), conv("wide", 16, 1, 1, 0, None));
+    let network = W8A8.network(spec([3, 32, 32], vec![stem, wide]));
+    let mut hardware = Hardware { cores: 1, macros_per_core: 4, ..Hardware::mars() };
+    hardware.mapping.policy = Policy::FilterSets;
+    let mut moved_kib = |feature_sram_kib| {
+        hardware.memory.feature_sram_kib = feature_sram_kib;
+        // At 1 pJ/b, without the picture, there and back.
+        let cost = evaluate(&network, &hardware).unwrap().cost_without_reload;
+        (cost.energy_breakdown_uj.next_level * 1e6 / 8192.0 - 3.0) / 2.0
+    };
+    // Maps of 128 and 16 KiB, and 64 KiB of sums.
+    for (feature_sram_kib, moved) in [(208, 0.0), (207, 1.0)] {
+        assert!(close(moved_kib(feature_sram_kib) + 1.0, moved + 1.0), "{feature_sram_kib} KiB");
+    }
+}
+
 /// Three maps of 4 KiB, of which the residual sum reads one and writes one in the same half.
 #[test]
 fn halves_of_the_ping_pong_fill_up_apart() {

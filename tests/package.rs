@@ -444,6 +444,31 @@ fn what_cannot_be_read_is_not_written() {
     assert!(package.to_bytes().unwrap_err().to_string().contains("class 2"));
 }
 
+/// A package of few kilobytes, which is refused where it is written as where it is read, whose second layer gathers 64 x 65,536 inputs for each of 287 x 287 outputs.
+#[test]
+fn a_small_file_cannot_ask_for_much_memory() {
+    let spec = r#"
+        name = "wide"
+        input = [3, 32, 32]
+        classes = 2
+        layers = [
+            { op = "conv", name = "a", filters = 64, kernel = 1 },
+            { op = "conv", name = "b", filters = 1, kernel = 256, padding = 255 },
+            { op = "linear", name = "linear", filters = 2 },
+        ]
+    "#;
+    let layer = |filters: usize, weights: usize, output| IntegerLayer::Conv {
+        conv: conv(8, 4, vec![0; filters * weights], filters),
+        skip: None,
+        output,
+    };
+    let stored = || Some(requantize(&[300], &[(8, 10)]));
+    let layers = vec![layer(64, 3, stored()), layer(1, 64 << 16, stored()), layer(2, 287 * 287, None)];
+    let package = Package { network: network(spec, [16, 16], layers), provenance: provenance(), predictions: None };
+    let error = package.to_bytes().unwrap_err().to_string();
+    assert!(error.contains("more than 268435456 inputs of filters"), "{error}");
+}
+
 /// JSON pointers of all values in a JSON value that hold no others.
 fn leaves(value: &Value, pointer: &str) -> Vec<String> {
     let children: Vec<(String, &Value)> = match value {

@@ -261,7 +261,7 @@ fn a_lossy_chip_is_said_to_be_lossy() {
     let deployment = |hardware| validate(&package, hardware, &data.test, Some(20), true).unwrap();
     let table = mars::report::table(&deployment(&hardware));
     assert!(
-        table.contains("The macro model is lossy (noise);\n  integer reference and fake-quant predictions are"),
+        table.contains("The macro model is lossy (noise);\n  the integer reference is that of an ideal chip;\n  the package holds no"),
         "{table}"
     );
     assert!(table.lines().all(|line| line.len() <= 80), "{table}");

@@ -8,6 +8,7 @@ use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 
 use super::DataError;
+use crate::error::part_beside;
 
 /// A `.tar.gz` file on a server, and what is wanted of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +72,7 @@ impl Archive {
     /// Unpacks into a folder beside the final one and renames it.
     pub(super) fn unpack(&self, file: &mut File, path: &Path, dir: &Path) -> Result<PathBuf, DataError> {
         let target = dir.join(&self.folder);
-        let unfinished = dir.join(format!("{}.{}.part", self.folder, std::process::id()));
+        let unfinished = part_beside(&target);
         let unpacked = self.unpack_members(file, path, &unfinished).and_then(|()| {
             let renamed = fs::rename(&unfinished, &target);
             if renamed.is_err() && target.is_dir() {
@@ -93,7 +94,7 @@ impl Archive {
             message: format!("it cannot be unpacked: {error}"),
         };
         file.rewind().map_err(DataError::io(path))?;
-        fs::create_dir_all(unfinished).map_err(DataError::io(unfinished))?;
+        fs::create_dir(unfinished).map_err(DataError::io(unfinished))?;
         let mut missing: Vec<&String> = self.members.iter().collect();
         let mut archive = tar::Archive::new(GzDecoder::new(file));
         for entry in archive.entries().map_err(broken)? {

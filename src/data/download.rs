@@ -1,6 +1,6 @@
 //! Downloads that go on where they stopped.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Archive, DataError};
+use crate::error::try_lock;
 
 /// A server that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -21,13 +22,13 @@ impl Archive {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);
         let mut file = options.open(&part).map_err(DataError::io(&part))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DataError::Busy { path: part }),
-            Err(TryLockError::Error(source)) => return Err(DataError::Io { path: part, source }),
+        if !try_lock(&file).map_err(DataError::io(&part))? {
+            return Err(DataError::Busy { path: part });
         }
         let remove = || fs::remove_file(&part).map_err(DataError::io(&part));
-        let downloaded = self.download(&mut file, &part, dir, quiet);
+        // A full disk may have left the whole of it, which needs no server any more.
+        let whole = file.metadata().is_ok_and(|part| part.len() > 0) && self.verify(&mut file, &part, "").is_ok();
+        let downloaded = if whole { Ok(()) } else { self.download(&mut file, &part, dir, quiet) };
         if downloaded.is_err() && file.metadata().is_ok_and(|part| part.len() == 0) {
             remove()?;
             if new {

@@ -441,8 +441,20 @@ fn check_description(spec: &NetworkSpec) -> Checked<()> {
 fn check_extents(graph: &Graph) -> Checked<()> {
     let maps = std::iter::once(graph.image()).chain(graph.nodes().iter().map(|node| node.output));
     let maps = maps.map(|map| [map.channels, map.height, map.width, 1]);
-    let weights = graph.convs().map(|(_, conv)| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
-    for (what, sum) in [("values", total(maps)), ("weights", total(weights))] {
+    let convs = || graph.convs().map(|(_, conv)| conv);
+    let weights = convs().map(|conv| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
+    // What the reference gathers, and a map with its border.
+    let products = convs().map(|conv| [conv.channels(), conv.taps(), conv.output.height, conv.output.width]);
+    let bordered = convs().map(|conv| {
+        let [height, width] = [conv.input.height, conv.input.width].map(|side| side + 2 * conv.padding);
+        [conv.channels(), height, width, 1]
+    });
+    for (what, sum) in [
+        ("values", total(maps)),
+        ("weights", total(weights)),
+        ("values with their borders", total(bordered)),
+        ("inputs of filters", total(products)),
+    ] {
         if sum.is_none_or(|sum| sum > MAX_VALUES) {
             return Err(PackageError::field("network", format!("its layers have more than {MAX_VALUES} {what}")));
         }

@@ -48,5 +48,5 @@ pub use mapping::{ConvMapping, FilterSet};
 #[cfg(feature = "train")]
 pub(crate) use noise::{ConversionNoise, stuck_weights};
 pub use placement::{Placement, Policy, Split, Start};
-pub use program::{Activity, Instruction, LayerProgram, Window};
+pub use program::{Activity, After, Instruction, LayerProgram, Window};
 pub use schedule::{LayerTime, Span, Timeline};

@@ -64,7 +64,7 @@ impl Placement {
 
     /// Every placement that a layer may have on a chip, the plain one first.
     ///
-    /// Only a layer of which all copies together fit the chip's macros at once is copied.
+    /// Only a layer of which all copies together have no more accesses than the chip's macros hold is copied.
     pub(super) fn all(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Self> {
         let mut all = Vec::new();
         for copies in Self::copy_numbers(mapping, hardware) {
@@ -142,6 +142,8 @@ pub(super) struct Tile {
     pub(super) read_bits: u64,
     /// Core to feature-map SRAM for an output pixel: values, sums that wait.
     pub(super) write_bits: u64,
+    /// Whether it goes on with sums that waited.
+    pub(super) continues: bool,
 }
 
 /// What one core does of a layer.
@@ -373,8 +375,12 @@ fn fill(work: &mut CoreWork, shares: &[Share], mapping: &ConvMapping, outputs: &
             let here = in_set(start_of(tile))..in_set(start_of(tile + 1));
             let round = tile / work.round * work.round;
             let round = in_set(start_of(round))..in_set(start_of((round + work.round).min(count)));
-            let waiting = add(&mut work.tiles[tile], share, &own, &round, &here, mapping, outputs);
+            add(&mut work.tiles[tile], share, &own, &round, &here, mapping, outputs);
             if !share.partial {
+                let any = |accesses: &Range<usize>, part| !mapping.bundles_of(accesses, part).is_empty();
+                let (before, after) = (own.start..round.end, round.end..own.end);
+                let waits = (0..parts).filter(|&part| any(&before, part) && any(&after, part));
+                let waiting = waits.map(|part| mapping.real_filters(set, part).len() as u64).sum();
                 work.waiting_sums = work.waiting_sums.max(waiting);
             }
             if start_of(tile + 1) > end {
@@ -391,7 +397,6 @@ fn fill(work: &mut CoreWork, shares: &[Share], mapping: &ConvMapping, outputs: &
 }
 
 /// Adds the accesses `here` of a share to a tile; `own` are all those of the share, `round` those of the tiles that start together.
-/// Returns how many sums wait after it.
 fn add(
     tile: &mut Tile,
     share: &Share,
@@ -400,7 +405,7 @@ fn add(
     here: &Range<usize>,
     mapping: &ConvMapping,
     outputs: &Outputs,
-) -> u64 {
+) {
     let (set, parts) = (share.set, mapping.parts());
     tile.accesses += here.len() as u64;
     // A bundle of which the macro before has another part is heard by both.
@@ -409,7 +414,6 @@ fn add(
     if !bundles.is_empty() {
         tile.read_bits += mapping.gathered_bits(set, &bundles);
     }
-    let mut waiting = 0;
     for part in 0..parts {
         let bundles = mapping.bundles_of(here, part);
         if bundles.is_empty() {
@@ -427,19 +431,18 @@ fn add(
         let any = |accesses: Range<usize>| !mapping.bundles_of(&accesses, part).is_empty();
         if any(own.start..round.start) && !any(round.start..here.start) {
             tile.read_bits += sums * ACCUMULATOR_BITS;
+            tile.continues = true;
         }
         if !any(here.end..round.end) {
             let unfinished = any(round.end..own.end);
             if unfinished || share.partial {
                 tile.write_bits += sums * ACCUMULATOR_BITS;
-                waiting += sums;
             } else {
                 tile.read_bits += outputs.joined(&filters);
                 tile.write_bits += outputs.stored(&filters);
             }
         }
     }
-    waiting
 }
 
 /// Each access and each kept group is computed once for each output pixel.

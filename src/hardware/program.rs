@@ -42,6 +42,15 @@ pub struct Window {
     pub cycles: u64,
 }
 
+/// Sums that one tile leaves in the feature-map SRAM for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct After {
+    /// The macro that has the tile before.
+    pub unit: usize,
+    /// Least number of cycles between the beats in which the two have the same pixel.
+    pub cycles: u64,
+}
+
 /// A step of a core's program. Steps are begun in their order, each as soon as what it needs is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -62,7 +71,8 @@ pub enum Instruction {
         /// Whether the weights come from the next level, whose share of this core is then busy as well.
         from_next_level: bool,
     },
-    /// Waits until macros hold their tiles and have computed the ones before, and the layer's inputs are there, then for the next beat.
+    /// Waits until macros hold their tiles and have computed the ones before, and the layer's inputs and the sums that they go on
+    /// with are there, then for the next beat.
     Wait {
         /// The first of these neighbors.
         unit: usize,
@@ -70,6 +80,8 @@ pub enum Instruction {
         count: usize,
         /// Length of a beat.
         period: u64,
+        /// Whose sums they go on with.
+        after: Option<After>,
     },
     /// Does the same in many beats in a row, from the one that the last [`Wait`](Self::Wait) found.
     Repeat {
@@ -193,6 +205,21 @@ impl Beats {
         Self { period, access, places }
     }
 
+    /// When the macro that gets a tile of a copy uses the ports.
+    fn place(&self, core: &CoreWork, copy: usize, tile: usize) -> &Place {
+        &self.places[copy][tile % core.macros]
+    }
+
+    /// Cycles by which a round's beat of a pixel has to come after that of the round before, so that sums are written before they are read.
+    fn cycles_to_sums(&self, core: &CoreWork, copy: usize, round: usize, hardware: &Hardware) -> u64 {
+        let tiles = |round: usize| (round * core.round..).zip(core.tiles[round * core.round..].iter().take(core.round));
+        let ends =
+            tiles(round - 1).map(|(index, tile)| self.place(core, copy, index).write + tile.write_cycles(hardware));
+        let reading = tiles(round).filter(|(_, tile)| tile.continues);
+        let starts = reading.map(|(index, _)| self.place(core, copy, index).read);
+        ends.max().unwrap_or(0).saturating_sub(starts.min().unwrap_or(0))
+    }
+
     fn steps(&self, core: &CoreWork, hardware: &Hardware, loading: Loading, turn: usize, steps: &mut Vec<Instruction>) {
         let frames = hardware.frames_per_load as u64;
         for (round, tiles) in core.tiles.chunks(core.round.max(1)).enumerate() {
@@ -211,10 +238,14 @@ impl Beats {
                     }
                 }
                 let period = self.period;
-                steps.push(Instruction::Wait { unit: unit_of(0), count: tiles.len(), period });
+                let after = (round > 0 && tiles.iter().any(|tile| tile.continues)).then(|| After {
+                    unit: core.unit_of(turn, copy, (round - 1) * core.round),
+                    cycles: self.cycles_to_sums(core, copy, round, hardware),
+                });
+                steps.push(Instruction::Wait { unit: unit_of(0), count: tiles.len(), period, after });
                 for (place, tile) in tiles.iter().enumerate() {
                     let unit = unit_of(place);
-                    let at = &self.places[copy][(round * core.round + place) % core.macros];
+                    let at = self.place(core, copy, round * core.round + place);
                     let compute = if tile.accesses > 0 { tile.compute_cycles(self.access, hardware) } else { 0 };
                     let windows = [
                         (Activity::LoadInputs, at.read, tile.read_cycles(hardware)),

@@ -106,6 +106,8 @@ struct Unit {
     computed: u64,
     /// When its tile may be used.
     loaded: u64,
+    /// The beat in which it began its tile.
+    began: u64,
     /// The first beat in which it may begin another tile.
     beat: u64,
 }
@@ -163,15 +165,18 @@ impl Core {
                 self.units[unit].loaded = self.units[unit].loaded.max(self.write_port);
                 trace(Some(unit), Activity::LoadWeights, start, [cycles, 1, 0]);
             }
-            Instruction::Wait { unit, count, period } => {
+            Instruction::Wait { unit, count, period, after } => {
                 let units = &self.units[unit..unit + count];
                 let ready = units.iter().map(|unit| unit.loaded.max(unit.beat)).fold(joined, u64::max);
+                let sums = after.map_or(0, |after| self.units[after.unit].began + after.cycles);
+                let ready = ready.max(sums);
                 self.beat = joined + (ready - joined).next_multiple_of(period);
             }
             Instruction::Repeat { activity, unit, window, beats, period } => {
                 let start = self.beat + window.offset;
                 let end = start + (beats - 1) * period + window.cycles;
                 let of_unit = &mut self.units[unit];
+                of_unit.began = self.beat;
                 of_unit.beat = self.beat + beats * period;
                 if activity == Activity::Compute {
                     of_unit.computed = end;

@@ -77,7 +77,7 @@ fn headline(deployment: &Deployment) -> String {
     let agreement = Agreement::new(deployment);
     let class = match agreement {
         Agreement::All | Agreement::OnChip => "good",
-        Agreement::Partly | Agreement::Lossy | Agreement::OtherChip => "part",
+        Agreement::Partly | Agreement::Lossy | Agreement::LossyPartly | Agreement::OtherChip => "part",
         Agreement::No => "bad",
     };
     let cards = [

@@ -150,6 +150,8 @@ pub(super) enum Agreement {
     OnChip,
     /// All but the macro model, whose chip loses something.
     Lossy,
+    /// Nobody knows of fake-quant predictions for these pictures; the macro model's chip loses something.
+    LossyPartly,
     /// Fake-quant predictions are those of another chip, which loses something.
     OtherChip,
     /// Some differ that shouldn't.
@@ -170,9 +172,9 @@ impl Agreement {
         match (chip, known) {
             (None, _) if integer_vs_macro_logits > 0 => Self::No,
             (None, None) => Self::Partly,
-            (Some(_), None) => Self::Lossy,
+            (Some(_), None) => Self::LossyPartly,
             (None, Some((0, _))) => Self::All,
-            (Some(_), Some((_, 0))) if seen.is_some() => Self::OnChip,
+            (Some(_), Some((_, 0))) if seen == chip.as_ref() => Self::OnChip,
             (Some(_), Some((0, _))) if seen.is_none() => Self::Lossy,
             (_, Some(_)) if seen.is_some() && seen != chip.as_ref() => Self::OtherChip,
             _ => Self::No,
@@ -195,6 +197,10 @@ impl Agreement {
             ),
             Self::Lossy => format!(
                 "The macro model is lossy ({losses}); integer reference and fake-quant predictions are those of an ideal chip."
+            ),
+            Self::LossyPartly => format!(
+                "The macro model is lossy ({losses}); the integer reference is that of an ideal chip; the package holds no \
+                 fake-quant predictions for these pictures."
             ),
             Self::OtherChip if losses.is_empty() => "Integer reference and macro model agree on every logit; fake-quant \
                                                      predictions are those of a chip that loses something."

@@ -1,9 +1,9 @@
 //! The lock of a run folder.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, try_lock};
 
 /// Keeps other processes out of a run folder as long as it lives.
 pub struct RunLock {
@@ -19,10 +19,9 @@ impl RunLock {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let path = folder.join("lock");
         let file = File::create(&path).map_err(Error::io(&path))?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => Error::file(folder, "another process runs this"),
-            TryLockError::Error(source) => Error::io(&path)(source),
-        })?;
-        Ok(Self { _file: file })
+        match try_lock(&file).map_err(Error::io(&path))? {
+            true => Ok(Self { _file: file }),
+            false => Err(Error::file(folder, "another process runs this")),
+        }
     }
 }

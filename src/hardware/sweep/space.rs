@@ -48,6 +48,16 @@ impl Range {
     }
 }
 
+/// Rows are JSON, which has no other numbers.
+fn is_finite(value: &Value) -> bool {
+    match value {
+        Value::Float(number) => number.is_finite(),
+        Value::Array(values) => values.iter().all(is_finite),
+        Value::Table(table) => table.values().all(is_finite),
+        _ => true,
+    }
+}
+
 impl Space {
     /// Reads a sweep file and its hardware file.
     ///
@@ -79,6 +89,9 @@ impl Space {
             let len = (space.len as u64).checked_mul(values).filter(|len| *len <= MAX_POINTS as u64);
             space.len = len.ok_or_else(|| format!("the ranges have more than {MAX_POINTS} points"))? as usize;
             for value in &range.values {
+                if !is_finite(value) {
+                    return Err(format!("ranges.{} = {value}: numbers must be finite", range.key()));
+                }
                 space
                     .with(&[(range, value)])
                     .map_err(|message| format!("ranges.{} = {value}: {message}", range.key()))?;
@@ -205,6 +218,8 @@ mod tests {
             ("cores = [\"two\"]", "ranges.cores = \"two\": invalid type"),
             ("cores = 2", "ranges.cores is 2, it must be a list of values"),
             ("cores = []", "ranges.cores has no values"),
+            ("clock_mhz = [50.0, inf]", "ranges.clock_mhz = inf: numbers must be finite"),
+            ("noise = [{ sigma = nan }]", "ranges.noise = { sigma = nan }: numbers must be finite"),
             ("\"noise.sigma\" = [1.0]\n[noise]\nsigma = [2.0]", "ranges.noise.sigma is there twice"),
             ("converter.bits = [5]", "ranges.converter.bits = 5: unknown field `bits`"),
             ("cores.x = [5]", "ranges.cores.x = 5: no table has this key"),

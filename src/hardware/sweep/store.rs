@@ -11,7 +11,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Row;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, has_no_locks, try_lock};
 
 /// A part of a sweep: the points whose number leaves `index` when divided by `count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,10 +103,9 @@ impl Store {
         let mut options = OpenOptions::new();
         let mut file =
             options.read(true).write(true).create(true).truncate(false).open(&path).map_err(Error::io(&path))?;
-        file.try_lock().map_err(|error| match error {
-            std::fs::TryLockError::WouldBlock => Error::file(&path, "another process writes this shard"),
-            std::fs::TryLockError::Error(source) => Error::io(&path)(source),
-        })?;
+        if !try_lock(&file).map_err(Error::io(&path))? {
+            return Err(Error::file(&path, "another process writes this shard"));
+        }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
@@ -165,7 +164,11 @@ impl Store {
     /// Those of `merge`; a lock file that cannot be made.
     pub fn alone<T>(&self, merge: impl FnOnce() -> Result<T>) -> Result<T> {
         let path = self.folder.join("merge.lock");
-        let lock = File::create(&path).and_then(|file| file.lock().map(|()| file)).map_err(Error::io(&path))?;
+        let lock = File::create(&path).map_err(Error::io(&path))?;
+        match lock.lock() {
+            Err(error) if !has_no_locks(&error) => return Err(Error::io(&path)(error)),
+            _ => {}
+        }
         let merged = merge();
         drop(lock);
         merged
