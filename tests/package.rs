@@ -444,7 +444,8 @@ fn what_cannot_be_read_is_not_written() {
     assert!(package.to_bytes().unwrap_err().to_string().contains("class 2"));
 }
 
-/// A package of few kilobytes, which is refused where it is written as where it is read, whose second layer gathers 64 x 65,536 inputs for each of 287 x 287 outputs.
+/// A package of few kilobytes, refused where it is written as where it is read: its second layer gathers 64 x 65,536 inputs for each
+/// of 287 x 287 outputs.
 #[test]
 fn a_small_file_cannot_ask_for_much_memory() {
     let spec = r#"

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, on_interrupt};
 use mars::error::Result;
-use mars::train::{Allocator, DEFAULT_DEVICE, Outcome, Plan, Request, keep_memory, setting};
+use mars::train::{Allocator, DEFAULT_DEVICE, Outcome, Plan, Request, assignment, keep_memory};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -67,7 +67,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         ("pretrained", arguments.pretrained),
         ("hardware", arguments.hardware),
     ];
-    settings.extend(strings.into_iter().filter_map(|(key, value)| Some(setting(key, &value?))));
+    settings.extend(strings.into_iter().filter_map(|(key, value)| Some(assignment(key, &value?))));
     settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
     let plan = Plan::new(Request {
         recipe: arguments.recipe,

@@ -28,19 +28,21 @@ impl Archive {
         let remove = || fs::remove_file(&part).map_err(DataError::io(&part));
         // A full disk may have left the whole of it, which needs no server any more.
         let whole = file.metadata().is_ok_and(|part| part.len() > 0) && self.verify(&mut file, &part, "").is_ok();
-        let downloaded = if whole { Ok(()) } else { self.download(&mut file, &part, dir, quiet) };
-        if downloaded.is_err() && file.metadata().is_ok_and(|part| part.len() == 0) {
-            remove()?;
-            if new {
-                // It stays where somebody else has put something into it.
-                let _ = fs::remove_dir(dir);
+        if !whole {
+            let downloaded = self.download(&mut file, &part, dir, quiet);
+            if downloaded.is_err() && file.metadata().is_ok_and(|part| part.len() == 0) {
+                remove()?;
+                if new {
+                    // It stays where somebody else has put something into it.
+                    let _ = fs::remove_dir(dir);
+                }
             }
-        }
-        downloaded?;
-        let advice = "it was removed: run again, or take it from another address with --data-url";
-        if let Err(error) = self.verify(&mut file, &part, advice) {
-            remove()?;
-            return Err(error);
+            downloaded?;
+            let advice = "it was removed: run again, or take it from another address with --data-url";
+            if let Err(error) = self.verify(&mut file, &part, advice) {
+                remove()?;
+                return Err(error);
+            }
         }
         // A failure, such as a full disk, leaves the download for the next call.
         let unpacked = self.unpack(&mut file, &part, dir)?;

@@ -157,6 +157,11 @@ impl ConvMapping {
         first(accesses.start)..first(accesses.end)
     }
 
+    /// Whether accesses have any of a part.
+    pub(super) fn any_of(&self, accesses: &Range<usize>, part: usize) -> bool {
+        !self.bundles_of(accesses, part).is_empty()
+    }
+
     /// Inputs of a whole bundle, in bits.
     pub(super) fn bundle_bits(&self) -> u64 {
         (self.sections * self.grid.group.channels) as u64 * u64::from(self.input_bits)

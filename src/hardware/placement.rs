@@ -377,9 +377,8 @@ fn fill(work: &mut CoreWork, shares: &[Share], mapping: &ConvMapping, outputs: &
             let round = in_set(start_of(round))..in_set(start_of((round + work.round).min(count)));
             add(&mut work.tiles[tile], share, &own, &round, &here, mapping, outputs);
             if !share.partial {
-                let any = |accesses: &Range<usize>, part| !mapping.bundles_of(accesses, part).is_empty();
                 let (before, after) = (own.start..round.end, round.end..own.end);
-                let waits = (0..parts).filter(|&part| any(&before, part) && any(&after, part));
+                let waits = (0..parts).filter(|&part| mapping.any_of(&before, part) && mapping.any_of(&after, part));
                 let waiting = waits.map(|part| mapping.real_filters(set, part).len() as u64).sum();
                 work.waiting_sums = work.waiting_sums.max(waiting);
             }
@@ -428,7 +427,7 @@ fn add(
 
         let filters = mapping.real_filters(set, part);
         let sums = filters.len() as u64;
-        let any = |accesses: Range<usize>| !mapping.bundles_of(&accesses, part).is_empty();
+        let any = |accesses: Range<usize>| mapping.any_of(&accesses, part);
         if any(own.start..round.start) && !any(round.start..here.start) {
             tile.read_bits += sums * ACCUMULATOR_BITS;
             tile.continues = true;

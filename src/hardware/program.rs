@@ -210,14 +210,15 @@ impl Beats {
         &self.places[copy][tile % core.macros]
     }
 
-    /// Cycles by which a round's beat of a pixel has to come after that of the round before, so that sums are written before they are read.
-    fn cycles_to_sums(&self, core: &CoreWork, copy: usize, round: usize, hardware: &Hardware) -> u64 {
+    /// What a round waits for whose tiles go on with sums of the round before: they are written before they are read.
+    fn after(&self, core: &CoreWork, turn: usize, copy: usize, round: usize, hardware: &Hardware) -> Option<After> {
         let tiles = |round: usize| (round * core.round..).zip(core.tiles[round * core.round..].iter().take(core.round));
-        let ends =
-            tiles(round - 1).map(|(index, tile)| self.place(core, copy, index).write + tile.write_cycles(hardware));
         let reading = tiles(round).filter(|(_, tile)| tile.continues);
-        let starts = reading.map(|(index, _)| self.place(core, copy, index).read);
-        ends.max().unwrap_or(0).saturating_sub(starts.min().unwrap_or(0))
+        let start = reading.map(|(index, _)| self.place(core, copy, index).read).min()?;
+        let before = round.checked_sub(1)?;
+        let ends = tiles(before).map(|(index, tile)| self.place(core, copy, index).write + tile.write_cycles(hardware));
+        let cycles = ends.max()?.saturating_sub(start);
+        Some(After { unit: core.unit_of(turn, copy, before * core.round), cycles })
     }
 
     fn steps(&self, core: &CoreWork, hardware: &Hardware, loading: Loading, turn: usize, steps: &mut Vec<Instruction>) {
@@ -238,10 +239,7 @@ impl Beats {
                     }
                 }
                 let period = self.period;
-                let after = (round > 0 && tiles.iter().any(|tile| tile.continues)).then(|| After {
-                    unit: core.unit_of(turn, copy, (round - 1) * core.round),
-                    cycles: self.cycles_to_sums(core, copy, round, hardware),
-                });
+                let after = self.after(core, turn, copy, round, hardware);
                 steps.push(Instruction::Wait { unit: unit_of(0), count: tiles.len(), period, after });
                 for (place, tile) in tiles.iter().enumerate() {
                     let unit = unit_of(place);

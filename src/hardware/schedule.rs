@@ -167,9 +167,8 @@ impl Core {
             }
             Instruction::Wait { unit, count, period, after } => {
                 let units = &self.units[unit..unit + count];
-                let ready = units.iter().map(|unit| unit.loaded.max(unit.beat)).fold(joined, u64::max);
                 let sums = after.map_or(0, |after| self.units[after.unit].began + after.cycles);
-                let ready = ready.max(sums);
+                let ready = units.iter().map(|unit| unit.loaded.max(unit.beat)).fold(joined.max(sums), u64::max);
                 self.beat = joined + (ready - joined).next_multiple_of(period);
             }
             Instruction::Repeat { activity, unit, window, beats, period } => {

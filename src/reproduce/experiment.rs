@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, closest, read_toml};
-use crate::train::{Recipe, setting};
+use crate::train::{Recipe, assignment};
 
 /// Where experiments lie that are named without a path.
 pub const FOLDER: &str = "experiments";
@@ -251,7 +251,7 @@ impl Experiment {
         check_settings(settings)?;
         let mut settings = row.all_settings(settings);
         // One that starts from another row has something to start from, so that phases of its own begin with no float training.
-        settings.extend(row.start.iter().map(|start| setting("pretrained", start)));
+        settings.extend(row.start.iter().map(|start| assignment("pretrained", start)));
         let mut recipe = Recipe::load(Some(&row.recipe), &settings).map_err(wrong)?;
         if recipe.pretrained.is_none() {
             recipe.pretrained = Some(recipe.shipped_checkpoint().display().to_string());
@@ -263,7 +263,7 @@ impl Experiment {
 impl Row {
     /// What is set on top of the recipe file: its own settings and its hardware, then those of the command line.
     pub fn all_settings(&self, settings: &[String]) -> Vec<String> {
-        let hardware = self.hardware.iter().map(|file| setting("hardware", &file.display().to_string()));
+        let hardware = self.hardware.iter().map(|file| assignment("hardware", &file.display().to_string()));
         self.settings.iter().cloned().chain(hardware).chain(settings.iter().cloned()).collect()
     }
 }

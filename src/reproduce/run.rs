@@ -12,7 +12,7 @@ use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::Deployment;
 use crate::error::{Error, Result};
-use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock, setting};
+use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock, assignment};
 
 /// The file in a run folder that says what the run started from.
 const START: &str = "start.json";
@@ -222,7 +222,7 @@ impl Reproduction<'_> {
         if !resume {
             let checkpoint = checkpoint.as_ref().map_or("none".into(), |file| file.display().to_string());
             settings = job.row.all_settings(&self.settings);
-            settings.extend([setting("pretrained", &checkpoint), format!("seed={}", job.seed)]);
+            settings.extend([assignment("pretrained", &checkpoint), format!("seed={}", job.seed)]);
         }
         let plan = Plan::new(Request {
             recipe: (!resume).then(|| job.row.recipe.clone()),

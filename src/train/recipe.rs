@@ -324,6 +324,11 @@ impl Recipe {
         PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
     }
 
+    /// Whether a phase removes groups.
+    pub(super) fn sparsifies(&self) -> bool {
+        self.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify)
+    }
+
     /// Epochs of all phases together.
     pub fn epochs(&self) -> usize {
         self.phases.iter().map(|phase| phase.epochs).sum()
@@ -393,7 +398,7 @@ impl Recipe {
 }
 
 /// The setting that gives a key this text, whatever characters are in it.
-pub fn setting(key: &str, value: &str) -> String {
+pub fn assignment(key: &str, value: &str) -> String {
     format!("{key}={}", toml::Value::from(value))
 }
 
@@ -458,7 +463,7 @@ mod tests {
     #[test]
     fn any_text_can_be_set() {
         for text in ["net.pt", "3", "my\u{a0}\"net\".pt", "a\\b", "true"] {
-            let recipe = Recipe::load(None, &[setting("pretrained", text)]).unwrap();
+            let recipe = Recipe::load(None, &[assignment("pretrained", text)]).unwrap();
             assert_eq!(recipe.pretrained.as_deref(), Some(text));
         }
     }

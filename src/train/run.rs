@@ -146,12 +146,13 @@ impl Plan {
             None => Hardware::mars(),
         };
         if request.resume {
-            check_hardware(&hardware, &recipe, &folder)?;
+            let file = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
+            check_unchanged(&hardware, file, "chip", &folder.join(HARDWARE), Hardware::load)?;
         }
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
         let graph = model_graph(&recipe.model, &dataset)?;
         if request.resume {
-            check_network(graph.spec(), &recipe, &folder)?;
+            check_unchanged(graph.spec(), &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
         }
         recipe.quantize.check_patterns(&graph)?;
         check_logits(&graph, &recipe)?;
@@ -372,29 +373,21 @@ fn check_unused(folder: &Path) -> Result<()> {
     }
 }
 
-/// A run goes on on the chip that it began on, whatever became of the chip's file.
-fn check_hardware(hardware: &Hardware, recipe: &Recipe, folder: &Path) -> Result<()> {
-    let began_on = folder.join(HARDWARE);
-    if !began_on.exists() || *hardware == Hardware::load(&began_on)? {
+/// A run goes on on the chip and with the network that it began with, whatever became of their files: strides and sources may change
+/// without a shape that tells.
+fn check_unchanged<T: PartialEq>(
+    now: &T,
+    file: &str,
+    what: &str,
+    began: &Path,
+    load: fn(&Path) -> Result<T>,
+) -> Result<()> {
+    if !began.exists() || *now == load(began)? {
         return Ok(());
     }
-    let file = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
-    Err(changed(&began_on, "chip", file))
-}
-
-/// A run goes on with the network that it began with: strides and sources may change without a shape that tells.
-fn check_network(network: &NetworkSpec, recipe: &Recipe, folder: &Path) -> Result<()> {
-    let began_with = folder.join(NETWORK);
-    if !began_with.exists() || *network == NetworkSpec::load(&began_with)? {
-        return Ok(());
-    }
-    Err(changed(&began_with, "network", &recipe.model))
-}
-
-fn changed(began: &Path, what: &str, file: &str) -> Error {
     let message =
         format!("it isn't the {what} of {file} any more, which the recipe names: bring that back, or start a new run");
-    Error::file(began, message)
+    Err(Error::file(began, message))
 }
 
 /// `runs/MODEL-DATASET-N` with the first free N.

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::model::{Model, Tensors, to_host};
 use super::optimizer::Sgd;
-use super::recipe::{Budget, PhaseKind, Recipe, SparsityConfig};
+use super::recipe::{Budget, Recipe, SparsityConfig};
 use crate::deploy::integer::IntegerNetwork;
 use crate::deploy::outline;
 use crate::error::{Error, Result};
@@ -39,7 +39,7 @@ pub(super) struct Sparsity {
 /// # Errors
 /// Names the target and what the network costs at least.
 pub(super) fn check_budget(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
-    if !recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify) {
+    if !recipe.sparsifies() {
         return Ok(());
     }
     if recipe.sparsity.budget == Budget::Groups {
@@ -137,14 +137,13 @@ impl Sparsity {
                 (name, (grid, Lasso::new(grid, device)))
             })
             .collect();
-        let sparsifies = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify);
         Ok(Self {
             lassos,
             kept: BTreeMap::new(),
             masks: BTreeMap::new(),
             effects: Tensors::new(),
             config: recipe.sparsity.clone(),
-            price: if sparsifies { Price::new(graph, recipe, hardware)? } else { None },
+            price: if recipe.sparsifies() { Price::new(graph, recipe, hardware)? } else { None },
             device: device.clone(),
         })
     }
