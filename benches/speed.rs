@@ -18,7 +18,7 @@ use mars::deploy::integer::IntegerNetwork;
 use mars::deploy::{FoldOptions, PictureScale, Reference, fold};
 use mars::engine::{Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
-use mars::network::{Array, Graph, Op, Weights, zoo};
+use mars::network::{Array, Conv, Graph, Op, Weights, zoo};
 use mars::quantize::{BitPlan, Fusion, QuantizeConfig};
 use mars::train::{Allocator, Phase, PhaseKind, Recipe, inference_seconds, keep_memory, step_seconds};
 
@@ -79,7 +79,7 @@ fn convolutions() {
     let device = Device::flex().autodiff();
     for (name, batch) in [("resnet20", 128), ("vgg16", 64), ("resnet18", 64)] {
         let mut seen = Vec::new();
-        for (_, conv) in graph(name).convs() {
+        for Conv { shape: conv, .. } in graph(name).convs() {
             if seen.contains(&conv) {
                 continue;
             }
@@ -177,7 +177,7 @@ fn executions() {
         let evaluation = evaluate(&network, &hardware).expect("a network that fits");
         let layers = evaluation.layers.iter().filter(|layer| layer.mapping.is_some());
         let [mut partial_sums, mut bit_macs] = [0.0; 2];
-        for (layer, (.., conv)) in layers.zip(network.convs()) {
+        for (layer, (_, conv)) in layers.zip(network.convs()) {
             let precision = hardware.precision(conv.weight_bits, conv.input_bits).expect("weights that fit");
             let outputs = (layer.accesses * precision.outputs as u64) as f64;
             partial_sums += outputs * (precision.slices * precision.phases) as f64;

@@ -7,7 +7,8 @@ use clap::Args;
 
 use crate::data::DataOptions;
 use crate::deploy::Deployment;
-use crate::error::{Result, write_atomically};
+use crate::error::Result;
+use crate::files::write_atomically;
 use crate::report;
 
 /// Flags that say where data sets lie and what is printed.

@@ -27,12 +27,15 @@ pub mod deploy;
 #[cfg(feature = "train")]
 pub mod engine;
 pub mod error;
+mod files;
 pub mod hardware;
 pub mod network;
+pub mod progress;
 pub mod quantize;
 pub mod report;
 #[cfg(feature = "train")]
 pub mod reproduce;
+pub mod run_folder;
 pub mod sparsity;
 #[cfg(feature = "train")]
 pub mod train;

@@ -13,8 +13,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use common::{command, snapshot, success};
-use mars::deploy::Package;
+use mars::deploy::{Package, outline};
+use mars::hardware::{Hardware, Mapping, Policy, evaluate};
 use mars::network::{Graph, Weights};
+use mars::train::Recipe;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -465,9 +467,9 @@ fn a_folder_that_holds_a_run_is_refused() {
     refused(&FINISHED, &mut resume, &["--resume takes its recipe from the run folder"]);
 }
 
-/// One process at a time, on the chip that the run began on.
+/// One process at a time, on the chip, with the network and the pictures that the run began with.
 #[test]
-fn a_run_goes_on_alone_and_on_its_chip() {
+fn a_run_goes_on_alone_and_with_what_it_began_with() {
     let dir = new_place();
     let mars = fs::read_to_string("experiments/hardware/mars.toml").unwrap();
     let chip = dir.path().join("chip.toml");
@@ -490,6 +492,13 @@ fn a_run_goes_on_alone_and_on_its_chip() {
     fs::write(dir.path().join("tiny.toml"), network.replacen("stride = 2", "stride = 1", 1)).unwrap();
     refused(dir.path(), &mut run(&["--resume"]), &["network.toml: it isn't the network of tiny.toml any more"]);
     fs::write(dir.path().join("tiny.toml"), network).unwrap();
+    let pictures = dir.path().join("data/cifar-10-batches-bin/data_batch_3.bin");
+    let mut bytes = fs::read(&pictures).unwrap();
+    bytes[1] ^= 1;
+    fs::write(&pictures, &bytes).unwrap();
+    refused(dir.path(), &mut run(&["--resume"]), &["data.toml: it isn't the data set of cifar10 any more"]);
+    bytes[1] ^= 1;
+    fs::write(&pictures, &bytes).unwrap();
     lock.lock().unwrap();
     refused(dir.path(), &mut run(&["--resume"]), &["run: another process runs this"]);
     lock.unlock().unwrap();
@@ -581,7 +590,16 @@ fn budgets_are_met_by_what_is_deployed() {
         match budget {
             "stored_bits" => assert!(number("/compression/ratio") >= 1.0 / (1.0 - target), "{report}"),
             "cycles" => assert!(number("/cost/speedup_vs_dense") >= 1.0 / (1.0 - target), "{report}"),
-            "energy" => assert!(number("/compression/group_sparsity") > 0.0, "{report}"),
+            "energy" => {
+                let run = dir.path().join(budget);
+                let network = Package::read(&run.join("model.mars")).unwrap().network;
+                let recipe = Recipe::load(Some(&run.join("recipe.toml")), &[]).unwrap();
+                let dense = outline(&network.graph, &recipe.quantize, network.group);
+                // Budgets ask for the cost of filter sets laid over the cores.
+                let chip = Hardware { mapping: Mapping { policy: Policy::FilterSets }, ..Hardware::mars() };
+                let energy = |network| evaluate(network, &chip).unwrap().cost.energy_uj;
+                assert!(energy(&network) <= (1.0 - target) * energy(&dense), "{report}");
+            }
             "groups_per_layer" => {
                 for layer in
                     report["layers"].as_array().unwrap().iter().filter(|layer| !layer["group_sparsity"].is_null())
@@ -815,7 +833,9 @@ fn there_must_be_something_to_resume() {
     }
     // Killed before its first checkpoint.
     fs::create_dir(dir.path().join("run")).unwrap();
-    fs::copy(dir.path().join("recipe.toml"), dir.path().join("run/recipe.toml")).unwrap();
+    for file in ["hardware.toml", "network.toml", "data.toml", "recipe.toml"] {
+        fs::copy(FINISHED.join("run").join(file), dir.path().join("run").join(file)).unwrap();
+    }
     let mut command = train(dir.path(), &["--resume", "--run", "run"]);
     refused(dir.path(), &mut command, &["last.safetensors", "remove the folder and start again"]);
     // A checkpoint of another network, and half of one.
@@ -826,8 +846,10 @@ fn there_must_be_something_to_resume() {
     refused(dir.path(), &mut command, &["last.safetensors: not a readable safetensors file"]);
     fs::write(&last, &good).unwrap();
     let spec = common::tiny_network(10).replace("filters = 24", "filters = 25");
-    fs::write(dir.path().join("tiny.toml"), spec).unwrap();
+    ["tiny.toml", "run/network.toml"].iter().for_each(|file| fs::write(dir.path().join(file), &spec).unwrap());
     refused(dir.path(), &mut command, &["last.safetensors", "`c."]);
+    fs::remove_file(dir.path().join("run/network.toml")).unwrap();
+    refused(dir.path(), &mut command, &["run/network.toml"]);
 }
 
 // What people read.
@@ -837,6 +859,6 @@ fn help_is_stable() {
     let programs = [("mars-train-help", TRAIN), ("mars-deploy-help", DEPLOY), ("mars-reproduce-help", REPRODUCE)];
     for (name, program) in programs {
         let (out, _) = success(&command(program, Path::new(".")).arg("--help").output().unwrap());
-        snapshot(name, &out.replace("\r\n", "\n").replace(".exe", ""));
+        snapshot(&format!("{name}.txt"), &out.replace("\r\n", "\n").replace(".exe", ""));
     }
 }

@@ -15,7 +15,8 @@ use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, predict};
 use mars::deploy::{FoldOptions, Package, PictureScale, Reference, fold, validate};
 use mars::hardware::{AccessMode, Converter, Hardware, MacroNetwork, Noise, evaluate};
 use mars::network::{
-    Array, BATCH_NORM_EPSILON, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, Weights,
+    Array, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source,
+    Weights,
 };
 use mars::quantize::{BitPlan, FakeQuant, Fusion, LayerBits, QuantizeConfig, WeightScale};
 use mars::sparsity::{GroupGrid, GroupShape};
@@ -222,24 +223,10 @@ fn picture_scale(colors: usize, random: &mut Random) -> PictureScale {
     }
 }
 
-/// Each convolution's name, geometry, input, and whether batch norm follows.
-fn convs(graph: &Graph) -> Vec<(String, ConvShape, Source, bool)> {
-    let mut convs = Vec::new();
-    for node in graph.nodes() {
-        if let Op::Conv { conv, batch_norm, skip, .. } = node.op {
-            convs.push((node.name.clone(), conv, node.source, batch_norm));
-            if let Some(Skip::Projection { source, conv }) = skip {
-                convs.push((node.projection_name(), conv, source, true));
-            }
-        }
-    }
-    convs
-}
-
 /// What a network's training may leave behind: empty groups, and statistics that are odd unless they are `tame`.
 fn plausible_weights(graph: &Graph, group: GroupShape, zero_groups: f64, tame: bool, random: &mut Random) -> Weights {
     let mut weights = Weights::random(graph, random.next());
-    for (name, conv, _, batch_norm) in convs(graph) {
+    for Conv { name, shape: conv, batch_norm, .. } in graph.convs() {
         let mut vector = |part: &str, draw: &mut dyn FnMut(&mut Random) -> f64| {
             let values = (0..conv.filters()).map(|_| draw(random) as f32).collect();
             weights.insert(format!("{name}.{part}"), Array::vector(values));
@@ -289,8 +276,8 @@ fn affine(weights: &Weights, name: &str, batch_norm: bool, filter: usize) -> (f6
 }
 
 /// Columns of a convolution's weights as they are quantized: folded, or raw where batch norm stays outside.
-fn columns(weights: &Weights, conv: &(String, ConvShape, Source, bool), fused: bool, colors: &[f64]) -> Vec<Vec<f64>> {
-    let (name, shape, source, batch_norm) = conv;
+fn columns(weights: &Weights, conv: &Conv, fused: bool, colors: &[f64]) -> Vec<Vec<f64>> {
+    let Conv { name, shape, source, batch_norm, .. } = conv;
     let values = &weights.get(&format!("{name}.weight")).unwrap().values;
     let len = shape.channels() * shape.taps();
     let color = |index: usize| if *source == Source::Image { colors[index / shape.taps()] } else { 1.0 };
@@ -331,17 +318,17 @@ fn float_values(graph: &Graph, weights: &Weights, picture: &PictureScale, image:
     let image: Vec<f64> =
         image.iter().enumerate().map(|(index, byte)| (f64::from(*byte) - zero(index)) * picture.step()).collect();
     let mut values: Vec<Vec<f64>> = Vec::new();
-    let convs = convs(graph);
+    let convs: Vec<Conv> = graph.convs().collect();
     for node in graph.nodes() {
         let read = |source: Source| match source {
             Source::Image => &image,
             Source::Node(index) => &values[index],
         };
         let sums = |name: &str| {
-            let conv = convs.iter().find(|(other, ..)| other == name).expect("a convolution of the graph");
-            let sums = float_conv(&conv.1, &columns(weights, conv, true, &colors), read(conv.2));
-            let pixels = conv.1.output.pixels();
-            let bias = |index: usize| affine(weights, name, conv.3, index / pixels).1;
+            let conv = convs.iter().find(|conv| conv.name == name).expect("a convolution of the graph");
+            let sums = float_conv(&conv.shape, &columns(weights, conv, true, &colors), read(conv.source));
+            let pixels = conv.shape.output.pixels();
+            let bias = |index: usize| affine(weights, name, conv.batch_norm, index / pixels).1;
             sums.iter().enumerate().map(|(index, sum)| sum + bias(index)).collect::<Vec<f64>>()
         };
         let (input, output) = (node.input, node.output);
@@ -415,10 +402,10 @@ fn add_steps(
     let colors: Vec<f64> = picture.color_scales().collect();
     let largest = |values: &[f64]| values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
     let values = float_values(graph, weights, picture, image);
-    let convs = convs(graph);
+    let convs: Vec<Conv> = graph.convs().collect();
     for ((node, bits), value) in graph.nodes().iter().zip(&plan.nodes).zip(values) {
         let own = |name: &str| *name == node.name || *name == node.projection_name();
-        for conv in convs.iter().filter(|(name, ..)| own(name)) {
+        for conv in convs.iter().filter(|conv| own(&conv.name)) {
             let limit = f64::from((1u32 << (bits.weights - 1)) - 1);
             let columns = columns(weights, conv, config.fusion != Fusion::None, &colors);
             let layer = columns.iter().map(|column| largest(column)).fold(0.0, f64::max);
@@ -430,7 +417,7 @@ fn add_steps(
                 true => columns.iter().map(|column| step(largest(column))).collect(),
                 false => vec![step(layer)],
             };
-            weights.insert(format!("{}.weight_step", conv.0), Array::vector(steps));
+            weights.insert(format!("{}.weight_step", conv.name), Array::vector(steps));
         }
         if let (Op::Conv { .. } | Op::AvgPool { .. }, Some(&narrowest)) = (node.op, bits.forms.first()) {
             let limit = f64::from((1u32 << narrowest) - 1);
@@ -879,9 +866,9 @@ proptest! {
         let (weights, picture, network) = case.fold(true)?;
         let fused = case.config.fusion != Fusion::None;
         let colors: Vec<f64> = picture.color_scales().collect();
-        let integers: Vec<_> = network.convs().map(|(name, _, _, conv)| (name, conv)).collect();
-        for conv in convs(&network.graph) {
-            let (name, shape, _, batch_norm) = &conv;
+        let integers: Vec<_> = network.convs().map(|(conv, integer)| (conv.name, integer)).collect();
+        for conv in network.graph.convs() {
+            let Conv { name, shape, batch_norm, .. } = &conv;
             let integer = integers.iter().find(|(other, _)| other == name).unwrap().1;
             let steps = &weights.get(&format!("{name}.weight_step")).unwrap().values;
             let limit = ((1i32 << (integer.weight_bits - 1)) - 1) as f32;

@@ -9,7 +9,7 @@ use mars::hardware::{
     Activity, Area, Converter, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares, Mapping,
     Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
 };
-use mars::network::{ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
+use mars::network::{Conv, ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
 use mars::sparsity::{GroupGrid, GroupShape, fit_budget};
 use proptest::prelude::*;
 use rayon::prelude::*;
@@ -358,7 +358,7 @@ proptest! {
         // Conservation: each kept group is computed once for each output pixel.
         let counted = |count: fn(&LayerCost) -> u64| evaluation.layers.iter().map(count).sum::<u64>();
         let shapes: Vec<_> = network.convs().collect();
-        let group_pixels: usize = shapes.iter().map(|(_, shape, _, conv)| {
+        let group_pixels: usize = shapes.iter().map(|(Conv { shape, .. }, conv)| {
             let kept = GroupGrid::new(group, shape).kept(&conv.weights);
             kept.iter().filter(|kept| **kept).count() * shape.output.pixels()
         }).sum();
@@ -505,7 +505,7 @@ fn dense_vgg16_at_8_bits_costs_what_the_arithmetic_says() {
     assert!(!evaluation.resident && !evaluation.fits_weight_sram);
     // A bitmap takes one bit for each 16 x 16 group of 2048 weight bits, and one more bit for each filter set.
     let groups: u64 = evaluation.layers.iter().map(|layer| layer.groups).sum();
-    let sets: usize = network.convs().map(|(_, shape, ..)| shape.filters().div_ceil(16)).sum();
+    let sets: usize = network.convs().map(|(conv, _)| conv.shape.filters().div_ceil(16)).sum();
     assert_eq!(evaluation.compression.index_bits, groups + sets as u64);
     assert_eq!(groups_weight_bits(&Hardware::mars()), 2048);
 }
@@ -1019,7 +1019,7 @@ const RESOURCES: [Resource; 3] = [Resource::StoredBits, Resource::Cycles, Resour
 /// The network with the weights of all other groups at zero, and none of the kept ones.
 fn with_groups(network: &IntegerNetwork, group: GroupShape, kept: &[Vec<bool>]) -> IntegerNetwork {
     let mut pruned = network.clone();
-    let grids: Vec<GroupGrid> = network.convs().map(|(_, shape, ..)| GroupGrid::new(group, &shape)).collect();
+    let grids: Vec<GroupGrid> = network.convs().map(|(conv, _)| GroupGrid::new(group, &conv.shape)).collect();
     let mut masks = grids.iter().zip(kept);
     let mut prune = |conv: &mut IntegerConv| {
         let (grid, kept) = masks.next().unwrap();
@@ -1052,7 +1052,7 @@ fn cost(network: &IntegerNetwork, hardware: &Hardware, resource: Resource) -> f6
 fn group_scores(network: &IntegerNetwork, group: GroupShape, random: &mut Random) -> Vec<Vec<f32>> {
     // Layers differ in what their groups matter, as they do in a network.
     let score = |random: &mut Random, scale: f32| scale * (1 + random.below(1000)) as f32;
-    let groups = network.convs().map(|(_, shape, ..)| GroupGrid::new(group, &shape).groups());
+    let groups = network.convs().map(|(conv, _)| GroupGrid::new(group, &conv.shape).groups());
     groups
         .map(|groups| {
             let scale = 10f32.powi(random.below(3) as i32);

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::Random;
-use mars::network::{Array, ConvShape, Graph, Weights, import, zoo};
+use mars::network::{Array, Conv, ConvShape, Graph, Weights, import, zoo};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
@@ -106,7 +106,7 @@ fn graph(name: &str) -> Graph {
 /// ResNet18: `layer2.0.conv1`, `bn1`, and `downsample.0` and `fc` or `shortcut.0` and `linear`.
 fn resnet18(style: Style) -> (StateDict, Weights) {
     let mut writer = Writer { random: Random(18), theirs: StateDict::default(), ours: Weights::default() };
-    for (name, shape) in graph("resnet18").convs() {
+    for Conv { name, shape, .. } in graph("resnet18").convs() {
         if let Some(conv) = name.strip_suffix(".projection") {
             let block = conv.strip_suffix(".conv2").unwrap();
             let shortcut = if style == Style::Torchvision { "downsample" } else { "shortcut" };
@@ -125,7 +125,7 @@ fn resnet18(style: Style) -> (StateDict, Weights) {
 fn vgg16(style: Style) -> (StateDict, Weights) {
     let mut writer = Writer { random: Random(16), theirs: StateDict::default(), ours: Weights::default() };
     let (mut index, mut stage) = (0, "1".to_string());
-    for (name, shape) in graph("vgg16").convs() {
+    for Conv { name, shape, .. } in graph("vgg16").convs() {
         if name == "linear" {
             let classifier = if style == Style::Torchvision { "classifier.0" } else { "classifier" };
             writer.linear(&name, classifier, &shape);

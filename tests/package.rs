@@ -229,7 +229,7 @@ fn only_kept_groups_are_stored() {
 #[test]
 fn the_format_is_frozen() {
     let path = Path::new("tests/fixtures/tiny.mars");
-    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+    if common::updates_snapshots() {
         tiny().write(path).unwrap();
     }
     assert_eq!(Package::read(path).unwrap(), tiny());

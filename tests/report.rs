@@ -3,7 +3,6 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mars::data::{IMAGE_BYTES, Split};
@@ -17,7 +16,7 @@ use mars::report;
 use mars::sparsity::GroupGrid;
 use tempfile::TempDir;
 
-use common::integer_network;
+use common::{Random, integer_network, snapshot};
 
 /// A name as a hostile file may hold it.
 const HOSTILE: &str = "<script>alert('1')</script>&\"\u{202e}\u{1b}[31m";
@@ -27,25 +26,8 @@ const METRICS: &str = r#"{"phase":"sparsify","epoch":1,"loss":1.9,"train_accurac
 {"phase":"quantize","epoch":1,"loss":1.5,"train_accuracy":48.5,"test_accuracy":51,"group_sparsity":0.4}
 "#;
 
-/// SplitMix64: the same numbers everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
-
 /// Random weights of 4 bits, 8 in the first and last layer; of each hundred groups `sparsity` are dropped.
-fn network(spec: NetworkSpec, sparsity: u64) -> IntegerNetwork {
+fn network(spec: NetworkSpec, sparsity: usize) -> IntegerNetwork {
     let group = Hardware::mars().group;
     let graph = Graph::new(spec).unwrap();
     let mut random = Random(7);
@@ -55,7 +37,7 @@ fn network(spec: NetworkSpec, sparsity: u64) -> IntegerNetwork {
         let limit = (1i64 << (bits - 1)) - 1;
         let weight = |index| match dropped[grid.group_of(index)] {
             true => 0,
-            false => (random.below(2 * limit as u64 + 1) as i64 - limit) as i8,
+            false => (random.below(2 * limit as usize + 1) as i64 - limit) as i8,
         };
         IntegerConv {
             input_bits: IMAGE_BITS,
@@ -133,7 +115,7 @@ fn small(first_layer: &str) -> IntegerNetwork {
 
 fn pictures() -> Split {
     let mut random = Random(3);
-    Split { images: (0..6 * IMAGE_BYTES).map(|_| random.next() as u8).collect(), labels: vec![0, 1, 2, 3, 0, 1] }
+    Split { images: random.bytes(6 * IMAGE_BYTES), labels: vec![0, 1, 2, 3, 0, 1] }
 }
 
 fn provenance(data_sha256: String) -> Provenance {
@@ -170,21 +152,6 @@ fn page(deployment: &Deployment, metrics: Option<&[u8]>) -> String {
     report::write(deployment, folder.path()).unwrap();
     assert!(folder.path().join("deploy.json").exists());
     fs::read_to_string(folder.path().join("report.html")).unwrap()
-}
-
-/// Compares with a file; rewrites it where `UPDATE_SNAPSHOTS=1` asks for that.
-fn snapshot(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(name);
-    if std::env::var_os("UPDATE_SNAPSHOTS").is_some_and(|value| value == "1") {
-        fs::write(&path, found).unwrap();
-        return;
-    }
-    let expected = fs::read_to_string(&path).unwrap_or_default().replace("\r\n", "\n");
-    let lines = expected.lines().zip(found.lines());
-    if let Some((number, (expected, found))) = (1..).zip(lines).find(|(_, (expected, found))| expected != found) {
-        panic!("{name}, line {number}:\nexpected {expected}\nfound    {found}\nUPDATE_SNAPSHOTS=1 rewrites it");
-    }
-    assert!(expected == found, "{name} ends elsewhere; UPDATE_SNAPSHOTS=1 rewrites it");
 }
 
 /// Each tag that is opened is closed, in order.

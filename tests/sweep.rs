@@ -129,7 +129,7 @@ fn rows_that_are_there_are_kept() {
         Err(mars::Error::Setting("nothing".into()))
     };
     for _ in 0..2 {
-        run(&space, &store, Shard::WHOLE, evaluate, || ()).unwrap();
+        run(&space, &store, Shard::WHOLE, evaluate, |_| ()).unwrap();
         // The chips that cannot work aren't evaluated at all.
         assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 4);
     }
@@ -163,6 +163,9 @@ fn rows_of_another_sweep_are_refused() {
     fs::write(folder.path().join("sweep.toml"), SWEEP.replace("50", "51")).unwrap();
     let error = refuse(folder.path(), &[]);
     assert!(error.contains("rows-1-of-1.jsonl: it belongs to another sweep, package or version"), "{error}");
+    refuse(folder.path(), &["--shard", "1/2"]);
+    fs::write(folder.path().join("sweep.toml"), SWEEP).unwrap();
+    succeed(folder.path(), &[]);
 }
 
 #[test]
@@ -172,6 +175,9 @@ fn flags_and_files_that_make_no_sense_are_refused() {
     assert!(error.contains("sweep.toml: ranges.coers = 1: unknown field `coers`"), "{error}");
     assert!(refuse(folder.path(), &["--shard", "3/2"]).contains("it must be I/N with I from 1 to N"));
     assert!(refuse(folder.path(), &["--hardware", "mars.toml"]).contains("cannot be used with"));
+    fs::write(folder.path().join("sweep.toml"), SWEEP).unwrap();
+    let error = refuse(folder.path(), &["--dataset", "cifar10-mini"]);
+    assert!(error.contains("sweep.toml: --dataset cifar10-mini: this sweep runs no pictures"), "{error}");
     fs::write(folder.path().join("sweep.toml"), "images = 0\n").unwrap();
     assert!(refuse(folder.path(), &[]).contains("images is 0: leave it out"));
     fs::write(folder.path().join("sweep.toml"), "base = \"no.toml\"\n").unwrap();

@@ -2,17 +2,14 @@
 
 mod common;
 
-use std::fs;
-use std::path::Path;
-
 use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use mars::hardware::{AccessMode, Components, Converter, Evaluator, Hardware, PingPong, Policy, evaluate};
 use mars::network::{ConvShape, Source, zoo};
 use mars::report::{Swing, tornado};
 use mars::sparsity::GroupGrid;
 
-use common::Random;
 use common::recipe::{Recipe, W4A4, W8A8};
+use common::{Random, check_file};
 
 /// The paper's figures, TOPS/W (Q).
 const VGG16: f64 = 52.3;
@@ -57,7 +54,7 @@ impl Assumptions {
 
     /// Makes the share of the groups zero that the rule says, drawn from a seed.
     fn drop_groups(&self, network: &mut IntegerNetwork) {
-        let shapes: Vec<(ConvShape, Source)> = network.convs().map(|(_, shape, source, _)| (shape, source)).collect();
+        let shapes: Vec<(ConvShape, Source)> = network.convs().map(|(conv, _)| (conv.shape, conv.source)).collect();
         let grids: Vec<GroupGrid> = shapes.iter().map(|(shape, _)| GroupGrid::new(self.chip.group, shape)).collect();
         let last = shapes.len() - 1;
         let prunable = |index: usize| shapes[index].1 != Source::Image && index != last;
@@ -139,8 +136,8 @@ fn consistency(eight: &Networks) -> String {
     };
     let peak = chip.peak_macs_per_cycle(&chip.precision(8, 8).unwrap()) * chip.clock_mhz * 1e6;
     let conv_macs = |network: &IntegerNetwork| -> f64 {
-        let convs = network.convs().filter(|(_, shape, ..)| shape.output.pixels() > 1);
-        convs.map(|(_, shape, ..)| shape.macs() as f64).sum()
+        let convs = network.convs().filter(|(conv, _)| conv.shape.output.pixels() > 1);
+        convs.map(|(conv, _)| conv.shape.macs() as f64).sum()
     };
     let writes = evaluate(&eight.vgg16, &chip).unwrap().cost.energy_breakdown_uj.cell_writes;
     let rows = [
@@ -337,15 +334,6 @@ fn second_reading(eight: &Networks, ends: [f64; 2], at: &dyn Fn(f64) -> Assumpti
     )
 }
 
-fn check(path: &str, expected: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        fs::write(&path, expected).unwrap();
-    }
-    let found = fs::read_to_string(&path).unwrap();
-    assert!(found == expected, "{} has other numbers; UPDATE_SNAPSHOTS=1 rewrites it:\n{expected}", path.display());
-}
-
 #[test]
 fn the_page_has_the_numbers_that_the_model_gives() {
     let (eight, four) = (Networks::new(W8A8), Networks::new(W4A4));
@@ -358,6 +346,6 @@ fn the_page_has_the_numbers_that_the_model_gives() {
         text += &format!("<!-- computed -->\n{table}<!-- end -->{after}");
     }
     assert_eq!(text.matches("<!-- end -->").count(), tables.len());
-    check("docs/validation.md", &text);
-    check("docs/validation.svg", &drawing);
+    check_file("docs/validation.md", &text);
+    check_file("docs/validation.svg", &drawing);
 }

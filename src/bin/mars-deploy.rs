@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressDrawTarget};
 use mars::cli::{CommonArgs, exit};
 use mars::data::Dataset;
 use mars::deploy::{Package, macro_accuracy, validate};
 use mars::error::{Error, Result};
 use mars::hardware::sweep::{self, Figures, Shard, Space, Store};
 use mars::hardware::{Evaluator, Hardware};
+use mars::progress::progress_bar;
 use mars::report;
 use sha2::{Digest, Sha256};
 
@@ -93,6 +93,10 @@ fn dataset(arguments: &Arguments, package: &Package) -> Result<Dataset> {
 /// Runs a part of a sweep and merges all parts once none is missing.
 fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let space = Space::load(file)?;
+    if let (None, Some(name)) = (space.images(), &arguments.dataset) {
+        let message = format!("--dataset {name}: this sweep runs no pictures; it needs the key images to run some");
+        return Err(Error::file(file, message));
+    }
     let package = Package::read(&arguments.package)?;
     let dataset = space.images().map(|_| dataset(arguments, &package)).transpose()?;
     let mut sweep = Sha256::new_with_prefix(package.to_bytes()?);
@@ -114,11 +118,8 @@ fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
                 .transpose()?;
             Ok(Figures::new(&evaluation, accuracy))
         };
-        let bar = ProgressBar::new(shard.points(space.len()).count() as u64).with_prefix("sweeping");
-        if arguments.common.quiet {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
-        }
-        sweep::run(&space, &store, shard, evaluate, || bar.inc(1))?;
+        let bar = progress_bar("sweeping", shard.points(space.len()).count(), arguments.common.quiet);
+        sweep::run(&space, &store, shard, evaluate, |done| bar.set_position(done as u64))?;
         bar.finish_and_clear();
     }
     store.alone(|| {

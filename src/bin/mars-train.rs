@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, on_interrupt};
 use mars::error::Result;
+use mars::run_folder::REPORT;
 use mars::train::{Allocator, DEFAULT_DEVICE, Outcome, Plan, Request, assignment, keep_memory};
 
 #[global_allocator]
@@ -86,7 +87,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     match plan.run()? {
         Outcome::Finished(folder, deployment) => {
             arguments.common.present(&deployment)?;
-            println!("report: {}", folder.join("report.html").display());
+            println!("report: {}", folder.join(REPORT).display());
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {

@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 
 use super::DataError;
-use crate::error::part_beside;
+use crate::files::part_beside;
 
 /// A `.tar.gz` file on a server, and what is wanted of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,6 +49,12 @@ impl<'a> Batches<'a> {
         Self::new(split, order, batch_size, Some(augmentation))
     }
 
+    /// Ends after `images` images, if there are as many.
+    pub fn first(mut self, images: usize) -> Self {
+        self.order.truncate(images);
+        self
+    }
+
     /// Goes on after the first `batches` batches.
     pub fn after(mut self, batches: usize) -> Self {
         self.next = (batches * self.batch_size).min(self.order.len());

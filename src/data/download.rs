@@ -8,7 +8,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Archive, DataError};
-use crate::error::try_lock;
+use crate::files::try_lock;
 
 /// A server that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(30);

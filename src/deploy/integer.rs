@@ -11,7 +11,7 @@
 //! ```
 
 use crate::error::{Error, Result};
-use crate::network::{ConvShape, Graph, Node, Op, Skip, Source};
+use crate::network::{Conv, ConvShape, Graph, Node, Op, Skip, Source};
 use crate::sparsity::GroupShape;
 
 /// Bits of the picture's bytes.
@@ -168,21 +168,17 @@ impl IntegerNetwork {
         }
     }
 
-    /// Each convolution with its name, geometry and input, projections after the layer that they belong to.
-    pub fn convs(&self) -> impl Iterator<Item = (String, ConvShape, Source, &IntegerConv)> {
-        self.graph.nodes().iter().zip(&self.layers).flat_map(|(node, layer)| {
-            let mut convs = Vec::new();
-            if let (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, .. }) =
-                (node.op, layer)
-            {
-                convs.push((node.name.clone(), shape, node.source, conv));
-                if let (Some(Skip::Projection { source, conv: shape }), Some(IntegerSkip::Projection { conv, .. })) =
-                    (skip, integer_skip)
-                {
-                    convs.push((node.projection_name(), shape, source, conv));
+    /// Each convolution of the graph with its integers, in the graph's order.
+    pub fn convs(&self) -> impl Iterator<Item = (Conv, &IntegerConv)> {
+        self.layers.iter().enumerate().flat_map(|(index, layer)| {
+            let integers = match layer {
+                IntegerLayer::Conv { conv, skip: Some(IntegerSkip::Projection { conv: projection, .. }), .. } => {
+                    [Some(conv), Some(projection)]
                 }
-            }
-            convs
+                IntegerLayer::Conv { conv, .. } => [Some(conv), None],
+                _ => [None, None],
+            };
+            self.graph.node_convs(index).into_iter().zip(integers).filter_map(|(conv, integer)| conv.zip(integer))
         })
     }
 

@@ -18,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::error::{Result, write_atomically};
-use crate::network::{ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
+use crate::error::Result;
+use crate::files::write_atomically;
+use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
 use crate::sparsity::GroupGrid;
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
@@ -124,7 +125,7 @@ impl Package {
         // A graph gives each convolution a name of its own.
         let mut insert = |name: String, dtype, shape, data| tensors.insert(name, OwnTensor { dtype, shape, data });
         let mut indices = Vec::new();
-        for (name, shape, _, conv) in network.convs() {
+        for (Conv { name, shape, .. }, conv) in network.convs() {
             let (index, weights) =
                 groups::pack(&GroupGrid::new(network.group, &shape), &conv.weights, conv.weight_bits);
             let bias: Vec<u8> = conv.bias.iter().flat_map(|bias| bias.to_le_bytes()).collect();
@@ -441,7 +442,7 @@ fn check_description(spec: &NetworkSpec) -> Checked<()> {
 fn check_extents(graph: &Graph) -> Checked<()> {
     let maps = std::iter::once(graph.image()).chain(graph.nodes().iter().map(|node| node.output));
     let maps = maps.map(|map| [map.channels, map.height, map.width, 1]);
-    let convs = || graph.convs().map(|(_, conv)| conv);
+    let convs = || graph.convs().map(|conv| conv.shape);
     let weights = convs().map(|conv| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
     // What the reference gathers, and a map with its border.
     let products = convs().map(|conv| [conv.channels(), conv.taps(), conv.output.height, conv.output.width]);

@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::integer::{IntegerNetwork, predict};
 use super::{Package, Reference};
 use crate::data::{Batches, COLORS, IMAGE_BYTES, SIDE, Split};
-use crate::error::{Error, Result, write_atomically};
+use crate::error::Result;
+use crate::files::{to_json, write_atomically};
 use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, evaluate};
+use crate::progress::progress_bar;
+use crate::run_folder;
 
 /// Pictures that run at a time.
 const BATCH: usize = 200;
@@ -92,24 +95,16 @@ pub fn validate(
     let images = check_pictures(network, test, images)?;
     let reference = Reference::new(network)?;
     let chip = MacroNetwork::new(network, hardware)?;
-    let bar = indicatif::ProgressBar::new(images as u64).with_prefix("validating");
-    if quiet {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
+    let bar = progress_bar("validating", images, quiet);
     let classes = network.classes.len();
     let (mut integer, mut macros, mut logit_mismatches) = (Vec::new(), Vec::new(), 0);
-    for batch in Batches::in_order(test, BATCH) {
-        let count = batch.labels.len().min(images - integer.len());
-        let pictures = &batch.images[..count * IMAGE_BYTES];
-        let expected = reference.logits(pictures);
-        let found = chip.run(integer.len(), pictures)?.logits;
+    for batch in Batches::in_order(test, BATCH).first(images) {
+        let expected = reference.logits(&batch.images);
+        let found = chip.run(integer.len(), &batch.images)?.logits;
         logit_mismatches += expected.iter().zip(&found).filter(|(a, b)| a != b).count();
         integer.extend(predictions(&expected, classes));
         macros.extend(predictions(&found, classes));
-        bar.inc(count as u64);
-        if integer.len() == images {
-            break;
-        }
+        bar.inc(batch.labels.len() as u64);
     }
     bar.finish_and_clear();
     let data_sha256 = test.sha256();
@@ -189,10 +184,9 @@ impl Deployment {
     /// The text of `deploy.json`.
     ///
     /// # Errors
-    /// A number that JSON cannot hold.
+    /// None that is known: every field has a form in JSON.
     pub fn to_json(&self) -> Result<String> {
-        let text = serde_json::to_string_pretty(self).map_err(|error| Error::Setting(error.to_string()))?;
-        Ok(text + "\n")
+        to_json(self)
     }
 
     /// Writes `deploy.json` into a run folder.
@@ -200,6 +194,6 @@ impl Deployment {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        write_atomically(&folder.join("deploy.json"), self.to_json()?.as_bytes())
+        write_atomically(&folder.join(run_folder::DEPLOYMENT), self.to_json()?.as_bytes())
     }
 }

@@ -13,7 +13,7 @@ use super::kernel::{Sums, Task, dispatch};
 use super::mapping::ConvMapping;
 use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::error::{Error, Result};
-use crate::network::{ConvShape, MapShape, Op, Skip, Source};
+use crate::network::{Conv, MapShape, Op, Skip, Source};
 
 /// An integer network mapped to a chip, ready to compute.
 #[derive(Debug)]
@@ -270,12 +270,13 @@ impl Plan<'_> {
         };
         Ok(match (node.op, &self.network.layers[index]) {
             (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
+                let [own, projection] = self.network.graph.node_convs(index);
                 Step::Conv(Box::new(ConvStep {
-                    conv: self.conv(2 * index, &node.name, shape, node.source, conv)?,
+                    conv: self.conv(&own.expect("the node's own convolution"), conv)?,
                     input: self.slot(node.source, conv.input_bits),
                     join: skip
                         .zip(integer_skip.as_ref())
-                        .map(|(skip, integer)| self.join(2 * index + 1, &node.projection_name(), skip, integer))
+                        .map(|(skip, integer)| self.join(skip, projection.as_ref(), integer))
                         .transpose()?,
                     requantize: output.as_ref().map(|output| Finish {
                         multipliers: (0..shape.filters()).map(|filter| output.multiplier(filter).into()).collect(),
@@ -305,9 +306,9 @@ impl Plan<'_> {
         })
     }
 
-    fn join(&self, layer: usize, name: &str, skip: Skip, integer: &IntegerSkip) -> Result<Join> {
-        Ok(match (skip, integer) {
-            (Skip::Identity { source, stride, pad_front }, IntegerSkip::Identity { bits, multiplier }) => {
+    fn join(&self, skip: Skip, projection: Option<&Conv>, integer: &IntegerSkip) -> Result<Join> {
+        Ok(match (skip, projection, integer) {
+            (Skip::Identity { source, stride, pad_front }, _, IntegerSkip::Identity { bits, multiplier }) => {
                 Join::Identity {
                     slot: self.slot(source, *bits),
                     from: self.network.graph.shape(source),
@@ -316,28 +317,18 @@ impl Plan<'_> {
                     multiplier: (*multiplier).into(),
                 }
             }
-            (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
-                Join::Projection {
-                    conv: Box::new(self.conv(layer, name, shape, source, conv)?),
-                    input: self.slot(source, conv.input_bits),
-                    multipliers: (0..shape.filters()).map(|filter| multiplier(multipliers, filter).into()).collect(),
-                }
-            }
+            (_, Some(conv), IntegerSkip::Projection { conv: integer, multipliers }) => Join::Projection {
+                conv: Box::new(self.conv(conv, integer)?),
+                input: self.slot(conv.source, integer.input_bits),
+                multipliers: (0..conv.shape.filters()).map(|filter| multiplier(multipliers, filter).into()).collect(),
+            },
             _ => unreachable!("a valid network has the residuals of its graph"),
         })
     }
 
-    /// A convolution; `layer` is its number, from which noise and stuck cells follow.
-    fn conv(
-        &self,
-        layer: usize,
-        name: &str,
-        shape: ConvShape,
-        source: Source,
-        conv: &IntegerConv,
-    ) -> Result<ArrayConv> {
-        let mapping = ConvMapping::new(name, shape, conv, self.hardware)?;
-        ArrayConv::new(layer as u32, &mapping, conv, self.network.padding_values(source), self.hardware)
+    fn conv(&self, conv: &Conv, integer: &IntegerConv) -> Result<ArrayConv> {
+        let mapping = ConvMapping::new(&conv.name, conv.shape, integer, self.hardware)?;
+        ArrayConv::new(conv.number, &mapping, integer, self.network.padding_values(conv.source), self.hardware)
     }
 }
 

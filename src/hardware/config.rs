@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::noise::MAX_SIGMA;
 use super::placement::Policy;
-use crate::error::{Error, Result, read_toml, with_suggestion};
+use crate::error::{Error, Result, with_suggestion};
+use crate::files::read_toml;
 use crate::sparsity::GroupShape;
 
 /// A multi-macro SRAM computing-in-memory chip.

@@ -178,7 +178,7 @@ struct KeptGroups {
 impl KeptGroups {
     fn new(network: &IntegerNetwork, shape: GroupShape) -> Self {
         let convs: Vec<_> =
-            network.convs().map(|(_, conv, _, integer)| (GroupGrid::new(shape, &conv), integer)).collect();
+            network.convs().map(|(conv, integer)| (GroupGrid::new(shape, &conv.shape), integer)).collect();
         let kept = convs.par_iter().map(|(grid, conv)| kept_sets(grid, &conv.weights)).collect();
         Self { shape, kept, dense: convs.iter().map(|(grid, _)| dense_sets(grid)).collect() }
     }

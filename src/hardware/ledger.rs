@@ -13,6 +13,7 @@ use super::placement::{Policy, sets_of_cores};
 use super::workload::{Layer, node_workload};
 use crate::deploy::integer::IntegerNetwork;
 use crate::error::Result;
+use crate::network::Conv;
 use crate::sparsity::GroupGrid;
 
 /// What a budget counts.
@@ -70,12 +71,10 @@ impl<'a> Ledger<'a> {
     ) -> Result<Self> {
         hardware.validate()?;
         network.validate()?;
-        let nodes = network.graph.nodes().iter().enumerate().flat_map(|(index, node)| {
-            let convs = usize::from(node.conv().is_some()) + usize::from(node.projection().is_some());
-            std::iter::repeat_n(index, convs)
-        });
-        let sets = |((_, shape, ..), kept): ((_, _, _, _), &Vec<bool>)| {
-            let grid = GroupGrid::new(hardware.group, &shape);
+        let nodes = (0..network.layers.len())
+            .flat_map(|node| network.graph.node_convs(node).into_iter().flatten().map(move |_| node));
+        let sets = |((conv, _), kept): ((Conv, _), &Vec<bool>)| {
+            let grid = GroupGrid::new(hardware.group, &conv.shape);
             let sets = kept.chunks(grid.groups_per_set());
             let kept = |set: &[bool]| FilterSet::new(&grid, (0..set.len()).filter(|group| set[*group]).collect());
             Arc::new(sets.map(kept).collect())

@@ -135,6 +135,23 @@ pub enum Op {
     },
 }
 
+/// A convolution or linear layer of a graph: a node's own, or the projection of its residual sum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conv {
+    /// Unique name, that of its weights.
+    pub name: String,
+    /// Number in the network, from which a chip's noise and stuck cells follow: twice that of its node, one more for a projection.
+    pub number: u32,
+    /// Geometry.
+    pub shape: ConvShape,
+    /// What it reads.
+    pub source: Source,
+    /// Batch norm instead of a bias.
+    pub batch_norm: bool,
+    /// True for the one whose sums are the logits.
+    pub logits: bool,
+}
+
 /// A layer with its references resolved and its shapes known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -253,23 +270,35 @@ impl Graph {
             .map(|(index, _)| index)
     }
 
-    /// All convolutions with their weights' names: each node's own, then its projection's.
-    pub fn convs(&self) -> impl Iterator<Item = (String, ConvShape)> {
-        self.nodes.iter().flat_map(|node| {
-            let own = node.conv().map(|conv| (node.name.clone(), conv));
-            let projection = node.projection().map(|conv| (node.projection_name(), conv));
-            own.into_iter().chain(projection)
-        })
+    /// All convolutions: each node's own, then its projection.
+    pub fn convs(&self) -> impl Iterator<Item = Conv> {
+        (0..self.nodes.len()).flat_map(|index| self.node_convs(index)).flatten()
+    }
+
+    /// A node's own convolution and its projection.
+    pub fn node_convs(&self, index: usize) -> [Option<Conv>; 2] {
+        let node = &self.nodes[index];
+        let Op::Conv { conv: shape, batch_norm, skip, logits } = node.op else { return [None, None] };
+        let number = 2 * index as u32;
+        let own = Conv { name: node.name.clone(), number, shape, source: node.source, batch_norm, logits };
+        let projection = match skip {
+            Some(Skip::Projection { source, conv: shape }) => {
+                let name = node.projection_name();
+                Some(Conv { name, number: number + 1, shape, source, batch_norm: true, logits: false })
+            }
+            _ => None,
+        };
+        [Some(own), projection]
     }
 
     /// Multiply-accumulates of one picture.
     pub fn macs(&self) -> u64 {
-        self.convs().map(|(_, conv)| conv.macs()).sum()
+        self.convs().map(|conv| conv.shape.macs()).sum()
     }
 
     /// Weights of all convolutions and linear layers, without biases.
     pub fn weights(&self) -> u64 {
-        self.convs().map(|(_, conv)| conv.weights() as u64).sum()
+        self.convs().map(|conv| conv.shape.weights() as u64).sum()
     }
 }
 

@@ -27,7 +27,7 @@ pub fn import(path: &Path, graph: &Graph) -> Result<Weights> {
     };
     let weights = if is_own(&arrays, graph) { own(arrays) } else { translate(arrays, graph).map_err(foreign)? };
     weights.check(graph).map_err(|error| foreign(error.to_string()))?;
-    let layers: BTreeSet<String> = graph.convs().map(|(name, _)| name).collect();
+    let layers: BTreeSet<String> = graph.convs().map(|conv| conv.name).collect();
     let known = |name: &str| name.rsplit_once('.').is_some_and(|(layer, _)| layers.contains(layer));
     if let Some((name, _)) = weights.iter().find(|(name, _)| !known(name)) {
         return Err(foreign(surplus(name)));
@@ -65,7 +65,7 @@ fn is_own(arrays: &Arrays, graph: &Graph) -> bool {
     let has = |layer: &str, part: &str| arrays.contains_key(&format!("{layer}.{part}"));
     let mut layers = graph.convs();
     graph.nodes().iter().any(|node| has(&node.name, "gamma"))
-        || layers.all(|(layer, _)| has(&layer, "weight") && has(&layer, "bias"))
+        || layers.all(|layer| has(&layer.name, "weight") && has(&layer.name, "bias"))
 }
 
 fn surplus(name: &str) -> String {

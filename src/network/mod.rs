@@ -7,7 +7,7 @@ mod spec;
 mod weights;
 mod zoo;
 
-pub use graph::{ConvShape, Graph, MapShape, Node, Op, Skip, Source};
+pub use graph::{Conv, ConvShape, Graph, MapShape, Node, Op, Skip, Source};
 #[cfg(feature = "train")]
 pub use import::import;
 pub use spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};

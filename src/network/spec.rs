@@ -7,7 +7,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, read_toml};
+use crate::error::{Error, Result};
+use crate::files::read_toml;
 
 /// A layer graph, as a user writes it in TOML.
 ///

@@ -12,8 +12,9 @@ use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::graph::{ConvShape, Graph, Op};
-use crate::error::{Error, Result, write_atomically};
+use super::graph::{Conv, ConvShape, Graph};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
 
 /// Added to a variance before its root, as PyTorch does.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -45,15 +46,15 @@ impl Weights {
     pub fn random(graph: &Graph, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut weights = Self::default();
-        for (name, conv, batch_norm) in convs(graph) {
-            let deviation = (2.0 / (conv.channels() * conv.taps()) as f64).sqrt();
+        for Conv { name, shape, batch_norm, .. } in graph.convs() {
+            let deviation = (2.0 / (shape.channels() * shape.taps()) as f64).sqrt();
             let values = StandardNormal
                 .sample_iter(&mut rng)
-                .take(conv.weights())
+                .take(shape.weights())
                 .map(|z: f64| (deviation * z) as f32)
                 .collect();
-            weights.insert(format!("{name}.weight"), Array { shape: weight_shape(&conv), values });
-            let constant = |value: f32| Array::vector(vec![value; conv.filters()]);
+            weights.insert(format!("{name}.weight"), Array { shape: weight_shape(&shape), values });
+            let constant = |value: f32| Array::vector(vec![value; shape.filters()]);
             if batch_norm {
                 for (part, value) in [("gamma", 1.0), ("beta", 0.0), ("mean", 0.0), ("var", 1.0)] {
                     weights.insert(format!("{name}.{part}"), constant(value));
@@ -88,10 +89,10 @@ impl Weights {
     /// # Errors
     /// Names the array, the shape expected and the shape found.
     pub fn check(&self, graph: &Graph) -> Result<()> {
-        for (name, conv, batch_norm) in convs(graph) {
+        for Conv { name, shape, batch_norm, .. } in graph.convs() {
             let parts: &[&str] = if batch_norm { &["gamma", "beta", "mean", "var"] } else { &["bias"] };
-            let vectors = parts.iter().map(|part| (format!("{name}.{part}"), vec![conv.filters()]));
-            for (name, shape) in std::iter::once((format!("{name}.weight"), weight_shape(&conv))).chain(vectors) {
+            let vectors = parts.iter().map(|part| (format!("{name}.{part}"), vec![shape.filters()]));
+            for (name, shape) in std::iter::once((format!("{name}.weight"), weight_shape(&shape))).chain(vectors) {
                 let array = self.get(&name)?;
                 if array.shape != shape {
                     return Err(Error::Setting(format!(
@@ -156,16 +157,4 @@ impl Weights {
 
 fn weight_shape(conv: &ConvShape) -> Vec<usize> {
     vec![conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]
-}
-
-/// Each convolution with its name and whether batch norm follows.
-fn convs(graph: &Graph) -> impl Iterator<Item = (String, ConvShape, bool)> {
-    graph.nodes().iter().flat_map(|node| {
-        let own = match node.op {
-            Op::Conv { conv, batch_norm, .. } => Some((node.name.clone(), conv, batch_norm)),
-            _ => None,
-        };
-        let projection = node.projection().map(|conv| (node.projection_name(), conv, true));
-        own.into_iter().chain(projection)
-    })
 }

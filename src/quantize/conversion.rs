@@ -10,27 +10,21 @@ use crate::deploy::integer::IntegerConv;
 use crate::engine::{Digits, LANES, Word, digit_sums, vectorized};
 use crate::error::Result;
 use crate::hardware::{ConvMapping, ConversionNoise, Converter, Hardware, stuck_weights};
-use crate::network::{ConvShape, MapShape};
+use crate::network::{Conv, ConvShape, MapShape};
 
 /// Bits of a word.
 const WORD: usize = Word::BITS as usize;
 
 /// The weights that the cells hold: those that are stuck hold their own; groups that aren't mapped have none.
-pub(crate) fn cells(
-    layer: u32,
-    name: &str,
-    shape: ConvShape,
-    conv: &IntegerConv,
-    hardware: &Hardware,
-) -> Result<Vec<i8>> {
+pub(crate) fn cells(conv: &Conv, integer: &IntegerConv, hardware: &Hardware) -> Result<Vec<i8>> {
     let Some(noise) = hardware.noise.filter(|noise| noise.has_stuck_cells()) else {
-        return Ok(conv.weights.clone());
+        return Ok(integer.weights.clone());
     };
-    let mapping = ConvMapping::new(name, shape, conv, hardware)?;
-    let kept = mapping.grid.kept(&conv.weights);
-    let mut weights = stuck_weights(&noise, &conv.weights, mapping.precision.weight_bits, layer);
+    let mapping = ConvMapping::new(&conv.name, conv.shape, integer, hardware)?;
+    let kept = mapping.grid.kept(&integer.weights);
+    let mut weights = stuck_weights(&noise, &integer.weights, mapping.precision.weight_bits, conv.number);
     for (index, weight) in weights.iter_mut().enumerate().filter(|(index, _)| !kept[mapping.grid.group_of(*index)]) {
-        debug_assert!(conv.weights[index] == 0);
+        debug_assert!(integer.weights[index] == 0);
         *weight = 0;
     }
     Ok(weights)
@@ -140,24 +134,22 @@ impl Conversion {
 }
 
 impl Conversions {
-    /// The conversions of layer number `layer`, whose cells hold `cells`; `None` where they lose nothing.
+    /// The conversions of a convolution whose cells hold `cells`; `None` where they lose nothing.
     ///
     /// # Errors
     /// Weights wider than the macro's.
     pub(crate) fn new(
-        layer: u32,
-        name: &str,
-        shape: ConvShape,
-        conv: &IntegerConv,
+        conv: &Conv,
+        integer: &IntegerConv,
         cells: &[i8],
         padding: Vec<u8>,
         hardware: &Hardware,
     ) -> Result<Option<Self>> {
-        let noise = hardware.noise.and_then(|noise| ConversionNoise::new(&noise, hardware.converter, layer));
+        let noise = hardware.noise.and_then(|noise| ConversionNoise::new(&noise, hardware.converter, conv.number));
         if noise.is_none() && hardware.converter == Converter::Ideal {
             return Ok(None);
         }
-        let mapping = ConvMapping::new(name, shape, conv, hardware)?;
+        let mapping = ConvMapping::new(&conv.name, conv.shape, integer, hardware)?;
         let slice_bits = usize::from(hardware.weight_slice_bits);
         let digits = Digits {
             words: 0,
@@ -175,7 +167,7 @@ impl Conversions {
             }
         };
         let mut conversions = Self {
-            shape,
+            shape: conv.shape,
             padding,
             block: hardware.group.channels,
             set: hardware.group.filters,

@@ -5,6 +5,7 @@
 //! the input channels, and within a channel the kernel positions, are split and the parts are added as integers. Requantization runs on
 //! 64-bit integers.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::module::max_pool2d;
@@ -16,7 +17,7 @@ use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, In
 use crate::engine::exact_conv;
 use crate::error::Result;
 use crate::hardware::Hardware;
-use crate::network::{ConvShape, MapShape, Op, Skip, Source};
+use crate::network::{Conv, ConvShape, MapShape, Op, Skip, Source};
 
 /// Floats hold every integer below this.
 const EXACT: i64 = 1 << 24;
@@ -24,14 +25,9 @@ const EXACT: i64 = 1 << 24;
 /// A network ready for evaluation on a device.
 pub struct FakeQuant<'a> {
     network: &'a IntegerNetwork,
-    convs: Vec<NodeConvs>,
+    /// By name.
+    convs: BTreeMap<String, ExactConv>,
     device: Device,
-}
-
-/// The tensors of a node's convolution and of its projection.
-struct NodeConvs {
-    own: Option<ExactConv>,
-    projection: Option<ExactConv>,
 }
 
 /// A convolution split into parts whose sums are exact: channels, and the weights of some of their kernel positions.
@@ -61,25 +57,11 @@ impl<'a> FakeQuant<'a> {
 
     fn build(network: &'a IntegerNetwork, chip: Option<&Hardware>, device: &Device) -> Result<Self> {
         let device = device.clone().inner();
-        let mut convs = Vec::new();
-        for (index, (node, layer)) in network.graph.nodes().iter().zip(&network.layers).enumerate() {
-            let place = |number: usize, name: &str, shape: ConvShape, source: Source, conv: &IntegerConv| {
-                let padding = network.padding_values(source);
-                ExactConv::new((2 * index + number) as u32, name, shape, conv, padding, chip, &device)
-            };
-            let mut tensors = NodeConvs { own: None, projection: None };
-            if let IntegerLayer::Conv { conv, skip, .. } = layer {
-                tensors.own = node.conv().map(|shape| place(0, &node.name, shape, node.source, conv)).transpose()?;
-                if let (
-                    Op::Conv { skip: Some(Skip::Projection { source, conv: shape }), .. },
-                    Some(IntegerSkip::Projection { conv, .. }),
-                ) = (node.op, skip)
-                {
-                    tensors.projection = Some(place(1, &node.projection_name(), shape, source, conv)?);
-                }
-            }
-            convs.push(tensors);
-        }
+        let place = |(conv, integer): (Conv, &IntegerConv)| {
+            let exact = ExactConv::new(&conv, integer, network.padding_values(conv.source), chip, &device)?;
+            Ok((conv.name, exact))
+        };
+        let convs = network.convs().map(place).collect::<Result<_>>()?;
         Ok(Self { network, convs, device })
     }
 
@@ -101,12 +83,11 @@ impl<'a> FakeQuant<'a> {
         let picture = Tensor::<4>::from_data(data, &self.device).permute([0, 2, 3, 1]);
         let mut values: Vec<Forms> = Vec::new();
         let nodes = self.network.graph.nodes();
-        for ((node, layer), convs) in nodes.iter().zip(&self.network.layers).zip(&self.convs) {
+        for (node, layer) in nodes.iter().zip(&self.network.layers) {
             let forms = match (node.op, layer) {
                 (Op::Conv { skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
-                    let own = convs.own.as_ref().expect("a convolution's node has its tensors");
                     let input = self.input(node.source, conv.input_bits, &picture, &values);
-                    let sums = own.sums(first, input, self.borders(node.source));
+                    let sums = self.convs[&node.name].sums(first, input, self.borders(node.source));
                     let Some(output) = output else {
                         let logits = sums.into_data().convert::<i64>();
                         let logits = logits.try_into_vec::<i64>().expect("64-bit integers");
@@ -126,7 +107,7 @@ impl<'a> FakeQuant<'a> {
                             Some(Skip::Projection { source, .. }),
                             Some(IntegerSkip::Projection { conv, multipliers }),
                         ) => {
-                            let projection = convs.projection.as_ref().expect("a projection has its tensors");
+                            let projection = &self.convs[&node.projection_name()];
                             let input = self.input(source, conv.input_bits, &picture, &values);
                             sums =
                                 sums + projection.sums(first, input, self.borders(source)) * self.columns(multipliers);
@@ -237,22 +218,21 @@ fn subsample(value: Tensor<4, Int>, stride: usize) -> Tensor<4, Int> {
 
 impl ExactConv {
     fn new(
-        layer: u32,
-        name: &str,
-        shape: ConvShape,
-        conv: &IntegerConv,
+        conv: &Conv,
+        integer: &IntegerConv,
         padding: Vec<u8>,
         chip: Option<&Hardware>,
         device: &Device,
     ) -> Result<Self> {
         let (held, conversions) = match chip {
-            None => (conv.weights.clone(), None),
+            None => (integer.weights.clone(), None),
             Some(hardware) => {
-                let held = cells(layer, name, shape, conv, hardware)?;
-                let conversions = Conversions::new(layer, name, shape, conv, &held, padding, hardware)?;
+                let held = cells(conv, integer, hardware)?;
+                let conversions = Conversions::new(conv, integer, &held, padding, hardware)?;
                 (held, conversions)
             }
         };
+        let shape = conv.shape;
         let [height, width] = shape.kernel;
         let weights: Vec<f32> = held.iter().map(|weight| f32::from(*weight)).collect();
         let data = TensorData::new(weights, [shape.filters(), shape.channels(), height, width]);
@@ -266,9 +246,9 @@ impl ExactConv {
             let mask = Tensor::<4>::from_data(TensorData::new(mask, [1, 1, height, width]), device);
             (channels, part * mask)
         };
-        let parts = exact_parts(&shape, conv.input_bits, &held);
+        let parts = exact_parts(&shape, integer.input_bits, &held);
         let parts = parts.into_iter().map(|(channels, taps)| part(channels, taps)).collect();
-        let bias = integer_column(conv.bias.iter().map(|bias| i64::from(*bias)).collect(), device);
+        let bias = integer_column(integer.bias.iter().map(|bias| i64::from(*bias)).collect(), device);
         Ok(Self { shape, parts, bias, conversions })
     }
 

@@ -4,8 +4,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use crate::deploy::Deployment;
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
 use crate::hardware::{Activity, Span};
+use crate::network::Conv;
 use crate::sparsity::GroupGrid;
 
 use super::svg::{self, Bar, Stretch};
@@ -191,7 +193,7 @@ pub(super) fn kept(deployment: &Deployment) -> Vec<KeptMap> {
     let limit = CELLS / convs.len().max(1);
     convs
         .iter()
-        .map(|(name, shape, _, conv)| {
+        .map(|(Conv { name, shape, .. }, conv)| {
             let grid = GroupGrid::new(network.group, shape);
             let kept = grid.kept(&conv.weights);
             let [rows, columns] = bins(grid.sets(), grid.groups_per_set(), limit);

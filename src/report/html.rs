@@ -282,7 +282,7 @@ fn sparsity(deployment: &Deployment) -> String {
 
 fn layers(deployment: &Deployment) -> String {
     let convs: Vec<_> = deployment.package.network.convs().collect();
-    let conv = |layer: &LayerCost| convs.iter().find(|(name, ..)| *name == layer.name);
+    let conv = |layer: &LayerCost| convs.iter().find(|(conv, _)| conv.name == layer.name);
     let rows: Vec<Vec<String>> = deployment
         .layers
         .iter()
@@ -301,8 +301,8 @@ fn layers(deployment: &Deployment) -> String {
                 percent(layer.utilization),
                 layer.mapping.map_or("all cores".into(), placement),
                 format!("{:.3}", layer.kept_macs as f64 / 1e6),
-                number(conv(layer).map(|(_, shape, _, _)| shape_of(shape))),
-                number(conv(layer).map(|(_, _, _, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
+                number(conv(layer).map(|(conv, _)| shape_of(&conv.shape))),
+                number(conv(layer).map(|(_, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
             ]
         })
         .collect();

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::run_folder::METRICS;
+
 /// What the report draws of an epoch.
 #[derive(Deserialize)]
 pub(super) struct Epoch {
@@ -32,7 +34,7 @@ pub(super) enum Metrics {
 impl Metrics {
     /// Reads `metrics.jsonl` of a run folder.
     pub(super) fn read(folder: &Path) -> Self {
-        match std::fs::read(folder.join("metrics.jsonl")) {
+        match std::fs::read(folder.join(METRICS)) {
             Ok(bytes) => Self::parse(&String::from_utf8_lossy(&bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Self::Missing,
             Err(error) => Self::Unreadable(error.to_string()),

@@ -14,7 +14,9 @@ mod tornado;
 use std::path::Path;
 
 use crate::deploy::Deployment;
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::run_folder;
 use metrics::Metrics;
 
 pub use sweep::{sweep_table, write_sweep};
@@ -31,8 +33,8 @@ pub fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     deployment.write(folder)?;
     let page = html::page(deployment, &Metrics::read(folder));
-    write_atomically(&folder.join("report.html"), page.as_bytes())?;
-    write_drawings(deployment, &folder.join("drawings"))
+    write_atomically(&folder.join(run_folder::REPORT), page.as_bytes())?;
+    write_drawings(deployment, &folder.join(run_folder::DRAWINGS))
 }
 
 /// Writes the drawings of the report into a folder, which is made if need be: the timeline of a frame and of its slowest layer,

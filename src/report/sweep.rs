@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
 use crate::hardware::sweep::{Figures, Outcome, Row, Value, pareto_front};
 
 use super::scatter::{Axis, Dot, Line, Scatter, front, page};

@@ -1,4 +1,4 @@
-//! The table in the terminal: plain ASCII, at most 80 columns and 40 lines.
+//! The table in the terminal: plain ASCII, at most 80 columns, and some 40 lines.
 
 use crate::deploy::Deployment;
 use crate::hardware::Cost;

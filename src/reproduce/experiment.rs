@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, closest, read_toml};
+use crate::error::{Error, Result, closest, toml_message};
 use crate::train::{Recipe, assignment};
 
 /// Where experiments lie that are named without a path.
@@ -179,14 +179,17 @@ impl Experiment {
     pub fn load(path: &Path) -> Result<Self> {
         let path = &from_here(path);
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        if text.parse::<toml::Table>().is_ok_and(|table| !is_experiment(&table)) {
-            let message = format!(
-                "it has no [[rows]], so it is no experiment; a recipe runs with mars-train --recipe {}",
-                path.display()
-            );
-            return Err(Error::file(path, message));
-        }
-        let file: File = read_toml(path)?;
+        let file = toml::from_str(&text).map_err(|error| match text.parse() {
+            Ok(table) if !is_experiment(&table) => Error::file(
+                path,
+                format!(
+                    "it has no [[rows]], so it is no experiment; a recipe runs with mars-train --recipe {}",
+                    path.display()
+                ),
+            ),
+            _ => Error::file(path, toml_message(&text, &error)),
+        });
+        let file: File = file?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut rows: Vec<Row> = Vec::new();
         for row in file.rows {
@@ -242,7 +245,7 @@ impl Experiment {
     }
 
     /// The recipe of a row with `settings` on top of its own, and with the checkpoint that it starts from: the one that it names, or
-    /// the project's own, whether that is there or not.
+    /// the project's own, whether that is there or not; random weights for networks that it has none of.
     ///
     /// # Errors
     /// A recipe that is missing or wrong.
@@ -254,7 +257,8 @@ impl Experiment {
         settings.extend(row.start.iter().map(|start| assignment("pretrained", start)));
         let mut recipe = Recipe::load(Some(&row.recipe), &settings).map_err(wrong)?;
         if recipe.pretrained.is_none() {
-            recipe.pretrained = Some(recipe.shipped_checkpoint().display().to_string());
+            let shipped = recipe.shipped_checkpoint();
+            recipe.pretrained = Some(shipped.map_or("none".into(), |file| file.display().to_string()));
         }
         Ok(recipe)
     }

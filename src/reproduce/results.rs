@@ -3,23 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::deploy::{Deployment, Mismatches};
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::{read_if_present, to_json, write_atomically};
 use crate::hardware::Cost;
+use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
 use crate::train::Recipe;
 
-/// The recipe of a row, with the first seed.
-const RECIPE: &str = "recipe.toml";
 /// The runs of a row, ascending by seed.
 const RUNS: &str = "seeds.json";
 /// Files of the first seed's run folder that are kept.
-const KEPT: [&str; 4] = ["model.mars", "deploy.json", "metrics.jsonl", RECIPE];
+const KEPT: [&str; 4] = [PACKAGE, DEPLOYMENT, METRICS, RECIPE];
 
 /// What is left of a finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -132,11 +131,8 @@ impl Results {
     /// A file that cannot be read.
     pub fn runs(&self, row: &str) -> Result<Vec<Run>> {
         let path = self.row_folder(row).join(RUNS);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|error| Error::file(&path, error.to_string())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(Error::io(&path)(error)),
-        }
+        let text = read_if_present(&path)?.unwrap_or("[]".into());
+        serde_json::from_str(&text).map_err(|error| Error::file(&path, error.to_string()))
     }
 
     /// The recipe that a row's runs were made with.
@@ -162,21 +158,15 @@ impl Results {
                 match std::fs::read(&path) {
                     Ok(bytes) => write_atomically(&kept.join(name), &bytes)?,
                     // Calibration alone has no epochs.
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound && name == "metrics.jsonl" => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound && name == METRICS => {}
                     Err(error) => return Err(Error::io(&path)(error)),
                 }
             }
         }
         runs.push(run);
         runs.sort_by_key(|run| run.seed);
-        write_json(&kept.join(RUNS), &runs)
+        write_atomically(&kept.join(RUNS), to_json(&runs)?.as_bytes())
     }
-}
-
-/// Writes a value for people and programs to read.
-pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Error::file(path, error.to_string()))?;
-    write_atomically(path, (text + "\n").as_bytes())
 }
 
 /// Keys in which two recipes differ, each with both values; seeds don't count, and checkpoints are compared by their content.
@@ -212,13 +202,8 @@ pub(super) fn other_checkpoint(planned: Option<&Path>, made_sha256: Option<&str>
 pub(super) fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(Error::io(path))? {
-            0 => return Ok(format!("{:x}", digest.finalize())),
-            count => digest.update(&buffer[..count]),
-        }
-    }
+    std::io::copy(&mut file, &mut digest).map_err(Error::io(path))?;
+    Ok(format!("{:x}", digest.finalize()))
 }
 
 fn flatten(key: String, value: &toml::Value, keys: &mut BTreeMap<String, String>) {

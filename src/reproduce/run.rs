@@ -7,17 +7,17 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{Experiment, Row};
-use super::results::{Results, Run, differences, other_checkpoint, sha256, write_json};
+use super::results::{Results, Run, differences, other_checkpoint, sha256};
 use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::Deployment;
 use crate::error::{Error, Result};
+use crate::files::{read_if_present, to_json, write_atomically};
+use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE};
 use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock, assignment};
 
 /// The file in a run folder that says what the run started from.
 const START: &str = "start.json";
-/// The checkpoint that a run goes on from, and that another row may start from.
-const LAST: &str = "checkpoints/last.safetensors";
 
 /// What to run of an experiment, and where.
 #[derive(Clone, Debug)]
@@ -213,7 +213,7 @@ impl Reproduction<'_> {
             self.check_resumed(job, &folder)?;
         } else {
             // Of a run that was stopped before its first checkpoint.
-            match std::fs::remove_file(folder.join("recipe.toml")) {
+            match std::fs::remove_file(folder.join(RECIPE)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&folder)(error)),
                 _ => {}
             }
@@ -245,10 +245,8 @@ impl Reproduction<'_> {
                 None => None,
             };
             let checkpoint_sha256 = checkpoint.as_deref().map(sha256).transpose()?;
-            write_json(
-                &folder.join(START),
-                &Start { checkpoint_sha256, data_sha256: job.data_sha256.clone(), float_accuracy },
-            )?;
+            let start = Start { checkpoint_sha256, data_sha256: job.data_sha256.clone(), float_accuracy };
+            write_atomically(&folder.join(START), to_json(&start)?.as_bytes())?;
         }
         match plan.run_locked(&lock)? {
             Outcome::Interrupted(_) => Ok(Verdict::Interrupted),
@@ -272,10 +270,10 @@ impl Reproduction<'_> {
             self.results.row_folder(row).display()
         );
         // A run that isn't finished has no report yet.
-        if !folder.join(LAST).exists() || !folder.join("deploy.json").exists() {
+        if !folder.join(LAST).exists() || !folder.join(DEPLOYMENT).exists() {
             return Err(wrong(format!("which is finished, but not in {}: {again}", folder.display())));
         }
-        let made = Recipe::load(Some(&folder.join("recipe.toml")), &[])?;
+        let made = Recipe::load(Some(&folder.join(RECIPE)), &[])?;
         match differences(&self.results.recipe(row)?, &made)?.as_slice() {
             [] => Ok(run),
             different => {
@@ -287,7 +285,7 @@ impl Reproduction<'_> {
 
     /// A run goes on only from where the same recipe, checkpoint and data brought it.
     fn check_resumed(&self, job: &Job, folder: &Path) -> Result<()> {
-        let made = Recipe::load(Some(&folder.join("recipe.toml")), &[])?;
+        let made = Recipe::load(Some(&folder.join(RECIPE)), &[])?;
         let mut different = differences(&made, &job.recipe)?;
         let start = read_start(folder)?;
         different.extend(self.other_start(job, start.checkpoint_sha256.as_deref(), &start.data_sha256)?);
@@ -326,12 +324,9 @@ fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
         phase: String,
         test_accuracy: f64,
     }
-    let path = folder.join("metrics.jsonl");
-    let text = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(Error::io(&path))?,
-    };
-    let lines: Vec<Line> = text
+    let path = folder.join(METRICS);
+    let lines: Vec<Line> = read_if_present(&path)?
+        .unwrap_or_default()
         .lines()
         .map(|line| serde_json::from_str(line).map_err(|error| Error::file(&path, error.to_string())))
         .collect::<Result<_>>()?;
@@ -351,7 +346,7 @@ mod tests {
             let line =
                 |(index, name): (usize, &&str)| format!("{{\"phase\":\"{name}\",\"test_accuracy\":{index}.5}}\n");
             let lines: String = names.iter().enumerate().map(line).collect();
-            std::fs::write(folder.path().join("metrics.jsonl"), lines).unwrap();
+            std::fs::write(folder.path().join(METRICS), lines).unwrap();
             last_float_accuracy(folder.path()).unwrap()
         };
         assert_eq!(phases(&["float", "float", "sparsify", "float", "quantize"]), Some(1.5));

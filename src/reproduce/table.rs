@@ -9,8 +9,10 @@ use super::experiment::{Bar, Claim, ClaimedFigure, Experiment, Row};
 use super::plot::plot;
 use super::results::{Figures, Results, Run, differences, other_checkpoint};
 use super::run::{run_folder, start_checkpoint};
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::{read_if_present, to_json, write_atomically};
 use crate::report::text::{count, energy, grouped, percent, quoted};
+use crate::run_folder::{METRICS, PACKAGE, RECIPE};
 use crate::train::Recipe;
 
 /// Differences of accuracies below this are rounding.
@@ -284,7 +286,7 @@ impl<'a> Table<'a> {
 
     /// The command that checks a row.
     fn check(&self, row: &TableRow) -> String {
-        let package = self.results.row_folder(&row.row.name).join("model.mars");
+        let package = self.results.row_folder(&row.row.name).join(PACKAGE);
         let hardware = row.hardware.as_ref().map_or(String::new(), |file| format!(" --hardware {file}"));
         format!("mars-deploy {}{hardware}\n", package.display())
     }
@@ -300,7 +302,7 @@ impl<'a> Table<'a> {
     /// The rows with all runs, as JSON.
     ///
     /// # Errors
-    /// A number that JSON cannot hold.
+    /// None that is known: every field has a form in JSON.
     pub fn json(&self) -> Result<String> {
         let row = |row: &TableRow| {
             json!({
@@ -317,8 +319,7 @@ impl<'a> Table<'a> {
         };
         let rows: Vec<Value> = self.rows.iter().map(row).collect();
         let Experiment { name, title, .. } = self.experiment;
-        let text = serde_json::to_string_pretty(&json!({ "name": name, "title": title, "rows": rows }));
-        Ok(text.map_err(|error| Error::Setting(error.to_string()))? + "\n")
+        to_json(&json!({ "name": name, "title": title, "rows": rows }))
     }
 
     /// The rows in a few columns, and the claims, for a terminal.
@@ -403,19 +404,26 @@ fn claimed(row: &TableRow, figure: ClaimedFigure) -> Option<[String; 2]> {
 
 /// Runs of a row that were begun and aren't among the finished ones, ascending by seed.
 fn unfinished(row: &Row, finished: &[Run], runs: &Path) -> Result<Vec<Unfinished>> {
-    let Ok(entries) = std::fs::read_dir(runs.join(&row.name)) else { return Ok(Vec::new()) };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut seeds: Vec<u64> = names.filter_map(|name| name.strip_prefix("seed-")?.parse().ok()).collect();
-    seeds.retain(|seed| finished.iter().all(|run| run.seed != *seed));
+    let folder = runs.join(&row.name);
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io(&folder))?,
+    };
+    let mut seeds = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(Error::io(&folder))?.file_name();
+        let seed = name.to_str().and_then(|name| name.strip_prefix("seed-")?.parse::<u64>().ok());
+        seeds.extend(seed.filter(|seed| finished.iter().all(|run| run.seed != *seed)));
+    }
     seeds.sort_unstable();
     let mut unfinished = Vec::new();
     for seed in seeds {
         let folder = run_folder(runs, &row.name, seed);
-        let recipe = folder.join("recipe.toml");
+        let recipe = folder.join(RECIPE);
         if recipe.exists() {
             let epochs = Recipe::load(Some(&recipe), &[])?.epochs();
             // There is no file before the first epoch's end.
-            let epoch = std::fs::read_to_string(folder.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+            let epoch = read_if_present(&folder.join(METRICS))?.map_or(0, |text| text.lines().count());
             unfinished.push(Unfinished { seed, epoch, epochs });
         }
     }

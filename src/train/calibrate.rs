@@ -4,7 +4,7 @@ use super::model::{Mode, Model, to_host};
 use super::recipe::Recipe;
 use crate::data::{Batches, Split};
 use crate::error::{Error, Result};
-use crate::network::{Array, BATCH_NORM_EPSILON, Op, Source, Weights};
+use crate::network::{Array, Conv, Op, Source};
 use crate::quantize::{BitPlan, Fusion, WeightScale, activation_limit, calibrate_step, weight_limit};
 
 /// Pictures that go through the network at a time.
@@ -13,7 +13,7 @@ const BATCH: usize = 128;
 const SAMPLES: usize = 1 << 17;
 
 /// Adds `weight_step` and `output_step` to a float network: the steps with the smallest squared error on its weights and on the values
-/// of `recipe.calibration_images` training pictures, rounded up to whole batches.
+/// of `recipe.calibration_images` training pictures, of all where there are fewer.
 pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) -> Result<()> {
     let plan = BitPlan::new(&model.graph, &recipe.quantize);
     let mut steps = weight_steps(model, recipe, &plan)?;
@@ -29,23 +29,23 @@ type Steps = Vec<(String, Vec<f32>)>;
 fn weight_steps(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Steps> {
     let weights = model.weights();
     let mut steps = Steps::new();
-    for (node, bits) in model.graph.nodes().iter().zip(&plan.nodes) {
-        let Op::Conv { conv, batch_norm, logits, .. } = node.op else {
-            continue;
-        };
-        let own = (node.name.clone(), conv, batch_norm, node.source == Source::Image, logits);
-        let projection = node.projection().map(|conv| (node.projection_name(), conv, true, false, false));
-        for (name, conv, batch_norm, first, logits) in std::iter::once(own).chain(projection) {
-            let column_len = conv.weights() / conv.filters();
+    for (index, bits) in plan.nodes.iter().enumerate() {
+        for Conv { name, shape, source, batch_norm, logits, .. } in model.graph.node_convs(index).into_iter().flatten()
+        {
+            let column_len = shape.weights() / shape.filters();
             let mut values = weights.get(&format!("{name}.weight"))?.values.clone();
             let fused = batch_norm && recipe.quantize.fusion != Fusion::None;
-            let gains = if fused { gains(&weights, &name)? } else { vec![1.0; conv.filters()] };
-            let colors: Vec<f32> = match first {
-                true => model.picture.color_scales().map(|scale| scale as f32).collect(),
-                false => vec![1.0; conv.channels()],
+            let gains = if fused {
+                to_host(model.gain(&name).expect("a batch norm has a gain"))
+            } else {
+                vec![1.0; shape.filters()]
+            };
+            let colors: Vec<f32> = match source {
+                Source::Image => model.picture.color_scales().map(|scale| scale as f32).collect(),
+                Source::Node(_) => vec![1.0; shape.channels()],
             };
             for (index, value) in values.iter_mut().enumerate() {
-                *value *= gains[index / column_len] * colors[index % column_len / conv.taps()];
+                *value *= gains[index / column_len] * colors[index % column_len / shape.taps()];
             }
             let limit = weight_limit(bits.weights);
             let step = |values: &[f32]| calibrate_step(values, -limit, limit).map(|step| step as f32);
@@ -63,23 +63,16 @@ fn weight_steps(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Steps>
     Ok(steps)
 }
 
-fn gains(weights: &Weights, name: &str) -> Result<Vec<f32>> {
-    let gamma = &weights.get(&format!("{name}.gamma"))?.values;
-    let var = &weights.get(&format!("{name}.var"))?.values;
-    Ok(gamma.iter().zip(var).map(|(gamma, var)| gamma / (var + BATCH_NORM_EPSILON as f32).sqrt()).collect())
-}
-
 fn output_steps(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) -> Result<Steps> {
     let nodes = model.graph.nodes();
     let mut samples: Vec<Vec<f32>> = vec![Vec::new(); nodes.len()];
-    let batches = recipe.calibration_images.min(train.len()).div_ceil(BATCH);
-    let share = SAMPLES / batches;
-    for batch in Batches::in_order(train, BATCH).take(batches) {
+    let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
+    let share = SAMPLES / batches.len();
+    for batch in batches {
         let mut index = 0;
         model.forward(&model.tensors, model.pictures(&batch.images), Mode::Float, |_, value| {
             let values = to_host(value.clone());
-            // A step that shares no factor with the map's sizes reaches all channels and pixels.
-            let stride = (values.len() / share).max(1) | 1;
+            let stride = stride(values.len(), share);
             samples[index].extend(values.into_iter().step_by(stride));
             index += 1;
         });
@@ -94,4 +87,40 @@ fn output_steps(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) -
         }
     }
     Ok(steps)
+}
+
+/// The distance of samples, about `share` out of `values`: the least one that shares no factor with `values` and so with none of a map's
+/// sizes, which reaches all channels and pixels alike.
+fn stride(values: usize, share: usize) -> usize {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let least = (values / share).max(1);
+    (least..).find(|stride| gcd(*stride, values) == 1).expect("a prime comes sometime")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_come_from_all_channels_and_pixels() {
+        let share = SAMPLES / 8;
+        for side in [1, 4, 8, 11] {
+            for channels in 1..=64 {
+                let map = side * side * channels;
+                let values = BATCH * map;
+                let stride = stride(values, share);
+                let mut seen = vec![false; map];
+                (0..values).step_by(stride).for_each(|value| seen[value % map] = true);
+                let samples = values.div_ceil(stride);
+                assert!(samples >= share.min(values) / 4, "{samples} of {values}");
+                let reached = seen.iter().filter(|seen| **seen).count();
+                assert_eq!(reached, map.min(samples), "{channels} channels on {side}x{side}: distance {stride}");
+            }
+        }
+    }
 }

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::error::{Error, Result, try_lock};
+use crate::error::{Error, Result};
+use crate::files::try_lock;
 
 /// Keeps other processes out of a run folder as long as it lives.
 pub struct RunLock {

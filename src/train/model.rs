@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::pass::Pass;
 use crate::deploy::PictureScale;
 use crate::hardware::Hardware;
-use crate::network::{Array, BATCH_NORM_EPSILON, Graph, Node, Weights};
+use crate::network::{Array, BATCH_NORM_EPSILON, Conv, Graph, Node, Weights};
 use crate::quantize::{BitPlan, Fusion};
 
 /// Arrays by name, flat, on a device.
@@ -24,7 +24,7 @@ pub(crate) enum Mode<'a> {
     /// Float with the running statistics, folded.
     Float,
     /// Fake quantizers on weights and values; with a chip, its conversions too.
-    Quantized(&'a BitPlan, Fusion, Option<Chip<'a>>),
+    Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<Chip<'a>> },
 }
 
 /// A chip that loses something, and the number of a batch's first picture, from which its noise follows.
@@ -127,21 +127,25 @@ impl Model {
         Pass::new(self, tensors, mode).run(pictures, &mut inspect)
     }
 
+    /// What a convolution's batch norm multiplies each filter by, with its running statistics; none where it has a bias instead.
+    pub fn gain(&self, name: &str) -> Option<Tensor<1>> {
+        let [gamma, variance] = ["gamma", "var"].map(|part| self.tensors.get(&format!("{name}.{part}")).cloned());
+        Some(gain(gamma?, variance?))
+    }
+
     /// Folds every batch norm with its running statistics: gamma 1, beta the folded bias, and statistics that change nothing. What is
     /// folded already stays as it is, to the last bit.
     pub fn fold_batch_norms(&mut self) {
-        for (name, conv) in self.graph.convs().collect::<Vec<_>>() {
+        for Conv { name, shape, .. } in self.graph.convs().filter(|conv| conv.batch_norm).collect::<Vec<_>>() {
             let part = |part: &str| format!("{name}.{part}");
-            let arrays = ["weight", "gamma", "beta", "mean", "var"].map(|name| self.tensors.get(&part(name)).cloned());
-            let [Some(weight), Some(gamma), Some(beta), Some(mean), Some(var)] = arrays.map(|a| a.map(to_host)) else {
-                continue;
-            };
-            let gain = |filter: usize| gamma[filter] / (var[filter] + BATCH_NORM_EPSILON as f32).sqrt();
-            let filters = 0..conv.filters();
-            let column = weight.len() / filters.len();
-            let folded = weight.iter().enumerate().map(|(index, weight)| weight * gain(index / column)).collect();
-            let biases = filters.clone().map(|filter| beta[filter] - gain(filter) * mean[filter]).collect();
-            let all = |value: f64| vec![value as f32; filters.len()];
+            let [weight, beta, mean] =
+                ["weight", "beta", "mean"].map(|name| to_host(self.tensors[&part(name)].clone()));
+            let gains = to_host(self.gain(&name).expect("a batch norm has a gain"));
+            let filters = shape.filters();
+            let column = weight.len() / filters;
+            let folded = weight.iter().enumerate().map(|(index, weight)| weight * gains[index / column]).collect();
+            let biases = beta.iter().zip(&gains).zip(&mean).map(|((beta, gain), mean)| beta - gain * mean).collect();
+            let all = |value: f64| vec![value as f32; filters];
             for (name, values) in [
                 ("weight", folded),
                 ("beta", biases),
@@ -160,7 +164,7 @@ impl Model {
     ///
     /// After the bias correction of Nagel et al., *Data-free quantization through weight equalization and bias correction*, ICCV 2019.
     pub fn correct_biases(&mut self, pictures: &[u8], plan: &BitPlan, fusion: Fusion, chip: Chip) {
-        let mode = Mode::Quantized(plan, fusion, Some(Chip { corrects: true, ..chip }));
+        let mode = Mode::Quantized { plan, fusion, chip: Some(Chip { corrects: true, ..chip }) };
         let output = self.forward(&self.tensors, self.pictures(pictures), mode, |_, _| {});
         for (name, mean) in output.corrections {
             let parts = ["beta", "bias"].map(|part| format!("{name}.{part}"));
@@ -179,6 +183,11 @@ impl Model {
             }
         }
     }
+}
+
+/// What a batch norm multiplies each filter by: `gamma / sqrt(variance + epsilon)`.
+pub(super) fn gain(gamma: Tensor<1>, variance: Tensor<1>) -> Tensor<1> {
+    gamma / (variance + BATCH_NORM_EPSILON).sqrt()
 }
 
 /// An array, flat, on a device.
@@ -204,12 +213,10 @@ mod tests {
     fn folding_batch_norms_changes_nothing_and_happens_once() {
         let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
         let mut weights = Weights::random(&graph, 3);
-        for (name, conv) in graph.convs() {
+        for Conv { name, shape, .. } in graph.convs().filter(|conv| conv.batch_norm) {
             for (part, shift) in [("gamma", 0.5), ("beta", -0.2), ("mean", -0.4), ("var", 0.3)] {
-                if weights.get(&format!("{name}.{part}")).is_ok() {
-                    let values = (0..conv.filters()).map(|i| (i * 7 % 13) as f32 / 10.0 + shift).collect();
-                    weights.insert(format!("{name}.{part}"), Array::vector(values));
-                }
+                let values = (0..shape.filters()).map(|i| (i * 7 % 13) as f32 / 10.0 + shift).collect();
+                weights.insert(format!("{name}.{part}"), Array::vector(values));
             }
         }
         let mut model = Model::new(&graph, &Recipe::default().picture_scale(), &weights, &Device::flex());
@@ -244,7 +251,7 @@ mod tests {
         let pictures = &train.images[..8 * graph.image().len()];
         let means = |model: &Model, chip| {
             let mut means = None;
-            let mode = Mode::Quantized(&plan, Fusion::Frozen, chip);
+            let mode = Mode::Quantized { plan: &plan, fusion: Fusion::Frozen, chip };
             model.forward(&model.tensors, model.pictures(pictures), mode, |_, value| {
                 means.get_or_insert_with(|| to_host(value.clone().mean_dims(&[0, 1, 2]).reshape::<1, _>([-1])));
             });

@@ -33,40 +33,37 @@ impl Pass<'_> {
     pub fn load(
         &self,
         layer: &Layer,
-        weight_bits: u8,
         chip: Chip,
         rounded: Tensor<4>,
         step: Tensor<1>,
         unit: Tensor<1>,
     ) -> (Tensor<4>, OnChip) {
-        let Layer { index, name, conv, source, input_bits, .. } = *layer;
+        let Layer { conv, weight_bits, input_bits, .. } = layer;
         let scale = step.detach().reshape([-1, 1, 1, 1]);
         let integers = to_host((rounded.clone().detach() / scale.clone()).round());
         let weights = integers.into_iter().map(|weight| weight as i8).collect();
-        let integer = IntegerConv { input_bits, weight_bits, weights, bias: vec![0; conv.filters()] };
-        let projection = name != self.model.graph.nodes()[index].name;
-        let number = (2 * index + usize::from(projection)) as u32;
+        let bias = vec![0; conv.shape.filters()];
+        let integer = IntegerConv { input_bits: *input_bits, weight_bits: *weight_bits, weights, bias };
         let checked = "the plan checked that the weights fit the macro";
-        let held = cells(number, name, conv, &integer, chip.hardware).expect(checked);
+        let held = cells(conv, &integer, chip.hardware).expect(checked);
         let zero_points = &self.model.picture.zero_points;
-        let (padding, offsets) = match source {
+        let (padding, offsets) = match conv.source {
             Source::Image => {
-                let taps = conv.taps();
+                let [taps, channels] = [conv.shape.taps(), conv.shape.channels()];
                 let changes = held.iter().zip(&integer.weights).enumerate();
                 let products: Vec<f32> = changes
                     .map(|(index, (held, weight))| {
-                        let zero_point = zero_points[index / taps % conv.channels()];
+                        let zero_point = zero_points[index / taps % channels];
                         (f32::from(*held) - f32::from(*weight)) * f32::from(zero_point)
                     })
                     .collect();
-                let sums: Vec<f32> =
-                    products.chunks(taps * conv.channels()).map(|column| column.iter().sum()).collect();
+                let sums: Vec<f32> = products.chunks(taps * channels).map(|column| column.iter().sum()).collect();
                 let changed = sums.iter().any(|sum| *sum != 0.0);
                 (zero_points.clone(), changed.then(|| Tensor::from_data(sums.as_slice(), &rounded.device())))
             }
-            Source::Node(_) => (vec![0; conv.channels()], None),
+            Source::Node(_) => (vec![0; conv.shape.channels()], None),
         };
-        let conversions = Conversions::new(number, name, conv, &integer, &held, padding, chip.hardware).expect(checked);
+        let conversions = Conversions::new(conv, &integer, &held, padding, chip.hardware).expect(checked);
         let on_chip = OnChip { conversions, offsets, unit };
         if held == integer.weights {
             return (rounded, on_chip);
@@ -104,14 +101,14 @@ impl Pass<'_> {
         let OnChip { conversions, offsets, unit } = on_chip;
         let scale = gain.map_or(unit.clone(), |gain| unit * gain).detach().reshape([1, 1, 1, -1]);
         if let Some(conversions) = conversions {
-            let errors = conversions.errors(chip.first, &self.integers(x, layer.source, layer.input_bits));
+            let errors = conversions.errors(chip.first, &self.integers(x, layer.conv.source, layer.input_bits));
             let errors = errors.into_iter().map(|error| error as f32).collect();
             let errors = Tensor::<4>::from_data(TensorData::new::<f32, _>(errors, value.dims()), &value.device());
             let mut change = errors * scale.clone();
             if chip.corrects {
                 let mean = change.clone().mean_dims(&[0, 1, 2]);
                 change = change - mean.clone();
-                self.corrections.push((layer.name.into(), mean.reshape([-1])));
+                self.corrections.push((layer.conv.name.clone(), mean.reshape([-1])));
             }
             value = value + change;
         }

@@ -55,6 +55,7 @@ impl Sgd {
 }
 
 /// How a tensor learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// With weight decay.
     Weight,
@@ -77,4 +78,62 @@ fn kind(name: &str) -> Kind {
 /// Running statistics are not trained.
 pub(crate) fn trains(name: &str) -> bool {
     !name.ends_with(".mean") && !name.ends_with(".var")
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, Tensor};
+
+    use super::super::model::to_host;
+    use super::super::recipe::{PhaseKind, Recipe};
+    use super::*;
+    use crate::network::{Array, Graph, Weights, zoo};
+
+    /// Steps with the same gradient everywhere: only weights decay, steps learn on their logarithm, statistics don't learn, and the second
+    /// step has the first one's momentum.
+    #[test]
+    fn each_kind_of_parameter_follows_its_rule() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let picture = Recipe::default().picture_scale();
+        let mut model = Model::new(&graph, &picture, &Weights::random(&graph, 1), &Device::flex());
+        model.insert("conv1.weight_step", &Array::vector(vec![0.5]));
+        let before = model.tensors.clone();
+        let phase =
+            Phase { momentum: 0.9, nesterov: false, weight_decay: 0.1, ..Phase::new(PhaseKind::Quantize, 1, 0.0) };
+        let (gradient, rate) = (0.25, 0.01);
+        let mut sgd = Sgd::default();
+        let mut step = |model: &mut Model| {
+            let leaf = |(name, tensor): (&String, &Tensor<1>)| {
+                let leaf = Tensor::from_inner(tensor.clone());
+                (name.clone(), if trains(name) { leaf.require_grad() } else { leaf })
+            };
+            let leaves: Tensors = model.tensors.iter().map(leaf).collect();
+            let loss = leaves.values().map(|leaf| leaf.clone().sum() * gradient).reduce(|a, b| a + b).unwrap();
+            sgd.step(model, leaves, loss.backward(), &phase, rate);
+        };
+        let rule = |name: &str, value: f64, velocity: &mut f64| {
+            let (slope, at) = match kind(name) {
+                Kind::Weight => (gradient + 0.1 * value, value),
+                Kind::Step => (gradient * value, value.ln()),
+                Kind::Other => (gradient, value),
+            };
+            *velocity = 0.9 * *velocity + slope;
+            let moved = at - rate * *velocity;
+            if matches!(kind(name), Kind::Step) { moved.exp() } else { moved }
+        };
+        step(&mut model);
+        step(&mut model);
+        for (name, kind_of) in [("conv1.weight", 0), ("conv1.gamma", 1), ("linear.bias", 1), ("conv1.weight_step", 2)] {
+            assert_eq!(kind_of, [Kind::Weight, Kind::Other, Kind::Step].iter().position(|k| *k == kind(name)).unwrap());
+            for (start, found) in to_host(before[name].clone()).iter().zip(to_host(model.tensors[name].clone())) {
+                let mut velocity = 0.0;
+                let once = rule(name, f64::from(*start), &mut velocity);
+                let twice = rule(name, once, &mut velocity);
+                assert!((f64::from(found) - twice).abs() < 1e-6, "{name}: {start} {found} {twice}");
+            }
+        }
+        for name in ["conv1.mean", "conv1.var"] {
+            assert_eq!(to_host(model.tensors[name].clone()), to_host(before[name].clone()));
+        }
+    }
 }

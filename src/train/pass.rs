@@ -7,37 +7,33 @@ use burn::tensor::module::avg_pool2d;
 use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::model::{Chip, Mode, Model, Output, Statistics, Tensors};
+use super::model::{Chip, Mode, Model, Output, Statistics, Tensors, gain};
 use super::on_chip::OnChip;
 use crate::engine::{Norm, Shortcut, Window, conv_block, max_pool, moments};
-use crate::network::{BATCH_NORM_EPSILON, ConvShape, Node, Op, Skip, Source};
+use crate::network::{BATCH_NORM_EPSILON, Conv, ConvShape, Node, Op, Skip, Source};
 use crate::quantize::{Fusion, multiplier_errors, quantize_biases, quantize_values, quantize_weights};
 
-/// A value in its stored forms; one form of width 0 where nothing is quantized.
-#[derive(Clone)]
-struct Value(Vec<(u8, Tensor<4>)>);
+/// A value in its stored forms, by their bits; the picture, and all values where nothing is quantized, in one without.
+struct Value(Vec<(Option<u8>, Tensor<4>)>);
 
 impl Value {
-    fn one(tensor: Tensor<4>) -> Self {
-        Self(vec![(0, tensor)])
+    fn whole(tensor: Tensor<4>) -> Self {
+        Self(vec![(None, tensor)])
     }
 
     fn form(&self, bits: u8) -> Tensor<4> {
-        let form = self.0.iter().find(|(form, _)| *form == bits).or(self.0.first());
-        form.expect("a value has a form").1.clone()
+        let form = self.0.iter().find(|(form, _)| form.is_none_or(|form| form == bits));
+        form.expect("a plan stores the forms that are read").1.clone()
     }
 }
 
 /// A convolution in a pass.
-pub(super) struct Layer<'a> {
-    /// Of its node.
-    pub index: usize,
-    pub name: &'a str,
-    pub conv: ConvShape,
-    batch_norm: bool,
-    /// What it reads, and in which form.
-    pub source: Source,
+pub(super) struct Layer {
+    pub conv: Conv,
+    pub weight_bits: u8,
+    /// The form that it reads.
     pub input_bits: u8,
+    /// In a pass with fake quantizers.
     rounding: Option<Rounding>,
 }
 
@@ -94,7 +90,7 @@ impl<'a> Pass<'a> {
 
     /// Runs it on pictures; `inspect` sees the value of each node before it is rounded.
     pub fn run(mut self, pictures: Tensor<4>, inspect: &mut dyn FnMut(&Node, &Tensor<4>)) -> Output {
-        let picture = Value::one(pictures);
+        let picture = Value::whole(pictures);
         for (index, node) in self.model.graph.nodes().iter().enumerate() {
             let value = self.node(index, node, &picture);
             inspect(node, &value);
@@ -111,16 +107,19 @@ impl<'a> Pass<'a> {
 
     /// The node's value before rounding.
     fn node(&mut self, index: usize, node: &Node, picture: &Value) -> Tensor<4> {
-        let (input_bits, skip_bits) = match self.mode {
-            Mode::Quantized(plan, ..) => (plan.nodes[index].input, plan.nodes[index].skip.unwrap_or(0)),
-            _ => (0, 0),
+        let (weight_bits, input_bits, skip_bits) = match self.mode {
+            Mode::Quantized { plan, .. } => {
+                let bits = &plan.nodes[index];
+                (bits.weights, bits.input, bits.skip.unwrap_or(0))
+            }
+            _ => (0, 0, 0),
         };
         let read = |values: &[Value], source: Source, bits: u8| match source {
             Source::Image => picture.form(bits),
             Source::Node(index) => values[index].form(bits),
         };
         let x = read(&self.values, node.source, input_bits);
-        let Op::Conv { conv, batch_norm, skip, logits } = node.op else {
+        let Op::Conv { skip, logits, .. } = node.op else {
             return match node.op {
                 Op::AvgPool { kernel } => {
                     let options = AvgPoolOptions::new(kernel).with_stride(kernel);
@@ -129,29 +128,28 @@ impl<'a> Pass<'a> {
                 _ => x,
             };
         };
-        let [own, joined] = self.roundings(node, input_bits, skip_bits);
+        let [rounding, joined_rounding] = self.roundings(node, input_bits, skip_bits);
+        let [own, projection] = self.model.graph.node_convs(index);
         let shortcut = skip.map(|skip| match skip {
             Skip::Identity { source, stride, pad_front } => {
                 Shortcut { value: read(&self.values, source, skip_bits), stride, front: pad_front }
             }
-            Skip::Projection { source, conv } => {
+            Skip::Projection { source, .. } => {
                 let x = read(&self.values, source, skip_bits);
-                let name = &node.projection_name();
-                let batch_norm = true;
-                let layer = Layer { index, name, conv, batch_norm, source, input_bits: skip_bits, rounding: joined };
+                let conv = projection.expect("the node's projection");
+                let layer = Layer { conv, weight_bits, input_bits: skip_bits, rounding: joined_rounding };
                 Shortcut { value: self.conv(layer, x, None, false), stride: 1, front: 0 }
             }
         });
         // The quantizers of values are ReLUs themselves.
-        let relu = !logits && !matches!(self.mode, Mode::Quantized(..));
-        let source = node.source;
-        let layer = Layer { index, name: &node.name, conv, batch_norm, source, input_bits, rounding: own };
+        let relu = !logits && !matches!(self.mode, Mode::Quantized { .. });
+        let layer = Layer { conv: own.expect("the node's own convolution"), weight_bits, input_bits, rounding };
         self.conv(layer, x, shortcut, relu)
     }
 
     /// The roundings of a node's convolution and of its projection, in a pass with fake quantizers.
     fn roundings(&self, node: &Node, input_bits: u8, skip_bits: u8) -> [Option<Rounding>; 2] {
-        let (Mode::Quantized(..), Op::Conv { skip, logits, .. }) = (self.mode, node.op) else {
+        let (Mode::Quantized { .. }, Op::Conv { skip, logits, .. }) = (self.mode, node.op) else {
             return [None, None];
         };
         let unit = |name: &str, source, bits| self.tensor(&format!("{name}.weight_step")) * self.step(source, bits);
@@ -170,7 +168,7 @@ impl<'a> Pass<'a> {
 
     /// The step of a value in one of its forms.
     pub fn step(&self, source: Source, bits: u8) -> Tensor<1> {
-        let (Mode::Quantized(plan, ..), Source::Node(index)) = (self.mode, source) else {
+        let (Mode::Quantized { plan, .. }, Source::Node(index)) = (self.mode, source) else {
             return Tensor::full([1], self.model.picture.step(), &self.device());
         };
         let node = &self.model.graph.nodes()[index];
@@ -190,14 +188,14 @@ impl<'a> Pass<'a> {
             let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
             return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }
-        let Mode::Quantized(plan, ..) = self.mode else {
-            return Value::one(value);
+        let Mode::Quantized { plan, .. } = self.mode else {
+            return Value::whole(value);
         };
         let forms = &plan.nodes[index].forms;
         let step = self.tensor(&format!("{}.output_step", node.name));
         let quantized = forms.iter().map(|&bits| {
             let step = step.clone() / f64::from(1u32 << (bits - forms[0]));
-            (bits, quantize_values(value.clone(), step, bits, node.output.len()))
+            (Some(bits), quantize_values(value.clone(), step, bits, node.output.len()))
         });
         Value(quantized.collect())
     }
@@ -208,12 +206,12 @@ impl<'a> Pass<'a> {
 
     /// A convolution with its batch norm or bias, residual sum and ReLU.
     fn conv(&mut self, layer: Layer, x: Tensor<4>, shortcut: Option<Shortcut>, relu: bool) -> Tensor<4> {
-        let Layer { name, conv, batch_norm, source, .. } = layer;
-        let [kernel_height, kernel_width] = conv.kernel;
+        let Conv { name, shape, source, batch_norm, .. } = &layer.conv;
+        let [kernel_height, kernel_width] = shape.kernel;
         let weight = self.tensor(&format!("{name}.weight"));
-        let weight = weight.reshape([conv.filters(), conv.channels(), kernel_height, kernel_width]);
-        let weight = if source == Source::Image { weight * self.color_scales() } else { weight };
-        let Prepared { weight, norm, multiplier, on_chip, statistics } = match (self.mode, batch_norm) {
+        let weight = weight.reshape([shape.filters(), shape.channels(), kernel_height, kernel_width]);
+        let weight = if *source == Source::Image { weight * self.color_scales() } else { weight };
+        let Prepared { weight, norm, multiplier, on_chip, statistics } = match (self.mode, *batch_norm) {
             (Mode::FloatTraining, true) => Prepared::float(weight, self.batch_norm(name)),
             (Mode::Float, true) => {
                 let (gain, bias) = self.running_affine(name);
@@ -222,19 +220,16 @@ impl<'a> Pass<'a> {
             (Mode::FloatTraining | Mode::Float, false) => {
                 Prepared::float(weight, Norm::Bias(self.tensor(&format!("{name}.bias"))))
             }
-            (Mode::Quantized(plan, fusion, chip), _) => {
-                self.quantized(&layer, weight, &x, plan.nodes[layer.index].weights, fusion, chip)
-            }
+            (Mode::Quantized { fusion, chip, .. }, _) => self.quantized(&layer, weight, &x, fusion, chip),
         };
-        let output = conv_block(x.clone(), weight, [conv.stride, conv.padding], norm, shortcut, relu);
+        let output = conv_block(x.clone(), weight, [shape.stride, shape.padding], norm, shortcut, relu);
         let value = match (on_chip, self.mode) {
-            (Some(on_chip), Mode::Quantized(.., Some(chip))) => {
+            (Some(on_chip), Mode::Quantized { chip: Some(chip), .. }) => {
                 let gain = match &output.statistics {
                     Some([_, variance]) => {
                         let device = output.value.device();
                         let like = |tensor: Tensor<1>| Tensor::<1>::from_data(tensor.into_data(), &device);
-                        let deviation = like((variance.clone() + BATCH_NORM_EPSILON).sqrt());
-                        Some(like(self.tensor(&format!("{name}.gamma"))) / deviation)
+                        Some(gain(like(self.tensor(&format!("{name}.gamma"))), like(variance.clone())))
                     }
                     None => multiplier,
                 };
@@ -243,28 +238,27 @@ impl<'a> Pass<'a> {
             _ => output.value,
         };
         if let Some(statistics) = output.statistics.or(statistics) {
-            self.note(name, statistics, &x, &conv);
+            self.note(name, statistics, &x, shape);
         }
         value
     }
 
-    /// A convolution whose weights are rounded to `bits`, before or after its batch norm is folded into them.
+    /// A convolution whose weights are rounded, before or after its batch norm is folded into them.
     fn quantized(
         &self,
         layer: &Layer,
         weight: Tensor<4>,
         x: &Tensor<4>,
-        bits: u8,
         fusion: Fusion,
         chip: Option<Chip>,
     ) -> Prepared {
-        let Layer { name, conv, batch_norm, .. } = *layer;
+        let Conv { name, shape, batch_norm, .. } = &layer.conv;
         let rounding = layer.rounding.clone().expect("a pass with fake quantizers");
         let (unit, multiplier) = (rounding.unit.clone(), rounding.multiplier.clone());
         let parameter = |part: &str| self.tensor(&format!("{name}.{part}"));
         // What the weights are scaled by before they are rounded, and the bias that joins the sums; without one batch norm follows.
         let (gain, bias, statistics) = match fusion {
-            _ if !batch_norm => (None, Some(parameter("bias")), None),
+            _ if !*batch_norm => (None, Some(parameter("bias")), None),
             Fusion::None => (None, None, None),
             Fusion::Ema => {
                 let gain = self.running_affine(name).0.detach();
@@ -276,7 +270,7 @@ impl<'a> Pass<'a> {
             }
             Fusion::Once => (None, Some(parameter("beta")), None),
             Fusion::Batch => {
-                let window = [conv.stride, conv.padding];
+                let window = [shape.stride, shape.padding];
                 let sums = conv_block(x.clone(), weight.clone(), window, Norm::Absent, None, false).value;
                 let [mean, variance] = moments(sums);
                 let statistics = [mean.clone().detach(), variance.clone().detach()];
@@ -289,16 +283,16 @@ impl<'a> Pass<'a> {
             None => weight,
         };
         let step = parameter("weight_step");
-        let rounded = quantize_weights(weight, step.clone(), bits);
+        let rounded = quantize_weights(weight, step.clone(), layer.weight_bits);
         let (held, on_chip) = match chip {
             None => (rounded, None),
             Some(chip) => {
                 // A batch norm outside has a multiplier without a sign: the weights take it.
-                let gamma = (batch_norm && fusion == Fusion::None).then(|| parameter("gamma"));
+                let gamma = (*batch_norm && fusion == Fusion::None).then(|| parameter("gamma"));
                 let signs = gamma.map_or(Tensor::ones([1], &rounded.device()), |gamma| {
                     gamma.clone().zeros_like().mask_fill(gamma.lower_elem(0.0), -2.0) + 1.0
                 });
-                let (held, on_chip) = self.load(layer, bits, chip, rounded, step * signs.clone(), unit * signs);
+                let (held, on_chip) = self.load(layer, chip, rounded, step * signs.clone(), unit * signs);
                 (held, Some(on_chip))
             }
         };
@@ -347,7 +341,7 @@ impl<'a> Pass<'a> {
 
 /// Gain and bias of a batch norm: `gamma / sqrt(var + eps)` and `beta - gain * mean`.
 fn affine(pass: &Pass, name: &str, mean: Tensor<1>, variance: Tensor<1>) -> (Tensor<1>, Tensor<1>) {
-    let gain = pass.tensor(&format!("{name}.gamma")) / (variance + BATCH_NORM_EPSILON).sqrt();
+    let gain = gain(pass.tensor(&format!("{name}.gamma")), variance);
     let bias = pass.tensor(&format!("{name}.beta")) - gain.clone() * mean;
     (gain, bias)
 }

@@ -3,7 +3,9 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
+
+use crate::progress::progress_bar;
 
 /// Time between two lines in a log.
 const LINE_EVERY: Duration = Duration::from_secs(30);
@@ -28,9 +30,7 @@ impl Progress {
         let display = if quiet {
             Display::Nothing
         } else if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} eta {eta}");
-            let bar = ProgressBar::new(steps as u64).with_prefix(title.clone());
-            bar.set_style(style.expect("a valid template"));
+            let bar = progress_bar(&title, steps, false);
             bar.set_position(done as u64);
             bar.reset_eta();
             Display::Bar(bar)

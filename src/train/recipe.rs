@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::Normalization;
 use crate::deploy::PictureScale;
-use crate::error::{Error, Result, to_toml, toml_message, with_suggestion};
+use crate::error::{Error, Result, toml_message, with_suggestion};
+use crate::files::to_toml;
+use crate::network::ZOO;
 use crate::quantize::{Fusion, QuantizeConfig};
 
 /// Everything that decides a run's result, beside the files it names.
@@ -305,17 +307,20 @@ impl Recipe {
         if let Some(file) = &self.pretrained {
             return (file != "none").then(|| file.into());
         }
-        Some(self.shipped_checkpoint()).filter(|shipped| shipped.exists())
+        self.shipped_checkpoint().filter(|shipped| shipped.exists())
     }
 
-    /// Where the project's own checkpoint of the network lies, if there is one: `MODEL.safetensors` for CIFAR-10 and its extract,
-    /// `MODEL-DATASET.safetensors` for other data sets.
-    pub fn shipped_checkpoint(&self) -> PathBuf {
+    /// Where the project's own checkpoint of a network of the zoo lies, if there is one: `MODEL.safetensors` for CIFAR-10 and its
+    /// extract, `MODEL-DATASET.safetensors` for other data sets.
+    pub fn shipped_checkpoint(&self) -> Option<PathBuf> {
+        if !ZOO.contains(&self.model.as_str()) {
+            return None;
+        }
         let name = match self.dataset.as_str() {
             "cifar10" | "cifar10-mini" => format!("{}.safetensors", self.model),
             dataset => format!("{}-{dataset}.safetensors", self.model),
         };
-        Path::new("checkpoints").join(name)
+        Some(Path::new("checkpoints").join(name))
     }
 
     /// What a byte of the picture is worth.
@@ -510,9 +515,9 @@ mod tests {
     #[test]
     fn each_data_set_has_its_own_checkpoints() {
         let file = |dataset: &str| Recipe { dataset: dataset.into(), ..Recipe::default() }.shipped_checkpoint();
-        assert_eq!(file("cifar10"), Path::new("checkpoints/resnet20.safetensors"));
+        assert_eq!(file("cifar10"), Some("checkpoints/resnet20.safetensors".into()));
         assert_eq!(file("cifar10-mini"), file("cifar10"));
-        assert_eq!(file("cifar100"), Path::new("checkpoints/resnet20-cifar100.safetensors"));
+        assert_eq!(file("cifar100"), Some("checkpoints/resnet20-cifar100.safetensors".into()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
 
 use super::lock::RunLock;
 use super::model::Model;
@@ -11,11 +12,13 @@ use super::sparsify::check_budget;
 use super::trainer::{Job, Trainer, fake_quant_predictions, float_predictions};
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
-use crate::error::{Error, Result, to_toml, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::{read_toml, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::network::{Graph, NetworkSpec, Node, Op, Weights, ZOO, import, zoo};
 use crate::quantize::{BitPlan, Fusion};
 use crate::report;
+use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, NETWORK, PACKAGE, RECIPE, TEACHER};
 
 /// Devices that training runs on, by the name that `--device` takes.
 pub const DEVICES: &[&str] = &[
@@ -102,14 +105,19 @@ pub enum Outcome {
     Interrupted(PathBuf),
 }
 
-/// The file in a run folder that holds its resolved recipe.
-const RECIPE: &str = "recipe.toml";
-/// The file in a run folder that holds its chip.
-const HARDWARE: &str = "hardware.toml";
-/// The file in a run folder that holds its network.
-const NETWORK: &str = "network.toml";
-/// The checkpoint of the network that a run learns from.
-const TEACHER: &str = "teacher.safetensors";
+/// The pictures that a run uses: it goes on with the same ones alone.
+#[derive(PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DataHashes {
+    train_sha256: String,
+    test_sha256: String,
+}
+
+impl DataHashes {
+    fn new(dataset: &Dataset) -> Self {
+        Self { train_sha256: dataset.train.sha256(), test_sha256: dataset.test.sha256() }
+    }
+}
 
 impl Plan {
     /// Reads and checks everything that a run needs, before it writes anything.
@@ -150,6 +158,9 @@ impl Plan {
             check_unchanged(&hardware, file, "chip", &folder.join(HARDWARE), Hardware::load)?;
         }
         let dataset = Dataset::load(&recipe.dataset, &request.data)?;
+        if request.resume {
+            check_unchanged(&DataHashes::new(&dataset), &recipe.dataset, "data set", &folder.join(DATA), read_toml)?;
+        }
         let graph = model_graph(&recipe.model, &dataset)?;
         if request.resume {
             check_unchanged(graph.spec(), &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
@@ -204,21 +215,22 @@ impl Plan {
     }
 
     fn run_from(self, start: Option<Start>) -> Result<Outcome> {
-        let checkpoints = self.folder.join("checkpoints");
+        let checkpoints = self.folder.join(CHECKPOINTS);
         if let Some(Start { teacher, .. }) = &start {
             // Another process may have been here since the plan was made.
             check_unused(&self.folder)?;
             std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
             if let Some(teacher) = teacher {
-                teacher.save(&checkpoints.join(TEACHER), Default::default())?;
+                teacher.save(&self.folder.join(TEACHER), Default::default())?;
             }
             write_atomically(&self.folder.join(HARDWARE), to_toml(&self.hardware)?.as_bytes())?;
             write_atomically(&self.folder.join(NETWORK), to_toml(self.graph.spec())?.as_bytes())?;
+            write_atomically(&self.folder.join(DATA), to_toml(&DataHashes::new(&self.dataset))?.as_bytes())?;
             write_atomically(&self.folder.join(RECIPE), to_toml(&self.recipe)?.as_bytes())?;
         }
         let teacher = match self.recipe.distillation {
             Some(_) => {
-                let path = checkpoints.join(TEACHER);
+                let path = self.folder.join(TEACHER);
                 let (teacher, _) = Weights::load(&path)?;
                 teacher.check(&self.graph).map_err(|error| Error::file(&path, error.to_string()))?;
                 Some(teacher)
@@ -272,9 +284,10 @@ impl Plan {
         self.say(&match (&file, &self.recipe.pretrained) {
             (Some(file), _) => format!("starting from {}", file.display()),
             (None, Some(_)) => "starting from random weights".into(),
-            (None, None) => {
-                format!("starting from random weights: there is no {} here", self.recipe.shipped_checkpoint().display())
-            }
+            (None, None) => match self.recipe.shipped_checkpoint() {
+                Some(file) => format!("starting from random weights: there is no {} here", file.display()),
+                None => "starting from random weights".into(),
+            },
         });
         self.recipe.pretrained = Some(file.map_or("none".into(), |file| file.display().to_string()));
         Ok(Some(Start { weights, teacher }))
@@ -296,7 +309,7 @@ impl Plan {
         };
         let predictions = Predictions { data_sha256, chip_sha256: self.hardware.losses_sha256(), classes };
         let package = Package { network, provenance, predictions: Some(predictions) };
-        let path = self.folder.join("model.mars");
+        let path = self.folder.join(PACKAGE);
         package.write(&path)?;
         // From here on only what the file says counts.
         let deployment = deploy::validate(&Package::read(&path)?, &self.hardware, test, None, self.quiet)?;
@@ -373,7 +386,7 @@ fn check_unused(folder: &Path) -> Result<()> {
     }
 }
 
-/// A run goes on on the chip and with the network that it began with, whatever became of their files: strides and sources may change
+/// A run goes on on the chip, with the network and the pictures that it began with, whatever became of their files: strides and sources may change
 /// without a shape that tells.
 fn check_unchanged<T: PartialEq>(
     now: &T,
@@ -382,7 +395,7 @@ fn check_unchanged<T: PartialEq>(
     began: &Path,
     load: fn(&Path) -> Result<T>,
 ) -> Result<()> {
-    if !began.exists() || *now == load(began)? {
+    if *now == load(began)? {
         return Ok(());
     }
     let message =

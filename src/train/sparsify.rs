@@ -11,7 +11,7 @@ use crate::deploy::integer::IntegerNetwork;
 use crate::deploy::outline;
 use crate::error::{Error, Result};
 use crate::hardware::{Hardware, Ledger, Resource};
-use crate::network::{BATCH_NORM_EPSILON, Graph};
+use crate::network::Graph;
 use crate::sparsity::{GroupGrid, Lasso, fit_budget, keep_best};
 
 /// Share of a phase that only looks at what each group does, before the first one goes.
@@ -44,7 +44,7 @@ pub(super) fn check_budget(graph: &Graph, recipe: &Recipe, hardware: &Hardware) 
     }
     if recipe.sparsity.budget == Budget::Groups {
         let groups: Vec<usize> =
-            graph.convs().map(|(_, conv)| GroupGrid::new(hardware.group, &conv).groups()).collect();
+            graph.convs().map(|conv| GroupGrid::new(hardware.group, &conv.shape).groups()).collect();
         let total = groups.iter().sum::<usize>() as f64;
         let most = total - groups.len() as f64;
         let target = recipe.sparsity.target;
@@ -79,14 +79,14 @@ impl Price {
             Budget::Energy => Resource::Energy,
         };
         let network = outline(graph, &recipe.quantize, hardware.group);
-        let convs: Vec<String> = network.convs().map(|(name, ..)| name).collect();
+        let convs: Vec<String> = network.convs().map(|(conv, _)| conv.name).collect();
         let mut price = Self { resource, network, hardware: hardware.clone(), convs, dense: 0.0 };
         price.dense = match resource {
             // Without an index, which a dense network doesn't need.
             Resource::StoredBits => price
                 .network
                 .convs()
-                .map(|(_, shape, _, conv)| shape.weights() * usize::from(conv.weight_bits))
+                .map(|(conv, integer)| conv.shape.weights() * usize::from(integer.weight_bits))
                 .sum::<usize>() as f64,
             _ => price.ledger(&price.masks(|_| true))?.total(),
         };
@@ -110,7 +110,7 @@ impl Price {
 
     /// One list for each convolution; `keeps` is asked with a group's number.
     fn masks(&self, keeps: impl Fn(usize) -> bool) -> Vec<Vec<bool>> {
-        let grids = self.network.convs().map(|(_, shape, ..)| GroupGrid::new(self.hardware.group, &shape));
+        let grids = self.network.convs().map(|(conv, _)| GroupGrid::new(self.hardware.group, &conv.shape));
         grids.map(|grid| (0..grid.groups()).map(&keeps).collect()).collect()
     }
 
@@ -132,9 +132,9 @@ impl Sparsity {
     pub fn new(graph: &Graph, recipe: &Recipe, hardware: &Hardware, device: &Device) -> Result<Self> {
         let lassos = graph
             .convs()
-            .map(|(name, conv)| {
-                let grid = GroupGrid::new(hardware.group, &conv);
-                (name, (grid, Lasso::new(grid, device)))
+            .map(|conv| {
+                let grid = GroupGrid::new(hardware.group, &conv.shape);
+                (conv.name, (grid, Lasso::new(grid, device)))
             })
             .collect();
         Ok(Self {
@@ -305,13 +305,60 @@ fn multiply(model: &mut Model, optimizer: &mut Sgd, name: &str, factors: Tensor<
 /// Weights folded with the running statistics, flat.
 fn folded(model: &Model, name: &str) -> Tensor<1> {
     let weight = model.tensors[&format!("{name}.weight")].clone();
-    let (Some(gamma), Some(var)) =
-        (model.tensors.get(&format!("{name}.gamma")), model.tensors.get(&format!("{name}.var")))
-    else {
-        return weight;
-    };
-    let gain = gamma.clone() / (var.clone() + BATCH_NORM_EPSILON).sqrt();
+    let Some(gain) = model.gain(name) else { return weight };
     let filters = gain.dims()[0];
     let count = weight.dims()[0];
     (weight.reshape([filters, count / filters]) * gain.reshape([filters, 1])).reshape([count])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recipe::{Phase, PhaseKind};
+    use super::*;
+    use crate::network::{Weights, zoo};
+
+    /// A ResNet-20 of which every group has had some effect, with momentum everywhere.
+    fn observed(target: f64) -> (Model, Sgd, Sparsity) {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let mut recipe = Recipe { phases: vec![Phase::new(PhaseKind::Sparsify, 1, 0.01)], ..Recipe::default() };
+        recipe.sparsity.target = target;
+        let model = Model::new(&graph, &recipe.picture_scale(), &Weights::random(&graph, 1), &Device::flex());
+        let mut sparsity = Sparsity::new(&graph, &recipe, &Hardware::mars(), &model.device).unwrap();
+        sparsity.observe(&model, |name| Some(model.tensors[name].ones_like()));
+        let momentum = model.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.ones_like())).collect();
+        (model, Sgd { momentum }, sparsity)
+    }
+
+    /// A tenth of the phase to look, then Zhu and Gupta's cubic over a quarter of it.
+    #[test]
+    fn groups_go_along_the_ramp() {
+        let (_, _, mut sparsity) = observed(0.5);
+        let mut most = 0;
+        for (progress, wanted) in [(0.05, 0.0), (0.1, 0.0), (0.225, 0.4375), (0.35, 0.5), (1.0, 0.5)] {
+            sparsity.approach(progress).unwrap();
+            let gone = sparsity.kept().values().flatten().filter(|kept| !**kept).count();
+            let total: usize = sparsity.lassos.values().map(|(grid, _)| grid.groups()).sum();
+            assert!((gone as f64 - wanted * total as f64).abs() < 1.0, "{progress}: {gone} of {total}");
+            assert!(gone >= most);
+            most = gone;
+        }
+    }
+
+    /// A masked group has neither weights nor momentum, which would bring them back; the others have all of both.
+    #[test]
+    fn masks_clear_weights_and_momentum() {
+        let (mut model, mut optimizer, mut sparsity) = observed(0.5);
+        sparsity.approach(1.0).unwrap();
+        let before = model.tensors.clone();
+        sparsity.apply(&mut model, &mut optimizer);
+        for (name, kept) in sparsity.kept() {
+            let (grid, array) = (sparsity.lassos[name].0, format!("{name}.weight"));
+            let host = |tensors: &Tensors| to_host(tensors[&array].clone());
+            let weights = host(&before).into_iter().zip(host(&model.tensors)).zip(host(&optimizer.momentum));
+            for (index, ((before, weight), momentum)) in weights.enumerate() {
+                let left = f32::from(u8::from(kept[grid.group_of(index)]));
+                assert_eq!((weight, momentum), (before * left, left), "{array} {index}");
+            }
+        }
+    }
 }

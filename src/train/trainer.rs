@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -20,10 +20,12 @@ use super::sparsify::Sparsity;
 use crate::data::{Augment, Batch, Batches, Dataset, Split};
 use crate::deploy::integer::{IntegerNetwork, predict};
 use crate::deploy::{FoldOptions, PictureScale, fold};
-use crate::error::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::{read_if_present, write_atomically};
 use crate::hardware::Hardware;
 use crate::network::{Array, Graph, Weights};
 use crate::quantize::{BitPlan, FakeQuant, Fusion};
+use crate::run_folder::{CHECKPOINTS, LAST, METRICS};
 
 /// Pictures that are evaluated at a time.
 const EVALUATION_BATCH: usize = 250;
@@ -33,8 +35,6 @@ const CORRECTION_BATCH: usize = 256;
 const DIVERGED: f64 = 10.0;
 /// Border out of which pictures are cropped.
 const CROP_PADDING: usize = 4;
-/// Name of the checkpoint that a run continues from.
-pub(crate) const LAST: &str = "last.safetensors";
 
 /// Set by Ctrl-C: the loop saves a checkpoint after the current step and stops.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -96,7 +96,7 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// There is none, or it is damaged or of another network.
     pub fn resume(job: Job<'a>) -> Result<Self> {
-        let path = checkpoint_path(job.folder, LAST);
+        let path = job.folder.join(LAST);
         if !path.exists() {
             let message = "the run ended before its first checkpoint: remove the folder and start again";
             return Err(Error::file(&path, message));
@@ -147,7 +147,7 @@ impl<'a> Trainer<'a> {
                     return Ok(false);
                 }
             }
-            self.save(&format!("{}-{}.safetensors", self.position.phase, phase.kind.name()))?;
+            self.save(&format!("{CHECKPOINTS}/{}-{}.safetensors", self.position.phase, phase.kind.name()))?;
             self.position.phase += 1;
             self.position.begun = false;
             self.position.epoch = 0;
@@ -198,7 +198,7 @@ impl<'a> Trainer<'a> {
         let plan = BitPlan::new(self.job.graph, &self.job.recipe.quantize);
         // For the noise these pictures come after those of any test set and before those of the first epoch.
         let mode = self.mode(phase, &plan, 0, 1, 1 << 31);
-        let Mode::Quantized(plan, fusion, Some(chip)) = mode else { return };
+        let Mode::Quantized { plan, fusion, chip: Some(chip) } = mode else { return };
         let batch = Batches::in_order(&self.job.dataset.train, CORRECTION_BATCH).next();
         let batch = batch.expect("a data set has pictures");
         let mut corrected = self.model.clone();
@@ -322,13 +322,18 @@ impl<'a> Trainer<'a> {
             metrics.images_per_second,
             metrics.seconds
         ));
-        let path = metrics_path(self.job.folder);
+        let path = self.job.folder.join(METRICS);
         let line = serde_json::to_string(&metrics).map_err(|error| Error::file(&path, error.to_string()))?;
         let file = OpenOptions::new().create(true).append(true).open(&path);
         // On the disk before the checkpoint that counts it.
         file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_data())).map_err(Error::io(&path))?;
         self.position.metric_lines += 1;
         Ok(())
+    }
+
+    /// Whether quantize phases train with what the chip's conversions lose.
+    fn sees_conversions(&self) -> bool {
+        self.job.recipe.quantize.converter_aware && !self.job.hardware.losses().is_empty()
     }
 
     /// The forward pass of a step of a phase; `first` is the number of its first picture among all that are trained on.
@@ -339,10 +344,10 @@ impl<'a> Trainer<'a> {
         let Recipe { quantize, .. } = self.job.recipe;
         let hardware = self.job.hardware;
         let fusion = phase.fusion_at(quantize.fusion, step, steps_per_epoch);
-        let chip = quantize.converter_aware && !hardware.losses().is_empty();
         match phase.kind {
             PhaseKind::Quantize => {
-                Mode::Quantized(plan, fusion, chip.then_some(Chip { hardware, first, corrects: false }))
+                let chip = self.sees_conversions().then_some(Chip { hardware, first, corrects: false });
+                Mode::Quantized { plan, fusion, chip }
             }
             _ => Mode::FloatTraining,
         }
@@ -369,15 +374,12 @@ impl<'a> Trainer<'a> {
         let pictures = self.model.pictures(&batch.images);
         let output = self.model.forward(&leaves, Tensor::from_inner(pictures.clone()), mode, |_, _| {});
         let [_, classes] = output.logits.dims();
-        let mut loss = cross_entropy(output.logits.clone(), &batch.labels);
-        if let (Some(teacher), Some(DistillationConfig { weight, temperature, .. })) =
-            (&self.teacher, &self.job.recipe.distillation)
-        {
-            let (weight, temperature) = (*weight, *temperature);
-            let lesson = teacher.forward(&teacher.tensors, pictures, Mode::Float, |_, _| {}).logits;
-            let divergence = divergence(Tensor::from_inner(lesson), output.logits.clone(), temperature);
-            loss = loss * (1.0 - weight) + divergence * (weight * temperature * temperature);
-        }
+        let teacher =
+            self.teacher.as_ref().zip(self.job.recipe.distillation.as_ref()).map(|(teacher, distillation)| {
+                let logits = teacher.forward(&teacher.tensors, pictures, Mode::Float, |_, _| {}).logits;
+                (Tensor::from_inner(logits), distillation)
+            });
+        let loss = loss(output.logits.clone(), &batch.labels, teacher);
         let value = f64::from(to_host(loss.clone().inner())[0]);
         if !value.is_finite() {
             return Err(self.explain_non_finite(value, batch, mode));
@@ -413,13 +415,15 @@ impl<'a> Trainer<'a> {
         self.diverged(culprit.as_deref(), &format!("the loss became {loss}"), self.position.step + 1)
     }
 
-    /// Keeps the weights of an epoch that guesses no better than chance out of checkpoints: where its loss is far beyond a guess's
-    /// `ln(classes)`, or the float network did much better.
+    /// Keeps the weights of an epoch that is right less than twice as often as by chance out of checkpoints: where its loss is far beyond a
+    /// guess's `ln(classes)`, or where the float network, right four times as often as by chance, was better. A network that trains with a
+    /// chip's conversions may begin anew, whatever the float network was.
     fn check_usable(&self) -> Result<()> {
         let Position { tally, step, .. } = self.position;
         let (loss, share) = (tally.loss / tally.pictures as f64, tally.correct as f64 / tally.pictures as f64);
         let classes = self.job.dataset.classes.len() as f64;
-        let learned = self.position.float_accuracy.is_some_and(|accuracy| accuracy > 400.0 / classes);
+        let float = self.position.float_accuracy.filter(|_| !self.sees_conversions());
+        let learned = float.is_some_and(|accuracy| accuracy > 400.0 / classes);
         if share < 2.0 / classes && (learned || loss > DIVERGED * classes.ln()) {
             let what = format!("the loss came to {loss:.3e} with {:.1} % right", 100.0 * share);
             return Err(self.diverged(None, &what, step));
@@ -470,7 +474,8 @@ impl<'a> Trainer<'a> {
         Ok(Augment { padding, flip, border })
     }
 
-    fn save(&self, name: &str) -> Result<()> {
+    /// Writes a checkpoint to a path in the run folder.
+    fn save(&self, path: &str) -> Result<()> {
         let arrays = |tensors: &Tensors| {
             let mut arrays = Weights::default();
             for (name, tensor) in tensors {
@@ -482,16 +487,13 @@ impl<'a> Trainer<'a> {
         let kept = self.sparsity.kept().clone();
         let position = self.position.clone();
         Checkpoint { weights: self.model.weights(), momentum, kept, effects, position }
-            .save(&checkpoint_path(self.job.folder, name))
+            .save(&self.job.folder.join(path))
     }
 
     /// Drops the lines of epochs that the checkpoint doesn't know, and one that was cut off.
     fn cut_metrics(&mut self) -> Result<()> {
-        let path = metrics_path(self.job.folder);
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            text => text.map_err(Error::io(&path))?,
-        };
+        let path = self.job.folder.join(METRICS);
+        let Some(text) = read_if_present(&path)? else { return Ok(()) };
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let lines: Vec<&str> = whole.take(self.position.metric_lines).collect();
         self.position.metric_lines = lines.len();
@@ -499,12 +501,17 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn checkpoint_path(folder: &Path, name: &str) -> PathBuf {
-    folder.join("checkpoints").join(name)
-}
-
-fn metrics_path(folder: &Path) -> PathBuf {
-    folder.join("metrics.jsonl")
+/// Cross entropy; with a teacher's logits of the same pictures `(1 - weight) * cross entropy + weight * temperature^2 * KL(teacher || student)`
+/// (Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015).
+fn loss(logits: Tensor<2>, labels: &[u8], teacher: Option<(Tensor<2>, &DistillationConfig)>) -> Tensor<1> {
+    let labelled = cross_entropy(logits.clone(), labels);
+    match teacher {
+        None => labelled,
+        Some((teacher, &DistillationConfig { weight, temperature, .. })) => {
+            let taught = divergence(teacher, logits, temperature);
+            labelled * (1.0 - weight) + taught * (weight * temperature * temperature)
+        }
+    }
 }
 
 /// Mean over the pictures of `-ln(softmax(logits)[label])`.
@@ -569,5 +576,20 @@ mod tests {
         let found = to_host(divergence(teacher, student, f64::from(temperature)))[0];
         let expected = 0.5 * (0.75 * 1.5f32.ln() + 0.25 * 0.5f32.ln());
         assert!((found - expected).abs() < 1e-6, "{found} {expected}");
+    }
+
+    #[test]
+    fn labels_and_teacher_share_the_loss() {
+        let device = Device::flex();
+        let student = Tensor::<2>::from_floats([[2.0, -1.0]], &device);
+        let teacher = Tensor::<2>::from_floats([[0.5, 0.25]], &device);
+        let labelled = to_host(cross_entropy(student.clone(), &[1]))[0];
+        assert_eq!(to_host(loss(student.clone(), &[1], None))[0], labelled);
+        let softened = to_host(divergence(teacher.clone(), student.clone(), 3.0))[0];
+        for (weight, expected) in [(0.0, labelled), (0.25, 0.75 * labelled + 2.25 * softened), (1.0, 9.0 * softened)] {
+            let distillation = DistillationConfig { weight, temperature: 3.0, teacher: None };
+            let found = to_host(loss(student.clone(), &[1], Some((teacher.clone(), &distillation))))[0];
+            assert!((found - expected).abs() < 1e-5, "{weight}: {found} {expected}");
+        }
     }
 }

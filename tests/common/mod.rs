@@ -194,13 +194,27 @@ pub(crate) fn success(output: &Output) -> (String, String) {
     (out, err)
 }
 
-/// Compares with `tests/snapshots/NAME.txt`; `UPDATE_SNAPSHOTS=1` writes it instead.
-pub(crate) fn snapshot(name: &str, found: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(format!("{name}.txt"));
-    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+/// Whether snapshots are to be written instead of compared.
+pub(crate) fn updates_snapshots() -> bool {
+    std::env::var_os("UPDATE_SNAPSHOTS").is_some_and(|value| value == "1")
+}
+
+/// Compares with a file of the repository, or writes it.
+pub(crate) fn check_file(path: &str, found: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if updates_snapshots() {
         fs::write(&path, found).unwrap();
         return;
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == expected, "{} differs (UPDATE_SNAPSHOTS=1 rewrites it); found:\n{found}", path.display());
+    let advice = format!("{} differs; UPDATE_SNAPSHOTS=1 rewrites it", path.display());
+    for (number, (expected, found)) in (1..).zip(expected.lines().zip(found.lines())) {
+        assert!(expected == found, "{advice}\nline {number}:\nexpected {expected}\nfound    {found}");
+    }
+    assert!(expected == found, "{advice}\none ends before the other; found:\n{found}");
+}
+
+/// Compares with `tests/snapshots/NAME`, or writes it.
+pub(crate) fn snapshot(name: &str, found: &str) {
+    check_file(&format!("tests/snapshots/{name}"), found);
 }

@@ -356,6 +356,7 @@ const CLAIMS: &str = r#"
 title = "What a reader sees"
 note = "Numbers are made up."
 recipe = "recipe.toml"
+set = ["pretrained=elsewhere.safetensors"]
 rows = [
     { name = "two", label = "two seeds", bar = "F - 0.5", curve = "by cycles" },
     { name = "one", label = "one seed", bar = "F - 0.5", hardware = "chip.toml", curve = "by groups" },
@@ -404,14 +405,14 @@ fn tables_read_the_same() {
     // Without --rows an experiment with claims runs nothing.
     let (out, err) = success(&reproduce(place, &["two"]).output().unwrap());
     assert!(err.is_empty(), "{err}");
-    snapshot("reproduce-text", &out);
+    snapshot("reproduce-text.txt", &out);
     for (name, file) in [
         ("reproduce-markdown", "table.md"),
         ("reproduce-csv", "table.csv"),
         ("reproduce-svg", "table.svg"),
         ("reproduce-curves", "curves.svg"),
     ] {
-        snapshot(name, &read(place.join("experiments/results/two").join(file)));
+        snapshot(&format!("{name}.txt"), &read(place.join("experiments/results/two").join(file)));
     }
     let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
     let line =

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::deploy::integer::{IMAGE_BITS, predict};
-use crate::network::{Graph, NetworkSpec};
+use crate::network::{Conv, Graph, NetworkSpec};
 use crate::sparsity::GroupShape;
 
 fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {
@@ -288,7 +288,7 @@ fn every_operation(sizes: [usize; 6], random: &mut impl FnMut() -> u32) -> Integ
         side + 1
     );
     let graph = Graph::new(toml::from_str(&spec).unwrap()).unwrap();
-    let mut convs = graph.convs().map(|(_, shape)| {
+    let mut convs = graph.convs().map(|Conv { shape, .. }| {
         let count = shape.weights();
         let weights: Vec<i8> =
             (0..count).map(|_| random() as i8).map(|w| if w & 1 == 0 { 0 } else { w.max(-127) }).collect();

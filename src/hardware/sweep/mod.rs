@@ -11,6 +11,7 @@ mod space;
 mod store;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -120,7 +121,8 @@ pub fn pareto_front(rows: &[Row]) -> Vec<usize> {
 
 /// Evaluates the points of a shard that have no row yet, several at a time, and stores each row when it is done.
 ///
-/// A chip that cannot work, or not with this network, becomes a row with its error. `done` is called after each point.
+/// A chip that cannot work, or not with this network, becomes a row with its error. `done` is told how many points of the shard have rows:
+/// before the first one that is evaluated, and after each.
 ///
 /// # Errors
 /// A row that cannot be written; the others are kept.
@@ -129,12 +131,14 @@ pub fn run(
     store: &Store,
     shard: Shard,
     evaluate: impl Fn(&Hardware) -> Result<Figures> + Sync,
-    done: impl Fn() + Sync,
+    done: impl Fn(usize) + Sync,
 ) -> Result<()> {
     let (rows, writer) = store.open(shard)?;
     let mut known = vec![false; space.len()];
     rows.iter().for_each(|row| known[row.point] = true);
     let points: Vec<usize> = shard.points(space.len()).filter(|&point| !known[point]).collect();
+    let finished = AtomicUsize::new(shard.points(space.len()).count() - points.len());
+    done(finished.load(Ordering::Relaxed));
     let writer = Mutex::new(writer);
     points.into_par_iter().try_for_each(|point| {
         let outcome = match space.hardware(point).and_then(|hardware| evaluate(&hardware)) {
@@ -143,7 +147,7 @@ pub fn run(
         };
         let row = Row { point, settings: space.settings(point), outcome };
         writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(&row)?;
-        done();
+        done(finished.fetch_add(1, Ordering::Relaxed) + 1);
         Ok(())
     })
 }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::error::{Error, Result, read_toml};
+use crate::error::{Error, Result};
+use crate::files::read_toml;
 use crate::hardware::Hardware;
 
 /// A value of a key, as it stands in a hardware file.

@@ -11,7 +11,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Row;
-use crate::error::{Error, Result, has_no_locks, try_lock};
+use crate::error::{Error, Result};
+use crate::files::{has_no_locks, try_lock};
 
 /// A part of a sweep: the points whose number leaves `index` when divided by `count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +100,8 @@ impl Store {
     /// # Errors
     /// Files that cannot be read or belong to another sweep; a shard that another process writes.
     pub(super) fn open(&self, shard: Shard) -> Result<(Vec<Row>, Writer)> {
+        // Before anything is written into a folder of another sweep.
+        self.rows()?;
         let path = self.folder.join(shard.file());
         let mut options = OpenOptions::new();
         let mut file =

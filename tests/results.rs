@@ -1,0 +1,91 @@
+//! What is committed in `experiments/results` against the code as it is now: the cost of each package, the tables, and the README's.
+
+#![cfg(feature = "train")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::check_file;
+use mars::deploy::Package;
+use mars::hardware::{Hardware, evaluate};
+use mars::reproduce::{Experiment, Results, Table};
+use mars::train::Recipe;
+use serde_json::{Value, json};
+
+fn experiments() -> Vec<Experiment> {
+    let files = Experiment::files().unwrap();
+    let experiments: Vec<_> = files.iter().map(|file| Experiment::load(file).unwrap()).collect();
+    experiments.into_iter().filter(|experiment| experiment.results().exists()).collect()
+}
+
+/// The folders of finished rows.
+fn rows() -> Vec<PathBuf> {
+    let folders = experiments().into_iter().flat_map(|experiment| {
+        let results = experiment.results();
+        experiment.rows.into_iter().map(move |row| results.join(row.name))
+    });
+    folders.filter(|folder| folder.exists()).collect()
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A change of the hardware model has to bring the rows' figures with it (`mars-deploy MODEL --json deploy.json`).
+#[test]
+fn each_row_costs_what_the_hardware_model_says() {
+    let rows = rows();
+    assert!(!rows.is_empty());
+    for folder in rows {
+        let network = Package::read(&folder.join("model.mars")).unwrap().network;
+        let recipe = Recipe::load(Some(&folder.join("recipe.toml")), &[]).unwrap();
+        let chip = recipe.hardware.map_or(Hardware::mars(), |file| Hardware::load(Path::new(&file)).unwrap());
+        let evaluation = evaluate(&network, &chip).unwrap();
+        let deployment = json(&folder.join("deploy.json"));
+        let found = json!({
+            "cost": evaluation.cost,
+            "cost_without_reload": evaluation.cost_without_reload,
+            "compression": evaluation.compression,
+            "layers": evaluation.layers,
+        });
+        for (key, found) in found.as_object().unwrap() {
+            let found: Value = serde_json::from_str(&found.to_string()).unwrap();
+            assert!(found == deployment[key], "{}: {key} of its deploy.json is another now", folder.display());
+        }
+    }
+}
+
+#[test]
+fn tables_are_those_of_their_rows() {
+    for experiment in experiments() {
+        let results = Results::new(&experiment.results());
+        let nowhere = Path::new("runs/of-nobody");
+        let table = Table::new(&experiment, |_| &[], &results, nowhere).unwrap();
+        for (name, text) in [("table.md", table.markdown()), ("table.csv", table.csv())] {
+            check_file(&results.folder().join(name).display().to_string(), &text);
+        }
+    }
+}
+
+/// The README's first table has the rows of `experiments/resnet20.toml`, first seed.
+#[test]
+fn the_readme_has_the_figures_of_the_results() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let experiment = Experiment::find("resnet20").unwrap();
+    for row in &experiment.rows {
+        let deployment = json(&experiment.results().join(&row.name).join("deploy.json"));
+        let number = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_f64).unwrap();
+        let [fake_quant, integer, macros] =
+            ["fake_quant", "integer", "macro"].map(|name| number(&format!("/accuracy/{name}")));
+        let cells = format!(
+            "| {fake_quant:.2} % | {integer:.2} % | {macros:.2} % | {:.0} % | {:.0} | {:.1} uJ | {:.1} |",
+            100.0 * number("/compression/group_sparsity"),
+            number("/cost/fps"),
+            number("/cost/energy_uj"),
+            number("/cost/tops_per_watt_dense_equivalent"),
+        );
+        assert!(readme.contains(&cells), "row `{}` is {cells}", row.name);
+    }
+}
