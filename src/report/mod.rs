@@ -5,7 +5,7 @@ mod drawings;
 mod html;
 mod metrics;
 pub(crate) mod scatter;
-mod svg;
+pub(crate) mod svg;
 mod sweep;
 mod table;
 pub(crate) mod text;

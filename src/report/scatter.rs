@@ -1,5 +1,6 @@
 //! Scatter plots as one SVG file of its own, with its style inside, for light and dark.
 
+use super::svg::nice_step;
 use super::text::{Escape, grouped};
 
 /// An axis and how its numbers lie on it.
@@ -98,9 +99,7 @@ impl Scale {
             // Over many decades only their starts.
             decades.filter(|tick| high - low <= 3 || (tick.log10() - tick.log10().round()).abs() < 1e-9).collect()
         } else {
-            let step = 10f64.powf(((high - low).max(1e-3 * high.abs()).max(1e-3) / 4.0).log10().floor());
-            let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * step).into_iter();
-            let step = step.clone().find(|step| (high - low) / step <= 5.0).unwrap_or(1.0);
+            let step = nice_step((high - low).max(1e-3 * high.abs()).max(1e-3) / 5.0);
             let first = (low / step).floor() as i64;
             (first..=((high / step).ceil() as i64).max(first + 1)).map(|tick| tick as f64 * step).collect()
         };

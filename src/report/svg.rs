@@ -144,7 +144,7 @@ pub(super) fn curves(title: &str, unit: &str, curves: &[Curve], phases: &[(usize
 }
 
 /// The next of 1, 2, 5, 10, 20, ... from `least` on.
-fn nice_step(least: f64) -> f64 {
+pub(crate) fn nice_step(least: f64) -> f64 {
     if !least.is_normal() || least < 1e-6 {
         return 1.0;
     }

@@ -2,6 +2,7 @@
 //! their spread, and marks for the float accuracy and the bar.
 
 use super::table::{Spread, TableRow};
+use crate::report::svg::nice_step;
 use crate::report::text::{Escape, shorten};
 
 const WIDTH: f64 = 720.0;
@@ -114,8 +115,7 @@ impl Scale {
     fn new(values: Vec<f64>) -> Self {
         let low = values.iter().copied().reduce(f64::min).unwrap_or(0.0);
         let high = values.iter().copied().reduce(f64::max).unwrap_or(100.0);
-        let steps = [0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
-        let step = steps.into_iter().find(|step| (high - low) / step <= 7.0).unwrap_or(20.0);
+        let step = nice_step(((high - low) / 7.0).max(0.1));
         let from = (low / step).floor() as i64;
         Self { step, range: [from, ((high / step).ceil() as i64).max(from + 1)] }
     }

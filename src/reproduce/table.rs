@@ -238,24 +238,10 @@ impl<'a> Table<'a> {
             text += &markdown_table(&CLAIM_HEADINGS, &self.claim_cells());
             text += &format!("\n{CLAIM_NOTE}\n\n");
         }
-        let headings = [
-            "row",
-            "seeds",
-            "epochs",
-            "float F",
-            "accuracy",
-            "difference",
-            "bar",
-            "groups zero",
-            "smaller",
-            "cycles",
-            "frames/s",
-            "energy",
-            "TOPS/W, dense-equivalent",
-            "TOPS/W, executed",
-            "differ",
-        ];
-        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| markdown_cells(row, headings.len())).collect();
+        let rows: Vec<_> = self.rows.iter().map(markdown_cells).collect();
+        let headings: Vec<&str> = rows.first().into_iter().flatten().map(|(heading, _)| *heading).collect();
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|cells| cells.iter().map(|(_, cell)| cell.clone()).collect()).collect();
         text += &markdown_table(&headings, &rows);
         text += "\nAccuracy is that of the macro model on all test pictures after the last epoch, which is what training reported as \
                  fake-quant; of several seeds the mean (and the least to the largest). F is the float network before any compression. \
@@ -449,30 +435,30 @@ fn markdown_table(headings: &[&str], rows: &[Vec<String>]) -> String {
     format!("{}|{}\n{rows}", line(&head), "---|".repeat(headings.len()))
 }
 
-fn markdown_cells(row: &TableRow, columns: usize) -> Vec<String> {
-    let Some(run) = row.runs.first() else {
-        let mut cells = vec![row.row.label.clone(), row.status("not run yet")];
-        cells.resize(columns, String::new());
-        cells[6] = row.bar_text();
-        return cells;
-    };
-    let number = |value: Option<f64>, text: fn(f64) -> String| value.map_or("-".into(), text);
+/// The cells of a row under their headings; one that wasn't run says so in place of its seeds.
+fn markdown_cells(row: &TableRow) -> Vec<(&'static str, String)> {
+    let run = row.runs.first();
+    let unknown = if run.is_some() { "-" } else { "" };
+    let number = |value: Option<f64>, text: fn(f64) -> String| value.map_or(unknown.into(), text);
     vec![
-        row.row.label.clone(),
-        row.seeds(),
-        run.epochs.to_string(),
-        number(row.float_accuracy(), |accuracy| format!("{accuracy:.2} %")),
-        row.accuracy_text().unwrap_or_default(),
-        number(row.difference(), |difference| format!("{difference:+.2}")),
-        row.bar_text(),
-        number(row.mean(|run| run.group_sparsity), percent),
-        number(row.mean(|run| run.ratio), |ratio| format!("{ratio:.2} x")),
-        number(row.mean(|run| run.cost.cycles), |cycles| grouped(cycles.round() as u64)),
-        number(row.mean(|run| run.cost.fps), |fps| format!("{fps:.0}")),
-        number(row.mean(|run| run.cost.energy_uj), |uj| format!("{} uJ", energy(uj))),
-        number(row.mean(|run| run.cost.tops_per_watt_dense_equivalent), |tops| format!("{tops:.2}")),
-        number(row.mean(|run| run.cost.tops_per_watt_executed), |tops| format!("{tops:.2}")),
-        row.mismatches(),
+        ("row", row.row.label.clone()),
+        ("seeds", if run.is_some() { row.seeds() } else { row.status("not run yet") }),
+        ("epochs", run.map_or(String::new(), |run| run.epochs.to_string())),
+        ("float F", number(row.float_accuracy(), |accuracy| format!("{accuracy:.2} %"))),
+        ("accuracy", row.accuracy_text().unwrap_or_default()),
+        ("difference", number(row.difference(), |difference| format!("{difference:+.2}"))),
+        ("bar", row.bar_text()),
+        ("groups zero", number(row.mean(|run| run.group_sparsity), percent)),
+        ("smaller", number(row.mean(|run| run.ratio), |ratio| format!("{ratio:.2} x"))),
+        ("cycles", number(row.mean(|run| run.cost.cycles), |cycles| grouped(cycles.round() as u64))),
+        ("frames/s", number(row.mean(|run| run.cost.fps), |fps| format!("{fps:.0}"))),
+        ("energy", number(row.mean(|run| run.cost.energy_uj), |uj| format!("{} uJ", energy(uj)))),
+        (
+            "TOPS/W, dense-equivalent",
+            number(row.mean(|run| run.cost.tops_per_watt_dense_equivalent), |tops| format!("{tops:.2}")),
+        ),
+        ("TOPS/W, executed", number(row.mean(|run| run.cost.tops_per_watt_executed), |tops| format!("{tops:.2}"))),
+        ("differ", if run.is_some() { row.mismatches() } else { String::new() }),
     ]
 }
 

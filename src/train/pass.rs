@@ -56,6 +56,16 @@ impl Rounding {
     }
 }
 
+/// What of a batch norm is folded into weights that are rounded.
+struct Fold {
+    /// What the weights are multiplied by before they are rounded, one value a filter.
+    gain: Option<Tensor<1>>,
+    /// What joins the sums; where there is none, the gain is divided out again and batch norm follows.
+    bias: Option<Tensor<1>>,
+    /// The batch's mean and variance, where they were needed.
+    statistics: Option<[Tensor<1>; 2]>,
+}
+
 /// A convolution's weights in some mode, and what follows its sums.
 struct Prepared {
     weight: Tensor<4>,
@@ -252,32 +262,11 @@ impl<'a> Pass<'a> {
         fusion: Fusion,
         chip: Option<Chip>,
     ) -> Prepared {
-        let Conv { name, shape, batch_norm, .. } = &layer.conv;
+        let Conv { name, batch_norm, .. } = &layer.conv;
         let rounding = layer.rounding.clone().expect("a pass with fake quantizers");
         let (unit, multiplier) = (rounding.unit.clone(), rounding.multiplier.clone());
         let parameter = |part: &str| self.tensor(&format!("{name}.{part}"));
-        // What the weights are scaled by before they are rounded, and the bias that joins the sums; without one batch norm follows.
-        let (gain, bias, statistics) = match fusion {
-            _ if !*batch_norm => (None, Some(parameter("bias")), None),
-            Fusion::None => (None, None, None),
-            Fusion::Ema => {
-                let gain = self.running_affine(name).0.detach();
-                (Some(gain.clone().mask_fill(gain.equal_elem(0.0), 1.0)), None, None)
-            }
-            Fusion::Frozen => {
-                let (gain, bias) = self.running_affine(name);
-                (Some(gain), Some(bias), None)
-            }
-            Fusion::Once => (None, Some(parameter("beta")), None),
-            Fusion::Batch => {
-                let window = [shape.stride, shape.padding];
-                let sums = conv_block(x.clone(), weight.clone(), window, Norm::Absent, None, false).value;
-                let [mean, variance] = moments(sums);
-                let statistics = [mean.clone().detach(), variance.clone().detach()];
-                let (gain, bias) = affine(self, name, mean, variance);
-                (Some(gain), Some(bias), Some(statistics))
-            }
-        };
+        let Fold { gain, bias, statistics } = self.fold(&layer.conv, &weight, x, fusion);
         let weight = match &gain {
             Some(gain) => weight * by_filter(gain.clone()),
             None => weight,
@@ -307,6 +296,36 @@ impl<'a> Pass<'a> {
                 let on_chip = on_chip.map(|on_chip| on_chip.before(gain.clone()));
                 let (weight, norm) = (held / by_filter(gain), self.batch_norm(name));
                 Prepared { weight, norm, multiplier, on_chip, statistics }
+            }
+        }
+    }
+
+    fn fold(&self, conv: &Conv, weight: &Tensor<4>, x: &Tensor<4>, fusion: Fusion) -> Fold {
+        let Conv { name, shape, batch_norm, .. } = conv;
+        let parameter = |part: &str| Some(self.tensor(&format!("{name}.{part}")));
+        if !*batch_norm {
+            return Fold { gain: None, bias: parameter("bias"), statistics: None };
+        }
+        match fusion {
+            Fusion::None => Fold { gain: None, bias: None, statistics: None },
+            Fusion::Ema => {
+                let gain = self.running_affine(name).0.detach();
+                // It is divided out again.
+                let gain = gain.clone().mask_fill(gain.equal_elem(0.0), 1.0);
+                Fold { gain: Some(gain), bias: None, statistics: None }
+            }
+            Fusion::Frozen => {
+                let (gain, bias) = self.running_affine(name);
+                Fold { gain: Some(gain), bias: Some(bias), statistics: None }
+            }
+            Fusion::Once => Fold { gain: None, bias: parameter("beta"), statistics: None },
+            Fusion::Batch => {
+                let window = [shape.stride, shape.padding];
+                let sums = conv_block(x.clone(), weight.clone(), window, Norm::Absent, None, false).value;
+                let [mean, variance] = moments(sums);
+                let statistics = [mean.clone().detach(), variance.clone().detach()];
+                let (gain, bias) = affine(self, name, mean, variance);
+                Fold { gain: Some(gain), bias: Some(bias), statistics: Some(statistics) }
             }
         }
     }
