@@ -56,8 +56,17 @@ pub(crate) fn try_lock(file: &File) -> std::io::Result<bool> {
     }
 }
 
+/// Makes a lock file, and waits until no other process has it; it is given back when the file is dropped.
+pub(crate) fn wait_for_lock(path: &Path) -> Result<File> {
+    let file = File::create(path).map_err(Error::io(path))?;
+    match file.lock() {
+        Err(error) if !has_no_locks(&error) => Err(Error::io(path)(error)),
+        _ => Ok(file),
+    }
+}
+
 /// Whether the file system is to blame: Lustre without `flock`, NFS without its daemon.
-pub(crate) fn has_no_locks(error: &std::io::Error) -> bool {
+fn has_no_locks(error: &std::io::Error) -> bool {
     /// Linux's "no locks available".
     const ENOLCK: i32 = 37;
     error.kind() == ErrorKind::Unsupported || error.raw_os_error() == Some(ENOLCK)

@@ -1010,7 +1010,9 @@ fn compare_losses(folder: &Path, data: &Path, logits: impl Fn(&[u8]) -> Vec<i32>
 fn converter_aware_training_computes_the_loss_of_the_chip() {
     let dir = TempDir::new().unwrap();
     common::write_cifar10(dir.path(), 12, 20);
+    let mars = std::path::absolute("experiments/hardware/mars.toml").unwrap();
     let chip = fs::read_to_string("experiments/hardware/adc5.toml").unwrap();
+    let chip = chip.replace("base = \"mars.toml\"", &format!("base = {mars:?}"));
     let stuck = chip.replace("[converter]", "[noise]\nstuck_at_one = 0.002\nseed = 5\n\n[converter]");
     let noisy = chip.replace("[converter]", "[noise]\nsigma = 0.6\nseed = 5\n\n[converter]");
     for (name, text) in [("adc5", &chip), ("stuck", &stuck), ("noisy", &noisy)] {

@@ -3,11 +3,12 @@
 mod common;
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use mars::hardware::{
-    Activity, Area, Converter, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares, Mapping,
-    Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
+    Activity, Area, Converter, Cost, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares,
+    Mapping, Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
 };
 use mars::network::{Conv, ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
 use mars::sparsity::{GroupGrid, GroupShape, fit_budget};
@@ -507,11 +508,6 @@ fn dense_vgg16_at_8_bits_costs_what_the_arithmetic_says() {
     let groups: u64 = evaluation.layers.iter().map(|layer| layer.groups).sum();
     let sets: usize = network.convs().map(|(conv, _)| conv.shape.filters().div_ceil(16)).sum();
     assert_eq!(evaluation.compression.index_bits, groups + sets as u64);
-    assert_eq!(groups_weight_bits(&Hardware::mars()), 2048);
-}
-
-fn groups_weight_bits(hardware: &Hardware) -> usize {
-    hardware.group.filters * hardware.group.channels * 8
 }
 
 /// 64 channels fill the word lines, 128 filters the outputs of 16 accesses, which 8 macros make two by two.
@@ -639,9 +635,13 @@ fn maps_beyond_the_feature_sram_go_to_the_next_level() {
     // The picture alone: 3072 bytes at 1 pJ/b.
     assert!(close(cost(&hardware).energy_breakdown_uj.next_level, 3072.0 * 8.0 / 1e6));
     let cycles = cost(&hardware).cycles;
+    let maps = cost(&hardware).energy_breakdown_uj.feature_buffer;
     hardware.memory.feature_sram_kib = 16;
-    assert!(cost(&hardware).energy_breakdown_uj.next_level > 1.0);
-    assert!(cost(&hardware).cycles > cycles);
+    let spilled = cost(&hardware).energy_breakdown_uj;
+    assert!(spilled.next_level > 1.0 && cost(&hardware).cycles > cycles);
+    // Read on its way out, and written when it is back.
+    let moved = spilled.next_level - 3072.0 * 8.0 / 1e6;
+    assert!(close(spilled.feature_buffer - maps, moved * 0.135));
 }
 
 /// Two tiles of a set on two macros that hold their weights from the start: the second one could begin with the first, but for the
@@ -702,6 +702,96 @@ fn halves_of_the_ping_pong_fill_up_apart() {
         assert!(close(moved_kib(feature_sram_kib, PingPong::Shared) + 1.0, shared + 1.0), "{feature_sram_kib} KiB");
         assert!(close(moved_kib(feature_sram_kib, PingPong::Halves) + 1.0, halves + 1.0), "{feature_sram_kib} KiB");
     }
+}
+
+/// Every part of the energy by the formulas of docs/cost-model.md, of two convolutions with a residual sum, a mean and a linear layer on one
+/// macro that holds one access, so that each access is loaded, and sums wait between two of them.
+#[test]
+fn energies_are_those_of_the_formulas() {
+    let skip = SkipSpec { from: "a".into(), shortcut: Shortcut::Identity, stride: 1 };
+    let pool = LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None };
+    let layers = vec![conv("a", 16, 3, 1, 1, None), conv("b", 16, 3, 1, 1, Some(skip)), pool];
+    let mut hardware = Hardware { cores: 1, macros_per_core: 1, rows: 64, ..Hardware::mars() };
+    hardware.mapping.policy = Policy::FilterSets;
+    // Inputs of 8 bits go through a macro for 4 in two passes; the linear layer's have the bits of its weights.
+    for (bits, outputs, passes, pj, ns) in [(8, 8, 1, 61.6, 8.4), (4, 16, 2, 29.9, 4.1)] {
+        let recipe = Recipe { weight_bits: bits, edge_bits: bits, input_bits: 8, ..W4A4 };
+        let network = recipe.network(spec([3, 4, 4], layers.clone()));
+        let evaluation = evaluate(&network, &hardware).unwrap();
+        assert!(!evaluation.resident && evaluation.fits_weight_sram);
+        let bits = f64::from(bits);
+        let (pixels, filters) = (16.0, 16.0);
+        // Of 16 filters, whose bundles of four groups at nine kernel positions have one, four and four.
+        let parts = 16.0 / f64::from(outputs);
+        let (accesses, linear) = (2.0 * pixels * 3.0 * parts, parts);
+        let passed = accesses * f64::from(passes) + linear;
+        let (adder, gate, buffer) = (0.003402, 0.0002835, 0.135);
+
+        let weights = (3.0 * 9.0 * filters + 16.0 * 9.0 * filters + 16.0 * 5.0) * bits;
+        // A bitmap and a bit that says so; biases, and a multiplier for each filter; logits have none, but room for one.
+        let index = 10.0 + 10.0 + 2.0;
+        let packed = weights + index + 2.0 * filters * (32.0 + 16.0) + (5.0 * 32.0 + 16.0);
+        let picture = 3.0 * pixels * 8.0;
+        // Each access gathers its own inputs; sums of 16 filters wait twice.
+        let (gathered, waited) = (9.0 * 16.0 * 8.0 * parts, 2.0 * filters * 32.0);
+        let stored = filters * 8.0;
+        let maps = pixels * (2.0 * (gathered + 2.0 * waited + stored) + filters * 8.0);
+        let pooled = pixels * filters * 8.0 + filters * bits;
+        let logits = 16.0 * bits * parts + 5.0 * 32.0;
+        let values = pixels * filters;
+        // A product takes as many adders as gates.
+        let products = 2.0 * values * 32.0 * 16.0 + values * 8.0 * 31.0 + filters * 16.0 * 16.0;
+        let forms = 2.0 * values + filters;
+        let sums = 2.0 * values * 32.0 + values * 48.0 + values * 16.0 + 5.0 * 32.0;
+        let time = evaluation.cost.cycles as f64 * 10.0;
+        let expected = [
+            ("macro", passed * pj),
+            ("accumulation", passed * f64::from(outputs) * 32.0 * adder),
+            ("cell_writes", 19.0 * 16.0 * 16.0 * bits * 0.27),
+            ("weight_buffer", packed * buffer),
+            ("feature_buffer", (picture + maps + pooled + logits) * buffer),
+            ("next_level", picture),
+            ("index_decode", index * 16.0 * adder),
+            ("requantization", (products + forms * 48.0 + sums) * adder + (products + forms * 48.0 * 6.0) * gate),
+            ("leakage", 1.4 * (time - passed * ns)),
+        ];
+        for ((name, found), (other, pj)) in evaluation.cost.energy_breakdown_uj.components().into_iter().zip(expected) {
+            assert_eq!(name, other);
+            assert!(close(found, pj / 1e6), "{bits} bits, {name}: {found} uJ, by the formula {}", pj / 1e6);
+        }
+    }
+}
+
+/// Copies in one core share what comes from the next level; each is written and read from the weight SRAM for itself.
+#[test]
+fn copies_in_a_core_are_fetched_once() {
+    let network = W4A4.network(zoo("resnet20", 10).unwrap());
+    let mut hardware = Hardware { cores: 1, macros_per_core: 8, ..Hardware::mars() };
+    let with = |policy, hardware: &Hardware| {
+        evaluate(&network, &Hardware { mapping: Mapping { policy }, ..hardware.clone() }).unwrap()
+    };
+    hardware.memory.weight_sram_kib = 256;
+    let [sram, copied_sram] = [Policy::FilterSets, Policy::Duplicate].map(|policy| with(policy, &hardware));
+    hardware.memory.weight_sram_kib = 16;
+    let [plain, copied] = [Policy::FilterSets, Policy::Duplicate].map(|policy| with(policy, &hardware));
+    assert!(sram.fits_weight_sram && !plain.fits_weight_sram && !copied.resident);
+    let energy = |evaluation: &Evaluation| evaluation.cost.energy_breakdown_uj;
+    // A macro starts its tiles anew in each layer, whatever the number of copies: coefficients come with the same tiles.
+    assert!(close(energy(&copied).next_level, energy(&plain).next_level));
+    let written = energy(&plain).weight_buffer - energy(&sram).weight_buffer;
+    assert!(close(energy(&copied).weight_buffer - energy(&copied_sram).weight_buffer, written));
+    assert!(energy(&copied).weight_buffer > energy(&plain).weight_buffer);
+}
+
+/// One core has nothing to divide: its sums need no second reading.
+#[test]
+fn input_channels_on_one_core_are_filter_sets() {
+    let network = W4A4.network(zoo("resnet20", 10).unwrap());
+    let cost = |policy| {
+        let hardware = Hardware { cores: 1, mapping: Mapping { policy }, ..Hardware::mars() };
+        evaluate(&network, &hardware).unwrap().cost
+    };
+    assert_eq!(cost(Policy::InputChannels), cost(Policy::FilterSets));
 }
 
 #[test]
@@ -858,7 +948,10 @@ fn area_and_its_throughput_follow_from_the_files_constants() {
     let macs = network.graph.macs() as f64;
     let expected = 2.0 * macs * evaluation.cost.fps / 1e12 / area.total_mm2;
     assert!(close(evaluation.cost.tops_per_mm2_dense_equivalent.unwrap(), expected));
-    assert_eq!(Evaluation { area: None, ..evaluation.clone() }.cost.cycles, without.cost.cycles);
+    // Nothing else changes.
+    let (tops_per_mm2_dense_equivalent, tops_per_mm2_executed) = (None, None);
+    let cost = Cost { tops_per_mm2_dense_equivalent, tops_per_mm2_executed, ..evaluation.cost };
+    assert_eq!((cost, evaluation.layers), (without.cost, without.layers));
 }
 
 #[test]
@@ -902,31 +995,43 @@ fn an_evaluator_serves_many_threads() {
     }
 }
 
-/// A base's converter gives way to one of another kind, and the shares of a measured access to components.
+/// A base's converter gives way to one of another kind, the shares of a measured access to components, and those to a measured access.
 #[test]
 fn a_derived_file_may_have_another_kind_of_converter_and_of_energy() {
+    let mars = Hardware::mars();
+    let adc5 = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    assert_eq!(adc5.converter, Converter::Bits { bits: 5, step: 2 });
+    assert!(adc5.energy.macro_shares.is_none() && adc5.energy.components.is_some());
+    assert_eq!((adc5.memory, adc5.rows, adc5.clock_mhz), (mars.memory, mars.rows, mars.clock_mhz));
+
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chip.toml");
-    let base = std::path::absolute("experiments/hardware/mars.toml").unwrap();
-    let adc5 = std::fs::read_to_string("experiments/hardware/adc5.toml").unwrap();
-    let parts = |from: &str, to: &str| {
-        let from = adc5.find(from).unwrap();
-        adc5[from..from + adc5[from..].find(to).unwrap_or(adc5.len() - from)].to_owned()
+    let derived = |base: &str, keys: &str| {
+        let base = std::path::absolute(Path::new("experiments/hardware").join(base)).unwrap();
+        std::fs::write(&path, format!("base = {base:?}\n{keys}\n")).unwrap();
+        Hardware::load(&path)
     };
-    let own = parts("[converter]", "[mapping]") + &parts("[energy.components]", "no such end");
-    let geometry = "name = \"adc5\"\ninput_bits_per_cycle = 1\nweight_slice_bits = 1";
-    std::fs::write(&path, format!("base = {base:?}\n{geometry}\n{own}")).unwrap();
-    let whole = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
-    assert_eq!(Hardware::load(&path).unwrap(), whole);
     for (keys, converter) in [
         ("kind = \"clipping\"\nrange = 9", Converter::Clipping { range: 9 }),
         ("kind = \"bits\"\nbits = 6\nstep = 3", Converter::Bits { bits: 6, step: 3 }),
     ] {
-        std::fs::write(&path, format!("base = {base:?}\n[converter]\n{keys}\n")).unwrap();
-        assert_eq!(Hardware::load(&path).unwrap().converter, converter);
+        assert_eq!(derived("mars.toml", &format!("[converter]\n{keys}")).unwrap().converter, converter);
         let ideal = folder.path().join("ideal.toml");
         std::fs::write(&ideal, "base = \"chip.toml\"\n[converter]\nkind = \"ideal\"\n").unwrap();
-        assert_eq!(Hardware::load(&ideal).unwrap(), Hardware::mars());
+        assert_eq!(Hardware::load(&ideal).unwrap(), mars);
+    }
+    let measured = "[[access]]\nweight_bits = 8\ninput_bits = 1\nns = 5.3\nenergy_pj = 40.0\n";
+    let chip = derived("adc5.toml", measured).unwrap();
+    assert!(chip.energy.components.is_none() && chip.precision(8, 8).unwrap().energy_pj == 8.0 * 40.0);
+
+    let wrong = folder.path().join("wrong.toml");
+    derived("mars.toml", "colums = 3").unwrap_err();
+    std::fs::write(&wrong, "base = \"chip.toml\"\ncores = 2\n").unwrap();
+    let error = Hardware::load(&wrong).unwrap_err().to_string();
+    for part in
+        ["wrong.toml: unknown field `colums`", "did you mean `columns`?", "in this file or its base", "chip.toml"]
+    {
+        assert!(error.contains(part), "{error}");
     }
 }
 
@@ -1147,7 +1252,6 @@ fn cycles_of_a_resnet_are_saved_where_they_are_cheap() {
         assert!(found <= budget && found > 0.9 * budget, "{resource:?}: {found} of {budget}");
         let magnitude = by_magnitude(&network, &hardware, resource, &scores, budget);
         let [ours, theirs] = [lost(&scores, &kept), lost(&scores, &magnitude)];
-        eprintln!("{resource:?}: {ours} and {theirs}");
         // All groups but those of the first and last layer have the same bits, so that there is little to choose.
         let share = if resource == Resource::StoredBits { 1.0 } else { 0.97 };
         assert!(ours < share * theirs, "{resource:?}: {ours} and {theirs}");

@@ -23,7 +23,7 @@ pub(super) struct Conv {
 
 /// Parts of the batch with a weight gradient of their own, at most: fixed, so that the order of sums doesn't depend on threads.
 const GRADIENT_PARTS: usize = 16;
-/// Floats that the parts' weight gradients may take together.
+/// Floats that the weight gradients of more than two parts may take together.
 const GRADIENT_FLOATS: usize = 1 << 24;
 
 /// A way to compute a convolution, with its weights prepared.
@@ -92,7 +92,7 @@ impl Conv {
         self.filters * self.out_pixels()
     }
 
-    /// Images that give `rows` rows of a matrix with `rows_of_image` rows for each, but no less than four parts of the batch.
+    /// Images that give `rows` rows of a matrix with `rows_of_image` rows for each, but in two parts of the batch at least.
     pub(super) fn images_for(&self, rows: usize, rows_of_image: usize) -> usize {
         (rows / rows_of_image).clamp(1, self.batch.div_ceil(2))
     }

@@ -2,7 +2,7 @@
 //!
 //! `experiments/hardware/mars.toml` gives each number's source beside it; `docs/cost-model.md` says what each one does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -291,24 +291,45 @@ const MAX_MACROS: u64 = 1 << 15;
 /// Longest chain of bases.
 const MAX_BASES: usize = 8;
 
-/// The table of a hardware file with its base, and the base's base, beneath it.
-fn with_base(path: &Path, mut own: toml::Table, bases: usize) -> Result<toml::Table> {
+/// The table of a hardware file with its base, and the base's base, beneath it; `files` gets the bases.
+fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Result<toml::Table> {
     let base = match own.remove("base") {
         None => return Ok(own),
         Some(toml::Value::String(base)) => path.parent().unwrap_or(Path::new("")).join(base),
         Some(_) => return Err(Error::file(path, "base must be the path of a hardware file")),
     };
-    if bases == 0 {
+    if files.len() == MAX_BASES {
         return Err(Error::file(path, format!("more than {MAX_BASES} bases, one on top of the other")));
     }
-    let mut whole = with_base(&base, read_toml(&base)?, bases - 1)?;
-    let has_components = own.get("energy").is_some_and(|energy| energy.get("components").is_some());
-    if let Some(energy) = whole.get_mut("energy").and_then(toml::Value::as_table_mut).filter(|_| has_components) {
-        // They are of a measured access.
-        energy.remove("macro_shares");
+    files.push(base.clone());
+    let mut whole = with_base(&base, read_toml(&base)?, files)?;
+    if let Some(energy) = whole.get_mut("energy").and_then(toml::Value::as_table_mut) {
+        // Shares are of a measured access, components of one that isn't.
+        match energy_kind(&own) {
+            Some(EnergyKind::Components) => drop(energy.remove("macro_shares")),
+            Some(EnergyKind::Measured) => drop(energy.remove("components")),
+            None => {}
+        }
     }
     merge(&mut whole, own);
     Ok(whole)
+}
+
+/// Where a hardware file has the energy of an access from.
+enum EnergyKind {
+    Measured,
+    Components,
+}
+
+fn energy_kind(table: &toml::Table) -> Option<EnergyKind> {
+    let measured = |access: &toml::Value| access.get("energy_pj").is_some();
+    if table.get("energy").is_some_and(|energy| energy.get("components").is_some()) {
+        Some(EnergyKind::Components)
+    } else if table.get("access").and_then(toml::Value::as_array).is_some_and(|list| list.iter().any(measured)) {
+        Some(EnergyKind::Measured)
+    } else {
+        None
+    }
 }
 
 fn merge(whole: &mut toml::Table, own: toml::Table) {
@@ -337,9 +358,12 @@ impl Hardware {
     pub fn load(path: &Path) -> Result<Self> {
         let own: toml::Table = read_toml(path)?;
         let hardware: Self = if own.contains_key("base") {
-            let whole = toml::Value::Table(with_base(path, own, MAX_BASES)?);
+            let mut bases = Vec::new();
+            let whole = toml::Value::Table(with_base(path, own, &mut bases)?);
             whole.try_into().map_err(|error: toml::de::Error| {
-                Error::file(path, with_suggestion(&error.to_string().trim().replace('\n', " ")))
+                let message = with_suggestion(&error.to_string().trim().replace('\n', " "));
+                let bases: Vec<String> = bases.iter().map(|base| base.display().to_string()).collect();
+                Error::file(path, format!("{message} (in this file or its base {})", bases.join(", ")))
             })?
         } else {
             // Read as text, so that messages have lines.

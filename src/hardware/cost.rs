@@ -270,7 +270,7 @@ fn compression<'a>(convs: impl Iterator<Item = &'a ConvMapping> + Clone) -> Comp
 /// Cycles of a frame.
 fn cycles(works: &[LayerWork], hardware: &Hardware, loading: Loading) -> u64 {
     let mut chip = Chip::new(hardware, loading);
-    works.iter().map(|work| chip.run(work).1).sum()
+    works.iter().map(|work| chip.run(work)).sum()
 }
 
 /// What running placed layers gives.
@@ -293,7 +293,7 @@ impl Run {
         for work in works {
             let program = chip.program(work);
             let time = chip.simulator.run(&program, |span| timeline.spans.push(span));
-            let cycles = (time.end - time.start).div_ceil(timeline.frames as u64);
+            let cycles = time.cycles_of_a_frame(timeline.frames);
             if let Some(conv) = &work.layer.conv {
                 peak = hardware.peak_macs_per_cycle(&conv.precision);
             }
@@ -352,7 +352,7 @@ fn assert_bounds(works: &[LayerWork], timeline: &Timeline, hardware: &Hardware, 
         }
         fetched += frames * (2 * work.spilled_bits + work.layer.picture_bits);
         if loading == Loading::NextLevel {
-            fetched += work.cores.iter().map(CoreWork::packed_bits).sum::<u64>();
+            fetched += work.cores.iter().map(CoreWork::stored_bits).sum::<u64>();
         }
         bound(name, time.end, fetched.div_ceil(memory.next_level_bits_per_cycle));
     }

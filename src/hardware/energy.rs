@@ -24,7 +24,7 @@ pub struct EnergyBreakdown {
     pub cell_writes: f64,
     /// Reading weights, indices and coefficients from the weight SRAM, and writing them there if they come from further.
     pub weight_buffer: f64,
-    /// Feature-map SRAM.
+    /// Feature-map SRAM, the picture and spilled maps included.
     pub feature_buffer: f64,
     /// Weights, spilled maps and the picture, from and to the next level.
     pub next_level: f64,
@@ -90,10 +90,8 @@ pub(super) fn layer_energy(work: &LayerWork, cycles: u64, hardware: &Hardware, l
         }
     };
     let packed_bits = loaded(CoreWork::packed_bits);
-    let (fetched_bits, sram_moves) = match loading {
-        Loading::NextLevel => (packed_bits, 2.0),
-        _ => (0.0, 1.0),
-    };
+    // What copies in a core share comes once.
+    let fetched_bits = if loading == Loading::NextLevel { loaded(CoreWork::stored_bits) } else { 0.0 };
     let map_bits = sum(CoreWork::read_bits) + sum(CoreWork::write_bits);
     let Logic { adders, gates } = work.layer.logic;
 
@@ -106,8 +104,8 @@ pub(super) fn layer_energy(work: &LayerWork, cycles: u64, hardware: &Hardware, l
         array: uj(accesses, access_pj),
         accumulation: uj(work.accumulation_adders, constants.adder_pj_per_bit),
         cell_writes: loaded(CoreWork::cell_bits) * constants.cell_write_pj_per_bit,
-        weight_buffer: packed_bits * sram_moves * constants.buffer_pj_per_bit,
-        feature_buffer: uj(map_bits + work.layer.picture_bits, constants.buffer_pj_per_bit),
+        weight_buffer: (packed_bits + fetched_bits) * constants.buffer_pj_per_bit,
+        feature_buffer: uj(map_bits + 2 * work.spilled_bits + work.layer.picture_bits, constants.buffer_pj_per_bit),
         next_level: fetched_bits * constants.next_level_pj_per_bit
             + uj(2 * work.spilled_bits + work.layer.picture_bits, constants.next_level_pj_per_bit),
         index_decode: loaded(CoreWork::index_bits) * INDEX_COUNTER_BITS as f64 * constants.adder_pj_per_bit,

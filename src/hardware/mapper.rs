@@ -37,16 +37,15 @@ impl<'a> Chip<'a> {
         program(work, self.hardware, self.loading, &mut self.turns)
     }
 
-    /// Runs the next layer; gives its first cycle and its cycles for a frame.
-    pub(super) fn run(&mut self, work: &LayerWork) -> (u64, u64) {
+    /// Runs the next layer; gives its cycles for a frame.
+    pub(super) fn run(&mut self, work: &LayerWork) -> u64 {
         let program = self.program(work);
-        let time = self.simulator.run(&program, |_| {});
-        (time.start, (time.end - time.start).div_ceil(self.hardware.frames_per_load as u64))
+        self.simulator.run(&program, |_| {}).cycles_of_a_frame(self.hardware.frames_per_load)
     }
 
     /// Runs the next layer; gives what it takes for a frame.
     fn expense(&mut self, work: &LayerWork) -> Expense {
-        let (_, cycles) = self.run(work);
+        let cycles = self.run(work);
         Expense { cycles, energy_uj: layer_energy(work, cycles, self.hardware, self.loading).total() }
     }
 }

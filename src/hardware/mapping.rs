@@ -65,10 +65,10 @@ impl ConvMapping {
     /// Weights wider than the macro can hold.
     pub fn new(name: &str, shape: ConvShape, conv: &IntegerConv, hardware: &Hardware) -> Result<Self> {
         let sets = kept_sets(&GroupGrid::new(hardware.group, &shape), &conv.weights);
-        Self::with_sets(name, shape, conv, hardware, sets)
+        Self::with_sets(name, shape, conv, hardware, sets, false)
     }
 
-    /// Maps a convolution of which `sets` are kept, whatever its weights are.
+    /// Maps a convolution of which `sets` are kept, whatever its weights are, with a multiplier for each column or one for all.
     ///
     /// # Errors
     /// Weights wider than the macro can hold.
@@ -78,6 +78,7 @@ impl ConvMapping {
         conv: &IntegerConv,
         hardware: &Hardware,
         sets: Sets,
+        column_multipliers: bool,
     ) -> Result<Self> {
         Ok(Self {
             name: name.into(),
@@ -89,7 +90,7 @@ impl ConvMapping {
                 .precision(conv.weight_bits, conv.input_bits)
                 .map_err(|message| Error::layer(name, message))?,
             sections: hardware.sections(),
-            column_multipliers: false,
+            column_multipliers,
             sets,
         })
     }

@@ -310,7 +310,7 @@ fn channels_over_cores(mapping: &ConvMapping, cores: usize) -> Vec<Vec<Share>> {
     let mut shares = vec![Vec::new(); cores];
     for set in 0..mapping.sets.len() {
         let bundles = mapping.set_bundles(set);
-        let partial = bundles > 1;
+        let partial = bundles.min(cores) > 1;
         for part in 0..cores {
             let bundles = bundles * part / cores..bundles * (part + 1) / cores;
             // A set without accesses still has values to store.
@@ -351,41 +351,43 @@ fn fill(work: &mut CoreWork, shares: &[Share], mapping: &ConvMapping, outputs: &
     let parts = mapping.parts();
     let accesses: usize = shares.iter().map(|share| share.bundles.len() * parts).sum();
     let count = accesses.div_ceil(hardware.accesses_per_macro()).next_multiple_of(work.macros).min(accesses);
-    let start_of = |tile: usize| (tile * accesses).div_ceil(count.max(1));
-    // Values of a set without accesses are stored with the first tile, if there is any.
+    // The first access of a tile, and the tile of an access.
+    let start_of = |tile: usize| (tile * accesses).div_ceil(count);
+    let tile_of = |access: usize| access * count / accesses;
     work.tiles = vec![Tile::default(); count.max(usize::from(!shares.is_empty()))];
-    let (mut first, mut tile) = (0, 0);
+    let mut first = 0;
     let mut partial_sums = 0;
     for share in shares {
         let set = share.set;
         let end = first + share.bundles.len() * parts;
-        let at = if first == end { 0 } else { tile };
+        // A set without accesses is with the first tile.
+        let tiles = if first < end { tile_of(first)..tile_of(end - 1) + 1 } else { 0..0 };
         let index_bits = mapping.sets[set].index_bits;
-        work.tiles[at].index_bits += index_bits;
-        work.tiles[at].packed_bits += index_bits + mapping.coefficient_bits(set);
+        let at = &mut work.tiles[tiles.start];
+        at.index_bits += index_bits;
+        at.packed_bits += index_bits + mapping.coefficient_bits(set);
         if first == end {
             let filters = mapping.set_filters(set);
-            work.tiles[at].read_bits += outputs.joined(&filters);
-            work.tiles[at].write_bits += outputs.stored(&filters);
+            at.read_bits += outputs.joined(&filters);
+            at.write_bits += outputs.stored(&filters);
         }
         // The set's accesses are numbered from its first bundle on.
         let own = share.bundles.start * parts..share.bundles.end * parts;
         let in_set = |access: usize| (own.start + access.saturating_sub(first)).min(own.end);
-        while first < end && tile < count && start_of(tile) < end {
-            let here = in_set(start_of(tile))..in_set(start_of(tile + 1));
-            let round = tile / work.round * work.round;
-            let round = in_set(start_of(round))..in_set(start_of((round + work.round).min(count)));
-            add(&mut work.tiles[tile], share, &own, &round, &here, mapping, outputs);
+        for tile in tiles {
+            let together = tile / work.round * work.round;
+            let cut = Cut {
+                own: own.clone(),
+                round: in_set(start_of(together))..in_set(start_of((together + work.round).min(count))),
+                here: in_set(start_of(tile))..in_set(start_of(tile + 1)),
+            };
+            add(&mut work.tiles[tile], share, &cut, mapping, outputs);
             if !share.partial {
-                let (before, after) = (own.start..round.end, round.end..own.end);
+                let (before, after) = (cut.own.start..cut.round.end, cut.round.end..cut.own.end);
                 let waits = (0..parts).filter(|&part| mapping.any_of(&before, part) && mapping.any_of(&after, part));
                 let waiting = waits.map(|part| mapping.real_filters(set, part).len() as u64).sum();
                 work.waiting_sums = work.waiting_sums.max(waiting);
             }
-            if start_of(tile + 1) > end {
-                break;
-            }
-            tile += 1;
         }
         if share.partial {
             partial_sums += mapping.set_filters(set).len() as u64;
@@ -395,16 +397,19 @@ fn fill(work: &mut CoreWork, shares: &[Share], mapping: &ConvMapping, outputs: &
     work.waiting_sums += partial_sums;
 }
 
-/// Adds the accesses `here` of a share to a tile; `own` are all those of the share, `round` those of the tiles that start together.
-fn add(
-    tile: &mut Tile,
-    share: &Share,
-    own: &Range<usize>,
-    round: &Range<usize>,
-    here: &Range<usize>,
-    mapping: &ConvMapping,
-    outputs: &Outputs,
-) {
+/// Accesses of a filter set, numbered from its first bundle on.
+struct Cut {
+    /// Those that the core has.
+    own: Range<usize>,
+    /// Of these, those of the tiles that start together.
+    round: Range<usize>,
+    /// Of these, those of one tile.
+    here: Range<usize>,
+}
+
+/// Adds a share's accesses to a tile.
+fn add(tile: &mut Tile, share: &Share, cut: &Cut, mapping: &ConvMapping, outputs: &Outputs) {
+    let Cut { own, round, here } = cut;
     let (set, parts) = (share.set, mapping.parts());
     tile.accesses += here.len() as u64;
     // A bundle of which the macro before has another part is heard by both.

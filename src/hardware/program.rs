@@ -233,7 +233,8 @@ impl Beats {
                             let cycles = tile.index_bits.div_ceil(hardware.memory.index_bits_per_cycle);
                             steps.push(Instruction::DecodeIndex { unit, cycles });
                         }
-                        let from_next_level = loading == Loading::NextLevel;
+                        // Other copies of the core have it from its weight SRAM.
+                        let from_next_level = loading == Loading::NextLevel && copy == 0;
                         let cycles = tile.load_cycles(hardware, from_next_level);
                         steps.push(Instruction::LoadWeights { unit, cycles, from_next_level });
                     }

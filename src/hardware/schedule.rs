@@ -59,6 +59,13 @@ pub struct LayerTime {
     pub end: u64,
 }
 
+impl LayerTime {
+    /// A frame's share of it, where `frames` frames go through the layer, in whole cycles.
+    pub(super) fn cycles_of_a_frame(&self, frames: usize) -> u64 {
+        (self.end - self.start).div_ceil(frames as u64)
+    }
+}
+
 /// What happens while `frames` frames are computed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeline {

@@ -6,7 +6,7 @@ use super::config::{Hardware, PingPong};
 use super::mapping::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
 use super::placement::{CoreWork, Outputs, Placement, place};
 use crate::deploy::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::network::{Op, Skip, Source};
 
 /// Bits of a product before requantization: accumulator times multiplier.
@@ -56,10 +56,10 @@ impl Layer {
 
     /// Lays the layer on the cores; a pooling layer without a placement.
     pub(super) fn place(&self, placement: Option<Placement>, hardware: &Hardware) -> LayerWork<'_> {
-        let placed = self.conv.as_ref().zip(placement);
-        let cores = match placed {
-            Some((conv, placement)) => place(conv, &self.outputs, placement, hardware),
-            None => {
+        let cores = match (&self.conv, placement) {
+            (Some(conv), Some(placement)) => place(conv, &self.outputs, placement, hardware),
+            (Some(conv), None) => unreachable!("convolution `{}` has a placement", conv.name),
+            (None, _) => {
                 let moved_bits = self.pooled_bits.map(|bits| bits.div_ceil(hardware.cores as u64));
                 vec![CoreWork { moved_bits, ..CoreWork::default() }; hardware.cores]
             }
@@ -73,7 +73,7 @@ impl Layer {
             PingPong::Shared => beyond(written + read, capacity),
             PingPong::Halves => beyond(written, capacity / 2) + beyond(read, capacity / 2),
         };
-        let outputs = placed.map_or(0, |(conv, _)| {
+        let outputs = self.conv.as_ref().map_or(0, |conv| {
             // A measured access gives whole outputs; one of components gives a number for each slice and phase.
             let precision = &conv.precision;
             let numbers = match hardware.energy.components {
@@ -196,8 +196,7 @@ impl Builder<'_> {
         let outputs = shape.output.len() as u64;
         let mut map = |name: &str, shape, conv, multipliers: &[u32]| {
             let sets = kept.next().expect("kept groups for each convolution");
-            let mapping = ConvMapping::with_sets(name, shape, conv, self.hardware, sets)?;
-            Ok::<_, Error>(ConvMapping { column_multipliers: multipliers.len() > 1, ..mapping })
+            ConvMapping::with_sets(name, shape, conv, self.hardware, sets, multipliers.len() > 1)
         };
 
         // The logits have no multiplier; a set's coefficients leave room for one.
@@ -218,26 +217,27 @@ impl Builder<'_> {
                 // The first sums wait in the feature-map SRAM for the second.
                 let first = Outputs { stored_bits: ACCUMULATOR_BITS, ..Outputs::default() };
                 let second = join(0..shape.filters(), ACCUMULATOR_BITS);
-                vec![self.conv(own, first, Logic::default()), self.conv(projection, second, finish)]
+                // They are no stored form of the node.
+                let waiting_bits = outputs * ACCUMULATOR_BITS;
+                vec![self.conv(own, first, 0, Logic::default()), self.conv(projection, second, waiting_bits, finish)]
             }
             (Some(Skip::Identity { source, pad_front, .. }), Some(IntegerSkip::Identity { bits, .. })) => {
                 let bits = u64::from(*bits);
                 let channels = self.network.graph.shape(source).channels;
                 finish.add(channels as u64 * pixels, SUM_BITS);
                 finish.multiply(channels as u64 * pixels, [bits, SKIP_MULTIPLIER_BITS]);
-                vec![self.conv(own, join(pad_front..pad_front + channels, bits), finish)]
+                vec![self.conv(own, join(pad_front..pad_front + channels, bits), 0, finish)]
             }
-            _ => vec![self.conv(own, join(0..0, 0), finish)],
+            _ => vec![self.conv(own, join(0..0, 0), 0, finish)],
         })
     }
 
-    fn conv(&self, mapping: ConvMapping, outputs: Outputs, logic: Logic) -> Layer {
-        // The sums that a projection joins are no stored form of the node.
-        let joined_sums = if outputs.joined_bits == ACCUMULATOR_BITS { outputs.joined.len() } else { 0 };
-        let sums = (mapping.shape.output.pixels() * joined_sums) as u64 * ACCUMULATOR_BITS;
+    /// A convolution, while which sums of `waiting_bits` wait for its own.
+    fn conv(&self, mapping: ConvMapping, outputs: Outputs, waiting_bits: u64, logic: Logic) -> Layer {
+        let stored_bits = mapping.shape.output.len() as u64 * outputs.stored_bits;
         Layer {
             name: mapping.name.clone(),
-            live_bits: self.live_bits(mapping.shape.output.len() as u64 * outputs.stored_bits + sums),
+            live_bits: self.live_bits(stored_bits + waiting_bits),
             conv: Some(mapping),
             outputs,
             pooled_bits: [0; 2],

@@ -12,7 +12,7 @@ use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::deploy::Deployment;
 use crate::error::{Error, Result};
-use crate::files::{read_if_present, to_json, write_atomically};
+use crate::files::{read_if_present, to_json, wait_for_lock, write_atomically};
 use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE};
 use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock, assignment};
 
@@ -307,6 +307,8 @@ impl Reproduction<'_> {
         };
         let epochs = epochs + job.recipe.epochs();
         let run = Run::new(job.seed, epochs, float_accuracy, start.checkpoint_sha256, deployment);
+        // Another process may have finished another seed at the same time.
+        let _lock = wait_for_lock(&self.runs.join(&job.row.name).join("lock"))?;
         self.results.record(&job.row.name, run, folder)
     }
 }

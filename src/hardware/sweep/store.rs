@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Row;
 use crate::error::{Error, Result};
-use crate::files::{has_no_locks, try_lock};
+use crate::files::{try_lock, wait_for_lock};
 
 /// A part of a sweep: the points whose number leaves `index` when divided by `count`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,15 +166,8 @@ impl Store {
     /// # Errors
     /// Those of `merge`; a lock file that cannot be made.
     pub fn alone<T>(&self, merge: impl FnOnce() -> Result<T>) -> Result<T> {
-        let path = self.folder.join("merge.lock");
-        let lock = File::create(&path).map_err(Error::io(&path))?;
-        match lock.lock() {
-            Err(error) if !has_no_locks(&error) => return Err(Error::io(&path)(error)),
-            _ => {}
-        }
-        let merged = merge();
-        drop(lock);
-        merged
+        let _lock = wait_for_lock(&self.folder.join("merge.lock"))?;
+        merge()
     }
 }
 
