@@ -6,17 +6,15 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use mars::data::{IMAGE_BYTES, Split};
-use mars::deploy::integer::{
-    Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, predict,
-};
+use mars::deploy::integer::{IMAGE_BITS, IntegerLayer, IntegerNetwork, predict};
 use mars::deploy::{Accuracy, Deployment, Mismatches, Package, Predictions, Provenance, Reference, validate};
 use mars::hardware::{Hardware, evaluate};
-use mars::network::{ConvShape, Graph, NetworkSpec, Op, Skip, zoo};
+use mars::network::{NetworkSpec, zoo};
 use mars::report;
-use mars::sparsity::GroupGrid;
 use tempfile::TempDir;
 
-use common::{Random, integer_network, snapshot};
+use common::recipe::{Recipe, W4A4};
+use common::{Random, snapshot};
 
 /// A name as a hostile file may hold it.
 const HOSTILE: &str = "<script>alert('1')</script>&\"\u{202e}\u{1b}[31m";
@@ -27,44 +25,8 @@ const METRICS: &str = r#"{"phase":"sparsify","epoch":1,"loss":1.9,"train_accurac
 "#;
 
 /// Random weights of 4 bits, 8 in the first and last layer; of each hundred groups `sparsity` are dropped.
-fn network(spec: NetworkSpec, sparsity: usize) -> IntegerNetwork {
-    let group = Hardware::mars().group;
-    let graph = Graph::new(spec).unwrap();
-    let mut random = Random(7);
-    let mut conv = |shape: &ConvShape, bits: u8| {
-        let grid = GroupGrid::new(group, shape);
-        let dropped: Vec<bool> = (0..grid.groups()).map(|_| random.below(100) < sparsity).collect();
-        let limit = (1i64 << (bits - 1)) - 1;
-        let weight = |index| match dropped[grid.group_of(index)] {
-            true => 0,
-            false => (random.below(2 * limit as usize + 1) as i64 - limit) as i8,
-        };
-        IntegerConv {
-            input_bits: IMAGE_BITS,
-            weight_bits: bits,
-            weights: (0..shape.weights()).map(weight).collect(),
-            bias: (0..shape.filters() as i32).map(|filter| filter * 10 - 50).collect(),
-        }
-    };
-    let output = |shift| Requantize { multipliers: vec![30_000], forms: vec![Form { bits: IMAGE_BITS, shift }] };
-    let layer = |(index, op): (usize, Op)| match op {
-        Op::Conv { conv: shape, skip, logits, .. } => IntegerLayer::Conv {
-            conv: conv(&shape, if index == 0 || logits { 8 } else { 4 }),
-            skip: skip.map(|skip| match skip {
-                Skip::Identity { .. } => IntegerSkip::Identity { bits: IMAGE_BITS, multiplier: 1 << 20 },
-                Skip::Projection { conv: shape, .. } => {
-                    IntegerSkip::Projection { conv: conv(&shape, 4), multipliers: vec![20_000] }
-                }
-            }),
-            output: (!logits).then(|| output(if index == 0 { 26 } else { 22 })),
-        },
-        Op::MaxPool { .. } => IntegerLayer::MaxPool,
-        Op::AvgPool { .. } => IntegerLayer::AvgPool { input_bits: IMAGE_BITS, output: output(18) },
-    };
-    let layers = graph.nodes().iter().map(|node| node.op).enumerate().map(layer).collect();
-    let network = integer_network(graph, group, layers);
-    network.validate().unwrap();
-    network
+fn network(spec: NetworkSpec, sparsity: u64) -> IntegerNetwork {
+    Recipe { input_bits: IMAGE_BITS, sparsity, ..W4A4 }.network(spec)
 }
 
 /// Every kind of layer, small.
