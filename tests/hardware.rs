@@ -776,7 +776,6 @@ fn copies_in_a_core_are_fetched_once() {
     let [plain, copied] = [Policy::FilterSets, Policy::Duplicate].map(|policy| with(policy, &hardware));
     assert!(sram.fits_weight_sram && !plain.fits_weight_sram && !copied.resident);
     let energy = |evaluation: &Evaluation| evaluation.cost.energy_breakdown_uj;
-    // A macro starts its tiles anew in each layer, whatever the number of copies: coefficients come with the same tiles.
     assert!(close(energy(&copied).next_level, energy(&plain).next_level));
     let written = energy(&plain).weight_buffer - energy(&sram).weight_buffer;
     assert!(close(energy(&copied).weight_buffer - energy(&copied_sram).weight_buffer, written));

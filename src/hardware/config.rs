@@ -303,33 +303,19 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
     }
     files.push(base.clone());
     let mut whole = with_base(&base, read_toml(&base)?, files)?;
+    let components = own.get("energy").is_some_and(|energy| energy.get("components").is_some());
+    let mut accesses = own.get("access").and_then(toml::Value::as_array).into_iter().flatten();
+    let measured = accesses.any(|access| access.get("energy_pj").is_some());
     if let Some(energy) = whole.get_mut("energy").and_then(toml::Value::as_table_mut) {
         // Shares are of a measured access, components of one that isn't.
-        match energy_kind(&own) {
-            Some(EnergyKind::Components) => drop(energy.remove("macro_shares")),
-            Some(EnergyKind::Measured) => drop(energy.remove("components")),
-            None => {}
+        if components {
+            energy.remove("macro_shares");
+        } else if measured {
+            energy.remove("components");
         }
     }
     merge(&mut whole, own);
     Ok(whole)
-}
-
-/// Where a hardware file has the energy of an access from.
-enum EnergyKind {
-    Measured,
-    Components,
-}
-
-fn energy_kind(table: &toml::Table) -> Option<EnergyKind> {
-    let measured = |access: &toml::Value| access.get("energy_pj").is_some();
-    if table.get("energy").is_some_and(|energy| energy.get("components").is_some()) {
-        Some(EnergyKind::Components)
-    } else if table.get("access").and_then(toml::Value::as_array).is_some_and(|list| list.iter().any(measured)) {
-        Some(EnergyKind::Measured)
-    } else {
-        None
-    }
 }
 
 fn merge(whole: &mut toml::Table, own: toml::Table) {

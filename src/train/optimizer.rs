@@ -123,8 +123,13 @@ mod tests {
         };
         step(&mut model);
         step(&mut model);
-        for (name, kind_of) in [("conv1.weight", 0), ("conv1.gamma", 1), ("linear.bias", 1), ("conv1.weight_step", 2)] {
-            assert_eq!(kind_of, [Kind::Weight, Kind::Other, Kind::Step].iter().position(|k| *k == kind(name)).unwrap());
+        for (name, expected) in [
+            ("conv1.weight", Kind::Weight),
+            ("conv1.gamma", Kind::Other),
+            ("linear.bias", Kind::Other),
+            ("conv1.weight_step", Kind::Step),
+        ] {
+            assert_eq!(kind(name), expected, "{name}");
             for (start, found) in to_host(before[name].clone()).iter().zip(to_host(model.tensors[name].clone())) {
                 let mut velocity = 0.0;
                 let once = rule(name, f64::from(*start), &mut velocity);

@@ -100,8 +100,6 @@ impl Store {
     /// # Errors
     /// Files that cannot be read or belong to another sweep; a shard that another process writes.
     pub(super) fn open(&self, shard: Shard) -> Result<(Vec<Row>, Writer)> {
-        // Before anything is written into a folder of another sweep.
-        self.rows()?;
         let path = self.folder.join(shard.file());
         let mut options = OpenOptions::new();
         let mut file =
@@ -109,6 +107,8 @@ impl Store {
         if !try_lock(&file).map_err(Error::io(&path))? {
             return Err(Error::file(&path, "another process writes this shard"));
         }
+        // Before anything is written into a folder of another sweep, where an empty file means nothing.
+        let rows = self.rows()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(&path))?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
@@ -116,7 +116,7 @@ impl Store {
         if whole == 0 {
             append(&mut file, &path, &Header { sweep: self.sweep.clone(), points: self.points })?;
         }
-        Ok((self.rows()?, Writer { path, file }))
+        Ok((rows, Writer { path, file }))
     }
 
     /// The rows of all shards, in the order of their points; of a point that two shards have, one.
