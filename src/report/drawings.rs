@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::path::Path;
 
+use maud::{Markup, PreEscaped};
+
 use crate::deploy::Deployment;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::hardware::{Activity, Span};
+use crate::hardware::{Activity, LayerCost, Span};
 use crate::network::Conv;
 use crate::sparsity::GroupGrid;
 
@@ -18,7 +20,7 @@ const CELLS: usize = 160_000;
 
 /// A drawing with what stands below it, as plain text.
 pub(super) struct Drawing {
-    pub svg: String,
+    pub svg: Markup,
     pub caption: String,
     /// Pixels.
     pub size: [usize; 2],
@@ -27,22 +29,18 @@ pub(super) struct Drawing {
 /// Writes every drawing as an SVG file into a folder, which is made if need be.
 pub(super) fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let kept = kept(deployment).into_iter().map(|map| (map.caption, map.svg, map.size)).collect();
+    let kept: Vec<Drawing> = kept(deployment).into_iter().map(|map| map.drawing).collect();
     for (name, drawings) in [
-        ("timeline-frame", alone(frame(deployment))),
-        ("timeline-layer", alone(layer(deployment))),
-        ("utilization", alone(utilization(deployment))),
-        ("energy", alone(energy(deployment))),
+        ("timeline-frame", vec![frame(deployment)]),
+        ("timeline-layer", vec![layer(deployment)]),
+        ("utilization", vec![utilization(deployment)]),
+        ("energy", vec![energy(deployment)]),
         ("kept-groups", kept),
     ] {
         let (drawing, size) = svg::stacked(&drawings);
         write_atomically(&folder.join(format!("{name}.svg")), svg::file(&drawing, size).as_bytes())?;
     }
     Ok(())
-}
-
-fn alone(drawing: Drawing) -> Vec<(String, String, [usize; 2])> {
-    vec![(drawing.caption, drawing.svg, drawing.size)]
 }
 
 /// The energy of a frame by component.
@@ -55,23 +53,37 @@ pub(super) fn energy(deployment: &Deployment) -> Drawing {
         text: format!("{} µJ", microjoules(part)),
     });
     let caption = "Energy of a frame by component, weight reload charged";
-    Drawing { svg: svg::bars(caption, &bars), caption: caption.into(), size: svg::bars_size(&bars) }
+    horizontal(caption, caption, &bars)
+}
+
+fn horizontal(title: &str, caption: &str, bars: &[Bar]) -> Drawing {
+    Drawing { svg: PreEscaped(svg::bars(title, bars)), caption: caption.into(), size: svg::bars_size(bars) }
+}
+
+/// The share of zero groups in each layer.
+pub(super) fn sparsity(deployment: &Deployment) -> Drawing {
+    let bar = |layer: &LayerCost| {
+        Some(Bar {
+            label: layer.name.clone(),
+            share: layer.group_sparsity?,
+            text: format!("{} of {}", grouped(layer.groups - layer.kept_groups), grouped(layer.groups)),
+        })
+    };
+    let bars: Vec<Bar> = deployment.layers.iter().filter_map(bar).collect();
+    let caption = "Groups that are zero, of all groups of the layer; a full bar is 100 %.";
+    horizontal("Share of zero groups, layer by layer", caption, &bars)
 }
 
 /// How busy the macros are in each layer.
 pub(super) fn utilization(deployment: &Deployment) -> Drawing {
-    let bar = |layer: &crate::hardware::LayerCost| Bar {
+    let bar = |layer: &LayerCost| Bar {
         label: layer.name.clone(),
         share: layer.utilization,
         text: percent(layer.utilization),
     };
     let bars: Vec<Bar> = deployment.layers.iter().map(bar).collect();
     let caption = "Multiply-accumulates of kept groups over what the macros could do in the layer's cycles, weight reload charged";
-    Drawing {
-        svg: svg::bars("Utilization, layer by layer", &bars),
-        caption: caption.into(),
-        size: svg::bars_size(&bars),
-    }
+    horizontal("Utilization, layer by layer", caption, &bars)
 }
 
 /// Classes of stretches: three colors, each in [`svg::SHADES`] shades.
@@ -171,17 +183,14 @@ fn rows(
     let layers = timeline.layers.iter().filter(|layer| layer.start < shown.end && layer.end > shown.start);
     let layers: Vec<_> = layers.map(|layer| (layer.name.as_str(), layer.start, layer.end)).collect();
     let (svg, size) = svg::timeline(&caption, &names, shown, &layers, &KINDS, &stretches);
-    Drawing { svg, caption, size }
+    Drawing { svg: PreEscaped(svg), caption, size }
 }
 
 /// The map of a layer's kept groups.
 pub(super) struct KeptMap {
-    pub svg: String,
-    pub caption: String,
+    pub drawing: Drawing,
     /// The layer's size in groups, and how many share a cell.
     pub note: String,
-    /// Pixels.
-    pub size: [usize; 2],
     /// Whether cells stand for several groups.
     pub binned: bool,
 }
@@ -204,13 +213,8 @@ pub(super) fn kept(deployment: &Deployment) -> Vec<KeptMap> {
             let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.groups() as u64));
             let block = if binned { usize::MAX } else { grid.taps };
             let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
-            KeptMap {
-                svg: svg::grid(&caption, &cells, block),
-                caption,
-                note: size + &scale,
-                size: svg::grid_size(&cells),
-                binned,
-            }
+            let svg = PreEscaped(svg::grid(&caption, &cells, block));
+            KeptMap { drawing: Drawing { svg, caption, size: svg::grid_size(&cells) }, note: size + &scale, binned }
         })
         .collect()
 }

@@ -2,8 +2,8 @@
 //! made.
 
 mod drawings;
-mod html;
 mod metrics;
+mod page;
 pub(crate) mod scatter;
 pub(crate) mod svg;
 mod sweep;
@@ -32,7 +32,7 @@ pub use tornado::{Swing, tornado};
 pub fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     deployment.write(folder)?;
-    let page = html::page(deployment, &Metrics::read(folder));
+    let page = page::page(deployment, &Metrics::read(folder));
     write_atomically(&folder.join(run_folder::REPORT), page.as_bytes())?;
     write_drawings(deployment, &folder.join(run_folder::DRAWINGS))
 }

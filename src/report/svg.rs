@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
 
+use super::drawings::Drawing;
 use super::text::{Escape, grouped, shorten};
 
 /// A bar of a horizontal bar chart.
@@ -271,15 +272,16 @@ pub(super) fn file(drawing: &str, [width, height]: [usize; 2]) -> String {
 }
 
 /// Drawings below each other, each under its caption. Gives the size, too.
-pub(super) fn stacked(drawings: &[(String, String, [usize; 2])]) -> (String, [usize; 2]) {
+pub(super) fn stacked(drawings: &[Drawing]) -> (String, [usize; 2]) {
     let (mut out, mut width, mut top) = (String::new(), 0, 8);
-    for (caption, drawing, [across, down]) in drawings {
+    for Drawing { caption, svg, size: [across, down] } in drawings {
         let _ = write!(
             out,
-            "<text x=\"8\" y=\"{}\">{}</text>\n<svg x=\"8\" y=\"{}\" width=\"{across}\" height=\"{down}\">\n{drawing}</svg>\n",
+            "<text x=\"8\" y=\"{}\">{}</text>\n<svg x=\"8\" y=\"{}\" width=\"{across}\" height=\"{down}\">\n{}</svg>\n",
             top + 12,
             Escape(caption),
             top + 20,
+            svg.0,
         );
         width = width.max(across + 16).max(8 * caption.chars().count() + 16);
         top += down + 32;

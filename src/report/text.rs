@@ -35,6 +35,17 @@ impl Display for Escape<'_> {
     }
 }
 
+/// A document in which characters that a reader cannot see are U+FFFD, so that a name from a file cannot disguise itself: control
+/// characters, and those that turn the writing direction.
+pub(crate) fn visible(document: &str) -> String {
+    let hidden = |character: char| match character {
+        '\n' | '\t' => false,
+        '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        _ => character.is_control(),
+    };
+    document.chars().map(|character| if hidden(character) { '\u{fffd}' } else { character }).collect()
+}
+
 /// Text from a file for a terminal: at most `limit` printable ASCII characters, `?` for others.
 pub(super) fn ascii(text: &str, limit: usize) -> String {
     let printable = |character: char| if matches!(character, ' '..='~') { character } else { '?' };

@@ -1,0 +1,108 @@
+//! The layers one by one: sparsity, cost, utilization, and which groups are kept.
+
+use maud::{Markup, html};
+
+use super::{key, section, table};
+use crate::deploy::Deployment;
+use crate::hardware::LayerCost;
+use crate::network::ConvShape;
+use crate::report::drawings::{self, Drawing};
+use crate::report::text::{UNKNOWN, empty_layers, energy, grouped, mapping_summary, percent, placement};
+
+pub(super) fn sparsity(deployment: &Deployment) -> Markup {
+    section(
+        "Sparsity of each layer",
+        html! {
+            (figure(&drawings::sparsity(deployment)))
+            @for name in empty_layers(deployment) {
+                p.bad { "Nothing is left of layer " (name) ": all its groups are zero." }
+            }
+        },
+    )
+}
+
+pub(super) fn layers(deployment: &Deployment) -> Markup {
+    let convs: Vec<_> = deployment.package.network.convs().collect();
+    let row = |layer: &LayerCost| {
+        let conv = convs.iter().find(|(conv, _)| conv.name == layer.name);
+        let number = |value: Option<String>| value.unwrap_or(UNKNOWN.into());
+        let kept = || format!("{} of {}", grouped(layer.kept_groups), grouped(layer.groups));
+        vec![
+            layer.name.clone(),
+            grouped(layer.cycles),
+            energy(layer.energy_uj),
+            number(layer.group_sparsity.map(percent)),
+            number(layer.group_sparsity.map(|_| kept())),
+            percent(layer.utilization),
+            layer.mapping.map_or("all cores".into(), placement),
+            format!("{:.3}", layer.kept_macs as f64 / 1e6),
+            number(conv.map(|(conv, _)| dimensions(&conv.shape))),
+            number(conv.map(|(_, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
+        ]
+    };
+    let rows: Vec<Vec<String>> = deployment.layers.iter().map(row).collect();
+    let headings = [
+        "layer",
+        "cycles",
+        "energy (µJ)",
+        "zero groups (%)",
+        "kept groups",
+        "utilization (%)",
+        "mapping",
+        "MAC (millions)",
+        "weights",
+        "bits",
+    ];
+    section(
+        "Layers",
+        html! {
+            (table(&headings, &rows))
+            p.note {
+                "Per frame, weight reload charged. Multiply-accumulates (MAC) are those of kept groups. Weights are filters × channels × \
+                 kernel height × width; bits are those of a weight and of an input. The mapping says what the cores divide among \
+                 themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
+            }
+            p.note { (mapping_summary(&deployment.evaluation)) "." }
+        },
+    )
+}
+
+/// Filters, channels and kernel.
+fn dimensions(shape: &ConvShape) -> String {
+    let [height, width] = shape.kernel;
+    format!("{} × {} × {height} × {width}", shape.filters(), shape.channels())
+}
+
+pub(super) fn utilization(deployment: &Deployment) -> Markup {
+    section("Utilization of each layer", figure(&drawings::utilization(deployment)))
+}
+
+fn figure(drawing: &Drawing) -> Markup {
+    html! { figure { (drawing.svg) figcaption { (drawing.caption) } } }
+}
+
+pub(super) fn kept(deployment: &Deployment) -> Markup {
+    let group = deployment.package.network.group;
+    let maps = drawings::kept(deployment);
+    section(
+        "What was kept of each layer's weights",
+        html! {
+            p.note {
+                (key("one")) "kept " (key("none")) "zero. A cell is a group of " (group.filters) " filters × " (group.channels)
+                " channels at one kernel position. A row is a filter set; its columns are channel blocks, each with its kernel positions. \
+                Beside a name: filter sets × channel blocks × kernel positions."
+                @if maps.iter().any(|map| map.binned) {
+                    " Where a cell stands for several groups, its shade is the share that is kept."
+                }
+            }
+            div.grids {
+                @for map in &maps {
+                    div style={ "width:min(100%,max(280px," (map.drawing.size[0]) "px))" } {
+                        h3 { (map.drawing.caption) " " small { (map.note) } }
+                        (map.drawing.svg)
+                    }
+                }
+            }
+        },
+    )
+}

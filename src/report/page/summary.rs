@@ -1,0 +1,69 @@
+//! What a reader wants first: the figures on cards, whether the executions agree, and how small the weights are.
+
+use maud::{Markup, html};
+
+use super::{section, table, table_of_words};
+use crate::deploy::Deployment;
+use crate::report::text::{Agreement, accuracy as in_percent, bytes, count, energy, executions, grouped, percent};
+
+pub(super) fn headline(deployment: &Deployment) -> Markup {
+    let Deployment { package, compression, cost, accuracy, .. } = deployment;
+    let agreement = Agreement::new(deployment);
+    let class = match agreement {
+        Agreement::All | Agreement::OnChip => "good",
+        Agreement::Partly | Agreement::Lossy | Agreement::LossyPartly | Agreement::OtherChip => "part",
+        Agreement::No => "bad",
+    };
+    let same_data = package.provenance.data_sha256 == deployment.data_sha256;
+    let data = if same_data { "the test pictures of " } else { "other pictures than those of " };
+    let cards = [
+        ("accuracy of macro model", in_percent(Some(accuracy.macro_model))),
+        ("smaller than dense, index included", format!("{:.2} ×", compression.ratio)),
+        ("zero groups", percent(compression.group_sparsity)),
+        ("frames per second", format!("{} / s", grouped(cost.fps.round() as u64))),
+        ("energy per frame", format!("{} µJ", energy(cost.energy_uj))),
+        ("executed", format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),
+    ];
+    html! {
+        header {
+            h1 { (deployment.network) " on " (deployment.hardware) }
+            p {
+                "Validated on " (count(deployment.images, "picture")) ": " (data)
+                b { (package.provenance.dataset) } " that it was made with."
+            }
+            p class=(class) { (agreement.sentence(deployment)) }
+            dl.cards { @for (name, value) in &cards { div { dt { (name) } dd { (value) } } } }
+        }
+    }
+}
+
+pub(super) fn accuracy(deployment: &Deployment) -> Markup {
+    let rows = executions(&deployment.accuracy, &deployment.mismatches)
+        .map(|(name, accuracy, differs)| vec![name.into(), accuracy, differs]);
+    section(
+        "Accuracy",
+        html! {
+            (table_of_words(&["execution", "accuracy", "differs from"], &rows))
+            p.note {
+                "Fake-quant runs through the tensor library from the trained weights, the integer reference from the package, the macro \
+                 model access by access from the mapped groups; none calls another. The float accuracy is the one at export, on the \
+                 whole test split."
+            }
+        },
+    )
+}
+
+pub(super) fn compression(deployment: &Deployment) -> Markup {
+    let compression = &deployment.compression;
+    let rows = [
+        ("weights, dense at the same bits", bytes(compression.weight_bits_dense)),
+        ("weights of kept groups", bytes(compression.weight_bits_stored)),
+        ("index codes", bytes(compression.index_bits)),
+        ("weights and index codes", bytes(compression.weight_bits_stored + compression.index_bits)),
+        ("ratio to dense at the same bits", format!("{:.2} ×", compression.ratio)),
+        ("ratio to dense at 32 bits", format!("{:.2} ×", compression.ratio_fp32)),
+        ("groups that are zero", percent(compression.group_sparsity)),
+    ];
+    let rows = rows.map(|(name, value)| vec![name.into(), value]);
+    section("Compression", table(&["all mapped layers", "size"], &rows))
+}

@@ -1,0 +1,31 @@
+//! What cores and macros do, cycle by cycle.
+
+use maud::{Markup, html};
+
+use super::{legend, section};
+use crate::deploy::Deployment;
+use crate::report::drawings::{self, Drawing};
+
+pub(super) fn timeline(deployment: &Deployment) -> Markup {
+    let figure = |drawing: Drawing, colors: &[(&str, &str)], note: &str| {
+        html! {
+            figure {
+                (legend(colors))
+                div.scroll tabindex="0" { (drawing.svg) }
+                figcaption { (drawing.caption) " " (note) }
+            }
+        }
+    };
+    let frame = figure(
+        drawings::frame(deployment),
+        &[("one", "computes"), ("two", "loads weights"), ("none", "waits")],
+        "A row is a macro, numbered core.macro; a stripe is a layer, whose name stands above it where there is room. A core's macros \
+         load one after the other, and may load while those of an earlier layer compute.",
+    );
+    let layer = figure(
+        drawings::layer(deployment),
+        &[("one", "macro computes"), ("two", "weights are written"), ("three", "decoder, ports")],
+        "The paler, the smaller the share of the time in which a part is busy.",
+    );
+    section("What cores and macros do", html! { (frame) (layer) })
+}

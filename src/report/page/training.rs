@@ -1,0 +1,70 @@
+//! How training went, epoch by epoch.
+
+use maud::{Markup, PreEscaped, html};
+
+use super::{legend, section};
+use crate::report::metrics::{Epoch, Metrics};
+use crate::report::svg::{self, Curve};
+use crate::report::text::count;
+
+pub(super) fn training(metrics: &Metrics) -> Markup {
+    let body = match metrics {
+        Metrics::Missing => {
+            html! { p.note { "There is no metrics.jsonl in this folder, so there are no curves to draw." } }
+        }
+        Metrics::Unreadable(reason) => html! { p.note { "metrics.jsonl cannot be read: " (reason) "." } },
+        Metrics::Read { epochs, skipped } => html! {
+            @if let Some(last) = epochs.last() {
+                (curves(epochs))
+                (after(epochs.len(), last))
+            } @else {
+                p.note { "metrics.jsonl holds no epochs." }
+            }
+            @if let Some(first) = skipped.first() {
+                p.bad {
+                    "Skipped " (count(skipped.len(), "line")) " of metrics.jsonl that could not be read, the first of them line "
+                    (first) "."
+                }
+            }
+        },
+    };
+    section("Training", body)
+}
+
+fn curves(epochs: &[Epoch]) -> Markup {
+    let mut phases: Vec<(usize, &str)> = Vec::new();
+    for (index, epoch) in epochs.iter().enumerate() {
+        if phases.last().is_none_or(|(_, phase)| *phase != epoch.phase) {
+            phases.push((index, &epoch.phase));
+        }
+    }
+    let curve =
+        |style, name, value: fn(&Epoch) -> f64| Curve { style, name, values: epochs.iter().map(value).collect() };
+    let mut percents = vec![
+        curve(1, "test accuracy", |epoch| epoch.test_accuracy),
+        curve(2, "train accuracy", |epoch| epoch.train_accuracy),
+    ];
+    let mut colors = vec![("one", "test accuracy"), ("two", "train accuracy")];
+    if epochs.iter().any(|epoch| epoch.group_sparsity > 0.0) {
+        percents.push(curve(3, "zero groups", |epoch| 100.0 * epoch.group_sparsity));
+        colors.push(("three", "zero groups"));
+    }
+    let loss = [curve(1, "loss", |epoch| epoch.loss)];
+    html! {
+        div.charts {
+            figure { (legend(&colors)) (PreEscaped(svg::curves("Accuracy by epoch, in percent", "%", &percents, &phases))) }
+            figure { (legend(&[("one", "loss")])) (PreEscaped(svg::curves("Loss by epoch, in nats", "nats", &loss, &phases))) }
+        }
+    }
+}
+
+fn after(epochs: usize, last: &Epoch) -> Markup {
+    let Epoch { test_accuracy, train_accuracy, loss, .. } = last;
+    html! {
+        p.note {
+            "Epochs of all phases, one after the other; a dashed line is where a phase begins. After the last of "
+            (count(epochs, "epoch")) ": test accuracy " (format!("{test_accuracy:.2}")) " %, train accuracy "
+            (format!("{train_accuracy:.2}")) " %, loss " (format!("{loss:.4}")) " nats."
+        }
+    }
+}
