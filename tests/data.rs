@@ -377,7 +377,7 @@ fn the_mini_set_is_balanced_and_found_anywhere() {
 
 // Augmentation and batches
 
-const AUGMENT: Augment = Augment { padding: 4, flip: true, border: [124, 116, 104] };
+const AUGMENT: Augment = Augment { padding: 4, flip: true, cutout: 0, border: [124, 116, 104] };
 
 fn augmented(augment: Augment, seed: u64, epoch: u64, sample: u64) -> Vec<u8> {
     let mut out = vec![0; IMAGE_BYTES];
@@ -480,4 +480,55 @@ fn the_order_of_an_epoch_and_the_crops_are_fixed() {
 #[test]
 fn zero_points_are_the_rounded_means() {
     assert_eq!(Normalization::default().zero_points(), [124, 116, 104]);
+}
+
+#[test]
+fn cutout_paints_a_square_over_and_leaves_the_rest() {
+    let (plain, cut) = (Augment { border: [0; 3], ..AUGMENT }, Augment { cutout: 8, border: [0; 3], ..AUGMENT });
+    let white = vec![255; IMAGE_BYTES];
+    let mut sizes = std::collections::BTreeSet::new();
+    for sample in 0..2000 {
+        let [mut before, mut after] = [(); 2].map(|()| vec![0; IMAGE_BYTES]);
+        plain.apply(&white, &mut before, 1, 2, sample);
+        cut.apply(&white, &mut after, 1, 2, sample);
+        let painted: Vec<usize> = (0..IMAGE_BYTES).filter(|byte| before[*byte] != after[*byte]).collect();
+        assert!(painted.iter().all(|byte| after[*byte] == 0), "{sample}: the crop is the same beside the square");
+        if before.iter().all(|byte| *byte == 255) {
+            let (rows, columns): (Vec<usize>, Vec<usize>) =
+                painted.iter().map(|byte| (byte / 32 % 32, byte % 32)).unzip();
+            let span = |places: &[usize]| places.iter().max().unwrap() - places.iter().min().unwrap() + 1;
+            assert_eq!(painted.len(), 3 * span(&rows) * span(&columns));
+            sizes.extend([span(&rows), span(&columns)]);
+        }
+    }
+    assert_eq!(sizes.into_iter().collect::<Vec<_>>(), [4, 5, 6, 7, 8], "cut off at the edges alone");
+}
+
+#[test]
+fn held_out_images_are_of_all_classes_alike() {
+    let mini = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let held_out = |images, seed| {
+        let mut dataset = mini.clone();
+        dataset.hold_out(images, seed).unwrap();
+        dataset
+    };
+    let dataset = held_out(205, 1);
+    assert_eq!((dataset.validation.len(), dataset.train.len()), (205, mini.train.len() - 205));
+    for class in 0..10u8 {
+        let count = |split: &Split| split.labels.iter().filter(|label| **label == class).count();
+        assert_eq!(count(&dataset.validation), if class < 5 { 21 } else { 20 });
+        assert_eq!(count(&dataset.validation) + count(&dataset.train), count(&mini.train));
+    }
+    let images =
+        |split: &Split| -> Vec<Vec<u8>> { (0..split.len()).map(|index| split.image(index).to_vec()).collect() };
+    let mut all = [images(&dataset.train), images(&dataset.validation)].concat();
+    let mut expected = images(&mini.train);
+    all.sort_unstable();
+    expected.sort_unstable();
+    assert!(all == expected, "each training image is in one of the two");
+    assert_eq!(held_out(205, 1), dataset);
+    assert_ne!(held_out(205, 2).validation, dataset.validation);
+    assert_eq!(dataset.test, mini.test);
+    let error = mini.clone().hold_out(mini.train.len(), 1).unwrap_err().to_string();
+    assert!(error.contains("validation_images = 3000"), "{error}");
 }

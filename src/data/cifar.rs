@@ -115,7 +115,7 @@ impl Layout {
                 official[1]
             );
         }
-        Ok(Dataset { name: self.name.into(), classes, train, test })
+        Ok(Dataset { name: self.name.into(), classes, train, validation: Split::default(), test })
     }
 
     fn read_class_names(&self, path: &Path) -> Result<Vec<String>, DataError> {

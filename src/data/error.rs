@@ -19,6 +19,18 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// More images are to be held out than can be.
+    #[error(
+        "validation_images = {images}: data set `{dataset}` has {train} training images, and each class has to keep some"
+    )]
+    TooFew {
+        /// Name of the data set.
+        dataset: String,
+        /// Images to hold out.
+        images: usize,
+        /// Training images that there are.
+        train: usize,
+    },
     /// An unpacked folder lacks a file.
     #[error("{} is missing; unpack the official archive again, or remove the folder to download it", path.display())]
     Missing {

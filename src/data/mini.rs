@@ -37,7 +37,8 @@ pub(super) fn load() -> Result<Dataset, DataError> {
                 .into(),
         });
     }
-    Ok(Dataset { name: NAME.into(), classes: CLASSES.map(String::from).into(), train, test })
+    let classes = CLASSES.map(String::from).into();
+    Ok(Dataset { name: NAME.into(), classes, train, validation: Split::default(), test })
 }
 
 /// The images of a sheet, row by row.

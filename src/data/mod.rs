@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use archive::Archive;
+use augment::held_out_order;
 pub use augment::{Augment, epoch_order};
 pub use batches::{Batch, Batches};
 pub use error::DataError;
@@ -44,6 +45,8 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// Images to learn from.
     pub train: Split,
+    /// Images to choose a recipe with, which [`Dataset::hold_out`] takes out of the training images; empty before.
+    pub validation: Split,
     /// Images to measure with.
     pub test: Split,
 }
@@ -112,6 +115,43 @@ impl Dataset {
         let mut places: Vec<PathBuf> = options.data_dir.clone().into_iter().chain(variable).collect();
         places.push(DEFAULT_DIR.into());
         layout.load(&places, options.data_url.as_deref(), options.quiet)
+    }
+}
+
+impl Dataset {
+    /// Moves `images` training images to [`Dataset::validation`]: as many of each class, give or take one, drawn from `seed`. Both splits keep the
+    /// order of the training images.
+    ///
+    /// # Errors
+    /// A class that would keep no training image.
+    pub fn hold_out(&mut self, images: usize, seed: u64) -> Result<(), DataError> {
+        let classes = self.classes.len();
+        // The first classes take what doesn't divide.
+        let mut wanted: Vec<usize> = (0..classes).map(|class| (images + classes - 1 - class) / classes).collect();
+        let mut held_out = vec![false; self.train.len()];
+        for index in held_out_order(self.train.len(), seed) {
+            let wanted = &mut wanted[usize::from(self.train.labels[index])];
+            if *wanted > 0 {
+                *wanted -= 1;
+                held_out[index] = true;
+            }
+        }
+        let mut left = vec![0; classes];
+        let kept = self.train.labels.iter().zip(&held_out).filter(|(_, held_out)| !**held_out);
+        kept.for_each(|(label, _)| left[usize::from(*label)] += 1);
+        if wanted.iter().any(|wanted| *wanted > 0) || left.contains(&0) {
+            return Err(DataError::TooFew { dataset: self.name.clone(), images, train: self.train.len() });
+        }
+        let part = |of: bool| {
+            let indices: Vec<usize> = (0..held_out.len()).filter(|index| held_out[*index] == of).collect();
+            Split {
+                images: indices.iter().flat_map(|index| self.train.image(*index)).copied().collect(),
+                labels: indices.iter().map(|index| self.train.labels[*index]).collect(),
+            }
+        };
+        let (train, validation) = (part(false), part(true));
+        (self.train, self.validation) = (train, validation);
+        Ok(())
     }
 }
 
