@@ -380,6 +380,43 @@ fn a_killed_run_continues_across_the_freeze_and_after_the_fold() {
     }
 }
 
+/// Held-out images choose, test images wait for the end, and an average of the weights is what is exported; killed, the run goes on to
+/// the same bytes.
+#[test]
+fn test_images_wait_for_the_end_of_a_run_that_is_chosen_on_others() {
+    let dir = new_place();
+    let keys = "validation_images = 40\nevaluate_every = \"end\"\ncutout = 6\n";
+    let phase = "average_decay = 0.9\nlabel_smoothing = 0.1\nclip_norm = 2.0\n";
+    let recipe = RECIPE.replace("[[phases]]\n", &format!("[[phases]]\n{phase}"));
+    fs::write(dir.path().join("recipe.toml"), format!("{keys}{recipe}")).unwrap();
+    success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "whole"]).output().unwrap());
+    let whole = dir.path().join("whole");
+    for line in metrics(&whole) {
+        assert!(line["validation_accuracy"].is_number() && line.get("test_accuracy").is_none(), "{line}");
+    }
+    let deployment = json(&whole.join("deploy.json"));
+    assert!(deployment["accuracy"]["float"].is_number(), "{deployment}");
+    assert_eq!(deployment["accuracy"]["fake_quant"], deployment["accuracy"]["macro"]);
+
+    let run = dir.path().join("killed");
+    let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed"]);
+    for lines in [2, 4, 6] {
+        let mut child = next.stdout(Stdio::null()).spawn().unwrap();
+        wait_for_lines(&mut child, &run, lines);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        next = train(dir.path(), &["--resume", "--run", "killed"]);
+    }
+    success(&next.output().unwrap());
+    same_run(&run, &whole);
+    let too_many = ["--recipe", "recipe.toml", "--run", "none", "--set", "validation_images=4000"];
+    refused(
+        dir.path(),
+        &mut train(dir.path(), &too_many),
+        &["validation_images = 4000", "each class has to keep some"],
+    );
+}
+
 /// A run learns from the network it starts from or from the one that is named, and keeps it.
 #[test]
 fn distillation_keeps_its_teacher() {

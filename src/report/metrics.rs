@@ -14,11 +14,20 @@ pub(super) struct Epoch {
     pub loss: f64,
     /// In percent.
     pub train_accuracy: f64,
-    /// In percent.
-    pub test_accuracy: f64,
+    /// In percent; absent where no images are held out.
+    pub validation_accuracy: Option<f64>,
+    /// In percent; absent where test images wait for the end.
+    pub test_accuracy: Option<f64>,
     /// From 0 to 1.
     #[serde(default)]
     pub group_sparsity: f64,
+}
+
+/// Accuracies on images that weren't trained on, one an epoch, and what they are called; none where such images wait for the end of the run.
+pub(super) fn measured(epochs: &[Epoch]) -> Option<(&'static str, Vec<f64>)> {
+    let all = |value: fn(&Epoch) -> Option<f64>| epochs.iter().map(value).collect::<Option<Vec<f64>>>();
+    let test = all(|epoch| epoch.test_accuracy).map(|values| ("test accuracy", values));
+    test.or_else(|| all(|epoch| epoch.validation_accuracy).map(|values| ("validation accuracy", values)))
 }
 
 /// What a run folder says about training.

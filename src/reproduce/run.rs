@@ -303,7 +303,13 @@ impl Reproduction<'_> {
         let start = read_start(folder)?;
         let (epochs, float_accuracy) = match before {
             Some(run) => (run.epochs, run.float_accuracy),
-            None => (0, last_float_accuracy(folder)?.or(start.float_accuracy)),
+            None => {
+                let dense = !job.recipe.sparsifies();
+                let trained = job.recipe.phases[0].kind == PhaseKind::Float;
+                let float = last_float_accuracy(folder)?.or(start.float_accuracy);
+                // A run that met the test images at its end alone knows the float network that it quantized.
+                (0, float.or(deployment.accuracy.float.filter(|_| dense && trained)))
+            }
         };
         let epochs = epochs + job.recipe.epochs();
         let run = Run::new(job.seed, epochs, float_accuracy, start.checkpoint_sha256, deployment);
@@ -324,7 +330,7 @@ fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
     #[derive(Deserialize)]
     struct Line {
         phase: String,
-        test_accuracy: f64,
+        test_accuracy: Option<f64>,
     }
     let path = folder.join(METRICS);
     let lines: Vec<Line> = read_if_present(&path)?
@@ -333,7 +339,7 @@ fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
         .map(|line| serde_json::from_str(line).map_err(|error| Error::file(&path, error.to_string())))
         .collect::<Result<_>>()?;
     let float = lines.iter().take_while(|line| line.phase == PhaseKind::Float.name());
-    Ok(float.last().map(|line| line.test_accuracy))
+    Ok(float.last().and_then(|line| line.test_accuracy))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A run's state on disk: weights, momentum, masks and the position, so that a run continues bit for bit.
 //!
-//! One safetensors file: the weights under their names, `momentum:NAME`, `kept:CONVOLUTION` and `effects:CONVOLUTION` (one number
-//! a group), and the position as JSON in the metadata. The order of pictures and their augmentation follow from the recipe's seed
+//! One safetensors file: the weights under their names, `momentum:NAME`, `average:NAME`, `kept:CONVOLUTION` and `effects:CONVOLUTION` (one
+//! number a group), and the position as JSON in the metadata. The order of pictures and their augmentation follow from the recipe's seed
 //! and the position.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ const POSITION: &str = "position";
 const MOMENTUM: &str = "momentum:";
 const KEPT: &str = "kept:";
 const EFFECTS: &str = "effects:";
+const AVERAGE: &str = "average:";
 
 /// How far a run is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,7 +35,8 @@ pub struct Position {
     pub tally: Tally,
     /// Lines of `metrics.jsonl` that belong to the run so far.
     pub metric_lines: usize,
-    /// Accuracy of the float network before quantization, in percent.
+    /// Accuracy of the float network before quantization, in percent: on the test images, or where those wait for the end on the images that
+    /// the run may look at.
     pub float_accuracy: Option<f64>,
 }
 
@@ -59,6 +61,8 @@ pub struct Checkpoint {
     pub weights: Weights,
     /// The optimizer's momentum.
     pub momentum: Weights,
+    /// The exponential average of the weights; empty where none is kept.
+    pub average: Weights,
     /// For each convolution, which groups are kept; empty before anything is sparse.
     pub kept: BTreeMap<String, Vec<bool>>,
     /// Sums of each group's effect on the loss, from which groups are chosen.
@@ -74,11 +78,10 @@ impl Checkpoint {
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
         let mut file = self.weights.clone();
-        for (name, array) in self.momentum.iter() {
-            file.insert(format!("{MOMENTUM}{name}"), array.clone());
-        }
-        for (name, array) in self.effects.iter() {
-            file.insert(format!("{EFFECTS}{name}"), array.clone());
+        for (prefix, arrays) in [(MOMENTUM, &self.momentum), (AVERAGE, &self.average), (EFFECTS, &self.effects)] {
+            for (name, array) in arrays.iter() {
+                file.insert(format!("{prefix}{name}"), array.clone());
+            }
         }
         for (name, kept) in &self.kept {
             let values = kept.iter().map(|kept| f32::from(u8::from(*kept))).collect();
@@ -103,6 +106,8 @@ impl Checkpoint {
         for (name, array) in file.iter() {
             if let Some(name) = name.strip_prefix(MOMENTUM) {
                 checkpoint.momentum.insert(name.into(), array.clone());
+            } else if let Some(name) = name.strip_prefix(AVERAGE) {
+                checkpoint.average.insert(name.into(), array.clone());
             } else if let Some(name) = name.strip_prefix(EFFECTS) {
                 checkpoint.effects.insert(name.into(), array.clone());
             } else if let Some(name) = name.strip_prefix(KEPT) {

@@ -3,9 +3,9 @@
 //! Burn's own keeps its momentum out of reach; ours is named, so that it can be saved with the weights and cleared where a group
 //! of weights became zero.
 
-use burn::tensor::Gradients;
+use burn::tensor::{Gradients, Tensor};
 
-use super::model::{Model, Tensors};
+use super::model::{Model, Tensors, to_host};
 use super::recipe::Phase;
 use crate::engine::{Descent, descend};
 
@@ -25,9 +25,14 @@ impl Sgd {
         phase: &Phase,
         learning_rate: f64,
     ) {
+        let shrinkage = phase.clip_norm.and_then(|limit| shrinkage(&leaves, &gradients, limit));
         for (name, leaf) in leaves {
             let Some(gradient) = leaf.grad_remove(&mut gradients) else {
                 continue;
+            };
+            let gradient = match shrinkage {
+                Some(factor) => gradient * factor,
+                None => gradient,
             };
             // The weights are changed in place where nobody else has them.
             drop(leaf);
@@ -50,6 +55,41 @@ impl Sgd {
             };
             model.tensors.insert(name.clone(), tensor);
             self.momentum.insert(name, velocity);
+        }
+    }
+}
+
+/// What brings the norm of all gradients together down to `limit`; none where it isn't above.
+fn shrinkage(leaves: &Tensors, gradients: &Gradients, limit: f64) -> Option<f64> {
+    let squares = leaves.values().filter_map(|leaf| leaf.grad(gradients)).map(|gradient| gradient.square().sum());
+    let norm = f64::from(to_host(squares.reduce(|a, b| a + b)?)[0]).sqrt();
+    (norm > limit).then(|| limit / norm)
+}
+
+/// An exponential average of a network's tensors (Polyak and Juditsky 1992; with the warm-up of TensorFlow's `ExponentialMovingAverage`).
+pub(crate) struct Average {
+    pub tensors: Tensors,
+}
+
+/// Steps between two updates of an average: each passes over all weights, and neighbours in time differ little.
+const AVERAGE_EVERY: usize = 8;
+
+impl Average {
+    /// Starts from a network as it is.
+    pub fn new(model: &Model) -> Self {
+        Self { tensors: model.tensors.clone() }
+    }
+
+    /// Moves towards the network after `steps` steps of the phase, where it is time; `decay` is that of one step.
+    pub fn update(&mut self, model: &Model, decay: f64, steps: usize) {
+        if !steps.is_multiple_of(AVERAGE_EVERY) {
+            return;
+        }
+        let updates = (steps / AVERAGE_EVERY) as f64;
+        let decay = decay.powi(AVERAGE_EVERY as i32).min((1.0 + updates) / (10.0 + updates));
+        for (name, average) in &mut self.tensors {
+            let now = model.tensors[name].clone();
+            average.inplace(|average: Tensor<1>| average * decay + now * (1.0 - decay));
         }
     }
 }
@@ -140,5 +180,43 @@ mod tests {
         for name in ["conv1.mean", "conv1.var"] {
             assert_eq!(to_host(model.tensors[name].clone()), to_host(before[name].clone()));
         }
+    }
+
+    fn constant(model: &Model, value: f64) -> Tensors {
+        let tensors = model.tensors.iter();
+        tensors.map(|(name, tensor)| (name.clone(), tensor.zeros_like() + value)).collect()
+    }
+
+    /// Two tensors whose gradients have norms 3 and 4 are scaled down together, and left alone below the limit.
+    #[test]
+    fn a_gradient_beyond_the_limit_is_scaled_to_it() {
+        let device = Device::flex().autodiff();
+        let leaf =
+            |name: &str, values: &[f32]| (name.to_string(), Tensor::<1>::from_floats(values, &device).require_grad());
+        let leaves: Tensors = [leaf("a", &[1.5, 0.0]), leaf("b", &[2.0])].into();
+        let loss = leaves.values().map(|leaf| leaf.clone().square().sum()).reduce(|a, b| a + b).unwrap();
+        let gradients = loss.backward();
+        assert_eq!(shrinkage(&leaves, &gradients, 10.0), None);
+        assert!((shrinkage(&leaves, &gradients, 1.0).unwrap() - 0.2).abs() < 1e-6);
+    }
+
+    /// The average follows slowly: at first by the warm-up, later by the decay; and only every eighth step.
+    #[test]
+    fn an_average_follows_the_parameters() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let picture = Recipe::default().picture_scale();
+        let mut model = Model::new(&graph, &picture, &Weights::random(&graph, 1), &Device::flex());
+        model.tensors = constant(&model, 0.0);
+        let mut average = Average::new(&model);
+        model.tensors = constant(&model, 1.0);
+        let now = |average: &Average| f64::from(to_host(average.tensors["conv1.weight"].clone())[0]);
+        average.update(&model, 0.99, 7);
+        assert_eq!(now(&average), 0.0);
+        average.update(&model, 0.99, 8);
+        assert!((now(&average) - 9.0 / 11.0).abs() < 1e-6, "{}", now(&average));
+        model.tensors = constant(&model, 0.0);
+        let before = now(&average);
+        average.update(&model, 0.99, 80_000);
+        assert!((now(&average) - before * 0.99f64.powi(8)).abs() < 1e-6);
     }
 }

@@ -31,6 +31,12 @@ pub struct Recipe {
     pub batch_size: usize,
     /// Random crops and flips.
     pub augment: bool,
+    /// Side of the square that is painted over in each training image, in pixels; 0 for none.
+    pub cutout: usize,
+    /// Training images that are held out, as many of each class: accuracy on them is what recipes are chosen by.
+    pub validation_images: usize,
+    /// When test images are met.
+    pub evaluate_every: EvaluateEvery,
     /// Training pictures from which steps are calibrated.
     pub calibration_images: usize,
     /// How bytes become floats; ImageNet's constants if absent. A checkpoint needs those that it was trained with.
@@ -45,6 +51,17 @@ pub struct Recipe {
     pub distillation: Option<DistillationConfig>,
     /// What is done, in this order.
     pub phases: Vec<Phase>,
+}
+
+/// When accuracy on the test images is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvaluateEvery {
+    /// After each epoch.
+    #[default]
+    Epoch,
+    /// Once, when the run ends: nothing can have been chosen by it.
+    End,
 }
 
 /// Group sparsity: the penalty's strength and the budget.
@@ -153,6 +170,17 @@ pub struct Phase {
     /// Epochs, or parts of one, over which the learning rate rises from 0.
     #[serde(default)]
     pub warmup_epochs: f64,
+    /// Share of the loss that asks for all classes alike, 0 to below 1: the target is `1 - label_smoothing + label_smoothing / classes` for the label
+    /// and `label_smoothing / classes` for each other class (Szegedy et al. 2016).
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// Largest norm of the gradient of all parameters together; a larger one is scaled down (Pascanu et al. 2013).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
+    /// Decay a step of an exponential average of the parameters, 0 to below 1, which is evaluated after each epoch and takes the place of
+    /// the parameters when the phase ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub average_decay: Option<f64>,
     /// Epochs, or parts of one, after which a `quantize` phase with fusion `batch` or `ema` goes on as `frozen`; three quarters of the phase
     /// if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,6 +229,9 @@ impl Phase {
             weight_decay: default_weight_decay(),
             schedule: Schedule::default(),
             warmup_epochs: 0.0,
+            label_smoothing: 0.0,
+            clip_norm: None,
+            average_decay: None,
             freeze_at: None,
         }
     }
@@ -241,6 +272,9 @@ impl Default for Recipe {
             seed: 0,
             batch_size: 128,
             augment: true,
+            cutout: 0,
+            validation_images: 0,
+            evaluate_every: EvaluateEvery::default(),
             calibration_images: 1024,
             normalization: None,
             quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
@@ -330,7 +364,7 @@ impl Recipe {
     }
 
     /// Whether a phase removes groups.
-    pub(super) fn sparsifies(&self) -> bool {
+    pub fn sparsifies(&self) -> bool {
         self.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify)
     }
 
@@ -365,6 +399,17 @@ impl Recipe {
             setting(momentum, format!("phases.{index}.momentum = {}: it must be from 0 to below 1", phase.momentum))?;
             let decay = phase.weight_decay.is_finite() && phase.weight_decay >= 0.0;
             setting(decay, format!("phases.{index}.weight_decay = {}: it must not be negative", phase.weight_decay))?;
+            let smoothing = phase.label_smoothing;
+            let message = format!("phases.{index}.label_smoothing = {smoothing}: it must be from 0 to below 1");
+            setting((0.0..1.0).contains(&smoothing), message)?;
+            if let Some(norm) = phase.clip_norm {
+                let message = format!("phases.{index}.clip_norm = {norm}: it must be positive");
+                setting(norm.is_finite() && norm > 0.0, message)?;
+            }
+            if let Some(decay) = phase.average_decay {
+                let message = format!("phases.{index}.average_decay = {decay}: it must be from 0 to below 1");
+                setting((0.0..1.0).contains(&decay), message)?;
+            }
             let removes = phase.kind == PhaseKind::Sparsify && target > 0.0 && self.sparsity.budget != Budget::Lambda;
             let message = format!(
                 "phases.{index}.epochs = 0: a sparsify phase without epochs doesn't reach sparsity.target = {target}"

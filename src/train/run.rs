@@ -9,8 +9,8 @@ use super::lock::RunLock;
 use super::model::Model;
 use super::recipe::{DistillationConfig, Recipe};
 use super::sparsify::check_budget;
-use super::trainer::{Job, Trainer, fake_quant_predictions, float_predictions};
-use crate::data::{DataOptions, Dataset};
+use super::trainer::{EVALUATION_BATCH, Job, Trainer, fake_quant_predictions, float_predictions};
+use crate::data::{Batches, DataOptions, Dataset};
 use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
 use crate::error::{Error, Result};
 use crate::files::{read_toml, to_toml, write_atomically};
@@ -157,7 +157,10 @@ impl Plan {
             let file = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
             check_unchanged(&hardware, file, "chip", &folder.join(HARDWARE), Hardware::load)?;
         }
-        let dataset = Dataset::load(&recipe.dataset, &request.data)?;
+        let mut dataset = Dataset::load(&recipe.dataset, &request.data)?;
+        if recipe.validation_images > 0 {
+            dataset.hold_out(recipe.validation_images, recipe.seed)?;
+        }
         if request.resume {
             check_unchanged(&DataHashes::new(&dataset), &recipe.dataset, "data set", &folder.join(DATA), read_toml)?;
         }
@@ -191,7 +194,8 @@ impl Plan {
             return Err(Error::Setting("--evaluate needs --pretrained FILE".into()));
         };
         let model = Model::new(&self.graph, &self.picture, &import(&file, &self.graph)?, &self.device);
-        Ok(self.dataset.test.accuracy(&float_predictions(&model, &self.dataset.test)))
+        let test = &self.dataset.test;
+        Ok(test.accuracy(&float_predictions(&model, Batches::in_order(test, EVALUATION_BATCH))))
     }
 
     /// Trains, exports, runs the hardware model and writes the run folder.
@@ -304,7 +308,7 @@ impl Plan {
             crate_version: env!("CARGO_PKG_VERSION").into(),
             dataset: self.dataset.name.clone(),
             data_sha256: data_sha256.clone(),
-            float_accuracy: trainer.float_accuracy(),
+            float_accuracy: trainer.float_accuracy()?,
             fake_quant_accuracy: Some(test.accuracy(&classes)),
         };
         let predictions = Predictions { data_sha256, chip_sha256: self.hardware.losses_sha256(), classes };

@@ -253,6 +253,14 @@ impl Sparsity {
         self.set(kept);
     }
 
+    /// Sets masked weights to zero.
+    pub fn mask(&self, model: &mut Model) {
+        for (name, mask) in &self.masks {
+            let weight = model.tensors.get_mut(&format!("{name}.weight")).expect("a convolution has weights");
+            weight.inplace(|weight| weight * mask.clone());
+        }
+    }
+
     /// Sets masked weights and their momentum to zero.
     pub fn apply(&self, model: &mut Model, optimizer: &mut Sgd) {
         for (name, mask) in &self.masks {

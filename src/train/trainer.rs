@@ -13,9 +13,9 @@ use serde::Serialize;
 use super::calibrate::calibrate;
 use super::checkpoint::{Checkpoint, Position};
 use super::model::{Chip, Mode, Model, Tensors, to_device, to_host};
-use super::optimizer::{Sgd, trains};
+use super::optimizer::{Average, Sgd, trains};
 use super::progress::Progress;
-use super::recipe::{DistillationConfig, Phase, PhaseKind, Recipe};
+use super::recipe::{DistillationConfig, EvaluateEvery, Phase, PhaseKind, Recipe};
 use super::sparsify::Sparsity;
 use crate::data::{Augment, Batch, Batches, Dataset, Split};
 use crate::deploy::integer::{IntegerNetwork, predict};
@@ -25,10 +25,10 @@ use crate::files::{read_if_present, write_atomically};
 use crate::hardware::Hardware;
 use crate::network::{Array, Graph, Weights};
 use crate::quantize::{BitPlan, FakeQuant, Fusion};
-use crate::run_folder::{CHECKPOINTS, LAST, METRICS};
+use crate::run_folder::{CHECKPOINTS, FLOAT, LAST, METRICS};
 
 /// Pictures that are evaluated at a time.
-const EVALUATION_BATCH: usize = 250;
+pub(crate) const EVALUATION_BATCH: usize = 250;
 /// Pictures on which biases are corrected for a chip's conversions.
 const CORRECTION_BATCH: usize = 256;
 /// Loss of an epoch, over that of guessing, from which on one without a right guess has diverged.
@@ -61,7 +61,10 @@ struct Metrics {
     epoch: usize,
     loss: f64,
     train_accuracy: f64,
-    test_accuracy: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation_accuracy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test_accuracy: Option<f64>,
     learning_rate: f64,
     images_per_second: f64,
     group_sparsity: f64,
@@ -75,6 +78,7 @@ pub(crate) struct Trainer<'a> {
     model: Model,
     teacher: Option<Model>,
     optimizer: Sgd,
+    average: Option<Average>,
     sparsity: Sparsity,
     position: Position,
 }
@@ -88,7 +92,15 @@ impl<'a> Trainer<'a> {
         let model = Model::new(job.graph, job.picture, weights, job.device);
         let teacher = job.teacher.map(|weights| Model::new(job.graph, job.picture, weights, job.device));
         let sparsity = Sparsity::new(job.graph, job.recipe, job.hardware, &model.device)?;
-        Ok(Self { job, model, teacher, optimizer: Sgd::default(), sparsity, position: Position::default() })
+        Ok(Self {
+            job,
+            model,
+            teacher,
+            optimizer: Sgd::default(),
+            average: None,
+            sparsity,
+            position: Position::default(),
+        })
     }
 
     /// A run that goes on from the last checkpoint in its folder.
@@ -109,6 +121,8 @@ impl<'a> Trainer<'a> {
             arrays.iter().map(|(name, array)| (name.to_string(), to_device(array, &device))).collect()
         };
         trainer.optimizer.momentum = tensors(&checkpoint.momentum);
+        let average = tensors(&checkpoint.average);
+        trainer.average = (!average.is_empty()).then_some(Average { tensors: average });
         let effects = tensors(&checkpoint.effects);
         trainer.sparsity.restore(checkpoint.kept, effects).map_err(|message| Error::file(&path, message))?;
         trainer.position = checkpoint.position;
@@ -131,6 +145,7 @@ impl<'a> Trainer<'a> {
         while let Some(phase) = self.job.recipe.phases.get(self.position.phase) {
             if !self.position.begun {
                 self.begin_phase(phase)?;
+                self.average = phase.average_decay.map(|_| Average::new(&self.model));
                 self.position.begun = true;
                 self.save(LAST)?;
             }
@@ -157,9 +172,29 @@ impl<'a> Trainer<'a> {
         Ok(true)
     }
 
-    /// Accuracy in percent of the float network before it was quantized.
-    pub fn float_accuracy(&self) -> Option<f64> {
-        self.position.float_accuracy
+    /// Accuracy on the test images of the float network before it was quantized, in percent.
+    ///
+    /// # Errors
+    /// The float network's checkpoint is missing or damaged.
+    pub fn float_accuracy(&self) -> Result<Option<f64>> {
+        if self.job.recipe.evaluate_every == EvaluateEvery::Epoch {
+            return Ok(self.position.float_accuracy);
+        }
+        let (weights, _) = Weights::load(&self.job.folder.join(FLOAT))?;
+        let model = Model::new(self.job.graph, self.job.picture, &weights, self.job.device);
+        let test = &self.job.dataset.test;
+        Ok(Some(test.accuracy(&float_predictions(&model, Batches::in_order(test, EVALUATION_BATCH)))))
+    }
+
+    /// Images on which the float network is measured before it is quantized: the test images, or where those wait for the end the ones
+    /// that are held out, or some of the training images. What they are called, and how many.
+    fn reference(&self) -> (&'a Split, &'static str, usize) {
+        let Dataset { train, validation, test, .. } = self.job.dataset;
+        match self.job.recipe.evaluate_every {
+            EvaluateEvery::Epoch => (test, "test", test.len()),
+            EvaluateEvery::End if !validation.is_empty() => (validation, "validation", validation.len()),
+            EvaluateEvery::End => (train, "training", self.job.recipe.calibration_images),
+        }
     }
 
     /// Whether steps have been found already.
@@ -175,11 +210,15 @@ impl<'a> Trainer<'a> {
             return Ok(());
         }
         if self.position.float_accuracy.is_none() {
-            let predictions = float_predictions(&self.model, &self.job.dataset.test);
-            let accuracy = self.job.dataset.test.accuracy(&predictions);
+            let (split, name, images) = self.reference();
+            let predictions = float_predictions(&self.model, Batches::in_order(split, EVALUATION_BATCH).first(images));
+            let accuracy = split.accuracy(&predictions);
             self.position.float_accuracy = Some(accuracy);
             if !self.job.quiet {
-                eprintln!("float accuracy before quantization: {accuracy:.2} %");
+                eprintln!("float accuracy on {name} images before quantization: {accuracy:.2} %");
+            }
+            if self.job.recipe.evaluate_every == EvaluateEvery::End {
+                self.model.weights().save(&self.job.folder.join(FLOAT), Default::default())?;
             }
         }
         if self.job.recipe.quantize.fusion == Fusion::Once {
@@ -205,7 +244,7 @@ impl<'a> Trainer<'a> {
         corrected.correct_biases(&batch.images, plan, fusion, chip);
         let loss = |model: &Model| {
             let logits = model.forward(&model.tensors, model.pictures(&batch.images), mode, |_, _| {}).logits;
-            to_host(cross_entropy(logits, &batch.labels))[0]
+            to_host(cross_entropy(logits, &batch.labels, 0.0))[0]
         };
         if loss(&corrected) < loss(&self.model) {
             self.model = corrected;
@@ -240,6 +279,9 @@ impl<'a> Trainer<'a> {
             tally.pictures += batch.labels.len();
             tally.seconds += started.elapsed().as_secs_f64();
             self.position.step += 1;
+            if let Some((average, decay)) = self.average.as_mut().zip(phase.average_decay) {
+                average.update(&self.model, decay, phase_step + 1);
+            }
             let tally = self.position.tally;
             progress.step(self.position.step, || {
                 let pictures = tally.pictures as f64;
@@ -288,17 +330,28 @@ impl<'a> Trainer<'a> {
     }
 
     fn end_epoch(&mut self, phase: &Phase, learning_rate: f64, progress: Progress) -> Result<()> {
-        let test = &self.job.dataset.test;
         let started = Instant::now();
-        if phase.kind == PhaseKind::Sparsify && self.position.epoch + 1 == phase.epochs {
+        let ends = self.position.epoch + 1 == phase.epochs;
+        let evaluated = match &self.average {
+            Some(average) => {
+                let mut model = self.model.clone();
+                model.tensors = average.tensors.clone();
+                self.sparsity.mask(&mut model);
+                model
+            }
+            None => self.model.clone(),
+        };
+        if ends && self.average.take().is_some() {
+            self.model = evaluated.clone();
+        }
+        if phase.kind == PhaseKind::Sparsify && ends {
             self.sparsity.freeze(&self.model);
         }
-        let predictions = match phase.kind {
-            PhaseKind::Quantize => {
-                fake_quant_predictions(&self.integer_network()?, self.job.hardware, self.job.device, test)?
-            }
-            _ => float_predictions(&self.model, test),
-        };
+        let Dataset { validation, test, .. } = self.job.dataset;
+        let validation_accuracy =
+            (!validation.is_empty()).then(|| self.accuracy(&evaluated, phase.kind, validation)).transpose()?;
+        let meets_test = self.job.recipe.evaluate_every == EvaluateEvery::Epoch;
+        let test_accuracy = meets_test.then(|| self.accuracy(&evaluated, phase.kind, test)).transpose()?;
         let tally = self.position.tally;
         let pictures = tally.pictures as f64;
         let metrics = Metrics {
@@ -306,18 +359,23 @@ impl<'a> Trainer<'a> {
             epoch: self.position.epoch + 1,
             loss: tally.loss / pictures,
             train_accuracy: 100.0 * tally.correct as f64 / pictures,
-            test_accuracy: test.accuracy(&predictions),
+            validation_accuracy,
+            test_accuracy,
             learning_rate,
             images_per_second: pictures / tally.seconds,
             group_sparsity: self.sparsity.zero_share(&self.model),
             penalty: self.sparsity.penalty(&self.model),
             seconds: tally.seconds + started.elapsed().as_secs_f64(),
         };
+        let measured = |name: &str, accuracy: Option<f64>| {
+            accuracy.map(|accuracy| format!(" {name} {accuracy:.2} %")).unwrap_or_default()
+        };
         progress.finish(&format!(
-            "loss {:.4} train {:.2} % test {:.2} % zero groups {:.1} % {:.0} images/s {:.0} s",
+            "loss {:.4} train {:.2} %{}{} zero groups {:.1} % {:.0} images/s {:.0} s",
             metrics.loss,
             metrics.train_accuracy,
-            metrics.test_accuracy,
+            measured("validation", validation_accuracy),
+            measured("test", test_accuracy),
             100.0 * metrics.group_sparsity,
             metrics.images_per_second,
             metrics.seconds
@@ -329,6 +387,20 @@ impl<'a> Trainer<'a> {
         file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_data())).map_err(Error::io(&path))?;
         self.position.metric_lines += 1;
         Ok(())
+    }
+
+    /// Accuracy of a network in a phase, in percent: in float, or as the hardware model will compute it.
+    fn accuracy(&self, model: &Model, kind: PhaseKind, split: &Split) -> Result<f64> {
+        let predictions = match kind {
+            PhaseKind::Quantize => {
+                let network = self.folded(model)?;
+                fake_quant_predictions(&network, self.job.hardware, self.job.device, split)?
+            }
+            PhaseKind::Float | PhaseKind::Sparsify => {
+                float_predictions(model, Batches::in_order(split, EVALUATION_BATCH))
+            }
+        };
+        Ok(split.accuracy(&predictions))
     }
 
     /// Whether quantize phases train with what the chip's conversions lose.
@@ -379,7 +451,7 @@ impl<'a> Trainer<'a> {
                 let logits = teacher.forward(&teacher.tensors, pictures, Mode::Float, |_, _| {}).logits;
                 (Tensor::from_inner(logits), distillation)
             });
-        let loss = loss(output.logits.clone(), &batch.labels, teacher);
+        let loss = loss(output.logits.clone(), &batch.labels, phase.label_smoothing, teacher);
         let value = f64::from(to_host(loss.clone().inner())[0]);
         if !value.is_finite() {
             return Err(self.explain_non_finite(value, batch, mode));
@@ -457,21 +529,28 @@ impl<'a> Trainer<'a> {
     }
 
     /// The network as it is exported now.
+    ///
+    /// # Errors
+    /// A network that integers cannot hold.
     pub fn integer_network(&self) -> Result<IntegerNetwork> {
+        self.folded(&self.model)
+    }
+
+    fn folded(&self, model: &Model) -> Result<IntegerNetwork> {
         let options = FoldOptions {
             quantize: &self.job.recipe.quantize,
             picture: self.job.picture,
             group: self.job.hardware.group,
             classes: &self.job.dataset.classes,
         };
-        fold(self.job.graph, &self.model.weights(), &options)
+        fold(self.job.graph, &model.weights(), &options)
     }
 
     fn augment(&self) -> Result<Augment> {
         let border = self.job.picture.zero_points.as_slice().try_into();
         let border = border.map_err(|_| Error::Setting("pictures of the data sets have three colors".into()))?;
         let (padding, flip) = if self.job.recipe.augment { (CROP_PADDING, true) } else { (0, false) };
-        Ok(Augment { padding, flip, border })
+        Ok(Augment { padding, flip, cutout: self.job.recipe.cutout, border })
     }
 
     /// Writes a checkpoint to a path in the run folder.
@@ -484,9 +563,10 @@ impl<'a> Trainer<'a> {
             arrays
         };
         let (momentum, effects) = (arrays(&self.optimizer.momentum), arrays(self.sparsity.effects()));
+        let average = self.average.as_ref().map(|average| arrays(&average.tensors)).unwrap_or_default();
         let kept = self.sparsity.kept().clone();
         let position = self.position.clone();
-        Checkpoint { weights: self.model.weights(), momentum, kept, effects, position }
+        Checkpoint { weights: self.model.weights(), momentum, average, kept, effects, position }
             .save(&self.job.folder.join(path))
     }
 
@@ -503,8 +583,13 @@ impl<'a> Trainer<'a> {
 
 /// Cross entropy; with a teacher's logits of the same pictures `(1 - weight) * cross entropy + weight * temperature^2 * KL(teacher || student)`
 /// (Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015).
-fn loss(logits: Tensor<2>, labels: &[u8], teacher: Option<(Tensor<2>, &DistillationConfig)>) -> Tensor<1> {
-    let labelled = cross_entropy(logits.clone(), labels);
+fn loss(
+    logits: Tensor<2>,
+    labels: &[u8],
+    label_smoothing: f64,
+    teacher: Option<(Tensor<2>, &DistillationConfig)>,
+) -> Tensor<1> {
+    let labelled = cross_entropy(logits.clone(), labels, label_smoothing);
     match teacher {
         None => labelled,
         Some((teacher, &DistillationConfig { weight, temperature, .. })) => {
@@ -514,11 +599,17 @@ fn loss(logits: Tensor<2>, labels: &[u8], teacher: Option<(Tensor<2>, &Distillat
     }
 }
 
-/// Mean over the pictures of `-ln(softmax(logits)[label])`.
-fn cross_entropy(logits: Tensor<2>, labels: &[u8]) -> Tensor<1> {
+/// Mean over the images of `-ln(softmax(logits)[label])`; with `smoothing` s of `-sum_c t_c ln(softmax(logits)[c])`, where `t` is `1 - s + s / classes` for
+/// the label and `s / classes` for each other class.
+fn cross_entropy(logits: Tensor<2>, labels: &[u8], smoothing: f64) -> Tensor<1> {
     let labels: Vec<i64> = labels.iter().map(|label| i64::from(*label)).collect();
     let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [logits.dims()[0], 1]), &logits.device());
-    log_softmax(logits, 1).gather(1, labels).neg().mean()
+    let logarithms = log_softmax(logits, 1);
+    let labelled = logarithms.clone().gather(1, labels).neg().mean();
+    if smoothing == 0.0 {
+        return labelled;
+    }
+    labelled * (1.0 - smoothing) + logarithms.neg().mean() * smoothing
 }
 
 /// Mean over the pictures of `KL(teacher || student)`, both softened by `temperature`.
@@ -532,14 +623,14 @@ fn largest(values: &[f32]) -> usize {
     (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0)
 }
 
-/// The float network's class of each picture.
-pub(crate) fn float_predictions(model: &Model, split: &Split) -> Vec<u8> {
+/// The float network's class of each image.
+pub(crate) fn float_predictions(model: &Model, batches: Batches) -> Vec<u8> {
     let classes = |batch: Batch| {
         let logits = model.forward(&model.tensors, model.pictures(&batch.images), Mode::Float, |_, _| {}).logits;
         let count = logits.dims()[1];
         to_host(logits).chunks(count).map(|logits| largest(logits) as u8).collect::<Vec<u8>>()
     };
-    Batches::in_order(split, EVALUATION_BATCH).flat_map(classes).collect()
+    batches.flat_map(classes).collect()
 }
 
 /// The fake-quant network's class of each picture on a chip.
@@ -583,13 +674,22 @@ mod tests {
         let device = Device::flex();
         let student = Tensor::<2>::from_floats([[2.0, -1.0]], &device);
         let teacher = Tensor::<2>::from_floats([[0.5, 0.25]], &device);
-        let labelled = to_host(cross_entropy(student.clone(), &[1]))[0];
-        assert_eq!(to_host(loss(student.clone(), &[1], None))[0], labelled);
+        let labelled = to_host(cross_entropy(student.clone(), &[1], 0.0))[0];
+        assert_eq!(to_host(loss(student.clone(), &[1], 0.0, None))[0], labelled);
         let softened = to_host(divergence(teacher.clone(), student.clone(), 3.0))[0];
         for (weight, expected) in [(0.0, labelled), (0.25, 0.75 * labelled + 2.25 * softened), (1.0, 9.0 * softened)] {
             let distillation = DistillationConfig { weight, temperature: 3.0, teacher: None };
-            let found = to_host(loss(student.clone(), &[1], Some((teacher.clone(), &distillation))))[0];
+            let found = to_host(loss(student.clone(), &[1], 0.0, Some((teacher.clone(), &distillation))))[0];
             assert!((found - expected).abs() < 1e-5, "{weight}: {found} {expected}");
         }
+    }
+
+    /// Logits whose softmax is (1/8, 3/4, 1/8), so that each class's share of the loss is known.
+    #[test]
+    fn label_smoothing_asks_for_the_other_classes_too() {
+        let logits = Tensor::<2>::from_floats([[1f32.ln(), 6f32.ln(), 1f32.ln()]], &Device::flex());
+        let found = to_host(cross_entropy(logits, &[1], 0.3))[0];
+        let (label, other) = (-(0.75f32.ln()), -(0.125f32.ln()));
+        assert!((found - (0.8 * label + 0.1 * other + 0.1 * other)).abs() < 1e-6, "{found}");
     }
 }

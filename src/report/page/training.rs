@@ -3,7 +3,7 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::{legend, section};
-use crate::report::metrics::{Epoch, Metrics};
+use crate::report::metrics::{Epoch, Metrics, measured};
 use crate::report::svg::{self, Curve};
 use crate::report::text::count;
 
@@ -16,7 +16,7 @@ pub(super) fn training(metrics: &Metrics) -> Markup {
         Metrics::Read { epochs, skipped } => html! {
             @if let Some(last) = epochs.last() {
                 (curves(epochs))
-                (after(epochs.len(), last))
+                (after(epochs, last))
             } @else {
                 p.note { "metrics.jsonl holds no epochs." }
             }
@@ -40,11 +40,14 @@ fn curves(epochs: &[Epoch]) -> Markup {
     }
     let curve =
         |style, name, value: fn(&Epoch) -> f64| Curve { style, name, values: epochs.iter().map(value).collect() };
-    let mut percents = vec![
-        curve(1, "test accuracy", |epoch| epoch.test_accuracy),
-        curve(2, "train accuracy", |epoch| epoch.train_accuracy),
-    ];
-    let mut colors = vec![("one", "test accuracy"), ("two", "train accuracy")];
+    let mut percents = Vec::new();
+    let mut colors = Vec::new();
+    if let Some((name, values)) = measured(epochs) {
+        percents.push(Curve { style: 1, name, values });
+        colors.push(("one", name));
+    }
+    percents.push(curve(2, "train accuracy", |epoch| epoch.train_accuracy));
+    colors.push(("two", "train accuracy"));
     if epochs.iter().any(|epoch| epoch.group_sparsity > 0.0) {
         percents.push(curve(3, "zero groups", |epoch| 100.0 * epoch.group_sparsity));
         colors.push(("three", "zero groups"));
@@ -58,13 +61,17 @@ fn curves(epochs: &[Epoch]) -> Markup {
     }
 }
 
-fn after(epochs: usize, last: &Epoch) -> Markup {
-    let Epoch { test_accuracy, train_accuracy, loss, .. } = last;
+fn after(epochs: &[Epoch], last: &Epoch) -> Markup {
+    let Epoch { train_accuracy, loss, .. } = last;
+    let measured = measured(epochs).and_then(|(name, values)| Some((name, *values.last()?)));
     html! {
         p.note {
             "Epochs of all phases, one after the other; a dashed line is where a phase begins. After the last of "
-            (count(epochs, "epoch")) ": test accuracy " (format!("{test_accuracy:.2}")) " %, train accuracy "
-            (format!("{train_accuracy:.2}")) " %, loss " (format!("{loss:.4}")) " nats."
+            (count(epochs.len(), "epoch")) ": "
+            @if let Some((name, accuracy)) = measured {
+                (name) " " (format!("{accuracy:.2}")) " %, "
+            }
+            "train accuracy " (format!("{train_accuracy:.2}")) " %, loss " (format!("{loss:.4}")) " nats."
         }
     }
 }
