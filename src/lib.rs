@@ -11,10 +11,11 @@
 //! | [`network`] | the layer graph, the zoo, float weights, import of foreign checkpoints |
 //! | `engine` | fast operations for burn's CPU device |
 //! | [`quantize`] | bit widths, fake quantizers, exact fake-quant evaluation |
-//! | [`sparsity`] | group geometry, penalty, proximal step, choice of groups |
+//! | [`groups`] | the shape of a weight group, the grid over a convolution, the index of kept groups |
+//! | [`sparsity`] | penalty, proximal step, choice of groups |
 //! | `train` | recipe, phases, loop, calibration, resume, metrics |
 //! | [`deploy`] | integers, the package, the integer reference, validation |
-//! | [`hardware`] | macro, mapping, index codes, schedule, energy |
+//! | [`hardware`] | macro, mapping, schedule, energy |
 //! | [`report`] | the table and `report.html` |
 //! | `reproduce` | experiments: tables whose rows are runs, with seeds |
 //!
@@ -28,6 +29,7 @@ pub mod deploy;
 pub mod engine;
 pub mod error;
 mod files;
+pub mod groups;
 pub mod hardware;
 pub mod network;
 pub mod progress;

@@ -6,12 +6,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
+use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
     Activity, Area, Converter, Cost, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares,
     Mapping, Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
 };
 use mars::network::{Conv, ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
-use mars::sparsity::{GroupGrid, GroupShape, fit_budget};
+use mars::sparsity::fit_budget;
 use proptest::prelude::*;
 use rayon::prelude::*;
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use mars::deploy::{Package, PackageError, Predictions, Provenance};
+use mars::groups::GroupShape;
 use mars::network::Graph;
-use mars::sparsity::GroupShape;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

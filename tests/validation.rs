@@ -3,10 +3,10 @@
 mod common;
 
 use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
+use mars::groups::GroupGrid;
 use mars::hardware::{AccessMode, Components, Converter, Evaluator, Hardware, PingPong, Policy, evaluate};
 use mars::network::{ConvShape, Source, zoo};
 use mars::report::{Swing, tornado};
-use mars::sparsity::GroupGrid;
 
 use common::recipe::{Recipe, W4A4, W8A8};
 use common::{Random, check_file};

@@ -9,9 +9,9 @@
 //! ```
 
 use crate::error::{Error, Result};
+use crate::groups::GroupShape;
 use crate::network::{BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
 use crate::quantize::{BitPlan, Fusion, NodeBits, QuantizeConfig};
-use crate::sparsity::GroupShape;
 
 use super::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER,

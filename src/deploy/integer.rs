@@ -11,8 +11,8 @@
 //! ```
 
 use crate::error::{Error, Result};
+use crate::groups::GroupShape;
 use crate::network::{Conv, ConvShape, Graph, Node, Op, Skip, Source};
-use crate::sparsity::GroupShape;
 
 /// Bits of the picture's bytes.
 pub const IMAGE_BITS: u8 = 8;

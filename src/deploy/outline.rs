@@ -1,9 +1,9 @@
 //! A network as the chip sees it before anything is trained: its bits, without its weights.
 
 use super::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
+use crate::groups::GroupShape;
 use crate::network::{ConvShape, Graph, Op, Skip, Source};
 use crate::quantize::{BitPlan, Fusion, QuantizeConfig, WeightScale};
-use crate::sparsity::GroupShape;
 
 /// What the cost of a network follows from: every weight is one and means nothing.
 pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> IntegerNetwork {

@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use super::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::Result;
 use crate::files::write_atomically;
+use crate::groups::GroupGrid;
 use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
-use crate::sparsity::GroupGrid;
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
 pub use error::PackageError;

@@ -12,8 +12,8 @@ use super::mapping::ConvMapping;
 use super::noise::{ConversionNoise, Key, STREAM_CONVERSIONS, stuck_weights};
 use crate::deploy::integer::IntegerConv;
 use crate::error::{Error, Result};
+use crate::groups::GroupShape;
 use crate::network::{ConvShape, MapShape};
-use crate::sparsity::GroupShape;
 
 /// A convolution on the arrays.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use super::noise::MAX_SIGMA;
 use super::placement::Policy;
 use crate::error::{Error, Result, with_suggestion};
 use crate::files::read_toml;
-use crate::sparsity::GroupShape;
+use crate::groups::GroupShape;
 
 /// A multi-macro SRAM computing-in-memory chip.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

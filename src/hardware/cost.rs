@@ -17,7 +17,7 @@ use super::schedule::{Loading, Timeline};
 use super::workload::{LayerWork, workload};
 use crate::deploy::integer::IntegerNetwork;
 use crate::error::Result;
-use crate::sparsity::{GroupGrid, GroupShape};
+use crate::groups::{GroupGrid, GroupShape};
 
 /// What a network costs on a chip.
 #[derive(Clone, Debug, Serialize)]

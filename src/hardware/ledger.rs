@@ -13,8 +13,8 @@ use super::placement::{Policy, sets_of_cores};
 use super::workload::{Layer, node_workload};
 use crate::deploy::integer::IntegerNetwork;
 use crate::error::Result;
+use crate::groups::GroupGrid;
 use crate::network::Conv;
-use crate::sparsity::GroupGrid;
 
 /// What a budget counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::config::{Hardware, Precision};
-use super::index::{IndexCode, SELECTOR_BITS};
 use crate::deploy::integer::IntegerConv;
 use crate::error::{Error, Result};
+use crate::groups::{GroupGrid, IndexCode, SELECTOR_BITS};
 use crate::network::ConvShape;
-use crate::sparsity::GroupGrid;
 
 /// Bits of an accumulator and of a bias.
 pub(super) const ACCUMULATOR_BITS: u64 = 32;
@@ -245,7 +244,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sparsity::GroupShape;
+    use crate::groups::GroupShape;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]

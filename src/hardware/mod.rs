@@ -14,7 +14,6 @@
 //! | `cost` | all of these | [`Evaluation`]: cycles, energy, compression |
 //! | `ledger` | workload | [`Ledger`]: what a network costs while its groups go |
 //! | [`sweep`] | ranges over keys of a hardware file | a row of costs for each chip |
-//! | `index` | kept groups | [`IndexCode`]: how the index is stored |
 //!
 //! It knows [`IntegerNetwork`](crate::deploy::integer::IntegerNetwork), but neither training nor the package's bytes.
 
@@ -24,7 +23,6 @@ mod config;
 mod converter;
 mod cost;
 mod energy;
-mod index;
 mod kernel;
 mod ledger;
 mod mapper;
@@ -42,7 +40,6 @@ pub use config::{
 };
 pub use cost::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
 pub use energy::EnergyBreakdown;
-pub use index::{Index, IndexCode, SELECTOR_BITS};
 pub use ledger::{Ledger, Resource, Snapshot, Step};
 pub use mapping::{ConvMapping, FilterSet};
 #[cfg(feature = "train")]

@@ -9,8 +9,8 @@ use crate::deploy::Deployment;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::hardware::{Activity, LayerCost, Span};
+use crate::groups::GroupGrid;
 use crate::network::Conv;
-use crate::sparsity::GroupGrid;
 
 use super::svg::{self, Bar, Stretch};
 use super::text::{count, energy as microjoules, grouped, percent, words};

@@ -6,7 +6,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::groups::GroupGrid;
+use crate::groups::GroupGrid;
 
 /// Groups of one convolution's weights, on a device.
 pub struct Lasso {
@@ -115,7 +115,7 @@ pub fn keep_best(scores: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sparsity::GroupShape;
+    use crate::groups::GroupShape;
 
     /// Five filters and three channels in groups of 2 x 2: the last set and block are partly filled.
     fn lasso() -> Lasso {

@@ -10,9 +10,10 @@ use super::recipe::{Budget, Recipe, SparsityConfig};
 use crate::deploy::integer::IntegerNetwork;
 use crate::deploy::outline;
 use crate::error::{Error, Result};
+use crate::groups::GroupGrid;
 use crate::hardware::{Hardware, Ledger, Resource};
 use crate::network::Graph;
-use crate::sparsity::{GroupGrid, Lasso, fit_budget, keep_best};
+use crate::sparsity::{Lasso, fit_budget, keep_best};
 
 /// Share of a phase that only looks at what each group does, before the first one goes.
 const LOOK: f64 = 0.1;

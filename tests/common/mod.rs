@@ -12,8 +12,8 @@ use std::process::{Command, Output, Stdio};
 use mars::data::{IMAGE_BYTES, SIDE};
 use mars::deploy::Provenance;
 use mars::deploy::integer::{IntegerLayer, IntegerNetwork};
+use mars::groups::GroupShape;
 use mars::network::Graph;
-use mars::sparsity::GroupShape;
 
 /// SplitMix64: the same numbers on every machine.
 pub(crate) struct Random(pub u64);

@@ -1,8 +1,8 @@
 //! Integer networks with random weights, of given bits and group sparsity.
 
 use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
+use mars::groups::{GroupGrid, GroupShape};
 use mars::network::{ConvShape, Graph, NetworkSpec, Op, Skip, Source};
-use mars::sparsity::{GroupGrid, GroupShape};
 
 use super::Random;
 

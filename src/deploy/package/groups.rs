@@ -1,7 +1,6 @@
 //! Kept groups of one convolution as an index and packed weights.
 
-use crate::hardware::{Index, IndexCode};
-use crate::sparsity::GroupGrid;
+use crate::groups::{GroupGrid, Index, IndexCode};
 
 /// Dense positions of a group's real weights: filter by filter, in each its channels.
 fn positions(grid: &GroupGrid, group: usize) -> impl Iterator<Item = usize> {
@@ -101,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sparsity::GroupShape;
+    use crate::groups::GroupShape;
 
     fn grid(group: [usize; 2], conv: [usize; 3]) -> GroupGrid {
         GroupGrid {

@@ -4,9 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Provenance;
 use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerSkip, Requantize};
-use crate::hardware::IndexCode;
+use crate::groups::{GroupShape, IndexCode};
 use crate::network::NetworkSpec;
-use crate::sparsity::GroupShape;
 
 /// What is read first, to tell another version from a damaged file.
 #[derive(Deserialize)]

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::deploy::integer::{IMAGE_BITS, predict};
+use crate::groups::GroupShape;
 use crate::network::{Conv, Graph, NetworkSpec};
-use crate::sparsity::GroupShape;
 
 fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {
     IntegerConv { input_bits, weight_bits: 8, weights: weights.into(), bias: bias.into() }

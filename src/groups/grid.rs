@@ -1,21 +1,7 @@
-//! The shape of a weight group, and the grid of groups that covers a convolution.
-//!
-//! A group is what the chip keeps, stores and indexes: `filters` x `channels` weights at one kernel position. It knows nothing of
-//! training or of the hardware around it.
+//! The grid of groups that covers a convolution.
 
-use serde::{Deserialize, Serialize};
-
+use super::shape::GroupShape;
 use crate::network::ConvShape;
-
-/// Filters and channels of a group (16 x 16 by default); it comes from the hardware file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GroupShape {
-    /// Filters that compute side by side on the bit lines.
-    pub filters: usize,
-    /// Input channels on the word lines.
-    pub channels: usize,
-}
 
 /// The grid of groups over a convolution's weights `[filters, channels, kernel height, kernel width]`.
 ///
