@@ -14,12 +14,10 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use mars::data::{DataOptions, Dataset};
-use mars::deploy::integer::IntegerNetwork;
-use mars::deploy::{FoldOptions, PictureScale, Reference, fold};
 use mars::engine::{Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
+use mars::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, QuantizeConfig, Reference, fold};
 use mars::network::{Array, Conv, Graph, Op, Weights, zoo};
-use mars::quantize::{BitPlan, Fusion, QuantizeConfig};
 use mars::train::{Allocator, Phase, PhaseKind, Recipe, inference_seconds, keep_memory, step_seconds};
 
 #[global_allocator]

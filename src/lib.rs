@@ -1,20 +1,21 @@
 //! MARS: train and compress neural networks for SRAM computing-in-memory chips, and run them on a model of the chip.
 //!
 //! A network is described once ([`network::NetworkSpec`]), trained with compression in the loop (`train`), folded to integers
-//! ([`deploy::fold`]), written to a package ([`deploy::Package`]), and run on the multi-macro hardware model ([`hardware`]). Three
-//! executions of the same arithmetic must agree to the last bit: fake-quant ([`quantize`]), the integer reference
-//! ([`deploy::Reference`]) and the macro model ([`hardware::MacroNetwork`]).
+//! ([`integer::fold`]), written to a package ([`deploy::Package`]), and run on the multi-macro hardware model ([`hardware`]). Three
+//! executions of the same arithmetic must agree to the last bit: fake-quant (`quantize`), the integer reference
+//! ([`integer::Reference`]) and the macro model ([`hardware::MacroNetwork`]).
 //!
 //! | room | knows |
 //! |---|---|
 //! | [`data`] | files, checksums, augmentation, batches |
 //! | [`network`] | the layer graph, the zoo, float weights, import of foreign checkpoints |
 //! | `engine` | fast operations for burn's CPU device |
-//! | [`quantize`] | bit widths, fake quantizers, exact fake-quant evaluation |
+//! | [`integer`] | bit widths, the fold to integers, the integer network and its reference |
+//! | `quantize` | fake quantizers, exact fake-quant evaluation |
 //! | [`groups`] | the shape of a weight group, the grid over a convolution, the index of kept groups |
 //! | [`sparsity`] | penalty, proximal step, choice of groups |
 //! | `train` | recipe, phases, loop, calibration, resume, metrics |
-//! | [`deploy`] | integers, the package, the integer reference, validation |
+//! | [`deploy`] | the package, validation |
 //! | [`hardware`] | macro, mapping, schedule, energy |
 //! | [`report`] | the table and `report.html` |
 //! | `reproduce` | experiments: tables whose rows are runs, with seeds |
@@ -31,8 +32,10 @@ pub mod error;
 mod files;
 pub mod groups;
 pub mod hardware;
+pub mod integer;
 pub mod network;
 pub mod progress;
+#[cfg(feature = "train")]
 pub mod quantize;
 pub mod report;
 #[cfg(feature = "train")]

@@ -11,15 +11,18 @@ use std::path::Path;
 use burn::tensor::Device;
 use common::{Random, provenance};
 use mars::data::{DataOptions, Dataset};
-use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, predict};
-use mars::deploy::{FoldOptions, Package, PictureScale, Reference, fold, validate};
+use mars::deploy::{Package, validate};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{AccessMode, Converter, Hardware, MacroNetwork, Noise, evaluate};
+use mars::integer::{
+    BitPlan, FoldOptions, Fusion, IntegerConv, IntegerLayer, IntegerNetwork, LayerBits, PictureScale, QuantizeConfig,
+    Reference, WeightScale, fold, predict,
+};
 use mars::network::{
     Array, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source,
     Weights,
 };
-use mars::quantize::{BitPlan, FakeQuant, Fusion, LayerBits, QuantizeConfig, WeightScale};
+use mars::quantize::FakeQuant;
 use mars::train::{Outcome, Plan, Request};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;

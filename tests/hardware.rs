@@ -5,12 +5,12 @@ mod common;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
     Activity, Area, Converter, Cost, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares,
     Mapping, Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
 };
+use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use mars::network::{Conv, ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
 use mars::sparsity::fit_budget;
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ fn direct_conv(shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[
 
 type Convolve<'a> = dyn Fn(&ConvShape, &IntegerConv, &[u8], &[u8]) -> Vec<i64> + 'a;
 
-/// Logits of one picture by the formulas of `mars::deploy::integer`, layer by layer, dense.
+/// Logits of one picture by the formulas of `mars::integer`, layer by layer, dense.
 fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) -> Vec<i32> {
     let mut values: Vec<Vec<(u8, Vec<u8>)>> = Vec::new();
     let nodes = network.graph.nodes();

@@ -5,9 +5,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use mars::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use mars::deploy::{Package, PackageError, Predictions, Provenance};
 use mars::groups::GroupShape;
+use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use mars::network::Graph;
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -6,9 +6,9 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use mars::data::{IMAGE_BYTES, Split};
-use mars::deploy::integer::{IMAGE_BITS, IntegerLayer, IntegerNetwork, predict};
-use mars::deploy::{Accuracy, Deployment, Mismatches, Package, Predictions, Provenance, Reference, validate};
+use mars::deploy::{Accuracy, Deployment, Mismatches, Package, Predictions, Provenance, validate};
 use mars::hardware::{Hardware, evaluate};
+use mars::integer::{IMAGE_BITS, IntegerLayer, IntegerNetwork, Reference, predict};
 use mars::network::{NetworkSpec, zoo};
 use mars::report;
 use tempfile::TempDir;

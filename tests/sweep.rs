@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use mars::data::{DataOptions, Dataset};
-use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize, predict};
 use mars::deploy::{Package, Predictions, validate};
 use mars::hardware::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
 use mars::hardware::{Area, Evaluator, Hardware, MacroNetwork, Noise};
+use mars::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize, predict};
 use mars::network::Graph;
 use tempfile::TempDir;
 

@@ -2,9 +2,9 @@
 
 mod common;
 
-use mars::deploy::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use mars::groups::GroupGrid;
 use mars::hardware::{AccessMode, Components, Converter, Evaluator, Hardware, PingPong, Policy, evaluate};
+use mars::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use mars::network::{ConvShape, Source, zoo};
 use mars::report::{Swing, tornado};
 

@@ -17,10 +17,10 @@ use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::Result;
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
+use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 

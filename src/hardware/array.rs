@@ -3,7 +3,7 @@
 //! For each output pixel and access it gathers the inputs of the mapped groups, forms one partial sum for each output, weight
 //! slice and input phase, range-checks it, adds its noise, lets the converter see it, and adds it, shifted, to the accumulator. Groups that
 //! aren't mapped have no influence on the result. Bias, residual sum and requantization are those of
-//! [`deploy::integer`](crate::deploy::integer), whose reference execution it never calls.
+//! [`integer`](crate::integer), whose reference execution it never calls.
 
 use rayon::prelude::*;
 
@@ -11,8 +11,8 @@ use super::array_conv::ArrayConv;
 use super::config::Hardware;
 use super::kernel::{Sums, Task, dispatch};
 use super::mapping::ConvMapping;
-use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::error::{Error, Result};
+use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::network::{Conv, MapShape, Op, Skip, Source};
 
 /// An integer network mapped to a chip, ready to compute.

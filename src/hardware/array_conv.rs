@@ -10,9 +10,9 @@ use super::converter::Slice;
 use super::kernel::{Dot, Inputs, LANES, NARROW_LIMIT, QUAD, Sums, Task, Weights, dispatch};
 use super::mapping::ConvMapping;
 use super::noise::{ConversionNoise, Key, STREAM_CONVERSIONS, stuck_weights};
-use crate::deploy::integer::IntegerConv;
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
+use crate::integer::IntegerConv;
 use crate::network::{ConvShape, MapShape};
 
 /// A convolution on the arrays.

@@ -15,9 +15,9 @@ use super::placement::{CoreWork, Placement, Policy};
 use super::program::LayerProgram;
 use super::schedule::{Loading, Timeline};
 use super::workload::{LayerWork, workload};
-use crate::deploy::integer::IntegerNetwork;
 use crate::error::Result;
 use crate::groups::{GroupGrid, GroupShape};
+use crate::integer::IntegerNetwork;
 
 /// What a network costs on a chip.
 #[derive(Clone, Debug, Serialize)]

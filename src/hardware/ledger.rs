@@ -11,9 +11,9 @@ use super::mapper::map;
 use super::mapping::{ConvMapping, FilterSet, Sets};
 use super::placement::{Policy, sets_of_cores};
 use super::workload::{Layer, node_workload};
-use crate::deploy::integer::IntegerNetwork;
 use crate::error::Result;
 use crate::groups::GroupGrid;
+use crate::integer::IntegerNetwork;
 use crate::network::Conv;
 
 /// What a budget counts.

@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::config::{Hardware, Precision};
-use crate::deploy::integer::IntegerConv;
 use crate::error::{Error, Result};
 use crate::groups::{GroupGrid, IndexCode, SELECTOR_BITS};
+use crate::integer::IntegerConv;
 use crate::network::ConvShape;
 
 /// Bits of an accumulator and of a bias.

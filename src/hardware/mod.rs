@@ -15,7 +15,7 @@
 //! | `ledger` | workload | [`Ledger`]: what a network costs while its groups go |
 //! | [`sweep`] | ranges over keys of a hardware file | a row of costs for each chip |
 //!
-//! It knows [`IntegerNetwork`](crate::deploy::integer::IntegerNetwork), but neither training nor the package's bytes.
+//! It knows [`IntegerNetwork`](crate::integer::IntegerNetwork), but neither training nor the package's bytes.
 
 mod array;
 mod array_conv;

@@ -5,8 +5,8 @@
 use super::config::{Hardware, PingPong};
 use super::mapping::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
 use super::placement::{CoreWork, Outputs, Placement, place};
-use crate::deploy::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::Result;
+use crate::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Op, Skip, Source};
 
 /// Bits of a product before requantization: accumulator times multiplier.

@@ -6,10 +6,10 @@
 
 use rayon::prelude::*;
 
-use crate::deploy::integer::IntegerConv;
 use crate::engine::{Digits, LANES, Word, digit_sums, vectorized};
 use crate::error::Result;
 use crate::hardware::{ConvMapping, ConversionNoise, Converter, Hardware, stuck_weights};
+use crate::integer::IntegerConv;
 use crate::network::{Conv, ConvShape, MapShape};
 
 /// Bits of a word.

@@ -13,10 +13,10 @@ use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 
 use super::conversion::{Conversions, cells};
-use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::engine::exact_conv;
 use crate::error::Result;
 use crate::hardware::Hardware;
+use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Conv, ConvShape, MapShape, Op, Skip, Source};
 
 /// Floats hold every integer below this.

@@ -4,8 +4,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::deploy::integer::{MAX_MULTIPLIER, SHIFT_LIMIT};
 use crate::engine;
+use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT};
 
 /// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
 pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {

@@ -8,8 +8,8 @@ use maud::{Markup, PreEscaped};
 use crate::deploy::Deployment;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::hardware::{Activity, LayerCost, Span};
 use crate::groups::GroupGrid;
+use crate::hardware::{Activity, LayerCost, Span};
 use crate::network::Conv;
 
 use super::svg::{self, Bar, Stretch};

@@ -4,8 +4,9 @@ use super::model::{Mode, Model, to_host};
 use super::recipe::Recipe;
 use crate::data::{Batches, Split};
 use crate::error::{Error, Result};
+use crate::integer::{BitPlan, Fusion, WeightScale};
 use crate::network::{Array, Conv, Op, Source};
-use crate::quantize::{BitPlan, Fusion, WeightScale, activation_limit, calibrate_step, weight_limit};
+use crate::quantize::{activation_limit, calibrate_step, weight_limit};
 
 /// Pictures that go through the network at a time.
 const BATCH: usize = 128;

@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::pass::Pass;
-use crate::deploy::PictureScale;
 use crate::hardware::Hardware;
+use crate::integer::{BitPlan, Fusion, PictureScale};
 use crate::network::{Array, BATCH_NORM_EPSILON, Conv, Graph, Node, Weights};
-use crate::quantize::{BitPlan, Fusion};
 
 /// Arrays by name, flat, on a device.
 pub(crate) type Tensors = BTreeMap<String, Tensor<1>>;

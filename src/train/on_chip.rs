@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::model::{Chip, to_host};
 use super::pass::{Layer, Pass};
-use crate::deploy::integer::IntegerConv;
+use crate::integer::IntegerConv;
 use crate::network::Source;
 use crate::quantize::{Conversions, cells};
 

@@ -10,8 +10,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::model::{Chip, Mode, Model, Output, Statistics, Tensors, gain};
 use super::on_chip::OnChip;
 use crate::engine::{Norm, Shortcut, Window, conv_block, max_pool, moments};
+use crate::integer::Fusion;
 use crate::network::{BATCH_NORM_EPSILON, Conv, ConvShape, Node, Op, Skip, Source};
-use crate::quantize::{Fusion, multiplier_errors, quantize_biases, quantize_values, quantize_weights};
+use crate::quantize::{multiplier_errors, quantize_biases, quantize_values, quantize_weights};
 
 /// A value in its stored forms, by their bits; the picture, and all values where nothing is quantized, in one without.
 struct Value(Vec<(Option<u8>, Tensor<4>)>);

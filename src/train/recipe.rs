@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::data::Normalization;
-use crate::deploy::PictureScale;
 use crate::error::{Error, Result, toml_message, with_suggestion};
 use crate::files::to_toml;
+use crate::integer::{Fusion, PictureScale, QuantizeConfig};
 use crate::network::ZOO;
-use crate::quantize::{Fusion, QuantizeConfig};
 
 /// Everything that decides a run's result, beside the files it names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

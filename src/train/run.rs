@@ -11,12 +11,12 @@ use super::recipe::{DistillationConfig, Recipe};
 use super::sparsify::check_budget;
 use super::trainer::{EVALUATION_BATCH, Job, Trainer, fake_quant_predictions, float_predictions};
 use crate::data::{Batches, DataOptions, Dataset};
-use crate::deploy::{self, Deployment, Package, PictureScale, Predictions, Provenance};
+use crate::deploy::{self, Deployment, Package, Predictions, Provenance};
 use crate::error::{Error, Result};
 use crate::files::{read_toml, to_toml, write_atomically};
 use crate::hardware::Hardware;
+use crate::integer::{BitPlan, Fusion, PictureScale};
 use crate::network::{Graph, NetworkSpec, Node, Op, Weights, ZOO, import, zoo};
-use crate::quantize::{BitPlan, Fusion};
 use crate::report;
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, NETWORK, PACKAGE, RECIPE, TEACHER};
 

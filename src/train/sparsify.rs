@@ -7,11 +7,10 @@ use burn::tensor::{Device, Tensor};
 use super::model::{Model, Tensors, to_host};
 use super::optimizer::Sgd;
 use super::recipe::{Budget, Recipe, SparsityConfig};
-use crate::deploy::integer::IntegerNetwork;
-use crate::deploy::outline;
 use crate::error::{Error, Result};
 use crate::groups::GroupGrid;
 use crate::hardware::{Hardware, Ledger, Resource};
+use crate::integer::{IntegerNetwork, outline};
 use crate::network::Graph;
 use crate::sparsity::{Lasso, fit_budget, keep_best};
 

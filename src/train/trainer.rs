@@ -18,13 +18,12 @@ use super::progress::Progress;
 use super::recipe::{DistillationConfig, EvaluateEvery, Phase, PhaseKind, Recipe};
 use super::sparsify::Sparsity;
 use crate::data::{Augment, Batch, Batches, Dataset, Split};
-use crate::deploy::integer::{IntegerNetwork, predict};
-use crate::deploy::{FoldOptions, PictureScale, fold};
 use crate::error::{Error, Result};
 use crate::files::{read_if_present, write_atomically};
 use crate::hardware::Hardware;
+use crate::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, fold, predict};
 use crate::network::{Array, Graph, Weights};
-use crate::quantize::{BitPlan, FakeQuant, Fusion};
+use crate::quantize::FakeQuant;
 use crate::run_folder::{CHECKPOINTS, FLOAT, LAST, METRICS};
 
 /// Pictures that are evaluated at a time.

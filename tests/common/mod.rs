@@ -11,8 +11,8 @@ use std::process::{Command, Output, Stdio};
 
 use mars::data::{IMAGE_BYTES, SIDE};
 use mars::deploy::Provenance;
-use mars::deploy::integer::{IntegerLayer, IntegerNetwork};
 use mars::groups::GroupShape;
+use mars::integer::{IntegerLayer, IntegerNetwork};
 use mars::network::Graph;
 
 /// SplitMix64: the same numbers on every machine.

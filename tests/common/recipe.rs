@@ -1,7 +1,7 @@
 //! Integer networks with random weights, of given bits and group sparsity.
 
-use mars::deploy::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use mars::groups::{GroupGrid, GroupShape};
+use mars::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use mars::network::{ConvShape, Graph, NetworkSpec, Op, Skip, Source};
 
 use super::Random;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Provenance;
-use crate::deploy::integer::{Form, IntegerConv, IntegerLayer, IntegerSkip, Requantize};
 use crate::groups::{GroupShape, IndexCode};
+use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerSkip, Requantize};
 use crate::network::NetworkSpec;
 
 /// What is read first, to tell another version from a damaged file.

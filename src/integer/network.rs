@@ -1,14 +1,4 @@
-//! The integer network: what the package holds, what the integer reference and the hardware model compute.
-//!
-//! It knows nothing of burn, of files or of the hardware.
-//!
-//! Values are unsigned. A value may be kept in several *forms*, one for each bit width that its readers ask for, all
-//! requantized from the same sum (see `docs/package-format.md`):
-//!
-//! ```text
-//! sum  = (acc + bias_c) * m_c  [+ skip * m_skip | + (acc2 + bias2_c) * m2_c]        i64
-//! form = clamp((sum + 2^(n-1)) >> n, 0, 2^bits - 1)                                 arithmetic shift, 0 < n < 40
-//! ```
+//! The integer network: layers with their integers, and the rounding of a sum.
 
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;

@@ -1,9 +1,9 @@
 //! A network as the chip sees it before anything is trained: its bits, without its weights.
 
-use super::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
+use super::bits::{BitPlan, Fusion, QuantizeConfig, WeightScale};
+use super::network::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use crate::groups::GroupShape;
 use crate::network::{ConvShape, Graph, Op, Skip, Source};
-use crate::quantize::{BitPlan, Fusion, QuantizeConfig, WeightScale};
 
 /// What the cost of a network follows from: every weight is one and means nothing.
 pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> IntegerNetwork {
@@ -11,7 +11,7 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
     let per_filter = config.fusion == Fusion::None || config.weight_scale == WeightScale::Column;
     let multipliers = |filters: usize| vec![1; if per_filter { filters } else { 1 }];
     let conv = |shape: &ConvShape, source: Source, input_bits: u8, weight_bits: u8| IntegerConv {
-        input_bits: if source == Source::Image { super::integer::IMAGE_BITS } else { input_bits },
+        input_bits: if source == Source::Image { IMAGE_BITS } else { input_bits },
         weight_bits,
         weights: vec![1; shape.weights()],
         bias: vec![0; shape.filters()],

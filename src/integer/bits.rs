@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::deploy::integer::IMAGE_BITS;
+use super::network::IMAGE_BITS;
 use crate::error::{Error, Result};
 use crate::network::{Graph, Op, Skip, Source};
 

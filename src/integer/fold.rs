@@ -8,15 +8,14 @@
 //! m_c / 2^n = s_c * s_in / s_out       m_skip / 2^n = s_skip / s_out
 //! ```
 
-use crate::error::{Error, Result};
-use crate::groups::GroupShape;
-use crate::network::{BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
-use crate::quantize::{BitPlan, Fusion, NodeBits, QuantizeConfig};
-
-use super::integer::{
+use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig};
+use super::network::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER,
     Requantize, SHIFT_LIMIT,
 };
+use crate::error::{Error, Result};
+use crate::groups::GroupShape;
+use crate::network::{BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
 
 /// How the picture's bytes become numbers: `(byte - zero_point) / (255 * std)`, one pair a color.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::deploy::integer::{IMAGE_BITS, predict};
 use crate::groups::GroupShape;
+use crate::integer::{IMAGE_BITS, predict};
 use crate::network::{Conv, Graph, NetworkSpec};
 
 fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {

@@ -1,11 +1,11 @@
 //! The integer reference: runs an [`IntegerNetwork`] as plain convolutions.
 //!
 //! It is the measure for the other executions, so it shares nothing with the hardware model: it reads the dense weights
-//! and computes each sum as the header of [`integer`](super::integer) says.
+//! and computes each sum as the header of [`integer`](super) says.
 
 use rayon::prelude::*;
 
-use super::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
+use super::network::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::error::{Error, Result};
 use crate::network::{ConvShape, MapShape, Node, Op, Skip, Source};
 

@@ -1,0 +1,34 @@
+//! The integer network: what the package holds, what the integer reference and the hardware model compute.
+//!
+//! | module | from | to |
+//! |---|---|---|
+//! | `network` | | [`IntegerNetwork`]: layers with their integers, and the rounding of a sum |
+//! | `bits` | a graph, [`QuantizeConfig`] | [`BitPlan`]: which bit width where |
+//! | `fold` | float weights and steps, a bit plan | an integer network |
+//! | `outline` | a graph, a bit plan | an integer network whose weights mean nothing |
+//! | `reference` | an integer network, images | [`Reference`]: logits, by direct convolution |
+//!
+//! It knows nothing of burn, of files or of the hardware.
+//!
+//! Values are unsigned. A value may be kept in several *forms*, one for each bit width that its readers ask for, all
+//! requantized from the same sum (see `docs/package-format.md`):
+//!
+//! ```text
+//! sum  = (acc + bias_c) * m_c  [+ skip * m_skip | + (acc2 + bias2_c) * m2_c]        i64
+//! form = clamp((sum + 2^(n-1)) >> n, 0, 2^bits - 1)                                 arithmetic shift, 0 < n < 40
+//! ```
+
+mod bits;
+mod fold;
+mod network;
+mod outline;
+mod reference;
+
+pub use bits::{BitPlan, Fusion, LayerBits, NodeBits, QuantizeConfig, WeightScale};
+pub use fold::{FoldOptions, PictureScale, fold};
+pub use network::{
+    Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, MAX_BIAS, MAX_MULTIPLIER,
+    MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
+};
+pub use outline::outline;
+pub use reference::Reference;
