@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::data::DataOptions;
-use crate::deploy::Deployment;
 use crate::error::Result;
 use crate::files::write_atomically;
 use crate::report;
+use crate::validation::Deployment;
 
 /// Flags that say where data sets lie and what is printed.
 #[derive(Args, Debug)]

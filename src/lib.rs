@@ -1,12 +1,13 @@
 //! MARS: train and compress neural networks for SRAM computing-in-memory chips, and run them on a model of the chip.
 //!
 //! A network is described once ([`network::NetworkSpec`]), trained with compression in the loop (`train`), folded to integers
-//! ([`integer::fold`]), written to a package ([`deploy::Package`]), and run on the multi-macro hardware model ([`hardware`]). Three
+//! ([`integer::fold`]), written to a package ([`package::Package`]), and run on the multi-macro hardware model ([`hardware`]). Three
 //! executions of the same arithmetic must agree to the last bit: fake-quant (`quantize`), the integer reference
 //! ([`integer::Reference`]) and the macro model ([`hardware::MacroNetwork`]).
 //!
 //! | room | knows |
 //! |---|---|
+//! | [`error`] | what can go wrong |
 //! | [`data`] | files, checksums, augmentation, batches |
 //! | [`network`] | the layer graph, the zoo, float weights, import of foreign checkpoints |
 //! | `engine` | fast operations for burn's CPU device |
@@ -15,8 +16,10 @@
 //! | [`groups`] | the shape of a weight group, the grid over a convolution, the index of kept groups |
 //! | [`sparsity`] | penalty, proximal step, choice of groups |
 //! | `train` | recipe, phases, loop, calibration, resume, metrics |
-//! | [`deploy`] | the package, validation |
+//! | [`package`] | the file `model.mars` |
 //! | [`hardware`] | macro, mapping, schedule, energy |
+//! | [`validation`] | a package on all images: accuracy, mismatches, cost |
+//! | [`sweep`] | the cost of a network on every chip of a design space |
 //! | [`report`] | the table and `report.html` |
 //! | `reproduce` | experiments: tables whose rows are runs, with seeds |
 //!
@@ -25,7 +28,6 @@
 
 pub mod cli;
 pub mod data;
-pub mod deploy;
 #[cfg(feature = "train")]
 pub mod engine;
 pub mod error;
@@ -34,6 +36,7 @@ pub mod groups;
 pub mod hardware;
 pub mod integer;
 pub mod network;
+pub mod package;
 pub mod progress;
 #[cfg(feature = "train")]
 pub mod quantize;
@@ -42,7 +45,9 @@ pub mod report;
 pub mod reproduce;
 pub mod run_folder;
 pub mod sparsity;
+pub mod sweep;
 #[cfg(feature = "train")]
 pub mod train;
+pub mod validation;
 
 pub use error::{Error, Result};

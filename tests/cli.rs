@@ -13,10 +13,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use common::{command, snapshot, success};
-use mars::deploy::Package;
 use mars::hardware::{Hardware, Mapping, Policy, evaluate};
 use mars::integer::outline;
 use mars::network::{Graph, Weights};
+use mars::package::Package;
 use mars::train::Recipe;
 use serde_json::Value;
 use tempfile::TempDir;

@@ -11,7 +11,6 @@ use std::path::Path;
 use burn::tensor::Device;
 use common::{Random, provenance};
 use mars::data::{DataOptions, Dataset};
-use mars::deploy::{Package, validate};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{AccessMode, Converter, Hardware, MacroNetwork, Noise, evaluate};
 use mars::integer::{
@@ -22,8 +21,10 @@ use mars::network::{
     Array, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source,
     Weights,
 };
+use mars::package::Package;
 use mars::quantize::FakeQuant;
 use mars::train::{Outcome, Plan, Request};
+use mars::validation::validate;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
@@ -893,7 +894,7 @@ proptest! {
 }
 
 /// A run's folder and its data.
-fn run(folder: &Path, data: &Path, device: &str, recipe: &str) -> mars::deploy::Deployment {
+fn run(folder: &Path, data: &Path, device: &str, recipe: &str) -> mars::validation::Deployment {
     fs::create_dir_all(folder).unwrap();
     let (network, file) = (folder.join("tiny.toml"), folder.join("in.toml"));
     fs::write(&network, common::tiny_network(10)).unwrap();

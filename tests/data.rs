@@ -213,7 +213,7 @@ mod download {
     use std::net::TcpListener;
     use std::sync::{Arc, Mutex};
 
-    use mars::data::DataError;
+    use mars::error::DataError;
 
     use super::*;
 

@@ -5,10 +5,11 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use mars::deploy::{Package, PackageError, Predictions, Provenance};
+use mars::error::PackageError;
 use mars::groups::GroupShape;
 use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use mars::network::Graph;
+use mars::package::{Package, Predictions, Provenance};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

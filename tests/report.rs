@@ -6,11 +6,12 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use mars::data::{IMAGE_BYTES, Split};
-use mars::deploy::{Accuracy, Deployment, Mismatches, Package, Predictions, Provenance, validate};
 use mars::hardware::{Hardware, evaluate};
 use mars::integer::{IMAGE_BITS, IntegerLayer, IntegerNetwork, Reference, predict};
 use mars::network::{NetworkSpec, zoo};
+use mars::package::{Package, Predictions, Provenance};
 use mars::report;
+use mars::validation::{Accuracy, Deployment, Mismatches, validate};
 use tempfile::TempDir;
 
 use common::recipe::{Recipe, W4A4};

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::check_file;
-use mars::deploy::Package;
 use mars::hardware::{Hardware, evaluate};
+use mars::package::Package;
 use mars::reproduce::{Experiment, Results, Table};
 use mars::train::Recipe;
 use serde_json::{Value, json};

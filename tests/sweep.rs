@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use mars::data::{DataOptions, Dataset};
-use mars::deploy::{Package, Predictions, validate};
-use mars::hardware::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
 use mars::hardware::{Area, Evaluator, Hardware, MacroNetwork, Noise};
 use mars::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize, predict};
 use mars::network::Graph;
+use mars::package::{Package, Predictions};
+use mars::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
+use mars::validation::validate;
 use tempfile::TempDir;
 
 use common::{integer_network, provenance};

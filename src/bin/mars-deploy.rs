@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit};
 use mars::data::Dataset;
-use mars::deploy::{Package, macro_accuracy, validate};
 use mars::error::{Error, Result};
-use mars::hardware::sweep::{self, Figures, Shard, Space, Store};
 use mars::hardware::{Evaluator, Hardware};
+use mars::package::Package;
 use mars::progress::progress_bar;
 use mars::report;
+use mars::sweep::{self, Figures, Shard, Space, Store};
+use mars::validation::{macro_accuracy, validate};
 use sha2::{Digest, Sha256};
 
 /// Run a package on the hardware model: is it what training promised, and what does it cost?

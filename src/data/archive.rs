@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 
-use super::DataError;
+use crate::error::DataError;
 use crate::files::part_beside;
 
 /// A `.tar.gz` file on a server, and what is wanted of it.

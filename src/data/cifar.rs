@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{Archive, DataError, Dataset, IMAGE_BYTES, Split};
+use super::{Archive, Dataset, IMAGE_BYTES, Split};
+use crate::error::DataError;
 
 const BASE_URL: &str = "https://www.cs.toronto.edu/~kriz";
 

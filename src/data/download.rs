@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Archive, DataError};
+use super::Archive;
+use crate::error::DataError;
 use crate::files::try_lock;
 
 /// A server that is silent for so long is given up.

@@ -8,7 +8,8 @@ use std::path::Path;
 use image_webp::WebPDecoder;
 use sha2::{Digest, Sha256};
 
-use super::{COLORS, DataError, Dataset, IMAGE_BYTES, SIDE, Split};
+use super::{COLORS, Dataset, IMAGE_BYTES, SIDE, Split};
+use crate::error::DataError;
 
 pub(super) const NAME: &str = "cifar10-mini";
 

@@ -8,7 +8,6 @@ mod batches;
 mod cifar;
 #[cfg(feature = "download")]
 mod download;
-mod error;
 mod mini;
 
 use std::path::PathBuf;
@@ -16,11 +15,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::error::DataError;
+
 pub use archive::Archive;
 use augment::held_out_order;
 pub use augment::{Augment, epoch_order};
 pub use batches::{Batch, Batches};
-pub use error::DataError;
 
 /// Names that [`Dataset::load`] knows.
 pub const DATASETS: [&str; 3] = ["cifar10", "cifar100", mini::NAME];
@@ -110,7 +110,8 @@ impl Dataset {
         if name == mini::NAME {
             return mini::load();
         }
-        let layout = cifar::layout(name).ok_or_else(|| DataError::Unknown(name.into()))?;
+        let layout =
+            cifar::layout(name).ok_or_else(|| DataError::Unknown { name: name.into(), known: DATASETS.to_vec() })?;
         let variable = std::env::var_os(DATA_DIR_VARIABLE).map(PathBuf::from);
         let mut places: Vec<PathBuf> = options.data_dir.clone().into_iter().chain(variable).collect();
         places.push(DEFAULT_DIR.into());

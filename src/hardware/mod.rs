@@ -13,7 +13,6 @@
 //! | `energy` | placement, cycles | [`EnergyBreakdown`] |
 //! | `cost` | all of these | [`Evaluation`]: cycles, energy, compression |
 //! | `ledger` | workload | [`Ledger`]: what a network costs while its groups go |
-//! | [`sweep`] | ranges over keys of a hardware file | a row of costs for each chip |
 //!
 //! It knows [`IntegerNetwork`](crate::integer::IntegerNetwork), but neither training nor the package's bytes.
 
@@ -31,7 +30,6 @@ mod noise;
 mod placement;
 mod program;
 mod schedule;
-pub mod sweep;
 mod workload;
 
 pub use array::{Counters, Execution, MacroNetwork};

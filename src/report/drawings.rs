@@ -5,12 +5,12 @@ use std::path::Path;
 
 use maud::{Markup, PreEscaped};
 
-use crate::deploy::Deployment;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::hardware::{Activity, LayerCost, Span};
 use crate::network::Conv;
+use crate::validation::Deployment;
 
 use super::svg::{self, Bar, Stretch};
 use super::text::{count, energy as microjoules, grouped, percent, words};

@@ -13,10 +13,10 @@ mod tornado;
 
 use std::path::Path;
 
-use crate::deploy::Deployment;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::run_folder;
+use crate::validation::Deployment;
 use metrics::Metrics;
 
 pub use sweep::{sweep_table, write_sweep};

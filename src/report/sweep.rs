@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::hardware::sweep::{Figures, Outcome, Row, Value, pareto_front};
+use crate::sweep::{Figures, Outcome, Row, Value, pareto_front};
 
 use super::scatter::{Axis, Dot, Line, Scatter, front, page};
 use super::text::{ascii, count, quoted};

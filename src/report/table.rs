@@ -1,7 +1,7 @@
 //! The table in the terminal: plain ASCII, at most 80 columns, and some 40 lines.
 
-use crate::deploy::Deployment;
 use crate::hardware::Cost;
+use crate::validation::Deployment;
 
 use super::text::{
     Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, mapping_summary, percent, words,

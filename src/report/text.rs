@@ -2,8 +2,8 @@
 
 use std::fmt::{Display, Formatter, Result, Write};
 
-use crate::deploy::{Accuracy, Deployment, Mismatches};
 use crate::hardware::{Evaluation, Placement, Policy, Split, Start};
+use crate::validation::{Accuracy, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
 pub(crate) const UNKNOWN: &str = "-";

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::deploy::{Deployment, Mismatches};
 use crate::error::{Error, Result};
 use crate::files::{read_if_present, to_json, write_atomically};
 use crate::hardware::Cost;
 use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
 use crate::train::Recipe;
+use crate::validation::{Deployment, Mismatches};
 
 /// The runs of a row, ascending by seed.
 const RUNS: &str = "seeds.json";

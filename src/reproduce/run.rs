@@ -10,11 +10,11 @@ use super::experiment::{Experiment, Row};
 use super::results::{Results, Run, differences, other_checkpoint, sha256};
 use super::table::Table;
 use crate::data::{DataOptions, Dataset};
-use crate::deploy::Deployment;
 use crate::error::{Error, Result};
 use crate::files::{read_if_present, to_json, wait_for_lock, write_atomically};
 use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE};
 use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock, assignment};
+use crate::validation::Deployment;
 
 /// The file in a run folder that says what the run started from.
 const START: &str = "start.json";

@@ -11,14 +11,15 @@ use super::recipe::{DistillationConfig, Recipe};
 use super::sparsify::check_budget;
 use super::trainer::{EVALUATION_BATCH, Job, Trainer, fake_quant_predictions, float_predictions};
 use crate::data::{Batches, DataOptions, Dataset};
-use crate::deploy::{self, Deployment, Package, Predictions, Provenance};
 use crate::error::{Error, Result};
 use crate::files::{read_toml, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, Fusion, PictureScale};
 use crate::network::{Graph, NetworkSpec, Node, Op, Weights, ZOO, import, zoo};
+use crate::package::{Package, Predictions, Provenance};
 use crate::report;
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, NETWORK, PACKAGE, RECIPE, TEACHER};
+use crate::validation::{self, Deployment};
 
 /// Devices that training runs on, by the name that `--device` takes.
 pub const DEVICES: &[&str] = &[
@@ -316,7 +317,7 @@ impl Plan {
         let path = self.folder.join(PACKAGE);
         package.write(&path)?;
         // From here on only what the file says counts.
-        let deployment = deploy::validate(&Package::read(&path)?, &self.hardware, test, None, self.quiet)?;
+        let deployment = validation::validate(&Package::read(&path)?, &self.hardware, test, None, self.quiet)?;
         report::write(&deployment, &self.folder)?;
         Ok(deployment)
     }

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use mars::data::{IMAGE_BYTES, SIDE};
-use mars::deploy::Provenance;
 use mars::groups::GroupShape;
 use mars::integer::{IntegerLayer, IntegerNetwork};
 use mars::network::Graph;
+use mars::package::Provenance;
 
 /// SplitMix64: the same numbers on every machine.
 pub(crate) struct Random(pub u64);

@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 use super::{section, table};
-use crate::deploy::Deployment;
 use crate::hardware::{Cost, Evaluation};
 use crate::report::text::{UNKNOWN, count, energy, grouped, percent};
+use crate::validation::Deployment;
 
 type Value = fn(&Cost) -> String;
 

@@ -3,9 +3,9 @@
 use maud::{Markup, html};
 
 use super::{section, table_of_words};
-use crate::deploy::Deployment;
 use crate::report::drawings;
 use crate::report::text::{energy as microjoules, percent, words};
+use crate::validation::Deployment;
 
 /// What the components of [`EnergyBreakdown`](crate::hardware::EnergyBreakdown) count, by their keys.
 const COMPONENTS: [(&str, &str); 9] = [

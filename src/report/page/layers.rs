@@ -3,11 +3,11 @@
 use maud::{Markup, html};
 
 use super::{key, section, table};
-use crate::deploy::Deployment;
 use crate::hardware::LayerCost;
 use crate::network::ConvShape;
 use crate::report::drawings::{self, Drawing};
 use crate::report::text::{UNKNOWN, empty_layers, energy, grouped, mapping_summary, percent, placement};
+use crate::validation::Deployment;
 
 pub(super) fn sparsity(deployment: &Deployment) -> Markup {
     section(

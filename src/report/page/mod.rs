@@ -14,7 +14,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 use super::metrics::Metrics;
 use super::text;
-use crate::deploy::Deployment;
+use crate::validation::Deployment;
 
 /// The page.
 pub(super) fn page(deployment: &Deployment, metrics: &Metrics) -> String {

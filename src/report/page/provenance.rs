@@ -3,8 +3,8 @@
 use maud::{Markup, html};
 
 use super::{section, table_of_words};
-use crate::deploy::Deployment;
 use crate::report::text::accuracy;
+use crate::validation::Deployment;
 
 pub(super) fn provenance(deployment: &Deployment) -> Markup {
     let provenance = &deployment.package.provenance;

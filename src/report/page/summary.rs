@@ -3,8 +3,8 @@
 use maud::{Markup, html};
 
 use super::{section, table, table_of_words};
-use crate::deploy::Deployment;
 use crate::report::text::{Agreement, accuracy as in_percent, bytes, count, energy, executions, grouped, percent};
+use crate::validation::Deployment;
 
 pub(super) fn headline(deployment: &Deployment) -> Markup {
     let Deployment { package, compression, cost, accuracy, .. } = deployment;

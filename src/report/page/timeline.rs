@@ -3,8 +3,8 @@
 use maud::{Markup, html};
 
 use super::{legend, section};
-use crate::deploy::Deployment;
 use crate::report::drawings::{self, Drawing};
+use crate::validation::Deployment;
 
 pub(super) fn timeline(deployment: &Deployment) -> Markup {
     let figure = |drawing: Drawing, colors: &[(&str, &str)], note: &str| {

@@ -16,9 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::config::Hardware;
-use super::cost::{AreaBreakdown, Compression, Cost, Evaluation};
 use crate::error::Result;
+use crate::hardware::{AreaBreakdown, Compression, Cost, Evaluation, Hardware};
 
 pub use space::{Space, Value};
 pub use store::{Shard, Store};

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Package;
 use crate::data::{Batches, COLORS, IMAGE_BYTES, SIDE, Split};
 use crate::error::Result;
 use crate::files::{to_json, write_atomically};
 use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
+use crate::package::Package;
 use crate::progress::progress_bar;
 use crate::run_folder;
 

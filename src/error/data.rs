@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use super::DATASETS;
-
 /// Data set files that are missing or damaged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
     /// No such data set.
-    #[error("data set `{0}` is unknown; known are {known}", known = DATASETS.join(", "))]
-    Unknown(String),
+    #[error("data set `{name}` is unknown; known are {}", known.join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Names that are known.
+        known: Vec<&'static str>,
+    },
     /// A file or folder could not be read or written.
     #[error("{}: {source}", path.display())]
     Io {
@@ -92,12 +95,12 @@ pub enum DataError {
 
 impl DataError {
     /// A [`DataError::Io`] about `path`, for `map_err`.
-    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
     }
 
-    pub(super) fn damaged(path: &Path, message: impl Into<String>) -> Self {
+    pub(crate) fn damaged(path: &Path, message: impl Into<String>) -> Self {
         Self::Damaged { path: path.to_path_buf(), message: message.into() }
     }
 }

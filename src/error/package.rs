@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::{MAX_FILE_BYTES, METADATA_KEY, VERSION};
-
 /// A package that cannot be read, or a network that cannot be written as one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,14 +23,19 @@ pub enum PackageError {
         source: Box<PackageError>,
     },
     /// The file is larger than any package.
-    #[error("it has more than {MAX_FILE_BYTES} bytes")]
-    TooLarge,
+    #[error("it has more than {limit} bytes")]
+    TooLarge {
+        /// Most bytes of a package.
+        limit: u64,
+    },
     /// The container is damaged or something else.
     #[error("it is not a safetensors file: {0}")]
     Container(String),
     /// The container holds no package.
-    #[error("`__metadata__` must hold the key `{METADATA_KEY}` and no other; it holds {found}")]
+    #[error("`__metadata__` must hold the key `{key}` and no other; it holds {found}")]
     Metadata {
+        /// The key.
+        key: &'static str,
         /// The keys that are there.
         found: String,
     },
@@ -40,10 +43,10 @@ pub enum PackageError {
     #[error("`header`: {0}")]
     Header(String),
     /// The package was written by another version of the format.
-    #[error(
-        "`header.version` is {found}, this program reads {VERSION}; use the version of mars that wrote the package"
-    )]
+    #[error("`header.version` is {found}, this program reads {read}; use the version of mars that wrote the package")]
     Version {
+        /// The version that this program reads.
+        read: u64,
         /// The version of the package.
         found: u64,
     },
@@ -77,11 +80,11 @@ pub enum PackageError {
 }
 
 impl PackageError {
-    pub(super) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Field { field: field.into(), message: message.into() }
     }
 
-    pub(super) fn tensor(name: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn tensor(name: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Tensor { name: name.into(), message: message.into() }
     }
 }

@@ -1,6 +1,12 @@
-//! What can go wrong, said so that the reader knows what to do.
+//! What can go wrong, said so that the reader knows what to do. It knows no room: what a message lists comes with the error.
+
+mod data;
+mod package;
 
 use std::path::{Path, PathBuf};
+
+pub use data::DataError;
+pub use package::PackageError;
 
 /// Result of everything that can fail in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -38,10 +44,10 @@ pub enum Error {
     Setting(String),
     /// Data set files that are missing or damaged.
     #[error(transparent)]
-    Data(#[from] crate::data::DataError),
+    Data(#[from] DataError),
     /// A package that cannot be read.
     #[error(transparent)]
-    Package(#[from] crate::deploy::PackageError),
+    Package(#[from] PackageError),
     /// Arithmetic that the integer network or the hardware cannot do.
     #[error("layer `{layer}`: {message}")]
     Layer {

@@ -3,7 +3,6 @@
 //! `docs/package-format.md` describes the bytes. The reader trusts nothing: whatever a file holds, the result is a
 //! network that passes [`IntegerNetwork::validate`], or an error that names the field.
 
-mod error;
 mod groups;
 mod header;
 
@@ -17,14 +16,12 @@ use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::Result;
+use crate::error::{PackageError, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
-
-pub use error::PackageError;
 
 /// Version of the format.
 const VERSION: u64 = 1;
@@ -174,7 +171,7 @@ impl Package {
     /// Whatever isn't as `docs/package-format.md` says; the message names the field.
     pub fn from_bytes(bytes: &[u8]) -> Checked<Self> {
         if bytes.len() as u64 > MAX_FILE_BYTES {
-            return Err(PackageError::TooLarge);
+            return Err(PackageError::TooLarge { limit: MAX_FILE_BYTES });
         }
         let header = read_header(bytes)?;
         let mut tensors = Tensors::new(SafeTensors::deserialize(bytes).map_err(container_error)?);
@@ -260,13 +257,13 @@ fn read_header(bytes: &[u8]) -> Checked<Header> {
         Some(text) if metadata.len() == 1 => text,
         _ => {
             let keys: BTreeSet<&str> = metadata.keys().map(String::as_str).collect();
-            return Err(PackageError::Metadata { found: format!("{keys:?}") });
+            return Err(PackageError::Metadata { key: METADATA_KEY, found: format!("{keys:?}") });
         }
     };
     let header_error = |error: serde_json::Error| PackageError::Header(error.to_string());
     let VersionHeader { version: found } = serde_json::from_str(text).map_err(header_error)?;
     if found != VERSION {
-        return Err(PackageError::Version { found });
+        return Err(PackageError::Version { read: VERSION, found });
     }
     let header: Header = serde_json::from_str(text).map_err(header_error)?;
     check_sha256("sha256", &header.sha256)?;
