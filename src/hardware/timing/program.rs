@@ -2,16 +2,24 @@
 //!
 //! While a core computes, its time is cut into **beats**. In a beat each macro computes one output pixel with the tile that it holds.
 //! A beat is as long as the longest tile takes, and so long that the macros can use the core's read port one after the other, and
-//! its write port as well: each has a fixed window in the beat, so no two ever meet. The simulator in `schedule` says when beats
+//! its write port as well: each has a fixed window in the beat, so no two ever meet. The simulator says when beats
 //! begin.
 
 use serde::Serialize;
 
-use super::config::Hardware;
-use super::mapping::ConvMapping;
-use super::placement::{CoreWork, Tile};
-use super::schedule::Loading;
-use super::workload::LayerWork;
+use crate::hardware::chip::Hardware;
+use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Tile};
+
+/// Whether weights have to be loaded, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loading {
+    /// All weights stay in the macros.
+    Never,
+    /// From the cores' weight SRAMs.
+    WeightSram,
+    /// From the next memory level, through the weight SRAMs.
+    NextLevel,
+}
 
 /// What a part of a core does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -117,7 +125,7 @@ pub struct LayerProgram {
 }
 
 /// Writes a layer's programs. `turns` count the tiles that each core has had, so that its macros take turns across layers.
-pub(super) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, turns: &mut [usize]) -> LayerProgram {
+pub(crate) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, turns: &mut [usize]) -> LayerProgram {
     let memory = &hardware.memory;
     let frames = hardware.frames_per_load as u64;
     // All cores move an even part of the maps, each through its share of the next level.

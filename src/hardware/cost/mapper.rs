@@ -3,12 +3,10 @@
 //! The automatic policy compares every placement with the plain one (filter sets over cores, nothing twice) and takes the one with
 //! the least energy x time of those that are neither slower nor costlier.
 
-use super::config::Hardware;
 use super::energy::layer_energy;
-use super::placement::{Placement, Policy};
-use super::program::{LayerProgram, program};
-use super::schedule::{Loading, Simulator};
-use super::workload::{Layer, LayerWork};
+use crate::hardware::chip::{Hardware, Policy};
+use crate::hardware::mapping::{Layer, LayerWork, Placement};
+use crate::hardware::timing::{LayerProgram, Loading, Simulator, program};
 
 /// A network on its cores.
 pub(super) struct Mapped<'a> {

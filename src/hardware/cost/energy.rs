@@ -4,10 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::config::Hardware;
-use super::placement::CoreWork;
-use super::schedule::Loading;
-use super::workload::{LayerWork, Logic};
+use crate::hardware::chip::Hardware;
+use crate::hardware::mapping::{CoreWork, LayerWork, Logic};
+use crate::hardware::timing::Loading;
 
 /// Bits of the counter that the index decoder steps for each bit of a code.
 const INDEX_COUNTER_BITS: u64 = 16;

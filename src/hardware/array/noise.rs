@@ -4,8 +4,8 @@
 //! 2, 3*, SC 2011) turns a place into 64 bits, so that threads, batches and order change nothing. Gaussian numbers are those of
 //! Box and Muller, in single precision with the operations that IEEE 754 rounds exactly: every vector unit gives the same bits.
 
-use super::config::{Converter, Noise};
 use super::kernel::LANES;
+use crate::hardware::chip::{Converter, Noise};
 
 /// 64 bits that pick a stream of numbers.
 pub(crate) type Key = [u32; 2];
@@ -64,9 +64,6 @@ impl ConversionNoise {
         noise
     }
 }
-
-/// Largest standard deviation of the noise, as a sum: [`round`] is exact up to `2^22`.
-pub(super) const MAX_SIGMA: f64 = 5e5;
 
 /// The nearest whole number of at most `2^22`: those behind the point of `1.5 * 2^23 + x` are lost.
 #[inline(always)]
@@ -211,7 +208,7 @@ fn sin_cos(x: f32) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardware::kernel::{Sums, Task, dispatch};
+    use crate::hardware::array::kernel::{Sums, Task, dispatch};
 
     /// Known answers of the authors' Random123 (`kat_vectors`).
     #[test]

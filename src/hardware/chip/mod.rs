@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::noise::MAX_SIGMA;
-use super::placement::Policy;
 use crate::error::{Error, Result, with_suggestion};
 use crate::files::read_toml;
 use crate::groups::GroupShape;
@@ -145,6 +143,23 @@ pub struct AccessMode {
     /// Measured energy in picojoules: array, converter and drivers; absent where [`Energy::components`] gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_pj: Option<f64>,
+}
+
+/// How layers are laid on the cores: the key `mapping.policy` of a hardware file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// The cheapest placement for each layer, by the model's own time and energy.
+    #[default]
+    Auto,
+    /// Filter sets over the cores; each macro starts as soon as it is written.
+    FilterSets,
+    /// Filter sets over the cores; the macros of a core start together.
+    Together,
+    /// The input channels of every filter set over all cores.
+    InputChannels,
+    /// Filter sets over the cores, small layers as often as they fit.
+    Duplicate,
 }
 
 /// How layers are laid on the cores.
@@ -288,6 +303,9 @@ const MAX_EXTENT: usize = 1 << 14;
 /// Most macros of a chip; the simulator follows each of them.
 const MAX_MACROS: u64 = 1 << 15;
 
+/// Largest standard deviation of the noise, as a sum: the simulated noise is rounded exactly up to `2^22`.
+const MAX_SIGMA: f64 = 5e5;
+
 /// Longest chain of bases.
 const MAX_BASES: usize = 8;
 
@@ -361,7 +379,7 @@ impl Hardware {
 
     /// The shipped `experiments/hardware/mars.toml`.
     pub fn mars() -> Self {
-        toml::from_str(include_str!("../../experiments/hardware/mars.toml"))
+        toml::from_str(include_str!("../../../experiments/hardware/mars.toml"))
             .expect("the shipped hardware file is tested to be valid")
     }
 

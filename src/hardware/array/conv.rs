@@ -4,16 +4,26 @@
 
 use std::borrow::Cow;
 
-use super::array::Counters;
-use super::config::Hardware;
-use super::converter::Slice;
+use super::adc::Slice;
 use super::kernel::{Dot, Inputs, LANES, NARROW_LIMIT, QUAD, Sums, Task, Weights, dispatch};
-use super::mapping::ConvMapping;
 use super::noise::{ConversionNoise, Key, STREAM_CONVERSIONS, stuck_weights};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
+use crate::hardware::chip::Hardware;
+use crate::hardware::mapping::ConvMapping;
 use crate::integer::IntegerConv;
 use crate::network::{ConvShape, MapShape};
+
+/// What the array did, for all images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Accesses, each with all its weight slices and input phases.
+    pub accesses: u64,
+    /// Partial sums formed and converted, those of padded filters included.
+    pub conversions: u64,
+    /// Kept groups times the output pixels for which they were computed.
+    pub group_pixels: u64,
+}
 
 /// A convolution on the arrays.
 #[derive(Debug)]
@@ -474,7 +484,7 @@ fn partial_sums<D: Dot<Sums: Copy>>(weights: &[Weights], rows: &[Rows]) -> [D::S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardware::config::Converter;
+    use crate::hardware::chip::Converter;
 
     /// A convolution with one output pixel, all weights the same.
     fn array(channels: usize, kernel: usize, weight: i8, hardware: &Hardware) -> Result<ArrayConv> {

@@ -5,16 +5,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::config::{Hardware, Precision};
 use crate::error::{Error, Result};
 use crate::groups::{GroupGrid, IndexCode, SELECTOR_BITS};
+use crate::hardware::chip::{Hardware, Precision};
 use crate::integer::IntegerConv;
 use crate::network::ConvShape;
 
 /// Bits of an accumulator and of a bias.
-pub(super) const ACCUMULATOR_BITS: u64 = 32;
+pub(crate) const ACCUMULATOR_BITS: u64 = 32;
 /// Bits of a requantization multiplier.
-pub(super) const MULTIPLIER_BITS: u64 = 16;
+pub(crate) const MULTIPLIER_BITS: u64 = 16;
 
 /// How a convolution lies on the macros.
 ///
@@ -55,7 +55,7 @@ pub struct FilterSet {
 }
 
 /// All filter sets; mappings of one network to many chips share them.
-pub(super) type Sets = Arc<Vec<FilterSet>>;
+pub(crate) type Sets = Arc<Vec<FilterSet>>;
 
 impl ConvMapping {
     /// Maps a convolution; its kept groups are those with a weight that is not zero.
@@ -71,7 +71,7 @@ impl ConvMapping {
     ///
     /// # Errors
     /// Weights wider than the macro can hold.
-    pub(super) fn with_sets(
+    pub(crate) fn with_sets(
         name: &str,
         shape: ConvShape,
         conv: &IntegerConv,
@@ -147,45 +147,45 @@ impl ConvMapping {
     }
 
     /// Bundles of a set of kept groups.
-    pub(super) fn set_bundles(&self, set: usize) -> usize {
+    pub(crate) fn set_bundles(&self, set: usize) -> usize {
         self.sets[set].groups.len().div_ceil(self.sections)
     }
 
     /// Bundles of which `accesses` of a set hold this part; a set's access `i` holds part `i % parts` of bundle `i / parts`.
-    pub(super) fn bundles_of(&self, accesses: &Range<usize>, part: usize) -> Range<usize> {
+    pub(crate) fn bundles_of(&self, accesses: &Range<usize>, part: usize) -> Range<usize> {
         let first = |access: usize| access.saturating_sub(part).div_ceil(self.parts());
         first(accesses.start)..first(accesses.end)
     }
 
     /// Whether accesses have any of a part.
-    pub(super) fn any_of(&self, accesses: &Range<usize>, part: usize) -> bool {
+    pub(crate) fn any_of(&self, accesses: &Range<usize>, part: usize) -> bool {
         !self.bundles_of(accesses, part).is_empty()
     }
 
     /// Inputs of a whole bundle, in bits.
-    pub(super) fn bundle_bits(&self) -> u64 {
+    pub(crate) fn bundle_bits(&self) -> u64 {
         (self.sections * self.grid.group.channels) as u64 * u64::from(self.input_bits)
     }
 
     /// Kept groups in bundles of a set.
-    pub(super) fn groups_in(&self, set: usize, bundles: &Range<usize>) -> Range<usize> {
+    pub(crate) fn groups_in(&self, set: usize, bundles: &Range<usize>) -> Range<usize> {
         let kept = self.sets[set].groups.len();
         (bundles.start * self.sections).min(kept)..(bundles.end * self.sections).min(kept)
     }
 
     /// Inputs that the word lines of `bundles` take for an output pixel, left-over channels included, in bits.
-    pub(super) fn gathered_bits(&self, set: usize, bundles: &Range<usize>) -> u64 {
+    pub(crate) fn gathered_bits(&self, set: usize, bundles: &Range<usize>) -> u64 {
         (self.groups_in(set, bundles).len() * self.grid.group.channels) as u64 * u64::from(self.input_bits)
     }
 
     /// Cells that a part's weights in `bundles` take, left-over channels and filters of their groups included.
-    pub(super) fn cell_bits(&self, set: usize, bundles: &Range<usize>, part: usize) -> u64 {
+    pub(crate) fn cell_bits(&self, set: usize, bundles: &Range<usize>, part: usize) -> u64 {
         let weights = self.groups_in(set, bundles).len() * self.grid.group.channels * self.part_filters(part).len();
         weights as u64 * u64::from(self.precision.weight_bits)
     }
 
     /// Real weights of a part in `bundles` at the width in which they are stored.
-    pub(super) fn stored_bits(&self, set: usize, bundles: &Range<usize>, part: usize) -> u64 {
+    pub(crate) fn stored_bits(&self, set: usize, bundles: &Range<usize>, part: usize) -> u64 {
         let groups = self.groups_in(set, bundles);
         // Groups are in the order of their channel blocks, and only the last block lacks channels.
         let short = self.sets[set].last_block.clamp(groups.start, groups.end);
@@ -196,14 +196,14 @@ impl ConvMapping {
     }
 
     /// Real filters of a part of a set.
-    pub(super) fn real_filters(&self, set: usize, part: usize) -> Range<usize> {
+    pub(crate) fn real_filters(&self, set: usize, part: usize) -> Range<usize> {
         let (filters, part) = (self.set_filters(set), self.part_filters(part));
         (filters.start + part.start).min(filters.end)..(filters.start + part.end).min(filters.end)
     }
 }
 
 impl FilterSet {
-    pub(super) fn new(grid: &GroupGrid, groups: Vec<usize>) -> Self {
+    pub(crate) fn new(grid: &GroupGrid, groups: Vec<usize>) -> Self {
         let mut mask = vec![false; grid.groups_per_set()];
         groups.iter().for_each(|&group| mask[group] = true);
         Self {
@@ -215,7 +215,7 @@ impl FilterSet {
 }
 
 /// The groups that hold a weight, for each filter set; `weights` are `[filters, channels, taps]`.
-pub(super) fn kept_sets(grid: &GroupGrid, weights: &[i8]) -> Sets {
+pub(crate) fn kept_sets(grid: &GroupGrid, weights: &[i8]) -> Sets {
     let filter = grid.channels * grid.taps;
     let sets = weights.chunks(grid.group.filters * filter).map(|filters| {
         // The bits that occur at each kernel position of a channel block.
@@ -235,7 +235,7 @@ pub(super) fn kept_sets(grid: &GroupGrid, weights: &[i8]) -> Sets {
 }
 
 /// Every group of each filter set.
-pub(super) fn dense_sets(grid: &GroupGrid) -> Sets {
+pub(crate) fn dense_sets(grid: &GroupGrid) -> Sets {
     Arc::new(vec![FilterSet::new(grid, (0..grid.groups_per_set()).collect()); grid.sets()])
 }
 

@@ -2,10 +2,10 @@
 //!
 //! It knows nothing of time or energy; programs and cost both start from it.
 
-use super::config::{Hardware, PingPong};
-use super::mapping::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
+use super::accesses::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
 use super::placement::{CoreWork, Outputs, Placement, place};
 use crate::error::Result;
+use crate::hardware::chip::{Hardware, PingPong};
 use crate::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Op, Skip, Source};
 
@@ -20,10 +20,10 @@ const POOL_BITS: u64 = 16;
 
 /// A convolution, a projection or a pooling layer.
 #[derive(Debug)]
-pub(super) struct Layer {
-    pub(super) name: String,
+pub(crate) struct Layer {
+    pub(crate) name: String,
     /// The convolution; `None` for a pooling layer, which the digital part does.
-    pub(super) conv: Option<ConvMapping>,
+    pub(crate) conv: Option<ConvMapping>,
     outputs: Outputs,
     /// What a pooling layer reads and writes, in bits.
     pooled_bits: [u64; 2],
@@ -31,31 +31,31 @@ pub(super) struct Layer {
     /// those in the half that it writes.
     live_bits: [u64; 2],
     /// Bits of the picture, which comes from the next level before the first layer.
-    pub(super) picture_bits: u64,
-    pub(super) logic: Logic,
+    pub(crate) picture_bits: u64,
+    pub(crate) logic: Logic,
 }
 
 /// A layer on its cores.
 #[derive(Clone, Debug)]
-pub(super) struct LayerWork<'a> {
-    pub(super) layer: &'a Layer,
+pub(crate) struct LayerWork<'a> {
+    pub(crate) layer: &'a Layer,
     /// How it lies there; none for a pooling layer, which all cores share.
-    pub(super) placement: Option<Placement>,
-    pub(super) cores: Vec<CoreWork>,
+    pub(crate) placement: Option<Placement>,
+    pub(crate) cores: Vec<CoreWork>,
     /// Values that the feature-map SRAM can't hold, in bits; they go to the next level and come back.
-    pub(super) spilled_bits: u64,
+    pub(crate) spilled_bits: u64,
     /// Full adders used to add up the outputs of accesses and of cores.
-    pub(super) accumulation_adders: u64,
+    pub(crate) accumulation_adders: u64,
 }
 
 impl Layer {
     /// Accesses for a frame.
-    pub(super) fn accesses(&self) -> u64 {
+    pub(crate) fn accesses(&self) -> u64 {
         self.conv.as_ref().map_or(0, |conv| (conv.accesses() * conv.shape.output.pixels()) as u64)
     }
 
     /// Lays the layer on the cores; a pooling layer without a placement.
-    pub(super) fn place(&self, placement: Option<Placement>, hardware: &Hardware) -> LayerWork<'_> {
+    pub(crate) fn place(&self, placement: Option<Placement>, hardware: &Hardware) -> LayerWork<'_> {
         let cores = match (&self.conv, placement) {
             (Some(conv), Some(placement)) => place(conv, &self.outputs, placement, hardware),
             (Some(conv), None) => unreachable!("convolution `{}` has a placement", conv.name),
@@ -89,11 +89,11 @@ impl Layer {
 
 /// Digital work beside the macros.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Logic {
+pub(crate) struct Logic {
     /// Full adders used to requantize and to pool.
-    pub(super) adders: u64,
+    pub(crate) adders: u64,
     /// Gates used to requantize.
-    pub(super) gates: u64,
+    pub(crate) gates: u64,
 }
 
 impl Logic {
@@ -117,7 +117,7 @@ impl Logic {
 ///
 /// # Errors
 /// Weights wider than the macro can hold.
-pub(super) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<Layer>> {
+pub(crate) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<Layer>> {
     let mut kept = kept.iter().cloned();
     let mut layers = Vec::new();
     for index in 0..network.layers.len() {
@@ -130,7 +130,7 @@ pub(super) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Se
 ///
 /// # Errors
 /// Weights wider than the macro can hold.
-pub(super) fn node_workload(
+pub(crate) fn node_workload(
     network: &IntegerNetwork,
     hardware: &Hardware,
     index: usize,

@@ -7,16 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::config::{Hardware, MacroShares};
 use super::energy::{EnergyBreakdown, layer_energy};
 use super::mapper::{Chip, map};
-use super::mapping::{ConvMapping, Sets, dense_sets, kept_sets};
-use super::placement::{CoreWork, Placement, Policy};
-use super::program::LayerProgram;
-use super::schedule::{Loading, Timeline};
-use super::workload::{LayerWork, workload};
 use crate::error::Result;
 use crate::groups::{GroupGrid, GroupShape};
+use crate::hardware::chip::{Hardware, MacroShares, Policy};
+use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Placement, Sets, dense_sets, kept_sets, workload};
+use crate::hardware::timing::{LayerProgram, Loading, Timeline};
 use crate::integer::IntegerNetwork;
 
 /// What a network costs on a chip.

@@ -6,13 +6,11 @@
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 
-use super::config::{Hardware, Mapping};
 use super::mapper::map;
-use super::mapping::{ConvMapping, FilterSet, Sets};
-use super::placement::{Policy, sets_of_cores};
-use super::workload::{Layer, node_workload};
 use crate::error::Result;
 use crate::groups::GroupGrid;
+use crate::hardware::chip::{Hardware, Mapping, Policy};
+use crate::hardware::mapping::{ConvMapping, FilterSet, Layer, Sets, node_workload, sets_of_cores};
 use crate::integer::IntegerNetwork;
 use crate::network::Conv;
 

@@ -3,8 +3,8 @@
 //! Weights are two's complement: the highest slice holds a signed digit, the others digits without sign. Where a slice is one
 //! bit, the highest one counts negatively instead.
 
-use super::config::Converter;
 use super::kernel::{LANES, Portable, Sums};
+use crate::hardware::chip::Converter;
 
 /// A digit of the weights: `weight = sum of digit * place`.
 #[derive(Clone, Copy, Debug)]

@@ -7,11 +7,11 @@
 
 use rayon::prelude::*;
 
-use super::array_conv::ArrayConv;
-use super::config::Hardware;
+use super::conv::{ArrayConv, Counters};
 use super::kernel::{Sums, Task, dispatch};
-use super::mapping::ConvMapping;
 use crate::error::{Error, Result};
+use crate::hardware::chip::Hardware;
+use crate::hardware::mapping::ConvMapping;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::network::{Conv, MapShape, Op, Skip, Source};
 
@@ -23,17 +23,6 @@ pub struct MacroNetwork {
     steps: Vec<Step>,
     /// Values of each stored form, the picture first.
     slots: Vec<usize>,
-}
-
-/// What the array did, for all images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Accesses, each with all its weight slices and input phases.
-    pub accesses: u64,
-    /// Partial sums formed and converted, those of padded filters included.
-    pub conversions: u64,
-    /// Kept groups times the output pixels for which they were computed.
-    pub group_pixels: u64,
 }
 
 /// Logits and counters of a batch.

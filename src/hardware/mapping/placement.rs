@@ -4,27 +4,10 @@
 
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::config::Hardware;
-use super::mapping::{ACCUMULATOR_BITS, ConvMapping};
-
-/// How layers are laid on the cores: the key `mapping.policy` of a hardware file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Policy {
-    /// The cheapest placement for each layer, by the model's own time and energy.
-    #[default]
-    Auto,
-    /// Filter sets over the cores; each macro starts as soon as it is written.
-    FilterSets,
-    /// Filter sets over the cores; the macros of a core start together.
-    Together,
-    /// The input channels of every filter set over all cores.
-    InputChannels,
-    /// Filter sets over the cores, small layers as often as they fit.
-    Duplicate,
-}
+use super::accesses::{ACCUMULATOR_BITS, ConvMapping};
+use crate::hardware::chip::{Hardware, Policy};
 
 /// How one layer lies on the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -60,12 +43,12 @@ pub enum Start {
 
 impl Placement {
     /// Filter sets over cores, nothing twice, no macro waits for another.
-    pub(super) const PLAIN: Self = Self { split: Split::FilterSets, copies: 1, start: Start::Staggered };
+    pub(crate) const PLAIN: Self = Self { split: Split::FilterSets, copies: 1, start: Start::Staggered };
 
     /// Every placement that a layer may have on a chip, the plain one first.
     ///
     /// Only a layer of which all copies together have no more accesses than the chip's macros hold is copied.
-    pub(super) fn all(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Self> {
+    pub(crate) fn all(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Self> {
         let mut all = Vec::new();
         for copies in Self::copy_numbers(mapping, hardware) {
             for split in [Split::FilterSets, Split::InputChannels] {
@@ -83,7 +66,7 @@ impl Placement {
     }
 
     /// The placement that a fixed policy gives; none for the automatic one.
-    pub(super) fn of_policy(policy: Policy, mapping: &ConvMapping, hardware: &Hardware) -> Option<Self> {
+    pub(crate) fn of_policy(policy: Policy, mapping: &ConvMapping, hardware: &Hardware) -> Option<Self> {
         Some(match policy {
             Policy::Auto => return None,
             Policy::FilterSets => Self::PLAIN,
@@ -128,41 +111,41 @@ impl Placement {
 
 /// Accesses whose weights are in one macro at the same time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tile {
-    pub(super) accesses: u64,
+pub(crate) struct Tile {
+    pub(crate) accesses: u64,
     /// Kept groups, counted with the first part of their filters.
     groups: u64,
     /// Cells to write, padding included.
-    pub(super) cell_bits: u64,
+    pub(crate) cell_bits: u64,
     /// Weights, index codes and coefficients to read from the weight SRAM.
-    pub(super) packed_bits: u64,
+    pub(crate) packed_bits: u64,
     /// The index codes alone.
-    pub(super) index_bits: u64,
+    pub(crate) index_bits: u64,
     /// Feature-map SRAM to core for an output pixel: inputs, sums that waited, residual values.
-    pub(super) read_bits: u64,
+    pub(crate) read_bits: u64,
     /// Core to feature-map SRAM for an output pixel: values, sums that wait.
-    pub(super) write_bits: u64,
+    pub(crate) write_bits: u64,
     /// Whether it goes on with sums that waited.
-    pub(super) continues: bool,
+    pub(crate) continues: bool,
 }
 
 /// What one core does of a layer.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CoreWork {
+pub(crate) struct CoreWork {
     /// In the order in which they are loaded, in turn to the macros of a copy. Each copy in the core has all of them.
-    pub(super) tiles: Vec<Tile>,
+    pub(crate) tiles: Vec<Tile>,
     /// Output pixels of each copy in the core.
-    pub(super) pixels: Vec<u64>,
+    pub(crate) pixels: Vec<u64>,
     /// Macros of a copy.
-    pub(super) macros: usize,
+    pub(crate) macros: usize,
     /// Tiles that start together.
-    pub(super) round: usize,
+    pub(crate) round: usize,
     /// Values moved at the end, when all cores are done: read, written. Sums of other cores, or the maps of a pooling layer.
-    pub(super) moved_bits: [u64; 2],
+    pub(crate) moved_bits: [u64; 2],
     /// Sums of other cores that are added at the end.
-    pub(super) joined_sums: u64,
+    pub(crate) joined_sums: u64,
     /// Most sums for an output pixel that wait in the feature-map SRAM at a time.
-    pub(super) waiting_sums: u64,
+    pub(crate) waiting_sums: u64,
 }
 
 impl CoreWork {
@@ -173,43 +156,43 @@ impl CoreWork {
 
     /// The macro that a tile of a copy goes to. Macros that start together are neighbors from the first one on; others take turns
     /// across layers, from `turn` on.
-    pub(super) fn unit_of(&self, turn: usize, copy: usize, tile: usize) -> usize {
+    pub(crate) fn unit_of(&self, turn: usize, copy: usize, tile: usize) -> usize {
         let turn = if self.round > 1 { 0 } else { turn };
         copy * self.macros + (turn + tile) % self.macros
     }
 
     /// Cells written when all tiles of all copies are loaded, in bits.
-    pub(super) fn cell_bits(&self) -> u64 {
+    pub(crate) fn cell_bits(&self) -> u64 {
         self.loads(|tile| tile.cell_bits)
     }
 
     /// Bits read from the weight SRAM when all tiles of all copies are loaded.
-    pub(super) fn packed_bits(&self) -> u64 {
+    pub(crate) fn packed_bits(&self) -> u64 {
         self.loads(|tile| tile.packed_bits)
     }
 
     /// Bits of index codes decoded when all tiles of all copies are loaded.
-    pub(super) fn index_bits(&self) -> u64 {
+    pub(crate) fn index_bits(&self) -> u64 {
         self.loads(|tile| tile.index_bits)
     }
 
     /// Room in the core's weight SRAM, where copies share their weights.
-    pub(super) fn stored_bits(&self) -> u64 {
+    pub(crate) fn stored_bits(&self) -> u64 {
         self.tiles.iter().map(|tile| tile.packed_bits).sum()
     }
 
     /// Room that sums take in the feature-map SRAM, in bits.
-    pub(super) fn waiting_bits(&self) -> u64 {
+    pub(crate) fn waiting_bits(&self) -> u64 {
         self.pixels.iter().sum::<u64>() * self.waiting_sums * ACCUMULATOR_BITS
     }
 
     /// Bits that a frame reads from the feature-map SRAM.
-    pub(super) fn read_bits(&self) -> u64 {
+    pub(crate) fn read_bits(&self) -> u64 {
         self.moved_bits[0] + self.pixels.iter().sum::<u64>() * self.tiles.iter().map(|tile| tile.read_bits).sum::<u64>()
     }
 
     /// Bits that a frame writes to the feature-map SRAM.
-    pub(super) fn write_bits(&self) -> u64 {
+    pub(crate) fn write_bits(&self) -> u64 {
         self.moved_bits[1]
             + self.pixels.iter().sum::<u64>() * self.tiles.iter().map(|tile| tile.write_bits).sum::<u64>()
     }
@@ -217,12 +200,12 @@ impl CoreWork {
 
 /// What follows a convolution's sums.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Outputs {
+pub(crate) struct Outputs {
     /// Filters that read a value to join their sum, and its bits.
-    pub(super) joined: Range<usize>,
-    pub(super) joined_bits: u64,
+    pub(crate) joined: Range<usize>,
+    pub(crate) joined_bits: u64,
     /// Bits that are stored for each filter.
-    pub(super) stored_bits: u64,
+    pub(crate) stored_bits: u64,
 }
 
 impl Outputs {
@@ -246,7 +229,7 @@ struct Share {
 }
 
 /// Lays a convolution on the cores.
-pub(super) fn place(
+pub(crate) fn place(
     mapping: &ConvMapping,
     outputs: &Outputs,
     placement: Placement,
@@ -286,7 +269,7 @@ pub(super) fn place(
 }
 
 /// The filter sets of each core where they are divided and nothing is twice.
-pub(super) fn sets_of_cores(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Vec<usize>> {
+pub(crate) fn sets_of_cores(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Vec<usize>> {
     let shares = sets_over_cores(mapping, hardware.cores);
     shares.into_iter().map(|shares| shares.into_iter().map(|share| share.set).collect()).collect()
 }

@@ -1,92 +1,16 @@
-//! Schedule: the simulator that runs programs, exact to the cycle.
+//! The simulator that runs programs, exact to the cycle.
 //!
 //! Layers follow each other, since a layer needs the whole map before it; the slowest core ends a layer. A core's steps begin in
 //! the order of its program, each as soon as what it uses is free, so weights come through the write port while macros compute,
 //! also those of an earlier layer. A macro that loads doesn't compute. Steps that repeat are run at once, not beat by beat.
 
-use serde::Serialize;
-
-use super::config::Hardware;
 use super::program::{Activity, Instruction, LayerProgram};
-
-/// Whether weights have to be loaded, and from where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loading {
-    /// All weights stay in the macros.
-    Never,
-    /// From the cores' weight SRAMs.
-    WeightSram,
-    /// From the next memory level, through the weight SRAMs.
-    NextLevel,
-}
-
-/// A stretch of time in which a part of a core does something, once or again and again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Span {
-    /// The core.
-    pub core: usize,
-    /// The macro within the core; none where the core as a whole moves maps.
-    pub unit: Option<usize>,
-    /// Index in [`Timeline::layers`].
-    pub layer: usize,
-    /// What it does.
-    pub activity: Activity,
-    /// First cycle.
-    pub start: u64,
-    /// Cycles at a time.
-    pub cycles: u64,
-    /// How often.
-    pub times: u64,
-    /// Cycles from one time to the next.
-    pub period: u64,
-}
-
-impl Span {
-    /// Cycle after the last.
-    pub fn end(&self) -> u64 {
-        self.start + (self.times - 1) * self.period + self.cycles
-    }
-}
-
-/// When each layer runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LayerTime {
-    /// Name.
-    pub name: String,
-    /// First cycle in which its inputs are there.
-    pub start: u64,
-    /// Cycle after the last.
-    pub end: u64,
-}
-
-impl LayerTime {
-    /// A frame's share of it, where `frames` frames go through the layer, in whole cycles.
-    pub(super) fn cycles_of_a_frame(&self, frames: usize) -> u64 {
-        (self.end - self.start).div_ceil(frames as u64)
-    }
-}
-
-/// What happens while `frames` frames are computed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Timeline {
-    /// Frames ([`Hardware::frames_per_load`]).
-    pub frames: usize,
-    /// All layers, one after the other.
-    pub layers: Vec<LayerTime>,
-    /// What the parts of the cores do.
-    pub spans: Vec<Span>,
-}
-
-impl Timeline {
-    /// Cycles of all frames.
-    pub fn cycles(&self) -> u64 {
-        self.layers.last().map_or(0, |layer| layer.end)
-    }
-}
+use super::timeline::{LayerTime, Span};
+use crate::hardware::chip::Hardware;
 
 /// The chip between two steps.
 #[derive(Clone, Debug)]
-pub(super) struct Simulator {
+pub(crate) struct Simulator {
     cores: Vec<Core>,
     /// When all cores were last done.
     joined: u64,
@@ -120,14 +44,14 @@ struct Unit {
 }
 
 impl Simulator {
-    pub(super) fn new(hardware: &Hardware) -> Self {
+    pub(crate) fn new(hardware: &Hardware) -> Self {
         let units = vec![Unit::default(); hardware.macros_per_core];
         let core = Core { write_port: 0, next_level: 0, decoder: 0, units, beat: 0, done: 0 };
         Self { cores: vec![core; hardware.cores], joined: 0, layers: 0 }
     }
 
     /// Runs a layer from where the one before ended, and gives its end. `trace` gets what the parts of the cores do.
-    pub(super) fn run(&mut self, program: &LayerProgram, mut trace: impl FnMut(Span)) -> LayerTime {
+    pub(crate) fn run(&mut self, program: &LayerProgram, mut trace: impl FnMut(Span)) -> LayerTime {
         let start = self.joined;
         let layer = self.layers;
         self.layers += 1;

@@ -1,0 +1,22 @@
+//! Array: what comes out of the macros, access by access.
+//!
+//! | module | does |
+//! |---|---|
+//! | `network` | [`MacroNetwork`]: an integer network mapped to a chip, layer by layer |
+//! | `conv` | a convolution's accesses: partial sums, conversion, accumulation |
+//! | `adc` | weight slices and the converter of their partial sums |
+//! | `noise` | noise of the conversions, and stuck cells |
+//! | `kernel` | the inner product, for the vector units that a computer may have |
+//!
+//! It knows nothing of cores, time or energy.
+
+mod adc;
+mod conv;
+mod kernel;
+mod network;
+mod noise;
+
+pub use conv::Counters;
+pub use network::{Execution, MacroNetwork};
+#[cfg(feature = "train")]
+pub(crate) use noise::{ConversionNoise, stuck_weights};

@@ -1,0 +1,17 @@
+//! Cost: how much a network takes on the chip, per frame.
+//!
+//! | module | from | to |
+//! |---|---|---|
+//! | `energy` | a placed layer, its cycles | [`EnergyBreakdown`] |
+//! | `mapper` | layers | the cheapest placement of each |
+//! | `evaluator` | a network, a chip | [`Evaluation`]: cycles, energy, compression, area |
+//! | `ledger` | a network, a chip | [`Ledger`]: what a network costs while its groups go |
+
+mod energy;
+mod evaluator;
+mod ledger;
+mod mapper;
+
+pub use energy::EnergyBreakdown;
+pub use evaluator::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
+pub use ledger::{Ledger, Resource, Snapshot, Step};

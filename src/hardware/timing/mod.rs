@@ -1,0 +1,18 @@
+//! Timing: when each part of the chip does what, exact to the cycle.
+//!
+//! | module | from | to |
+//! |---|---|---|
+//! | `program` | a placed layer | [`LayerProgram`]: what each core is told to do, step by step |
+//! | `simulator` | programs | when each step begins and ends |
+//! | `timeline` | | [`Timeline`]: what the simulator found |
+//!
+//! It knows nothing of energy.
+
+mod program;
+mod simulator;
+mod timeline;
+
+pub use program::{Activity, After, Instruction, LayerProgram, Window};
+pub(super) use program::{Loading, program};
+pub(super) use simulator::Simulator;
+pub use timeline::{LayerTime, Span, Timeline};
