@@ -5,23 +5,27 @@
 //! executions of the same arithmetic must agree to the last bit: fake-quant (`quantize`), the integer reference
 //! ([`integer::Reference`]) and the macro model ([`hardware::MacroNetwork`]).
 //!
+//! Each room uses only rooms above it; `tests/floors.rs` checks that:
+//!
 //! | room | knows |
 //! |---|---|
 //! | [`error`] | what can go wrong |
+//! | [`progress`], [`run_folder`] | the progress bar, names of a run's files |
 //! | [`data`] | files, checksums, augmentation, batches |
 //! | [`network`] | the layer graph, the zoo, float weights, import of foreign checkpoints |
-//! | `engine` | fast operations for burn's CPU device |
-//! | [`integer`] | bit widths, the fold to integers, the integer network and its reference |
-//! | `quantize` | fake quantizers, exact fake-quant evaluation |
 //! | [`groups`] | the shape of a weight group, the grid over a convolution, the index of kept groups |
-//! | [`sparsity`] | penalty, proximal step, choice of groups |
-//! | `train` | recipe, phases, loop, calibration, resume, metrics |
+//! | [`integer`] | bit widths, the fold to integers, the integer network and its reference |
 //! | [`package`] | the file `model.mars` |
-//! | [`hardware`] | macro, mapping, schedule, energy |
-//! | [`validation`] | a package on all images: accuracy, mismatches, cost |
+//! | [`hardware`] | chip, mapping, timing, cost, arithmetic of the array |
 //! | [`sweep`] | the cost of a network on every chip of a design space |
+//! | [`validation`] | a package on all images: accuracy, mismatches, cost |
+//! | `engine` | fast operations for burn's CPU device |
+//! | `quantize` | fake quantizers, exact fake-quant evaluation |
+//! | [`prune`] | penalty, proximal step, choice of groups |
 //! | [`report`] | the table and `report.html` |
+//! | `train` | recipe, phases, loop, calibration, resume, metrics |
 //! | `reproduce` | experiments: tables whose rows are runs, with seeds |
+//! | [`cli`] | what the programs share |
 //!
 //! Without the cargo feature `train` there is no tensor library: the package reader, the integer network and the hardware model
 //! stand alone. `ARCHITECTURE.md` says what each room must not know.
@@ -38,13 +42,13 @@ pub mod integer;
 pub mod network;
 pub mod package;
 pub mod progress;
+pub mod prune;
 #[cfg(feature = "train")]
 pub mod quantize;
 pub mod report;
 #[cfg(feature = "train")]
 pub mod reproduce;
 pub mod run_folder;
-pub mod sparsity;
 pub mod sweep;
 #[cfg(feature = "train")]
 pub mod train;

@@ -12,7 +12,7 @@ use mars::hardware::{
 };
 use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use mars::network::{Conv, ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
-use mars::sparsity::fit_budget;
+use mars::prune::fit_budget;
 use proptest::prelude::*;
 use rayon::prelude::*;
 

@@ -12,7 +12,7 @@ use crate::groups::GroupGrid;
 use crate::hardware::{Hardware, Ledger, Resource};
 use crate::integer::{IntegerNetwork, outline};
 use crate::network::Graph;
-use crate::sparsity::{Lasso, fit_budget, keep_best};
+use crate::prune::{Lasso, fit_budget, keep_best};
 
 /// Share of a phase that only looks at what each group does, before the first one goes.
 const LOOK: f64 = 0.1;

@@ -1,7 +1,7 @@
 //! What a network costs while its groups go: the hardware model's own mapping, programs and energy, asked again for each change.
 //!
 //! Layers lie as [`Policy::FilterSets`] lays them, whatever the chip's policy: a search for the best placement of every candidate would
-//! take hours. It knows nothing of how much a group matters; `sparsity::budget` does.
+//! take hours. It knows nothing of how much a group matters; `prune::budget` does.
 
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;

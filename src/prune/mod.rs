@@ -1,4 +1,4 @@
-//! Group sparsity: which groups go for a budget, and (with training) penalty, proximal step and masks.
+//! Pruning: which groups to drop for a budget, and (with training) penalty, proximal step and masks.
 
 mod budget;
 #[cfg(feature = "train")]
