@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Provenance;
+use super::provenance::Provenance;
 use crate::groups::{GroupShape, IndexCode};
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerSkip, Requantize};
 use crate::network::NetworkSpec;

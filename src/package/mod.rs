@@ -5,6 +5,7 @@
 
 mod groups;
 mod header;
+mod provenance;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -13,7 +14,6 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{PackageError, Result};
@@ -22,6 +22,8 @@ use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
+
+pub use provenance::Provenance;
 
 /// Version of the format.
 const VERSION: u64 = 1;
@@ -51,26 +53,6 @@ pub struct Package {
     pub provenance: Provenance,
     /// What fake-quant evaluation predicted.
     pub predictions: Option<Predictions>,
-}
-
-/// Where a network comes from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Provenance {
-    /// The recipe, resolved, as TOML.
-    pub recipe: String,
-    /// Seed of the run.
-    pub seed: u64,
-    /// Version of this crate that wrote the package.
-    pub crate_version: String,
-    /// Name of the data set.
-    pub dataset: String,
-    /// [`Split::sha256`](crate::data::Split::sha256) of its test split.
-    pub data_sha256: String,
-    /// Accuracy of the float network on the test split, in percent.
-    pub float_accuracy: Option<f64>,
-    /// Accuracy of the fake-quant network on the test split, in percent.
-    pub fake_quant_accuracy: Option<f64>,
 }
 
 /// The class that fake-quant evaluation predicted for each image.
