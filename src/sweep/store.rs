@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Row;
+use super::row::Row;
 use crate::error::{Error, Result};
 use crate::files::{try_lock, wait_for_lock};
 

@@ -1,0 +1,102 @@
+//! What came of the points of a sweep, and which of them are the best.
+
+use serde::{Deserialize, Serialize};
+
+use super::space::Value;
+use crate::hardware::{AreaBreakdown, Compression, Cost, Evaluation};
+
+/// A point of a sweep with what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// Number in the [`Space`].
+    pub point: usize,
+    /// Each ranged key with its value, in the order of the space's keys.
+    pub settings: Vec<(String, Value)>,
+    /// What it costs, or why it cannot work.
+    pub outcome: Outcome,
+}
+
+/// What came of a point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// What it costs.
+    Figures(Box<Figures>),
+    /// Why the chip cannot work, or not with this network.
+    Error(String),
+}
+
+/// What a point costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figures {
+    /// Right predictions of the macro model, in percent; absent where no pictures were run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// Every kept weight has a place in the macros at the same time.
+    pub resident: bool,
+    /// The packed model fits the cores' weight SRAMs.
+    pub fits_weight_sram: bool,
+    /// Per frame, weight reload charged.
+    pub cost: Cost,
+    /// Per frame, as if all weights stayed in the macros.
+    pub cost_without_reload: Cost,
+    /// How much smaller the weights are.
+    pub compression: Compression,
+    /// Area, where the hardware file has the constants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<AreaBreakdown>,
+}
+
+impl Figures {
+    /// The figures of an evaluation, with the accuracy if pictures were run.
+    pub fn new(evaluation: &Evaluation, accuracy: Option<f64>) -> Self {
+        Self {
+            accuracy,
+            resident: evaluation.resident,
+            fits_weight_sram: evaluation.fits_weight_sram,
+            cost: evaluation.cost,
+            cost_without_reload: evaluation.cost_without_reload,
+            compression: evaluation.compression,
+            area: evaluation.area,
+        }
+    }
+
+    /// True if it is nowhere worse than `other`: frames a second, energy and, where both have them, accuracy and area.
+    fn covers(&self, other: &Self) -> bool {
+        let at_least =
+            |mine: Option<f64>, theirs: Option<f64>| mine.zip(theirs).is_none_or(|(mine, theirs)| mine >= theirs);
+        let area = |figures: &Self| figures.area.map(|area| -area.total_mm2);
+        self.cost.fps >= other.cost.fps
+            && self.cost.energy_uj <= other.cost.energy_uj
+            && at_least(self.accuracy, other.accuracy)
+            && at_least(area(self), area(other))
+    }
+}
+
+impl Row {
+    /// What it costs, if it works.
+    pub fn figures(&self) -> Option<&Figures> {
+        match &self.outcome {
+            Outcome::Figures(figures) => Some(figures),
+            Outcome::Error(_) => None,
+        }
+    }
+}
+
+/// The points that no other one beats in one figure without losing in another, ascending; of equal ones the first.
+///
+/// Figures are frames a second, energy, and accuracy and area where they are known.
+pub fn pareto_front(rows: &[Row]) -> Vec<usize> {
+    let mut front: Vec<(usize, &Figures)> = Vec::new();
+    for (point, figures) in rows.iter().filter_map(|row| Some((row.point, row.figures()?))) {
+        if !front.iter().any(|(_, other)| other.covers(figures)) {
+            front.retain(|(_, other)| !figures.covers(other));
+            front.push((point, figures));
+        }
+    }
+    let mut points: Vec<usize> = front.into_iter().map(|(point, _)| point).collect();
+    points.sort_unstable();
+    points
+}
