@@ -5,6 +5,7 @@ mod common;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
+use mars::error::{Allowed, ConfigError, Error};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
     Activity, Area, Converter, Cost, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares,
@@ -1104,6 +1105,9 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     }
     let error = Hardware { rows_on: 0, ..Hardware::mars() }.validate().unwrap_err();
     assert_eq!(error.to_string(), "hardware `mars`: rows_on is 0, it must be from 1 to 16384");
+    let Error::Hardware { source, .. } = error else { panic!("{error:?}") };
+    let allowed = Allowed::Between { low: "1".into(), high: "16384".into() };
+    assert_eq!(source, ConfigError { key: "rows_on".into(), value: "0".into(), allowed });
     assert!(Hardware::load("no/such.toml".as_ref()).is_err());
 }
 

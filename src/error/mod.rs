@@ -1,10 +1,12 @@
 //! What can go wrong, said so that the reader knows what to do. It knows no room: what a message lists comes with the error.
 
+mod config;
 mod data;
 mod package;
 
 use std::path::{Path, PathBuf};
 
+pub use config::{Allowed, ConfigError};
 pub use data::DataError;
 pub use package::PackageError;
 
@@ -38,6 +40,22 @@ pub enum Error {
         network: String,
         /// What is wrong.
         message: String,
+    },
+    /// A chip that cannot work.
+    #[error("hardware `{hardware}`: {source}")]
+    Hardware {
+        /// Its name.
+        hardware: String,
+        /// The key, its value and what it may be.
+        source: ConfigError,
+    },
+    /// A hardware file whose chip cannot work.
+    #[error("{}: {source}", path.display())]
+    HardwareFile {
+        /// The file.
+        path: PathBuf,
+        /// The key, its value and what it may be.
+        source: ConfigError,
     },
     /// A setting that cannot work; the message names the key and the allowed values.
     #[error("{0}")]

@@ -1,0 +1,100 @@
+//! What can be wrong with a value of a configuration file.
+
+use std::fmt::{Display, Formatter};
+
+/// A key whose value cannot work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The key, with the tables that it is in: `memory.index_bits_per_cycle`, `access[0].ns`.
+    pub key: String,
+    /// Its value, as it stands in the file.
+    pub value: String,
+    /// What it may be.
+    pub allowed: Allowed,
+}
+
+/// What a value may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Allowed {
+    /// From one value to another, both included.
+    Between {
+        /// The least.
+        low: String,
+        /// The largest.
+        high: String,
+    },
+    /// Above 0 and at most a million.
+    Positive,
+    /// At most the value of another key.
+    AtMost {
+        /// The other key.
+        other: &'static str,
+        /// Its value.
+        limit: usize,
+        /// Why, where that isn't plain.
+        reason: Option<&'static str>,
+    },
+    /// A multiple of the partitions.
+    WholePartitions {
+        /// How many there are.
+        partitions: usize,
+    },
+    /// A multiple of the value of another key.
+    MultipleOf {
+        /// The other key.
+        other: &'static str,
+        /// Its value.
+        unit: u8,
+    },
+    /// Shares whose sum is 1.
+    SharesOfOne,
+    /// A list that isn't empty.
+    SomePrecision,
+    /// A precision that isn't in the list yet.
+    NewPrecision,
+    /// Nothing where the key `energy.components` gives the shares of an access.
+    NothingBesideComponents,
+    /// A value where `energy.components` is absent, and only there.
+    InsteadOfComponents {
+        /// Whether both are there; else neither is.
+        both: bool,
+    },
+    /// The kind `bits`, whose energy `energy.components` can tell.
+    BitsBesideComponents,
+}
+
+impl Display for ConfigError {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { key, value, allowed } = self;
+        match allowed {
+            Allowed::Between { low, high } => write!(f, "{key} is {value}, it must be from {low} to {high}"),
+            Allowed::Positive => write!(f, "{key} is {value}, it must be above 0 and at most 1e6"),
+            Allowed::AtMost { other, limit, reason: None } => write!(f, "{key} {value} exceeds {other} {limit}"),
+            Allowed::AtMost { other, limit, reason: Some(reason) } => {
+                write!(f, "{key} {value} exceeds {other} {limit}: {reason}")
+            }
+            Allowed::WholePartitions { partitions } => {
+                write!(f, "{key} {value} does not divide into {partitions} partitions")
+            }
+            Allowed::MultipleOf { other, unit } => write!(f, "{key} {value} is not a multiple of {other} {unit}"),
+            Allowed::SharesOfOne => write!(f, "{key} sum to {value}, they must sum to 1"),
+            Allowed::SomePrecision => write!(f, "{key} is empty, it must give at least one precision"),
+            Allowed::NewPrecision => write!(f, "{key} gives {value} twice"),
+            Allowed::NothingBesideComponents => {
+                write!(f, "energy.components gives the shares of an access; drop {key}")
+            }
+            Allowed::InsteadOfComponents { both: true } => {
+                write!(f, "{key} and energy.components both give the energy of an access; keep one")
+            }
+            Allowed::InsteadOfComponents { both: false } => {
+                write!(f, "{key} is missing, and so is energy.components")
+            }
+            Allowed::BitsBesideComponents => {
+                write!(f, "energy.components needs {key} \"bits\", whose energy it can tell")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}

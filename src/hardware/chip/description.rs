@@ -1,0 +1,223 @@
+//! The keys of a hardware file.
+
+use serde::{Deserialize, Serialize};
+
+use super::losses::{Converter, Noise};
+use crate::groups::GroupShape;
+
+/// A multi-macro SRAM computing-in-memory chip.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hardware {
+    /// Name, for reports.
+    pub name: String,
+    /// Computing-in-memory cores, which work on different filter sets of a layer.
+    pub cores: usize,
+    /// Macros of a core, which share its write port.
+    pub macros_per_core: usize,
+    /// Word lines of a macro.
+    pub rows: usize,
+    /// Bit lines of a macro, one cell of each row on each.
+    pub columns: usize,
+    /// Banks of rows; an access turns on `rows_on / partitions` word lines in each.
+    pub partitions: usize,
+    /// Word lines on at once.
+    pub rows_on: usize,
+    /// Bits of an input that a word line drives at once.
+    pub input_bits_per_cycle: u8,
+    /// Bits of a weight whose columns share a converter.
+    pub weight_slice_bits: u8,
+    /// Clock in MHz.
+    pub clock_mhz: f64,
+    /// Frames that are computed with a layer's weights before others take their place.
+    pub frames_per_load: usize,
+    /// What is kept, stored and indexed.
+    pub group: GroupShape,
+    /// What turns a column's sum into a number.
+    pub converter: Converter,
+    /// What the array does wrong; absent for one without faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Noise>,
+    /// The precisions that the macro has, with their time and energy.
+    pub access: Vec<AccessMode>,
+    /// How layers are laid on the cores.
+    #[serde(default)]
+    pub mapping: Mapping,
+    /// Memories and ports around the macros.
+    pub memory: Memory,
+    /// Energy constants.
+    pub energy: Energy,
+    /// Area constants; without them no area is reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<Area>,
+}
+
+/// One precision of the macro.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessMode {
+    /// Bits of a weight.
+    pub weight_bits: u8,
+    /// Bits of an input that one access takes in, all its phases included.
+    pub input_bits: u8,
+    /// Duration in nanoseconds.
+    pub ns: f64,
+    /// Measured energy in picojoules: array, converter and drivers; absent where [`Energy::components`] gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_pj: Option<f64>,
+}
+
+/// How layers are laid on the cores: the key `mapping.policy` of a hardware file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// The cheapest placement for each layer, by the model's own time and energy.
+    #[default]
+    Auto,
+    /// Filter sets over the cores; each macro starts as soon as it is written.
+    FilterSets,
+    /// Filter sets over the cores; the macros of a core start together.
+    Together,
+    /// The input channels of every filter set over all cores.
+    InputChannels,
+    /// Filter sets over the cores, small layers as often as they fit.
+    Duplicate,
+}
+
+/// How layers are laid on the cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mapping {
+    /// One policy for all layers, or the cheapest for each.
+    pub policy: Policy,
+}
+
+/// How the map that a layer reads and the one that it writes share the feature-map SRAM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PingPong {
+    /// Each takes what it needs.
+    #[default]
+    Shared,
+    /// Each has half of it; layers in a row read and write them in turn.
+    Halves,
+}
+
+/// Memories and ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Weight SRAM of a core, KiB.
+    pub weight_sram_kib: u64,
+    /// Feature-map SRAM of all cores, KiB.
+    pub feature_sram_kib: u64,
+    /// How the map that is read and the one that is written share it.
+    #[serde(default)]
+    pub ping_pong: PingPong,
+    /// Port of a core through which its macros are written, bits a cycle.
+    pub write_bits_per_cycle: u64,
+    /// Weight SRAM of a core to its macros, bits a cycle.
+    pub weight_bits_per_cycle: u64,
+    /// Feature-map SRAM to a core, bits a cycle.
+    pub feature_read_bits_per_cycle: u64,
+    /// A core to the feature-map SRAM, bits a cycle.
+    pub feature_write_bits_per_cycle: u64,
+    /// Next memory level to all cores together, bits a cycle.
+    pub next_level_bits_per_cycle: u64,
+    /// Index bits that a core decodes in a cycle.
+    pub index_bits_per_cycle: u64,
+}
+
+/// Energy constants.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Energy {
+    /// Writing a bit of a macro.
+    pub cell_write_pj_per_bit: f64,
+    /// Reading or writing a bit of a weight or feature-map SRAM.
+    pub buffer_pj_per_bit: f64,
+    /// Moving a bit from or to the next memory level.
+    pub next_level_pj_per_bit: f64,
+    /// A switching logic gate.
+    pub gate_pj: f64,
+    /// A full adder, or a bit of a comparison.
+    pub adder_pj_per_bit: f64,
+    /// Static power of a macro, mW; a measured access contains it while it lasts.
+    pub leakage_mw_per_macro: f64,
+    /// How a measured access is split for display.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macro_shares: Option<MacroShares>,
+    /// Energy of an access from its parts, where it isn't measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub components: Option<Components>,
+}
+
+/// Shares of an access's energy, which sum to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MacroShares {
+    /// Cells and bit lines.
+    pub array: f64,
+    /// Converters.
+    pub converter: f64,
+    /// Drivers of the word lines.
+    pub drivers: f64,
+}
+
+impl MacroShares {
+    /// Names and shares, for tables.
+    pub fn parts(&self) -> [(&'static str, f64); 3] {
+        [("array", self.array), ("converter", self.converter), ("drivers", self.drivers)]
+    }
+}
+
+/// Area constants of everything that is counted; a file gives all of them or none.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Area {
+    /// A macro with its converters and drivers, mm2.
+    pub macro_mm2: f64,
+    /// A KiB of weight or feature-map SRAM, mm2.
+    pub sram_mm2_per_kib: f64,
+    /// Accumulation, index decoder and requantization of a core, mm2.
+    pub logic_mm2_per_core: f64,
+}
+
+/// Capacitances behind the energy of one input phase of an access (formulas of zigzag-imc; see `docs/cost-model.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Components {
+    /// Supply, V.
+    pub supply_v: f64,
+    /// Bit line of one cell, fF.
+    pub cell_ff: f64,
+    /// Converter, for each of its bits, fF.
+    pub adc_linear_ff: f64,
+    /// Converter, for each of its `4^bits`, fF.
+    pub adc_exponential_ff: f64,
+    /// Driver of a row, for each input bit of a phase if there are several, fF.
+    pub dac_ff_per_bit: f64,
+}
+
+impl Hardware {
+    /// The shipped `experiments/hardware/mars.toml`.
+    pub fn mars() -> Self {
+        toml::from_str(include_str!("../../../experiments/hardware/mars.toml"))
+            .expect("the shipped hardware file is tested to be valid")
+    }
+
+    /// Macros of the chip.
+    pub fn macros(&self) -> usize {
+        self.cores * self.macros_per_core
+    }
+
+    /// Groups that one access can hold side by side on the word lines.
+    pub fn sections(&self) -> usize {
+        self.rows_on / self.group.channels
+    }
+
+    /// Accesses whose weights a macro holds at once.
+    pub fn accesses_per_macro(&self) -> usize {
+        self.rows / self.rows_on
+    }
+}

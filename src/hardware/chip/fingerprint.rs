@@ -1,0 +1,30 @@
+//! What a lossy chip computes, as names for people and as a hash for programs.
+
+use sha2::{Digest, Sha256};
+
+use super::description::Hardware;
+use super::losses::Converter;
+
+impl Hardware {
+    /// What keeps the chip from computing what the integer reference does; nothing for an ideal converter without faults.
+    pub fn losses(&self) -> Vec<String> {
+        let converter = match self.converter {
+            Converter::Ideal => None,
+            Converter::Clipping { .. } => Some("clipping converter".into()),
+            Converter::Bits { bits, .. } => Some(format!("{bits}-bit converter")),
+        };
+        let noise = self.noise.unwrap_or_default();
+        let noisy = (noise.sigma > 0.0).then(|| "noise".into());
+        let stuck = noise.has_stuck_cells().then(|| "stuck cells".into());
+        [converter, noisy, stuck].into_iter().flatten().collect()
+    }
+
+    /// A hash of all that decides what a chip with losses computes; none for one without, which computes the integer network.
+    pub fn losses_sha256(&self) -> Option<String> {
+        let widths: Vec<_> = self.access.iter().map(|access| (access.weight_bits, access.input_bits)).collect();
+        let slicing = (self.weight_slice_bits, self.input_bits_per_cycle, widths);
+        let key = (self.group, self.rows_on, self.columns, slicing, self.converter, self.noise);
+        let text = serde_json::to_string(&key).expect("numbers and names");
+        (!self.losses().is_empty()).then(|| format!("{:x}", Sha256::digest(text)))
+    }
+}

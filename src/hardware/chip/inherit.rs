@@ -1,0 +1,79 @@
+//! Hardware files, and those that hold only what differs from a base.
+
+use std::path::{Path, PathBuf};
+
+use super::description::Hardware;
+use crate::error::{Error, Result, with_suggestion};
+use crate::files::read_toml;
+
+/// Longest chain of bases.
+const MAX_BASES: usize = 8;
+
+/// The table of a hardware file with its base, and the base's base, beneath it; `files` gets the bases.
+fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Result<toml::Table> {
+    let base = match own.remove("base") {
+        None => return Ok(own),
+        Some(toml::Value::String(base)) => path.parent().unwrap_or(Path::new("")).join(base),
+        Some(_) => return Err(Error::file(path, "base must be the path of a hardware file")),
+    };
+    if files.len() == MAX_BASES {
+        return Err(Error::file(path, format!("more than {MAX_BASES} bases, one on top of the other")));
+    }
+    files.push(base.clone());
+    let mut whole = with_base(&base, read_toml(&base)?, files)?;
+    let components = own.get("energy").is_some_and(|energy| energy.get("components").is_some());
+    let mut accesses = own.get("access").and_then(toml::Value::as_array).into_iter().flatten();
+    let measured = accesses.any(|access| access.get("energy_pj").is_some());
+    if let Some(energy) = whole.get_mut("energy").and_then(toml::Value::as_table_mut) {
+        // Shares are of a measured access, components of one that isn't.
+        if components {
+            energy.remove("macro_shares");
+        } else if measured {
+            energy.remove("components");
+        }
+    }
+    merge(&mut whole, own);
+    Ok(whole)
+}
+
+fn merge(whole: &mut toml::Table, own: toml::Table) {
+    for (key, value) in own {
+        match (whole.get_mut(&key), value) {
+            // Another kind of converter has other keys.
+            (Some(toml::Value::Table(whole)), toml::Value::Table(own)) if !own.contains_key("kind") => {
+                merge(whole, own);
+            }
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
+}
+
+impl Hardware {
+    /// Reads and checks a hardware file.
+    ///
+    /// A file with the key `base` holds only what differs from another hardware file, whose path is from its own folder: tables are
+    /// merged key by key, but one with a `kind`; everything else replaces what the base has.
+    ///
+    /// # Errors
+    /// A missing file, wrong TOML, an unknown key (the message lists the known ones), a chain of bases that doesn't end, and everything
+    /// that [`validate`](Self::validate) finds.
+    pub fn load(path: &Path) -> Result<Self> {
+        let own: toml::Table = read_toml(path)?;
+        let hardware: Self = if own.contains_key("base") {
+            let mut bases = Vec::new();
+            let whole = toml::Value::Table(with_base(path, own, &mut bases)?);
+            whole.try_into().map_err(|error: toml::de::Error| {
+                let message = with_suggestion(&error.to_string().trim().replace('\n', " "));
+                let bases: Vec<String> = bases.iter().map(|base| base.display().to_string()).collect();
+                Error::file(path, format!("{message} (in this file or its base {})", bases.join(", ")))
+            })?
+        } else {
+            // Read as text, so that messages have lines.
+            read_toml(path)?
+        };
+        hardware.check().map_err(|source| Error::HardwareFile { path: path.into(), source })?;
+        Ok(hardware)
+    }
+}
