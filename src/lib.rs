@@ -49,6 +49,8 @@ pub mod report;
 #[cfg(feature = "train")]
 pub mod reproduce;
 pub mod run_folder;
+#[cfg_attr(not(feature = "train"), expect(dead_code, reason = "the registers of floats serve training"))]
+pub mod simd;
 pub mod sweep;
 #[cfg(feature = "train")]
 pub mod train;

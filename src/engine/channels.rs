@@ -2,7 +2,7 @@
 //!
 //! Values of the channels are repeated, so that the inner loops are long; the compiler makes vectors of them.
 
-use super::simd::vectorized;
+use crate::simd::vectorized;
 
 /// Floats that an inner loop covers at least.
 const RUN: usize = 128;

@@ -5,8 +5,8 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::simd::vectorized;
 use super::{FlexTensor, ours};
+use crate::simd::vectorized;
 
 /// Floats that a thread works on together.
 const PART: usize = 1 << 14;

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::conv::{Algorithm, Conv, Direction};
 use super::parallel::in_parts;
 use super::product::{Axis, Product};
-use super::simd::lanes;
+use crate::simd::lanes;
 
 /// Pixels that are worked on together.
 const PIXELS: usize = 128;

@@ -8,8 +8,8 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::Tensor;
 
 use super::parallel::in_parts;
-use super::simd::vectorized;
 use super::{FlexTensor, flex_tensor, ours};
+use crate::simd::vectorized;
 
 /// Values that a thread works on at a time: fixed, so that the order of sums doesn't depend on threads.
 const CHUNK: usize = 1 << 14;

@@ -14,7 +14,7 @@
 //! | `winograd`, `direct` | the algorithms |
 //! | `product` | the inner loop of both |
 //! | `channels`, `join` | batch norm, ReLU, residual sum |
-//! | `simd`, `parallel` | instruction sets, threads |
+//! | `parallel` | threads |
 
 mod block;
 mod channels;
@@ -28,7 +28,6 @@ mod ones;
 mod parallel;
 mod pool;
 mod product;
-mod simd;
 mod winograd;
 
 use burn::backend::Flex;
@@ -40,9 +39,8 @@ pub use block::{BlockOutput, Norm, Shortcut, conv_block};
 pub(crate) use descent::{Descent, descend};
 pub(crate) use fake::fake_quantize;
 pub(crate) use moments::moments;
-pub(crate) use ones::{Digits, LANES, Word, digit_sums};
+pub(crate) use ones::{Digits, digit_sums};
 pub(crate) use pool::{Window, max_pool};
-pub(crate) use simd::vectorized;
 
 type FlexTensor = FloatTensor<Flex>;
 

@@ -1,7 +1,7 @@
-//! Sums of products of digits whose bits lie in words, one bit a row: the number of ones in common, weighed by their places.
+//! Bit-serial dot products: operands are bit planes, packed in words of one bit a row; a sum of products is
+//! `sum of popcount(input & weight) << (input bit + weight bit)`.
 
-/// Outputs that are computed side by side.
-pub(crate) const LANES: usize = 16;
+use crate::simd::{COUNTABLE, IntegerKernel, IntegerSimd, LANES, Popcounts, Word, dispatch_integers};
 
 /// How numbers are cut into digits.
 #[derive(Clone, Copy, Debug)]
@@ -16,264 +16,88 @@ pub(crate) struct Digits {
     pub phase_bits: usize,
 }
 
-/// Rows side by side, a bit each.
-pub(crate) type Word = u16;
+/// Partial sums of two pixels, a lane for each output.
+pub(crate) type Pair = [[i32; LANES]; 2];
 
-/// Words whose ones a [`Ones`] counts.
-const COUNTABLE: usize = 31;
-
-/// Partial sums `out[slice][phase][pixel][lane]` of two pixels from inputs `[pixel][bit][word]` and weights `[bit][word][lane]`.
-pub(crate) fn digit_sums(digits: Digits, inputs: &[Word], weights: &[[Word; LANES]], out: &mut [[[i32; LANES]; 2]]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512bitalg") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: detected; a machine with the first has AVX2 too.
-            return unsafe { x86::sums_avx512(digits, inputs, weights, out) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: detected.
-            return unsafe { x86::sums_avx2(digits, inputs, weights, out) };
-        }
-    }
-    // SAFETY: needs no instruction set.
-    unsafe { sums::<Portable>(digits, inputs, weights, out) }
+/// Partial sums `out[slice][phase]` of two pixels from inputs `[pixel][bit][word]` and weights `[bit][word][lane]`.
+pub(crate) fn digit_sums(digits: Digits, inputs: &[Word], weights: &[[Word; LANES]], out: &mut [Pair]) {
+    dispatch_integers(DigitSums { digits, inputs, weights, out });
 }
 
-/// The numbers of ones that [`LANES`] words have had in common with inputs, at most [`COUNTABLE`] each.
-///
-/// # Safety
-/// Methods may only be called where the instruction set of the implementor is available.
-unsafe trait Ones: Copy {
-    unsafe fn zero() -> Self;
-    unsafe fn add(self, input: Word, weights: &[Word; LANES]) -> Self;
-    unsafe fn counts(self) -> [u16; LANES];
+struct DigitSums<'a> {
+    digits: Digits,
+    inputs: &'a [Word],
+    weights: &'a [[Word; LANES]],
+    out: &'a mut [Pair],
 }
 
-/// # Safety
-/// The instruction set of `O` is available.
-#[inline(always)]
-unsafe fn sums<O: Ones>(digits: Digits, inputs: &[Word], weights: &[[Word; LANES]], out: &mut [[[i32; LANES]; 2]]) {
-    let Digits { words, slices, slice_bits, phases, phase_bits } = digits;
-    if (slice_bits, phase_bits) == (1, 1) {
-        macro_rules! of_words {
-            ($($count:literal)*) => {
-                match words {
-                    $($count => {
-                        // SAFETY: the caller's promise.
-                        return unsafe { bit_sums::<O, $count>(phases, inputs, weights, out) };
-                    })*
-                    _ => {}
-                }
-            };
+impl IntegerKernel for DigitSums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: IntegerSimd>(self, simd: S) {
+        let Digits { words, slice_bits, phase_bits, .. } = self.digits;
+        match (slice_bits, phase_bits, words) {
+            (1, 1, 1) => self.of_bits::<S, 1>(simd),
+            (1, 1, 2) => self.of_bits::<S, 2>(simd),
+            (1, 1, 3) => self.of_bits::<S, 3>(simd),
+            (1, 1, 4) => self.of_bits::<S, 4>(simd),
+            (1, 1, 8) => self.of_bits::<S, 8>(simd),
+            _ => self.of_digits(simd),
         }
-        of_words!(1 2 3 4 8);
     }
-    let pixel = inputs.len() / 2;
-    for (index, out) in out.iter_mut().enumerate() {
-        let (slice, phase) = (index / phases, index % phases);
-        for (out, inputs) in out.iter_mut().zip(inputs.chunks_exact(pixel)) {
-            let mut sums = [0; LANES];
-            for weight_bit in 0..slice_bits {
-                let bit = slice * slice_bits + weight_bit;
-                let weights = &weights[bit * words..][..words];
-                let sign = if slice_bits > 1 && bit + 1 == slices * slice_bits { -1 } else { 1 };
-                for input_bit in 0..phase_bits {
-                    let inputs = &inputs[(phase * phase_bits + input_bit) * words..][..words];
-                    let factor = sign << (weight_bit + input_bit);
-                    for (inputs, weights) in inputs.chunks(COUNTABLE).zip(weights.chunks(COUNTABLE)) {
-                        // SAFETY: the caller's promise.
-                        let counts = unsafe {
-                            let mut ones = O::zero();
+}
+
+impl DigitSums<'_> {
+    #[inline(always)]
+    fn of_digits<S: IntegerSimd>(self, simd: S) {
+        let Digits { words, slices, slice_bits, phases, phase_bits } = self.digits;
+        let pixel = self.inputs.len() / 2;
+        for (index, out) in self.out.iter_mut().enumerate() {
+            let (slice, phase) = (index / phases, index % phases);
+            for (out, inputs) in out.iter_mut().zip(self.inputs.chunks_exact(pixel)) {
+                let mut sums = [0; LANES];
+                for weight_bit in 0..slice_bits {
+                    let bit = slice * slice_bits + weight_bit;
+                    let weights = &self.weights[bit * words..][..words];
+                    let sign = if slice_bits > 1 && bit + 1 == slices * slice_bits { -1 } else { 1 };
+                    for input_bit in 0..phase_bits {
+                        let inputs = &inputs[(phase * phase_bits + input_bit) * words..][..words];
+                        let factor = sign << (weight_bit + input_bit);
+                        for (inputs, weights) in inputs.chunks(COUNTABLE).zip(weights.chunks(COUNTABLE)) {
+                            let mut popcounts = simd.popcounts();
                             for (input, weights) in inputs.iter().zip(weights) {
-                                ones = ones.add(*input, weights);
+                                popcounts = popcounts.add(*input, weights);
                             }
-                            ones.counts()
-                        };
-                        for lane in 0..LANES {
-                            sums[lane] += factor * i32::from(counts[lane]);
+                            for (sum, count) in sums.iter_mut().zip(popcounts.counts()) {
+                                *sum += factor * i32::from(count);
+                            }
                         }
                     }
                 }
-            }
-            *out = sums;
-        }
-    }
-}
-
-/// The same for digits of one bit, in so few words that their loop is better written out.
-///
-/// # Safety
-/// The instruction set of `O` is available.
-#[inline(always)]
-unsafe fn bit_sums<O: Ones, const WORDS: usize>(
-    phases: usize,
-    inputs: &[Word],
-    weights: &[[Word; LANES]],
-    out: &mut [[[i32; LANES]; 2]],
-) {
-    const { assert!(WORDS <= COUNTABLE) };
-    let (inputs, _) = inputs.as_chunks::<WORDS>();
-    let (weights, _) = weights.as_chunks::<WORDS>();
-    for (weights, out) in weights.iter().zip(out.chunks_exact_mut(phases)) {
-        for (pixel, inputs) in inputs.chunks_exact(phases).enumerate() {
-            for (input, out) in inputs.iter().zip(&mut *out) {
-                // SAFETY: the caller's promise.
-                let counts = unsafe {
-                    let mut ones = O::zero();
-                    for word in 0..WORDS {
-                        ones = ones.add(input[word], &weights[word]);
-                    }
-                    ones.counts()
-                };
-                out[pixel] = counts.map(i32::from);
+                *out = sums;
             }
         }
     }
-}
 
-/// Plain Rust.
-#[derive(Clone, Copy)]
-struct Portable([u16; LANES]);
-
-// SAFETY: needs no instruction set.
-unsafe impl Ones for Portable {
-    unsafe fn zero() -> Self {
-        Self([0; LANES])
-    }
-
-    unsafe fn add(mut self, input: Word, weights: &[Word; LANES]) -> Self {
-        for (count, weight) in self.0.iter_mut().zip(weights) {
-            *count += (input & weight).count_ones() as u16;
-        }
-        self
-    }
-
-    unsafe fn counts(self) -> [u16; LANES] {
-        self.0
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Digits, LANES, Ones, Word, sums};
-
-    /// # Safety
-    /// The machine has the features.
-    #[target_feature(enable = "avx2,avx512bitalg,avx512vl")]
-    pub(super) unsafe fn sums_avx512(
-        digits: Digits,
-        inputs: &[Word],
-        weights: &[[Word; LANES]],
-        out: &mut [[[i32; LANES]; 2]],
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { sums::<Counted>(digits, inputs, weights, out) }
-    }
-
-    /// # Safety
-    /// The machine has AVX2.
-    #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn sums_avx2(
-        digits: Digits,
-        inputs: &[Word],
-        weights: &[[Word; LANES]],
-        out: &mut [[[i32; LANES]; 2]],
-    ) {
-        // SAFETY: the caller's promise.
-        unsafe { sums::<Looked>(digits, inputs, weights, out) }
-    }
-
-    /// The 16 words' bits in common, loaded.
+    /// The same for digits of one bit, in so few words that their loop is better written out.
     #[inline(always)]
-    unsafe fn common(input: Word, weights: &[Word; LANES]) -> __m256i {
-        // SAFETY: the caller has AVX2; the load reads the 32 bytes of `weights`, without alignment.
-        unsafe { _mm256_and_si256(_mm256_set1_epi16(input as i16), _mm256_loadu_si256(weights.as_ptr().cast())) }
-    }
-
-    /// Counts of words, by an instruction of its own.
-    #[derive(Clone, Copy)]
-    struct Counted(__m256i);
-
-    // SAFETY: the methods' contract is that the instruction set is available.
-    unsafe impl Ones for Counted {
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: the trait's contract.
-            Self(unsafe { _mm256_setzero_si256() })
-        }
-
-        #[inline(always)]
-        unsafe fn add(self, input: Word, weights: &[Word; LANES]) -> Self {
-            // SAFETY: the trait's contract.
-            Self(unsafe { _mm256_add_epi16(self.0, _mm256_popcnt_epi16(common(input, weights))) })
-        }
-
-        #[inline(always)]
-        unsafe fn counts(self) -> [u16; LANES] {
-            // SAFETY: both types are 32 bytes of integers.
-            unsafe { std::mem::transmute(self.0) }
-        }
-    }
-
-    /// Counts of bytes, whose halves are looked up: at most 8 a word, so that 31 words fit.
-    ///
-    /// After Muła, Kurz, Lemire, *Faster population counts using AVX2 instructions*, The Computer Journal 2018.
-    #[derive(Clone, Copy)]
-    struct Looked(__m256i);
-
-    // SAFETY: the methods' contract is that the instruction set is available.
-    unsafe impl Ones for Looked {
-        #[inline(always)]
-        unsafe fn zero() -> Self {
-            // SAFETY: the trait's contract.
-            Self(unsafe { _mm256_setzero_si256() })
-        }
-
-        #[inline(always)]
-        unsafe fn add(self, input: Word, weights: &[Word; LANES]) -> Self {
-            // SAFETY: the trait's contract.
-            unsafe {
-                let ones = _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-                let ones = _mm256_broadcastsi128_si256(ones);
-                let half = _mm256_set1_epi8(15);
-                let common = common(input, weights);
-                let low = _mm256_shuffle_epi8(ones, _mm256_and_si256(common, half));
-                let high = _mm256_shuffle_epi8(ones, _mm256_and_si256(_mm256_srli_epi16::<4>(common), half));
-                Self(_mm256_add_epi8(self.0, _mm256_add_epi8(low, high)))
+    fn of_bits<S: IntegerSimd, const WORDS: usize>(self, simd: S) {
+        const { assert!(WORDS <= COUNTABLE) };
+        let phases = self.digits.phases;
+        let (inputs, _) = self.inputs.as_chunks::<WORDS>();
+        let (weights, _) = self.weights.as_chunks::<WORDS>();
+        for (weights, out) in weights.iter().zip(self.out.chunks_exact_mut(phases)) {
+            for (pixel, inputs) in inputs.chunks_exact(phases).enumerate() {
+                for (input, out) in inputs.iter().zip(&mut *out) {
+                    let mut popcounts = simd.popcounts();
+                    for word in 0..WORDS {
+                        popcounts = popcounts.add(input[word], &weights[word]);
+                    }
+                    out[pixel] = popcounts.counts().map(i32::from);
+                }
             }
         }
-
-        #[inline(always)]
-        unsafe fn counts(self) -> [u16; LANES] {
-            // SAFETY: the trait's contract; both types are 32 bytes of integers.
-            unsafe {
-                let low = _mm256_and_si256(self.0, _mm256_set1_epi16(0xff));
-                std::mem::transmute(_mm256_add_epi16(low, _mm256_srli_epi16::<8>(self.0)))
-            }
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn run_all(
-        digits: Digits,
-        inputs: &[Word],
-        weights: &[[Word; LANES]],
-        out: &mut [[[i32; LANES]; 2]],
-    ) -> Vec<Vec<[[i32; LANES]; 2]>> {
-        let mut all = Vec::new();
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: detected.
-            unsafe { sums_avx2(digits, inputs, weights, out) };
-            all.push(out.to_vec());
-        }
-        if is_x86_feature_detected!("avx512bitalg") && is_x86_feature_detected!("avx512vl") {
-            // SAFETY: detected.
-            unsafe { sums_avx512(digits, inputs, weights, out) };
-            all.push(out.to_vec());
-        }
-        all
     }
 }
 
@@ -282,13 +106,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::simd::on_each_isa;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         /// Row by row, with numbers instead of bits.
         #[test]
-        fn every_vector_unit_adds_up_the_products_of_digits(
+        fn every_instruction_set_adds_up_the_products_of_digits(
             words in prop::sample::select(vec![1, 2, 4, 31, 32, 70]),
             [slices, slice_bits, phases, phase_bits] in [1usize..=3, 1usize..=3, 1usize..=3, 1usize..=2],
             full in any::<bool>(),
@@ -324,15 +149,12 @@ mod tests {
                     }
                 }
             }
-            let mut out = vec![[[0; LANES]; 2]; slices * phases];
-            digit_sums(digits, &inputs, &weights, &mut out);
-            prop_assert_eq!(&out, &expected);
-            // SAFETY: needs no instruction set.
-            unsafe { sums::<Portable>(digits, &inputs, &weights, &mut out) };
-            prop_assert_eq!(&out, &expected);
-            #[cfg(target_arch = "x86_64")]
-            for found in x86::run_all(digits, &inputs, &weights, &mut out) {
-                prop_assert_eq!(&found, &expected);
+            for (isa, found) in on_each_isa(|| {
+                let mut out = vec![[[0; LANES]; 2]; slices * phases];
+                digit_sums(digits, &inputs, &weights, &mut out);
+                out
+            }) {
+                prop_assert_eq!(&found, &expected, "{:?}", isa);
             }
         }
     }

@@ -10,8 +10,8 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 
 use super::parallel::in_parts;
-use super::simd::vectorized;
 use super::{FlexTensor, flex_tensor, ours};
+use crate::simd::vectorized;
 
 /// Which pixels are pooled, the same both ways.
 #[derive(Clone, Copy, Debug)]

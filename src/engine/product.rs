@@ -1,7 +1,7 @@
 //! The one inner loop: a matrix product whose sides are read through two-level indices, so that they can be the pixels of a
 //! picture, the positions of a kernel or the rows of a plain matrix.
 
-use super::simd::{Kernel, Vector, dispatch};
+use crate::simd::{Floats, Kernel, Simd, dispatch};
 
 /// An index of `len` steps of `step` from each of `starts`, which count in `unit`s.
 #[derive(Clone, Copy, Debug)]
@@ -80,31 +80,32 @@ impl Kernel for Product<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
+    fn run<S: Simd>(self, simd: S) {
+        let lanes = S::F32::LANES;
         let (rows, depth) = (self.rows.total(), self.depth.total());
         if rows == 0 || self.width == 0 {
             return;
         }
-        assert!(depth > 0 && self.width.is_multiple_of(V::LANES) && self.c_rows.total() == rows);
+        assert!(depth > 0 && self.width.is_multiple_of(lanes) && self.c_rows.total() == rows);
         assert!(self.b_rows.starts.len() == self.depth.starts.len() && self.b_rows.len == self.depth.len);
         assert!(self.rows.last() + self.depth.last() < self.a.len());
         assert!(self.b_rows.last() + self.width <= self.b.len());
         assert!(self.c_rows.last() + self.width <= self.c.len());
         let mut first = 0;
-        // SAFETY: what the tiles read and write was checked above; the instruction set by the caller.
+        // SAFETY: what the tiles read and write was checked above.
         unsafe {
-            while first + 2 * V::LANES <= self.width {
+            while first + 2 * lanes <= self.width {
                 let (b, c) = (self.b.as_ptr().add(first), self.c.as_mut_ptr().add(first));
-                if V::REGISTERS >= 32 {
-                    columns::<V, 12, 2>(&self, b, c);
+                if S::REGISTERS >= 32 {
+                    columns::<S, 12, 2>(simd, &self, b, c);
                 } else {
-                    columns::<V, 6, 2>(&self, b, c);
+                    columns::<S, 6, 2>(simd, &self, b, c);
                 }
-                first += 2 * V::LANES;
+                first += 2 * lanes;
             }
             if first < self.width {
                 let (b, c) = (self.b.as_ptr().add(first), self.c.as_mut_ptr().add(first));
-                columns::<V, 8, 1>(&self, b, c);
+                columns::<S, 8, 1>(simd, &self, b, c);
             }
         }
     }
@@ -112,7 +113,7 @@ impl Kernel for Product<'_> {
 
 /// All rows of `VECTORS` registers of columns.
 #[inline(always)]
-unsafe fn columns<V: Vector, const ROWS: usize, const VECTORS: usize>(p: &Product, b: *const f32, c: *mut f32) {
+unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, p: &Product, b: *const f32, c: *mut f32) {
     let mut left = p.rows.total();
     let start = |axis| Offsets { axis, start: 0, step: 0 };
     let (mut rows, mut c_rows) = (start(p.rows), start(p.c_rows));
@@ -120,29 +121,30 @@ unsafe fn columns<V: Vector, const ROWS: usize, const VECTORS: usize>(p: &Produc
     // SAFETY: passed on from the caller; the tiles' rows are those that are left.
     unsafe {
         while left >= ROWS {
-            tile::<V, ROWS, VECTORS>(p, at.0, at.1, b, c);
+            tile::<S, ROWS, VECTORS>(simd, p, at.0, at.1, b, c);
             left -= ROWS;
         }
         if ROWS > 6 && left >= 6 {
-            tile::<V, 6, VECTORS>(p, at.0, at.1, b, c);
+            tile::<S, 6, VECTORS>(simd, p, at.0, at.1, b, c);
             left -= 6;
         }
         if left >= 4 {
-            tile::<V, 4, VECTORS>(p, at.0, at.1, b, c);
+            tile::<S, 4, VECTORS>(simd, p, at.0, at.1, b, c);
             left -= 4;
         }
         if left >= 2 {
-            tile::<V, 2, VECTORS>(p, at.0, at.1, b, c);
+            tile::<S, 2, VECTORS>(simd, p, at.0, at.1, b, c);
             left -= 2;
         }
         if left > 0 {
-            tile::<V, 1, VECTORS>(p, at.0, at.1, b, c);
+            tile::<S, 1, VECTORS>(simd, p, at.0, at.1, b, c);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
+unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
     p: &Product,
     rows: &mut Offsets,
     c_rows: &mut Offsets,
@@ -153,11 +155,11 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
     unsafe {
         let a: [*const f32; ROWS] = std::array::from_fn(|_| p.a.as_ptr().add(rows.next()));
         let c: [*mut f32; ROWS] = std::array::from_fn(|_| c.add(c_rows.next()));
-        let mut sums = [[V::zero(); VECTORS]; ROWS];
+        let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
         if p.accumulate {
             for (sum, c) in sums.iter_mut().zip(&c) {
                 for (v, sum) in sum.iter_mut().enumerate() {
-                    *sum = V::load(c.add(v * V::LANES));
+                    *sum = simd.load(c.add(v * S::F32::LANES));
                 }
             }
         }
@@ -165,11 +167,11 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
             let mut offset = a_start * p.depth.unit;
             let mut b = b.add(b_start * p.b_rows.unit);
             for _ in 0..p.depth.len {
-                let factors: [V; VECTORS] = std::array::from_fn(|v| V::load(b.add(v * V::LANES)));
+                let factors: [S::F32; VECTORS] = std::array::from_fn(|v| simd.load(b.add(v * S::F32::LANES)));
                 for (sum, a) in sums.iter_mut().zip(&a) {
-                    let x = V::splat(*a.add(offset));
+                    let x = simd.splat(*a.add(offset));
                     for (sum, factor) in sum.iter_mut().zip(&factors) {
-                        *sum = sum.fma(x, *factor);
+                        *sum = sum.add_product(x, *factor);
                     }
                 }
                 offset += p.depth.step;
@@ -179,7 +181,7 @@ unsafe fn tile<V: Vector, const ROWS: usize, const VECTORS: usize>(
         }
         for (sum, c) in sums.iter().zip(&c) {
             for (v, sum) in sum.iter().enumerate() {
-                sum.store(c.add(v * V::LANES));
+                sum.store(c.add(v * S::F32::LANES));
             }
         }
     }

@@ -14,7 +14,7 @@ use std::ops::Range;
 use super::conv::{Algorithm, Conv, Direction};
 use super::parallel::in_parts;
 use super::product::{Axis, Product};
-use super::simd::{Kernel, Vector, dispatch, lanes};
+use crate::simd::{Floats, Kernel, Simd, dispatch, lanes};
 
 /// Side of an output tile.
 const TILE: usize = 4;
@@ -26,9 +26,7 @@ const POINTS: usize = PATCH * PATCH;
 const GAP: usize = 16;
 /// One dimension of a transform.
 trait Transform<const I: usize, const O: usize> {
-    /// # Safety
-    /// The instruction set of `V` is available.
-    unsafe fn apply<V: Vector>(d: [V; I]) -> [V; O];
+    fn apply<S: Simd>(simd: S, d: [S::F32; I]) -> [S::F32; O];
 }
 
 /// `B^T`: a patch of the input to the products.
@@ -46,129 +44,106 @@ struct WeightGradient;
 
 impl Transform<6, 6> for Input {
     #[inline(always)]
-    unsafe fn apply<V: Vector>(d: [V; 6]) -> [V; 6] {
-        // SAFETY: the trait's contract.
-        unsafe {
-            let (two, four, five) = (V::splat(2.0), V::splat(-4.0), V::splat(-5.0));
-            let (even, odd) = (d[4].fma(d[2], four), d[3].fma(d[1], four));
-            let (even_2, odd_2) = (d[4].sub(d[2]), d[3].sub(d[1]).mul(two));
-            [
-                d[4].fma(d[2], five).sub(d[0].mul(four)),
-                even.add(odd),
-                even.sub(odd),
-                even_2.add(odd_2),
-                even_2.sub(odd_2),
-                d[5].fma(d[3], five).sub(d[1].mul(four)),
-            ]
-        }
+    fn apply<S: Simd>(simd: S, d: [S::F32; 6]) -> [S::F32; 6] {
+        let [two, minus_four, minus_five] = [2.0, -4.0, -5.0].map(|factor| simd.splat(factor));
+        let (even, odd) = (d[4].add_product(d[2], minus_four), d[3].add_product(d[1], minus_four));
+        let (even_2, odd_2) = (d[4] - d[2], (d[3] - d[1]) * two);
+        [
+            d[4].add_product(d[2], minus_five) - d[0] * minus_four,
+            even + odd,
+            even - odd,
+            even_2 + odd_2,
+            even_2 - odd_2,
+            d[5].add_product(d[3], minus_five) - d[1] * minus_four,
+        ]
     }
 }
 
 impl Transform<6, 4> for Output {
     #[inline(always)]
-    unsafe fn apply<V: Vector>(m: [V; 6]) -> [V; 4] {
-        // SAFETY: the trait's contract.
-        unsafe {
-            let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
-            let (sum_2, difference_2) = (m[3].add(m[4]), m[3].sub(m[4]));
-            [
-                m[0].add(sum).add(sum_2),
-                difference.fma(difference_2, V::splat(2.0)),
-                sum.fma(sum_2, V::splat(4.0)),
-                difference.fma(difference_2, V::splat(8.0)).add(m[5]),
-            ]
-        }
+    fn apply<S: Simd>(simd: S, m: [S::F32; 6]) -> [S::F32; 4] {
+        let (sum, difference) = (m[1] + m[2], m[1] - m[2]);
+        let (sum_2, difference_2) = (m[3] + m[4], m[3] - m[4]);
+        [
+            m[0] + sum + sum_2,
+            difference.add_product(difference_2, simd.splat(2.0)),
+            sum.add_product(sum_2, simd.splat(4.0)),
+            difference.add_product(difference_2, simd.splat(8.0)) + m[5],
+        ]
     }
 }
 
 impl Transform<4, 6> for OutputGradient {
     #[inline(always)]
-    unsafe fn apply<V: Vector>(y: [V; 4]) -> [V; 6] {
-        // SAFETY: the trait's contract.
-        unsafe {
-            let (even, odd) = (y[0].add(y[2]), y[1].add(y[3]));
-            let even_2 = y[0].fma(y[2], V::splat(4.0));
-            let odd_2 = y[1].mul(V::splat(2.0)).fma(y[3], V::splat(8.0));
-            [y[0], even.add(odd), even.sub(odd), even_2.add(odd_2), even_2.sub(odd_2), y[3]]
-        }
+    fn apply<S: Simd>(simd: S, y: [S::F32; 4]) -> [S::F32; 6] {
+        let (even, odd) = (y[0] + y[2], y[1] + y[3]);
+        let even_2 = y[0].add_product(y[2], simd.splat(4.0));
+        let odd_2 = (y[1] * simd.splat(2.0)).add_product(y[3], simd.splat(8.0));
+        [y[0], even + odd, even - odd, even_2 + odd_2, even_2 - odd_2, y[3]]
     }
 }
 
 impl Transform<6, 6> for InputGradient {
     #[inline(always)]
-    unsafe fn apply<V: Vector>(v: [V; 6]) -> [V; 6] {
-        // SAFETY: the trait's contract.
-        unsafe {
-            let (two, four, five) = (V::splat(2.0), V::splat(4.0), V::splat(5.0));
-            let (sum, difference) = (v[1].add(v[2]), v[1].sub(v[2]));
-            let (sum_2, difference_2) = (v[3].add(v[4]), v[3].sub(v[4]));
-            [
-                v[0].mul(four),
-                v[5].sub(difference).mul(four).sub(difference_2.mul(two)),
-                V::zero().sub(v[0].mul(five).fma(sum, four).add(sum_2)),
-                difference.fma(difference_2, two).sub(v[5].mul(five)),
-                v[0].add(sum).add(sum_2),
-                v[5],
-            ]
-        }
+    fn apply<S: Simd>(simd: S, v: [S::F32; 6]) -> [S::F32; 6] {
+        let [two, four, five] = [2.0, 4.0, 5.0].map(|factor| simd.splat(factor));
+        let (sum, difference) = (v[1] + v[2], v[1] - v[2]);
+        let (sum_2, difference_2) = (v[3] + v[4], v[3] - v[4]);
+        [
+            v[0] * four,
+            (v[5] - difference) * four - difference_2 * two,
+            simd.splat(0.0) - ((v[0] * five).add_product(sum, four) + sum_2),
+            difference.add_product(difference_2, two) - v[5] * five,
+            v[0] + sum + sum_2,
+            v[5],
+        ]
     }
 }
 
 impl Transform<3, 6> for Weights {
     #[inline(always)]
-    unsafe fn apply<V: Vector>(g: [V; 3]) -> [V; 6] {
-        // SAFETY: the trait's contract.
-        unsafe {
-            let (outer, middle) = (g[0].add(g[2]).mul(V::splat(-1.0 / 6.0)), g[1].mul(V::splat(1.0 / 6.0)));
-            let outer_2 = g[0].mul(V::splat(1.0 / 24.0)).fma(g[2], V::splat(1.0 / 6.0));
-            let middle_2 = g[1].mul(V::splat(1.0 / 12.0));
-            [
-                g[0].mul(V::splat(0.25)),
-                outer.sub(middle),
-                outer.add(middle),
-                outer_2.add(middle_2),
-                outer_2.sub(middle_2),
-                g[2],
-            ]
-        }
+    fn apply<S: Simd>(simd: S, g: [S::F32; 3]) -> [S::F32; 6] {
+        let share = |divisor: f32| simd.splat(1.0 / divisor);
+        let (outer, middle) = ((g[0] + g[2]) * share(-6.0), g[1] * share(6.0));
+        let outer_2 = (g[0] * share(24.0)).add_product(g[2], share(6.0));
+        let middle_2 = g[1] * share(12.0);
+        [g[0] * share(4.0), outer - middle, outer + middle, outer_2 + middle_2, outer_2 - middle_2, g[2]]
     }
 }
 
 impl Transform<6, 3> for WeightGradient {
     #[inline(always)]
-    unsafe fn apply<V: Vector>(u: [V; 6]) -> [V; 3] {
-        // SAFETY: the trait's contract.
-        unsafe {
-            let (sum, difference) = (u[1].add(u[2]), u[2].sub(u[1]));
-            let (sum_2, difference_2) = (u[3].add(u[4]), u[3].sub(u[4]));
-            let sixth = V::splat(1.0 / 6.0);
-            [
-                u[0].mul(V::splat(0.25)).sub(sum.mul(sixth)).fma(sum_2, V::splat(1.0 / 24.0)),
-                difference.mul(sixth).fma(difference_2, V::splat(1.0 / 12.0)),
-                u[5].fma(sum_2.sub(sum), sixth),
-            ]
-        }
+    fn apply<S: Simd>(simd: S, u: [S::F32; 6]) -> [S::F32; 3] {
+        let share = |divisor: f32| simd.splat(1.0 / divisor);
+        let (sum, difference) = (u[1] + u[2], u[2] - u[1]);
+        let (sum_2, difference_2) = (u[3] + u[4], u[3] - u[4]);
+        [
+            (u[0] * share(4.0) - sum * share(6.0)).add_product(sum_2, share(24.0)),
+            (difference * share(6.0)).add_product(difference_2, share(12.0)),
+            u[5].add_product(sum_2 - sum, share(6.0)),
+        ]
     }
 }
 
 /// Both dimensions.
 #[inline(always)]
-unsafe fn transform<T: Transform<I, O>, V: Vector, const I: usize, const O: usize>(d: &[[V; I]; I]) -> [[V; O]; O] {
-    // SAFETY: passed on from the caller.
-    unsafe {
-        let mut columns = [[V::zero(); I]; O];
-        for j in 0..I {
-            let column = T::apply::<V>(std::array::from_fn(|i| d[i][j]));
-            for (row, value) in columns.iter_mut().zip(column) {
-                row[j] = value;
-            }
+fn transform<T: Transform<I, O>, S: Simd, const I: usize, const O: usize>(
+    simd: S,
+    d: &[[S::F32; I]; I],
+) -> [[S::F32; O]; O] {
+    let zero = simd.splat(0.0);
+    let mut columns = [[zero; I]; O];
+    for j in 0..I {
+        let column = T::apply(simd, std::array::from_fn(|i| d[i][j]));
+        for (row, value) in columns.iter_mut().zip(column) {
+            row[j] = value;
         }
-        let mut out = [[V::zero(); O]; O];
-        for (out, row) in out.iter_mut().zip(columns) {
-            *out = T::apply::<V>(row);
-        }
-        out
     }
+    let mut out = [[zero; O]; O];
+    for (out, row) in out.iter_mut().zip(columns) {
+        *out = T::apply(simd, row);
+    }
+    out
 }
 
 /// Columns of a panel for matrices of `columns` columns.
@@ -278,10 +253,10 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let Gather { map, origin, images, first, block, out, .. } = self;
         let channels = map.channels;
-        assert!(channels.is_multiple_of(V::LANES) && channels == block.channels && out.len() >= block.len());
+        assert!(channels.is_multiple_of(S::F32::LANES) && channels == block.channels && out.len() >= block.len());
         let zeros = vec![0.0; channels];
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
@@ -294,17 +269,17 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
                     }
                 }
             }
-            for channel in (0..channels).step_by(V::LANES) {
+            for channel in (0..channels).step_by(S::F32::LANES) {
                 // SAFETY: each pixel has `channels` floats; writes end before `block.len()`, checked above.
                 unsafe {
-                    let mut d = [[V::zero(); I]; I];
+                    let mut d = [[simd.splat(0.0); I]; I];
                     for (d, pixels) in d.iter_mut().zip(&pixels) {
                         for (d, pixel) in d.iter_mut().zip(pixels) {
-                            *d = V::load(pixel.add(channel));
+                            *d = simd.load(pixel.add(channel));
                         }
                     }
                     let to = out.as_mut_ptr().add(block.offset(tile, channel));
-                    let values = transform::<T, V, I, PATCH>(&d);
+                    let values = transform::<T, S, I, PATCH>(simd, &d);
                     for (i, values) in values.iter().enumerate() {
                         for (j, value) in values.iter().enumerate() {
                             value.store(to.add((i * PATCH + j) * block.stride()));
@@ -332,39 +307,41 @@ impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let Scatter { map, origin, add, images, first, block, values, .. } = self;
         let channels = map.channels;
-        assert!(channels.is_multiple_of(V::LANES) && channels == block.channels && values.len() >= block.len());
+        assert!(channels.is_multiple_of(S::F32::LANES) && channels == block.channels && values.len() >= block.len());
         // Takes what isn't on the map.
         let mut nowhere = vec![0.0; channels];
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
-            let image = &mut images[image * map.len()..][..map.len()];
+            // One pointer for all pixels: a second borrow of the image would invalidate those that were made before.
+            let image = images[image * map.len()..][..map.len()].as_mut_ptr();
             let mut pixels = [[nowhere.as_mut_ptr(); O]; O];
             for (i, row) in pixels.iter_mut().enumerate() {
                 for (j, pixel) in row.iter_mut().enumerate() {
                     if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
-                        *pixel = image[place].as_mut_ptr();
+                        // SAFETY: the pixel is on the map, whose floats the slice was cut to.
+                        *pixel = unsafe { image.add(place.start) };
                     }
                 }
             }
-            for channel in (0..channels).step_by(V::LANES) {
+            for channel in (0..channels).step_by(S::F32::LANES) {
                 // SAFETY: each pixel has `channels` floats; reads end before `block.len()`, checked above.
                 unsafe {
                     let from = values.as_ptr().add(block.offset(tile, channel));
-                    let mut m = [[V::zero(); PATCH]; PATCH];
+                    let mut m = [[simd.splat(0.0); PATCH]; PATCH];
                     for (i, m) in m.iter_mut().enumerate() {
                         for (j, m) in m.iter_mut().enumerate() {
-                            *m = V::load(from.add((i * PATCH + j) * block.stride()));
+                            *m = simd.load(from.add((i * PATCH + j) * block.stride()));
                         }
                     }
-                    let out = transform::<T, V, PATCH, O>(&m);
+                    let out = transform::<T, S, PATCH, O>(simd, &m);
                     for (out, pixels) in out.iter().zip(&pixels) {
                         for (value, pixel) in out.iter().zip(pixels) {
                             let to = pixel.add(channel);
                             if add {
-                                V::load(to).add(*value).store(to);
+                                (simd.load(to) + *value).store(to);
                             } else {
                                 value.store(to);
                             }
@@ -390,14 +367,14 @@ impl Kernel for WeightPanel<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let Self { weights, rows, row_step, column_step, panel, out } = self;
-        assert!(panel.is_multiple_of(V::LANES) && out.len() == POINTS * rows * panel);
+        assert!(panel.is_multiple_of(S::F32::LANES) && out.len() == POINTS * rows * panel);
         let mut lanes = [[0.0; 16]; 9];
-        assert!(V::LANES <= lanes[0].len());
+        assert!(S::F32::LANES <= lanes[0].len());
         for row in 0..rows {
-            for first in (0..panel).step_by(V::LANES) {
-                for lane in 0..V::LANES {
+            for first in (0..panel).step_by(S::F32::LANES) {
+                for lane in 0..S::F32::LANES {
                     let kernel = &weights[row * row_step + (first + lane) * column_step..][..9];
                     for (lanes, weight) in lanes.iter_mut().zip(kernel) {
                         lanes[lane] = *weight;
@@ -405,13 +382,13 @@ impl Kernel for WeightPanel<'_> {
                 }
                 // SAFETY: `lanes` holds a register's floats; writes end before `POINTS * rows * panel`, checked above.
                 unsafe {
-                    let mut g = [[V::zero(); 3]; 3];
+                    let mut g = [[simd.splat(0.0); 3]; 3];
                     for (i, g) in g.iter_mut().enumerate() {
                         for (j, g) in g.iter_mut().enumerate() {
-                            *g = V::load(lanes[i * 3 + j].as_ptr());
+                            *g = simd.load(lanes[i * 3 + j].as_ptr());
                         }
                     }
-                    let values = transform::<Weights, V, 3, PATCH>(&g);
+                    let values = transform::<Weights, S, 3, PATCH>(simd, &g);
                     let to = out.as_mut_ptr().add(row * panel + first);
                     for (i, values) in values.iter().enumerate() {
                         for (j, value) in values.iter().enumerate() {
@@ -436,30 +413,30 @@ impl Kernel for WeightGradientPanel<'_> {
     type Output = ();
 
     #[inline(always)]
-    unsafe fn run<V: Vector>(self) {
+    fn run<S: Simd>(self, simd: S) {
         let Self { values, channels, panel, out } = self;
-        assert!(panel.is_multiple_of(V::LANES) && values.len() == POINTS * channels * panel);
+        assert!(panel.is_multiple_of(S::F32::LANES) && values.len() == POINTS * channels * panel);
         let mut lanes = [[0.0; 16]; 9];
-        assert!(V::LANES <= lanes[0].len());
+        assert!(S::F32::LANES <= lanes[0].len());
         for channel in 0..channels {
-            for first in (0..panel).step_by(V::LANES) {
+            for first in (0..panel).step_by(S::F32::LANES) {
                 // SAFETY: `lanes` holds a register's floats; reads end before `POINTS * channels * panel`, checked above.
                 unsafe {
                     let from = values.as_ptr().add(channel * panel + first);
-                    let mut u = [[V::zero(); PATCH]; PATCH];
+                    let mut u = [[simd.splat(0.0); PATCH]; PATCH];
                     for (i, u) in u.iter_mut().enumerate() {
                         for (j, u) in u.iter_mut().enumerate() {
-                            *u = V::load(from.add((i * PATCH + j) * channels * panel));
+                            *u = simd.load(from.add((i * PATCH + j) * channels * panel));
                         }
                     }
-                    let gradient = transform::<WeightGradient, V, PATCH, 3>(&u);
+                    let gradient = transform::<WeightGradient, S, PATCH, 3>(simd, &u);
                     for (i, gradient) in gradient.iter().enumerate() {
                         for (j, value) in gradient.iter().enumerate() {
                             value.store(lanes[i * 3 + j].as_mut_ptr());
                         }
                     }
                 }
-                for lane in 0..V::LANES {
+                for lane in 0..S::F32::LANES {
                     let kernel = &mut out[((first + lane) * channels + channel) * 9..][..9];
                     for (weight, lanes) in kernel.iter_mut().zip(&lanes) {
                         *weight = lanes[lane];

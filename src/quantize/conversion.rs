@@ -6,11 +6,12 @@
 
 use rayon::prelude::*;
 
-use crate::engine::{Digits, LANES, Word, digit_sums, vectorized};
+use crate::engine::{Digits, digit_sums};
 use crate::error::Result;
 use crate::hardware::{ConvMapping, ConversionNoise, Converter, Hardware, stuck_weights};
 use crate::integer::IntegerConv;
 use crate::network::{Conv, ConvShape, MapShape};
+use crate::simd::{LANES, Word, vectorized};
 
 /// Bits of a word.
 const WORD: usize = Word::BITS as usize;

@@ -3,8 +3,8 @@
 //! Weights are two's complement: the highest slice holds a signed digit, the others digits without sign. Where a slice is one
 //! bit, the highest one counts negatively instead.
 
-use super::kernel::{LANES, Portable, Sums};
 use crate::hardware::chip::Converter;
+use crate::simd::{IntegerSimd, Integers, LANES, Portable};
 
 /// A digit of the weights: `weight = sum of digit * place`.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ impl Conversion {
 
     /// Turns vectors of partial sums into what the converter makes of them.
     #[inline(always)]
-    pub(super) fn apply<S: Sums>(self, sums: &mut [S]) {
+    pub(super) fn apply<S: IntegerSimd>(self, simd: S, sums: &mut [S::I32]) {
         match self {
             Self::Exact => {}
             Self::Clamped { range: [low, high] } => {
@@ -107,12 +107,12 @@ impl Conversion {
             }
             Self::WideCoded(Codes { range: [low, high], step, reciprocal, shift }) => {
                 for sums in sums {
-                    let mut lanes = sums.lanes();
+                    let mut lanes = sums.to_lanes();
                     for sum in &mut lanes {
                         let above = (i64::from((*sum).clamp(low, high)) + i64::from(step / 2 - low)) as u64;
                         *sum = ((above * reciprocal) >> shift) as i32 * step + low;
                     }
-                    *sums = S::from_lanes(lanes);
+                    *sums = simd.lanes(lanes);
                 }
             }
         }
@@ -120,9 +120,9 @@ impl Conversion {
 
     /// What the converter makes of a partial sum.
     pub(super) fn convert(self, sum: i32) -> i32 {
-        let mut sums = [Portable::from_lanes([sum; LANES])];
-        self.apply(&mut sums);
-        sums[0].lanes()[0]
+        let mut sums = [Portable.lanes([sum; LANES])];
+        self.apply(Portable, &mut sums);
+        sums[0].to_lanes()[0]
     }
 }
 

@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 
 use super::adc::Slice;
-use super::kernel::{Dot, Inputs, LANES, NARROW_LIMIT, QUAD, Sums, Task, Weights, dispatch};
 use super::noise::{ConversionNoise, Key, STREAM_CONVERSIONS, stuck_weights};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
@@ -13,6 +12,9 @@ use crate::hardware::chip::Hardware;
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::IntegerConv;
 use crate::network::{ConvShape, MapShape};
+use crate::simd::{
+    Dot, Inputs, IntegerKernel, IntegerSimd, Integers, LANES, NARROW_LIMIT, QUAD, Weights, dispatch_integers,
+};
 
 /// What the array did, for all images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +38,7 @@ pub(super) struct ArrayConv {
     phases: usize,
     slices: Vec<Slice>,
     noise: Option<ConversionNoise>,
-    /// Whether partial sums are small enough for [`Sums::Narrow`].
+    /// Whether partial sums are small enough for [`IntegerSimd::Narrow`].
     narrow: bool,
     group: GroupShape,
     /// Bytes of a channel block of a pixel: the group's channels, filled up to whole quads.
@@ -271,8 +273,10 @@ impl ArrayConv {
         sums.clear();
         sums.resize(self.shape.output.len(), 0);
         let done = match &self.noise {
-            None => dispatch(Accumulation { conv: self, planes, sums, counters, noise: Noiseless }),
-            Some(noise) => dispatch(Accumulation { conv: self, planes, sums, counters, noise: Noisy { noise, image } }),
+            None => dispatch_integers(Accumulation { conv: self, planes, sums, counters, noise: Noiseless }),
+            Some(noise) => {
+                dispatch_integers(Accumulation { conv: self, planes, sums, counters, noise: Noisy { noise, image } })
+            }
         };
         done.map_err(|at| {
             let [low, high] = at.bounds;
@@ -300,7 +304,7 @@ trait Disturb: Copy {
     /// What picks the numbers of one vector of a filter set.
     fn stream(self, set: usize, vector: usize) -> Key;
     /// Disturbs the partial sums of neighboring pixels from `first` on, conversion `number` of the stream.
-    fn add<S: Sums>(self, stream: Key, first: usize, number: usize, sums: &mut [S; PIXELS]);
+    fn add<S: IntegerSimd>(self, simd: S, stream: Key, first: usize, number: usize, sums: &mut [S::I32; PIXELS]);
 }
 
 #[derive(Clone, Copy)]
@@ -313,7 +317,7 @@ impl Disturb for Noiseless {
     }
 
     #[inline(always)]
-    fn add<S: Sums>(self, _: Key, _: usize, _: usize, _: &mut [S; PIXELS]) {}
+    fn add<S: IntegerSimd>(self, _: S, _: Key, _: usize, _: usize, _: &mut [S::I32; PIXELS]) {}
 }
 
 #[derive(Clone, Copy)]
@@ -329,14 +333,24 @@ impl Disturb for Noisy<'_> {
     }
 
     #[inline(always)]
-    fn add<S: Sums>(self, stream: Key, first: usize, number: usize, sums: &mut [S; PIXELS]) {
+    fn add<S: IntegerSimd>(self, simd: S, stream: Key, first: usize, number: usize, sums: &mut [S::I32; PIXELS]) {
         for (pair, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let noise = self.noise.pair(stream, (first / 2 + pair) as u32, number as u32);
             for (sums, noise) in sums.iter_mut().zip(noise) {
-                *sums = sums.add_product(S::from_lanes(noise), 1);
+                *sums = sums.add_product(simd.lanes(noise), 1);
             }
         }
     }
+}
+
+/// What accesses compute together.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    set: &'a ArraySet,
+    /// The vector of its filters.
+    vector: usize,
+    /// Where the windows of the output pixels start.
+    bases: [usize; PIXELS],
 }
 
 struct Accumulation<'a, D> {
@@ -348,11 +362,11 @@ struct Accumulation<'a, D> {
     noise: D,
 }
 
-impl<D: Disturb> Task for Accumulation<'_, D> {
+impl<D: Disturb> IntegerKernel for Accumulation<'_, D> {
     type Output = std::result::Result<(), OutOfRange>;
 
     #[inline(always)]
-    fn run<S: Sums>(self) -> Self::Output {
+    fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
         let conv = self.conv;
         let filters = conv.shape.filters();
         let mut rows = conv.empty_rows();
@@ -365,9 +379,12 @@ impl<D: Disturb> Task for Accumulation<'_, D> {
                 for (first, windows) in (0..).step_by(PIXELS).zip(conv.windows.chunks(PIXELS)) {
                     // The last pixels may be fewer; the last one then stands in for those that are missing.
                     let bases = std::array::from_fn(|pixel| windows[pixel.min(windows.len() - 1)]);
-                    let disturb = |number: usize, sums: &mut [S; PIXELS]| self.noise.add(stream, first, number, sums);
+                    let disturb = |number: usize, sums: &mut [S::I32; PIXELS]| {
+                        self.noise.add(simd, stream, first, number, sums);
+                    };
+                    let place = Place { set, vector, bases };
                     let totals = conv
-                        .access_pixels(set, vector, bases, self.planes, &mut rows, disturb)
+                        .access_pixels(simd, place, self.planes, &mut rows, disturb)
                         .map_err(|at| OutOfRange { set: index, ..at })?;
                     for (pixel, totals) in totals.iter().enumerate().take(windows.len()) {
                         self.sums[(first + pixel) * filters + filter..][..real].copy_from_slice(&totals[..real]);
@@ -387,16 +404,15 @@ impl ArrayConv {
     ///
     /// `disturb` adds noise to the partial sums of one conversion of each lane and pixel, which are numbered from 0.
     #[inline(always)]
-    fn access_pixels<S: Sums>(
+    fn access_pixels<S: IntegerSimd>(
         &self,
-        set: &ArraySet,
-        vector: usize,
-        bases: [usize; PIXELS],
+        simd: S,
+        Place { set, vector, bases }: Place,
         planes: &[u8],
         rows: &mut [Rows],
-        disturb: impl Fn(usize, &mut [S; PIXELS]),
+        disturb: impl Fn(usize, &mut [S::I32; PIXELS]),
     ) -> std::result::Result<[[i32; LANES]; PIXELS], OutOfRange> {
-        let mut totals = [S::zero(); PIXELS];
+        let mut totals = [simd.lanes([0; LANES]); PIXELS];
         for (index, bundle) in set.bundles.iter().enumerate() {
             let quads = bundle.sections.len() * (self.block / QUAD);
             self.gather(bundle, bases, planes, rows);
@@ -407,8 +423,8 @@ impl ArrayConv {
                 for phase in 0..self.phases {
                     let rows = &rows[phase * quads..][..quads];
                     let mut partial = match self.narrow {
-                        true => partial_sums::<S::Narrow>(weights, rows),
-                        false => partial_sums::<S>(weights, rows),
+                        true => partial_sums(simd.narrow(), weights, rows),
+                        false => partial_sums(simd.lanes([0; LANES]), weights, rows),
                     };
                     let place = self.place(*digits, phase);
                     let [low, high] = bounds;
@@ -416,14 +432,14 @@ impl ArrayConv {
                         return Err(OutOfRange { set: 0, bundle: index, slice, phase, bounds });
                     }
                     disturb((index * self.slices.len() + slice) * self.phases + phase, &mut partial);
-                    digits.conversion.apply(&mut partial);
+                    digits.conversion.apply(simd, &mut partial);
                     for (total, sums) in totals.iter_mut().zip(partial) {
                         *total = total.add_product(sums, place);
                     }
                 }
             }
         }
-        Ok(totals.map(S::lanes))
+        Ok(totals.map(Integers::to_lanes))
     }
 
     /// What the word lines of a bundle's sections take for some output pixels, `[phase][section][quad]`.
@@ -466,14 +482,14 @@ impl ArrayConv {
 
 /// The partial sums of one access, slice and phase for some output pixels.
 #[inline(always)]
-fn partial_sums<D: Dot<Sums: Copy>>(weights: &[Weights], rows: &[Rows]) -> [D::Sums; PIXELS] {
-    let mut sums = [D::zero(); PIXELS];
+fn partial_sums<D: Dot>(zero: D, weights: &[Weights], rows: &[Rows]) -> [D::Sums; PIXELS] {
+    let mut sums = [zero; PIXELS];
     for (weights, inputs) in weights.iter().zip(rows) {
         for (sums, inputs) in sums.iter_mut().zip(inputs) {
             *sums = sums.dot(weights, *inputs);
         }
     }
-    let mut done = [D::zero().sums(); PIXELS];
+    let mut done = [zero.sums(); PIXELS];
     // A loop instead of `map`, which is compiled apart and without the vector unit.
     for (done, sums) in done.iter_mut().zip(sums) {
         *done = sums.sums();

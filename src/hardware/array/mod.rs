@@ -6,13 +6,11 @@
 //! | `conv` | a convolution's accesses: partial sums, conversion, accumulation |
 //! | `adc` | weight slices and the converter of their partial sums |
 //! | `noise` | noise of the conversions, and stuck cells |
-//! | `kernel` | the inner product, for the vector units that a computer may have |
 //!
 //! It knows nothing of cores, time or energy.
 
 mod adc;
 mod conv;
-mod kernel;
 mod network;
 mod noise;
 

@@ -8,12 +8,12 @@
 use rayon::prelude::*;
 
 use super::conv::{ArrayConv, Counters};
-use super::kernel::{Sums, Task, dispatch};
 use crate::error::{Error, Result};
 use crate::hardware::chip::Hardware;
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::network::{Conv, MapShape, Op, Skip, Source};
+use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers};
 
 /// An integer network mapped to a chip, ready to compute.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl MacroNetwork {
                     if let Some(finish) = &step.requantize {
                         let slots = || finish.forms.iter().map(|(_, slot)| *slot);
                         let mut outputs: Vec<_> = slots().map(|slot| std::mem::take(&mut values[slot])).collect();
-                        dispatch(Requantization {
+                        dispatch_integers(Requantization {
                             conv: &step.conv,
                             finish,
                             sums: &scratch.sums,
@@ -333,11 +333,11 @@ struct Requantization<'a> {
     outputs: &'a mut [Vec<u8>],
 }
 
-impl Task for Requantization<'_> {
+impl IntegerKernel for Requantization<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Sums>(self) {
+    fn run<S: IntegerSimd>(self, _: S) {
         let MapShape { channels, width, .. } = self.conv.shape.output;
         let row = &mut self.row[..channels];
         for pixel in 0..self.conv.shape.output.pixels() {

@@ -4,8 +4,8 @@
 //! 2, 3*, SC 2011) turns a place into 64 bits, so that threads, batches and order change nothing. Gaussian numbers are those of
 //! Box and Muller, in single precision with the operations that IEEE 754 rounds exactly: every vector unit gives the same bits.
 
-use super::kernel::LANES;
 use crate::hardware::chip::{Converter, Noise};
+use crate::simd::LANES;
 
 /// 64 bits that pick a stream of numbers.
 pub(crate) type Key = [u32; 2];
@@ -208,7 +208,7 @@ fn sin_cos(x: f32) -> (f32, f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardware::array::kernel::{Sums, Task, dispatch};
+    use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers, on_each_isa};
 
     /// Known answers of the authors' Random123 (`kat_vectors`).
     #[test]
@@ -269,11 +269,11 @@ mod tests {
     #[derive(Clone, Copy)]
     struct Draw(ConversionNoise);
 
-    impl Task for Draw {
+    impl IntegerKernel for Draw {
         type Output = Vec<[[i32; LANES]; 2]>;
 
         #[inline(always)]
-        fn run<S: Sums>(self) -> Self::Output {
+        fn run<S: IntegerSimd>(self, _: S) -> Self::Output {
             let mut drawn = Vec::new();
             for number in 0..2000 {
                 drawn.push(self.0.pair([5, 6], 7, number));
@@ -283,11 +283,13 @@ mod tests {
     }
 
     #[test]
-    fn every_vector_unit_draws_the_same_noise() {
+    fn every_instruction_set_draws_the_same_noise() {
         let noise = Noise { sigma: 37.3, ..Noise::default() };
         let noise = ConversionNoise::new(&noise, Converter::Ideal, 3).unwrap();
         let portable = (0..2000).map(|number| noise.pair([5, 6], 7, number)).collect::<Vec<_>>();
-        assert_eq!(dispatch(Draw(noise)), portable);
+        for (isa, drawn) in on_each_isa(|| dispatch_integers(Draw(noise))) {
+            assert_eq!(drawn, portable, "{isa:?}");
+        }
         let largest = portable.iter().flatten().flatten().map(|noise| noise.abs()).max().unwrap();
         assert!((120..=noise.largest()).contains(&largest), "{largest}");
     }

@@ -1,0 +1,157 @@
+//! Registers of integers: dot products of bytes, and popcounts of words. All instruction sets give the same bits: products of an
+//! unsigned and a signed byte are added in 32 bits, and nothing saturates below `2^31`.
+
+/// Outputs that are computed side by side.
+pub(crate) const LANES: usize = 16;
+/// Rows whose weights lie side by side for each output.
+pub(crate) const QUAD: usize = 4;
+
+/// The weights of four rows for all lanes: `[lane][row]`.
+pub(crate) type Weights = [i8; LANES * QUAD];
+/// The inputs of four rows.
+pub(crate) type Inputs = [u8; QUAD];
+
+/// One bit of each of 16 rows.
+pub(crate) type Word = u16;
+/// Words whose popcounts [`Popcounts`] can add up.
+pub(crate) const COUNTABLE: usize = 31;
+
+/// Magnitude that a sum over two of the four rows may reach in [`IntegerSimd::Narrow`].
+pub(crate) const NARROW_LIMIT: i32 = i16::MAX as i32;
+
+/// A token whose registers hold integers.
+pub(crate) trait IntegerSimd: Copy {
+    type I32: Integers + Dot<Sums = Self::I32>;
+    /// Sums for products so small that those of the first two rows of all quads stay within [`NARROW_LIMIT`], and those of the
+    /// last two as well; they may be added up in 16 bits.
+    type Narrow: Dot<Sums = Self::I32>;
+    type Popcounts: Popcounts;
+
+    /// Numbers as a register.
+    fn lanes(self, lanes: [i32; LANES]) -> Self::I32;
+    /// Sums of nothing yet.
+    fn narrow(self) -> Self::Narrow;
+    /// Counts of nothing yet.
+    fn popcounts(self) -> Self::Popcounts;
+}
+
+/// What adds up products of weights and inputs.
+pub(crate) trait Dot: Copy {
+    /// What the sums are then.
+    type Sums: Copy;
+    /// Adds four rows to each lane.
+    fn dot(self, weights: &Weights, inputs: Inputs) -> Self;
+    /// The sums.
+    fn sums(self) -> Self::Sums;
+}
+
+/// [`LANES`] integers.
+pub(crate) trait Integers: Copy {
+    /// Adds `other * factor` to each lane.
+    fn add_product(self, other: Self, factor: i32) -> Self;
+    /// Adds a number to each lane.
+    fn plus(self, number: i32) -> Self;
+    /// The low 32 bits of each lane times a number.
+    fn times(self, number: i32) -> Self;
+    /// Shifts each lane, taken without sign.
+    fn shift_right(self, bits: u32) -> Self;
+    /// Saturates each lane.
+    fn clamp(self, low: i32, high: i32) -> Self;
+    /// True if a lane is below `low` or above `high`.
+    fn beyond(self, low: i32, high: i32) -> bool;
+    /// The lanes as numbers.
+    fn to_lanes(self) -> [i32; LANES];
+}
+
+/// Popcounts of `input & weight` for [`LANES`] words of weights, added up over at most [`COUNTABLE`] inputs.
+pub(crate) trait Popcounts: Copy {
+    /// Adds those of one input.
+    fn add(self, input: Word, weights: &[Word; LANES]) -> Self;
+    /// The sums.
+    fn counts(self) -> [u16; LANES];
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::simd::{IntegerKernel, Portable, dispatch_integers, on_each_isa};
+
+    #[derive(Clone, Copy)]
+    struct All<'a>(&'a [(Weights, Inputs)]);
+
+    impl IntegerKernel for All<'_> {
+        type Output = ([i32; LANES], [i32; LANES], [bool; 3], [i32; LANES]);
+
+        #[inline(always)]
+        fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
+            let sums = self.0.iter().fold(simd.lanes([0; LANES]), |sums, (weights, inputs)| sums.dot(weights, *inputs));
+            let lanes = sums.to_lanes();
+            let (low, high) = (*lanes.iter().min().unwrap(), *lanes.iter().max().unwrap());
+            let beyond = [(low, high), (low + 1, high), (low, high - 1)].map(|(low, high)| sums.beyond(low, high));
+            let chain = sums.clamp(-9999, 5000).plus(9999).times(0x0080_4021).shift_right(7);
+            (lanes, sums.add_product(simd.lanes(lanes), -7).to_lanes(), beyond, chain.to_lanes())
+        }
+    }
+
+    fn agree(rows: &[(Weights, Inputs)]) {
+        let expected = All(rows).run(Portable);
+        assert_eq!(expected.1, expected.0.map(|sum| -6 * sum));
+        assert_eq!(expected.2, [false, true, true]);
+        let chain = |sum: i32| (sum.clamp(-9999, 5000) + 9999) as u32;
+        assert_eq!(expected.3, expected.0.map(|sum| (chain(sum).wrapping_mul(0x0080_4021) >> 7) as i32));
+        for (isa, found) in on_each_isa(|| dispatch_integers(All(rows))) {
+            assert_eq!(found, expected, "{isa:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn all_instruction_sets_give_the_same_bits(
+            rows in prop::collection::vec(
+                (prop::collection::vec(any::<i8>(), 64).prop_map(|w| w.try_into().unwrap()), any::<Inputs>()),
+                0..20,
+            ),
+        ) {
+            agree(&rows);
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct AllNarrow<'a>(&'a [(Weights, Inputs)]);
+
+    impl IntegerKernel for AllNarrow<'_> {
+        type Output = [i32; LANES];
+
+        #[inline(always)]
+        fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
+            let sums = self.0.iter().fold(simd.narrow(), |sums, (weights, inputs)| sums.dot(weights, *inputs));
+            sums.sums().to_lanes()
+        }
+    }
+
+    /// 12 quads of two products of 1365 stay just below the limit, with either sign.
+    #[test]
+    fn narrow_sums_are_exact_up_to_their_limit() {
+        for (weight, input) in [(105, 13), (-105, 13), (13, 105), (-13, 105)] {
+            let mut rows = vec![([weight; LANES * QUAD], [input; QUAD]); 12];
+            assert!(2 * 12 * i32::from(weight).abs() * i32::from(input) <= NARROW_LIMIT);
+            rows[3].0[7] = 0;
+            let expected = All(&rows).run(Portable).0;
+            assert_eq!(AllNarrow(&rows).run(Portable), expected);
+            for (isa, found) in on_each_isa(|| dispatch_integers(AllNarrow(&rows))) {
+                assert_eq!(found, expected, "{isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_products_do_not_saturate() {
+        for weight in [i8::MIN, i8::MAX] {
+            agree(&[([weight; LANES * QUAD], [255; QUAD]); 16]);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Plain Rust, for machines that no other instruction set fits.
+
+use std::ops::{Add, Mul, Sub};
+
+use super::float::{Floats, Simd};
+use super::integer::{Dot, Inputs, IntegerSimd, Integers, LANES, Popcounts, QUAD, Weights, Word};
+
+/// Needs nothing of the machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Portable;
+
+/// Eight floats.
+#[derive(Clone, Copy)]
+pub(crate) struct F32x8([f32; 8]);
+
+impl F32x8 {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl Add for F32x8 {
+    type Output = Self;
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+}
+
+impl Sub for F32x8 {
+    type Output = Self;
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+}
+
+impl Mul for F32x8 {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+}
+
+impl Floats for F32x8 {
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    fn add_product(self, a: Self, b: Self) -> Self {
+        self + a * b
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's pointer is valid for eight floats.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+}
+
+impl Simd for Portable {
+    type F32 = F32x8;
+    const REGISTERS: usize = 16;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> F32x8 {
+        F32x8([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> F32x8 {
+        // SAFETY: the caller's pointer is valid for eight floats.
+        F32x8(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+}
+
+/// Sixteen integers.
+#[derive(Clone, Copy)]
+pub(crate) struct I32x16([i32; LANES]);
+
+impl Dot for I32x16 {
+    type Sums = Self;
+
+    #[inline(always)]
+    fn dot(mut self, weights: &Weights, inputs: Inputs) -> Self {
+        for (sum, weights) in self.0.iter_mut().zip(weights.chunks_exact(QUAD)) {
+            for (weight, input) in weights.iter().zip(inputs) {
+                *sum += i32::from(*weight) * i32::from(input);
+            }
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn sums(self) -> Self {
+        self
+    }
+}
+
+impl Integers for I32x16 {
+    #[inline(always)]
+    fn add_product(mut self, other: Self, factor: i32) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, other)| *sum += other * factor);
+        self
+    }
+
+    #[inline(always)]
+    fn plus(mut self, number: i32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum += number);
+        self
+    }
+
+    #[inline(always)]
+    fn times(mut self, number: i32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum = sum.wrapping_mul(number));
+        self
+    }
+
+    #[inline(always)]
+    fn shift_right(mut self, bits: u32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum = (*sum as u32 >> bits) as i32);
+        self
+    }
+
+    #[inline(always)]
+    fn clamp(mut self, low: i32, high: i32) -> Self {
+        self.0.iter_mut().for_each(|sum| *sum = (*sum).clamp(low, high));
+        self
+    }
+
+    #[inline(always)]
+    fn beyond(self, low: i32, high: i32) -> bool {
+        self.0.iter().any(|sum| !(low..=high).contains(sum))
+    }
+
+    #[inline(always)]
+    fn to_lanes(self) -> [i32; LANES] {
+        self.0
+    }
+}
+
+/// Sixteen popcounts.
+#[derive(Clone, Copy)]
+pub(crate) struct Counts([u16; LANES]);
+
+impl Popcounts for Counts {
+    #[inline(always)]
+    fn add(mut self, input: Word, weights: &[Word; LANES]) -> Self {
+        for (count, weight) in self.0.iter_mut().zip(weights) {
+            *count += (input & weight).count_ones() as u16;
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn counts(self) -> [u16; LANES] {
+        self.0
+    }
+}
+
+impl IntegerSimd for Portable {
+    type I32 = I32x16;
+    type Narrow = I32x16;
+    type Popcounts = Counts;
+
+    #[inline(always)]
+    fn lanes(self, lanes: [i32; LANES]) -> I32x16 {
+        I32x16(lanes)
+    }
+
+    #[inline(always)]
+    fn narrow(self) -> I32x16 {
+        I32x16([0; LANES])
+    }
+
+    #[inline(always)]
+    fn popcounts(self) -> Counts {
+        Counts([0; LANES])
+    }
+}
