@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use mars::data::{DataOptions, Dataset};
-use mars::engine::{Norm, conv_block};
+use mars::engine::{ConvOptions, Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, QuantizeConfig, Reference, fold};
 use mars::network::{Array, Conv, Graph, Op, Weights, zoo};
@@ -90,7 +90,8 @@ fn convolutions() {
             let x = if map.channels > 3 { x.require_grad() } else { x };
             let run = || {
                 let bias = Norm::Bias(Tensor::zeros([conv.filters()], &device));
-                conv_block(x.clone(), w.clone(), [conv.stride, conv.padding], bias, None, false).value
+                let options = ConvOptions { stride: conv.stride, padding: conv.padding };
+                conv_block(x.clone(), w.clone(), options, bias, None, false).value
             };
             let forward = time(|| drop(black_box(run())));
             let both = time(|| drop(black_box(run().sum().backward())));

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`error`] | what can go wrong |
 //! | [`progress`], [`run_folder`] | the progress bar, names of a run's files |
+//! | [`simd`] | vector registers for each instruction set |
 //! | [`data`] | files, checksums, augmentation, batches |
 //! | [`network`] | the layer graph, the zoo, float weights, import of foreign checkpoints |
 //! | [`groups`] | the shape of a weight group, the grid over a convolution, the index of kept groups |
@@ -49,7 +50,10 @@ pub mod report;
 #[cfg(feature = "train")]
 pub mod reproduce;
 pub mod run_folder;
-#[cfg_attr(not(feature = "train"), expect(dead_code, reason = "the registers of floats serve training"))]
+#[cfg_attr(
+    not(feature = "train"),
+    expect(dead_code, unused_imports, unused_macros, reason = "the array has no use for floats and popcounts")
+)]
 pub mod simd;
 pub mod sweep;
 #[cfg(feature = "train")]

@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 const KNOWN_CIRCLES: &[&[&str]] = &[
     // The face of the room defines what its files give.
     &["data/augment.rs", "data/cifar.rs", "data/mini.rs", "data/mod.rs"],
-    // The geometry of a convolution stands beside the choice between two algorithms that need it.
-    &["engine/conv.rs", "engine/direct.rs", "engine/winograd.rs"],
     // Each draws with the other's helpers.
     &["report/drawings.rs", "report/svg.rs"],
     // The face of the page defines the helpers of its sections.

@@ -11,6 +11,7 @@ use mars::hardware::{Evaluator, Hardware};
 use mars::package::Package;
 use mars::progress::progress_bar;
 use mars::report;
+use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
 use mars::validation::{macro_accuracy, validate};
 use sha2::{Digest, Sha256};
@@ -51,10 +52,10 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    exit(match &arguments.sweep {
+    exit(isa_limit().and_then(|_| match &arguments.sweep {
         Some(file) => explore(&arguments, file),
         None => deploy(&arguments),
-    })
+    }))
 }
 
 fn deploy(arguments: &Arguments) -> Result<ExitCode> {

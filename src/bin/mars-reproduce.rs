@@ -7,6 +7,7 @@ use clap::Parser;
 use mars::cli::{CommonArgs, exit, on_interrupt};
 use mars::error::Result;
 use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
+use mars::simd::isa_limit;
 use mars::train::{Allocator, DEFAULT_DEVICE, keep_memory};
 
 #[global_allocator]
@@ -52,10 +53,10 @@ struct Arguments {
 fn main() -> ExitCode {
     keep_memory();
     let arguments = Arguments::parse();
-    exit(match &arguments.name {
+    exit(isa_limit().and_then(|_| match &arguments.name {
         Some(name) => reproduce(&arguments, name),
         None => list(),
-    })
+    }))
 }
 
 fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {

@@ -7,6 +7,7 @@ use clap::Parser;
 use mars::cli::{CommonArgs, exit, on_interrupt};
 use mars::error::Result;
 use mars::run_folder::REPORT;
+use mars::simd::isa_limit;
 use mars::train::{Allocator, DEFAULT_DEVICE, Outcome, Plan, Request, assignment, keep_memory};
 
 #[global_allocator]
@@ -57,7 +58,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     keep_memory();
-    exit(run(Arguments::parse()))
+    let arguments = Arguments::parse();
+    exit(isa_limit().and_then(|_| run(arguments)))
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {

@@ -4,51 +4,25 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `block` | a layer in one operation: [`conv_block`] |
-//! | `fake` | the fake quantizer in one pass |
-//! | `moments` | mean and variance of each channel |
-//! | `pool` | max pooling |
-//! | `descent` | the optimizer's step |
-//! | `ones` | sums of digits whose bits lie in words |
-//! | `conv` | convolution of a batch: algorithms, division among threads |
-//! | `winograd`, `direct` | the algorithms |
-//! | `product` | the inner loop of both |
-//! | `channels`, `join` | batch norm, ReLU, residual sum |
-//! | `parallel` | threads |
+//! | `ops::block` | a layer in one operation: [`conv_block`] |
+//! | `ops::fake` | the fake quantizer in one pass |
+//! | `ops::moments` | mean and variance of each channel |
+//! | `ops::pool` | max pooling |
+//! | `ops::sgd` | the optimizer's update |
+//! | `ops::popcount` | bit-serial dot products |
+//! | `ops::channels`, `ops::join` | batch norm, ReLU, residual sum |
+//! | `conv::batch` | convolution of a batch: choice of the algorithm, division among threads |
+//! | `conv::winograd`, `conv::direct` | the algorithms |
+//! | `conv::product` | the inner loop of both |
+//! | `conv::geometry` | shapes |
+//! | `parallel` | results made in parts by all threads |
 
-mod block;
-mod channels;
 mod conv;
-mod descent;
-mod direct;
-mod fake;
-mod join;
-mod moments;
-mod ones;
+mod ops;
 mod parallel;
-mod pool;
-mod product;
-mod winograd;
 
-use burn::backend::Flex;
-use burn::backend::tensor::FloatTensor;
-use burn::tensor::{DType, Device, Tensor, TensorData};
-
-pub(crate) use block::exact_conv;
-pub use block::{BlockOutput, Norm, Shortcut, conv_block};
-pub(crate) use descent::{Descent, descend};
-pub(crate) use fake::fake_quantize;
-pub(crate) use moments::moments;
-pub(crate) use ones::{Digits, digit_sums};
-pub(crate) use pool::{Window, max_pool};
-
-type FlexTensor = FloatTensor<Flex>;
-
-fn flex_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, shape))
-}
-
-/// True for tensors that our kernels take.
-fn ours<const D: usize>(x: &Tensor<D>) -> bool {
-    x.device() == Device::flex() && x.dtype() == DType::F32
-}
+pub use conv::ConvOptions;
+pub use ops::{BlockOutput, Moments, Norm, Shortcut, conv_block};
+pub(crate) use ops::{
+    Clamp, Digits, PoolWindow, SgdOptions, digit_sums, exact_conv, fake_quantize, max_pool, moments, sgd_update,
+};

@@ -13,7 +13,7 @@ use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{DType, Device, Int, IntDType, Tensor, TensorData};
 
 use super::conversion::{Conversions, cells};
-use crate::engine::exact_conv;
+use crate::engine::{ConvOptions, exact_conv};
 use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
@@ -270,7 +270,7 @@ impl ExactConv {
         let parts = self.parts.iter().map(|(range, weights)| {
             let input =
                 if self.parts.len() == 1 { input.clone() } else { input.clone().narrow(3, range.start, range.len()) };
-            integers(exact_conv(input, weights.clone(), [self.shape.stride, padding]))
+            integers(exact_conv(input, weights.clone(), ConvOptions { stride: self.shape.stride, padding }))
         });
         let sums = parts.reduce(|sum, part| sum + part).expect("a convolution has channels") + self.bias.clone();
         match errors {

@@ -4,21 +4,21 @@
 
 use burn::tensor::Tensor;
 
-use crate::engine;
+use crate::engine::{self, Clamp};
 use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT};
-
 /// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
 pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {
     let share = weights.shape().num_elements() / steps.dims()[0];
     let limit = weight_limit(bits);
-    engine::fake_quantize(weights, steps, [-limit as f32, limit as f32], gradient_scale(share, limit))
+    let clamp = Clamp { low: -limit as f32, high: limit as f32 };
+    engine::fake_quantize(weights, steps, clamp, gradient_scale(share, limit))
 }
 
 /// Values on the grid of `bits` bits from zero; `share` is the number of values of one picture, so that the gradient's scale doesn't
 /// depend on the batch.
 pub(crate) fn quantize_values(values: Tensor<4>, step: Tensor<1>, bits: u8, share: usize) -> Tensor<4> {
     let limit = activation_limit(bits);
-    engine::fake_quantize(values, step, [0.0, limit as f32], gradient_scale(share, limit))
+    engine::fake_quantize(values, step, Clamp { low: 0.0, high: limit as f32 }, gradient_scale(share, limit))
 }
 
 /// Biases on the grid of the sums, whose unit is one value or one a filter; the gradient passes straight through.

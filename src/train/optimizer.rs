@@ -7,7 +7,7 @@ use burn::tensor::{Gradients, Tensor};
 
 use super::model::{Model, Tensors, to_host};
 use super::recipe::Phase;
-use crate::engine::{Descent, descend};
+use crate::engine::{SgdOptions, sgd_update};
 
 /// The momentum of each tensor.
 #[derive(Default)]
@@ -37,7 +37,7 @@ impl Sgd {
             // The weights are changed in place where nobody else has them.
             drop(leaf);
             let kind = kind(&name);
-            let descent = Descent {
+            let descent = SgdOptions {
                 learning_rate: learning_rate as f32,
                 momentum: phase.momentum as f32,
                 nesterov: phase.nesterov,
@@ -48,10 +48,10 @@ impl Sgd {
             let (tensor, velocity) = match kind {
                 Kind::Step => {
                     let (logarithm, velocity) =
-                        descend(tensor.zeros_like(), velocity, gradient * tensor.clone(), descent);
+                        sgd_update(tensor.zeros_like(), velocity, gradient * tensor.clone(), descent);
                     (tensor * logarithm.exp(), velocity)
                 }
-                Kind::Weight | Kind::Other => descend(tensor, velocity, gradient, descent),
+                Kind::Weight | Kind::Other => sgd_update(tensor, velocity, gradient, descent),
             };
             model.tensors.insert(name.clone(), tensor);
             self.momentum.insert(name, velocity);

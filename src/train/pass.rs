@@ -9,7 +9,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::model::{Chip, Mode, Model, Output, Statistics, Tensors, gain};
 use super::on_chip::OnChip;
-use crate::engine::{Norm, Shortcut, Window, conv_block, max_pool, moments};
+use crate::engine::{ConvOptions, Moments, Norm, PoolWindow, Shortcut, conv_block, max_pool, moments};
 use crate::integer::Fusion;
 use crate::network::{BATCH_NORM_EPSILON, Conv, ConvShape, Node, Op, Skip, Source};
 use crate::quantize::{multiplier_errors, quantize_biases, quantize_values, quantize_weights};
@@ -64,7 +64,7 @@ struct Fold {
     /// What joins the sums; where there is none, the gain is divided out again and batch norm follows.
     bias: Option<Tensor<1>>,
     /// The batch's mean and variance, where they were needed.
-    statistics: Option<[Tensor<1>; 2]>,
+    statistics: Option<Moments>,
 }
 
 /// A convolution's weights in some mode, and what follows its sums.
@@ -75,7 +75,7 @@ struct Prepared {
     multiplier: Option<Tensor<1>>,
     on_chip: Option<OnChip>,
     /// The batch's mean and variance, where batch norm doesn't find them itself.
-    statistics: Option<[Tensor<1>; 2]>,
+    statistics: Option<Moments>,
 }
 
 impl Prepared {
@@ -195,7 +195,7 @@ impl<'a> Pass<'a> {
     /// The forms that are stored.
     fn store(&self, index: usize, node: &Node, value: Tensor<4>) -> Value {
         if let Op::MaxPool { kernel, stride, padding } = node.op {
-            let pool = |value| max_pool(value, Window { kernel, stride, padding });
+            let pool = |value| max_pool(value, PoolWindow { kernel, stride, padding });
             let Source::Node(source) = node.source else { unreachable!("only convolutions read the picture") };
             return Value(self.values[source].0.iter().map(|(bits, form)| (*bits, pool(form.clone()))).collect());
         }
@@ -233,11 +233,11 @@ impl<'a> Pass<'a> {
             }
             (Mode::Quantized { fusion, chip, .. }, _) => self.quantized(&layer, weight, &x, fusion, chip),
         };
-        let output = conv_block(x.clone(), weight, [shape.stride, shape.padding], norm, shortcut, relu);
+        let output = conv_block(x.clone(), weight, options(shape), norm, shortcut, relu);
         let value = match (on_chip, self.mode) {
             (Some(on_chip), Mode::Quantized { chip: Some(chip), .. }) => {
                 let gain = match &output.statistics {
-                    Some([_, variance]) => {
+                    Some(Moments { variance, .. }) => {
                         let device = output.value.device();
                         let like = |tensor: Tensor<1>| Tensor::<1>::from_data(tensor.into_data(), &device);
                         Some(gain(like(self.tensor(&format!("{name}.gamma"))), like(variance.clone())))
@@ -321,10 +321,9 @@ impl<'a> Pass<'a> {
             }
             Fusion::Once => Fold { gain: None, bias: parameter("beta"), statistics: None },
             Fusion::Batch => {
-                let window = [shape.stride, shape.padding];
-                let sums = conv_block(x.clone(), weight.clone(), window, Norm::Absent, None, false).value;
-                let [mean, variance] = moments(sums);
-                let statistics = [mean.clone().detach(), variance.clone().detach()];
+                let sums = conv_block(x.clone(), weight.clone(), options(shape), Norm::Absent, None, false).value;
+                let Moments { mean, variance } = moments(sums);
+                let statistics = Moments { mean: mean.clone().detach(), variance: variance.clone().detach() };
                 let (gain, bias) = affine(self, name, mean, variance);
                 Fold { gain: Some(gain), bias: Some(bias), statistics: Some(statistics) }
             }
@@ -337,7 +336,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Notes a batch's mean and variance for the running statistics.
-    fn note(&mut self, name: &str, [mean, variance]: [Tensor<1>; 2], x: &Tensor<4>, conv: &ConvShape) {
+    fn note(&mut self, name: &str, Moments { mean, variance }: Moments, x: &Tensor<4>, conv: &ConvShape) {
         let count = x.dims()[0] * conv.output.pixels();
         self.statistics.push(Statistics { name: name.into(), mean, variance, count });
     }
@@ -369,4 +368,8 @@ fn affine(pass: &Pass, name: &str, mean: Tensor<1>, variance: Tensor<1>) -> (Ten
 /// One value a filter, as it meets a convolution's weights.
 fn by_filter(values: Tensor<1>) -> Tensor<4> {
     values.reshape([-1, 1, 1, 1])
+}
+
+fn options(shape: &ConvShape) -> ConvOptions {
+    ConvOptions { stride: shape.stride, padding: shape.padding }
 }

@@ -1,16 +1,17 @@
-//! Convolution by the direct sum, for any kernel, stride and padding: matrix products that read the pictures in place.
+//! Convolution by the direct sum, for any kernel, stride and padding: matrix products that read the images in place.
 //!
 //! A kernel position pairs pixels of the input with pixels of the output, and is a matrix product over them. With many channels
 //! each position is a product of its own, over those outputs whose input lies on the map; with few channels the products
-//! would be short, so that one product takes all positions, from a copy of the picture with zeros around.
+//! would be short, so that one product takes all positions, from a copy of the image with zeros around.
 //!
 //! The order of each sum is fixed: exact for integers as long as they stay below `2^24`.
 
 use std::ops::Range;
 
-use super::conv::{Algorithm, Conv, Direction};
-use super::parallel::in_parts;
+use super::algorithm::{Algorithm, Buffers, Direction, GradientSums};
+use super::geometry::ConvGeometry;
 use super::product::{Axis, Product};
+use crate::engine::parallel::in_parts;
 use crate::simd::lanes;
 
 /// Pixels that are worked on together.
@@ -22,7 +23,7 @@ const GAP: usize = 16;
 
 /// A convolution as matrix products, its weights in panels.
 pub(super) struct Direct<'a> {
-    conv: &'a Conv,
+    conv: &'a ConvGeometry,
     /// Forward, `[filters / panel][taps * channels][panel]`; for the input's gradient, `[taps][channels / panel][filters][panel]`.
     weights: Vec<f32>,
     /// Products for the output and for the weights' gradient.
@@ -66,7 +67,7 @@ impl Frame {
     }
 
     /// Copies images of `channels` into a frame.
-    fn fill(&self, conv: &Conv, images: &[f32], frame: &mut Vec<f32>) {
+    fn fill(&self, conv: &ConvGeometry, images: &[f32], frame: &mut Vec<f32>) {
         let row = conv.width * conv.channels;
         frame.clear();
         frame.resize(images.len() / conv.in_len() * self.len(), 0.0);
@@ -86,7 +87,7 @@ impl Frame {
 }
 
 impl<'a> Direct<'a> {
-    pub(super) fn new(conv: &'a Conv, w: &[f32], direction: Direction) -> Self {
+    pub(super) fn new(conv: &'a ConvGeometry, w: &[f32], direction: Direction) -> Self {
         let taps = || (0..conv.taps()).map(|tap| Pairs::of_tap(conv, tap)).collect();
         Self {
             conv,
@@ -128,7 +129,7 @@ impl<'a> Direct<'a> {
 
     /// Adds the gradient of the inputs, pixels `pitch` apart.
     fn add_input_gradient(&self, out_gradient: &[f32], images: usize, pitch: usize, input: &mut [f32]) {
-        let Conv { channels, filters, stride, .. } = *self.conv;
+        let ConvGeometry { channels, filters, stride, .. } = *self.conv;
         let panel = panel(channels);
         for (pairs, weights) in self.taps.iter().zip(self.weights.chunks(pitch * filters)) {
             let rows = ..images * pairs.rows;
@@ -180,24 +181,24 @@ impl<'a> Direct<'a> {
     }
 }
 
-fn many_channels(conv: &Conv) -> bool {
+fn many_channels(conv: &ConvGeometry) -> bool {
     conv.channels >= MANY_CHANNELS
 }
 
 /// Where [`Direct::sums`] read the input.
-fn frame(conv: &Conv) -> Frame {
+fn frame(conv: &ConvGeometry) -> Frame {
     let border = if many_channels(conv) { 0 } else { conv.padding };
     Frame { height: conv.height + 2 * border, width: conv.width + 2 * border, border, pitch: conv.channels }
 }
 
 /// Images that are worked on together.
-fn images(conv: &Conv) -> usize {
+fn images(conv: &ConvGeometry) -> usize {
     conv.images_for(PIXELS, conv.out_pixels())
 }
 
 impl Pairs {
     /// The outputs whose input at one kernel position lies on the map.
-    fn of_tap(conv: &Conv, tap: usize) -> Self {
+    fn of_tap(conv: &ConvGeometry, tap: usize) -> Self {
         let reach = |offset: usize, size: usize, out: usize| {
             let first = conv.padding.saturating_sub(offset).div_ceil(conv.stride);
             let end = (size + conv.padding).saturating_sub(offset).div_ceil(conv.stride).min(out);
@@ -226,7 +227,7 @@ impl Pairs {
     }
 
     /// All outputs at all kernel positions, zeros included.
-    fn of_all_taps(conv: &Conv) -> Self {
+    fn of_all_taps(conv: &ConvGeometry) -> Self {
         let (frame, height) = (frame(conv), conv.out_height());
         let places = || (0..images(conv)).flat_map(|image| (0..height).map(move |row| (image, row)));
         Self {
@@ -239,6 +240,7 @@ impl Pairs {
             outputs: places().map(|(image, row)| (image * height + row) * conv.out_width()).collect(),
         }
     }
+
     fn inputs<R>(&self, rows: R, step: usize, pitch: usize) -> Axis<'_>
     where
         R: std::slice::SliceIndex<[usize], Output = [usize]>,
@@ -255,8 +257,8 @@ impl Pairs {
 }
 
 /// Weights `[filters][channels][taps]` in panels; zeros in left-over columns.
-fn weights(conv: &Conv, w: &[f32], direction: Direction) -> Vec<f32> {
-    let Conv { channels, filters, .. } = *conv;
+fn weights(conv: &ConvGeometry, w: &[f32], direction: Direction) -> Vec<f32> {
+    let ConvGeometry { channels, filters, .. } = *conv;
     let taps = conv.taps();
     let at = |filter: usize, channel: usize, tap: usize| w[(filter * channels + channel) * taps + tap];
     match direction {
@@ -311,9 +313,9 @@ impl Algorithm for Direct<'_> {
         images(self.conv)
     }
 
-    fn forward(&self, buffers: &mut [Vec<f32>; 2], x: &[f32], out: &mut [f32]) {
+    fn forward(&self, buffers: &mut Buffers, x: &[f32], out: &mut [f32]) {
         let images = x.len() / self.conv.in_len();
-        let [framed, sums] = buffers;
+        let Buffers { input: framed, output: sums } = buffers;
         let frame = frame(self.conv);
         let x = if frame.border == 0 {
             x
@@ -337,17 +339,10 @@ impl Algorithm for Direct<'_> {
         self.conv.depth() * self.padded_filters()
     }
 
-    fn backward(
-        &self,
-        buffers: &mut [Vec<f32>; 2],
-        x: &[f32],
-        out_gradient: &[f32],
-        input: Option<&mut [f32]>,
-        weights: Option<&mut [f32]>,
-    ) {
+    fn backward(&self, buffers: &mut Buffers, x: &[f32], out_gradient: &[f32], sums: GradientSums) {
         let images = x.len() / self.conv.in_len();
-        let [framed, panels] = buffers;
-        if let Some(input) = input {
+        let Buffers { input: framed, output: panels } = buffers;
+        if let Some(input) = sums.input {
             let channels = self.conv.channels;
             let pitch = channels.next_multiple_of(panel(channels));
             if pitch == channels {
@@ -361,7 +356,7 @@ impl Algorithm for Direct<'_> {
                 }
             }
         }
-        if let Some(sum) = weights {
+        if let Some(sum) = sums.weights {
             let mut frame = frame(self.conv);
             frame.pitch += if many_channels(self.conv) { GAP } else { 0 };
             frame.fill(self.conv, x, framed);

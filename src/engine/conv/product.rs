@@ -1,5 +1,5 @@
-//! The one inner loop: a matrix product whose sides are read through two-level indices, so that they can be the pixels of a
-//! picture, the positions of a kernel or the rows of a plain matrix.
+//! The one inner loop: a matrix product whose sides are read through two-level indices, so that they can be the pixels of an
+//! image, the positions of a kernel or the rows of a plain matrix.
 
 use crate::simd::{Floats, Kernel, Simd, dispatch};
 

@@ -1,9 +1,9 @@
-//! The residual sum of a picture: which values join which, forward and backward.
+//! The residual sum of an image: which values join which, forward and backward.
 
 use super::channels;
 
 /// The residual value's place in an output.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Join {
     pub height: usize,
     pub width: usize,
@@ -20,7 +20,7 @@ impl Join {
         self.stride == 1 && self.channels == self.filters
     }
 
-    /// Floats of a picture's residual value.
+    /// Floats of an image's residual value.
     pub(super) fn len(&self) -> usize {
         self.height * self.width * self.channels
     }
@@ -35,7 +35,7 @@ impl Join {
         })
     }
 
-    /// Adds a picture's residual value to its output.
+    /// Adds an image's residual value to its output.
     pub(super) fn add(self, out: &mut [f32], skip: &[f32]) {
         if self.same() {
             return channels::add(out, skip);

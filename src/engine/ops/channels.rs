@@ -34,9 +34,15 @@ impl PerChannel {
     }
 }
 
+/// Of each channel of an image.
+pub(super) struct ImageMoments {
+    pub mean: Vec<f32>,
+    /// Sum of the squared differences from the mean.
+    pub squares: Vec<f32>,
+}
+
 vectorized! {
-    /// Mean of each channel and sum of the squared differences from it.
-    pub(super) fn moments(map: &[f32], channels: usize) -> [Vec<f32>; 2] {
+    pub(super) fn moments(map: &[f32], channels: usize) -> ImageMoments {
         let pixels = (map.len() / channels) as f32;
         let mean: Vec<f32> = sums(map, channels).into_iter().map(|sum| sum / pixels).collect();
         let means = PerChannel::new(&mean);
@@ -46,8 +52,9 @@ vectorized! {
                 *square += (value - mean) * (value - mean);
             }
         }
+        let squares = means.fold(&squares);
 
-        [mean, means.fold(&squares)]
+        ImageMoments { mean, squares }
     }
 
     /// `out = gain * map + offset`.
@@ -123,8 +130,9 @@ vectorized! {
     }
 
     /// `out = gain * out + slope * map + offset`.
-    pub(super) fn combine(out: &mut [f32], map: &[f32], factors: [&PerChannel; 3]) {
-        let [gain, slope, offset] = factors;
+    pub(super) fn combine(
+        out: &mut [f32], map: &[f32], gain: &PerChannel, slope: &PerChannel, offset: &PerChannel,
+    ) {
         for (out, map) in out.chunks_mut(gain.run()).zip(map.chunks(gain.run())) {
             let factors = gain.values.iter().zip(&slope.values).zip(&offset.values);
             for ((out, value), ((gain, slope), offset)) in out.iter_mut().zip(map).zip(factors) {

@@ -8,36 +8,45 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::channels::{self, PerChannel};
-use super::parallel::in_parts;
-use super::{FlexTensor, flex_tensor, ours};
+use super::channels::{self, ImageMoments, PerChannel};
+use super::flex::{FlexTensor, flex_tensor, ours};
+use crate::engine::parallel::in_parts;
 
-/// Mean and biased variance of each channel of `maps` `[batch, height, width, channels]`.
-pub(crate) fn moments(maps: Tensor<4>) -> [Tensor<1>; 2] {
+/// Mean and biased variance of each channel.
+#[derive(Clone, Debug)]
+pub struct Moments<T = Tensor<1>> {
+    /// Of all values of a channel.
+    pub mean: T,
+    /// Mean squared difference from the mean.
+    pub variance: T,
+}
+
+/// Moments of the channels of `maps` `[batch, height, width, channels]`.
+pub(crate) fn moments(maps: Tensor<4>) -> Moments {
     let [batch, height, width, channels] = maps.dims();
     if ours(&maps) {
         let both: Tensor<2> = Tensor::from_dispatch(<Dispatch as MomentsBackend>::fused_moments(maps.into_dispatch()));
-        return [0, 1].map(|row| both.clone().narrow(0, row, 1).reshape([channels]));
+        let row = |row: usize| both.clone().narrow(0, row, 1).reshape([channels]);
+        return Moments { mean: row(0), variance: row(1) };
     }
     let maps = maps.reshape([batch * height * width, channels]);
     let mean = maps.clone().mean_dim(0);
     let variance = (maps - mean.clone()).square().mean_dim(0);
-    [mean, variance].map(|row| row.reshape([channels]))
+    Moments { mean: mean.reshape([channels]), variance: variance.reshape([channels]) }
 }
 
-/// Mean and biased variance of each channel over all pictures, from each picture's mean and sum of squared differences, in the
-/// pictures' order (Chan et al. 1979).
-pub(super) fn merge(pictures: &[[Vec<f32>; 2]], pixels: usize) -> [Vec<f64>; 2] {
-    let channels = pictures.first().map_or(0, |[mean, _]| mean.len());
-    let (count, pixels) = (pictures.len() as f64, pixels as f64);
-    let mut merged = [Vec::new(), Vec::new()];
+/// Moments of each channel over all images of `pixels` pixels, in the images' order (Chan et al. 1979).
+pub(super) fn merge(images: &[ImageMoments], pixels: usize) -> Moments<Vec<f64>> {
+    let channels = images.first().map_or(0, |image| image.mean.len());
+    let (count, pixels) = (images.len() as f64, pixels as f64);
+    let mut merged = Moments { mean: Vec::new(), variance: Vec::new() };
     for channel in 0..channels {
-        let mean = pictures.iter().map(|[mean, _]| f64::from(mean[channel])).sum::<f64>() / count;
-        let squares = pictures
+        let mean = images.iter().map(|image| f64::from(image.mean[channel])).sum::<f64>() / count;
+        let squares = images
             .iter()
-            .map(|[own, squares]| f64::from(squares[channel]) + pixels * (f64::from(own[channel]) - mean).powi(2));
-        merged[1].push(squares.sum::<f64>() / (count * pixels));
-        merged[0].push(mean);
+            .map(|image| f64::from(image.squares[channel]) + pixels * (f64::from(image.mean[channel]) - mean).powi(2));
+        merged.variance.push(squares.sum::<f64>() / (count * pixels));
+        merged.mean.push(mean);
     }
     merged
 }
@@ -53,9 +62,9 @@ impl MomentsBackend for Flex {
         let [_, height, width, channels] = maps.shape().dims();
         let maps = maps.to_contiguous();
         let values: &[f32] = maps.storage();
-        let pictures = values.par_chunks(height * width * channels).map(|map| channels::moments(map, channels));
-        let merged = merge(&pictures.collect::<Vec<_>>(), height * width);
-        flex_tensor(merged.iter().flatten().map(|value| *value as f32).collect(), [2, channels])
+        let images = values.par_chunks(height * width * channels).map(|map| channels::moments(map, channels));
+        let merged = merge(&images.collect::<Vec<_>>(), height * width);
+        flex_tensor(merged.mean.iter().chain(&merged.variance).map(|value| *value as f32).collect(), [2, channels])
     }
 }
 
@@ -87,8 +96,8 @@ impl Backward<Flex, 1> for MomentsBackward {
             batch * len,
             len,
             || (),
-            |(), picture, out| {
-                channels::scale(&values[picture * len..][..len], &slope, &offset, out);
+            |(), image, out| {
+                channels::scale(&values[image * len..][..len], &slope, &offset, out);
             },
         );
         grads.register::<Flex>(parent.id, flex_tensor(out, [batch, height, width, channels]));
@@ -118,9 +127,9 @@ mod tests {
         let device = Device::flex().autodiff();
         let maps = Tensor::<4>::random([3, 5, 4, 6], Distribution::Normal(2.0, 3.0), &device);
         let weights = Tensor::<1>::random([6], Distribution::Default, &device);
-        let results = |moments: &dyn Fn(Tensor<4>) -> [Tensor<1>; 2]| -> [Vec<f32>; 3] {
+        let results = |moments: &dyn Fn(Tensor<4>) -> Moments| -> [Vec<f32>; 3] {
             let maps = maps.clone().require_grad();
-            let [mean, variance] = moments(maps.clone());
+            let Moments { mean, variance } = moments(maps.clone());
             let loss = (mean.clone() * weights.clone() + variance.clone() * weights.clone() * 0.5).sum();
             let gradient = maps.grad(&loss.backward()).unwrap().reshape([360]);
             [mean.inner(), variance.inner(), gradient].map(|tensor| tensor.into_data().try_to_vec().unwrap())
@@ -129,7 +138,7 @@ mod tests {
             let maps = maps.reshape([60, 6]);
             let mean = maps.clone().mean_dim(0);
             let variance = (maps - mean.clone()).square().mean_dim(0);
-            [mean, variance].map(|row| row.reshape([6]))
+            Moments { mean: mean.reshape([6]), variance: variance.reshape([6]) }
         };
         for (found, expected) in results(&moments).iter().zip(&results(&plain)) {
             assert_eq!(found.len(), expected.len());

@@ -9,44 +9,44 @@ use burn::tensor::Tensor;
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 
-use super::parallel::in_parts;
-use super::{FlexTensor, flex_tensor, ours};
+use super::flex::{FlexTensor, flex_tensor, ours};
+use crate::engine::parallel::in_parts;
 use crate::simd::vectorized;
 
 /// Which pixels are pooled, the same both ways.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Window {
+pub(crate) struct PoolWindow {
     pub kernel: usize,
     pub stride: usize,
     pub padding: usize,
 }
 
 /// Largest value of each window of `maps` `[batch, height, width, channels]`. The gradient goes to the first of equal ones.
-pub(crate) fn max_pool(maps: Tensor<4>, window: Window) -> Tensor<4> {
+pub(crate) fn max_pool(maps: Tensor<4>, window: PoolWindow) -> Tensor<4> {
     if ours(&maps) {
         return Tensor::from_dispatch(<Dispatch as PoolBackend>::max_pool_channels_last(maps.into_dispatch(), window));
     }
-    let Window { kernel, stride, padding } = window;
+    let PoolWindow { kernel, stride, padding } = window;
     let options = MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]);
     max_pool2d(maps.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
 }
 
 #[backend_extension(Flex, Autodiff)]
 trait PoolBackend: Backend {
-    fn max_pool_channels_last(maps: FloatTensor<Self>, window: Window) -> FloatTensor<Self>;
+    fn max_pool_channels_last(maps: FloatTensor<Self>, window: PoolWindow) -> FloatTensor<Self>;
 }
 
 /// Geometry of one map.
 #[derive(Clone, Copy)]
 struct Pool {
-    window: Window,
+    window: PoolWindow,
     height: usize,
     width: usize,
     channels: usize,
 }
 
 impl Pool {
-    fn new(maps: &FlexTensor, window: Window) -> (usize, Self) {
+    fn new(maps: &FlexTensor, window: PoolWindow) -> (usize, Self) {
         let [batch, height, width, channels] = maps.shape().dims();
         (batch, Self { window, height, width, channels })
     }
@@ -65,7 +65,7 @@ impl Pool {
 
     /// Offsets of the pixels in the window of an output pixel, row by row.
     fn pixels(self, pixel: usize) -> impl Iterator<Item = usize> {
-        let Window { kernel, stride, padding } = self.window;
+        let PoolWindow { kernel, stride, padding } = self.window;
         let reach = move |at: usize, size: usize| {
             (at * stride).saturating_sub(padding)..(at * stride + kernel).saturating_sub(padding).min(size)
         };
@@ -111,7 +111,7 @@ vectorized! {
 }
 
 impl PoolBackend for Flex {
-    fn max_pool_channels_last(maps: FlexTensor, window: Window) -> FlexTensor {
+    fn max_pool_channels_last(maps: FlexTensor, window: PoolWindow) -> FlexTensor {
         let maps = maps.to_contiguous();
         let (batch, pool) = Pool::new(&maps, window);
         let values: &[f32] = maps.storage();
@@ -127,7 +127,7 @@ struct PoolBackward;
 
 impl Backward<Flex, 1> for PoolBackward {
     /// The maps, and what was made of them.
-    type State = (FlexTensor, FlexTensor, Window);
+    type State = (FlexTensor, FlexTensor, PoolWindow);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let (maps, out, window) = ops.state;
@@ -150,7 +150,7 @@ impl Backward<Flex, 1> for PoolBackward {
 }
 
 impl<C: CheckpointStrategy> PoolBackend for Autodiff<Flex, C> {
-    fn max_pool_channels_last(maps: FloatTensor<Self>, window: Window) -> FloatTensor<Self> {
+    fn max_pool_channels_last(maps: FloatTensor<Self>, window: PoolWindow) -> FloatTensor<Self> {
         let node = maps.node();
         let maps = maps.into_primitive();
         let out = Flex::max_pool_channels_last(maps.clone(), window);
@@ -177,7 +177,7 @@ mod tests {
             kernel in 1usize..4, stride in 1usize..4, padding in 0usize..2,
         ) {
             prop_assume!(padding * 2 <= kernel && size.iter().all(|size| size + 2 * padding >= kernel));
-            let window = Window { kernel, stride, padding };
+            let window = PoolWindow { kernel, stride, padding };
             let random = |device: &Device| {
                 let maps = Tensor::<4>::random([batch, size[0], size[1], channels], Distribution::Uniform(-4.0, 4.0), device);
                 // Equal values among them.

@@ -17,7 +17,7 @@ pub(crate) struct Digits {
 }
 
 /// Partial sums of two pixels, a lane for each output.
-pub(crate) type Pair = [[i32; LANES]; 2];
+type Pair = [[i32; LANES]; 2];
 
 /// Partial sums `out[slice][phase]` of two pixels from inputs `[pixel][bit][word]` and weights `[bit][word][lane]`.
 pub(crate) fn digit_sums(digits: Digits, inputs: &[Word], weights: &[[Word; LANES]], out: &mut [Pair]) {

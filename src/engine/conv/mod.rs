@@ -1,0 +1,14 @@
+//! Convolution of batches of images on the CPU, forward and backward.
+//!
+//! Images are `[image][height][width][channels]`, weights `[filters][channels][kernel height][kernel width]`.
+
+mod algorithm;
+mod batch;
+mod direct;
+mod geometry;
+mod product;
+mod winograd;
+
+pub(super) use batch::Gradients;
+pub(super) use geometry::ConvGeometry;
+pub use geometry::ConvOptions;

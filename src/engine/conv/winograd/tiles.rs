@@ -1,0 +1,244 @@
+//! Maps cut into tiles, and the matrices of transformed tiles.
+//!
+//! Matrices are kept in *panels* of [`panel`] columns, `[columns / panel][rows][panel]`, so that the products read them in order.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::transform::{PATCH, POINTS, TILE, Transform, transform};
+use crate::engine::conv::product::Axis;
+use crate::simd::{Floats, Kernel, Simd, dispatch, lanes};
+
+/// Floats between two matrices, so that those of one tile don't fall on the same lines of the cache.
+const GAP: usize = 16;
+
+/// Columns of a panel for matrices of `columns` columns.
+pub(super) fn panel(columns: usize) -> usize {
+    let wide = 2 * lanes();
+    if columns.is_multiple_of(wide) { wide } else { lanes() }
+}
+
+/// Maps `[image][height][width][channels]` cut into tiles, `TILE` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Map {
+    pub height: usize,
+    pub width: usize,
+    pub channels: usize,
+}
+
+impl Map {
+    fn tile_columns(&self) -> usize {
+        self.width.div_ceil(TILE)
+    }
+
+    pub(super) fn tiles(&self) -> usize {
+        self.height.div_ceil(TILE) * self.tile_columns()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Image and corner of the patch of a tile, `origin` before the tile's.
+    fn corner(&self, tile: usize, origin: usize) -> (usize, isize, isize) {
+        let (image, tile) = (tile / self.tiles(), tile % self.tiles());
+        let at = |index: usize| (index * TILE) as isize - origin as isize;
+        (image, at(tile / self.tile_columns()), at(tile % self.tile_columns()))
+    }
+
+    /// The floats of a pixel, if it is on the map.
+    #[inline(always)]
+    fn pixel(&self, y: isize, x: isize) -> Option<Range<usize>> {
+        let row = usize::try_from(y).ok().filter(|row| *row < self.height)?;
+        let column = usize::try_from(x).ok().filter(|column| *column < self.width)?;
+        let start = (row * self.width + column) * self.channels;
+        Some(start..start + self.channels)
+    }
+}
+
+/// Where the transformed tiles of a block lie: `[POINTS]` matrices of `tiles` rows and `channels` columns, in panels.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub tiles: usize,
+    pub channels: usize,
+    pub panel: usize,
+}
+
+impl Block {
+    pub(super) fn new(tiles: usize, channels: usize) -> Self {
+        Self { tiles, channels, panel: panel(channels) }
+    }
+
+    fn stride(&self) -> usize {
+        self.tiles * self.channels + GAP
+    }
+
+    pub(super) fn len(&self) -> usize {
+        POINTS * self.stride()
+    }
+
+    fn offset(&self, tile: usize, channel: usize) -> usize {
+        channel / self.panel * self.tiles * self.panel + tile * self.panel + channel % self.panel
+    }
+
+    pub(super) fn matrix<'a>(&self, point: usize, values: &'a [f32]) -> &'a [f32] {
+        &values[point * self.stride()..][..self.tiles * self.channels]
+    }
+
+    pub(super) fn matrix_mut<'a>(&self, point: usize, values: &'a mut [f32]) -> &'a mut [f32] {
+        &mut values[point * self.stride()..][..self.tiles * self.channels]
+    }
+
+    /// Numbers of the panels.
+    pub(super) fn panels(&self) -> Vec<usize> {
+        (0..self.channels / self.panel).collect()
+    }
+
+    /// Columns of these panels as an index of a product.
+    pub(super) fn columns<'a>(&self, panels: &'a [usize]) -> Axis<'a> {
+        Axis { starts: panels, unit: self.tiles * self.panel, len: self.panel, step: 1 }
+    }
+
+    pub(super) fn rows(&self) -> Axis<'static> {
+        Axis::line(self.tiles, self.panel)
+    }
+}
+
+/// Transforms the patches of tiles `first..` of maps into a block; outside of a map there are zeros.
+struct Gather<'a, T, const I: usize> {
+    transform: PhantomData<T>,
+    map: Map,
+    origin: usize,
+    images: &'a [f32],
+    first: usize,
+    block: Block,
+    out: &'a mut [f32],
+}
+
+impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Gather { map, origin, images, first, block, out, .. } = self;
+        let channels = map.channels;
+        assert!(channels.is_multiple_of(S::F32::LANES) && channels == block.channels && out.len() >= block.len());
+        let zeros = vec![0.0; channels];
+        for tile in 0..block.tiles {
+            let (image, y, x) = map.corner(first + tile, origin);
+            let image = &images[image * map.len()..][..map.len()];
+            let mut pixels = [[zeros.as_ptr(); I]; I];
+            for (i, row) in pixels.iter_mut().enumerate() {
+                for (j, pixel) in row.iter_mut().enumerate() {
+                    if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
+                        *pixel = image[place].as_ptr();
+                    }
+                }
+            }
+            for channel in (0..channels).step_by(S::F32::LANES) {
+                // SAFETY: each pixel has `channels` floats; writes end before `block.len()`, checked above.
+                unsafe {
+                    let mut d = [[simd.splat(0.0); I]; I];
+                    for (d, pixels) in d.iter_mut().zip(&pixels) {
+                        for (d, pixel) in d.iter_mut().zip(pixels) {
+                            *d = simd.load(pixel.add(channel));
+                        }
+                    }
+                    let to = out.as_mut_ptr().add(block.offset(tile, channel));
+                    let values = transform::<T, S, I, PATCH>(simd, &d);
+                    for (i, values) in values.iter().enumerate() {
+                        for (j, value) in values.iter().enumerate() {
+                            value.store(to.add((i * PATCH + j) * block.stride()));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms a block back into maps: tiles that touch are written, patches that overlap are added.
+struct Scatter<'a, T, const O: usize> {
+    transform: PhantomData<T>,
+    map: Map,
+    origin: usize,
+    add: bool,
+    images: &'a mut [f32],
+    first: usize,
+    block: Block,
+    values: &'a [f32],
+}
+
+impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Scatter { map, origin, add, images, first, block, values, .. } = self;
+        let channels = map.channels;
+        assert!(channels.is_multiple_of(S::F32::LANES) && channels == block.channels && values.len() >= block.len());
+        // Takes what isn't on the map.
+        let mut nowhere = vec![0.0; channels];
+        for tile in 0..block.tiles {
+            let (image, y, x) = map.corner(first + tile, origin);
+            // One pointer for all pixels: a second borrow of the image would invalidate those that were made before.
+            let image = images[image * map.len()..][..map.len()].as_mut_ptr();
+            let mut pixels = [[nowhere.as_mut_ptr(); O]; O];
+            for (i, row) in pixels.iter_mut().enumerate() {
+                for (j, pixel) in row.iter_mut().enumerate() {
+                    if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
+                        // SAFETY: the pixel is on the map, whose floats the slice was cut to.
+                        *pixel = unsafe { image.add(place.start) };
+                    }
+                }
+            }
+            for channel in (0..channels).step_by(S::F32::LANES) {
+                // SAFETY: each pixel has `channels` floats; reads end before `block.len()`, checked above.
+                unsafe {
+                    let from = values.as_ptr().add(block.offset(tile, channel));
+                    let mut m = [[simd.splat(0.0); PATCH]; PATCH];
+                    for (i, m) in m.iter_mut().enumerate() {
+                        for (j, m) in m.iter_mut().enumerate() {
+                            *m = simd.load(from.add((i * PATCH + j) * block.stride()));
+                        }
+                    }
+                    let out = transform::<T, S, PATCH, O>(simd, &m);
+                    for (out, pixels) in out.iter().zip(&pixels) {
+                        for (value, pixel) in out.iter().zip(pixels) {
+                            let to = pixel.add(channel);
+                            if add {
+                                (simd.load(to) + *value).store(to);
+                            } else {
+                                value.store(to);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn gather<T: Transform<I, PATCH>, const I: usize>(
+    map: Map,
+    origin: usize,
+    images: &[f32],
+    first: usize,
+    block: Block,
+    out: &mut [f32],
+) {
+    dispatch(Gather::<T, I> { transform: PhantomData, map, origin, images, first, block, out });
+}
+
+pub(super) fn scatter<T: Transform<PATCH, O>, const O: usize>(
+    map: Map,
+    origin: usize,
+    images: &mut [f32],
+    first: usize,
+    block: Block,
+    values: &[f32],
+) {
+    // Tiles of the output touch, patches of the input overlap.
+    let add = O > TILE;
+    dispatch(Scatter::<T, O> { transform: PhantomData, map, origin, add, images, first, block, values });
+}

@@ -1,0 +1,66 @@
+//! Batch norm as gain and offset of each channel.
+
+use super::super::channels::ImageMoments;
+use super::super::moments::merge;
+
+/// Batch norm with known statistics.
+#[derive(Clone, Debug)]
+pub(super) struct BatchNorm {
+    pub mean: Vec<f32>,
+    pub variance: Vec<f32>,
+    pub inverse_deviation: Vec<f32>,
+    pub gain: Vec<f32>,
+}
+
+/// The gradient of a batch norm's input: `gain * g + slope * input + offset`, with `g` that of its output.
+pub(super) struct InputGradient {
+    pub gain: Vec<f32>,
+    pub slope: Vec<f32>,
+    pub offset: Vec<f32>,
+}
+
+impl BatchNorm {
+    /// From the moments of each image of `pixels` pixels, in their order.
+    pub(super) fn new(moments: &[ImageMoments], pixels: usize, gamma: &[f32], epsilon: f64) -> Self {
+        let mut norm = Self { mean: Vec::new(), variance: Vec::new(), inverse_deviation: Vec::new(), gain: Vec::new() };
+        let merged = merge(moments, pixels);
+        for ((mean, variance), gamma) in merged.mean.into_iter().zip(merged.variance).zip(gamma) {
+            let inverse_deviation = 1.0 / (variance + epsilon).sqrt();
+            norm.mean.push(mean as f32);
+            norm.variance.push(variance as f32);
+            norm.inverse_deviation.push(inverse_deviation as f32);
+            norm.gain.push((f64::from(*gamma) * inverse_deviation) as f32);
+        }
+        norm
+    }
+
+    /// `beta - gain * mean`.
+    pub(super) fn offset(&self, beta: &[f32]) -> Vec<f32> {
+        let terms = self.gain.iter().zip(&self.mean).zip(beta);
+        terms.map(|((gain, mean), beta)| beta - gain * mean).collect()
+    }
+
+    /// From the sums over the batch's `values` values a channel of the output's gradient, and of its products with
+    /// `input - mean`:
+    /// `d input = gain * (g - sum(g) / n - (input - mean) / (variance + epsilon) * sum(g * (input - mean)) / n)`.
+    pub(super) fn input_gradient(&self, gradients: &[f64], products: &[f64], values: usize) -> InputGradient {
+        let values = values as f64;
+        let mut terms = InputGradient { gain: self.gain.clone(), slope: Vec::new(), offset: Vec::new() };
+        for (channel, (gradient, product)) in gradients.iter().zip(products).enumerate() {
+            let (gain, deviation) = (f64::from(self.gain[channel]), f64::from(self.inverse_deviation[channel]));
+            let slope = -gain * deviation * deviation * product / values;
+            terms.slope.push(slope as f32);
+            terms.offset.push((-gain * gradient / values - slope * f64::from(self.mean[channel])) as f32);
+        }
+        terms
+    }
+
+    /// The gradient of gamma: `sum(g * (input - mean)) / sqrt(variance + epsilon)`.
+    pub(super) fn gamma_gradient(&self, products: &[f64]) -> Vec<f64> {
+        products
+            .iter()
+            .zip(&self.inverse_deviation)
+            .map(|(product, deviation)| product * f64::from(*deviation))
+            .collect()
+    }
+}

@@ -1,0 +1,52 @@
+//! A block from burn's own operations, for the devices that our kernels don't serve.
+
+use burn::tensor::activation::relu;
+use burn::tensor::module::{batch_norm_train, conv2d};
+use burn::tensor::{Int, Tensor};
+
+use super::super::moments::Moments;
+use super::operands::{BlockOutput, Norm, Shortcut};
+use crate::engine::conv::ConvOptions;
+
+/// `[batch, filters, height, width]`.
+pub(super) fn burn_conv(x: Tensor<4>, weight: Tensor<4>, ConvOptions { stride, padding }: ConvOptions) -> Tensor<4> {
+    let options = burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+    conv2d(x.permute([0, 3, 1, 2]), weight, None, options)
+}
+
+/// A block by the same rules.
+pub(super) fn composed(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    conv: ConvOptions,
+    norm: Norm,
+    shortcut: Option<Shortcut>,
+    with_relu: bool,
+) -> BlockOutput {
+    let sums = burn_conv(x, weight, conv);
+    let [batch, filters, height, width] = sums.dims();
+    let (mut value, statistics) = match norm {
+        Norm::Batch { gamma, beta, epsilon } => {
+            let normalized = batch_norm_train(sums, gamma, beta, epsilon);
+            let statistics = Moments { mean: normalized.mean.detach(), variance: normalized.variance.detach() };
+            (normalized.output, Some(statistics))
+        }
+        Norm::Bias(bias) => (sums + bias.reshape([1, filters, 1, 1]), None),
+        Norm::Absent => (sums, None),
+    };
+    value = value.permute([0, 2, 3, 1]);
+    if let Some(Shortcut { value: mut skip, stride, front }) = shortcut {
+        if stride > 1 {
+            let every = |size: usize| Tensor::<1, Int>::arange_step(0..size as i64, stride, &skip.device());
+            let [_, rows, columns, _] = skip.dims();
+            let (rows, columns) = (every(rows), every(columns));
+            skip = skip.select(1, rows).select(2, columns);
+        }
+        let own = skip.dims()[3];
+        let zeros = |channels: usize| Tensor::zeros([batch, height, width, channels], &skip.device());
+        let mut parts = vec![zeros(front), skip.clone(), zeros(filters - own - front)];
+        parts.retain(|part| part.dims()[3] > 0);
+        value = value + Tensor::cat(parts, 3);
+    }
+    BlockOutput { value: if with_relu { relu(value) } else { value }, statistics }
+}
