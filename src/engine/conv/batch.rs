@@ -123,3 +123,141 @@ impl Parts {
         first..self.batch.min(first + self.images)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, on_each_isa};
+
+    /// Numbers in `-1..1`.
+    fn values(len: usize, seed: u32) -> Vec<f32> {
+        let mix = |i: u32| (i.wrapping_mul(2_654_435_761) ^ seed).wrapping_mul(2_246_822_519) >> 8;
+        (0..len as u32).map(|i| mix(i) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    struct Results<T> {
+        out: Vec<T>,
+        gradients: Gradients<Vec<T>>,
+    }
+
+    /// Pairs of an input, a weight and an output that a convolution multiplies and adds up.
+    fn products(conv: &ConvGeometry) -> Vec<[usize; 3]> {
+        let ConvGeometry { batch, channels, height, width, filters, kernel, stride, padding } = *conv;
+        let mut products = Vec::new();
+        for out in 0..batch * conv.out_pixels() {
+            let [image, row, column] =
+                [out / conv.out_pixels(), out % conv.out_pixels() / conv.out_width(), out % conv.out_width()];
+            for tap in 0..conv.taps() {
+                let y = (row * stride + tap / kernel[1]).checked_sub(padding).filter(|y| *y < height);
+                let x = (column * stride + tap % kernel[1]).checked_sub(padding).filter(|x| *x < width);
+                let (Some(y), Some(x)) = (y, x) else { continue };
+                for channel in 0..channels {
+                    let input = ((image * height + y) * width + x) * channels + channel;
+                    for filter in 0..filters {
+                        let weight = (filter * channels + channel) * conv.taps() + tap;
+                        products.push([input, weight, out * filters + filter]);
+                    }
+                }
+            }
+        }
+        products
+    }
+
+    /// By the definition, in double precision.
+    fn definition(conv: &ConvGeometry, [x, w, gradient]: [&[f32]; 3]) -> Results<f64> {
+        let mut out = vec![0.0; gradient.len()];
+        let mut gradients = Gradients { input: vec![0.0; x.len()], weight: vec![0.0; w.len()] };
+        for [input, weight, output] in products(conv) {
+            let [value, factor, slope] = [x[input], w[weight], gradient[output]].map(f64::from);
+            out[output] += value * factor;
+            gradients.input[input] += factor * slope;
+            gradients.weight[weight] += value * slope;
+        }
+        Results { out, gradients }
+    }
+
+    fn computed(conv: &ConvGeometry, exact: bool, [x, w, gradient]: [&[f32]; 3]) -> Results<f32> {
+        let (out, _) = conv.forward(x, w, exact, |_, _| ());
+        let wanted = Gradients { input: true, weight: true };
+        let len = conv.out_len();
+        let found = conv.backward(x, w, wanted, |image, out| out.copy_from_slice(&gradient[image * len..][..len]));
+        Results { out, gradients: Gradients { input: found.input.unwrap(), weight: found.weight.unwrap() } }
+    }
+
+    fn assert_near(found: &[f32], expected: &[f64], what: &str) {
+        assert_eq!(found.len(), expected.len());
+        let largest = expected.iter().fold(1.0f64, |largest, value| largest.max(value.abs()));
+        for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let error = (f64::from(*found) - expected).abs();
+            assert!(error < 1e-5 * largest, "{what}, {index}: {found} is not {expected}");
+        }
+    }
+
+    /// Geometries of both algorithms, with channels that fill registers and that don't. Few and small ones under Miri.
+    fn geometries() -> Vec<ConvGeometry> {
+        let geometry =
+            |[batch, side]: [usize; 2], [channels, filters]: [usize; 2], kernel, [stride, padding]: [usize; 2]| {
+                ConvGeometry { batch, channels, height: side, width: side + 1, filters, kernel, stride, padding }
+            };
+        let mut all = vec![
+            geometry([1, 3], [8, 8], [3, 3], [1, 1]),
+            geometry([2, 3], [2, 3], [2, 1], [2, 0]),
+            geometry([1, 2], [64, 4], [1, 1], [1, 0]),
+        ];
+        if cfg!(not(miri)) {
+            all.extend([
+                geometry([3, 6], [16, 32], [3, 3], [1, 1]),
+                geometry([5, 9], [32, 16], [3, 3], [1, 1]),
+                geometry([3, 5], [8, 24], [3, 3], [1, 1]),
+                geometry([2, 2], [65, 40], [3, 3], [1, 1]),
+                geometry([3, 9], [70, 33], [3, 3], [2, 1]),
+                geometry([2, 7], [3, 64], [3, 3], [1, 1]),
+                geometry([4, 8], [20, 20], [1, 1], [2, 0]),
+                geometry([2, 8], [5, 7], [3, 2], [3, 2]),
+            ]);
+        }
+        all
+    }
+
+    #[test]
+    fn every_instruction_set_computes_the_definition() {
+        for conv in geometries() {
+            let x = values(conv.batch * conv.in_len(), 1);
+            let w = values(conv.filters * conv.depth(), 2);
+            let gradient = values(conv.batch * conv.out_len(), 3);
+            let inputs: [&[f32]; 3] = [&x, &w, &gradient];
+            let expected = definition(&conv, inputs);
+            for exact in [false, true] {
+                for (isa, found) in on_each_isa(|| computed(&conv, exact, inputs)) {
+                    let what = format!("{conv:?}, exact {exact}, {isa:?}");
+                    assert_near(&found.out, &expected.out, &what);
+                    assert_near(&found.gradients.input, &expected.gradients.input, &what);
+                    assert_near(&found.gradients.weight, &expected.gradients.weight, &what);
+                }
+            }
+        }
+    }
+
+    /// Integers below `2^24` leave nothing to round, so that all instruction sets agree.
+    #[test]
+    fn exact_sums_of_integers_are_those_of_the_definition() {
+        for conv in geometries() {
+            let integers =
+                |len, seed| values(len, seed).iter().map(|value| (value * 99.0).round()).collect::<Vec<f32>>();
+            let x = integers(conv.batch * conv.in_len(), 1);
+            let w = integers(conv.filters * conv.depth(), 2);
+            let expected = definition(&conv, [&x, &w, &vec![0.0; conv.batch * conv.out_len()]]).out;
+            for (isa, (found, _)) in on_each_isa(|| conv.forward(&x, &w, true, |_, _| ())) {
+                let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+                assert_eq!(found, expected, "{conv:?}, {isa:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn portable_code_is_always_there() {
+        let sets: Vec<Isa> = on_each_isa(|| ()).into_iter().map(|(isa, ())| isa).collect();
+        assert_eq!(sets[0], Isa::Portable);
+        assert!(sets.is_sorted());
+    }
+}

@@ -2,6 +2,11 @@ use burn::tensor::{Device, TensorData};
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::conv::ConvGeometry;
+use crate::engine::ops::fake::{Clamp, fake_quantize};
+use crate::engine::ops::moments::moments;
+use crate::integer::Fusion;
+use crate::simd::on_each_isa;
 
 fn values(len: usize, seed: u32) -> Vec<f32> {
     let mix = |i: u32| (i.wrapping_mul(2_654_435_761) ^ seed).wrapping_mul(2_246_822_519) >> 8;
@@ -193,4 +198,215 @@ fn exact_sums_of_integers_are_exact() {
     let conv = ConvOptions { stride: 1, padding: 1 };
     let expected = burn_conv(x.clone(), w.clone(), conv).permute([0, 2, 3, 1]);
     assert_eq!(numbers(exact_conv(x, w, conv)), numbers(expected));
+}
+
+#[test]
+fn every_instruction_set_computes_a_block() {
+    for (channels, stride) in [(16, 1), (7, 2)] {
+        let case = Case {
+            batch: 3,
+            channels,
+            filters: 32,
+            size: [7, 6],
+            kernel: [3, 3],
+            conv: ConvOptions { stride, padding: 1 },
+            batch_norm: true,
+            skip: Some([stride, 1]),
+            relu: false,
+        };
+        let all = on_each_isa(|| results(conv_block, &case));
+        let (_, portable) = &all[0];
+        for (isa, found) in &all {
+            for (found, portable) in found.iter().zip(portable) {
+                let largest = portable.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
+                let near = found.iter().zip(portable).all(|(a, b)| (a - b).abs() <= 2e-5 * largest);
+                assert!(found.len() == portable.len() && near, "{isa:?}");
+            }
+        }
+    }
+}
+
+/// A layer with what its parameters are at some point, in double precision.
+struct Layer {
+    fusion: Fusion,
+    conv: ConvGeometry,
+    /// Of the residual value.
+    stride: usize,
+    front: usize,
+    running: Moments<Vec<f64>>,
+    /// Factors of the outputs in the loss.
+    loss: Vec<f64>,
+}
+
+const EPSILON: f64 = 1e-3;
+
+/// x, weight, gamma, beta and residual value.
+type Parameters<T> = [T; 5];
+
+impl Layer {
+    fn new(fusion: Fusion, conv: ConvGeometry, stride: usize, front: usize) -> Self {
+        let constants = |seed, offset: f64| -> Vec<f64> {
+            values(conv.filters, seed).into_iter().map(|value| f64::from(value) + offset).collect()
+        };
+        let running = Moments { mean: constants(7, 0.0), variance: constants(8, 4.0) };
+        let loss = values(conv.batch * conv.out_len(), 6).into_iter().map(f64::from).collect();
+        Self { fusion, conv, stride, front, running, loss }
+    }
+
+    fn skip_shape(&self) -> [usize; 4] {
+        let size = |out: usize| (out - 1) * self.stride + 1;
+        let channels = self.conv.filters - 2 * self.front;
+        [self.conv.batch, size(self.conv.out_height()), size(self.conv.out_width()), channels]
+    }
+
+    fn parameters(&self) -> Parameters<Vec<f32>> {
+        let skip = self.skip_shape().into_iter().product();
+        let gamma = values(self.conv.filters, 3).into_iter().map(|value| value + 1.5).collect();
+        let (x, weight) = (self.conv.batch * self.conv.in_len(), self.conv.filters * self.conv.depth());
+        [values(x, 1), values(weight, 2), gamma, values(self.conv.filters, 4), values(skip, 5)]
+    }
+
+    /// The loss by the definition. Of a batch norm that is folded with the batch's own statistics, and of one that is folded and
+    /// divided out again, nothing is left to see.
+    fn loss(&self, [x, weight, gamma, beta, skip]: &Parameters<Vec<f64>>) -> f64 {
+        let conv = &self.conv;
+        let pixels = conv.batch * conv.out_pixels();
+        let [_, skip_height, skip_width, skip_channels] = self.skip_shape();
+        let mut loss = 0.0;
+        for filter in 0..conv.filters {
+            let sums: Vec<f64> = (0..pixels).map(|pixel| sum(conv, x, weight, pixel, filter)).collect();
+            let mean = sums.iter().sum::<f64>() / pixels as f64;
+            let variance = sums.iter().map(|sum| (sum - mean).powi(2)).sum::<f64>() / pixels as f64;
+            let (mean, variance) = match self.fusion {
+                Fusion::None | Fusion::Ema | Fusion::Batch => (mean, variance),
+                Fusion::Frozen => (self.running.mean[filter], self.running.variance[filter]),
+                Fusion::Once => (0.0, 1.0 - EPSILON),
+            };
+            let gamma = if self.fusion == Fusion::Once { 1.0 } else { gamma[filter] };
+            for (pixel, sum) in sums.iter().enumerate() {
+                let mut value = gamma * (sum - mean) / (variance + EPSILON).sqrt() + beta[filter];
+                let channel = filter.checked_sub(self.front).filter(|channel| *channel < skip_channels);
+                if let Some(channel) = channel {
+                    let (image, pixel) = (pixel / conv.out_pixels(), pixel % conv.out_pixels());
+                    let [y, x] = [pixel / conv.out_width(), pixel % conv.out_width()].map(|place| place * self.stride);
+                    value += skip[((image * skip_height + y) * skip_width + x) * skip_channels + channel];
+                }
+                loss += value.max(0.0) * self.loss[pixel * conv.filters + filter];
+            }
+        }
+        loss
+    }
+
+    /// The gradients by the engine, of a layer that is built as training builds it, with steps too small to be seen.
+    fn gradients(&self) -> Parameters<Vec<f32>> {
+        let ConvGeometry { batch, height, width, channels, filters, kernel, stride, padding } = self.conv;
+        let device = Device::flex().autodiff();
+        let parameters = self.parameters();
+        let leaf = |index: usize| Tensor::<1>::from_floats(&*parameters[index], &device).require_grad();
+        let leaves = [leaf(0), leaf(1), leaf(2), leaf(3), leaf(4)];
+        let [x, weight, gamma, beta, skip] = leaves.clone();
+        let x = x.reshape([batch, height, width, channels]);
+        let weight = weight.reshape([filters, channels, kernel[0], kernel[1]]);
+        let rounded = |weight: Tensor<4>| {
+            let scale = Tensor::from_floats([f32::powi(2.0, -16)], &device);
+            fake_quantize(weight, scale, Clamp { low: -1e6, high: 1e6 }, 1.0)
+        };
+        let by_filter = |values: Tensor<1>| values.reshape([-1, 1, 1, 1]);
+        let affine = |Moments { mean, variance }: Moments| {
+            let gain = gamma.clone() / (variance + EPSILON).sqrt();
+            (gain.clone(), beta.clone() - gain * mean)
+        };
+        let constant = |values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+            Tensor::<1>::from_floats(&*values, &device)
+        };
+        let running = || Moments { mean: constant(&self.running.mean), variance: constant(&self.running.variance) };
+        let norm = Norm::Batch { gamma: gamma.clone(), beta: beta.clone(), epsilon: EPSILON };
+        let options = ConvOptions { stride, padding };
+        let (weight, norm) = match self.fusion {
+            Fusion::None => (rounded(weight), norm),
+            Fusion::Ema => {
+                let gain = by_filter(affine(running()).0.detach());
+                (rounded(weight * gain.clone()) / gain, norm)
+            }
+            Fusion::Frozen => {
+                let (gain, bias) = affine(running());
+                (rounded(weight * by_filter(gain)), Norm::Bias(bias))
+            }
+            Fusion::Once => (rounded(weight), Norm::Bias(beta.clone())),
+            Fusion::Batch => {
+                let sums = conv_block(x.clone(), weight.clone(), options, Norm::Absent, None, false).value;
+                let (gain, bias) = affine(moments(sums));
+                (rounded(weight * by_filter(gain)), Norm::Bias(bias))
+            }
+        };
+        let shortcut = Shortcut { value: skip.reshape(self.skip_shape()), stride: self.stride, front: self.front };
+        let value = conv_block(x, weight, options, norm, Some(shortcut), true).value;
+        let loss = value.clone() * constant(&self.loss).reshape(value.dims());
+        let grads = loss.sum().backward();
+        // Without a batch norm gamma has no gradient.
+        leaves.map(|leaf| leaf.grad(&grads).map_or_else(|| vec![0.0; leaf.dims()[0]], numbers))
+    }
+}
+
+/// An output of the convolution.
+fn sum(conv: &ConvGeometry, x: &[f64], weight: &[f64], pixel: usize, filter: usize) -> f64 {
+    let (image, pixel) = (pixel / conv.out_pixels(), pixel % conv.out_pixels());
+    let [row, column] = [pixel / conv.out_width(), pixel % conv.out_width()];
+    let mut sum = 0.0;
+    for tap in 0..conv.taps() {
+        let [y, z] = [row * conv.stride + tap / conv.kernel[1], column * conv.stride + tap % conv.kernel[1]];
+        let (Some(y), Some(z)) = (y.checked_sub(conv.padding), z.checked_sub(conv.padding)) else { continue };
+        if y < conv.height && z < conv.width {
+            for channel in 0..conv.channels {
+                sum += x[((image * conv.height + y) * conv.width + z) * conv.channels + channel]
+                    * weight[(filter * conv.channels + channel) * conv.taps() + tap];
+            }
+        }
+    }
+    sum
+}
+
+/// Central differences of the plain definition in double precision, for both algorithms, with a residual value of the same shape and
+/// with a smaller one.
+#[test]
+fn gradients_in_each_fusion_mode_are_the_slopes_of_the_function() {
+    let geometry = |side, channels, stride| ConvGeometry {
+        batch: 2,
+        channels,
+        height: side,
+        width: side,
+        filters: 16,
+        kernel: [3, 3],
+        stride,
+        padding: 1,
+    };
+    for fusion in [Fusion::None, Fusion::Ema, Fusion::Frozen, Fusion::Once, Fusion::Batch] {
+        for layer in [Layer::new(fusion, geometry(4, 16, 1), 1, 0), Layer::new(fusion, geometry(5, 3, 2), 2, 3)] {
+            let parameters = layer.parameters().map(|values| values.into_iter().map(f64::from).collect::<Vec<_>>());
+            let slope = |part: usize, index: usize| {
+                let at = |shift: f64| {
+                    let mut moved = parameters.clone();
+                    moved[part][index] += shift;
+                    layer.loss(&moved)
+                };
+                (at(1e-5) - at(-1e-5)) / 2e-5
+            };
+            let places = (0..5).flat_map(|part| {
+                let len = parameters[part].len();
+                (0..len).step_by(len.div_ceil(7)).map(move |index| (part, index))
+            });
+            let slopes: Vec<_> = places.map(|(part, index)| (part, index, slope(part, index))).collect();
+            for (isa, found) in on_each_isa(|| layer.gradients()) {
+                for &(part, index, slope) in &slopes {
+                    let found = f64::from(found[part][index]);
+                    let error = (found - slope).abs();
+                    assert!(
+                        error < 1e-3 * (1.0 + slope.abs()),
+                        "{fusion:?}, {isa:?}, part {part}, {index}: {found} is not {slope}"
+                    );
+                }
+            }
+        }
+    }
 }
