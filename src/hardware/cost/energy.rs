@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hardware::chip::Hardware;
-use crate::hardware::mapping::{CoreWork, LayerWork, Logic};
+use crate::hardware::mapping::{CoreWork, LayerWork, Logic, Traffic};
 use crate::hardware::timing::Loading;
 
 /// Bits of the counter that the index decoder steps for each bit of a code.
@@ -91,7 +91,8 @@ pub(super) fn layer_energy(work: &LayerWork, cycles: u64, hardware: &Hardware, l
     let packed_bits = loaded(CoreWork::packed_bits);
     // What copies in a core share comes once.
     let fetched_bits = if loading == Loading::NextLevel { loaded(CoreWork::stored_bits) } else { 0.0 };
-    let map_bits = sum(CoreWork::read_bits) + sum(CoreWork::write_bits);
+    let traffic: Traffic = work.cores.iter().map(CoreWork::traffic).sum();
+    let map_bits = traffic.read + traffic.written;
     let Logic { adders, gates } = work.layer.logic;
 
     let macro_ns = hardware.macros() as f64 * cycles as f64 * 1e3 / hardware.clock_mhz;

@@ -339,8 +339,8 @@ fn assert_bounds(works: &[LayerWork], timeline: &Timeline, hardware: &Hardware, 
         let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
         bound(name, cycles, (frames * work.layer.accesses() * access).div_ceil(hardware.macros() as u64));
         for (core, written) in work.cores.iter().zip(&mut written) {
-            bound(name, cycles, (frames * core.read_bits()).div_ceil(memory.feature_read_bits_per_cycle));
-            bound(name, cycles, (frames * core.write_bits()).div_ceil(memory.feature_write_bits_per_cycle));
+            bound(name, cycles, (frames * core.traffic().read).div_ceil(memory.feature_read_bits_per_cycle));
+            bound(name, cycles, (frames * core.traffic().written).div_ceil(memory.feature_write_bits_per_cycle));
             if loading != Loading::Never {
                 // Weights may come while earlier layers run.
                 *written += core.cell_bits();

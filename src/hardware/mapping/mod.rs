@@ -3,17 +3,29 @@
 //! | module | from | to |
 //! |---|---|---|
 //! | `accesses` | integer weights | [`ConvMapping`]: which kept groups share an access |
-//! | `placement` | a mapping | which core and macro holds which accesses, for which output pixels |
+//! | `placement` | a mapping | [`Placement`]: the ways in which a layer may be divided among the cores |
+//! | `shares` | a mapping | which bundles of which filter sets each core has |
+//! | `tiles` | a core's shares | which accesses a macro holds at a time, and what they load, read and write |
+//! | `cores` | a placement | what each core does of a layer |
+//! | `outputs`, `traffic` | | what follows the accumulators; bits from and to the feature-map SRAM |
 //! | `workload` | an integer network | what the layers compute, move and store |
 //!
 //! It knows nothing of time or energy.
 
 mod accesses;
+mod cores;
+mod outputs;
 mod placement;
+mod shares;
+mod tiles;
+mod traffic;
 mod workload;
 
 pub use accesses::{ConvMapping, FilterSet};
 pub(super) use accesses::{Sets, dense_sets, kept_sets};
-pub(super) use placement::{CoreWork, Tile, sets_of_cores};
+pub(super) use cores::CoreWork;
 pub use placement::{Placement, Split, Start};
+pub(super) use shares::sets_of_cores;
+pub(super) use tiles::Tile;
+pub(super) use traffic::Traffic;
 pub(super) use workload::{Layer, LayerWork, Logic, node_workload, workload};

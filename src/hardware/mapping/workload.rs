@@ -3,7 +3,10 @@
 //! It knows nothing of time or energy; programs and cost both start from it.
 
 use super::accesses::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
-use super::placement::{CoreWork, Outputs, Placement, place};
+use super::cores::{CoreWork, place};
+use super::outputs::Outputs;
+use super::placement::Placement;
+use super::traffic::Traffic;
 use crate::error::Result;
 use crate::hardware::chip::{Hardware, PingPong};
 use crate::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
@@ -25,14 +28,21 @@ pub(crate) struct Layer {
     /// The convolution; `None` for a pooling layer, which the digital part does.
     pub(crate) conv: Option<ConvMapping>,
     outputs: Outputs,
-    /// What a pooling layer reads and writes, in bits.
-    pooled_bits: [u64; 2],
-    /// Values that are in the feature-map SRAM while it runs: what it reads and writes and what later nodes read, in bits; first
-    /// those in the half that it writes.
-    live_bits: [u64; 2],
+    /// What a pooling layer moves.
+    pooled: Traffic,
+    live: Live,
     /// Bits of the picture, which comes from the next level before the first layer.
     pub(crate) picture_bits: u64,
     pub(crate) logic: Logic,
+}
+
+/// Values that are in the feature-map SRAM while a layer runs, in bits: what it reads and writes and what later nodes read.
+#[derive(Clone, Copy, Debug)]
+struct Live {
+    /// Those in the half that the layer writes.
+    written_half: u64,
+    /// Those in the other half.
+    other_half: u64,
 }
 
 /// A layer on its cores.
@@ -59,19 +69,16 @@ impl Layer {
         let cores = match (&self.conv, placement) {
             (Some(conv), Some(placement)) => place(conv, &self.outputs, placement, hardware),
             (Some(conv), None) => unreachable!("convolution `{}` has a placement", conv.name),
-            (None, _) => {
-                let moved_bits = self.pooled_bits.map(|bits| bits.div_ceil(hardware.cores as u64));
-                vec![CoreWork { moved_bits, ..CoreWork::default() }; hardware.cores]
-            }
+            (None, _) => vec![CoreWork::pooling(self.pooled.part_of(hardware.cores as u64)); hardware.cores],
         };
-        let [written, read] = self.live_bits;
-        let written = written + cores.iter().map(CoreWork::waiting_bits).sum::<u64>();
+        let Live { written_half, other_half } = self.live;
+        let written_half = written_half + cores.iter().map(CoreWork::waiting_bits).sum::<u64>();
         let capacity = hardware.memory.feature_sram_kib * 8192;
         let frames = hardware.frames_per_load as u64;
         let beyond = |bits: u64, room: u64| (bits * frames).saturating_sub(room).div_ceil(frames);
         let spilled_bits = match hardware.memory.ping_pong {
-            PingPong::Shared => beyond(written + read, capacity),
-            PingPong::Halves => beyond(written, capacity / 2) + beyond(read, capacity / 2),
+            PingPong::Shared => beyond(written_half + other_half, capacity),
+            PingPong::Halves => beyond(written_half, capacity / 2) + beyond(other_half, capacity / 2),
         };
         let outputs = self.conv.as_ref().map_or(0, |conv| {
             // A measured access gives whole outputs; one of components gives a number for each slice and phase.
@@ -101,9 +108,10 @@ impl Logic {
         self.adders += count * bits;
     }
 
-    fn multiply(&mut self, count: u64, bits: [u64; 2]) {
-        self.adders += count * bits[0] * bits[1];
-        self.gates += count * bits[0] * bits[1];
+    /// Products of `bits` x `by` bits.
+    fn multiply(&mut self, count: u64, bits: u64, by: u64) {
+        self.adders += count * bits * by;
+        self.gates += count * bits * by;
     }
 
     /// Rounding and shift for each stored form.
@@ -155,15 +163,16 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Bits of one output value in all its forms; a logit is an accumulator.
+    /// Bits of one output value in all its forms; a logit, which has none, is an accumulator.
     fn stored_bits(&self, node: usize) -> u64 {
-        let bits: u64 = self.network.forms(Source::Node(node)).iter().map(|bits| u64::from(*bits)).sum();
-        if bits == 0 { ACCUMULATOR_BITS } else { bits }
+        match self.network.forms(Source::Node(node)).as_slice() {
+            [] => ACCUMULATOR_BITS,
+            forms => forms.iter().map(|bits| u64::from(*bits)).sum(),
+        }
     }
 
-    /// Values that are in the feature-map SRAM while this node runs, `own_bits` of its own with what later nodes read; first those in the
-    /// half that it writes.
-    fn live_bits(&self, own_bits: u64) -> [u64; 2] {
+    /// Values that are in the feature-map SRAM while this node runs, `own_bits` of its own with what later nodes read.
+    fn live(&self, own_bits: u64) -> Live {
         let graph = &self.network.graph;
         // Whether a node's values are in the half that the picture isn't in: each is in the other half than what it reads.
         let mut halves: Vec<bool> = Vec::new();
@@ -171,17 +180,20 @@ impl Builder<'_> {
         for node in &graph.nodes()[..=self.index] {
             halves.push(!half(&halves, node.source));
         }
-        let mut bits = [own_bits, 0];
+        let mut live = Live { written_half: own_bits, other_half: 0 };
         let mut add = |value: Source, value_bits: u64| {
             if graph.readers(value).any(|reader| reader >= self.index) {
-                bits[usize::from(half(&halves, value) != halves[self.index])] += value_bits;
+                match half(&halves, value) == halves[self.index] {
+                    true => live.written_half += value_bits,
+                    false => live.other_half += value_bits,
+                }
             }
         };
         add(Source::Image, graph.image().len() as u64 * 8);
         for node in 0..self.index {
             add(Source::Node(node), graph.nodes()[node].output.len() as u64 * self.stored_bits(node));
         }
-        bits
+        live
     }
 
     /// The node's convolution, then its projection.
@@ -204,16 +216,16 @@ impl Builder<'_> {
         let mut finish = Logic::default();
         finish.add(outputs, ACCUMULATOR_BITS);
         if let Some(output) = output {
-            finish.multiply(outputs, [ACCUMULATOR_BITS, MULTIPLIER_BITS]);
+            finish.multiply(outputs, ACCUMULATOR_BITS, MULTIPLIER_BITS);
             finish.store(outputs, output.forms.len());
         }
         let stored_bits = self.stored_bits(self.index);
-        let join = |joined, joined_bits| Outputs { joined, joined_bits, stored_bits };
+        let join = |residual, residual_bits| Outputs { residual, residual_bits, stored_bits };
         Ok(match (skip, integer_skip) {
             (Some(Skip::Projection { conv: joined, .. }), Some(IntegerSkip::Projection { conv, multipliers })) => {
                 let projection = map(&node.projection_name(), joined, conv, multipliers)?;
                 finish.add(outputs, ACCUMULATOR_BITS + SUM_BITS);
-                finish.multiply(outputs, [ACCUMULATOR_BITS, MULTIPLIER_BITS]);
+                finish.multiply(outputs, ACCUMULATOR_BITS, MULTIPLIER_BITS);
                 // The first sums wait in the feature-map SRAM for the second.
                 let first = Outputs { stored_bits: ACCUMULATOR_BITS, ..Outputs::default() };
                 let second = join(0..shape.filters(), ACCUMULATOR_BITS);
@@ -225,10 +237,13 @@ impl Builder<'_> {
                 let bits = u64::from(*bits);
                 let channels = self.network.graph.shape(source).channels;
                 finish.add(channels as u64 * pixels, SUM_BITS);
-                finish.multiply(channels as u64 * pixels, [bits, SKIP_MULTIPLIER_BITS]);
+                finish.multiply(channels as u64 * pixels, bits, SKIP_MULTIPLIER_BITS);
                 vec![self.conv(own, join(pad_front..pad_front + channels, bits), 0, finish)]
             }
-            _ => vec![self.conv(own, join(0..0, 0), 0, finish)],
+            (None, None) => vec![self.conv(own, join(0..0, 0), 0, finish)],
+            (Some(_), Some(_)) | (Some(_), None) | (None, Some(_)) => {
+                unreachable!("a valid network has the residuals of its graph")
+            }
         })
     }
 
@@ -237,10 +252,10 @@ impl Builder<'_> {
         let stored_bits = mapping.shape.output.len() as u64 * outputs.stored_bits;
         Layer {
             name: mapping.name.clone(),
-            live_bits: self.live_bits(stored_bits + waiting_bits),
+            live: self.live(stored_bits + waiting_bits),
             conv: Some(mapping),
             outputs,
-            pooled_bits: [0; 2],
+            pooled: Traffic::default(),
             picture_bits: 0,
             logic,
         }
@@ -255,23 +270,24 @@ impl Builder<'_> {
                 let window = inputs / outputs;
                 let sum_bits = POOL_BITS.max(u64::from(*input_bits) + u64::from(window.next_power_of_two().ilog2()));
                 logic.add(inputs, sum_bits);
-                logic.multiply(outputs, [sum_bits, MULTIPLIER_BITS]);
+                logic.multiply(outputs, sum_bits, MULTIPLIER_BITS);
                 logic.store(outputs, output.forms.len());
                 u64::from(*input_bits)
             }
-            _ => {
+            IntegerLayer::MaxPool => {
                 let bits = self.stored_bits(self.index);
                 logic.add(inputs, bits);
                 bits
             }
+            IntegerLayer::Conv { .. } => unreachable!("a convolution is no pooling layer"),
         };
         let stored_bits = outputs * self.stored_bits(self.index);
         Layer {
             name: node.name.clone(),
             conv: None,
             outputs: Outputs::default(),
-            pooled_bits: [inputs * input_bits, stored_bits],
-            live_bits: self.live_bits(stored_bits),
+            pooled: Traffic { read: inputs * input_bits, written: stored_bits },
+            live: self.live(stored_bits),
             picture_bits: 0,
             logic,
         }

@@ -8,7 +8,7 @@
 use serde::Serialize;
 
 use crate::hardware::chip::Hardware;
-use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Tile};
+use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Tile, Traffic};
 
 /// Whether weights have to be loaded, and from where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ pub(crate) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, t
     // All cores move an even part of the maps, each through its share of the next level.
     let fetch = (frames * work.layer.picture_bits).div_ceil(memory.next_level_bits_per_cycle);
     let spill = (2 * frames * work.spilled_bits).div_ceil(memory.next_level_bits_per_cycle);
-    let joins = work.cores.iter().any(|core| core.moved_bits != [0; 2]);
+    let joins = work.cores.iter().any(|core| core.at_end != Traffic::default());
     let move_maps = |cycles| Instruction::Move { activity: Activity::MoveMaps, cycles };
     let cores = work.cores.iter().zip(turns).map(|(core, turn)| {
         let mut steps = Vec::with_capacity(8 * core.tiles.len() * core.pixels.len() + 8);
@@ -143,8 +143,8 @@ pub(crate) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, t
         if joins {
             steps.push(Instruction::Join);
             let ports = [
-                (Activity::LoadInputs, core.moved_bits[0], memory.feature_read_bits_per_cycle),
-                (Activity::WriteBack, core.moved_bits[1], memory.feature_write_bits_per_cycle),
+                (Activity::LoadInputs, core.at_end.read, memory.feature_read_bits_per_cycle),
+                (Activity::WriteBack, core.at_end.written, memory.feature_write_bits_per_cycle),
             ];
             for (activity, bits, width) in ports.into_iter().filter(|(_, bits, _)| *bits > 0) {
                 steps.push(Instruction::Move { activity, cycles: (frames * bits).div_ceil(width) });
@@ -220,20 +220,23 @@ impl Beats {
 
     /// What a round waits for whose tiles go on with sums of the round before: they are written before they are read.
     fn after(&self, core: &CoreWork, turn: usize, copy: usize, round: usize, hardware: &Hardware) -> Option<After> {
-        let tiles = |round: usize| (round * core.round..).zip(core.tiles[round * core.round..].iter().take(core.round));
+        let tiles = |round: usize| {
+            (round * core.tiles_per_round..)
+                .zip(core.tiles[round * core.tiles_per_round..].iter().take(core.tiles_per_round))
+        };
         let reading = tiles(round).filter(|(_, tile)| tile.continues);
         let start = reading.map(|(index, _)| self.place(core, copy, index).read).min()?;
         let before = round.checked_sub(1)?;
         let ends = tiles(before).map(|(index, tile)| self.place(core, copy, index).write + tile.write_cycles(hardware));
         let cycles = ends.max()?.saturating_sub(start);
-        Some(After { unit: core.unit_of(turn, copy, before * core.round), cycles })
+        Some(After { unit: core.unit_of(turn, copy, before * core.tiles_per_round), cycles })
     }
 
     fn steps(&self, core: &CoreWork, hardware: &Hardware, loading: Loading, turn: usize, steps: &mut Vec<Instruction>) {
         let frames = hardware.frames_per_load as u64;
-        for (round, tiles) in core.tiles.chunks(core.round.max(1)).enumerate() {
+        for (round, tiles) in core.tiles.chunks(core.tiles_per_round.max(1)).enumerate() {
             for (copy, pixels) in core.pixels.iter().enumerate() {
-                let unit_of = |place: usize| core.unit_of(turn, copy, round * core.round + place);
+                let unit_of = |place: usize| core.unit_of(turn, copy, round * core.tiles_per_round + place);
                 if loading != Loading::Never {
                     for (place, tile) in tiles.iter().enumerate() {
                         let unit = unit_of(place);
@@ -252,7 +255,7 @@ impl Beats {
                 steps.push(Instruction::Wait { unit: unit_of(0), count: tiles.len(), period, after });
                 for (place, tile) in tiles.iter().enumerate() {
                     let unit = unit_of(place);
-                    let at = self.place(core, copy, round * core.round + place);
+                    let at = self.place(core, copy, round * core.tiles_per_round + place);
                     let compute = if tile.accesses > 0 { tile.compute_cycles(self.access, hardware) } else { 0 };
                     let windows = [
                         (Activity::LoadInputs, at.read, tile.read_cycles(hardware)),
@@ -273,11 +276,11 @@ impl Beats {
 
 impl Tile {
     fn read_cycles(&self, hardware: &Hardware) -> u64 {
-        self.read_bits.div_ceil(hardware.memory.feature_read_bits_per_cycle)
+        self.traffic.read.div_ceil(hardware.memory.feature_read_bits_per_cycle)
     }
 
     fn write_cycles(&self, hardware: &Hardware) -> u64 {
-        self.write_bits.div_ceil(hardware.memory.feature_write_bits_per_cycle)
+        self.traffic.written.div_ceil(hardware.memory.feature_write_bits_per_cycle)
     }
 
     /// A macro waits for inputs that come more slowly than it computes.
