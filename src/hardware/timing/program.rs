@@ -79,8 +79,8 @@ pub enum Instruction {
         /// Whether the weights come from the next level, whose share of this core is then busy as well.
         from_next_level: bool,
     },
-    /// Waits until macros hold their tiles and have computed the ones before, and the layer's inputs and the sums that they go on
-    /// with are there, then for the next beat.
+    /// Blocks until, for `count` neighboring macros: their tile is loaded; their previous tile is computed; the layer's inputs are
+    /// present; partial sums that they continue are present. Then aligns to the next beat.
     Wait {
         /// The first of these neighbors.
         unit: usize,
@@ -88,7 +88,7 @@ pub enum Instruction {
         count: usize,
         /// Length of a beat.
         period: u64,
-        /// Whose sums they go on with.
+        /// Whose partial sums they continue.
         after: Option<After>,
     },
     /// Does the same in many beats in a row, from the one that the last [`Wait`](Self::Wait) found.

@@ -60,9 +60,10 @@ impl Simulator {
             for (number, (core, rest)) in self.cores.iter_mut().zip(&mut rest).enumerate() {
                 let length = rest.iter().position(|step| *step == Instruction::Join).unwrap_or(rest.len());
                 for step in &rest[..length] {
-                    core.step(step, self.joined, |unit, activity, start, [cycles, times, period]| {
+                    if let Some(Stretch { unit, activity, start, cycles, times, period }) = core.step(step, self.joined)
+                    {
                         trace(Span { core: number, unit, layer, activity, start, cycles, times, period });
-                    });
+                    }
                 }
                 *rest = &rest[length..];
             }
@@ -76,15 +77,31 @@ impl Simulator {
     }
 }
 
+/// What a core does in a step: a [`Span`] that doesn't know its core and layer.
+struct Stretch {
+    unit: Option<usize>,
+    activity: Activity,
+    start: u64,
+    cycles: u64,
+    times: u64,
+    period: u64,
+}
+
+impl Stretch {
+    fn once(unit: Option<usize>, activity: Activity, start: u64, cycles: u64) -> Self {
+        Self { unit, activity, start, cycles, times: 1, period: 0 }
+    }
+}
+
 impl Core {
-    /// Begins a step; nothing that needs the layer's inputs begins before `joined`.
-    fn step(&mut self, step: &Instruction, joined: u64, mut trace: impl FnMut(Option<usize>, Activity, u64, [u64; 3])) {
+    /// Begins a step, and gives what the core does in it; nothing that needs the layer's inputs begins before `joined`.
+    fn step(&mut self, step: &Instruction, joined: u64) -> Option<Stretch> {
         match *step {
             Instruction::DecodeIndex { unit, cycles } => {
                 let start = self.decoder.max(self.units[unit].computed);
                 self.decoder = start + cycles;
                 self.units[unit].loaded = self.units[unit].loaded.max(self.decoder);
-                trace(Some(unit), Activity::DecodeIndex, start, [cycles, 1, 0]);
+                Some(Stretch::once(Some(unit), Activity::DecodeIndex, start, cycles))
             }
             Instruction::LoadWeights { unit, cycles, from_next_level } => {
                 let mut start = self.write_port.max(self.units[unit].computed);
@@ -94,13 +111,14 @@ impl Core {
                 }
                 self.write_port = start + cycles;
                 self.units[unit].loaded = self.units[unit].loaded.max(self.write_port);
-                trace(Some(unit), Activity::LoadWeights, start, [cycles, 1, 0]);
+                Some(Stretch::once(Some(unit), Activity::LoadWeights, start, cycles))
             }
             Instruction::Wait { unit, count, period, after } => {
                 let units = &self.units[unit..unit + count];
                 let sums = after.map_or(0, |after| self.units[after.unit].began + after.cycles);
                 let ready = units.iter().map(|unit| unit.loaded.max(unit.beat)).fold(joined.max(sums), u64::max);
                 self.beat = joined + (ready - joined).next_multiple_of(period);
+                None
             }
             Instruction::Repeat { activity, unit, window, beats, period } => {
                 let start = self.beat + window.offset;
@@ -112,18 +130,16 @@ impl Core {
                     of_unit.computed = end;
                 }
                 self.done = self.done.max(end);
-                trace(Some(unit), activity, start, [window.cycles, beats, period]);
+                Some(Stretch { unit: Some(unit), activity, start, cycles: window.cycles, times: beats, period })
             }
             Instruction::Move { activity, cycles } => {
-                let start = match activity {
-                    Activity::MoveMaps => joined.max(self.next_level),
-                    _ => joined,
-                };
-                if activity == Activity::MoveMaps {
+                let through_next_level = activity == Activity::MoveMaps;
+                let start = if through_next_level { joined.max(self.next_level) } else { joined };
+                if through_next_level {
                     self.next_level = start + cycles;
                 }
                 self.done = self.done.max(start + cycles);
-                trace(None, activity, start, [cycles, 1, 0]);
+                Some(Stretch::once(None, activity, start, cycles))
             }
             Instruction::Join => unreachable!("the simulator parts programs at their joins"),
         }
