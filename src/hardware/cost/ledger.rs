@@ -1,8 +1,9 @@
-//! What a network costs while its groups go: the hardware model's own mapping, programs and energy, asked again for each change.
+//! What a network costs while its groups are pruned: the hardware model's own mapping, programs and energy, asked again for each change.
 //!
 //! Layers lie as [`Policy::FilterSets`] lays them, whatever the chip's policy: a search for the best placement of every candidate would
 //! take hours. It knows nothing of how much a group matters; `prune::budget` does.
 
+use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 
@@ -35,8 +36,34 @@ impl Display for Resource {
     }
 }
 
-/// The least that has to go from a convolution before its cost can fall: from each of these lists one filter set loses so many groups.
-pub type Step = Vec<Vec<(usize, usize)>>;
+/// A group of weights of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId {
+    /// Its convolution, in the order of [`IntegerNetwork::convs`].
+    pub conv: usize,
+    /// Its filter set.
+    pub set: usize,
+    /// Its number in the set: `block * taps + tap`.
+    pub index: usize,
+}
+
+/// Some groups of a filter set, whichever they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetGroups {
+    /// The filter set.
+    pub set: usize,
+    /// How many groups.
+    pub groups: usize,
+}
+
+/// The smallest pruning step that can lower a convolution's cost.
+///
+/// Pruning one alternative from *every* list lowers the cost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PruningStep {
+    /// Lists of alternatives.
+    pub alternatives: Vec<Vec<SetGroups>>,
+}
 
 /// The groups that were left at some time.
 #[derive(Clone, Debug)]
@@ -128,60 +155,71 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// What the network costs less if `groups` (filter set, number in the set) of a convolution go.
-    pub fn saving(&mut self, conv: usize, groups: &[(usize, usize)]) -> f64 {
+    /// How much less the network costs without `groups`.
+    pub fn saving(&mut self, groups: &[GroupId]) -> f64 {
+        let convs: BTreeSet<usize> = groups.iter().map(|group| group.conv).collect();
         let cost = |ledger: &Self| match ledger.resource {
             // Bits are a sum over convolutions.
-            Resource::StoredBits => ledger.conv_bits(conv) as f64,
-            _ => ledger.total(),
+            Resource::StoredBits => convs.iter().map(|conv| ledger.conv_bits(*conv)).sum::<u64>() as f64,
+            Resource::Cycles | Resource::Energy => ledger.total(),
         };
         let before = cost(self);
-        let kept = self.kept[conv].clone();
-        self.drop_groups(conv, groups);
+        let kept: Vec<(usize, Sets)> = convs.iter().map(|conv| (*conv, self.kept[*conv].clone())).collect();
+        self.prune(groups);
         let after = cost(self);
-        self.set(conv, kept);
+        kept.into_iter().for_each(|(conv, sets)| self.set(conv, sets));
         before - after
     }
 
-    /// Lets groups of a convolution go.
-    pub fn drop_groups(&mut self, conv: usize, groups: &[(usize, usize)]) {
-        let mut sets: Vec<Vec<usize>> = self.sets(conv).iter().map(|set| set.groups.clone()).collect();
-        for (set, group) in groups {
-            sets[*set].retain(|kept| kept != group);
+    /// Drops groups.
+    pub fn prune(&mut self, groups: &[GroupId]) {
+        let convs: BTreeSet<usize> = groups.iter().map(|group| group.conv).collect();
+        for conv in convs {
+            let mut sets = self.kept_groups(conv);
+            for group in groups.iter().filter(|group| group.conv == conv) {
+                sets[group.set].retain(|kept| *kept != group.index);
+            }
+            self.replace(conv, sets);
         }
-        self.replace(conv, sets);
     }
 
     /// Takes a group back.
-    pub fn restore(&mut self, conv: usize, set: usize, group: usize) {
-        let mut sets: Vec<Vec<usize>> = self.sets(conv).iter().map(|set| set.groups.clone()).collect();
-        let place = sets[set].partition_point(|kept| *kept < group);
-        sets[set].insert(place, group);
-        self.replace(conv, sets);
+    pub fn restore(&mut self, group: GroupId) {
+        let mut sets = self.kept_groups(group.conv);
+        let set = &mut sets[group.set];
+        set.insert(set.partition_point(|kept| *kept < group.index), group.index);
+        self.replace(group.conv, sets);
     }
 
-    /// What may go next of a convolution.
+    /// The kept groups of each filter set of a convolution.
+    fn kept_groups(&self, conv: usize) -> Vec<Vec<usize>> {
+        self.sets(conv).iter().map(|set| set.groups.clone()).collect()
+    }
+
+    /// The next pruning steps of a convolution.
     ///
     /// Bits fall with each group, energy with each access of a set, cycles when every core that has most accesses makes one less.
-    pub fn steps(&self, conv: usize) -> Vec<Step> {
+    pub fn steps(&self, conv: usize) -> Vec<PruningStep> {
         let sets = self.sets(conv);
         // What the last bundle of a set holds.
-        let access = |set: usize| (sets[set].groups.len() - 1) % self.hardware.sections() + 1;
+        let access =
+            |set: usize| SetGroups { set, groups: (sets[set].groups.len() - 1) % self.hardware.sections() + 1 };
+        let alone = |groups: SetGroups| PruningStep { alternatives: vec![vec![groups]] };
         let alive = |set: &usize| !sets[*set].groups.is_empty();
         match self.resource {
-            Resource::StoredBits => (0..sets.len()).filter(alive).map(|set| vec![vec![(set, 1)]]).collect(),
-            Resource::Energy => (0..sets.len()).filter(alive).map(|set| vec![vec![(set, access(set))]]).collect(),
+            Resource::StoredBits => {
+                (0..sets.len()).filter(alive).map(|set| alone(SetGroups { set, groups: 1 })).collect()
+            }
+            Resource::Energy => (0..sets.len()).filter(alive).map(|set| alone(access(set))).collect(),
             Resource::Cycles => {
                 let mapping = self.mapping(conv);
                 let load = |sets: &[usize]| sets.iter().map(|set| mapping.set_accesses(*set)).sum::<usize>();
                 let cores = sets_of_cores(mapping, &self.hardware);
                 let most = cores.iter().map(|sets| load(sets)).max().unwrap_or(0);
                 let slowest = cores.iter().filter(|sets| most > 0 && load(sets) == most);
-                let choices = |sets: &Vec<usize>| {
-                    sets.iter().copied().filter(alive).map(|set| (set, access(set))).collect::<Vec<_>>()
-                };
-                let step: Step = slowest.map(choices).collect();
-                if step.is_empty() { Vec::new() } else { vec![step] }
+                let of_core = |sets: &Vec<usize>| sets.iter().copied().filter(alive).map(access).collect();
+                let alternatives: Vec<Vec<SetGroups>> = slowest.map(of_core).collect();
+                if alternatives.is_empty() { Vec::new() } else { vec![PruningStep { alternatives }] }
             }
         }
     }

@@ -5,7 +5,7 @@
 //! | `energy` | a placed layer, its cycles | [`EnergyBreakdown`] |
 //! | `mapper` | layers | the cheapest placement of each |
 //! | `evaluator` | a network, a chip | [`Evaluation`]: cycles, energy, compression, area |
-//! | `ledger` | a network, a chip | [`Ledger`]: what a network costs while its groups go |
+//! | `ledger` | a network, a chip | [`Ledger`]: what a network costs while its groups are pruned |
 
 mod energy;
 mod evaluator;
@@ -14,4 +14,4 @@ mod mapper;
 
 pub use energy::EnergyBreakdown;
 pub use evaluator::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
-pub use ledger::{Ledger, Resource, Snapshot, Step};
+pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};
