@@ -11,21 +11,6 @@ use std::path::{Path, PathBuf};
 const KNOWN_CIRCLES: &[&[&str]] = &[
     // The face of the room defines what its files give.
     &["data/augment.rs", "data/cifar.rs", "data/mini.rs", "data/mod.rs"],
-    // Each draws with the other's helpers.
-    &["report/drawings.rs", "report/svg.rs"],
-    // The face of the page defines the helpers of its sections.
-    &[
-        "report/page/cost.rs",
-        "report/page/energy.rs",
-        "report/page/layers.rs",
-        "report/page/mod.rs",
-        "report/page/provenance.rs",
-        "report/page/summary.rs",
-        "report/page/timeline.rs",
-        "report/page/training.rs",
-    ],
-    // Rows and paths of runs stand beside the table that draws them.
-    &["reproduce/curves.rs", "reproduce/plot.rs", "reproduce/run.rs", "reproduce/table.rs"],
     // One pass is spread over two files, and the model starts it.
     &["train/model.rs", "train/on_chip.rs", "train/pass.rs"],
 ];

@@ -203,7 +203,7 @@ fn names_from_files_cannot_become_markup_or_terminal_codes() {
     assert!(page.contains("After the last of 3 epochs"));
     assert!(!page.contains("<script"));
     assert!(!page.contains(['\u{202e}', '\u{1b}']));
-    assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;\u{fffd}\u{fffd}[31m: cycles"));
+    assert!(page.contains("&lt;script&gt;alert('1')&lt;/script&gt;&amp;&quot;\u{fffd}\u{fffd}[31m: cycles"));
     let table = report::table(&deployment);
     assert!(table.bytes().all(|byte| matches!(byte, b'\n' | b' '..=b'~')), "{table}");
 }

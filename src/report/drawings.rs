@@ -3,8 +3,6 @@
 use std::ops::Range;
 use std::path::Path;
 
-use maud::{Markup, PreEscaped};
-
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
@@ -12,19 +10,11 @@ use crate::hardware::{Activity, LayerCost, Span};
 use crate::network::Conv;
 use crate::validation::Deployment;
 
-use super::svg::{self, Bar, Stretch};
+use super::chart::{self, Bar, Color, Drawing, SHADES, Stretch};
 use super::text::{count, energy as microjoules, grouped, percent, words};
 
 /// Cells that all grids of kept groups have together at most, which bounds the size of the file.
 const CELLS: usize = 160_000;
-
-/// A drawing with what stands below it, as plain text.
-pub(super) struct Drawing {
-    pub svg: Markup,
-    pub caption: String,
-    /// Pixels.
-    pub size: [usize; 2],
-}
 
 /// Writes every drawing as an SVG file into a folder, which is made if need be.
 pub(super) fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
@@ -37,8 +27,8 @@ pub(super) fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
         ("energy", vec![energy(deployment)]),
         ("kept-groups", kept),
     ] {
-        let (drawing, size) = svg::stacked(&drawings);
-        write_atomically(&folder.join(format!("{name}.svg")), svg::file(&drawing, size).as_bytes())?;
+        let title = format!("{} of {} on {}", name.replace('-', " "), deployment.network, deployment.hardware);
+        write_atomically(&folder.join(format!("{name}.svg")), chart::stacked(&title, &drawings).as_bytes())?;
     }
     Ok(())
 }
@@ -53,11 +43,7 @@ pub(super) fn energy(deployment: &Deployment) -> Drawing {
         text: format!("{} µJ", microjoules(part)),
     });
     let caption = "Energy of a frame by component, weight reload charged";
-    horizontal(caption, caption, &bars)
-}
-
-fn horizontal(title: &str, caption: &str, bars: &[Bar]) -> Drawing {
-    Drawing { svg: PreEscaped(svg::bars(title, bars)), caption: caption.into(), size: svg::bars_size(bars) }
+    chart::bars(caption, caption, &bars)
 }
 
 /// The share of zero groups in each layer.
@@ -71,7 +57,7 @@ pub(super) fn sparsity(deployment: &Deployment) -> Drawing {
     };
     let bars: Vec<Bar> = deployment.layers.iter().filter_map(bar).collect();
     let caption = "Groups that are zero, of all groups of the layer; a full bar is 100 %.";
-    horizontal("Share of zero groups, layer by layer", caption, &bars)
+    chart::bars("Share of zero groups, layer by layer", caption, &bars)
 }
 
 /// How busy the macros are in each layer.
@@ -83,42 +69,59 @@ pub(super) fn utilization(deployment: &Deployment) -> Drawing {
     };
     let bars: Vec<Bar> = deployment.layers.iter().map(bar).collect();
     let caption = "Multiply-accumulates of kept groups over what the macros could do in the layer's cycles, weight reload charged";
-    horizontal("Utilization, layer by layer", caption, &bars)
+    chart::bars("Utilization, layer by layer", caption, &bars)
 }
 
-/// Classes of stretches: three colors, each in [`svg::SHADES`] shades.
-const KINDS: [&str; 12] = [
-    "load s1",
-    "load s2",
-    "load s3",
-    "load s4",
-    "compute s1",
-    "compute s2",
-    "compute s3",
-    "compute s4",
-    "port s1",
-    "port s2",
-    "port s3",
-    "port s4",
-];
+/// A part of a core that is busy or waits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Macro(usize),
+    Decoder,
+    Inputs,
+    Outputs,
+    NextLevel,
+}
 
-/// The number of a class; `color` counts from 0. A span is shaded by the share of its time in which its part is busy.
-fn kind(color: usize, span: &Span) -> usize {
-    let share = if span.times > 1 { span.cycles as f64 / span.period as f64 } else { 1.0 };
-    color * svg::SHADES + ((share * svg::SHADES as f64).ceil() as usize).clamp(1, svg::SHADES) - 1
+/// A row of a timeline.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    core: usize,
+    part: Part,
+}
+
+impl Place {
+    /// Where a span is drawn, and in which color; none for adders, which work beside the macros.
+    fn of(span: &Span) -> Option<(Self, Color)> {
+        let (part, color) = match span.activity {
+            Activity::LoadWeights => (Part::Macro(span.unit?), Color::Load),
+            Activity::Compute => (Part::Macro(span.unit?), Color::Compute),
+            Activity::DecodeIndex => (Part::Decoder, Color::Port),
+            Activity::LoadInputs => (Part::Inputs, Color::Port),
+            Activity::WriteBack => (Part::Outputs, Color::Port),
+            Activity::MoveMaps => (Part::NextLevel, Color::Port),
+            Activity::Accumulate => return None,
+        };
+        Some((Self { core: span.core, part }, color))
+    }
+
+    fn name(self) -> String {
+        let Self { core, part } = self;
+        match part {
+            Part::Macro(index) => format!("core {core}.{index}"),
+            Part::Decoder => format!("{core} decoder"),
+            Part::Inputs => format!("{core} inputs"),
+            Part::Outputs => format!("{core} outputs"),
+            Part::NextLevel => format!("{core} next level"),
+        }
+    }
 }
 
 /// What the macros do in a frame, or in all that share a load.
 pub(super) fn frame(deployment: &Deployment) -> Drawing {
     let timeline = &deployment.evaluation.timeline;
-    let row = |span: &Span| match span.activity {
-        Activity::LoadWeights => Some(((span.core, 0, span.unit?), 0)),
-        Activity::Compute => Some(((span.core, 0, span.unit?), 1)),
-        _ => None,
-    };
     let caption =
         format!("What each macro does in {} cycles, {}.", grouped(timeline.cycles()), count(timeline.frames, "frame"));
-    rows(deployment, caption, 0..timeline.cycles(), row)
+    timeline_of(deployment, caption, 0..timeline.cycles(), |place| matches!(place.part, Part::Macro(_)))
 }
 
 /// What the parts of the cores do in the slowest layer.
@@ -126,55 +129,38 @@ pub(super) fn layer(deployment: &Deployment) -> Drawing {
     let timeline = &deployment.evaluation.timeline;
     let slowest = timeline.layers.iter().rev().max_by_key(|layer| layer.end - layer.start);
     let (name, shown) = slowest.map_or(("", 0..0), |layer| (layer.name.as_str(), layer.start..layer.end));
-    let row = |span: &Span| {
-        Some(match span.activity {
-            Activity::DecodeIndex => ((span.core, 1, 0), 2),
-            Activity::LoadWeights => ((span.core, 0, span.unit?), 0),
-            Activity::Compute => ((span.core, 0, span.unit?), 1),
-            Activity::LoadInputs => ((span.core, 2, 0), 2),
-            Activity::WriteBack => ((span.core, 3, 0), 2),
-            Activity::MoveMaps => ((span.core, 4, 0), 2),
-            Activity::Accumulate => return None,
-        })
-    };
     let cycles = grouped(shown.end - shown.start);
-    rows(
-        deployment,
-        format!("What the parts of the cores do in layer {name}, the slowest one: {cycles} cycles."),
-        shown,
-        row,
-    )
+    let caption = format!("What the parts of the cores do in layer {name}, the slowest one: {cycles} cycles.");
+    timeline_of(deployment, caption, shown, |_| true)
 }
 
-/// Core, part of it (macros, decoder, read port, write port, next level) and macro.
-type Row = (usize, usize, usize);
-
-fn row_name((core, part, unit): Row) -> String {
-    match part {
-        0 => format!("core {core}.{unit}"),
-        part => format!("{core} {}", ["", "decoder", "inputs", "outputs", "next level"][part]),
-    }
+/// Shade of a span by the share of the time in which its part is busy, from 1.
+fn shade(span: &Span) -> usize {
+    let share = if span.times > 1 { span.cycles as f64 / span.period as f64 } else { 1.0 };
+    ((share * SHADES as f64).ceil() as usize).clamp(1, SHADES)
 }
 
-/// The spans that a row is found for, with the number of their color.
-fn rows(
+/// The spans in `shown` whose places are to have a row.
+fn timeline_of(
     deployment: &Deployment,
     caption: String,
     shown: Range<u64>,
-    row: impl Fn(&Span) -> Option<(Row, usize)>,
+    has_row: impl Fn(Place) -> bool,
 ) -> Drawing {
     let timeline = &deployment.evaluation.timeline;
     let visible = timeline.spans.iter().filter(|span| span.start < shown.end && span.end() > shown.start);
-    let spans: Vec<_> = visible.filter_map(|span| row(span).map(|(row, color)| (row, color, span))).collect();
-    let mut places: Vec<Row> = spans.iter().map(|(row, ..)| *row).collect();
+    let spans = visible.filter_map(|span| Place::of(span).map(|(place, color)| (place, color, span)));
+    let spans: Vec<_> = spans.filter(|(place, ..)| has_row(*place)).collect();
+    let mut places: Vec<Place> = spans.iter().map(|(place, ..)| *place).collect();
     places.sort_unstable();
     places.dedup();
-    let names: Vec<String> = places.iter().map(|row| row_name(*row)).collect();
+    let names: Vec<String> = places.iter().map(|place| place.name()).collect();
     let mut stretches: Vec<Stretch> = spans
         .iter()
-        .map(|(row, color, span)| Stretch {
-            row: places.partition_point(|place| place < row),
-            kind: kind(*color, span),
+        .map(|(place, color, span)| Stretch {
+            row: places.partition_point(|other| other < place),
+            color: *color,
+            shade: shade(span),
             start: span.start.max(shown.start),
             end: span.end().min(shown.end),
         })
@@ -182,8 +168,7 @@ fn rows(
     stretches.sort_by_key(|stretch| stretch.start);
     let layers = timeline.layers.iter().filter(|layer| layer.start < shown.end && layer.end > shown.start);
     let layers: Vec<_> = layers.map(|layer| (layer.name.as_str(), layer.start, layer.end)).collect();
-    let (svg, size) = svg::timeline(&caption, &names, shown, &layers, &KINDS, &stretches);
-    Drawing { svg: PreEscaped(svg), caption, size }
+    chart::timeline(caption, &names, shown, &layers, &stretches)
 }
 
 /// The map of a layer's kept groups.
@@ -208,13 +193,13 @@ pub(super) fn kept(deployment: &Deployment) -> Vec<KeptMap> {
             let [rows, columns] = bins(grid.sets(), grid.groups_per_set(), limit);
             let binned = rows > 1 || columns > 1;
             let number = kept.iter().filter(|kept| **kept).count();
-            let size = [grid.sets(), grid.blocks(), grid.taps].map(|size| size.to_string()).join(" × ");
+            let note = [grid.sets(), grid.blocks(), grid.taps].map(|size| size.to_string()).join(" × ");
             let scale = if binned { format!(", a cell is up to {rows} × {columns} groups") } else { String::new() };
             let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.groups() as u64));
             let block = if binned { usize::MAX } else { grid.taps };
             let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
-            let svg = PreEscaped(svg::grid(&caption, &cells, block));
-            KeptMap { drawing: Drawing { svg, caption, size: svg::grid_size(&cells) }, note: size + &scale, binned }
+            let (svg, size) = chart::mask(&caption, &cells, block);
+            KeptMap { drawing: Drawing { svg, caption, size }, note: note + &scale, binned }
         })
         .collect()
 }

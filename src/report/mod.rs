@@ -1,15 +1,13 @@
 //! What people read: the table in the terminal, `report.html`, drawings, a sweep's table and plot. It knows the numbers, not how they were
 //! made.
 
+pub(crate) mod chart;
 mod drawings;
 mod metrics;
 mod page;
-pub(crate) mod scatter;
-pub(crate) mod svg;
 mod sweep;
 mod table;
 pub(crate) mod text;
-mod tornado;
 
 use std::path::Path;
 
@@ -19,9 +17,9 @@ use crate::run_folder;
 use crate::validation::Deployment;
 use metrics::Metrics;
 
+pub use chart::{Swing, tornado};
 pub use sweep::{sweep_table, write_sweep};
 pub use table::table;
-pub use tornado::{Swing, tornado};
 
 /// Writes `deploy.json`, `report.html` and its drawings (`drawings/*.svg`) into a folder, which is made if need be.
 ///

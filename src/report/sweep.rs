@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::sweep::{Figures, Outcome, Row, Value, pareto_front};
 
-use super::scatter::{Axis, Dot, Line, Scatter, front, page};
+use super::chart::{Dot, Line, Quantity, Scatter, front, scatters};
 use super::text::{ascii, count, quoted};
 
 /// Rows that the table shows.
@@ -22,7 +22,7 @@ pub fn write_sweep(rows: &[Row], folder: &Path) -> Result<()> {
     let jsonl: String = rows.iter().map(|row| json(row).map(|text| text.to_string() + "\n")).collect::<Result<_>>()?;
     write_atomically(&folder.join("sweep.jsonl"), jsonl.as_bytes())?;
     write_atomically(&folder.join("sweep.csv"), csv(rows)?.as_bytes())?;
-    write_atomically(&folder.join("sweep.svg"), page("Pareto plots of a sweep", &plots(rows)).as_bytes())
+    write_atomically(&folder.join("sweep.svg"), scatters("Pareto plots of a sweep", &plots(rows)).as_bytes())
 }
 
 /// The points that no other one beats, fastest first, as text.
@@ -135,10 +135,10 @@ fn flatten(prefix: &str, value: &serde_json::Value, cells: &mut Vec<(String, Str
 
 /// Frames a second over energy; accuracy over energy and frames a second over area where they are known.
 fn plots(rows: &[Row]) -> Vec<Scatter> {
-    const ENERGY: Axis = Axis { name: "energy of a frame, \u{b5}J", logarithmic: true, rising: false };
-    const SPEED: Axis = Axis { name: "frames / s", logarithmic: true, rising: true };
-    const ACCURACY: Axis = Axis { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
-    const AREA: Axis = Axis { name: "area, mm\u{b2}", logarithmic: true, rising: false };
+    const ENERGY: Quantity = Quantity { name: "energy of a frame, \u{b5}J", logarithmic: true, rising: false };
+    const SPEED: Quantity = Quantity { name: "frames / s", logarithmic: true, rising: true };
+    const ACCURACY: Quantity = Quantity { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
+    const AREA: Quantity = Quantity { name: "area, mm\u{b2}", logarithmic: true, rising: false };
     type Figure = fn(&Figures) -> Option<f64>;
     let (energy, speed): (Figure, Figure) = (|it| Some(it.cost.energy_uj), |it| Some(it.cost.fps));
     let (accuracy, area): (Figure, Figure) = (|it| it.accuracy, |it| it.area.map(|area| area.total_mm2));
@@ -149,16 +149,16 @@ fn plots(rows: &[Row]) -> Vec<Scatter> {
         ("Speed over area", [AREA, SPEED], [area, speed]),
     ]
     .into_iter()
-    .map(|(title, axes, [x, y])| {
+    .map(|(title, quantities, [x, y])| {
         // A logarithm has no place for a chip that costs nothing.
-        let shown = |value: f64, axis: Axis| Some(value).filter(|value| *value > 0.0 || !axis.logarithmic);
+        let shown = |value: f64, quantity: Quantity| Some(value).filter(|value| *value > 0.0 || !quantity.logarithmic);
         let dot = |(row, figures): &(&Row, &Figures)| {
-            Some(Dot { x: shown(x(figures)?, axes[0])?, y: shown(y(figures)?, axes[1])?, title: name(row) })
+            Some(Dot { x: shown(x(figures)?, quantities[0])?, y: shown(y(figures)?, quantities[1])?, title: name(row) })
         };
         let title = format!("{title}, weight reload charged; the line joins what no other point beats");
         let dots: Vec<Dot> = works.iter().filter_map(dot).collect();
-        let lines = vec![Line { name: "Pareto front".into(), dots: front(axes, &dots) }];
-        Scatter { title, axes, dots, lines }
+        let lines = vec![Line { name: "Pareto front".into(), dots: front(quantities, &dots) }];
+        Scatter { title, quantities, dots, lines }
     })
     .filter(|plot| !plot.dots.is_empty())
     .collect()

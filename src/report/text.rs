@@ -1,43 +1,14 @@
 //! Numbers and names as text.
 
-use std::fmt::{Display, Formatter, Result, Write};
-
 use crate::hardware::{Evaluation, Placement, Policy, Split, Start};
 use crate::validation::{Accuracy, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
 pub(crate) const UNKNOWN: &str = "-";
 
-/// Text from a file, safe between tags and in quoted attributes.
-///
-/// Characters that a reader can't see (control characters, and those that turn the writing direction) become U+FFFD, so that a
-/// name cannot disguise itself.
-pub(crate) struct Escape<'a>(pub &'a str);
-
-impl Display for Escape<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        for character in self.0.chars() {
-            match character {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                '\n' | '\t' => f.write_char(character)?,
-                '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                    f.write_char('\u{fffd}')?;
-                }
-                _ if character.is_control() => f.write_char('\u{fffd}')?,
-                _ => f.write_char(character)?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// A document in which characters that a reader cannot see are U+FFFD, so that a name from a file cannot disguise itself: control
 /// characters, and those that turn the writing direction.
-pub(crate) fn visible(document: &str) -> String {
+pub(super) fn visible(document: &str) -> String {
     let hidden = |character: char| match character {
         '\n' | '\t' => false,
         '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,

@@ -1,14 +1,11 @@
 //! The curves of an experiment: accuracy against cycles, as one SVG file.
 
-use super::table::TableRow;
-use crate::report::scatter::{Axis, Dot, Line, Scatter, page};
-use crate::report::text::shorten;
+use super::rows::TableRow;
+use crate::report::chart::{Dot, Line, Quantity, Scatter, scatters};
 
-/// Characters that there is room for above the curves.
-const TITLE: usize = 78;
-
-const CYCLES: Axis = Axis { name: "cycles of a frame, weight reload charged", logarithmic: false, rising: false };
-const ACCURACY: Axis = Axis { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
+const CYCLES: Quantity =
+    Quantity { name: "cycles of a frame, weight reload charged", logarithmic: false, rising: false };
+const ACCURACY: Quantity = Quantity { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
 
 /// The file: the finished rows of each curve, joined in the order of their cycles; none if no such row is finished.
 pub(super) fn curves(title: &str, rows: &[TableRow]) -> Option<String> {
@@ -30,6 +27,6 @@ pub(super) fn curves(title: &str, rows: &[TableRow]) -> Option<String> {
     for line in &mut lines {
         line.dots.sort_by(|&a, &b| dots[a].x.total_cmp(&dots[b].x));
     }
-    let axes = [CYCLES, ACCURACY];
-    (!dots.is_empty()).then(|| page(title, &[Scatter { title: shorten(title, TITLE, "…"), axes, dots, lines }]))
+    let plot = Scatter { title: title.into(), quantities: [CYCLES, ACCURACY], dots, lines };
+    (!plot.dots.is_empty()).then(|| scatters(title, &[plot]))
 }

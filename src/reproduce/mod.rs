@@ -4,21 +4,26 @@
 //! |---|---|
 //! | `experiment` | the experiment file: rows, each a recipe with settings on top; claims of a paper |
 //! | `results` | what is known of finished runs, beside the experiment file |
-//! | `run` | runs what is unfinished |
-//! | `table` | a row's mean and spread; Markdown, CSV, JSON and text |
+//! | `paths` | where runs lie, and what they start from |
+//! | `rows` | what is known of each row: mean and spread, or how far it is |
+//! | `table` | the rows as Markdown, CSV, JSON and text |
 //! | `plot` | the same as SVG |
 //! | `curves` | accuracy against cycles as SVG |
+//! | `run` | runs what is unfinished |
 //!
 //! It knows recipes and run folders, not how training works. `docs/reproduce.md` describes the files.
 
 mod curves;
 mod experiment;
+mod paths;
 mod plot;
 mod results;
+mod rows;
 mod run;
 mod table;
 
 pub use experiment::{Bar, Claim, ClaimedFigure, Experiment, FOLDER, Row};
 pub use results::{Figures, Results, Run};
+pub use rows::State;
 pub use run::{Reproduction, Verdict};
-pub use table::{State, Table};
+pub use table::Table;

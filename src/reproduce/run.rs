@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{Experiment, Row};
+use super::paths::{run_folder, start_checkpoint};
 use super::results::{Results, Run, differences, other_checkpoint, sha256};
 use super::table::Table;
 use crate::data::{DataOptions, Dataset};
@@ -68,19 +69,6 @@ struct Start {
     data_sha256: String,
     /// Accuracy of the checkpoint, in percent.
     float_accuracy: Option<f64>,
-}
-
-/// The run folder of a row and seed.
-pub(super) fn run_folder(runs: &Path, row: &str, seed: u64) -> PathBuf {
-    runs.join(row).join(format!("seed-{seed}"))
-}
-
-/// The checkpoint that a run starts from; none for random weights.
-pub(super) fn start_checkpoint(row: &Row, recipe: &Recipe, runs: &Path, seed: u64) -> Option<PathBuf> {
-    match &row.start {
-        Some(start) => Some(run_folder(runs, start, seed).join(LAST)),
-        None => recipe.checkpoint(),
-    }
 }
 
 impl Reproduction<'_> {

@@ -7,161 +7,18 @@ use serde_json::{Value, json};
 use super::curves::curves;
 use super::experiment::{Bar, Claim, ClaimedFigure, Experiment, Row};
 use super::plot::plot;
-use super::results::{Figures, Results, Run, differences, other_checkpoint};
-use super::run::{run_folder, start_checkpoint};
+use super::results::{Figures, Results, Run};
+use super::rows::{State, TableRow};
 use crate::error::{Error, Result};
-use crate::files::{read_if_present, to_json, write_atomically};
-use crate::report::text::{count, energy, grouped, percent, quoted};
-use crate::run_folder::{METRICS, PACKAGE, RECIPE};
-use crate::train::Recipe;
-
-/// Differences of accuracies below this are rounding.
-const ROUNDING: f64 = 1e-9;
+use crate::files::{to_json, write_atomically};
+use crate::report::text::{energy, grouped, percent, quoted};
+use crate::run_folder::PACKAGE;
 
 /// The rows of an experiment with what is known of them.
 pub struct Table<'a> {
     experiment: &'a Experiment,
     results: &'a Results,
     rows: Vec<TableRow<'a>>,
-}
-
-/// A row with its runs.
-pub(super) struct TableRow<'a> {
-    pub row: &'a Row,
-    /// Finished runs, ascending by seed.
-    pub runs: Vec<Run>,
-    unfinished: Vec<Unfinished>,
-    /// Why its runs don't count: a recipe that is wrong, or not the one that they were made with.
-    problem: Option<String>,
-    /// Hardware file of its recipe.
-    hardware: Option<String>,
-}
-
-/// A run that was stopped, or that runs now.
-struct Unfinished {
-    seed: u64,
-    epoch: usize,
-    epochs: usize,
-}
-
-/// How far a row is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It has a finished run.
-    Finished,
-    /// It has none yet, but one that was begun.
-    Unfinished,
-    /// Nothing was run.
-    Missing,
-    /// Its recipe is wrong, or not the one that its runs were made with.
-    Unusable,
-}
-
-/// Mean of several numbers, with the least and the largest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Spread {
-    pub mean: f64,
-    pub min: f64,
-    pub max: f64,
-}
-
-impl Spread {
-    /// Of at least one number.
-    fn new(values: &[f64]) -> Self {
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let fold = |choose: fn(f64, f64) -> f64| values.iter().copied().reduce(choose).unwrap_or(f64::NAN);
-        Self { mean, min: fold(f64::min), max: fold(f64::max) }
-    }
-}
-
-impl TableRow<'_> {
-    /// Mean and spread of a figure over the runs; none without runs, or where one doesn't have it.
-    pub fn spread(&self, figure: impl Fn(&Run) -> Option<f64>) -> Option<Spread> {
-        let values: Vec<f64> = self.runs.iter().map(figure).collect::<Option<_>>()?;
-        (!values.is_empty()).then(|| Spread::new(&values))
-    }
-
-    pub fn mean(&self, figure: impl Fn(&Run) -> f64) -> Option<f64> {
-        self.spread(|run| Some(figure(run))).map(|spread| spread.mean)
-    }
-
-    pub fn accuracy(&self) -> Option<Spread> {
-        self.spread(|run| Some(run.accuracy))
-    }
-
-    /// `F`, on average.
-    pub fn float_accuracy(&self) -> Option<f64> {
-        self.spread(|run| run.float_accuracy).map(|spread| spread.mean)
-    }
-
-    /// Points that the accuracy is above `F`, on average.
-    fn difference(&self) -> Option<f64> {
-        self.spread(|run| Some(run.accuracy - run.float_accuracy?)).map(|spread| spread.mean)
-    }
-
-    /// Points that the difference is above the bar.
-    fn above_bar(&self) -> Option<f64> {
-        let above = self.difference()? + self.row.bar?.below;
-        Some(if above.abs() < ROUNDING { 0.0 } else { above })
-    }
-
-    fn state(&self) -> State {
-        match self {
-            Self { problem: Some(_), .. } => State::Unusable,
-            Self { runs, .. } if !runs.is_empty() => State::Finished,
-            Self { unfinished, .. } if !unfinished.is_empty() => State::Unfinished,
-            _ => State::Missing,
-        }
-    }
-
-    /// What stands in the place of numbers.
-    pub fn status(&self, missing: &str) -> String {
-        match self.state() {
-            State::Unusable => self.problem.clone().unwrap_or_default(),
-            State::Finished | State::Unfinished => self.unfinished(),
-            State::Missing => missing.into(),
-        }
-    }
-
-    fn unfinished(&self) -> String {
-        let first = |seed| seed == 0 && self.runs.is_empty();
-        let seed = |seed| if first(seed) { String::new() } else { format!("seed {seed} ") };
-        let runs = self.unfinished.iter();
-        let text = runs.map(|run| format!("{}unfinished, epoch {} of {}", seed(run.seed), run.epoch, run.epochs));
-        text.collect::<Vec<_>>().join("; ")
-    }
-
-    fn seeds(&self) -> String {
-        let finished = if self.runs.len() == 1 { "one seed".into() } else { count(self.runs.len(), "seed") };
-        [finished, self.unfinished()].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ")
-    }
-
-    fn accuracy_text(&self) -> Option<String> {
-        let Spread { mean, min, max } = self.accuracy()?;
-        Some(match self.runs.len() {
-            1 => format!("{mean:.2} %"),
-            _ => format!("{mean:.2} % ({min:.2} to {max:.2})"),
-        })
-    }
-
-    fn bar_text(&self) -> String {
-        let Some(bar) = self.row.bar else { return String::new() };
-        match self.above_bar() {
-            Some(above) if above >= 0.0 => format!("{bar}: met"),
-            Some(above) => format!("{bar}: missed by {:.2}", -above),
-            None => bar.to_string(),
-        }
-    }
-
-    /// Differences of fake-quant predictions and of integer logits from the macro model: of the worst run.
-    fn mismatches(&self) -> String {
-        let worst = |found: fn(&Run) -> Option<usize>| {
-            let found: Option<Vec<usize>> = self.runs.iter().map(found).collect();
-            found.and_then(|found| found.into_iter().max()).map_or("-".into(), |found| grouped(found as u64))
-        };
-        let predictions = worst(|run| run.mismatches.fake_quant_vs_macro_predictions);
-        format!("{predictions} / {}", worst(|run| Some(run.mismatches.integer_vs_macro_logits)))
-    }
 }
 
 impl<'a> Table<'a> {
@@ -177,32 +34,7 @@ impl<'a> Table<'a> {
         results: &'a Results,
         runs: &Path,
     ) -> Result<Self> {
-        let rows = experiment.rows.iter().map(|row| {
-            let mut finished = results.runs(&row.name)?;
-            let recipe = experiment.recipe(row, settings(row));
-            let hardware = recipe.as_ref().ok().and_then(|recipe| recipe.hardware.clone());
-            let compare = || {
-                let recipe = recipe?;
-                if finished.is_empty() {
-                    return Ok(None);
-                }
-                let mut different = differences(&results.recipe(&row.name)?, &recipe)?;
-                for run in &finished {
-                    let start = start_checkpoint(row, &recipe, runs, run.seed);
-                    different.extend(other_checkpoint(start.as_deref(), run.checkpoint_sha256.as_deref())?);
-                }
-                different.dedup();
-                let text = format!("its results are of another recipe: {}", different.join("; "));
-                Ok::<_, Error>((!different.is_empty()).then_some(text))
-            };
-            // What cannot be read of one row keeps nobody from the others.
-            let found = compare().and_then(|problem| Ok((problem, unfinished(row, &finished, runs)?)));
-            let (problem, unfinished) = found.unwrap_or_else(|error| (Some(error.to_string()), Vec::new()));
-            if problem.is_some() {
-                finished.clear();
-            }
-            Ok(TableRow { row, runs: finished, unfinished, problem, hardware })
-        });
+        let rows = experiment.rows.iter().map(|row| TableRow::read(experiment, row, settings(row), results, runs));
         Ok(Self { experiment, results, rows: rows.collect::<Result<_>>()? })
     }
 
@@ -294,7 +126,7 @@ impl<'a> Table<'a> {
             json!({
                 "name": row.row.name,
                 "label": row.row.label,
-                "state": state_name(row.state()),
+                "state": row.state().name(),
                 "status": row.status("not run yet"),
                 "bar": row.row.bar,
                 "met": row.above_bar().map(|above| above >= 0.0),
@@ -388,43 +220,6 @@ fn claimed(row: &TableRow, figure: ClaimedFigure) -> Option<[String; 2]> {
     Some([text(|run| &run.cost)?, text(|run| &run.cost_without_reload)?])
 }
 
-/// Runs of a row that were begun and aren't among the finished ones, ascending by seed.
-fn unfinished(row: &Row, finished: &[Run], runs: &Path) -> Result<Vec<Unfinished>> {
-    let folder = runs.join(&row.name);
-    let entries = match std::fs::read_dir(&folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(Error::io(&folder))?,
-    };
-    let mut seeds = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(Error::io(&folder))?.file_name();
-        let seed = name.to_str().and_then(|name| name.strip_prefix("seed-")?.parse::<u64>().ok());
-        seeds.extend(seed.filter(|seed| finished.iter().all(|run| run.seed != *seed)));
-    }
-    seeds.sort_unstable();
-    let mut unfinished = Vec::new();
-    for seed in seeds {
-        let folder = run_folder(runs, &row.name, seed);
-        let recipe = folder.join(RECIPE);
-        if recipe.exists() {
-            let epochs = Recipe::load(Some(&recipe), &[])?.epochs();
-            // There is no file before the first epoch's end.
-            let epoch = read_if_present(&folder.join(METRICS))?.map_or(0, |text| text.lines().count());
-            unfinished.push(Unfinished { seed, epoch, epochs });
-        }
-    }
-    Ok(unfinished)
-}
-
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::Finished => "finished",
-        State::Unfinished => "unfinished",
-        State::Missing => "missing",
-        State::Unusable => "unusable",
-    }
-}
-
 fn markdown_table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| {
         let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
@@ -471,7 +266,7 @@ fn csv_cells(row: &TableRow) -> Vec<(&'static str, String)> {
     vec![
         ("row", row.row.name.clone()),
         ("label", row.row.label.clone()),
-        ("state", state_name(row.state()).into()),
+        ("state", row.state().name().into()),
         ("status", row.status("not run yet")),
         ("seeds", row.runs.len().to_string()),
         ("epochs", row.runs.first().map_or(String::new(), |run| run.epochs.to_string())),

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{section, table};
+use super::elements::{section, table};
 use crate::hardware::{Cost, Evaluation};
 use crate::report::text::{UNKNOWN, count, energy, grouped, percent};
 use crate::validation::Deployment;

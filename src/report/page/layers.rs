@@ -2,10 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::{key, section, table};
+use super::elements::{key, section, table};
 use crate::hardware::LayerCost;
 use crate::network::ConvShape;
-use crate::report::drawings::{self, Drawing};
+use crate::report::chart::Drawing;
+use crate::report::drawings;
 use crate::report::text::{UNKNOWN, empty_layers, energy, grouped, mapping_summary, percent, placement};
 use crate::validation::Deployment;
 

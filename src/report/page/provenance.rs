@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{section, table_of_words};
+use super::elements::{section, table_of_words};
 use crate::report::text::accuracy;
 use crate::validation::Deployment;
 

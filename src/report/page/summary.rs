@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::{section, table, table_of_words};
+use super::elements::{section, table, table_of_words};
 use crate::report::text::{Agreement, accuracy as in_percent, bytes, count, energy, executions, grouped, percent};
 use crate::validation::Deployment;
 

@@ -2,8 +2,9 @@
 
 use maud::{Markup, html};
 
-use super::{legend, section};
-use crate::report::drawings::{self, Drawing};
+use super::elements::{legend, section};
+use crate::report::chart::Drawing;
+use crate::report::drawings;
 use crate::validation::Deployment;
 
 pub(super) fn timeline(deployment: &Deployment) -> Markup {

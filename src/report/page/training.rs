@@ -1,10 +1,10 @@
 //! How training went, epoch by epoch.
 
-use maud::{Markup, PreEscaped, html};
+use maud::{Markup, html};
 
-use super::{legend, section};
+use super::elements::{legend, section};
+use crate::report::chart::{self, Curve};
 use crate::report::metrics::{Epoch, Metrics, measured};
-use crate::report::svg::{self, Curve};
 use crate::report::text::count;
 
 pub(super) fn training(metrics: &Metrics) -> Markup {
@@ -39,24 +39,24 @@ fn curves(epochs: &[Epoch]) -> Markup {
         }
     }
     let curve =
-        |style, name, value: fn(&Epoch) -> f64| Curve { style, name, values: epochs.iter().map(value).collect() };
+        |color, name, value: fn(&Epoch) -> f64| Curve { color, name, values: epochs.iter().map(value).collect() };
     let mut percents = Vec::new();
     let mut colors = Vec::new();
     if let Some((name, values)) = measured(epochs) {
-        percents.push(Curve { style: 1, name, values });
+        percents.push(Curve { color: "one", name, values });
         colors.push(("one", name));
     }
-    percents.push(curve(2, "train accuracy", |epoch| epoch.train_accuracy));
+    percents.push(curve("two", "train accuracy", |epoch| epoch.train_accuracy));
     colors.push(("two", "train accuracy"));
     if epochs.iter().any(|epoch| epoch.group_sparsity > 0.0) {
-        percents.push(curve(3, "zero groups", |epoch| 100.0 * epoch.group_sparsity));
+        percents.push(curve("three", "zero groups", |epoch| 100.0 * epoch.group_sparsity));
         colors.push(("three", "zero groups"));
     }
-    let loss = [curve(1, "loss", |epoch| epoch.loss)];
+    let loss = [curve("one", "loss", |epoch| epoch.loss)];
     html! {
         div.charts {
-            figure { (legend(&colors)) (PreEscaped(svg::curves("Accuracy by epoch, in percent", "%", &percents, &phases))) }
-            figure { (legend(&[("one", "loss")])) (PreEscaped(svg::curves("Loss by epoch, in nats", "nats", &loss, &phases))) }
+            figure { (legend(&colors)) (chart::curves("Accuracy by epoch, in percent", "%", &percents, &phases)) }
+            figure { (legend(&[("one", "loss")])) (chart::curves("Loss by epoch, in nats", "nats", &loss, &phases)) }
         }
     }
 }
