@@ -25,8 +25,8 @@ pub use chip::{
     Precision,
 };
 pub use cost::{
-    AreaBreakdown, Compression, Cost, EnergyBreakdown, Evaluation, Evaluator, GroupId, LayerCost, Ledger, PruningStep,
-    Resource, SetGroups, Snapshot, evaluate,
+    AreaBreakdown, Compression, Cost, EnergyBreakdown, EnergyTerm, Evaluation, Evaluator, GroupId, LayerCost, Ledger,
+    PruningStep, Resource, SetGroups, Snapshot, evaluate,
 };
 pub use mapping::{ConvMapping, FilterSet, Placement, Split, Start};
 pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, Timeline, Window};

@@ -1,116 +1,163 @@
-//! Energy: what a placed layer takes, by component, per frame.
+//! Energy: what a placed layer takes, term by term, per frame.
 //!
-//! Each formula is in `docs/cost-model.md` with its source and its doubt.
+//! [`energy_terms!`] below is the list: a new term is a row there, and its constant in [`Energy`]. Each formula is in `docs/cost-model.md`
+//! with its source and its doubt.
 
 use serde::{Deserialize, Serialize};
 
-use crate::hardware::chip::Hardware;
-use crate::hardware::mapping::{CoreWork, LayerWork, Logic, Traffic};
+use crate::hardware::chip::{Energy, Hardware};
+use crate::hardware::mapping::{CoreWork, LayerWork, Traffic};
 use crate::hardware::timing::Loading;
 
 /// Bits of the counter that the index decoder steps for each bit of a code.
 const INDEX_COUNTER_BITS: u64 = 16;
 
-/// Energy by component, in microjoules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EnergyBreakdown {
-    /// Accesses: array, converters, drivers.
-    #[serde(rename = "macro")]
-    pub array: f64,
-    /// Adding up the outputs of accesses.
-    pub accumulation: f64,
-    /// Writing weights into the macros.
-    pub cell_writes: f64,
-    /// Reading weights, indices and coefficients from the weight SRAM, and writing them there if they come from further.
-    pub weight_buffer: f64,
-    /// Feature-map SRAM, the picture and spilled maps included.
-    pub feature_buffer: f64,
-    /// Weights, spilled maps and the picture, from and to the next level.
-    pub next_level: f64,
-    /// Index decoder.
-    pub index_decode: f64,
-    /// Multiply, round and shift, residual sums, pooling.
-    pub requantization: f64,
-    /// Macros that wait, and (where access energies are from components) those that work.
-    pub leakage: f64,
+/// A term of the energy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnergyTerm {
+    /// Its key in `energy_breakdown_uj`.
+    pub key: &'static str,
+    /// What it counts.
+    pub counts: &'static str,
+}
+
+/// Declares [`EnergyBreakdown`] with a field for each row: its name, its key, what it counts, and the microjoules of a layer for a frame.
+macro_rules! energy_terms {
+    ($($field:ident, $key:literal, $counts:literal, $microjoules:expr;)*) => {
+        /// Energy by term, in microjoules.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+        pub struct EnergyBreakdown {
+            $(
+                #[doc = $counts]
+                #[serde(rename = $key)]
+                pub $field: f64,
+            )*
+        }
+
+        impl EnergyBreakdown {
+            /// All terms, in the order of the fields.
+            pub const TERMS: [EnergyTerm; [$($key),*].len()] = [$(EnergyTerm { key: $key, counts: $counts }),*];
+
+            /// The value of each term.
+            fn values(&self) -> [f64; Self::TERMS.len()] {
+                [$(self.$field),*]
+            }
+
+            pub(super) fn plus(self, other: &Self) -> Self {
+                Self { $($field: self.$field + other.$field),* }
+            }
+
+            fn of_layer(layer: &Layer) -> Self {
+                $(let $field: fn(&Layer) -> f64 = $microjoules;)*
+                Self { $($field: $field(layer)),* }
+            }
+        }
+    };
+}
+
+energy_terms! {
+    array, "macro", "accesses: array, converters, drivers",
+        |layer| uj(layer.work.layer.accesses(), layer.access_pj());
+    accumulation, "accumulation", "adding up the outputs of accesses",
+        |layer| uj(layer.work.accumulation_adders, layer.constants().adder_pj_per_bit);
+    cell_writes, "cell_writes", "writing weights into the macros",
+        |layer| layer.loaded(CoreWork::cell_bits) * layer.constants().cell_write_pj_per_bit;
+    weight_buffer, "weight_buffer", "reading weights, indices and coefficients from the weight SRAMs",
+        |layer| (layer.loaded(CoreWork::packed_bits) + layer.fetched()) * layer.constants().buffer_pj_per_bit;
+    feature_buffer, "feature_buffer", "reading and writing feature maps",
+        |layer| uj(layer.map_bits() + layer.next_level_map_bits(), layer.constants().buffer_pj_per_bit);
+    next_level, "next_level", "weights, spilled maps and the picture, from and to the next memory level",
+        |layer| layer.fetched() * layer.constants().next_level_pj_per_bit
+            + uj(layer.next_level_map_bits(), layer.constants().next_level_pj_per_bit);
+    index_decode, "index_decode", "decoding the index codes",
+        |layer| layer.loaded(CoreWork::index_bits) * INDEX_COUNTER_BITS as f64 * layer.constants().adder_pj_per_bit;
+    requantization, "requantization", "multiply, round and shift, residual sums, pooling",
+        |layer| uj(layer.work.layer.logic.adders, layer.constants().adder_pj_per_bit)
+            + uj(layer.work.layer.logic.gates, layer.constants().gate_pj);
+    leakage, "leakage", "macros that wait",
+        // Milliwatts times nanoseconds are picojoules.
+        |layer| layer.constants().leakage_mw_per_macro * layer.leaking_ns() / 1e6;
 }
 
 impl EnergyBreakdown {
-    /// All components.
+    /// All terms.
     pub fn total(&self) -> f64 {
-        self.components().into_iter().map(|(_, energy)| energy).sum()
+        self.values().into_iter().sum()
     }
 
-    /// Names (the keys of `energy_breakdown_uj`) and values, for tables and plots.
-    pub fn components(&self) -> [(&'static str, f64); 9] {
-        [
-            ("macro", self.array),
-            ("accumulation", self.accumulation),
-            ("cell_writes", self.cell_writes),
-            ("weight_buffer", self.weight_buffer),
-            ("feature_buffer", self.feature_buffer),
-            ("next_level", self.next_level),
-            ("index_decode", self.index_decode),
-            ("requantization", self.requantization),
-            ("leakage", self.leakage),
-        ]
-    }
-
-    pub(super) fn plus(self, other: &Self) -> Self {
-        Self {
-            array: self.array + other.array,
-            accumulation: self.accumulation + other.accumulation,
-            cell_writes: self.cell_writes + other.cell_writes,
-            weight_buffer: self.weight_buffer + other.weight_buffer,
-            feature_buffer: self.feature_buffer + other.feature_buffer,
-            next_level: self.next_level + other.next_level,
-            index_decode: self.index_decode + other.index_decode,
-            requantization: self.requantization + other.requantization,
-            leakage: self.leakage + other.leakage,
-        }
+    /// Keys and values, for tables and plots.
+    pub fn components(&self) -> [(&'static str, f64); Self::TERMS.len()] {
+        let values = self.values();
+        std::array::from_fn(|term| (Self::TERMS[term].key, values[term]))
     }
 }
 
 /// Energy of a layer that takes `cycles` for a frame.
 pub(super) fn layer_energy(work: &LayerWork, cycles: u64, hardware: &Hardware, loading: Loading) -> EnergyBreakdown {
-    let constants = &hardware.energy;
-    // Picojoules to microjoules.
-    let uj = |count: u64, pj: f64| count as f64 * pj / 1e6;
-    let (access_pj, access_ns) =
-        work.layer.conv.as_ref().map_or((0.0, 0.0), |conv| (conv.precision.energy_pj, conv.precision.ns));
-    let accesses = work.layer.accesses();
+    EnergyBreakdown::of_layer(&Layer { work, cycles, hardware, loading })
+}
 
-    let frames = hardware.frames_per_load as f64;
-    let sum = |bits: fn(&CoreWork) -> u64| -> u64 { work.cores.iter().map(bits).sum() };
-    let loaded = |bits: fn(&CoreWork) -> u64| -> f64 {
-        match loading {
+/// `count` times some picojoules, in microjoules.
+fn uj(count: u64, pj: f64) -> f64 {
+    count as f64 * pj / 1e6
+}
+
+/// A placed layer and its time: what the terms follow from.
+struct Layer<'a> {
+    work: &'a LayerWork<'a>,
+    /// For a frame.
+    cycles: u64,
+    hardware: &'a Hardware,
+    loading: Loading,
+}
+
+impl Layer<'_> {
+    fn constants(&self) -> &Energy {
+        &self.hardware.energy
+    }
+
+    /// Energy of an access; none for a pooling layer.
+    fn access_pj(&self) -> f64 {
+        self.work.layer.conv.as_ref().map_or(0.0, |conv| conv.precision.energy_pj)
+    }
+
+    /// A frame's share of the bits that all cores load, in millions.
+    fn loaded(&self, bits: fn(&CoreWork) -> u64) -> f64 {
+        match self.loading {
             Loading::Never => 0.0,
-            _ => sum(bits) as f64 / frames / 1e6,
+            Loading::WeightSram | Loading::NextLevel => {
+                let bits: u64 = self.work.cores.iter().map(bits).sum();
+                bits as f64 / self.hardware.frames_per_load as f64 / 1e6
+            }
         }
-    };
-    let packed_bits = loaded(CoreWork::packed_bits);
-    // What copies in a core share comes once.
-    let fetched_bits = if loading == Loading::NextLevel { loaded(CoreWork::stored_bits) } else { 0.0 };
-    let traffic: Traffic = work.cores.iter().map(CoreWork::traffic).sum();
-    let map_bits = traffic.read + traffic.written;
-    let Logic { adders, gates } = work.layer.logic;
+    }
 
-    let macro_ns = hardware.macros() as f64 * cycles as f64 * 1e3 / hardware.clock_mhz;
-    let measured_ns = match constants.components {
-        Some(_) => 0.0,
-        None => accesses as f64 * access_ns,
-    };
-    EnergyBreakdown {
-        array: uj(accesses, access_pj),
-        accumulation: uj(work.accumulation_adders, constants.adder_pj_per_bit),
-        cell_writes: loaded(CoreWork::cell_bits) * constants.cell_write_pj_per_bit,
-        weight_buffer: (packed_bits + fetched_bits) * constants.buffer_pj_per_bit,
-        feature_buffer: uj(map_bits + 2 * work.spilled_bits + work.layer.picture_bits, constants.buffer_pj_per_bit),
-        next_level: fetched_bits * constants.next_level_pj_per_bit
-            + uj(2 * work.spilled_bits + work.layer.picture_bits, constants.next_level_pj_per_bit),
-        index_decode: loaded(CoreWork::index_bits) * INDEX_COUNTER_BITS as f64 * constants.adder_pj_per_bit,
-        requantization: uj(adders, constants.adder_pj_per_bit) + uj(gates, constants.gate_pj),
-        // Milliwatts times nanoseconds are picojoules.
-        leakage: constants.leakage_mw_per_macro * (macro_ns - measured_ns).max(0.0) / 1e6,
+    /// A frame's share of the weight bits that come from the next level, in millions; what copies in a core share comes once.
+    fn fetched(&self) -> f64 {
+        match self.loading {
+            Loading::Never | Loading::WeightSram => 0.0,
+            Loading::NextLevel => self.loaded(CoreWork::stored_bits),
+        }
+    }
+
+    /// Bits of maps that a frame reads from the feature-map SRAM and writes to it.
+    fn map_bits(&self) -> u64 {
+        let traffic: Traffic = self.work.cores.iter().map(CoreWork::traffic).sum();
+        traffic.read + traffic.written
+    }
+
+    /// Bits of maps that a frame moves from and to the next level.
+    fn next_level_map_bits(&self) -> u64 {
+        2 * self.work.spilled_bits + self.work.layer.picture_bits
+    }
+
+    /// Time of all macros but that of measured accesses, which contain their leakage, in nanoseconds.
+    fn leaking_ns(&self) -> f64 {
+        let macro_ns = self.hardware.macros() as f64 * self.cycles as f64 * 1e3 / self.hardware.clock_mhz;
+        let measured_ns = match (self.constants().components, &self.work.layer.conv) {
+            (None, Some(conv)) => self.work.layer.accesses() as f64 * conv.precision.ns,
+            (None, None) | (Some(_), _) => 0.0,
+        };
+        (macro_ns - measured_ns).max(0.0)
     }
 }

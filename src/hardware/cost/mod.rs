@@ -12,6 +12,6 @@ mod evaluator;
 mod ledger;
 mod mapper;
 
-pub use energy::EnergyBreakdown;
+pub use energy::{EnergyBreakdown, EnergyTerm};
 pub use evaluator::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};

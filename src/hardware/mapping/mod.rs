@@ -28,4 +28,4 @@ pub use placement::{Placement, Split, Start};
 pub(super) use shares::sets_of_cores;
 pub(super) use tiles::Tile;
 pub(super) use traffic::Traffic;
-pub(super) use workload::{Layer, LayerWork, Logic, node_workload, workload};
+pub(super) use workload::{Layer, LayerWork, node_workload, workload};
