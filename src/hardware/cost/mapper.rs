@@ -153,3 +153,107 @@ fn fits_macros(works: &[LayerWork], hardware: &Hardware) -> bool {
         true
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::groups::{GroupGrid, GroupShape};
+    use crate::hardware::mapping::{FilterSet, Split, Start, workload};
+    use crate::integer::{QuantizeConfig, outline};
+    use crate::network::{Graph, NetworkSpec};
+
+    const NETWORK: &str = r#"
+        name = "tiny"
+        input = [6, 5, 5]
+        classes = 2
+        layers = [
+            { op = "conv", name = "conv", filters = 10, kernel = 3, padding = 1 },
+            { op = "conv", name = "next", filters = 10, kernel = 3, padding = 1, add = { from = "conv" } },
+            { op = "avg_pool", name = "mean" },
+            { op = "linear", name = "linear", filters = 2 },
+        ]
+    "#;
+
+    /// A chip of `cores` x `macros` whose macros hold `held` accesses.
+    fn chip(cores: usize, macros_per_core: usize, held: usize) -> Hardware {
+        let group = GroupShape { filters: 4, channels: 4 };
+        let mut chip = Hardware { cores, macros_per_core, rows: 16 * held, rows_on: 16, group, ..Hardware::mars() };
+        chip.columns = 16;
+        chip
+    }
+
+    /// Its layers; of each convolution's groups those whose number leaves less than `kept` when divided by 5.
+    fn layers(chip: &Hardware, kept: usize) -> Vec<Layer> {
+        let graph = Graph::new(toml::from_str::<NetworkSpec>(NETWORK).unwrap()).unwrap();
+        let network = outline(&graph, &QuantizeConfig::default(), chip.group);
+        let kept_sets: Vec<_> = network
+            .convs()
+            .map(|(conv, _)| {
+                let grid = GroupGrid::new(chip.group, &conv.shape);
+                let groups = |set: usize| (0..grid.groups_per_set()).filter(|group| (group + set) % 5 < kept).collect();
+                Arc::new((0..grid.sets()).map(|set| FilterSet::new(&grid, groups(set))).collect())
+            })
+            .collect();
+        workload(&network, chip, &kept_sets).unwrap()
+    }
+
+    /// Every way to divide a layer: any split, start and number of copies that gives each copy whole cores, or each core whole copies.
+    fn every_placement(layer: &Layer, chip: &Hardware) -> Vec<Placement> {
+        let conv = layer.conv.as_ref().unwrap();
+        let mut all = Vec::new();
+        for copies in 1..=chip.macros().min(conv.shape.output.pixels()) {
+            let over_cores = chip.cores.is_multiple_of(copies);
+            let in_cores = copies.is_multiple_of(chip.cores) && chip.macros().is_multiple_of(copies);
+            let fit = conv.accesses() * copies <= chip.macros() * chip.accesses_per_macro();
+            if (over_cores || in_cores) && (copies == 1 || fit) {
+                for split in [Split::FilterSets, Split::InputChannels] {
+                    all.extend([Start::Staggered, Start::Together].map(|start| Placement { split, copies, start }));
+                }
+            }
+        }
+        all
+    }
+
+    /// The mapper finds for a layer what trying every placement finds.
+    #[test]
+    fn no_placement_of_a_layer_is_cheaper_than_the_mappers() {
+        let mut improved = 0;
+        for (cores, macros) in [(1, 1), (1, 4), (2, 1), (2, 2), (2, 3), (3, 2), (4, 2)] {
+            for (held, kept) in [(1, 1), (1, 5), (2, 2), (4, 3), (64, 5)] {
+                let chip = chip(cores, macros, held);
+                let layers = layers(&chip, kept);
+                let layer = &layers[..1];
+                let expense =
+                    |placement| Mapped::new(vec![layer[0].place(Some(placement), &chip)], &chip).expense(&chip);
+                let plain = expense(Placement::PLAIN);
+                let ranks =
+                    every_placement(&layer[0], &chip).into_iter().map(|placement| expense(placement).rank(&plain));
+                let least = ranks.fold(f64::INFINITY, f64::min);
+                let found = map(layer, &chip).expense(&chip).rank(&plain);
+                assert_eq!(found, least, "{cores} x {macros} macros of {held} accesses, {kept} of 5 groups");
+                improved += usize::from(found < plain.rank(&plain));
+            }
+        }
+        assert!(improved > 10, "the plain placement is the best one of nearly all: {improved}");
+    }
+
+    /// Of two layers the mapper looks at one after the other; it is never worse than any policy for both.
+    #[test]
+    fn no_policy_is_cheaper_than_the_mapper() {
+        for (cores, macros, held, kept) in [(2, 2, 4, 3), (4, 2, 16, 5), (2, 3, 2, 2), (1, 4, 64, 4)] {
+            let chip = chip(cores, macros, held);
+            let layers = layers(&chip, kept);
+            let expense = |policy| {
+                let chip = Hardware { mapping: crate::hardware::Mapping { policy }, ..chip.clone() };
+                map(&layers, &chip).expense(&chip)
+            };
+            let plain = expense(Policy::FilterSets);
+            let found = expense(Policy::Auto).rank(&plain);
+            for policy in [Policy::FilterSets, Policy::Together, Policy::InputChannels, Policy::Duplicate] {
+                assert!(found <= expense(policy).rank(&plain), "{policy:?} on {cores} x {macros} macros");
+            }
+        }
+    }
+}
