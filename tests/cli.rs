@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::{command, snapshot, success};
+use common::{command, success};
 use mars::hardware::{Hardware, Mapping, Policy, evaluate};
 use mars::integer::outline;
 use mars::network::{Graph, Weights};
@@ -892,11 +892,8 @@ fn there_must_be_something_to_resume() {
 
 // What people read.
 
+/// Help and refusals as `tests/cmd/*.trycmd` show them; `TRYCMD=overwrite` rewrites them.
 #[test]
-fn help_is_stable() {
-    let programs = [("mars-train-help", TRAIN), ("mars-deploy-help", DEPLOY), ("mars-reproduce-help", REPRODUCE)];
-    for (name, program) in programs {
-        let (out, _) = success(&command(program, Path::new(".")).arg("--help").output().unwrap());
-        snapshot(&format!("{name}.txt"), &out.replace("\r\n", "\n").replace(".exe", ""));
-    }
+fn help_and_refusals_are_as_documented() {
+    trycmd::TestCases::new().case("tests/cmd/*.trycmd");
 }

@@ -226,11 +226,11 @@ fn only_kept_groups_are_stored() {
 }
 
 /// Packages of version 1 stay readable, and the example of docs/package-format.md stays true. A new version of the format writes a
-/// new fixture with `UPDATE_SNAPSHOTS=1`.
+/// new fixture with `INSTA_UPDATE=always`.
 #[test]
 fn the_format_is_frozen() {
     let path = Path::new("tests/fixtures/tiny.mars");
-    if common::updates_snapshots() {
+    if common::updates() {
         tiny().write(path).unwrap();
     }
     assert_eq!(Package::read(path).unwrap(), tiny());

@@ -1,4 +1,4 @@
-//! Every number of `docs/validation.md`, computed; `UPDATE_SNAPSHOTS=1 cargo test --test validation` rewrites the page.
+//! Every number of `docs/validation.md`, computed; `INSTA_UPDATE=always cargo test --test validation` rewrites the page.
 
 mod common;
 

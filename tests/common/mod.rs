@@ -1,4 +1,4 @@
-//! What several test programs need: made-up data sets in the official layouts, a small network, random numbers, snapshots.
+//! What several test programs need: made-up data sets in the official layouts, a small network, random numbers, generated files.
 
 // Each test program compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
@@ -194,27 +194,22 @@ pub(crate) fn success(output: &Output) -> (String, String) {
     (out, err)
 }
 
-/// Whether snapshots are to be written instead of compared.
-pub(crate) fn updates_snapshots() -> bool {
-    std::env::var_os("UPDATE_SNAPSHOTS").is_some_and(|value| value == "1")
+/// Whether generated files are to be written instead of compared: the variable of `insta`, which does the same with snapshots.
+pub(crate) fn updates() -> bool {
+    std::env::var_os("INSTA_UPDATE").is_some_and(|value| value == "always")
 }
 
-/// Compares with a file of the repository, or writes it.
+/// Compares with a generated file of the repository, or writes it.
 pub(crate) fn check_file(path: &str, found: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    if updates_snapshots() {
+    if updates() {
         fs::write(&path, found).unwrap();
         return;
     }
     let expected = fs::read_to_string(&path).unwrap_or_default();
-    let advice = format!("{} differs; UPDATE_SNAPSHOTS=1 rewrites it", path.display());
+    let advice = format!("{} differs; INSTA_UPDATE=always rewrites it", path.display());
     for (number, (expected, found)) in (1..).zip(expected.lines().zip(found.lines())) {
         assert!(expected == found, "{advice}\nline {number}:\nexpected {expected}\nfound    {found}");
     }
     assert!(expected == found, "{advice}\none ends before the other; found:\n{found}");
-}
-
-/// Compares with `tests/snapshots/NAME`, or writes it.
-pub(crate) fn snapshot(name: &str, found: &str) {
-    check_file(&format!("tests/snapshots/{name}"), found);
 }

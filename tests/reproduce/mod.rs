@@ -12,7 +12,7 @@ use mars::reproduce::Experiment;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{self, command, snapshot, success};
+use crate::common::{self, command, success};
 use crate::{DEPLOY, FINISHED, REPRODUCE, failed, json, metrics, new_place, refused, train, tree, wait_for_lines};
 
 const RECIPE: &str = r#"
@@ -405,14 +405,14 @@ fn tables_read_the_same() {
     // Without --rows an experiment with claims runs nothing.
     let (out, err) = success(&reproduce(place, &["two"]).output().unwrap());
     assert!(err.is_empty(), "{err}");
-    snapshot("reproduce-text.txt", &out);
+    insta::assert_snapshot!("text", out);
     for (name, file) in [
-        ("reproduce-markdown", "table.md"),
-        ("reproduce-csv", "table.csv"),
-        ("reproduce-svg", "table.svg"),
-        ("reproduce-curves", "curves.svg"),
+        ("markdown", "table.md"),
+        ("csv", "table.csv"),
+        ("svg", "table.svg"),
+        ("curves", "curves.svg"),
     ] {
-        snapshot(&format!("{name}.txt"), &read(place.join("experiments/results/two").join(file)));
+        insta::assert_snapshot!(name, read(place.join("experiments/results/two").join(file)));
     }
     let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
     let line =
