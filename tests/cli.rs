@@ -327,22 +327,47 @@ fn a_checkpoint_is_evaluated_without_training() {
 
 // Interruptions.
 
-/// Waits until a run has written so many lines of metrics, or has ended.
+/// Waits until a run has written so many lines of metrics. One that ends before leaves nothing to interrupt.
 fn wait_for_lines(child: &mut Child, run: &Path, lines: usize) {
-    loop {
-        let found = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default().lines().count();
-        if found >= lines || child.try_wait().unwrap().is_some() {
-            return;
-        }
+    while fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default().lines().count() < lines {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "the run ended before its line {lines}: {ended:?}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// The same files as those of the run that nobody interrupted, times apart.
-fn same_as_finished(run: &Path) {
-    same_run(run, &FINISHED.join("run"));
+/// Kills a run once it has written so many lines of metrics.
+fn kill_at(mut child: Child, run: &Path, lines: usize) {
+    wait_for_lines(&mut child, run, lines);
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success(), "the run ended before it was killed");
 }
 
+/// Interrupts a run, as Ctrl-C does, once it has written so many lines of metrics, and gives its output.
+#[cfg(unix)]
+fn interrupt_at(mut child: Child, run: &Path, lines: usize) -> (String, String) {
+    wait_for_lines(&mut child, run, lines);
+    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(signal.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(output.status.code(), Some(130), "it ended before the signal came: {err}");
+    (out, err)
+}
+
+/// A place whose recipe has a last phase of so many more epochs that a run is still there when it is to be interrupted; a run that nobody
+/// interrupted is in `whole`.
+fn place_of_long_runs(quantize: &str, settings: &[&str]) -> TempDir {
+    let dir = new_place();
+    let (first, last) = RECIPE.rsplit_once("epochs = 2").unwrap();
+    let recipe = format!("{first}epochs = 8\n{quantize}{last}");
+    fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+    let arguments = [&["--recipe", "recipe.toml", "--run", "whole"], settings].concat();
+    success(&train(dir.path(), &arguments).output().unwrap());
+    dir
+}
+
+/// The same files as those of another run, times apart.
 fn same_run(run: &Path, expected: &Path) {
     for file in ["model.mars", "deploy.json", "recipe.toml"] {
         assert!(fs::read(run.join(file)).unwrap() == fs::read(expected.join(file)).unwrap(), "{file}");
@@ -365,17 +390,11 @@ fn same_run(run: &Path, expected: &Path) {
 #[test]
 fn a_killed_run_continues_across_the_freeze_and_after_the_fold() {
     for (fusion, freeze) in [("ema", "freeze_at = 1.4"), ("batch", "freeze_at = 1"), ("once", "")] {
-        let dir = new_place();
-        let recipe = RECIPE.replace("activation_bits = 4", &format!("activation_bits = 4\nfusion = \"{fusion}\""));
-        let recipe = recipe.replace("kind = \"quantize\"", &format!("kind = \"quantize\"\n{freeze}"));
-        fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
-        success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "whole"]).output().unwrap());
+        let fusion = format!("quantize.fusion={fusion}");
+        let dir = place_of_long_runs(freeze, &["--set", &fusion]);
         let run = dir.path().join("killed");
-        let mut child = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed"]);
-        let mut child = child.stdout(Stdio::null()).spawn().unwrap();
-        wait_for_lines(&mut child, &run, 6);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let mut child = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed", "--set", &fusion]);
+        kill_at(child.stdout(Stdio::null()).spawn().unwrap(), &run, 6);
         success(&train(dir.path(), &["--resume", "--run", "killed"]).output().unwrap());
         same_run(&run, &dir.path().join("whole"));
     }
@@ -402,10 +421,7 @@ fn test_images_wait_for_the_end_of_a_run_that_is_chosen_on_others() {
     let run = dir.path().join("killed");
     let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed"]);
     for lines in [2, 4, 6] {
-        let mut child = next.stdout(Stdio::null()).spawn().unwrap();
-        wait_for_lines(&mut child, &run, lines);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_at(next.stdout(Stdio::null()).spawn().unwrap(), &run, lines);
         next = train(dir.path(), &["--resume", "--run", "killed"]);
     }
     success(&next.output().unwrap());
@@ -442,58 +458,44 @@ fn distillation_keeps_its_teacher() {
 /// Killed in each phase, and once in the middle of writing a line.
 #[test]
 fn a_killed_run_continues_to_the_same_bytes() {
-    LazyLock::force(&FINISHED);
-    let dir = new_place();
-    let run = dir.path().join("run");
+    let dir = place_of_long_runs("", &[]);
+    let [run, whole] = ["run", "whole"].map(|name| dir.path().join(name));
     let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
     for lines in [1, 4, 6] {
-        let mut child = next.stdout(Stdio::null()).spawn().unwrap();
-        wait_for_lines(&mut child, &run, lines);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        kill_at(next.stdout(Stdio::null()).spawn().unwrap(), &run, lines);
         next = train(dir.path(), &["--resume", "--run", "run"]);
     }
     let file = run.join("metrics.jsonl");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text + "{\"phase\":\"qua").unwrap();
     success(&next.output().unwrap());
-    same_as_finished(&run);
+    same_run(&run, &whole);
     // A power cut may cost lines of metrics; the run goes on.
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, &text[..text.len() - 9]).unwrap();
     success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
-    assert_eq!(metrics(&run).len(), EPOCHS - 1);
+    assert_eq!(metrics(&run).len(), metrics(&whole).len() - 1);
     fs::write(&file, text).unwrap();
     // A run that has ended can be continued too: there is only the deployment left.
     success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
-    same_as_finished(&run);
+    same_run(&run, &whole);
 }
 
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_a_run_that_continues_to_the_same_bytes() {
-    LazyLock::force(&FINISHED);
-    let dir = new_place();
-    let run = dir.path().join("run");
+    let dir = place_of_long_runs("", &[]);
+    let [run, whole] = ["run", "whole"].map(|name| dir.path().join(name));
     let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
     for lines in [1, 3, 5] {
-        let mut child = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        wait_for_lines(&mut child, &run, lines);
-        let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
-        let ended = child.try_wait().unwrap().is_some();
-        assert!(signal.unwrap().success() || ended);
-        let output = child.wait_with_output().unwrap();
-        let err = String::from_utf8_lossy(&output.stderr);
-        // A machine that is slow enough may let the run end before the signal comes.
-        if output.status.code() != Some(0) {
-            assert_eq!(output.status.code(), Some(130), "{err}");
-            assert!(err.contains("stopping after this step"), "{err}");
-            assert!(err.contains("interrupted; go on with: mars-train --resume --run run --data-dir "), "{err}");
-        }
+        let child = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let (_, err) = interrupt_at(child, &run, lines);
+        assert!(err.contains("stopping after this step"), "{err}");
+        assert!(err.contains("interrupted; go on with: mars-train --resume --run run --data-dir "), "{err}");
         next = train(dir.path(), &["--resume", "--run", "run"]);
     }
     success(&next.output().unwrap());
-    same_as_finished(&run);
+    same_run(&run, &whole);
 }
 
 #[test]
@@ -548,11 +550,8 @@ fn a_run_goes_on_alone_and_with_what_it_began_with() {
 fn a_phase_that_has_begun_keeps_its_kind() {
     let dir = new_place();
     let new = ["--recipe", "recipe.toml", "--run", "run"];
-    let mut child = train(dir.path(), &new).stdout(Stdio::null()).spawn().unwrap();
     let run = dir.path().join("run");
-    wait_for_lines(&mut child, &run, 1);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_at(train(dir.path(), &new).stdout(Stdio::null()).spawn().unwrap(), &run, 1);
     let file = run.join("recipe.toml");
     let recipe = fs::read_to_string(&file).unwrap();
     let quantize = recipe.rfind("[[phases]]").unwrap();
@@ -562,7 +561,7 @@ fn a_phase_that_has_begun_keeps_its_kind() {
     refused(dir.path(), &mut train(dir.path(), &["--resume", "--run", "run"]), &parts);
     fs::write(&file, recipe).unwrap();
     success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
-    same_as_finished(&run);
+    same_run(&run, &FINISHED.join("run"));
 }
 
 /// The loss explodes within an epoch, or after one of a single step, whose checkpoint must not hold what cannot be used.
@@ -654,10 +653,7 @@ fn budgets_are_met_by_what_is_deployed() {
     }
     let run = dir.path().join("killed");
     let mut killed = train(dir.path(), &["--recipe", "recipe.toml", "--run", "killed"]);
-    let mut child = killed.args(settings(&set("cycles", "0.1"))).stdout(Stdio::null()).spawn().unwrap();
-    wait_for_lines(&mut child, &run, 4);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_at(killed.args(settings(&set("cycles", "0.1"))).stdout(Stdio::null()).spawn().unwrap(), &run, 4);
     success(&train(dir.path(), &["--resume", "--run", "killed"]).output().unwrap());
     same_run(&run, &dir.path().join("cycles"));
     for (budget, parts) in

@@ -606,7 +606,7 @@ fn random_networks_give_the_same_logits_in_all_executions() {
     });
     result.unwrap_or_else(|error| panic!("{error}"));
     let (cases, alive) = (cases.get(), alive.get());
-    assert!(alive * 3 > cases, "only {alive} of {cases} networks tell pictures apart");
+    assert!(5 * alive > 2 * cases, "only {alive} of {cases} networks tell pictures apart");
 }
 
 /// What the executions agree on is the network and not another one: at 8 bits its logits are near those in `f64`.
@@ -646,7 +646,7 @@ fn eight_bits_are_near_the_float_network() {
         let error = float.iter().zip(&integer).map(|(a, b)| (a - f64::from(*b) * unit).abs()).fold(0.0, f64::max);
         worst = worst.max(error / largest);
     }
-    assert!(worst < 0.1, "{worst}");
+    assert!(worst < 0.05, "{worst}");
 }
 
 /// The step of a value that has one form.
@@ -831,13 +831,12 @@ fn lossy_chip(group: GroupShape, random: &mut Random) -> Hardware {
     Hardware { weight_slice_bits, input_bits_per_cycle, converter, noise, access, ..chip }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, max_global_rejects: 8, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Fake-quant evaluation and the macro execution lose the same, on every logit, wherever in its data set a picture is.
-    #[test]
-    fn a_chip_loses_the_same_in_fake_quant_and_macro(case in case(), wide in prop::bool::weighted(0.2)) {
-        let mut case = case;
+/// Fake-quant evaluation and the macro execution lose the same, on every logit, wherever in its data set a picture is.
+#[test]
+fn a_chip_loses_the_same_in_fake_quant_and_macro() {
+    let (cases, refused) = (Cell::new(0), Cell::new(0));
+    let config = ProptestConfig { max_global_rejects: 8, failure_persistence: None, ..ProptestConfig::with_cases(150) };
+    let result = TestRunner::new(config).run(&(case(), prop::bool::weighted(0.2)), |(mut case, wide)| {
         if wide {
             case.group.channels += 60;
         }
@@ -846,8 +845,16 @@ proptest! {
         let hardware = lossy_chip(case.group, &mut random);
         let pictures = pictures(3, case.input.iter().product(), &mut random);
         let first = random.below(1000);
-        // A macro whose sums could pass 32 bits says so.
-        let Ok(chip) = MacroNetwork::new(&through_the_package(&network), &hardware) else { return Ok(()) };
+        cases.set(cases.get() + 1);
+        let chip = match MacroNetwork::new(&through_the_package(&network), &hardware) {
+            Ok(chip) => chip,
+            Err(error) => {
+                let message = error.to_string();
+                prop_assert!(message.contains("beyond 32 bits"), "{message}");
+                refused.set(refused.get() + 1);
+                return Ok(());
+            }
+        };
         let expected = chip.run(first, &pictures).unwrap().logits;
         let found = FakeQuant::on_chip(&network, &hardware, &Device::flex()).unwrap().logits_from(first, &pictures);
         let Hardware { weight_slice_bits, input_bits_per_cycle, converter, noise, .. } = hardware;
@@ -855,7 +862,11 @@ proptest! {
             found == expected,
             "{weight_slice_bits} {input_bits_per_cycle} {converter:?} {noise:?}: {found:?} {expected:?}"
         );
-    }
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+    let (cases, refused) = (cases.get(), refused.get());
+    assert!(refused * 50 <= cases, "{refused} of {cases} chips were refused");
 }
 
 // Training's forward pass and the fold.

@@ -1253,7 +1253,7 @@ fn cycles_of_a_resnet_are_saved_where_they_are_cheap() {
         let budget = 0.7 * ledger.total();
         let kept = fit_budget(&mut ledger, &scores, budget).unwrap();
         let found = cost(&with_groups(&network, hardware.group, &kept), &hardware, resource);
-        assert!(found <= budget && found > 0.9 * budget, "{resource:?}: {found} of {budget}");
+        assert!(found <= budget && found > 0.99 * budget, "{resource:?}: {found} of {budget}");
         let magnitude = by_magnitude(&network, &hardware, resource, &scores, budget);
         let [ours, theirs] = [lost(&scores, &kept), lost(&scores, &magnitude)];
         // All groups but those of the first and last layer have the same bits, so that there is little to choose.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{self, command, success};
-use crate::{DEPLOY, FINISHED, REPRODUCE, failed, json, metrics, new_place, refused, train, tree, wait_for_lines};
+use crate::{DEPLOY, FINISHED, REPRODUCE, failed, json, metrics, new_place, refused, train, tree};
 
 const RECIPE: &str = r#"
 model = "tiny.toml"
@@ -105,21 +105,13 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     fs::create_dir_all(runs.join("dense/seed-0")).unwrap();
     fs::write(runs.join("dense/seed-0/recipe.toml"), "model = \"none\"").unwrap();
 
-    if cfg!(unix) {
-        let mut child =
+    #[cfg(unix)]
+    {
+        let child =
             reproduce(place, &["two", "--seeds", "2"]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        wait_for_lines(&mut child, &runs.join("sparse/seed-0"), 1);
-        let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).stderr(Stdio::null()).status();
-        let ended = child.try_wait().unwrap().is_some();
-        assert!(signal.unwrap().success() || ended);
-        let output = child.wait_with_output().unwrap();
-        let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        // A machine that is slow enough may let the run end before the signal comes.
-        if output.status.code() != Some(0) {
-            assert_eq!(output.status.code(), Some(130), "{err}");
-            assert!(err.ends_with("interrupted; the same command goes on\n"), "{err}");
-            assert!(out.contains("30 % zero"), "the table so far: {out}");
-        }
+        let (out, err) = crate::interrupt_at(child, &runs.join("sparse/seed-0"), 1);
+        assert!(err.ends_with("interrupted; the same command goes on\n"), "{err}");
+        assert!(out.contains("30 % zero"), "the table so far: {out}");
         assert_eq!(cell(&read(results.join("table.csv")), "dense", "state"), "finished");
     }
     success(&reproduce(place, &["two", "--seeds", "2"]).output().unwrap());
@@ -406,12 +398,8 @@ fn tables_read_the_same() {
     let (out, err) = success(&reproduce(place, &["two"]).output().unwrap());
     assert!(err.is_empty(), "{err}");
     insta::assert_snapshot!("text", out);
-    for (name, file) in [
-        ("markdown", "table.md"),
-        ("csv", "table.csv"),
-        ("svg", "table.svg"),
-        ("curves", "curves.svg"),
-    ] {
+    for (name, file) in [("markdown", "table.md"), ("csv", "table.csv"), ("svg", "table.svg"), ("curves", "curves.svg")]
+    {
         insta::assert_snapshot!(name, read(place.join("experiments/results/two").join(file)));
     }
     let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
