@@ -10,6 +10,7 @@ use std::path::Path;
 use pytorch_reader::{DType, PytorchReader};
 
 use super::graph::{Graph, Node, Op};
+use super::params::Params;
 use super::weights::{Array, Weights};
 use crate::error::{Error, Result};
 
@@ -26,7 +27,7 @@ pub fn import(path: &Path, graph: &Graph) -> Result<Weights> {
         )
     };
     let weights = if is_own(&arrays, graph) { own(arrays) } else { translate(arrays, graph).map_err(foreign)? };
-    weights.check(graph).map_err(|error| foreign(error.to_string()))?;
+    Params::from_arrays(graph, &weights).map_err(|error| foreign(error.to_string()))?;
     let layers: BTreeSet<String> = graph.convs().map(|conv| conv.name).collect();
     let known = |name: &str| name.rsplit_once('.').is_some_and(|(layer, _)| layers.contains(layer));
     if let Some((name, _)) = weights.iter().find(|(name, _)| !known(name)) {

@@ -3,6 +3,7 @@
 mod graph;
 #[cfg(feature = "train")]
 mod import;
+mod params;
 mod spec;
 mod weights;
 mod zoo;
@@ -10,6 +11,7 @@ mod zoo;
 pub use graph::{Conv, ConvShape, Graph, MapShape, Node, Op, Skip, Source};
 #[cfg(feature = "train")]
 pub use import::import;
+pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
 pub use spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 pub use weights::{Array, BATCH_NORM_EPSILON, Weights};
 pub use zoo::{ZOO, zoo};

@@ -74,6 +74,23 @@ impl Weights {
         self.arrays.get(name).ok_or_else(|| Error::Setting(format!("the checkpoint has no array `{name}`")))
     }
 
+    /// The array of a name, if there is one.
+    pub fn find(&self, name: &str) -> Option<&Array> {
+        self.arrays.get(name)
+    }
+
+    /// The arrays whose names begin with `prefix`, without it.
+    pub fn with_prefix(&self, prefix: &str) -> Self {
+        let arrays =
+            self.arrays.iter().filter_map(|(name, array)| Some((name.strip_prefix(prefix)?.into(), array.clone())));
+        Self { arrays: arrays.collect() }
+    }
+
+    /// True without arrays.
+    pub fn is_empty(&self) -> bool {
+        self.arrays.is_empty()
+    }
+
     /// Adds or replaces an array.
     pub fn insert(&mut self, name: String, array: Array) {
         self.arrays.insert(name, array);
@@ -82,31 +99,6 @@ impl Weights {
     /// All arrays in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.arrays.iter().map(|(name, array)| (name.as_str(), array))
-    }
-
-    /// Checks that every array of the graph is there with the right shape.
-    ///
-    /// # Errors
-    /// Names the array, the shape expected and the shape found.
-    pub fn check(&self, graph: &Graph) -> Result<()> {
-        for Conv { name, shape, batch_norm, .. } in graph.convs() {
-            let parts: &[&str] = if batch_norm { &["gamma", "beta", "mean", "var"] } else { &["bias"] };
-            let vectors = parts.iter().map(|part| (format!("{name}.{part}"), vec![shape.filters()]));
-            for (name, shape) in std::iter::once((format!("{name}.weight"), weight_shape(&shape))).chain(vectors) {
-                let array = self.get(&name)?;
-                if array.shape != shape {
-                    return Err(Error::Setting(format!(
-                        "`{name}` has shape {:?}, the network `{}` needs {shape:?}",
-                        array.shape,
-                        graph.spec().name
-                    )));
-                }
-                if let Some(value) = array.values.iter().find(|value| !value.is_finite()) {
-                    return Err(Error::Setting(format!("`{name}` holds {value}")));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Reads a safetensors file and its metadata.
@@ -155,6 +147,6 @@ impl Weights {
     }
 }
 
-fn weight_shape(conv: &ConvShape) -> Vec<usize> {
+pub(super) fn weight_shape(conv: &ConvShape) -> Vec<usize> {
     vec![conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]
 }

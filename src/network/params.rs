@@ -1,0 +1,318 @@
+//! A network's parameters by convolution and role. Names of arrays exist in files alone.
+//!
+//! `T` is what stands for a parameter: an array on the host, a tensor, its gradient, its momentum.
+
+use super::graph::{Conv, Graph};
+use super::weights::{Array, Weights, weight_shape};
+use crate::error::{Error, Result};
+
+/// What a parameter is to its convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Weights `[filters, channels, kernel height, kernel width]`.
+    Weight,
+    /// Bias `[filters]`, of a convolution without batch norm.
+    Bias,
+    /// Factor of a batch norm, `[filters]`.
+    Gamma,
+    /// Offset of a batch norm, `[filters]`.
+    Beta,
+    /// Running mean of a batch norm, `[filters]`.
+    Mean,
+    /// Running variance of a batch norm, `[filters]`.
+    Variance,
+    /// Scale of the quantized weights, `[1]` or `[filters]`.
+    WeightScale,
+    /// Scale of the quantized output of the convolution's node, `[1]`.
+    OutputScale,
+}
+
+impl Role {
+    /// How the name of its array ends in files.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Weight => "weight",
+            Self::Bias => "bias",
+            Self::Gamma => "gamma",
+            Self::Beta => "beta",
+            Self::Mean => "mean",
+            Self::Variance => "var",
+            Self::WeightScale => "weight_step",
+            Self::OutputScale => "output_step",
+        }
+    }
+
+    /// Whether it is a quantizer's scale.
+    pub fn is_scale(self) -> bool {
+        matches!(self, Self::WeightScale | Self::OutputScale)
+    }
+
+    /// Whether gradients reach it: running statistics follow the batches instead.
+    pub fn trains(self) -> bool {
+        !matches!(self, Self::Mean | Self::Variance)
+    }
+}
+
+/// Which parameter of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParamId {
+    /// [`Conv::number`]; of an output scale that of its node's own convolution, whether the node has one or not.
+    pub conv: u32,
+    /// What it is.
+    pub role: Role,
+}
+
+impl ParamId {
+    /// Name of the layer that it belongs to.
+    pub fn layer(self, graph: &Graph) -> String {
+        let node = &graph.nodes()[self.conv as usize / 2];
+        if self.conv.is_multiple_of(2) { node.name.clone() } else { node.projection_name() }
+    }
+
+    /// Name of its array in files.
+    pub fn name(self, graph: &Graph) -> String {
+        format!("{}.{}", self.layer(graph), self.role.suffix())
+    }
+
+    /// Shape of its array, which has `values` values.
+    pub fn shape(self, graph: &Graph, values: usize) -> Vec<usize> {
+        let [own, projection] = graph.node_convs(self.conv as usize / 2);
+        match if self.conv.is_multiple_of(2) { own } else { projection } {
+            Some(conv) if self.role == Role::Weight => weight_shape(&conv.shape),
+            _ => vec![values],
+        }
+    }
+}
+
+/// A batch norm.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchNorm<T> {
+    /// Factor.
+    pub gamma: T,
+    /// Offset.
+    pub beta: T,
+    /// Running mean.
+    pub mean: T,
+    /// Running variance, as PyTorch has it: of the unbiased variances of batches.
+    pub variance: T,
+}
+
+/// What follows the sums of a convolution.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Norm<T> {
+    /// A bias for each filter.
+    Bias(T),
+    /// Batch norm.
+    Batch(BatchNorm<T>),
+}
+
+/// The parameters of a convolution.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConvParams<T> {
+    /// Weights.
+    pub weight: T,
+    /// Bias or batch norm.
+    pub norm: Norm<T>,
+    /// Scale of the weights, once they are quantized.
+    pub weight_scale: Option<T>,
+}
+
+impl<T> ConvParams<T> {
+    /// The batch norm, if there is one.
+    pub fn batch_norm(&self) -> Option<&BatchNorm<T>> {
+        match &self.norm {
+            Norm::Batch(norm) => Some(norm),
+            Norm::Bias(_) => None,
+        }
+    }
+
+    /// What is added to each filter last: the bias, or the batch norm's offset.
+    pub fn offset_mut(&mut self) -> &mut T {
+        match &mut self.norm {
+            Norm::Bias(bias) => bias,
+            Norm::Batch(norm) => &mut norm.beta,
+        }
+    }
+
+    fn as_ref(&self) -> ConvParams<&T> {
+        ConvParams {
+            weight: &self.weight,
+            norm: match &self.norm {
+                Norm::Bias(bias) => Norm::Bias(bias),
+                Norm::Batch(BatchNorm { gamma, beta, mean, variance }) => {
+                    Norm::Batch(BatchNorm { gamma, beta, mean, variance })
+                }
+            },
+            weight_scale: self.weight_scale.as_ref(),
+        }
+    }
+
+    fn as_mut(&mut self) -> ConvParams<&mut T> {
+        ConvParams {
+            weight: &mut self.weight,
+            norm: match &mut self.norm {
+                Norm::Bias(bias) => Norm::Bias(bias),
+                Norm::Batch(BatchNorm { gamma, beta, mean, variance }) => {
+                    Norm::Batch(BatchNorm { gamma, beta, mean, variance })
+                }
+            },
+            weight_scale: self.weight_scale.as_mut(),
+        }
+    }
+
+    fn map<U>(self, number: u32, f: &mut impl FnMut(ParamId, T) -> U) -> ConvParams<U> {
+        let mut one = |role, value| f(ParamId { conv: number, role }, value);
+        ConvParams {
+            weight: one(Role::Weight, self.weight),
+            norm: match self.norm {
+                Norm::Bias(bias) => Norm::Bias(one(Role::Bias, bias)),
+                Norm::Batch(BatchNorm { gamma, beta, mean, variance }) => Norm::Batch(BatchNorm {
+                    gamma: one(Role::Gamma, gamma),
+                    beta: one(Role::Beta, beta),
+                    mean: one(Role::Mean, mean),
+                    variance: one(Role::Variance, variance),
+                }),
+            },
+            weight_scale: self.weight_scale.map(|scale| one(Role::WeightScale, scale)),
+        }
+    }
+}
+
+/// The parameters of a network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Params<T> {
+    /// By [`Conv::number`]; none where the graph has no convolution of that number.
+    convs: Vec<Option<ConvParams<T>>>,
+    /// By node: the scale of its quantized output, where it has one.
+    output_scales: Vec<Option<T>>,
+}
+
+impl<T> Params<T> {
+    /// The parameters of a convolution.
+    ///
+    /// # Panics
+    /// If the network has no such convolution.
+    pub fn conv(&self, number: u32) -> &ConvParams<T> {
+        self.convs[number as usize].as_ref().expect("a convolution of the network")
+    }
+
+    /// The same, to change.
+    ///
+    /// # Panics
+    /// If the network has no such convolution.
+    pub fn conv_mut(&mut self, number: u32) -> &mut ConvParams<T> {
+        self.convs[number as usize].as_mut().expect("a convolution of the network")
+    }
+
+    /// The scale of a node's quantized output, if it has one.
+    pub fn output_scale(&self, node: usize) -> Option<&T> {
+        self.output_scales[node].as_ref()
+    }
+
+    /// Sets the scale of a node's quantized output.
+    pub fn set_output_scale(&mut self, node: usize, scale: T) {
+        self.output_scales[node] = Some(scale);
+    }
+
+    /// Whether the network has been quantized: its quantizers have scales.
+    pub fn has_scales(&self) -> bool {
+        self.iter().any(|(id, _)| id.role.is_scale())
+    }
+
+    /// The parameters, borrowed.
+    pub fn as_ref(&self) -> Params<&T> {
+        Params {
+            convs: self.convs.iter().map(|conv| conv.as_ref().map(ConvParams::as_ref)).collect(),
+            output_scales: self.output_scales.iter().map(Option::as_ref).collect(),
+        }
+    }
+
+    /// The parameters, borrowed to change.
+    pub fn as_mut(&mut self) -> Params<&mut T> {
+        Params {
+            convs: self.convs.iter_mut().map(|conv| conv.as_mut().map(ConvParams::as_mut)).collect(),
+            output_scales: self.output_scales.iter_mut().map(Option::as_mut).collect(),
+        }
+    }
+
+    /// Parameters of the same structure.
+    pub fn map<U>(self, mut f: impl FnMut(ParamId, T) -> U) -> Params<U> {
+        let numbered = (0..).zip(self.convs);
+        let convs = numbered.map(|(number, conv)| conv.map(|conv| conv.map(number, &mut f))).collect();
+        let scales = (0..).zip(self.output_scales).map(|(node, scale)| {
+            let id = ParamId { conv: 2 * node, role: Role::OutputScale };
+            scale.map(|scale| f(id, scale))
+        });
+        Params { convs, output_scales: scales.collect() }
+    }
+
+    /// All parameters: convolution by convolution, then the scales of outputs.
+    pub fn iter(&self) -> impl Iterator<Item = (ParamId, &T)> {
+        self.as_ref().into_iter()
+    }
+}
+
+impl<T> IntoIterator for Params<T> {
+    type Item = (ParamId, T);
+    type IntoIter = std::vec::IntoIter<(ParamId, T)>;
+
+    /// All parameters: convolution by convolution, then the scales of outputs.
+    fn into_iter(self) -> Self::IntoIter {
+        let mut all = Vec::new();
+        self.map(|id, value| all.push((id, value)));
+        all.into_iter()
+    }
+}
+
+impl Params<Array> {
+    /// The parameters of a graph out of arrays by name: everything but the scales must be there. Other arrays are left aside.
+    ///
+    /// # Errors
+    /// An array that is missing, has another shape, or holds a number that isn't finite.
+    pub fn from_arrays(graph: &Graph, arrays: &Weights) -> Result<Self> {
+        let mut convs = vec![None; 2 * graph.nodes().len()];
+        for conv in graph.convs() {
+            let get = |role| required(graph, arrays, &conv, role);
+            let norm = if conv.batch_norm {
+                let [gamma, beta] = [get(Role::Gamma)?, get(Role::Beta)?];
+                Norm::Batch(BatchNorm { gamma, beta, mean: get(Role::Mean)?, variance: get(Role::Variance)? })
+            } else {
+                Norm::Bias(get(Role::Bias)?)
+            };
+            let scale = ParamId { conv: conv.number, role: Role::WeightScale };
+            let weight_scale = arrays.find(&scale.name(graph)).cloned();
+            convs[conv.number as usize] = Some(ConvParams { weight: get(Role::Weight)?, norm, weight_scale });
+        }
+        let output_scales = (0..graph.nodes().len() as u32).map(|node| {
+            let id = ParamId { conv: 2 * node, role: Role::OutputScale };
+            arrays.find(&id.name(graph)).cloned()
+        });
+        Ok(Self { convs, output_scales: output_scales.collect() })
+    }
+
+    /// The arrays by name, as files hold them.
+    pub fn to_arrays(&self, graph: &Graph) -> Weights {
+        let mut arrays = Weights::default();
+        for (id, array) in self.iter() {
+            arrays.insert(id.name(graph), array.clone());
+        }
+        arrays
+    }
+}
+
+fn required(graph: &Graph, arrays: &Weights, conv: &Conv, role: Role) -> Result<Array> {
+    let name = ParamId { conv: conv.number, role }.name(graph);
+    let array = arrays.get(&name)?;
+    let shape = if role == Role::Weight { weight_shape(&conv.shape) } else { vec![conv.shape.filters()] };
+    if array.shape != shape {
+        return Err(Error::Setting(format!(
+            "`{name}` has shape {:?}, the network `{}` needs {shape:?}",
+            array.shape,
+            graph.spec().name
+        )));
+    }
+    if let Some(value) = array.values.iter().find(|value| !value.is_finite()) {
+        return Err(Error::Setting(format!("`{name}` holds {value}")));
+    }
+    Ok(array.clone())
+}
