@@ -17,8 +17,8 @@ use mars::data::{DataOptions, Dataset};
 use mars::engine::{ConvOptions, Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, QuantizeConfig, Reference, fold};
-use mars::network::{Array, Conv, Graph, Op, Weights, zoo};
-use mars::train::{Allocator, Phase, PhaseKind, Recipe, inference_seconds, keep_memory, step_seconds};
+use mars::network::{Array, Conv, Graph, NetworkSpec, Op, Weights, zoo};
+use mars::train::{Allocator, Phase, PhaseKind, Recipe, Training, inference_seconds, keep_memory};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -127,16 +127,17 @@ fn step(net: &str, batch: usize, mode: &str) {
         model: net.into(),
         batch_size: batch,
         quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, fusion, ..QuantizeConfig::default() },
-        phases: vec![Phase::new(kind, 1, 0.001)],
+        phases: vec![Phase::new(kind, WARM_UP + REPEATS, 0.001)],
         ..Recipe::default()
     };
     let dataset = Dataset::load("cifar10-mini", &DataOptions::default()).expect("the embedded data set");
-    let measure = match mode {
-        "inference" => inference_seconds,
-        _ if mode == "float" || kind == PhaseKind::Quantize => step_seconds,
+    let spec = zoo(net, dataset.classes.len()).expect("a network of the zoo");
+    let seconds = match mode {
+        "inference" => inference_seconds(&recipe, spec, &dataset, &Device::flex(), WARM_UP + REPEATS),
+        _ if mode == "float" || kind == PhaseKind::Quantize => step_seconds(recipe, spec, dataset),
         _ => panic!("{USAGE}"),
     };
-    let seconds = measure(&recipe, &dataset, &Device::flex(), WARM_UP + REPEATS).expect("a network of the zoo");
+    let seconds = seconds.expect("a network that fits");
     let speed = batch as f64 / median(seconds[WARM_UP..].to_vec());
     let passes = if mode == "inference" { 2.0 } else { 6.0 };
     let gflops = passes * graph(net).macs() as f64 * speed / 1e9;
@@ -146,6 +147,21 @@ fn step(net: &str, batch: usize, mode: &str) {
         rayon::current_num_threads(),
         peak_memory_mib()
     );
+}
+
+/// Seconds of each training step from random weights: batch, augmentation, forward, backward, optimizer.
+fn step_seconds(recipe: Recipe, network: NetworkSpec, dataset: Dataset) -> mars::Result<Vec<f64>> {
+    let batch = recipe.batch_size;
+    let mut training = Training::new(recipe, network, dataset, Hardware::mars())?;
+    let mut seconds = Vec::new();
+    while seconds.len() < WARM_UP + REPEATS {
+        let step = training.step()?.expect("the recipe has more steps");
+        // The last step of an epoch may have fewer images.
+        if step.images == batch {
+            seconds.push(step.seconds);
+        }
+    }
+    Ok(seconds)
 }
 
 /// Largest resident memory of this process so far; 0 where the system doesn't tell.

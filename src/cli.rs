@@ -8,7 +8,11 @@ use clap::Args;
 use crate::data::DataOptions;
 use crate::error::Result;
 use crate::files::write_atomically;
+#[cfg(feature = "train")]
+use crate::observer::StopSignal;
+use crate::observer::{Observer, Silent};
 use crate::report;
+use crate::terminal::Terminal;
 use crate::validation::Deployment;
 
 /// Flags that say where data sets lie and what is printed.
@@ -25,13 +29,18 @@ pub struct CommonArgs {
     json: Option<PathBuf>,
     /// No progress on standard error
     #[arg(long)]
-    pub quiet: bool,
+    quiet: bool,
 }
 
 impl CommonArgs {
     /// Where data sets may come from.
     pub fn data(&self) -> DataOptions {
-        DataOptions { data_dir: self.data_dir.clone(), data_url: self.data_url.clone(), quiet: self.quiet }
+        DataOptions { data_dir: self.data_dir.clone(), data_url: self.data_url.clone() }
+    }
+
+    /// Shows progress on standard error, unless that was declined.
+    pub fn observer(&self) -> Box<dyn Observer> {
+        if self.quiet { Box::new(Silent) } else { Box::new(Terminal::default()) }
     }
 
     /// Prints the table and writes the JSON file that was asked for.
@@ -55,20 +64,23 @@ impl CommonArgs {
     }
 }
 
-/// The first Ctrl-C ends a run after its step, the second at once.
+/// The signal that Ctrl-C gives: the first one ends a run after its step, the second at once.
 ///
 /// # Errors
 /// The system takes no handler.
 #[cfg(feature = "train")]
-pub fn on_interrupt() -> Result<()> {
-    use crate::train::INTERRUPTED;
-    ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, std::sync::atomic::Ordering::SeqCst) {
+pub fn stop_on_interrupt() -> Result<StopSignal> {
+    let signal = StopSignal::default();
+    let of_handler = signal.clone();
+    let handler = move || {
+        if of_handler.stop() {
             std::process::exit(130);
         }
         eprintln!("stopping after this step; press Ctrl-C again to stop at once");
-    })
-    .map_err(|error| crate::error::Error::Setting(format!("no handler for Ctrl-C: {error}")))
+    };
+    ctrlc::set_handler(handler)
+        .map_err(|error| crate::error::Error::Setting(format!("no handler for Ctrl-C: {error}")))?;
+    Ok(signal)
 }
 
 /// The exit code of a program, after saying what went wrong.

@@ -10,7 +10,7 @@
 //! | room | knows |
 //! |---|---|
 //! | [`error`] | what can go wrong |
-//! | [`progress`], [`run_folder`] | the progress bar, names of a run's files |
+//! | [`observer`], [`run_folder`] | how long work tells how far it is and how it is stopped; names of a run's files |
 //! | [`simd`] | vector registers for each instruction set |
 //! | [`data`] | files, checksums, augmentation, batches |
 //! | [`network`] | the layer graph, the zoo, float weights, import of foreign checkpoints |
@@ -23,10 +23,11 @@
 //! | `engine` | fast operations for burn's CPU device |
 //! | `quantize` | fake quantizers, exact fake-quant evaluation |
 //! | [`prune`] | penalty, proximal step, choice of groups |
+//! | `train` | recipe, phases, loop, calibration, pruning, checkpoints |
 //! | [`report`] | the table and `report.html` |
-//! | `train` | recipe, phases, loop, calibration, resume, metrics |
+//! | `run` | a training in a folder, from a recipe to the report |
 //! | `reproduce` | experiments: tables whose rows are runs, with seeds |
-//! | [`cli`] | what the programs share |
+//! | [`terminal`], [`cli`] | progress on standard error; what the programs share |
 //!
 //! Without the cargo feature `train` there is no tensor library: the package reader, the integer network and the hardware model
 //! stand alone. `ARCHITECTURE.md` says what each room must not know.
@@ -41,14 +42,16 @@ pub mod groups;
 pub mod hardware;
 pub mod integer;
 pub mod network;
+pub mod observer;
 pub mod package;
-pub mod progress;
 pub mod prune;
 #[cfg(feature = "train")]
 pub mod quantize;
 pub mod report;
 #[cfg(feature = "train")]
 pub mod reproduce;
+#[cfg(feature = "train")]
+pub mod run;
 pub mod run_folder;
 #[cfg_attr(
     not(feature = "train"),
@@ -56,6 +59,7 @@ pub mod run_folder;
 )]
 pub mod simd;
 pub mod sweep;
+pub mod terminal;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod validation;

@@ -9,8 +9,8 @@ use crate::error::Result;
 use crate::files::{to_json, write_atomically};
 use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
+use crate::observer::Observer;
 use crate::package::Package;
-use crate::progress::progress_bar;
 use crate::run_folder;
 
 /// Pictures that run at a time.
@@ -88,14 +88,14 @@ pub fn validate(
     hardware: &Hardware,
     test: &Split,
     images: Option<usize>,
-    quiet: bool,
+    observer: &dyn Observer,
 ) -> Result<Deployment> {
     let network = &package.network;
     let evaluation = evaluate(network, hardware)?;
     let images = check_pictures(network, test, images)?;
     let reference = Reference::new(network)?;
     let chip = MacroNetwork::new(network, hardware)?;
-    let bar = progress_bar("validating", images, quiet);
+    observer.begins("validating", images, 0);
     let classes = network.classes.len();
     let (mut integer, mut macros, mut logit_mismatches) = (Vec::new(), Vec::new(), 0);
     for batch in Batches::in_order(test, BATCH).first(images) {
@@ -104,9 +104,9 @@ pub fn validate(
         logit_mismatches += expected.iter().zip(&found).filter(|(a, b)| a != b).count();
         integer.extend(predictions(&expected, classes));
         macros.extend(predictions(&found, classes));
-        bar.inc(batch.labels.len() as u64);
+        observer.advances(integer.len(), &String::new);
     }
-    bar.finish_and_clear();
+    observer.ends(None);
     let data_sha256 = test.sha256();
     let known = package.predictions.as_ref();
     let fake_quant = known.filter(|known| known.data_sha256 == data_sha256 && known.classes.len() == test.len());

@@ -18,12 +18,14 @@ use mars::integer::{
     Reference, WeightScale, fold, predict,
 };
 use mars::network::{
-    Array, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source,
-    Weights,
+    Array, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Skip, SkipSpec,
+    Source, Weights,
 };
+use mars::observer::{Silent, StopSignal};
 use mars::package::Package;
 use mars::quantize::FakeQuant;
-use mars::train::{Outcome, Plan, Request};
+use mars::run::{Environment, Outcome, Plan};
+use mars::train::Recipe;
 use mars::validation::validate;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -569,7 +571,7 @@ impl Case {
         let mut weights = plausible_weights(&graph, self.group, self.zero_groups, tame, &mut random);
         let image = random.bytes(graph.image().len());
         add_steps(&mut weights, &graph, &self.config, &picture, &image, [0.15, 0.7], &mut random);
-        weights.check(&graph).unwrap();
+        Params::from_arrays(&graph, &weights).unwrap();
         let classes = class_names(CLASSES);
         let options = fold_options(&self.config, &picture, self.group, &classes);
         let network = fold(&graph, &weights, &options).map_err(|error| match error.to_string() {
@@ -790,7 +792,7 @@ fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
     let network = through_the_package(&deployed(8, 9));
     let data = TempDir::new().unwrap();
     common::write_cifar10(data.path(), 1, 30);
-    let options = DataOptions { data_dir: Some(data.path().into()), quiet: true, ..DataOptions::default() };
+    let options = DataOptions { data_dir: Some(data.path().into()), ..DataOptions::default() };
     let test = Dataset::load("cifar10", &options).unwrap().test;
 
     let chip = MacroNetwork::new(&network, &hardware).unwrap();
@@ -803,11 +805,11 @@ fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
     let differing = ideal.iter().zip(&logits).filter(|(a, b)| a != b).count();
     assert!(differing > 0);
     let package = Package { network, provenance: provenance(), predictions: None };
-    let deployment = validate(&package, &hardware, &test, None, true).unwrap();
+    let deployment = validate(&package, &hardware, &test, None, &Silent).unwrap();
     assert_eq!(deployment.mismatches.integer_vs_macro_logits, differing);
     assert_eq!(deployment.mismatches.fake_quant_vs_macro_predictions, None);
     let ideal = Hardware { converter: mars::hardware::Converter::Ideal, ..Hardware::mars() };
-    assert_eq!(validate(&package, &ideal, &test, None, true).unwrap().mismatches.integer_vs_macro_logits, 0);
+    assert_eq!(validate(&package, &ideal, &test, None, &Silent).unwrap().mismatches.integer_vs_macro_logits, 0);
 }
 
 /// A chip that loses something: its converter, its noise, its cells.
@@ -910,16 +912,11 @@ fn run(folder: &Path, data: &Path, device: &str, recipe: &str) -> mars::validati
     let (network, file) = (folder.join("tiny.toml"), folder.join("in.toml"));
     fs::write(&network, common::tiny_network(10)).unwrap();
     fs::write(&file, format!("model = {:?}\npretrained = \"none\"\n{recipe}", network.display().to_string())).unwrap();
-    let plan = Plan::new(Request {
-        recipe: Some(file),
-        settings: Vec::new(),
-        data: DataOptions { data_dir: Some(data.into()), quiet: true, ..DataOptions::default() },
-        device: device.into(),
-        folder: Some(folder.join("run")),
-        resume: false,
-        quiet: true,
-    });
-    match plan.unwrap().run().unwrap() {
+    let recipe = Recipe::load(Some(&file), &[]).unwrap();
+    let data = DataOptions { data_dir: Some(data.into()), ..DataOptions::default() };
+    let environment = Environment { data: &data, device, observer: &Silent };
+    let plan = Plan::new(recipe, Some(folder.join("run")), environment);
+    match plan.unwrap().run(&StopSignal::default()).unwrap() {
         Outcome::Finished(_, deployment) => *deployment,
         Outcome::Interrupted(_) => panic!("nobody pressed Ctrl-C"),
     }
@@ -1001,7 +998,7 @@ fn compare_losses(folder: &Path, data: &Path, logits: impl Fn(&[u8]) -> Vec<i32>
     let (weights, _) = Weights::load(&folder.join("run/checkpoints/last.safetensors")).unwrap();
     let step = |name: &str| f64::from(weights.get(name).unwrap().values[0]);
     let unit = step("linear.weight_step") * step("mean.output_step");
-    let options = DataOptions { data_dir: Some(data.into()), quiet: true, ..DataOptions::default() };
+    let options = DataOptions { data_dir: Some(data.into()), ..DataOptions::default() };
     let train = Dataset::load("cifar10", &options).unwrap().train;
     let (mut loss, mut right) = (0.0, 0);
     for (logits, &label) in logits(&train.images).chunks(10).zip(&train.labels) {

@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use mars::data::{
     Archive, Augment, Batch, Batches, DataOptions, Dataset, IMAGE_BYTES, Normalization, Split, epoch_order,
 };
+use mars::observer::Silent;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -42,7 +43,7 @@ fn write_cifar10(dir: &Path) -> std::path::PathBuf {
 }
 
 fn options(dir: &Path) -> DataOptions {
-    DataOptions { data_dir: Some(dir.into()), data_url: Some("http://127.0.0.1:1".into()), quiet: true }
+    DataOptions { data_dir: Some(dir.into()), data_url: Some("http://127.0.0.1:1".into()) }
 }
 
 fn load_error(name: &str, dir: &Path) -> String {
@@ -165,7 +166,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn assert_installed(archive: &Archive, dir: &Path) {
-    let folder = archive.install(dir, true).unwrap();
+    let folder = archive.install(dir, &Silent).unwrap();
     assert_eq!(names(&folder), ["a.bin", "b.bin"]);
     assert_eq!(fs::read(folder.join("b.bin")).unwrap(), image(3));
     assert!(!dir.join("set.tar.gz.part").exists());
@@ -178,7 +179,7 @@ fn an_archive_that_is_there_needs_no_network_and_is_kept() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("set.tar.gz");
     fs::write(&path, &content[..content.len() - 1]).unwrap();
-    let error = archive.install(dir.path(), true).unwrap_err().to_string();
+    let error = archive.install(dir.path(), &Silent).unwrap_err().to_string();
     assert!(error.contains("set.tar.gz has SHA-256") && error.contains("remove it"), "{error}");
     fs::write(&path, &content).unwrap();
     assert_installed(&archive, dir.path());
@@ -192,7 +193,7 @@ fn an_archive_without_a_member_leaves_no_folder() {
     archive.members.push("c.bin".into());
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("set.tar.gz"), &content).unwrap();
-    let error = archive.install(dir.path(), true).unwrap_err().to_string();
+    let error = archive.install(dir.path(), &Silent).unwrap_err().to_string();
     assert!(error.contains("it holds no set/c.bin"), "{error}");
     assert_eq!(names(dir.path()), ["set.tar.gz"]);
 }
@@ -202,7 +203,7 @@ fn an_archive_without_a_member_leaves_no_folder() {
 fn a_program_that_cannot_download_says_so_and_writes_nothing() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("new");
-    let error = archive("http://127.0.0.1:1", b"").install(&data, true).unwrap_err().to_string();
+    let error = archive("http://127.0.0.1:1", b"").install(&data, &Silent).unwrap_err().to_string();
     assert!(error.contains("cargo feature `download`"), "{error}");
     assert!(!data.exists());
 }
@@ -323,7 +324,7 @@ mod download {
         let content = tarball();
         let (url, _) = serve(content, vec![Answer::Range]);
         let dir = TempDir::new().unwrap();
-        let error = archive(&url, b"official").install(dir.path(), true).unwrap_err();
+        let error = archive(&url, b"official").install(dir.path(), &Silent).unwrap_err();
         assert!(matches!(error, DataError::Checksum { .. }), "{error}");
         assert!(error.to_string().contains("it was removed: run again"), "{error}");
         assert_eq!(names(dir.path()), [""; 0]);
@@ -334,7 +335,7 @@ mod download {
         let content = tarball();
         let (url, _) = serve(content.clone(), vec![Answer::Cut(10), Answer::Status(503)]);
         let dir = TempDir::new().unwrap();
-        let error = archive(&url, &content).install(dir.path(), true).unwrap_err().to_string();
+        let error = archive(&url, &content).install(dir.path(), &Silent).unwrap_err().to_string();
         assert!(error.contains("status 503") && error.contains("run again"), "{error}");
         assert_eq!(fs::read(dir.path().join("set.tar.gz.part")).unwrap(), content[..10]);
     }
@@ -342,7 +343,7 @@ mod download {
     #[test]
     fn a_server_that_is_not_there_leaves_nothing_behind() {
         let dir = TempDir::new().unwrap();
-        let error = archive("http://127.0.0.1:1", b"").install(dir.path(), true).unwrap_err();
+        let error = archive("http://127.0.0.1:1", b"").install(dir.path(), &Silent).unwrap_err();
         assert!(matches!(error, DataError::Download { .. }), "{error}");
         assert_eq!(names(dir.path()), [""; 0]);
     }
@@ -352,7 +353,7 @@ mod download {
         let dir = TempDir::new().unwrap();
         let part = fs::File::create(dir.path().join("set.tar.gz.part")).unwrap();
         part.lock().unwrap();
-        let error = archive("http://127.0.0.1:1", b"").install(dir.path(), true).unwrap_err();
+        let error = archive("http://127.0.0.1:1", b"").install(dir.path(), &Silent).unwrap_err();
         assert!(matches!(error, DataError::Busy { .. }), "{error}");
     }
 }

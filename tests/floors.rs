@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 const KNOWN_CIRCLES: &[&[&str]] = &[
     // The face of the room defines what its files give.
     &["data/augment.rs", "data/cifar.rs", "data/mini.rs", "data/mod.rs"],
-    // One pass is spread over two files, and the model starts it.
-    &["train/model.rs", "train/on_chip.rs", "train/pass.rs"],
 ];
 
 /// Where a name comes from: the path of a module or item, from the root of the crate.

@@ -1107,7 +1107,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     assert_eq!(error.to_string(), "hardware `mars`: rows_on is 0, it must be from 1 to 16384");
     let Error::Hardware { source, .. } = error else { panic!("{error:?}") };
     let allowed = Allowed::Between { low: "1".into(), high: "16384".into() };
-    assert_eq!(source, ConfigError { key: "rows_on".into(), value: "0".into(), allowed });
+    assert_eq!(*source, ConfigError { key: "rows_on".into(), value: "0".into(), allowed });
     assert!(Hardware::load("no/such.toml".as_ref()).is_err());
 }
 

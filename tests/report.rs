@@ -9,6 +9,7 @@ use mars::data::{IMAGE_BYTES, Split};
 use mars::hardware::{Hardware, evaluate};
 use mars::integer::{IMAGE_BITS, IntegerLayer, IntegerNetwork, Reference, predict};
 use mars::network::{NetworkSpec, zoo};
+use mars::observer::Silent;
 use mars::package::{Package, Predictions, Provenance};
 use mars::report;
 use mars::validation::{Accuracy, Deployment, Mismatches, validate};
@@ -103,7 +104,7 @@ fn package(network: IntegerNetwork, test: &Split) -> Package {
 }
 
 fn deploy(package: &Package) -> Deployment {
-    validate(package, &Hardware::mars(), &pictures(), None, true).unwrap()
+    validate(package, &Hardware::mars(), &pictures(), None, &Silent).unwrap()
 }
 
 /// The page, with or without a `metrics.jsonl` beside it.

@@ -10,6 +10,7 @@ use mars::data::{DataOptions, Dataset};
 use mars::hardware::{Area, Evaluator, Hardware, MacroNetwork, Noise};
 use mars::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize, predict};
 use mars::network::Graph;
+use mars::observer::Silent;
 use mars::package::{Package, Predictions};
 use mars::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
 use mars::validation::validate;
@@ -252,7 +253,7 @@ fn accuracy_is_measured_where_pictures_are_asked_for() {
     let noise = Some(Noise { sigma: 1e4, ..Noise::default() });
     for (found, noise) in accuracy.into_iter().zip([None, noise]) {
         let hardware = Hardware { noise, ..Hardware::mars() };
-        let deployment = validate(&package, &hardware, &data.test, Some(60), true).unwrap();
+        let deployment = validate(&package, &hardware, &data.test, Some(60), &Silent).unwrap();
         assert_eq!(found, deployment.accuracy.macro_model);
         assert_eq!(deployment.mismatches.integer_vs_macro_logits > 0, noise.is_some());
     }
@@ -265,7 +266,7 @@ fn a_lossy_chip_is_said_to_be_lossy() {
     let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
     let hardware = Hardware { noise: Some(Noise { sigma: 1e3, ..Noise::default() }), ..Hardware::mars() };
     let package = ten_classes();
-    let deployment = |hardware| validate(&package, hardware, &data.test, Some(20), true).unwrap();
+    let deployment = |hardware| validate(&package, hardware, &data.test, Some(20), &Silent).unwrap();
     let table = mars::report::table(&deployment(&hardware));
     assert!(
         table.contains("The macro model is lossy (noise);\n  the integer reference is that of an ideal chip;\n  the package holds no"),
@@ -287,7 +288,7 @@ fn predictions_of_a_lossy_chip_are_compared_on_that_chip_alone() {
         classes[..changed].iter_mut().for_each(|class| *class = (*class + 1) % 10);
         let (data_sha256, chip_sha256) = (data.test.sha256(), made_for.losses_sha256());
         package.predictions = Some(Predictions { data_sha256, chip_sha256, classes });
-        let table = mars::report::table(&validate(&package, run_on, &data.test, Some(30), true).unwrap());
+        let table = mars::report::table(&validate(&package, run_on, &data.test, Some(30), &Silent).unwrap());
         assert!(table.lines().all(|line| line.len() <= 80), "{table}");
         table
     };
@@ -310,7 +311,7 @@ fn area_is_shown_where_it_is_known() {
     let package = ten_classes();
     let page = |hardware: &Hardware| {
         let folder = TempDir::new().unwrap();
-        let deployment = validate(&package, hardware, &data.test, Some(5), true).unwrap();
+        let deployment = validate(&package, hardware, &data.test, Some(5), &Silent).unwrap();
         mars::report::write(&deployment, folder.path()).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         (read("report.html"), read("deploy.json"), mars::report::table(&deployment))

@@ -9,7 +9,6 @@ use mars::data::Dataset;
 use mars::error::{Error, Result};
 use mars::hardware::{Evaluator, Hardware};
 use mars::package::Package;
-use mars::progress::progress_bar;
 use mars::report;
 use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
@@ -68,7 +67,7 @@ fn deploy(arguments: &Arguments) -> Result<ExitCode> {
         None => Hardware::mars(),
     };
     let dataset = dataset(arguments, &package)?;
-    let deployment = validate(&package, &hardware, &dataset.test, arguments.images, arguments.common.quiet)?;
+    let deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
     if let Some(folder) = &arguments.folder {
         report::write(&deployment, folder)?;
     }
@@ -82,7 +81,7 @@ fn deploy(arguments: &Arguments) -> Result<ExitCode> {
 /// The data set that was named, or the package's.
 fn dataset(arguments: &Arguments, package: &Package) -> Result<Dataset> {
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
-    let dataset = Dataset::load(name, &arguments.common.data())?;
+    let dataset = Dataset::load_with(name, &arguments.common.data(), &*arguments.common.observer())?;
     let classes = [package.network.classes.len(), dataset.classes.len()];
     if classes[0] != classes[1] {
         let message =
@@ -120,9 +119,10 @@ fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
                 .transpose()?;
             Ok(Figures::new(&evaluation, accuracy))
         };
-        let bar = progress_bar("sweeping", shard.points(space.len()).count(), arguments.common.quiet);
-        sweep::run(&space, &store, shard, evaluate, |done| bar.set_position(done as u64))?;
-        bar.finish_and_clear();
+        let observer = arguments.common.observer();
+        observer.begins("sweeping", shard.points(space.len()).count(), 0);
+        sweep::run(&space, &store, shard, evaluate, |done| observer.advances(done, &String::new))?;
+        observer.ends(None);
     }
     store.alone(|| {
         let rows = store.rows()?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, on_interrupt};
+use mars::cli::{CommonArgs, exit, stop_on_interrupt};
 use mars::error::Result;
 use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
 use mars::simd::isa_limit;
@@ -66,6 +66,7 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
         names => names.iter().map(|name| experiment.row(name)).collect::<Result<_>>()?,
     };
     let results = arguments.results.clone().unwrap_or_else(|| experiment.results());
+    let observer = arguments.common.observer();
     let reproduction = Reproduction {
         experiment: &experiment,
         rows,
@@ -75,15 +76,10 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
         device: arguments.device.clone(),
         runs: arguments.runs.clone().unwrap_or_else(|| runs(&experiment)),
         results: Results::new(&results),
-        quiet: arguments.common.quiet,
+        observer: &*observer,
     };
     let only_table = arguments.table || (!experiment.claims.is_empty() && arguments.rows.is_empty());
-    let verdict = if only_table {
-        Verdict::Finished
-    } else {
-        on_interrupt()?;
-        reproduction.run()?
-    };
+    let verdict = if only_table { Verdict::Finished } else { reproduction.run(&stop_on_interrupt()?)? };
     let table = reproduction.table()?;
     table.write()?;
     print!("{}", table.text());

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, on_interrupt};
-use mars::error::Result;
+use mars::cli::{CommonArgs, exit, stop_on_interrupt};
+use mars::error::{Error, Result};
+use mars::run::{Environment, Outcome, Plan};
 use mars::run_folder::REPORT;
 use mars::simd::isa_limit;
-use mars::train::{Allocator, DEFAULT_DEVICE, Outcome, Plan, Request, assignment, keep_memory};
+use mars::train::{Allocator, DEFAULT_DEVICE, Recipe, assignment, keep_memory};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -72,28 +73,34 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     ];
     settings.extend(strings.into_iter().filter_map(|(key, value)| Some(assignment(key, &value?))));
     settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
-    let plan = Plan::new(Request {
-        recipe: arguments.recipe,
-        settings,
-        data: arguments.common.data(),
-        device: arguments.device.clone(),
-        folder: arguments.folder,
-        resume: arguments.resume,
-        quiet: arguments.common.quiet,
-    })?;
+    let (data, observer) = (arguments.common.data(), arguments.common.observer());
+    let environment = Environment { data: &data, device: &arguments.device, observer: &*observer };
+    let plan = if arguments.resume {
+        let folder = arguments.folder;
+        let folder =
+            folder.ok_or_else(|| Error::Setting("--resume needs --run DIR, the folder to go on with".into()))?;
+        if arguments.recipe.is_some() || !settings.is_empty() {
+            return Err(Error::Setting(
+                "--resume takes its recipe from the run folder: leave out --recipe, --set and the like".into(),
+            ));
+        }
+        Plan::resume(folder, environment)?
+    } else {
+        let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
+        Plan::new(recipe, arguments.folder, environment)?
+    };
     if arguments.evaluate {
         println!("test accuracy {:.2} %", plan.evaluate()?);
         return Ok(ExitCode::SUCCESS);
     }
-    on_interrupt()?;
-    match plan.run()? {
+    match plan.run(&stop_on_interrupt()?)? {
         Outcome::Finished(folder, deployment) => {
             arguments.common.present(&deployment)?;
             println!("report: {}", folder.join(REPORT).display());
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {
-            let place = arguments.common.data().data_dir.map(|place| format!(" --data-dir {}", place.display()));
+            let place = data.data_dir.as_ref().map(|place| format!(" --data-dir {}", place.display()));
             let place = place.unwrap_or_default();
             let device = match arguments.device.as_str() {
                 DEFAULT_DEVICE => String::new(),

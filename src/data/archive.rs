@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
 use crate::files::part_beside;
+use crate::observer::Observer;
 
 /// A `.tar.gz` file on a server, and what is wanted of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +34,10 @@ impl Archive {
     ///
     /// # Errors
     /// No network, a wrong checksum, a damaged archive, a full disk.
-    pub fn install(&self, dir: &Path, quiet: bool) -> Result<PathBuf, DataError> {
+    pub fn install(&self, dir: &Path, observer: &dyn Observer) -> Result<PathBuf, DataError> {
         let archive = dir.join(&self.file);
         if !archive.exists() {
-            return self.download_and_unpack(dir, quiet);
+            return self.download_and_unpack(dir, observer);
         }
         let mut file = File::open(&archive).map_err(DataError::io(&archive))?;
         self.verify(&mut file, &archive, "remove it to have it downloaded")?;
@@ -45,7 +46,7 @@ impl Archive {
 
     /// Without the cargo feature `download` there is no HTTP client.
     #[cfg(not(feature = "download"))]
-    fn download_and_unpack(&self, dir: &Path, _quiet: bool) -> Result<PathBuf, DataError> {
+    fn download_and_unpack(&self, dir: &Path, _observer: &dyn Observer) -> Result<PathBuf, DataError> {
         Err(self.not_downloaded(dir, "this program was built without the cargo feature `download`"))
     }
 

@@ -13,13 +13,10 @@ pub struct Batch {
     pub labels: Vec<u8>,
 }
 
-/// The batches of one pass over a split; the last one may be smaller. Its bytes don't depend on the number of threads.
+/// The images of one pass over a split in their order, and how each is augmented. Batches don't depend on the number of threads.
 #[derive(Clone, Debug)]
-pub struct Batches<'a> {
-    split: &'a Split,
+pub struct EpochOrder {
     order: Vec<usize>,
-    next: usize,
-    batch_size: usize,
     augmentation: Option<Augmentation>,
 }
 
@@ -30,44 +27,30 @@ struct Augmentation {
     epoch: u64,
 }
 
-impl<'a> Batches<'a> {
+impl EpochOrder {
     /// All images as they are, in the split's order.
-    ///
-    /// # Panics
-    /// If `batch_size` is 0.
-    pub fn in_order(split: &'a Split, batch_size: usize) -> Self {
-        Self::new(split, (0..split.len()).collect(), batch_size, None)
+    pub fn as_is(images: usize) -> Self {
+        Self { order: (0..images).collect(), augmentation: None }
     }
 
     /// All images augmented, in the order of the epoch.
+    pub fn shuffled(images: usize, augment: Augment, seed: u64, epoch: u64) -> Self {
+        Self { order: epoch_order(images, seed, epoch), augmentation: Some(Augmentation { augment, seed, epoch }) }
+    }
+
+    /// Up to `images` images from the place `first` of the order on.
     ///
     /// # Panics
-    /// If `batch_size` is 0.
-    pub fn shuffled(split: &'a Split, batch_size: usize, augment: Augment, seed: u64, epoch: u64) -> Self {
-        let order = epoch_order(split.len(), seed, epoch);
-        let augmentation = Augmentation { augment, seed, epoch };
-        Self::new(split, order, batch_size, Some(augmentation))
+    /// If `split` has fewer images than the order, or `first` is beyond its end.
+    pub fn batch(&self, split: &Split, first: usize, images: usize) -> Batch {
+        let samples = &self.order[first..(first + images).min(self.order.len())];
+        let mut pixels = vec![0; samples.len() * IMAGE_BYTES];
+        pixels.par_chunks_exact_mut(IMAGE_BYTES).zip(samples).for_each(|(out, &sample)| self.fill(split, sample, out));
+        Batch { images: pixels, labels: samples.iter().map(|&sample| split.labels[sample]).collect() }
     }
 
-    /// Ends after `images` images, if there are as many.
-    pub fn first(mut self, images: usize) -> Self {
-        self.order.truncate(images);
-        self
-    }
-
-    /// Goes on after the first `batches` batches.
-    pub fn after(mut self, batches: usize) -> Self {
-        self.next = (batches * self.batch_size).min(self.order.len());
-        self
-    }
-
-    fn new(split: &'a Split, order: Vec<usize>, batch_size: usize, augmentation: Option<Augmentation>) -> Self {
-        assert!(batch_size > 0, "a batch without images");
-        Self { split, order, next: 0, batch_size, augmentation }
-    }
-
-    fn fill(&self, sample: usize, out: &mut [u8]) {
-        let image = self.split.image(sample);
+    fn fill(&self, split: &Split, sample: usize, out: &mut [u8]) {
+        let image = split.image(sample);
         match self.augmentation {
             None => out.copy_from_slice(image),
             Some(Augmentation { augment, seed, epoch }) => augment.apply(image, out, seed, epoch, sample as u64),
@@ -75,24 +58,58 @@ impl<'a> Batches<'a> {
     }
 }
 
+/// The batches of one pass over a split; the last one may be smaller.
+#[derive(Clone, Debug)]
+pub struct Batches<'a> {
+    split: &'a Split,
+    order: EpochOrder,
+    next: usize,
+    batch_size: usize,
+}
+
+impl<'a> Batches<'a> {
+    /// All images as they are, in the split's order.
+    ///
+    /// # Panics
+    /// If `batch_size` is 0.
+    pub fn in_order(split: &'a Split, batch_size: usize) -> Self {
+        Self::new(split, EpochOrder::as_is(split.len()), batch_size)
+    }
+
+    /// All images augmented, in the order of the epoch.
+    ///
+    /// # Panics
+    /// If `batch_size` is 0.
+    pub fn shuffled(split: &'a Split, batch_size: usize, augment: Augment, seed: u64, epoch: u64) -> Self {
+        Self::new(split, EpochOrder::shuffled(split.len(), augment, seed, epoch), batch_size)
+    }
+
+    /// Ends after `images` images, if there are as many.
+    pub fn first(mut self, images: usize) -> Self {
+        self.order.order.truncate(images);
+        self
+    }
+
+    fn new(split: &'a Split, order: EpochOrder, batch_size: usize) -> Self {
+        assert!(batch_size > 0, "a batch without images");
+        Self { split, order, next: 0, batch_size }
+    }
+}
+
 impl Iterator for Batches<'_> {
     type Item = Batch;
 
     fn next(&mut self) -> Option<Batch> {
-        let end = (self.next + self.batch_size).min(self.order.len());
-        let samples = &self.order[self.next..end];
-        if samples.is_empty() {
+        if self.next == self.order.order.len() {
             return None;
         }
-        let mut images = vec![0; samples.len() * IMAGE_BYTES];
-        images.par_chunks_exact_mut(IMAGE_BYTES).zip(samples).for_each(|(out, &sample)| self.fill(sample, out));
-        let labels = samples.iter().map(|&sample| self.split.labels[sample]).collect();
-        self.next = end;
-        Some(Batch { images, labels })
+        let batch = self.order.batch(self.split, self.next, self.batch_size);
+        self.next += batch.labels.len();
+        Some(batch)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        let batches = (self.order.len() - self.next).div_ceil(self.batch_size);
+        let batches = (self.order.order.len() - self.next).div_ceil(self.batch_size);
         (batches, Some(batches))
     }
 }

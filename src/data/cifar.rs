@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Archive, Dataset, IMAGE_BYTES, Split};
 use crate::error::DataError;
+use crate::observer::Observer;
 
 const BASE_URL: &str = "https://www.cs.toronto.edu/~kriz";
 
@@ -59,12 +60,17 @@ pub(super) fn layout(name: &str) -> Option<&'static Layout> {
 
 impl Layout {
     /// Finds the data set in one of `places`, or downloads it into the first of them, then reads it.
-    pub(super) fn load(&self, places: &[PathBuf], base_url: Option<&str>, quiet: bool) -> Result<Dataset, DataError> {
+    pub(super) fn load(
+        &self,
+        places: &[PathBuf],
+        base_url: Option<&str>,
+        observer: &dyn Observer,
+    ) -> Result<Dataset, DataError> {
         if let Some(folder) = places.iter().find_map(|place| self.unpacked(place)) {
-            return self.read(&folder, quiet);
+            return self.read(&folder, observer);
         }
         let place = places.iter().find(|place| place.join(self.archive).exists()).unwrap_or(&places[0]);
-        self.read(&self.archive(base_url).install(place, quiet)?, quiet)
+        self.read(&self.archive(base_url).install(place, observer)?, observer)
     }
 
     /// The unpacked folder in `place`, which may be that folder itself.
@@ -89,7 +95,7 @@ impl Layout {
 
     /// Reads the files. Smaller sets than the official one are taken as they are, and said to be smaller, but for training files of unequal
     /// length: one of them has been cut.
-    fn read(&self, folder: &Path, quiet: bool) -> Result<Dataset, DataError> {
+    fn read(&self, folder: &Path, observer: &dyn Observer) -> Result<Dataset, DataError> {
         let classes = self.read_class_names(&folder.join(self.class_names))?;
         let mut train = Split::default();
         let mut counts = Vec::new();
@@ -106,15 +112,15 @@ impl Layout {
         let mut test = Split::default();
         self.read_records(&folder.join(self.test), TEST_IMAGES, &mut test)?;
         let official = [self.train_images * self.train.len(), TEST_IMAGES];
-        if !quiet && [train.len(), test.len()] != official {
-            eprintln!(
-                "{}: {} training and {} test pictures, the official set has {} and {}",
+        if [train.len(), test.len()] != official {
+            observer.notice(&format!(
+                "{}: {} training and {} test images, the official set has {} and {}",
                 folder.display(),
                 train.len(),
                 test.len(),
                 official[0],
                 official[1]
-            );
+            ));
         }
         Ok(Dataset { name: self.name.into(), classes, train, validation: Split::default(), test })
     }
@@ -186,6 +192,7 @@ fn read_file(path: &Path, limit: usize) -> Result<Vec<u8>, DataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observer::Silent;
 
     #[test]
     fn a_base_url_is_joined_with_one_slash() {
@@ -202,7 +209,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let places = [dir.path().join("first"), dir.path().join("second")];
         let error =
-            layout("cifar100").unwrap().load(&places, Some("http://127.0.0.1:1"), true).unwrap_err().to_string();
+            layout("cifar100").unwrap().load(&places, Some("http://127.0.0.1:1"), &Silent).unwrap_err().to_string();
         let place = places[0].display().to_string();
         for part in ["`cifar-100-binary.tar.gz`", "`cifar-100-binary`", &place, "cifar10-mini"] {
             assert!(error.contains(part), "{error}");
@@ -214,7 +221,7 @@ mod tests {
         let dir = tempfile::TempDir::new().unwrap();
         let places = [dir.path().join("first"), dir.path().to_path_buf()];
         std::fs::write(dir.path().join("cifar-10-binary.tar.gz"), b"no archive").unwrap();
-        let error = layout("cifar10").unwrap().load(&places, None, true).unwrap_err();
+        let error = layout("cifar10").unwrap().load(&places, None, &Silent).unwrap_err();
         assert!(matches!(error, DataError::Checksum { .. }), "{error}");
     }
 }

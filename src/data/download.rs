@@ -3,20 +3,19 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressStyle};
+use std::time::{Duration, Instant};
 
 use super::Archive;
 use crate::error::DataError;
 use crate::files::try_lock;
+use crate::observer::Observer;
 
 /// A server that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(30);
 
 impl Archive {
     /// Downloads the archive to a `.part` file, unpacks it in `dir` and removes it.
-    pub(super) fn download_and_unpack(&self, dir: &Path, quiet: bool) -> Result<PathBuf, DataError> {
+    pub(super) fn download_and_unpack(&self, dir: &Path, observer: &dyn Observer) -> Result<PathBuf, DataError> {
         let new = !dir.exists();
         fs::create_dir_all(dir).map_err(DataError::io(dir))?;
         let part = dir.join(format!("{}.part", self.file));
@@ -30,7 +29,7 @@ impl Archive {
         // A full disk may have left the whole of it, which needs no server any more.
         let whole = file.metadata().is_ok_and(|part| part.len() > 0) && self.verify(&mut file, &part, "").is_ok();
         if !whole {
-            let downloaded = self.download(&mut file, &part, dir, quiet);
+            let downloaded = self.download(&mut file, &part, dir, observer);
             if downloaded.is_err() && file.metadata().is_ok_and(|part| part.len() == 0) {
                 remove()?;
                 if new {
@@ -52,11 +51,11 @@ impl Archive {
     }
 
     /// Fetches what `file` lacks, again and again as long as each attempt brings it further.
-    fn download(&self, file: &mut File, path: &Path, dir: &Path, quiet: bool) -> Result<(), DataError> {
-        let bar = if quiet { ProgressBar::hidden() } else { progress_bar(&self.file) };
+    fn download(&self, file: &mut File, path: &Path, dir: &Path, observer: &dyn Observer) -> Result<(), DataError> {
         let mut reached = 0;
         loop {
-            let attempt = self.fetch(file, &bar);
+            let attempt = self.fetch(file, observer);
+            observer.ends(None);
             let length = file.metadata().map_err(DataError::io(path))?.len();
             match attempt {
                 Ok(()) => break,
@@ -69,12 +68,11 @@ impl Archive {
                 Err(Interruption::Server(reason)) => return Err(self.not_downloaded(dir, reason)),
             }
         }
-        bar.finish_and_clear();
         Ok(())
     }
 
     /// One request for the bytes behind those in `file`.
-    fn fetch(&self, file: &mut File, bar: &ProgressBar) -> Result<(), Interruption> {
+    fn fetch(&self, file: &mut File, observer: &dyn Observer) -> Result<(), Interruption> {
         let mut have = file.metadata()?.len();
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
@@ -103,10 +101,10 @@ impl Archive {
         }
         let rest: Option<u64> = header("Content-Length").and_then(|length| length.parse().ok());
         let total = rest.map(|rest| have.saturating_add(rest));
-        if let Some(total) = total {
-            bar.set_length(total);
-        }
-        bar.set_position(have);
+        let (started, before) = (Instant::now(), have);
+        let title = format!("{}, MB", self.file);
+        // A server that doesn't say how much there is leaves the end open.
+        observer.begins(&title, megabytes(total.unwrap_or(have)), megabytes(have));
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; 1 << 16];
         loop {
@@ -117,7 +115,11 @@ impl Archive {
             };
             file.write_all(&buffer[..read])?;
             have += read as u64;
-            bar.set_position(have);
+            let rate = || {
+                let bytes = (have - before) as f64 / started.elapsed().as_secs_f64();
+                format!("{:.1} MB/s", bytes / 1e6)
+            };
+            observer.advances(megabytes(have), &rate);
         }
         match total {
             Some(total) if have < total => Err(Interruption::Server(format!("it ended after {have} of {total} bytes"))),
@@ -140,8 +142,6 @@ impl From<io::Error> for Interruption {
     }
 }
 
-fn progress_bar(file: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}, {eta} left")
-        .unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::no_length().with_style(style).with_message(file.to_owned())
+fn megabytes(bytes: u64) -> usize {
+    usize::try_from(bytes / 1_000_000).unwrap_or(usize::MAX)
 }

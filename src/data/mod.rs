@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
+use crate::observer::{Observer, Silent};
 
 pub use archive::Archive;
 use augment::held_out_order;
 pub use augment::{Augment, epoch_order};
-pub use batches::{Batch, Batches};
+pub use batches::{Batch, Batches, EpochOrder};
 
 /// Names that [`Dataset::load`] knows.
 pub const DATASETS: [&str; 3] = ["cifar10", "cifar100", mini::NAME];
@@ -67,8 +68,6 @@ pub struct DataOptions {
     pub data_dir: Option<PathBuf>,
     /// Replaces the address that archives are downloaded from.
     pub data_url: Option<String>,
-    /// No progress bar.
-    pub quiet: bool,
 }
 
 /// How bytes become floats: `(byte / 255 - mean) / std` for each color.
@@ -107,6 +106,14 @@ impl Dataset {
     /// # Errors
     /// An unknown name, a failed download, files that are missing or damaged.
     pub fn load(name: &str, options: &DataOptions) -> Result<Self, DataError> {
+        Self::load_with(name, options, &Silent)
+    }
+
+    /// The same with an observer that hears of a download and of sets that are smaller than the official ones.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_with(name: &str, options: &DataOptions, observer: &dyn Observer) -> Result<Self, DataError> {
         if name == mini::NAME {
             return mini::load();
         }
@@ -115,7 +122,7 @@ impl Dataset {
         let variable = std::env::var_os(DATA_DIR_VARIABLE).map(PathBuf::from);
         let mut places: Vec<PathBuf> = options.data_dir.clone().into_iter().chain(variable).collect();
         places.push(DEFAULT_DIR.into());
-        layout.load(&places, options.data_url.as_deref(), options.quiet)
+        layout.load(&places, options.data_url.as_deref(), observer)
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod config;
 mod data;
+mod diverged;
 mod package;
 
 use std::path::{Path, PathBuf};
 
 pub use config::{Allowed, ConfigError};
 pub use data::DataError;
+pub use diverged::Diverged;
 pub use package::PackageError;
 
 /// Result of everything that can fail in this crate.
@@ -47,7 +49,7 @@ pub enum Error {
         /// Its name.
         hardware: String,
         /// The key, its value and what it may be.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// A hardware file whose chip cannot work.
     #[error("{}: {source}", path.display())]
@@ -55,7 +57,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// The key, its value and what it may be.
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     /// A setting that cannot work; the message names the key and the allowed values.
     #[error("{0}")]
@@ -66,6 +68,9 @@ pub enum Error {
     /// A package that cannot be read.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// A training whose loss, parameters or accuracy show that it cannot be used.
+    #[error(transparent)]
+    Diverged(#[from] Box<Diverged>),
     /// Arithmetic that the integer network or the hardware cannot do.
     #[error("layer `{layer}`: {message}")]
     Layer {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, closest, toml_message};
-use crate::train::{Recipe, assignment};
+use crate::train::{Recipe, StartFrom, assignment};
 
 /// Where experiments lie that are named without a path.
 pub const FOLDER: &str = "experiments";
@@ -256,9 +256,8 @@ impl Experiment {
         // One that starts from another row has something to start from, so that phases of its own begin with no float training.
         settings.extend(row.start.iter().map(|start| assignment("pretrained", start)));
         let mut recipe = Recipe::load(Some(&row.recipe), &settings).map_err(wrong)?;
-        if recipe.pretrained.is_none() {
-            let shipped = recipe.shipped_checkpoint();
-            recipe.pretrained = Some(shipped.map_or("none".into(), |file| file.display().to_string()));
+        if recipe.pretrained == StartFrom::Shipped {
+            recipe.pretrained = recipe.shipped_checkpoint().map_or(StartFrom::Random, StartFrom::File);
         }
         Ok(recipe)
     }

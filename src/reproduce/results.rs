@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_if_present, to_json, write_atomically};
 use crate::hardware::Cost;
 use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
-use crate::train::Recipe;
+use crate::train::{Recipe, StartFrom};
 use crate::validation::{Deployment, Mismatches};
 
 /// The runs of a row, ascending by seed.
@@ -172,7 +172,7 @@ impl Results {
 /// Keys in which two recipes differ, each with both values; seeds don't count, and checkpoints are compared by their content.
 pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>> {
     let keys = |recipe: &Recipe| -> Result<BTreeMap<String, String>> {
-        let recipe = Recipe { seed: 0, pretrained: None, ..recipe.clone() };
+        let recipe = Recipe { seed: 0, pretrained: StartFrom::default(), ..recipe.clone() };
         let value = toml::Value::try_from(&recipe).map_err(|error| Error::Setting(error.to_string()))?;
         let mut keys = BTreeMap::new();
         flatten(String::new(), &value, &mut keys);

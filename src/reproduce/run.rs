@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,15 +12,17 @@ use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::error::{Error, Result};
 use crate::files::{read_if_present, to_json, wait_for_lock, write_atomically};
+use crate::observer::{Observer, StopSignal};
+use crate::run::{Environment, Outcome, Plan, RunLock};
 use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE};
-use crate::train::{INTERRUPTED, Outcome, PhaseKind, Plan, Recipe, Request, RunLock, assignment};
+use crate::train::{PhaseKind, Recipe, StartFrom};
 use crate::validation::Deployment;
 
 /// The file in a run folder that says what the run started from.
 const START: &str = "start.json";
 
 /// What to run of an experiment, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reproduction<'a> {
     /// The experiment.
     pub experiment: &'a Experiment,
@@ -39,8 +40,8 @@ pub struct Reproduction<'a> {
     pub runs: PathBuf,
     /// What is finished.
     pub results: Results,
-    /// No progress.
-    pub quiet: bool,
+    /// Hears how far it is.
+    pub observer: &'a dyn Observer,
 }
 
 /// How it ended.
@@ -77,26 +78,22 @@ impl Reproduction<'_> {
     /// # Errors
     /// Before anything runs: a recipe, checkpoint or data set that is missing or wrong; a finished row that another recipe, checkpoint
     /// or data set gave. At the end: the runs that failed.
-    pub fn run(&self) -> Result<Verdict> {
+    pub fn run(&self, stop: &StopSignal) -> Result<Verdict> {
         let jobs = self.jobs()?;
         let mut failed = Vec::new();
         for job in &jobs {
-            if INTERRUPTED.load(Ordering::SeqCst) {
+            if stop.is_stopped() {
                 return Ok(Verdict::Interrupted);
             }
             let name = format!("row `{}`, seed {}", job.row.name, job.seed);
-            if !self.quiet {
-                eprintln!("{name}");
-            }
-            let outcome = self.run_job(job);
+            self.observer.notice(&name);
+            let outcome = self.run_job(job, stop);
             let written = self.table().and_then(|table| table.write());
             match outcome.and_then(|verdict| written.map(|()| verdict)) {
                 Ok(Verdict::Finished) => {}
                 Ok(Verdict::Interrupted) => return Ok(Verdict::Interrupted),
                 Err(error) => {
-                    if !self.quiet {
-                        eprintln!("{name} failed: {error}");
-                    }
+                    self.observer.notice(&format!("{name} failed: {error}"));
                     failed.push(format!("{name}: {error}"));
                 }
             }
@@ -127,7 +124,7 @@ impl Reproduction<'_> {
                 let data_sha256 = match data.get(&recipe.dataset) {
                     Some(known) => String::clone(known),
                     None => {
-                        let sha256 = Dataset::load(&recipe.dataset, &self.data)?.test.sha256();
+                        let sha256 = Dataset::load_with(&recipe.dataset, &self.data, self.observer)?.test.sha256();
                         data.insert(recipe.dataset.clone(), sha256.clone());
                         sha256
                     }
@@ -188,7 +185,7 @@ impl Reproduction<'_> {
         Err(Error::file(&self.experiment.path, message))
     }
 
-    fn run_job(&self, job: &Job) -> Result<Verdict> {
+    fn run_job(&self, job: &Job, stop: &StopSignal) -> Result<Verdict> {
         let folder = run_folder(&self.runs, &job.row.name, job.seed);
         let lock = RunLock::new(&folder)?;
         let before = match &job.row.start {
@@ -206,28 +203,19 @@ impl Reproduction<'_> {
                 _ => {}
             }
         }
-        let mut settings = Vec::new();
-        if !resume {
-            let checkpoint = checkpoint.as_ref().map_or("none".into(), |file| file.display().to_string());
-            settings = job.row.all_settings(&self.settings);
-            settings.extend([assignment("pretrained", &checkpoint), format!("seed={}", job.seed)]);
-        }
-        let plan = Plan::new(Request {
-            recipe: (!resume).then(|| job.row.recipe.clone()),
-            settings,
-            data: self.data.clone(),
-            device: self.device.clone(),
-            folder: Some(folder.clone()),
-            resume,
-            quiet: self.quiet,
-        })?;
+        let environment = Environment { data: &self.data, device: &self.device, observer: self.observer };
+        let plan = if resume {
+            Plan::resume(folder.clone(), environment)?
+        } else {
+            let pretrained = checkpoint.clone().map_or(StartFrom::Random, StartFrom::File);
+            let recipe = Recipe { pretrained, seed: job.seed, ..job.recipe.clone() };
+            Plan::new(recipe, Some(folder.clone()), environment)?
+        };
         if !resume {
             let float_accuracy = match &checkpoint {
                 Some(file) => {
                     let accuracy = plan.evaluate()?;
-                    if !self.quiet {
-                        eprintln!("float accuracy of {}: {accuracy:.2} %", file.display());
-                    }
+                    self.observer.notice(&format!("float accuracy of {}: {accuracy:.2} %", file.display()));
                     Some(accuracy)
                 }
                 None => None,
@@ -236,7 +224,7 @@ impl Reproduction<'_> {
             let start = Start { checkpoint_sha256, data_sha256: job.data_sha256.clone(), float_accuracy };
             write_atomically(&folder.join(START), to_json(&start)?.as_bytes())?;
         }
-        match plan.run_locked(&lock)? {
+        match plan.run_locked(&lock, stop)? {
             Outcome::Interrupted(_) => Ok(Verdict::Interrupted),
             Outcome::Finished(_, deployment) => {
                 self.record(job, &folder, before, &deployment)?;

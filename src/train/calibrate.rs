@@ -1,45 +1,48 @@
-//! First steps of a quantized network, from its weights and from what training pictures do in it.
+//! First scales of a quantized network, from its weights and from what training images do in it.
 
-use super::model::{Mode, Model, to_host};
+use super::forward::Mode;
+use super::model::Model;
 use super::recipe::Recipe;
+use super::tensors::{to_device, to_host};
 use crate::data::{Batches, Split};
 use crate::error::{Error, Result};
 use crate::integer::{BitPlan, Fusion, WeightScale};
-use crate::network::{Array, Conv, Op, Source};
+use crate::network::{Conv, Op, Source};
 use crate::quantize::{activation_limit, calibrate_step, weight_limit};
 
-/// Pictures that go through the network at a time.
+/// Images that go through the network at a time.
 const BATCH: usize = 128;
-/// Values of a layer that its step is searched on, at most.
+/// Values of a layer that its scale is searched on, at most.
 const SAMPLES: usize = 1 << 17;
 
-/// Adds `weight_step` and `output_step` to a float network: the steps with the smallest squared error on its weights and on the values
-/// of `recipe.calibration_images` training pictures, of all where there are fewer.
+/// Gives a float network's quantizers their scales: those with the smallest squared error on its weights and on the values of
+/// `recipe.calibration_images` training images, of all where there are fewer.
 pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) -> Result<()> {
     let plan = BitPlan::new(&model.graph, &recipe.quantize);
-    let mut steps = weight_steps(model, recipe, &plan)?;
-    steps.extend(output_steps(model, recipe, &plan, train)?);
-    for (name, values) in steps {
-        model.insert(&name, &Array::vector(values));
+    let weight_scales = weight_scales(model, recipe, &plan)?;
+    let output_scales = output_scales(model, recipe, &plan, train)?;
+    for (conv, scales) in weight_scales {
+        model.params.conv_mut(conv).weight_scale = Some(to_device(&scales, &model.device));
+    }
+    for (node, scale) in output_scales {
+        model.params.set_output_scale(node, to_device(&[scale], &model.device));
     }
     Ok(())
 }
 
-type Steps = Vec<(String, Vec<f32>)>;
-
-fn weight_steps(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Steps> {
-    let weights = model.weights();
-    let mut steps = Steps::new();
+/// The scales of each convolution's weights, by its number: one, or one a filter.
+fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Vec<(u32, Vec<f32>)>> {
+    let mut scales = Vec::new();
     for (index, bits) in plan.nodes.iter().enumerate() {
-        for Conv { name, shape, source, batch_norm, logits, .. } in model.graph.node_convs(index).into_iter().flatten()
+        for Conv { name, number, shape, source, batch_norm, logits } in
+            model.graph.node_convs(index).into_iter().flatten()
         {
             let column_len = shape.weights() / shape.filters();
-            let mut values = weights.get(&format!("{name}.weight"))?.values.clone();
+            let mut values = to_host(model.params.conv(number).weight.clone());
             let fused = batch_norm && recipe.quantize.fusion != Fusion::None;
-            let gains = if fused {
-                to_host(model.gain(&name).expect("a batch norm has a gain"))
-            } else {
-                vec![1.0; shape.filters()]
+            let gains = match model.gain(number) {
+                Some(gain) if fused => to_host(gain),
+                _ => vec![1.0; shape.filters()],
             };
             let colors: Vec<f32> = match source {
                 Source::Image => model.picture.color_scales().map(|scale| scale as f32).collect(),
@@ -49,45 +52,51 @@ fn weight_steps(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Steps>
                 *value *= gains[index / column_len] * colors[index % column_len / shape.taps()];
             }
             let limit = weight_limit(bits.weights);
-            let step = |values: &[f32]| calibrate_step(values, -limit, limit).map(|step| step as f32);
-            let layer_step = step(&values).ok_or_else(|| Error::layer(&name, "all its weights are zero"))?;
+            let scale = |values: &[f32]| calibrate_step(values, -limit, limit).map(|scale| scale as f32);
+            let layer_scale = scale(&values).ok_or_else(|| Error::layer(&name, "all its weights are zero"))?;
             // The logits need one scale to be comparable.
             let per_column = recipe.quantize.weight_scale == WeightScale::Column && !logits;
             let found = if per_column {
-                values.chunks(column_len).map(|column| step(column).unwrap_or(layer_step)).collect()
+                values.chunks(column_len).map(|column| scale(column).unwrap_or(layer_scale)).collect()
             } else {
-                vec![layer_step]
+                vec![layer_scale]
             };
-            steps.push((format!("{name}.weight_step"), found));
+            scales.push((number, found));
         }
     }
-    Ok(steps)
+    Ok(scales)
 }
 
-fn output_steps(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) -> Result<Steps> {
+/// The scale of each node's quantized output, by node.
+fn output_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) -> Result<Vec<(usize, f32)>> {
     let nodes = model.graph.nodes();
     let mut samples: Vec<Vec<f32>> = vec![Vec::new(); nodes.len()];
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
     let share = SAMPLES / batches.len();
     for batch in batches {
         let mut index = 0;
-        model.forward(&model.tensors, model.pictures(&batch.images), Mode::Float, |_, value| {
+        model.forward_with(&model.params, model.images(&batch.images), Mode::Float, |_, value| {
             let values = to_host(value.clone());
             let stride = stride(values.len(), share);
             samples[index].extend(values.into_iter().step_by(stride));
             index += 1;
         });
     }
-    let mut steps = Steps::new();
-    for ((node, bits), samples) in nodes.iter().zip(&plan.nodes).zip(samples) {
-        if let (Op::Conv { .. } | Op::AvgPool { .. }, Some(&narrowest)) = (node.op, bits.forms.first()) {
-            let step = calibrate_step(&samples, 0.0, activation_limit(narrowest)).ok_or_else(|| {
-                Error::layer(&node.name, "none of the calibration pictures gives it a value above zero")
-            })?;
-            steps.push((format!("{}.output_step", node.name), vec![step as f32]));
+    let mut scales = Vec::new();
+    for (index, ((node, bits), samples)) in nodes.iter().zip(&plan.nodes).zip(samples).enumerate() {
+        let Some(&narrowest) = bits.forms.first() else { continue };
+        match node.op {
+            Op::Conv { .. } | Op::AvgPool { .. } => {
+                let scale = calibrate_step(&samples, 0.0, activation_limit(narrowest)).ok_or_else(|| {
+                    Error::layer(&node.name, "none of the calibration images gives it a value above zero")
+                })?;
+                scales.push((index, scale as f32));
+            }
+            // Its forms are those of what it reads.
+            Op::MaxPool { .. } => {}
         }
     }
-    Ok(steps)
+    Ok(scales)
 }
 
 /// The distance of samples, about `share` out of `values`: the least one that shares no factor with `values` and so with none of a map's

@@ -1,8 +1,8 @@
-//! A run's state on disk: weights, momentum, masks and the position, so that a run continues bit for bit.
+//! A run's state on disk: parameters, momentum, masks and the position, so that a run continues bit for bit.
 //!
-//! One safetensors file: the weights under their names, `momentum:NAME`, `average:NAME`, `kept:CONVOLUTION` and `effects:CONVOLUTION` (one
-//! number a group), and the position as JSON in the metadata. The order of pictures and their augmentation follow from the recipe's seed
-//! and the position.
+//! One safetensors file: the parameters under their names, `momentum:NAME`, `average:NAME`, `float:NAME` (the float network before it was quantized),
+//! `kept:CONVOLUTION` and `effects:CONVOLUTION` (the saliencies; one number a group), and the position as JSON in the metadata. The order of images and their augmentation follow from
+//! the recipe's seed and the position.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,15 +10,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::network::{Array, Weights};
+use crate::network::{Array, Graph, Params, Weights};
 
 const POSITION: &str = "position";
 const MOMENTUM: &str = "momentum:";
-const KEPT: &str = "kept:";
-const EFFECTS: &str = "effects:";
 const AVERAGE: &str = "average:";
+const FLOAT: &str = "float:";
+const KEPT: &str = "kept:";
+const SALIENCY: &str = "effects:";
 
-/// How far a run is.
+/// How far a training is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Position {
@@ -44,30 +45,33 @@ pub struct Position {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tally {
-    /// Loss times pictures.
+    /// Loss times images.
     pub loss: f64,
-    /// Pictures classified right.
+    /// Images classified right.
     pub correct: usize,
-    /// Pictures seen.
-    pub pictures: usize,
+    /// Images seen.
+    #[serde(rename = "pictures")]
+    pub images: usize,
     /// Seconds spent in steps.
     pub seconds: f64,
 }
 
-/// Everything a run needs to go on.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Everything a training needs to go on.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
-    /// Weights, running statistics and steps.
-    pub weights: Weights,
-    /// The optimizer's momentum.
-    pub momentum: Weights,
-    /// The exponential average of the weights; empty where none is kept.
-    pub average: Weights,
-    /// For each convolution, which groups are kept; empty before anything is sparse.
-    pub kept: BTreeMap<String, Vec<bool>>,
-    /// Sums of each group's effect on the loss, from which groups are chosen.
-    pub effects: Weights,
-    /// How far the run is.
+    /// Weights, batch norms and scales.
+    pub params: Params<Array>,
+    /// The optimizer's momentum, of each parameter that has had a gradient.
+    pub momentum: Params<Option<Array>>,
+    /// The exponential average of the parameters, where one is taken.
+    pub average: Option<Params<Array>>,
+    /// For each convolution, which groups are kept; none before anything is pruned.
+    pub kept: Option<Vec<Vec<bool>>>,
+    /// For each convolution, the sum of each group's saliency, from which groups are chosen.
+    pub saliency: Option<Vec<Vec<f32>>>,
+    /// The float network before it was quantized, where its accuracy is measured at the end.
+    pub float: Option<Params<Array>>,
+    /// How far the training is.
     pub position: Position,
 }
 
@@ -76,46 +80,61 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let mut file = self.weights.clone();
-        for (prefix, arrays) in [(MOMENTUM, &self.momentum), (AVERAGE, &self.average), (EFFECTS, &self.effects)] {
-            for (name, array) in arrays.iter() {
-                file.insert(format!("{prefix}{name}"), array.clone());
+    pub fn save(&self, path: &Path, graph: &Graph) -> Result<()> {
+        let mut file = self.params.to_arrays(graph);
+        let momentum = self.momentum.iter().filter_map(|(id, array)| Some((MOMENTUM, id, array.as_ref()?)));
+        for (prefix, id, array) in momentum {
+            file.insert(format!("{prefix}{}", id.name(graph)), array.clone());
+        }
+        for (prefix, params) in [(AVERAGE, &self.average), (FLOAT, &self.float)] {
+            for (id, array) in params.iter().flat_map(Params::iter) {
+                file.insert(format!("{prefix}{}", id.name(graph)), array.clone());
             }
         }
-        for (name, kept) in &self.kept {
+        for (conv, saliency) in graph.convs().zip(self.saliency.iter().flatten()) {
+            file.insert(format!("{SALIENCY}{}", conv.name), Array::vector(saliency.clone()));
+        }
+        for (conv, kept) in graph.convs().zip(self.kept.iter().flatten()) {
             let values = kept.iter().map(|kept| f32::from(u8::from(*kept))).collect();
-            file.insert(format!("{KEPT}{name}"), Array::vector(values));
+            file.insert(format!("{KEPT}{}", conv.name), Array::vector(values));
         }
         let position = serde_json::to_string(&self.position).map_err(|error| Error::file(path, error.to_string()))?;
         file.save(path, BTreeMap::from([(POSITION.into(), position)]))
     }
 
-    /// Reads a checkpoint.
+    /// Reads a checkpoint of a network.
     ///
     /// # Errors
-    /// A missing or damaged file, or one that holds weights without a run's position.
-    pub fn load(path: &Path) -> Result<Self> {
+    /// A missing or damaged file, one that holds weights without a run's position, or one of another network.
+    pub fn load(path: &Path, graph: &Graph) -> Result<Self> {
         let (file, metadata) = Weights::load(path)?;
         let position = metadata.get(POSITION).ok_or_else(|| {
             Error::file(path, "it holds weights but no position in a run; use --pretrained to start from it")
         })?;
         let position =
             serde_json::from_str(position).map_err(|error| Error::file(path, format!("position: {error}")))?;
-        let mut checkpoint = Self { position, ..Self::default() };
-        for (name, array) in file.iter() {
-            if let Some(name) = name.strip_prefix(MOMENTUM) {
-                checkpoint.momentum.insert(name.into(), array.clone());
-            } else if let Some(name) = name.strip_prefix(AVERAGE) {
-                checkpoint.average.insert(name.into(), array.clone());
-            } else if let Some(name) = name.strip_prefix(EFFECTS) {
-                checkpoint.effects.insert(name.into(), array.clone());
-            } else if let Some(name) = name.strip_prefix(KEPT) {
-                checkpoint.kept.insert(name.into(), array.values.iter().map(|value| *value != 0.0).collect());
-            } else {
-                checkpoint.weights.insert(name.into(), array.clone());
-            }
-        }
-        Ok(checkpoint)
+        let params =
+            |arrays: &Weights| Params::from_arrays(graph, arrays).map_err(|error| Error::file(path, error.to_string()));
+        let prefixed = |prefix| {
+            let arrays = file.with_prefix(prefix);
+            if arrays.is_empty() { Ok(None) } else { params(&arrays).map(Some) }
+        };
+        let own = params(&file)?;
+        Ok(Self {
+            momentum: own.as_ref().map(|id, _| file.find(&format!("{MOMENTUM}{}", id.name(graph))).cloned()),
+            average: prefixed(AVERAGE)?,
+            float: prefixed(FLOAT)?,
+            kept: of_convs(graph, &file, KEPT, |value| value != 0.0),
+            saliency: of_convs(graph, &file, SALIENCY, |value| value),
+            params: own,
+            position,
+        })
     }
+}
+
+/// The values of an array for each convolution; none where there is none.
+fn of_convs<T>(graph: &Graph, file: &Weights, prefix: &str, value: impl Fn(f32) -> T) -> Option<Vec<Vec<T>>> {
+    let array = |name: String| file.find(&format!("{prefix}{name}"));
+    let values = |array: &Array| array.values.iter().copied().map(&value).collect();
+    graph.convs().map(|conv| array(conv.name).map(values)).collect()
 }

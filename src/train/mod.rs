@@ -1,24 +1,32 @@
-//! Training: recipes, phases, the loop, checkpoints and metrics.
+//! Training: recipes, the loop, calibration, pruning and checkpoints. It knows no folder and prints nothing.
+//!
+//! [`Training`] is the way in: a recipe, a network, images and a chip go in by value; steps, epochs or all of it come out.
 
 mod calibrate;
+mod check;
 mod checkpoint;
-mod lock;
+mod device;
+mod events;
+mod forward;
+mod health;
+mod losses;
 mod memory;
 mod model;
-mod on_chip;
 mod optimizer;
-mod pass;
-mod progress;
+mod predict;
+mod pruning;
 mod recipe;
-mod run;
-mod sparsify;
 mod speed;
-mod trainer;
+mod tensors;
+mod training;
 
 pub use checkpoint::{Checkpoint, Position, Tally};
-pub use lock::RunLock;
+pub use device::{DEFAULT_DEVICE, DEVICES, device};
+pub use events::{EpochReport, Event, FloatReport, StepReport};
 pub use memory::{Allocator, keep_memory};
-pub use recipe::{Budget, DistillationConfig, Phase, PhaseKind, Recipe, Schedule, SparsityConfig, assignment};
-pub use run::{DEFAULT_DEVICE, DEVICES, Outcome, Plan, Request, device};
-pub use speed::{inference_seconds, step_seconds};
-pub use trainer::INTERRUPTED;
+pub use recipe::{
+    Budget, DistillationConfig, EvaluateEvery, Phase, PhaseKind, Recipe, Schedule, SparsityConfig, StartFrom,
+    assignment,
+};
+pub use speed::inference_seconds;
+pub use training::Training;

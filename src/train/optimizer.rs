@@ -1,222 +1,191 @@
-//! Stochastic gradient descent with momentum (PyTorch's formulation) over named tensors.
+//! Stochastic gradient descent with momentum (PyTorch's formulation) over a network's parameters.
 //!
-//! Burn's own keeps its momentum out of reach; ours is named, so that it can be saved with the weights and cleared where a group
-//! of weights became zero.
+//! Burn's own keeps its momentum out of reach; ours lies beside each parameter, so that it can be saved with the weights and cleared where a
+//! group of weights became zero.
 
 use burn::tensor::{Gradients, Tensor};
 
-use super::model::{Model, Tensors, to_host};
 use super::recipe::Phase;
+use super::tensors::to_host;
 use crate::engine::{SgdOptions, sgd_update};
+use crate::network::{Params, Role};
 
-/// The momentum of each tensor.
-#[derive(Default)]
+/// The momentum of each parameter that has had a gradient.
+#[derive(Clone)]
 pub(crate) struct Sgd {
-    pub momentum: Tensors,
+    pub momentum: Params<Option<Tensor<1>>>,
 }
 
 impl Sgd {
-    /// One step on every leaf that has a gradient. A quantizer's step learns on its logarithm, which `descend` sees as starting from 0.
+    /// An optimizer that has taken no step.
+    pub fn new(params: &Params<Tensor<1>>) -> Self {
+        Self { momentum: params.as_ref().map(|_, _| None) }
+    }
+
+    /// One step on every leaf that has a gradient. Quantizer scales `s` are optimized as `log s`: [`sgd_update`] gets the offset from the current
+    /// logarithm, so that it starts at 0, and `s` is multiplied by the exponential of what it returns.
     pub fn step(
         &mut self,
-        model: &mut Model,
-        leaves: Tensors,
+        params: &mut Params<Tensor<1>>,
+        leaves: Params<Tensor<1>>,
         mut gradients: Gradients,
         phase: &Phase,
         learning_rate: f64,
     ) {
-        let shrinkage = phase.clip_norm.and_then(|limit| shrinkage(&leaves, &gradients, limit));
-        for (name, leaf) in leaves {
+        let clip = phase.clip_norm.and_then(|limit| clip_factor(&leaves, &gradients, limit));
+        for (((id, leaf), (_, param)), (_, momentum)) in
+            leaves.into_iter().zip(params.as_mut()).zip(self.momentum.as_mut())
+        {
             let Some(gradient) = leaf.grad_remove(&mut gradients) else {
                 continue;
             };
-            let gradient = match shrinkage {
+            let gradient = match clip {
                 Some(factor) => gradient * factor,
                 None => gradient,
             };
-            // The weights are changed in place where nobody else has them.
+            // The parameter is changed in place where nobody else has it.
             drop(leaf);
-            let kind = kind(&name);
             let descent = SgdOptions {
                 learning_rate: learning_rate as f32,
                 momentum: phase.momentum as f32,
                 nesterov: phase.nesterov,
-                weight_decay: if matches!(kind, Kind::Weight) { phase.weight_decay as f32 } else { 0.0 },
+                weight_decay: if id.role == Role::Weight { phase.weight_decay as f32 } else { 0.0 },
             };
-            let velocity = self.momentum.remove(&name).unwrap_or_else(|| gradient.zeros_like());
-            let tensor = model.tensors.remove(&name).expect("a leaf stands for a tensor");
-            let (tensor, velocity) = match kind {
-                Kind::Step => {
+            let velocity = momentum.take().unwrap_or_else(|| gradient.zeros_like());
+            param.inplace(|param| {
+                let (moved, velocity) = if id.role.is_scale() {
                     let (logarithm, velocity) =
-                        sgd_update(tensor.zeros_like(), velocity, gradient * tensor.clone(), descent);
-                    (tensor * logarithm.exp(), velocity)
-                }
-                Kind::Weight | Kind::Other => sgd_update(tensor, velocity, gradient, descent),
-            };
-            model.tensors.insert(name.clone(), tensor);
-            self.momentum.insert(name, velocity);
+                        sgd_update(param.zeros_like(), velocity, gradient * param.clone(), descent);
+                    (param * logarithm.exp(), velocity)
+                } else {
+                    sgd_update(param, velocity, gradient, descent)
+                };
+                *momentum = Some(velocity);
+                moved
+            });
         }
     }
 }
 
 /// What brings the norm of all gradients together down to `limit`; none where it isn't above.
-fn shrinkage(leaves: &Tensors, gradients: &Gradients, limit: f64) -> Option<f64> {
-    let squares = leaves.values().filter_map(|leaf| leaf.grad(gradients)).map(|gradient| gradient.square().sum());
+fn clip_factor(leaves: &Params<Tensor<1>>, gradients: &Gradients, limit: f64) -> Option<f64> {
+    let gradients = leaves.iter().filter_map(|(_, leaf)| leaf.grad(gradients));
+    let squares = gradients.map(|gradient| gradient.square().sum());
     let norm = f64::from(to_host(squares.reduce(|a, b| a + b)?)[0]).sqrt();
     (norm > limit).then(|| limit / norm)
 }
 
-/// An exponential average of a network's tensors (Polyak and Juditsky 1992; with the warm-up of TensorFlow's `ExponentialMovingAverage`).
+/// An exponential average of a network's parameters (Polyak and Juditsky 1992; with the warm-up of TensorFlow's `ExponentialMovingAverage`).
+#[derive(Clone)]
 pub(crate) struct Average {
-    pub tensors: Tensors,
+    pub params: Params<Tensor<1>>,
 }
 
 /// Steps between two updates of an average: each passes over all weights, and neighbours in time differ little.
 const AVERAGE_EVERY: usize = 8;
 
 impl Average {
-    /// Starts from a network as it is.
-    pub fn new(model: &Model) -> Self {
-        Self { tensors: model.tensors.clone() }
-    }
-
     /// Moves towards the network after `steps` steps of the phase, where it is time; `decay` is that of one step.
-    pub fn update(&mut self, model: &Model, decay: f64, steps: usize) {
+    pub fn update(&mut self, params: &Params<Tensor<1>>, decay: f64, steps: usize) {
         if !steps.is_multiple_of(AVERAGE_EVERY) {
             return;
         }
         let updates = (steps / AVERAGE_EVERY) as f64;
         let decay = decay.powi(AVERAGE_EVERY as i32).min((1.0 + updates) / (10.0 + updates));
-        for (name, average) in &mut self.tensors {
-            let now = model.tensors[name].clone();
-            average.inplace(|average: Tensor<1>| average * decay + now * (1.0 - decay));
+        for ((_, average), (_, now)) in self.params.as_mut().into_iter().zip(params.iter()) {
+            average.inplace(|average| average * decay + now.clone() * (1.0 - decay));
         }
     }
-}
-
-/// How a tensor learns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// With weight decay.
-    Weight,
-    /// On its logarithm: a step stays positive, and how fast it learns doesn't depend on the units of what it quantizes.
-    Step,
-    /// Batch norm and biases.
-    Other,
-}
-
-fn kind(name: &str) -> Kind {
-    if name.ends_with(".weight") {
-        Kind::Weight
-    } else if name.ends_with("_step") {
-        Kind::Step
-    } else {
-        Kind::Other
-    }
-}
-
-/// Running statistics are not trained.
-pub(crate) fn trains(name: &str) -> bool {
-    !name.ends_with(".mean") && !name.ends_with(".var")
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::Device;
 
-    use super::super::model::to_host;
+    use super::super::model::Model;
     use super::super::recipe::{PhaseKind, Recipe};
     use super::*;
-    use crate::network::{Array, Graph, Weights, zoo};
+    use crate::network::{BatchNorm, Graph, Norm, ParamId, Weights, zoo};
 
-    /// Steps with the same gradient everywhere: only weights decay, steps learn on their logarithm, statistics don't learn, and the second
+    fn resnet20() -> Model {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let params = Params::from_arrays(&graph, &Weights::random(&graph, 1)).unwrap();
+        Model::new(&graph, &Recipe::default().picture_scale(), &params, &Device::flex())
+    }
+
+    /// Steps with the same gradient everywhere: only weights decay, scales learn on their logarithm, statistics don't learn, and the second
     /// step has the first one's momentum.
     #[test]
     fn each_kind_of_parameter_follows_its_rule() {
-        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
-        let picture = Recipe::default().picture_scale();
-        let mut model = Model::new(&graph, &picture, &Weights::random(&graph, 1), &Device::flex());
-        model.insert("conv1.weight_step", &Array::vector(vec![0.5]));
-        let before = model.tensors.clone();
+        let mut params = resnet20().params;
+        params.conv_mut(0).weight_scale = Some(Tensor::from_floats([0.5], &Device::flex()));
+        let before: Vec<(ParamId, Vec<f32>)> =
+            params.iter().map(|(id, tensor)| (id, to_host(tensor.clone()))).collect();
         let phase =
             Phase { momentum: 0.9, nesterov: false, weight_decay: 0.1, ..Phase::new(PhaseKind::Quantize, 1, 0.0) };
         let (gradient, rate) = (0.25, 0.01);
-        let mut sgd = Sgd::default();
-        let mut step = |model: &mut Model| {
-            let leaf = |(name, tensor): (&String, &Tensor<1>)| {
+        let mut sgd = Sgd::new(&params);
+        for _ in 0..2 {
+            let leaves = params.as_ref().map(|id, tensor| {
                 let leaf = Tensor::from_inner(tensor.clone());
-                (name.clone(), if trains(name) { leaf.require_grad() } else { leaf })
-            };
-            let leaves: Tensors = model.tensors.iter().map(leaf).collect();
-            let loss = leaves.values().map(|leaf| leaf.clone().sum() * gradient).reduce(|a, b| a + b).unwrap();
-            sgd.step(model, leaves, loss.backward(), &phase, rate);
-        };
-        let rule = |name: &str, value: f64, velocity: &mut f64| {
-            let (slope, at) = match kind(name) {
-                Kind::Weight => (gradient + 0.1 * value, value),
-                Kind::Step => (gradient * value, value.ln()),
-                Kind::Other => (gradient, value),
-            };
-            *velocity = 0.9 * *velocity + slope;
-            let moved = at - rate * *velocity;
-            if matches!(kind(name), Kind::Step) { moved.exp() } else { moved }
-        };
-        step(&mut model);
-        step(&mut model);
-        for (name, expected) in [
-            ("conv1.weight", Kind::Weight),
-            ("conv1.gamma", Kind::Other),
-            ("linear.bias", Kind::Other),
-            ("conv1.weight_step", Kind::Step),
-        ] {
-            assert_eq!(kind(name), expected, "{name}");
-            for (start, found) in to_host(before[name].clone()).iter().zip(to_host(model.tensors[name].clone())) {
-                let mut velocity = 0.0;
-                let once = rule(name, f64::from(*start), &mut velocity);
-                let twice = rule(name, once, &mut velocity);
-                assert!((f64::from(found) - twice).abs() < 1e-6, "{name}: {start} {found} {twice}");
+                if id.role.trains() { leaf.require_grad() } else { leaf }
+            });
+            let loss = leaves.iter().map(|(_, leaf)| leaf.clone().sum() * gradient).reduce(|a, b| a + b).unwrap();
+            sgd.step(&mut params, leaves, loss.backward(), &phase, rate);
+        }
+        let mut seen = Vec::new();
+        for ((id, before), (_, after)) in before.into_iter().zip(params.iter()) {
+            seen.push(id.role);
+            for (start, found) in before.into_iter().zip(to_host(after.clone())) {
+                let (mut velocity, mut expected) = (0.0, f64::from(start));
+                for _ in 0..2 {
+                    let (slope, at) = match id.role {
+                        Role::Weight => (gradient + 0.1 * expected, expected),
+                        Role::WeightScale | Role::OutputScale => (gradient * expected, expected.ln()),
+                        Role::Gamma | Role::Beta | Role::Bias => (gradient, expected),
+                        Role::Mean | Role::Variance => (0.0, expected),
+                    };
+                    velocity = 0.9 * velocity + slope;
+                    let moved = at - rate * velocity;
+                    expected = if id.role.is_scale() { moved.exp() } else { moved };
+                }
+                assert!((f64::from(found) - expected).abs() < 1e-6, "{id:?}: {start} {found} {expected}");
             }
         }
-        for name in ["conv1.mean", "conv1.var"] {
-            assert_eq!(to_host(model.tensors[name].clone()), to_host(before[name].clone()));
+        for role in [Role::Weight, Role::Bias, Role::Gamma, Role::Beta, Role::Mean, Role::WeightScale] {
+            assert!(seen.contains(&role), "{role:?}");
         }
     }
 
-    fn constant(model: &Model, value: f64) -> Tensors {
-        let tensors = model.tensors.iter();
-        tensors.map(|(name, tensor)| (name.clone(), tensor.zeros_like() + value)).collect()
-    }
-
-    /// Two tensors whose gradients have norms 3 and 4 are scaled down together, and left alone below the limit.
+    /// A gradient of norm 5 is scaled down to the limit, and left alone below it.
     #[test]
     fn a_gradient_beyond_the_limit_is_scaled_to_it() {
         let device = Device::flex().autodiff();
-        let leaf =
-            |name: &str, values: &[f32]| (name.to_string(), Tensor::<1>::from_floats(values, &device).require_grad());
-        let leaves: Tensors = [leaf("a", &[1.5, 0.0]), leaf("b", &[2.0])].into();
-        let loss = leaves.values().map(|leaf| leaf.clone().square().sum()).reduce(|a, b| a + b).unwrap();
-        let gradients = loss.backward();
-        assert_eq!(shrinkage(&leaves, &gradients, 10.0), None);
-        assert!((shrinkage(&leaves, &gradients, 1.0).unwrap() - 0.2).abs() < 1e-6);
+        let leaves = resnet20().params.map(|id, tensor| match id {
+            // The gradient of the sum of squares is twice the value.
+            ParamId { conv: 0, role: Role::Gamma } => Tensor::<1>::from_floats([1.5, 0.0], &device).require_grad(),
+            ParamId { conv: 0, role: Role::Beta } => Tensor::<1>::from_floats([2.0], &device).require_grad(),
+            _ => Tensor::from_inner(tensor),
+        });
+        let Norm::Batch(BatchNorm { gamma, beta, .. }) = &leaves.conv(0).norm else { panic!("a batch norm") };
+        let gradients = (gamma.clone().square().sum() + beta.clone().square().sum()).backward();
+        assert_eq!(clip_factor(&leaves, &gradients, 10.0), None);
+        assert!((clip_factor(&leaves, &gradients, 1.0).unwrap() - 0.2).abs() < 1e-6);
     }
 
     /// The average follows slowly: at first by the warm-up, later by the decay; and only every eighth step.
     #[test]
     fn an_average_follows_the_parameters() {
-        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
-        let picture = Recipe::default().picture_scale();
-        let mut model = Model::new(&graph, &picture, &Weights::random(&graph, 1), &Device::flex());
-        model.tensors = constant(&model, 0.0);
-        let mut average = Average::new(&model);
-        model.tensors = constant(&model, 1.0);
-        let now = |average: &Average| f64::from(to_host(average.tensors["conv1.weight"].clone())[0]);
-        average.update(&model, 0.99, 7);
+        let model = resnet20();
+        let constant = |value: f64| model.params.as_ref().map(|_, tensor| tensor.zeros_like() + value);
+        let mut average = Average { params: constant(0.0) };
+        let now = |average: &Average| f64::from(to_host(average.params.conv(0).weight.clone())[0]);
+        average.update(&constant(1.0), 0.99, 7);
         assert_eq!(now(&average), 0.0);
-        average.update(&model, 0.99, 8);
+        average.update(&constant(1.0), 0.99, 8);
         assert!((now(&average) - 9.0 / 11.0).abs() < 1e-6, "{}", now(&average));
-        model.tensors = constant(&model, 0.0);
         let before = now(&average);
-        average.update(&model, 0.99, 80_000);
+        average.update(&constant(0.0), 0.99, 80_000);
         assert!((now(&average) - before * 0.99f64.powi(8)).abs() < 1e-6);
     }
 }

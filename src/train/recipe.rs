@@ -18,9 +18,9 @@ pub struct Recipe {
     pub model: String,
     /// Data set.
     pub dataset: String,
-    /// Checkpoint to start from; without it, the network's own in `checkpoints/`, or random weights.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pretrained: Option<String>,
+    /// What it starts from.
+    #[serde(skip_serializing_if = "StartFrom::is_shipped")]
+    pub pretrained: StartFrom,
     /// Hardware file; without it, the default chip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
@@ -50,6 +50,45 @@ pub struct Recipe {
     pub distillation: Option<DistillationConfig>,
     /// What is done, in this order.
     pub phases: Vec<Phase>,
+}
+
+/// What a run starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum StartFrom {
+    /// The network's own checkpoint in `checkpoints/`, or random weights where there is none.
+    #[default]
+    Shipped,
+    /// Random weights; `none` in a recipe.
+    Random,
+    /// A checkpoint.
+    File(PathBuf),
+}
+
+impl StartFrom {
+    /// What a recipe says for random weights.
+    const RANDOM: &str = "none";
+
+    fn is_shipped(&self) -> bool {
+        *self == Self::Shipped
+    }
+}
+
+impl From<String> for StartFrom {
+    fn from(text: String) -> Self {
+        if text == Self::RANDOM { Self::Random } else { Self::File(text.into()) }
+    }
+}
+
+impl From<StartFrom> for String {
+    /// A recipe leaves out [`StartFrom::Shipped`], which has no text.
+    fn from(start: StartFrom) -> Self {
+        match start {
+            StartFrom::Shipped => Self::new(),
+            StartFrom::Random => StartFrom::RANDOM.into(),
+            StartFrom::File(file) => file.display().to_string(),
+        }
+    }
 }
 
 /// When accuracy on the test images is measured.
@@ -266,7 +305,7 @@ impl Default for Recipe {
         Self {
             model: "resnet20".into(),
             dataset: "cifar10".into(),
-            pretrained: None,
+            pretrained: StartFrom::default(),
             hardware: None,
             seed: 0,
             batch_size: 128,
@@ -335,12 +374,13 @@ impl Recipe {
         (!from_checkpoint).then_some(float).into_iter().chain(compression).collect()
     }
 
-    /// The checkpoint to start from: the one that is named (`none` for random weights), or the network's own in `checkpoints/`.
+    /// The checkpoint to start from: the one that is named, or the network's own in `checkpoints/` if it is there.
     pub fn checkpoint(&self) -> Option<PathBuf> {
-        if let Some(file) = &self.pretrained {
-            return (file != "none").then(|| file.into());
+        match &self.pretrained {
+            StartFrom::File(file) => Some(file.clone()),
+            StartFrom::Random => None,
+            StartFrom::Shipped => self.shipped_checkpoint().filter(|shipped| shipped.exists()),
         }
-        self.shipped_checkpoint().filter(|shipped| shipped.exists())
     }
 
     /// Where the project's own checkpoint of a network of the zoo lies, if there is one: `MODEL.safetensors` for CIFAR-10 and its
@@ -357,7 +397,7 @@ impl Recipe {
     }
 
     /// What a byte of the picture is worth.
-    pub(super) fn picture_scale(&self) -> PictureScale {
+    pub fn picture_scale(&self) -> PictureScale {
         let normalization = self.normalization.unwrap_or_default();
         PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
     }
@@ -513,7 +553,7 @@ mod tests {
     fn any_text_can_be_set() {
         for text in ["net.pt", "3", "my\u{a0}\"net\".pt", "a\\b", "true"] {
             let recipe = Recipe::load(None, &[assignment("pretrained", text)]).unwrap();
-            assert_eq!(recipe.pretrained.as_deref(), Some(text));
+            assert_eq!(recipe.pretrained, StartFrom::File(text.into()));
         }
     }
 

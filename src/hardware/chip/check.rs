@@ -22,7 +22,7 @@ impl Hardware {
     /// # Errors
     /// [`Error::Hardware`], which names the key, its value and what it may be.
     pub fn validate(&self) -> Result<()> {
-        self.check().map_err(|source| Error::Hardware { hardware: self.name.clone(), source })
+        self.check().map_err(|source| Error::Hardware { hardware: self.name.clone(), source: source.into() })
     }
 
     pub(super) fn check(&self) -> Checked {

@@ -73,7 +73,7 @@ impl Hardware {
             // Read as text, so that messages have lines.
             read_toml(path)?
         };
-        hardware.check().map_err(|source| Error::HardwareFile { path: path.into(), source })?;
+        hardware.check().map_err(|source| Error::HardwareFile { path: path.into(), source: source.into() })?;
         Ok(hardware)
     }
 }

@@ -1,0 +1,138 @@
+//! What a run writes while it trains: checkpoints, and a line of `metrics.jsonl` for each epoch.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::files::{read_if_present, write_atomically};
+use crate::observer::{Observer, StopSignal};
+use crate::run_folder::{CHECKPOINTS, LAST, METRICS};
+use crate::train::{EpochReport, Event, Position, StepReport, Training};
+
+/// Follows a training into a run folder.
+pub(super) struct Journal<'a> {
+    folder: &'a Path,
+}
+
+impl<'a> Journal<'a> {
+    pub fn new(folder: &'a Path) -> Self {
+        Self { folder }
+    }
+
+    /// Runs the recipe to its end; false where the signal stopped it, with a checkpoint to go on from.
+    ///
+    /// # Errors
+    /// A training that diverges (the last good checkpoint stays), a file that cannot be written.
+    pub fn follow(&self, training: &mut Training, observer: &dyn Observer, stop: &StopSignal) -> Result<bool> {
+        let ended = self.follow_events(training, observer, stop);
+        if ended.is_err() {
+            observer.ends(None);
+        }
+        ended
+    }
+
+    fn follow_events(&self, training: &mut Training, observer: &dyn Observer, stop: &StopSignal) -> Result<bool> {
+        let mut shows_epoch = false;
+        loop {
+            if let Some((title, steps)) = training.next_epoch().filter(|_| !shows_epoch) {
+                observer.begins(&title, steps, training.position().step);
+                shows_epoch = true;
+            }
+            match training.advance()? {
+                Event::PhaseBegan { float, .. } => {
+                    if let Some(float) = float {
+                        let (images, accuracy) = (float.images, float.accuracy);
+                        observer
+                            .notice(&format!("float accuracy on {images} images before quantization: {accuracy:.2} %"));
+                    }
+                    self.save(training)?;
+                }
+                Event::Step(report) => {
+                    observer.advances(report.step, &|| step_line(&report));
+                    if stop.is_stopped() && report.step < report.steps {
+                        training.check_finite()?;
+                        observer.ends(Some("interrupted"));
+                        self.save(training)?;
+                        return Ok(false);
+                    }
+                }
+                Event::Epoch(report) => {
+                    observer.ends(Some(&epoch_line(&report)));
+                    shows_epoch = false;
+                    // On the disk before the checkpoint that counts it.
+                    self.append(&report)?;
+                    self.save(training)?;
+                    if stop.is_stopped() {
+                        return Ok(false);
+                    }
+                }
+                Event::PhaseEnded { phase } => {
+                    // The last checkpoint is the phase's last state.
+                    let last = self.folder.join(LAST);
+                    let state = std::fs::read(&last).map_err(Error::io(&last))?;
+                    let kind = training.recipe().phases[phase].kind.name();
+                    write_atomically(
+                        &self.folder.join(CHECKPOINTS).join(format!("{phase}-{kind}.safetensors")),
+                        &state,
+                    )?;
+                    self.save(training)?;
+                }
+                Event::Finished => return Ok(true),
+            }
+        }
+    }
+
+    fn save(&self, training: &Training) -> Result<()> {
+        training.checkpoint().save(&self.folder.join(LAST), training.graph())
+    }
+
+    fn append(&self, report: &EpochReport) -> Result<()> {
+        let path = self.folder.join(METRICS);
+        let line = serde_json::to_string(report).map_err(|error| Error::file(&path, error.to_string()))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_data())).map_err(Error::io(&path))
+    }
+
+    /// The lines of epochs that a checkpoint knows, without one that was cut off. The checkpoint learns where a power cut took lines that it
+    /// counts.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn known_metrics(&self, position: &mut Position) -> Result<Option<String>> {
+        let Some(text) = read_if_present(&self.folder.join(METRICS))? else { return Ok(None) };
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines: Vec<&str> = whole.take(position.metric_lines).collect();
+        position.metric_lines = lines.len();
+        Ok(Some(lines.concat()))
+    }
+
+    /// Replaces `metrics.jsonl`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_metrics(&self, lines: &str) -> Result<()> {
+        write_atomically(&self.folder.join(METRICS), lines.as_bytes())
+    }
+}
+
+fn step_line(report: &StepReport) -> String {
+    let StepReport { epoch_loss, epoch_accuracy, images_per_second, .. } = report;
+    format!("loss {epoch_loss:.4} accuracy {epoch_accuracy:.2} % {images_per_second:.0} images/s")
+}
+
+fn epoch_line(report: &EpochReport) -> String {
+    let measured = |name: &str, accuracy: Option<f64>| {
+        accuracy.map(|accuracy| format!(" {name} {accuracy:.2} %")).unwrap_or_default()
+    };
+    format!(
+        "loss {:.4} train {:.2} %{}{} zero groups {:.1} % {:.0} images/s {:.0} s",
+        report.loss,
+        report.train_accuracy,
+        measured("validation", report.validation_accuracy),
+        measured("test", report.test_accuracy),
+        100.0 * report.group_sparsity,
+        report.images_per_second,
+        report.seconds
+    )
+}

@@ -1,0 +1,249 @@
+//! A run: a training in a folder, from a recipe to the report.
+//!
+//! | file | knows |
+//! |---|---|
+//! | `mod` | what a run needs, in which order its folder is written, and its end |
+//! | `start` | the network, the weights and the teacher that a recipe names |
+//! | `journal` | checkpoints and `metrics.jsonl` |
+//! | `lock` | that one process at a time works in a folder |
+
+mod journal;
+mod lock;
+mod start;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use self::journal::Journal;
+pub use self::lock::RunLock;
+use self::start::{Origin, Start, network};
+use crate::data::{DataOptions, Dataset};
+use crate::error::{Error, Result};
+use crate::files::{read_toml, to_toml, write_atomically};
+use crate::hardware::Hardware;
+use crate::network::{NetworkSpec, Weights};
+use crate::observer::{Observer, StopSignal};
+use crate::package::Package;
+use crate::report;
+use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, TEACHER};
+use crate::train::{Checkpoint, Recipe, Training, device};
+use crate::validation::{Deployment, validate};
+
+/// Where a run finds its data, what it computes on, and who hears of it.
+#[derive(Clone, Copy)]
+pub struct Environment<'a> {
+    /// Where data sets lie.
+    pub data: &'a DataOptions,
+    /// Name of the device.
+    pub device: &'a str,
+    /// Hears how far the run is.
+    pub observer: &'a dyn Observer,
+}
+
+/// A run with everything read and checked.
+pub struct Plan<'a> {
+    training: Training,
+    /// None for a run that goes on.
+    start: Option<Start>,
+    folder: PathBuf,
+    observer: &'a dyn Observer,
+}
+
+/// How a run ended.
+pub enum Outcome {
+    /// To the end: the folder and what the hardware model says.
+    Finished(PathBuf, Box<Deployment>),
+    /// The stop signal; it goes on from this folder.
+    Interrupted(PathBuf),
+}
+
+/// The images that a run uses: it goes on with the same ones alone.
+#[derive(PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DataHashes {
+    train_sha256: String,
+    test_sha256: String,
+}
+
+impl DataHashes {
+    fn new(dataset: &Dataset) -> Self {
+        Self { train_sha256: dataset.train.sha256(), test_sha256: dataset.test.sha256() }
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// Reads and checks everything that a new run needs, before it writes anything. Without a folder it gets the first free
+    /// `runs/MODEL-DATASET-N`.
+    ///
+    /// # Errors
+    /// A folder that holds a run already; whatever is missing, damaged or doesn't fit together.
+    pub fn new(mut recipe: Recipe, folder: Option<PathBuf>, environment: Environment<'a>) -> Result<Self> {
+        let folder = folder.unwrap_or_else(|| free_folder(&recipe));
+        let origin = Origin::resolve(&mut recipe);
+        check_unused(&folder)?;
+        let device = device(environment.device)?;
+        let hardware = hardware(&recipe)?;
+        let data = Dataset::load_with(&recipe.dataset, environment.data, environment.observer)?;
+        let spec = network(&recipe.model, data.classes.len())?;
+        // Cheap checks come before a checkpoint is read.
+        let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
+        let start = origin.read(training.recipe(), training.graph())?;
+        let training = training.starting_from(&start.weights)?;
+        Ok(Self { training, start: Some(start), folder, observer: environment.observer })
+    }
+
+    /// Reads and checks what an unfinished run goes on with.
+    ///
+    /// # Errors
+    /// No run in the folder; a chip, a network or data that isn't the run's any more.
+    pub fn resume(folder: PathBuf, environment: Environment<'a>) -> Result<Self> {
+        let file = folder.join(RECIPE);
+        if !file.exists() {
+            return Err(Error::file(&file, "there is no run to resume here"));
+        }
+        let recipe = Recipe::load(Some(&file), &[])?;
+        let device = device(environment.device)?;
+        let hardware = hardware(&recipe)?;
+        let chip = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
+        check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
+        let data = Dataset::load_with(&recipe.dataset, environment.data, environment.observer)?;
+        let spec = network(&recipe.model, data.classes.len())?;
+        check_unchanged(&spec, &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
+        let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
+        let name = &training.recipe().dataset;
+        check_unchanged(&DataHashes::new(training.data()), name, "data set", &folder.join(DATA), read_toml)?;
+        Ok(Self { training, start: None, folder, observer: environment.observer })
+    }
+
+    /// Accuracy in percent of the recipe's checkpoint on the test images, in float, before any training.
+    ///
+    /// # Errors
+    /// No checkpoint.
+    pub fn evaluate(&self) -> Result<f64> {
+        match &self.start {
+            Some(Start { origin: Origin::File(_), .. }) => Ok(self.training.float_test_accuracy()),
+            _ => Err(Error::Setting("--evaluate needs --pretrained FILE".into())),
+        }
+    }
+
+    /// Trains, exports, runs the hardware model and writes the run folder.
+    ///
+    /// # Errors
+    /// Another process that runs in the folder; a training that diverges, a network that cannot be exported or mapped, a file that
+    /// cannot be written: the last checkpoint stays.
+    pub fn run(self, stop: &StopSignal) -> Result<Outcome> {
+        let lock = RunLock::new(&self.folder)?;
+        self.run_locked(&lock, stop)
+    }
+
+    /// The same where the caller has locked the folder.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn run_locked(mut self, _: &RunLock, stop: &StopSignal) -> Result<Outcome> {
+        if let Some(start) = &self.start {
+            self.observer.notice(&start.origin.to_string());
+            self.write_start(start)?;
+        }
+        let teacher = match self.training.recipe().distillation {
+            Some(_) => Some(self.folder.join(TEACHER)),
+            None => None,
+        };
+        if let Some(path) = teacher {
+            let (teacher, _) = Weights::load(&path)?;
+            let learning = self.training.learning_from(&teacher);
+            self.training = learning.map_err(|error| Error::file(&path, error.to_string()))?;
+        }
+        self.observer.notice(&format!("run folder {}", self.folder.display()));
+        let journal = Journal::new(&self.folder);
+        if self.start.is_none() {
+            self.training = resumed(self.training, &self.folder, &journal)?;
+        }
+        if !journal.follow(&mut self.training, self.observer, stop)? {
+            return Ok(Outcome::Interrupted(self.folder));
+        }
+        let path = self.folder.join(PACKAGE);
+        self.training.package()?.write(&path)?;
+        // From here on only what the file says counts.
+        let (test, hardware) = (&self.training.data().test, self.training.hardware());
+        let deployment = validate(&Package::read(&path)?, hardware, test, None, self.observer)?;
+        report::write(&deployment, &self.folder)?;
+        Ok(Outcome::Finished(self.folder, Box::new(deployment)))
+    }
+
+    /// Writes what a run begins with; the recipe comes last and says that the rest is there.
+    fn write_start(&self, start: &Start) -> Result<()> {
+        // Another process may have been here since the plan was made.
+        check_unused(&self.folder)?;
+        let checkpoints = self.folder.join(CHECKPOINTS);
+        std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
+        if let Some(teacher) = &start.teacher {
+            teacher.save(&self.folder.join(TEACHER), Default::default())?;
+        }
+        let training = &self.training;
+        for (file, text) in [
+            (HARDWARE, to_toml(training.hardware())?),
+            (NETWORK, to_toml(training.graph().spec())?),
+            (DATA, to_toml(&DataHashes::new(training.data()))?),
+            (RECIPE, to_toml(training.recipe())?),
+        ] {
+            write_atomically(&self.folder.join(file), text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// A training from the last checkpoint in a folder on.
+fn resumed(training: Training, folder: &Path, journal: &Journal) -> Result<Training> {
+    let path = folder.join(LAST);
+    if !path.exists() {
+        let message = "the run ended before its first checkpoint: remove the folder and start again";
+        return Err(Error::file(&path, message));
+    }
+    let mut checkpoint = Checkpoint::load(&path, training.graph())?;
+    let metrics = journal.known_metrics(&mut checkpoint.position)?;
+    let training = training.resumed(checkpoint).map_err(|message| Error::file(&path, message))?;
+    metrics.map_or(Ok(()), |lines| journal.write_metrics(&lines))?;
+    Ok(training)
+}
+
+/// The chip of a recipe.
+fn hardware(recipe: &Recipe) -> Result<Hardware> {
+    match &recipe.hardware {
+        Some(file) => Hardware::load(Path::new(file)),
+        None => Ok(Hardware::mars()),
+    }
+}
+
+/// A new run needs a folder without one.
+fn check_unused(folder: &Path) -> Result<()> {
+    match folder.join(RECIPE).exists() {
+        true => Err(Error::file(folder, "it holds a run already: go on with --resume, or name another folder")),
+        false => Ok(()),
+    }
+}
+
+/// A resumed run must use the chip, network and data that it started with. Their files may have been edited since (a changed stride does not
+/// change any array's shape), so contents are compared.
+fn check_unchanged<T: PartialEq>(
+    now: &T,
+    file: &str,
+    what: &str,
+    began: &Path,
+    load: fn(&Path) -> Result<T>,
+) -> Result<()> {
+    if *now == load(began)? {
+        return Ok(());
+    }
+    let message =
+        format!("it isn't the {what} of {file} any more, which the recipe names: bring that back, or start a new run");
+    Err(Error::file(began, message))
+}
+
+/// `runs/MODEL-DATASET-N` with the first free N.
+fn free_folder(recipe: &Recipe) -> PathBuf {
+    let model = Path::new(&recipe.model).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = |number| Path::new("runs").join(format!("{model}-{}-{number}", recipe.dataset));
+    (1..).map(folder).find(|folder| !folder.exists()).expect("a free number")
+}

@@ -1,0 +1,55 @@
+//! Whether recipe, network, data and chip fit each other, before anything is trained.
+
+use super::pruning::check_budget;
+use super::recipe::Recipe;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::hardware::Hardware;
+use crate::integer::{BitPlan, Fusion};
+use crate::network::{Graph, Node, Op};
+
+/// Checks all of it.
+///
+/// # Errors
+/// Names the layer or the key that doesn't fit.
+pub(super) fn all(recipe: &Recipe, graph: &Graph, data: &Dataset, hardware: &Hardware) -> Result<()> {
+    check_input(graph, data)?;
+    recipe.quantize.check_patterns(graph)?;
+    check_logits(graph, recipe)?;
+    check_widths(graph, recipe, hardware)?;
+    check_budget(graph, recipe, hardware)
+}
+
+fn check_input(graph: &Graph, data: &Dataset) -> Result<()> {
+    let spec = graph.spec();
+    if spec.input != [crate::data::COLORS, crate::data::SIDE, crate::data::SIDE] || spec.classes != data.classes.len() {
+        return Err(Error::Setting(format!(
+            "network `{}` reads {:?} and has {} classes; data set `{}` has pictures [3, 32, 32] and {} classes",
+            spec.name,
+            spec.input,
+            spec.classes,
+            data.name,
+            data.classes.len()
+        )));
+    }
+    Ok(())
+}
+
+/// The logits share one scale, so that they can be compared; a batch norm that stays outside would give each column its own.
+fn check_logits(graph: &Graph, recipe: &Recipe) -> Result<()> {
+    match graph.nodes().last() {
+        Some(Node { name, op: Op::Conv { batch_norm: true, .. }, .. }) if recipe.quantize.fusion == Fusion::None => {
+            Err(Error::layer(name, "quantize.fusion = \"none\" cannot leave the batch norm of the last layer outside"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The macro has to hold the weights of every layer.
+fn check_widths(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
+    let plan = BitPlan::new(graph, &recipe.quantize);
+    for (node, bits) in graph.nodes().iter().zip(&plan.nodes).filter(|(node, _)| node.conv().is_some()) {
+        hardware.precision(bits.weights, bits.input).map_err(|message| Error::layer(&node.name, message))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! What a chip with losses makes of a convolution: the weights that its cells hold, and what its conversions of partial sums add, with
+//! gradients as if nothing was lost.
+//!
+//! chip(x) = convolution of x with the held weights + sum of the conversions' errors
+
+use burn::tensor::{Tensor, TensorData};
+
+use super::mode::{Chip, ChipBias};
+use crate::integer::{IntegerConv, PictureScale};
+use crate::network::{Conv, Source};
+use crate::quantize::{Conversions, cells};
+use crate::train::tensors::to_host;
+
+/// Weights as the macros hold them.
+pub(super) struct Held<'a> {
+    /// `[filters, channels, kernel height, kernel width]`.
+    pub weight: Tensor<4>,
+    /// What else the chip loses.
+    pub losses: Option<Losses<'a>>,
+}
+
+/// What a chip loses of a convolution beside what its weights show.
+pub(super) struct Losses<'a> {
+    chip: Chip<'a>,
+    /// None where every partial sum is converted exactly.
+    conversions: Option<Conversions>,
+    /// What stuck cells make of the image's zero points, which the biases know of the weights as they should be; one a filter.
+    offsets: Option<Tensor<1>>,
+    /// What one unit of its sums stands for before batch norm, one value or one a filter.
+    unit: Tensor<1>,
+}
+
+impl Losses<'_> {
+    /// The same with units as they are before a gain that is divided out of the weights again, one value a filter.
+    pub fn before(self, gain: Tensor<1>) -> Self {
+        Self { unit: self.unit / gain, ..self }
+    }
+
+    /// Adds to a convolution's values what its conversions add to the sums; `gain` is what a sum is multiplied by on its way there, one value a
+    /// filter, and `integers` its input. Second, what was taken from each filter where the chip's bias is removed, `[filters]`.
+    pub fn convert(
+        self,
+        mut value: Tensor<4>,
+        gain: Option<Tensor<1>>,
+        integers: impl FnOnce() -> Vec<u8>,
+    ) -> (Tensor<4>, Option<Tensor<1>>) {
+        let unit = self.unit;
+        let scale = gain.map_or(unit.clone(), |gain| unit * gain).detach().reshape([1, 1, 1, -1]);
+        let mut removed = None;
+        if let Some(conversions) = self.conversions {
+            let errors = conversions.errors(self.chip.first, &integers());
+            let errors = errors.into_iter().map(|error| error as f32).collect();
+            let errors = Tensor::<4>::from_data(TensorData::new::<f32, _>(errors, value.dims()), &value.device());
+            let mut change = errors * scale.clone();
+            match self.chip.bias {
+                ChipBias::Kept => {}
+                ChipBias::Removed => {
+                    let mean = change.clone().mean_dims(&[0, 1, 2]);
+                    change = change - mean.clone();
+                    removed = Some(mean.reshape([-1]));
+                }
+            }
+            value = value + change;
+        }
+        let value = match self.offsets {
+            Some(offsets) => value + offsets.reshape([1, 1, 1, -1]) * scale,
+            None => value,
+        };
+        (value, removed)
+    }
+}
+
+/// Bits of a convolution's operands.
+#[derive(Clone, Copy)]
+pub(super) struct ConvBits {
+    pub input: u8,
+    pub weights: u8,
+}
+
+/// Scales with the signs that weights take from a batch norm outside; one value or one a filter.
+pub(super) struct SignedScales {
+    /// Of the weights.
+    pub weights: Tensor<1>,
+    /// What one unit of the sums stands for.
+    pub sums: Tensor<1>,
+}
+
+/// Rounded weights as the cells of a chip hold them, with straight-through gradients.
+pub(super) fn load<'a>(
+    conv: &Conv,
+    bits: ConvBits,
+    picture: &PictureScale,
+    chip: Chip<'a>,
+    rounded: Tensor<4>,
+    scales: SignedScales,
+) -> Held<'a> {
+    let scale = scales.weights.detach().reshape([-1, 1, 1, 1]);
+    let integers = to_host((rounded.clone().detach() / scale.clone()).round());
+    let weights = integers.into_iter().map(|weight| weight as i8).collect();
+    let bias = vec![0; conv.shape.filters()];
+    let integer = IntegerConv { input_bits: bits.input, weight_bits: bits.weights, weights, bias };
+    let checked = "the recipe's check found that the weights fit the macro";
+    let held = cells(conv, &integer, chip.hardware).expect(checked);
+    let zero_points = &picture.zero_points;
+    let (padding, offsets) = match conv.source {
+        Source::Image => {
+            let (taps, channels) = (conv.shape.taps(), conv.shape.channels());
+            let changes = held.iter().zip(&integer.weights).enumerate();
+            let products: Vec<f32> = changes
+                .map(|(index, (held, weight))| {
+                    let zero_point = zero_points[index / taps % channels];
+                    (f32::from(*held) - f32::from(*weight)) * f32::from(zero_point)
+                })
+                .collect();
+            let sums: Vec<f32> = products.chunks(taps * channels).map(|column| column.iter().sum()).collect();
+            let changed = sums.iter().any(|sum| *sum != 0.0);
+            (zero_points.clone(), changed.then(|| Tensor::from_data(sums.as_slice(), &rounded.device())))
+        }
+        Source::Node(_) => (vec![0; conv.shape.channels()], None),
+    };
+    let conversions = Conversions::new(conv, &integer, &held, padding, chip.hardware).expect(checked);
+    let losses = Some(Losses { chip, conversions, offsets, unit: scales.sums });
+    if held == integer.weights {
+        return Held { weight: rounded, losses };
+    }
+    let held: Vec<f32> = held.into_iter().map(f32::from).collect();
+    let held = Tensor::<4>::from_data(TensorData::new(held, rounded.dims()), &rounded.device()) * scale;
+    let change = held - rounded.clone().detach();
+    Held { weight: rounded + change, losses }
+}
+
+/// A value of a pass with fake quantizers as the integers that it stands for, in units of its scale.
+pub(super) fn to_integers(x: &Tensor<4>, scale: &Tensor<1>, source: Source, picture: &PictureScale) -> Vec<u8> {
+    let scale = to_host(scale.clone().detach())[0];
+    let values = to_host(x.clone().detach());
+    match source {
+        Source::Image => {
+            let places = picture.zero_points.iter().cycle();
+            values.iter().zip(places).map(|(value, zero)| (value / scale + f32::from(*zero) + 0.5) as u8).collect()
+        }
+        Source::Node(_) => values.iter().map(|value| (value / scale + 0.5) as u8).collect(),
+    }
+}

@@ -1,0 +1,229 @@
+//! The forward pass of each phase.
+//!
+//! One pass serves all phases; they differ in what a convolution does with its batch norm and in whether weights and values pass through
+//! fake quantizers. Values are `[batch, height, width, channels]`.
+//!
+//! | file | knows |
+//! |---|---|
+//! | `mod` | the walk over the nodes, and the forms in which values are stored |
+//! | `mode` | which pass it is, and what it gives |
+//! | `conv` | what becomes of a convolution: fold, round, load, convolve, convert |
+//! | `fold` | what of a batch norm goes into the weights |
+//! | `chip` | the weights that a lossy chip's cells hold, and what its conversions add |
+
+mod chip;
+mod conv;
+mod fold;
+mod mode;
+
+use burn::tensor::module::avg_pool2d;
+use burn::tensor::ops::AvgPoolOptions;
+use burn::tensor::{Device, Tensor};
+
+use self::chip::ConvBits;
+use self::conv::{Activation, ConvInput, ConvPlan, Layer, Quantized, Rounding, convolve};
+pub(super) use self::fold::gain;
+pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
+use crate::engine::{PoolWindow, Shortcut, max_pool};
+use crate::integer::PictureScale;
+use crate::network::{Conv, Graph, Node, Op, Params, Skip, Source};
+use crate::quantize::{multiplier_errors, quantize_values};
+
+/// A value in its stored forms.
+#[expect(clippy::large_enum_variant, reason = "one for each node")]
+enum Value {
+    /// The image, and all values where nothing is quantized.
+    Whole(Tensor<4>),
+    /// Quantized, by the bits of each form.
+    Forms(Vec<(u8, Tensor<4>)>),
+}
+
+impl Value {
+    fn form(&self, bits: Option<u8>) -> Tensor<4> {
+        match self {
+            Self::Whole(value) => value.clone(),
+            Self::Forms(forms) => {
+                let form = forms.iter().find(|(form, _)| bits == Some(*form));
+                form.expect("a plan stores the forms that are read").1.clone()
+            }
+        }
+    }
+
+    fn map(&self, f: impl Fn(Tensor<4>) -> Tensor<4>) -> Self {
+        match self {
+            Self::Whole(value) => Self::Whole(f(value.clone())),
+            Self::Forms(forms) => Self::Forms(forms.iter().map(|(bits, form)| (*bits, f(form.clone()))).collect()),
+        }
+    }
+}
+
+/// A network with the parameters of a pass, which may track gradients.
+pub(crate) struct Pass<'a> {
+    pub graph: &'a Graph,
+    pub picture: &'a PictureScale,
+    pub params: &'a Params<Tensor<1>>,
+    pub mode: Mode<'a>,
+}
+
+impl Pass<'_> {
+    /// Runs it on images as the model makes them; `inspect` sees the value of each node before it is rounded.
+    pub fn run(&self, images: Tensor<4>, mut inspect: impl FnMut(&Node, &Tensor<4>)) -> Output {
+        let image = Value::Whole(images);
+        let mut values: Vec<Value> = Vec::new();
+        let (mut statistics, mut corrections) = (Vec::new(), Vec::new());
+        for (index, node) in self.graph.nodes().iter().enumerate() {
+            let read = |source: Source, bits: Option<u8>| match source {
+                Source::Image => image.form(bits),
+                Source::Node(index) => values[index].form(bits),
+            };
+            let stored = match node.op {
+                Op::Conv { skip, logits, .. } => {
+                    let mut run = |conv: &Conv, plan: &ConvPlan, input, activation| {
+                        let layer = Layer { conv, params: self.params.conv(conv.number), picture: self.picture };
+                        let output = convolve(&layer, plan, input, activation);
+                        statistics.extend(output.statistics);
+                        corrections.extend(output.correction.map(|mean| (conv.number, mean)));
+                        output.value
+                    };
+                    let plans = self.plans(index);
+                    let shortcut = skip.map(|skip| match skip {
+                        Skip::Identity { source, stride, pad_front } => {
+                            Shortcut { value: read(source, plans.skip_bits), stride, front: pad_front }
+                        }
+                        Skip::Projection { source, .. } => {
+                            let (conv, plan) = plans.projection.as_ref().expect("the node's projection");
+                            let input = ConvInput { x: read(source, plans.skip_bits), shortcut: None };
+                            let projected = run(conv, plan, input, Activation::None);
+                            Shortcut { value: projected, stride: 1, front: 0 }
+                        }
+                    });
+                    // The quantizers of values are ReLUs themselves.
+                    let activation = match self.mode {
+                        Mode::Float | Mode::FloatTraining if !logits => Activation::Relu,
+                        _ => Activation::None,
+                    };
+                    let input = ConvInput { x: read(node.source, plans.input_bits), shortcut };
+                    let value = run(&plans.conv, &plans.plan, input, activation);
+                    inspect(node, &value);
+                    if logits {
+                        let [batch, _, _, classes] = value.dims();
+                        return Output { logits: value.reshape([batch, classes]), statistics, corrections };
+                    }
+                    self.store(index, node, value)
+                }
+                Op::MaxPool { kernel, stride, padding } => {
+                    let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
+                    inspect(node, &read(node.source, self.input_bits(index)));
+                    values[source].map(|value| max_pool(value, PoolWindow { kernel, stride, padding }))
+                }
+                Op::AvgPool { kernel } => {
+                    let options = AvgPoolOptions::new(kernel).with_stride(kernel);
+                    let x = read(node.source, self.input_bits(index)).permute([0, 3, 1, 2]);
+                    let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
+                    inspect(node, &value);
+                    self.store(index, node, value)
+                }
+            };
+            values.push(stored);
+        }
+        unreachable!("the last node of a graph gives the logits")
+    }
+
+    /// The form that a node reads.
+    fn input_bits(&self, node: usize) -> Option<u8> {
+        match self.mode {
+            Mode::Quantized { plan, .. } => Some(plan.nodes[node].input),
+            Mode::Float | Mode::FloatTraining => None,
+        }
+    }
+
+    /// What becomes of a node's convolution and of its projection.
+    fn plans(&self, index: usize) -> NodePlans<'_> {
+        let [own, projection] = self.graph.node_convs(index);
+        let conv = own.expect("the node's own convolution");
+        let (plan, fusion, chip) = match self.mode {
+            Mode::Quantized { plan, fusion, chip } => (plan, fusion, chip),
+            Mode::Float | Mode::FloatTraining => {
+                let plan = || match self.mode {
+                    Mode::FloatTraining => ConvPlan::BatchStatistics,
+                    _ => ConvPlan::RunningStatistics,
+                };
+                let projection = projection.map(|conv| (conv, plan()));
+                return NodePlans { conv, plan: plan(), projection, input_bits: None, skip_bits: None };
+            }
+        };
+        let bits = &plan.nodes[index];
+        let unit = |conv: &Conv, bits| {
+            let scale = self.params.conv(conv.number).weight_scale.clone();
+            scale.expect("a calibrated network") * self.scale(conv.source, bits)
+        };
+        let joined = projection.map(|conv| {
+            let bits = bits.skip.expect("a projection reads a form");
+            (unit(&conv, bits), bits, conv)
+        });
+        let own_unit = unit(&conv, bits.input);
+        let error = |unit: &Tensor<1>, other: Option<Tensor<1>>| {
+            let scale = (!conv.logits).then(|| self.output_scale(index));
+            scale.map(|scale| multiplier_errors(unit.clone(), other, scale))
+        };
+        let quantized = |conv: &Conv, unit: Tensor<1>, other, input_bits| {
+            let input_scale = self.scale(conv.source, input_bits);
+            let rounding = Rounding { multiplier: error(&unit, other), unit };
+            let bits = ConvBits { input: input_bits, weights: bits.weights };
+            ConvPlan::Quantized(Quantized { bits, input_scale, fusion, rounding, chip })
+        };
+        let own_plan = quantized(&conv, own_unit.clone(), joined.as_ref().map(|(unit, ..)| unit.clone()), bits.input);
+        let projection = joined.map(|(unit, bits, conv)| {
+            let plan = quantized(&conv, unit, Some(own_unit), bits);
+            (conv, plan)
+        });
+        NodePlans { conv, plan: own_plan, projection, input_bits: Some(bits.input), skip_bits: bits.skip }
+    }
+
+    /// The scale of a value in one of its forms, `[1]`.
+    fn scale(&self, source: Source, bits: u8) -> Tensor<1> {
+        let (Mode::Quantized { plan, .. }, Source::Node(index)) = (self.mode, source) else {
+            return Tensor::full([1], self.picture.step(), &self.device());
+        };
+        let node = &self.graph.nodes()[index];
+        match node.op {
+            Op::MaxPool { .. } => self.scale(node.source, bits),
+            Op::Conv { .. } | Op::AvgPool { .. } => {
+                let finer = bits - plan.narrowest(source);
+                self.output_scale(index) / f64::from(1u32 << finer)
+            }
+        }
+    }
+
+    fn output_scale(&self, node: usize) -> Tensor<1> {
+        self.params.output_scale(node).expect("a calibrated network").clone()
+    }
+
+    /// The forms of a node's value that are stored.
+    fn store(&self, index: usize, node: &Node, value: Tensor<4>) -> Value {
+        let Mode::Quantized { plan, .. } = self.mode else {
+            return Value::Whole(value);
+        };
+        let forms = &plan.nodes[index].forms;
+        let scale = self.output_scale(index);
+        let quantized = forms.iter().map(|&bits| {
+            let scale = scale.clone() / f64::from(1u32 << (bits - forms[0]));
+            (bits, quantize_values(value.clone(), scale, bits, node.output.len()))
+        });
+        Value::Forms(quantized.collect())
+    }
+
+    /// The parameters' device.
+    fn device(&self) -> Device {
+        self.params.iter().next().expect("a network has parameters").1.device()
+    }
+}
+
+/// What becomes of a node's convolutions, and which forms they read.
+struct NodePlans<'a> {
+    conv: Conv,
+    plan: ConvPlan<'a>,
+    projection: Option<(Conv, ConvPlan<'a>)>,
+    input_bits: Option<u8>,
+    skip_bits: Option<u8>,
+}

@@ -1,0 +1,55 @@
+//! Which pass it is, and what it gives.
+
+use burn::tensor::Tensor;
+
+use crate::hardware::Hardware;
+use crate::integer::{BitPlan, Fusion};
+
+/// Which forward pass.
+#[derive(Clone, Copy)]
+pub(crate) enum Mode<'a> {
+    /// Float with the batch's statistics.
+    FloatTraining,
+    /// Float with the running statistics, folded.
+    Float,
+    /// Fake quantizers on weights and values; with a chip, its conversions too.
+    Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<Chip<'a>> },
+}
+
+/// A chip that loses something, and the number of a batch's first image, from which its noise follows.
+#[derive(Clone, Copy)]
+pub(crate) struct Chip<'a> {
+    pub hardware: &'a Hardware,
+    pub first: u64,
+    /// What becomes of the mean of what conversions add to a filter.
+    pub bias: ChipBias,
+}
+
+/// What becomes of the mean of what a chip's conversions add to a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChipBias {
+    /// It stays.
+    Kept,
+    /// It is taken from the values, and noted.
+    Removed,
+}
+
+/// Mean and biased variance of one batch norm's input.
+pub(crate) struct Statistics {
+    /// Number of the convolution.
+    pub conv: u32,
+    pub mean: Tensor<1>,
+    pub variance: Tensor<1>,
+    /// Values that each of them comes from.
+    pub count: usize,
+}
+
+/// What a forward pass gives.
+pub(crate) struct Output {
+    /// `[images, classes]`.
+    pub logits: Tensor<2>,
+    /// Of each batch norm that saw the batch.
+    pub statistics: Vec<Statistics>,
+    /// For a chip with [`ChipBias::Removed`], what was taken from each convolution's filters, by its number.
+    pub corrections: Vec<(u32, Tensor<1>)>,
+}

@@ -1,0 +1,385 @@
+//! Pruning in the loop: the one place that applies penalty and masks to the parameters and to their momentum.
+
+use burn::tensor::{Device, Tensor};
+
+use super::model::Model;
+use super::optimizer::Sgd;
+use super::recipe::{Budget, Recipe, SparsityConfig};
+use super::tensors::{to_device, to_host};
+use crate::error::{Error, Result};
+use crate::groups::GroupGrid;
+use crate::hardware::{Hardware, Ledger, Resource};
+use crate::integer::{IntegerNetwork, outline};
+use crate::network::{Graph, Params};
+use crate::prune::{Lasso, fit_budget, keep_best};
+
+/// Share of a phase that only observes each group's saliency, before the first one is pruned.
+const LOOK: f64 = 0.1;
+/// Share of a phase over which the target is then approached; the rest trains with it reached.
+const RAMP: f64 = 0.25;
+
+/// In place of a pruned group's saliency, which isn't negative.
+const PRUNED: f32 = -1.0;
+
+/// The groups of a convolution.
+struct ConvGroups {
+    /// Number of the convolution.
+    conv: u32,
+    name: String,
+    grid: GroupGrid,
+    lasso: Lasso,
+    /// Sum of each group's saliency over the steps so far, `[groups]`; none before the first step.
+    saliency: Option<Tensor<1>>,
+    mask: Option<Mask>,
+}
+
+/// Which groups of a convolution are kept.
+struct Mask {
+    kept: Vec<bool>,
+    /// One or zero for each weight.
+    weights: Tensor<1>,
+}
+
+/// Chooses the groups of all convolutions that stay.
+pub(super) struct Pruner {
+    /// In the network's order.
+    convs: Vec<ConvGroups>,
+    config: SparsityConfig,
+    price: Option<Price>,
+    device: Device,
+}
+
+/// Checks that the hardware can meet the recipe's budget.
+///
+/// # Errors
+/// Names the target and what the network costs at least.
+pub(super) fn check_budget(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
+    if !recipe.sparsifies() {
+        return Ok(());
+    }
+    if recipe.sparsity.budget == Budget::Groups {
+        let groups: Vec<usize> =
+            graph.convs().map(|conv| GroupGrid::new(hardware.group, &conv.shape).groups()).collect();
+        let total = groups.iter().sum::<usize>() as f64;
+        let most = total - groups.len() as f64;
+        let target = recipe.sparsity.target;
+        if (target * total).round() > most {
+            let most = 100.0 * most / total;
+            return Err(Error::Setting(format!(
+                "sparsity.target = {target}: each layer keeps a group, so that at most {most:.1} % of them can go"
+            )));
+        }
+    }
+    Price::new(graph, recipe, hardware).map(drop)
+}
+
+/// What a budget of the hardware model is asked from.
+struct Price {
+    resource: Resource,
+    network: IntegerNetwork,
+    hardware: Hardware,
+    /// What it costs with all groups, in the resource's unit.
+    dense: f64,
+}
+
+impl Price {
+    /// `None` for a budget that needs no hardware.
+    fn new(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<Option<Self>> {
+        let resource = match recipe.sparsity.budget {
+            Budget::Lambda | Budget::Groups | Budget::GroupsPerLayer => return Ok(None),
+            Budget::StoredBits => Resource::StoredBits,
+            Budget::Cycles => Resource::Cycles,
+            Budget::Energy => Resource::Energy,
+        };
+        let network = outline(graph, &recipe.quantize, hardware.group);
+        let mut price = Self { resource, network, hardware: hardware.clone(), dense: 0.0 };
+        price.dense = match resource {
+            // Without an index, which a dense network doesn't need.
+            Resource::StoredBits => price
+                .network
+                .convs()
+                .map(|(conv, integer)| conv.shape.weights() * usize::from(integer.weight_bits))
+                .sum::<usize>() as f64,
+            _ => price.ledger(&price.masks(|_| true))?.total(),
+        };
+        // The least that any choice may leave.
+        let least = price.ledger(&price.masks(|group| group == 0))?.total();
+        let Self { dense, .. } = price;
+        if least > dense * (1.0 - recipe.sparsity.target) {
+            return Err(Error::Setting(format!(
+                "sparsity.target = {}: with one group a layer, {:.1} % of the dense network's {resource} are left; the target leaves {:.1} %",
+                recipe.sparsity.target,
+                100.0 * least / dense,
+                100.0 * (1.0 - recipe.sparsity.target)
+            )));
+        }
+        Ok(Some(price))
+    }
+
+    fn ledger(&self, kept: &[Vec<bool>]) -> Result<Ledger<'_>> {
+        Ledger::new(&self.network, &self.hardware, self.resource, kept)
+    }
+
+    /// One list for each convolution; `keeps` is asked with a group's number.
+    fn masks(&self, keeps: impl Fn(usize) -> bool) -> Vec<Vec<bool>> {
+        let grids = self.network.convs().map(|(conv, _)| GroupGrid::new(self.hardware.group, &conv.shape));
+        grids.map(|grid| (0..grid.groups()).map(&keeps).collect()).collect()
+    }
+
+    /// The groups that are kept of each convolution.
+    fn fit(&self, scores: &[Vec<f32>], kept: &[Vec<bool>], share: f64) -> Result<Vec<Vec<bool>>> {
+        let mut ledger = self.ledger(kept)?;
+        let fitted = fit_budget(&mut ledger, scores, self.dense * (1.0 - share));
+        fitted.ok_or_else(|| {
+            Error::Setting(format!("sparsity.target: no choice of groups saves {share} of the {}", self.resource))
+        })
+    }
+}
+
+impl Pruner {
+    /// Groups of the hardware's shape, all of them kept.
+    ///
+    /// # Errors
+    /// A budget that the hardware cannot meet.
+    pub fn new(graph: &Graph, recipe: &Recipe, hardware: &Hardware, device: &Device) -> Result<Self> {
+        let convs = graph.convs().map(|conv| {
+            let grid = GroupGrid::new(hardware.group, &conv.shape);
+            let lasso = Lasso::new(grid, device);
+            ConvGroups { conv: conv.number, name: conv.name, grid, lasso, saliency: None, mask: None }
+        });
+        Ok(Self {
+            convs: convs.collect(),
+            config: recipe.sparsity.clone(),
+            price: if recipe.sparsifies() { Price::new(graph, recipe, hardware)? } else { None },
+            device: device.clone(),
+        })
+    }
+
+    /// Which groups of each convolution are kept; none while nothing is masked.
+    pub fn kept(&self) -> Option<Vec<Vec<bool>>> {
+        self.convs.iter().map(|conv| conv.mask.as_ref().map(|mask| mask.kept.clone())).collect()
+    }
+
+    /// Sum of each group's saliency over the steps so far, for each convolution; none before the first step.
+    pub fn saliency(&self) -> Option<Vec<Vec<f32>>> {
+        self.convs.iter().map(|conv| conv.saliency.clone().map(to_host)).collect()
+    }
+
+    /// A new phase observes anew what each group does.
+    pub fn forget(&mut self) {
+        self.convs.iter_mut().for_each(|conv| conv.saliency = None);
+    }
+
+    /// Takes over masks and saliencies from a checkpoint.
+    ///
+    /// # Errors
+    /// Another number of groups, with the convolution's name.
+    pub fn restore(
+        &mut self,
+        kept: Option<Vec<Vec<bool>>>,
+        saliency: Option<Vec<Vec<f32>>>,
+    ) -> std::result::Result<(), String> {
+        let lengths = |found: Vec<usize>| {
+            let wrong = self.convs.iter().zip(found).find(|(conv, found)| conv.grid.groups() != *found);
+            wrong.map_or(Ok(()), |(conv, found)| {
+                let groups = conv.grid.groups();
+                Err(format!("it has {found} groups of `{}`, the network and hardware have {groups}", conv.name))
+            })
+        };
+        lengths(kept.iter().flatten().map(Vec::len).collect())?;
+        lengths(saliency.iter().flatten().map(Vec::len).collect())?;
+        for (conv, saliency) in self.convs.iter_mut().zip(saliency.into_iter().flatten()) {
+            conv.saliency = Some(to_device(&saliency, &self.device));
+        }
+        if let Some(kept) = kept {
+            self.set(kept);
+        }
+        Ok(())
+    }
+
+    /// The proximal step of the group lasso: `threshold` is the learning rate times lambda.
+    pub fn shrink(&self, model: &mut Model, optimizer: &mut Sgd, threshold: f64) {
+        if threshold == 0.0 {
+            return;
+        }
+        for ConvGroups { conv, lasso, .. } in &self.convs {
+            let factors = lasso.shrinkage(model.folded_weight(*conv), threshold);
+            let alive = factors.clone().greater_elem(0.0).float();
+            multiply(&mut model.params, *conv, factors);
+            multiply_momentum(optimizer, *conv, alive);
+        }
+    }
+
+    /// Adds each group's saliency in this step; `gradient` gives that of a convolution's weights.
+    pub fn observe(&mut self, params: &Params<Tensor<1>>, gradient: impl Fn(u32) -> Option<Tensor<1>>) {
+        for ConvGroups { conv, lasso, saliency, .. } in &mut self.convs {
+            let Some(gradient) = gradient(*conv) else { continue };
+            let observed = lasso.effects(params.conv(*conv).weight.clone(), gradient);
+            *saliency = Some(match saliency.take() {
+                Some(sum) => sum + observed,
+                None => observed,
+            });
+        }
+    }
+
+    /// Masks the groups of least saliency for what they cost, so that the pruned share follows a cubic ramp to the target
+    /// (Zhu and Gupta 2017); `progress` runs from 0 to 1 over the phase.
+    ///
+    /// # Errors
+    /// A budget that no choice of groups meets.
+    pub fn approach(&mut self, progress: f64) -> Result<()> {
+        let ramp = ((progress - LOOK) / RAMP).clamp(0.0, 1.0);
+        let wanted = self.config.target * (1.0 - (1.0 - ramp).powi(3));
+        if wanted == 0.0 || self.config.budget == Budget::Lambda {
+            return Ok(());
+        }
+        let scores: Vec<Vec<f32>> = self.convs.iter().map(ConvGroups::scores).collect();
+        let kept = match (&self.price, self.config.budget) {
+            (Some(price), _) => {
+                let all = || scores.iter().map(|scores| vec![true; scores.len()]).collect();
+                price.fit(&scores, &self.kept().unwrap_or_else(all), wanted)?
+            }
+            (None, Budget::GroupsPerLayer) => {
+                scores.iter().flat_map(|scores| keep_fewer(std::slice::from_ref(scores), wanted)).collect()
+            }
+            (None, _) => keep_fewer(&scores, wanted),
+        };
+        if self.kept().as_ref() != Some(&kept) {
+            self.set(kept);
+        }
+        Ok(())
+    }
+
+    /// Ends the choice: what is zero now stays zero.
+    pub fn freeze(&mut self, params: &Params<Tensor<1>>) {
+        self.set(self.non_zero(params));
+    }
+
+    /// Sets masked weights to zero.
+    pub fn mask(&self, params: &mut Params<Tensor<1>>) {
+        for (conv, mask) in self.masks() {
+            multiply(params, conv, mask);
+        }
+    }
+
+    /// Sets the momentum of masked weights to zero, which would bring them back.
+    pub fn mask_momentum(&self, optimizer: &mut Sgd) {
+        for (conv, mask) in self.masks() {
+            multiply_momentum(optimizer, conv, mask);
+        }
+    }
+
+    fn masks(&self) -> impl Iterator<Item = (u32, Tensor<1>)> {
+        self.convs.iter().filter_map(|conv| Some((conv.conv, conv.mask.as_ref()?.weights.clone())))
+    }
+
+    /// Share of all groups that are zero.
+    pub fn zero_share(&self, params: &Params<Tensor<1>>) -> f64 {
+        let kept = self.non_zero(params);
+        let total: usize = kept.iter().map(Vec::len).sum();
+        kept.iter().flatten().filter(|kept| !**kept).count() as f64 / total as f64
+    }
+
+    /// `sum_g sqrt|g| * ||w'_g||` over all groups.
+    pub fn penalty(&self, model: &Model) -> f64 {
+        let penalty = |conv: &ConvGroups| to_host(conv.lasso.penalty(model.folded_weight(conv.conv)))[0];
+        self.convs.iter().map(|conv| f64::from(penalty(conv))).sum()
+    }
+
+    /// Which groups hold a weight that isn't zero.
+    fn non_zero(&self, params: &Params<Tensor<1>>) -> Vec<Vec<bool>> {
+        self.convs.iter().map(|conv| conv.grid.kept(&to_host(params.conv(conv.conv).weight.clone()))).collect()
+    }
+
+    fn set(&mut self, kept: Vec<Vec<bool>>) {
+        for (conv, kept) in self.convs.iter_mut().zip(kept) {
+            let weights = conv.lasso.mask(&kept, &self.device);
+            conv.mask = Some(Mask { kept, weights });
+        }
+    }
+}
+
+impl ConvGroups {
+    /// Saliency of each group; those that are masked stay last.
+    fn scores(&self) -> Vec<f32> {
+        let saliency = self.saliency.clone().expect("a phase observes before it prunes");
+        let mut scores = to_host(saliency);
+        let kept = self.mask.iter().flat_map(|mask| &mask.kept);
+        for (score, _) in scores.iter_mut().zip(kept).filter(|(_, kept)| !**kept) {
+            *score = PRUNED;
+        }
+        scores
+    }
+}
+
+/// [`keep_best`] that gives back nothing of what is masked.
+fn keep_fewer(scores: &[Vec<f32>], wanted: f64) -> Vec<Vec<bool>> {
+    let total: usize = scores.iter().map(Vec::len).sum();
+    let masked = scores.iter().flatten().filter(|score| **score == PRUNED).count();
+    keep_best(scores, wanted.max(masked as f64 / total as f64))
+}
+
+fn multiply(params: &mut Params<Tensor<1>>, conv: u32, factors: Tensor<1>) {
+    params.conv_mut(conv).weight.inplace(|weight| weight * factors);
+}
+
+fn multiply_momentum(optimizer: &mut Sgd, conv: u32, factors: Tensor<1>) {
+    if let Some(momentum) = &mut optimizer.momentum.conv_mut(conv).weight {
+        momentum.inplace(|momentum| momentum * factors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recipe::{Phase, PhaseKind};
+    use super::*;
+    use crate::network::{Weights, zoo};
+
+    /// A ResNet-20 of which every group has had some saliency, with momentum everywhere.
+    fn observed(target: f64) -> (Model, Sgd, Pruner) {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let mut recipe = Recipe { phases: vec![Phase::new(PhaseKind::Sparsify, 1, 0.01)], ..Recipe::default() };
+        recipe.sparsity.target = target;
+        let params = Params::from_arrays(&graph, &Weights::random(&graph, 1)).unwrap();
+        let model = Model::new(&graph, &recipe.picture_scale(), &params, &Device::flex());
+        let mut pruner = Pruner::new(&graph, &recipe, &Hardware::mars(), &model.device).unwrap();
+        pruner.observe(&model.params, |conv| Some(model.params.conv(conv).weight.ones_like()));
+        let momentum = model.params.as_ref().map(|_, tensor| Some(tensor.ones_like()));
+        (model, Sgd { momentum }, pruner)
+    }
+
+    /// A tenth of the phase to look, then Zhu and Gupta's cubic over a quarter of it.
+    #[test]
+    fn groups_go_along_the_ramp() {
+        let (_, _, mut pruner) = observed(0.5);
+        let mut most = 0;
+        for (progress, wanted) in [(0.05, 0.0), (0.1, 0.0), (0.225, 0.4375), (0.35, 0.5), (1.0, 0.5)] {
+            pruner.approach(progress).unwrap();
+            let gone = pruner.kept().iter().flatten().flatten().filter(|kept| !**kept).count();
+            let total: usize = pruner.convs.iter().map(|conv| conv.grid.groups()).sum();
+            assert!((gone as f64 - wanted * total as f64).abs() < 1.0, "{progress}: {gone} of {total}");
+            assert!(gone >= most);
+            most = gone;
+        }
+    }
+
+    /// A masked group has neither weights nor momentum, which would bring them back; the others have all of both.
+    #[test]
+    fn masks_clear_weights_and_momentum() {
+        let (mut model, mut optimizer, mut pruner) = observed(0.5);
+        pruner.approach(1.0).unwrap();
+        let before = model.params.clone();
+        pruner.mask(&mut model.params);
+        pruner.mask_momentum(&mut optimizer);
+        for ConvGroups { conv, name, grid, mask, .. } in &pruner.convs {
+            let host = |params: &Params<Tensor<1>>| to_host(params.conv(*conv).weight.clone());
+            let momentum = to_host(optimizer.momentum.conv(*conv).weight.clone().unwrap());
+            let weights = host(&before).into_iter().zip(host(&model.params)).zip(momentum);
+            let kept = &mask.as_ref().unwrap().kept;
+            for (index, ((before, weight), momentum)) in weights.enumerate() {
+                let left = f32::from(u8::from(kept[grid.group_of(index)]));
+                assert_eq!((weight, momentum), (before * left, left), "{name} {index}");
+            }
+        }
+    }
+}
