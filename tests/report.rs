@@ -77,7 +77,7 @@ fn small(first_layer: &str) -> IntegerNetwork {
     network(toml::from_str(&spec).unwrap(), 40)
 }
 
-fn pictures() -> Split {
+fn images() -> Split {
     let mut random = Random(3);
     Split { images: random.bytes(6 * IMAGE_BYTES), labels: vec![0, 1, 2, 3, 0, 1] }
 }
@@ -104,7 +104,7 @@ fn package(network: IntegerNetwork, test: &Split) -> Package {
 }
 
 fn deploy(package: &Package) -> Deployment {
-    validate(package, &Hardware::mars(), &pictures(), None, &Silent).unwrap()
+    validate(package, &Hardware::mars(), &images(), None, &Silent).unwrap()
 }
 
 /// The page, with or without a `metrics.jsonl` beside it.
@@ -144,7 +144,7 @@ fn assert_nested(page: &str) {
 
 #[test]
 fn table_and_page_read_as_they_did() {
-    let deployment = deploy(&package(small("stem"), &pictures()));
+    let deployment = deploy(&package(small("stem"), &images()));
     let table = report::table(&deployment);
     assert!(table.is_ascii() && table.lines().count() <= 40 && table.lines().all(|line| line.len() <= 80));
     insta::assert_snapshot!("table", table);
@@ -155,25 +155,25 @@ fn table_and_page_read_as_they_did() {
 
 #[test]
 fn what_is_not_known_is_a_dash_and_not_a_zero() {
-    let mut package = package(small("stem"), &pictures());
+    let mut package = package(small("stem"), &images());
     package.predictions = None;
     package.provenance = provenance("ab".repeat(32));
     let deployment = deploy(&package);
     insta::assert_snapshot!("table_without_predictions", report::table(&deployment));
     let page = page(&deployment, None);
     assert!(page.contains("<th scope=\"row\">fake-quant</th><td>-</td><td>-</td>"));
-    assert!(page.contains("other pictures than those of"));
+    assert!(page.contains("other images than those of"));
 }
 
 #[test]
 fn executions_that_differ_are_not_said_to_agree() {
-    let mut package = package(small("stem"), &pictures());
+    let mut package = package(small("stem"), &images());
     for class in &mut package.predictions.as_mut().unwrap().classes[..2] {
         *class = (*class + 1) % 4;
     }
     let deployment = deploy(&package);
     let table = report::table(&deployment);
-    assert!(table.contains("integer in 2 pictures, macro in 2"), "{table}");
+    assert!(table.contains("integer in 2 images, macro in 2"), "{table}");
     assert!(table.contains("The executions differ") && !table.contains("agree"), "{table}");
     assert!(page(&deployment, None).contains("<p class=\"bad\">The executions differ"));
 }
@@ -183,14 +183,14 @@ fn a_layer_of_which_nothing_is_left_is_named() {
     let mut network = small("stem");
     let IntegerLayer::Conv { conv, .. } = &mut network.layers[1] else { unreachable!() };
     conv.weights.fill(0);
-    let deployment = deploy(&package(network, &pictures()));
+    let deployment = deploy(&package(network, &images()));
     assert!(report::table(&deployment).contains("nothing is left of 1 layer: identity\n"));
     assert!(page(&deployment, None).contains("Nothing is left of layer identity: all its groups are zero."));
 }
 
 #[test]
 fn names_from_files_cannot_become_markup_or_terminal_codes() {
-    let mut package = package(small(HOSTILE), &pictures());
+    let mut package = package(small(HOSTILE), &images());
     package.network.classes[0] = HOSTILE.into();
     package.provenance.dataset = HOSTILE.into();
     package.provenance.recipe = HOSTILE.into();
@@ -211,7 +211,7 @@ fn names_from_files_cannot_become_markup_or_terminal_codes() {
 
 #[test]
 fn page_needs_no_network() {
-    let page = page(&deploy(&package(small("stem"), &pictures())), Some(METRICS.as_bytes()));
+    let page = page(&deploy(&package(small("stem"), &images())), Some(METRICS.as_bytes()));
     for reference in ["http:", "https:", "url(", "@import", "<link", "<script", "<img", "src="] {
         assert!(!page.contains(reference), "{reference}");
     }
@@ -222,7 +222,7 @@ fn page_needs_no_network() {
 #[test]
 fn drawings_are_files_of_their_own() {
     let folder = TempDir::new().unwrap();
-    let deployment = deploy(&package(small(HOSTILE), &pictures()));
+    let deployment = deploy(&package(small(HOSTILE), &images()));
     report::write_drawings(&deployment, folder.path()).unwrap();
     for name in ["timeline-frame", "timeline-layer", "utilization", "energy", "kept-groups"] {
         let drawing = fs::read_to_string(folder.path().join(format!("{name}.svg"))).unwrap();
@@ -245,7 +245,7 @@ fn a_browser_draws_the_page_no_wider_than_a_phone() {
         |name: &&str| Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     let browser = names.into_iter().find(runs).expect("none of the browsers is on the path");
     let folder = TempDir::new().unwrap();
-    let page = page(&deploy(&package(small("stem"), &pictures())), Some(METRICS.as_bytes()));
+    let page = page(&deploy(&package(small("stem"), &images())), Some(METRICS.as_bytes()));
     // The page itself may run no scripts; this copy says how wide it is.
     let measured = page.replace("default-src 'none'; style-src 'unsafe-inline'", "default-src 'unsafe-inline'").replace(
         "</body>",
@@ -287,7 +287,7 @@ fn a_browser_draws_the_page_no_wider_than_a_phone() {
 
 #[test]
 fn metrics_that_are_missing_or_damaged_are_said_and_the_rest_is_drawn() {
-    let deployment = deploy(&package(small("stem"), &pictures()));
+    let deployment = deploy(&package(small("stem"), &images()));
     assert!(page(&deployment, None).contains("There is no metrics.jsonl in this folder"));
     assert!(page(&deployment, Some(b"\n")).contains("metrics.jsonl holds no epochs"));
     let damaged = [METRICS.as_bytes(), b"\n{\"phase\":\"qua\xff\n{\"loss\":null}\n"].concat();
@@ -303,7 +303,7 @@ fn metrics_that_are_missing_or_damaged_are_said_and_the_rest_is_drawn() {
     assert!(page.contains("metrics.jsonl cannot be read: "));
 }
 
-/// A deployment whose accuracies are made up, since pictures would take minutes.
+/// A deployment whose accuracies are made up, since images would take minutes.
 fn without_running(network: IntegerNetwork) -> Deployment {
     let hardware = Hardware::mars();
     let evaluation = evaluate(&network, &hardware).unwrap();

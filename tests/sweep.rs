@@ -293,7 +293,7 @@ fn predictions_of_a_lossy_chip_are_compared_on_that_chip_alone() {
         table
     };
     let (ideal, noisy, other) = (Hardware::mars(), noisy(1), noisy(2));
-    assert!(said(&noisy, &noisy, 0).contains("fake-quant saw the same, and agrees on every picture"));
+    assert!(said(&noisy, &noisy, 0).contains("fake-quant saw the same, and agrees on every image"));
     assert!(said(&noisy, &noisy, 1).contains("The executions differ, which"));
     assert!(said(&noisy, &other, 0).contains("fake-quant predictions are those of another chip that is lossy"));
     assert!(said(&noisy, &ideal, 0).contains("fake-quant predictions are those of a chip that loses something"));

@@ -17,7 +17,7 @@ pub fn table(deployment: &Deployment) -> String {
         "{} on {}, {} of {}",
         ascii(&deployment.network, NAME),
         ascii(&deployment.hardware, NAME),
-        count(deployment.images, "picture"),
+        count(deployment.images, "image"),
         data(deployment),
     )];
 
@@ -77,7 +77,7 @@ pub fn table(deployment: &Deployment) -> String {
     lines.join("\n")
 }
 
-/// The data set's name if these are its pictures, else the start of their hash.
+/// The data set's name if these are its images, else the start of their hash.
 fn data(deployment: &Deployment) -> String {
     let provenance = &deployment.package.provenance;
     if provenance.data_sha256 == deployment.data_sha256 {

@@ -126,13 +126,13 @@ pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
 pub(super) enum Agreement {
     /// All of them, on every prediction and logit.
     All,
-    /// Integer reference and macro model; fake-quant predictions for these pictures are missing.
+    /// Integer reference and macro model; fake-quant predictions for these images are missing.
     Partly,
     /// Fake-quant and the macro model, whose chip loses something.
     OnChip,
     /// All but the macro model, whose chip loses something.
     Lossy,
-    /// Nobody knows of fake-quant predictions for these pictures; the macro model's chip loses something.
+    /// Nobody knows of fake-quant predictions for these images; the macro model's chip loses something.
     LossyPartly,
     /// Fake-quant predictions are those of another chip, which loses something.
     OtherChip,
@@ -167,14 +167,14 @@ impl Agreement {
     pub(super) fn sentence(self, deployment: &Deployment) -> String {
         let losses = deployment.evaluation.losses.join(", ");
         match self {
-            Self::All => "Fake-quant, integer reference and macro model agree on every picture.".into(),
+            Self::All => "Fake-quant, integer reference and macro model agree on every image.".into(),
             Self::Partly => {
                 "Integer reference and macro model agree on every logit; the package holds no fake-quant predictions for \
-                 these pictures."
+                 these images."
                     .into()
             }
             Self::OnChip => format!(
-                "The macro model is lossy ({losses}); fake-quant saw the same, and agrees on every picture; the integer \
+                "The macro model is lossy ({losses}); fake-quant saw the same, and agrees on every image; the integer \
                  reference is that of an ideal chip."
             ),
             Self::Lossy => format!(
@@ -182,7 +182,7 @@ impl Agreement {
             ),
             Self::LossyPartly => format!(
                 "The macro model is lossy ({losses}); the integer reference is that of an ideal chip; the package holds no \
-                 fake-quant predictions for these pictures."
+                 fake-quant predictions for these images."
             ),
             Self::OtherChip if losses.is_empty() => "Integer reference and macro model agree on every logit; fake-quant \
                                                      predictions are those of a chip that loses something."
@@ -203,10 +203,10 @@ pub(super) fn empty_layers(deployment: &Deployment) -> impl Iterator<Item = &str
 
 /// The four executions: name, accuracy in percent, and in what they differ from others.
 pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> [(&'static str, String, String); 4] {
-    let pictures = |found: Option<usize>| found.map_or(UNKNOWN.into(), |found| grouped(found as u64));
+    let images = |found: Option<usize>| found.map_or(UNKNOWN.into(), |found| grouped(found as u64));
     let fake_quant = match (mismatches.fake_quant_vs_integer_predictions, mismatches.fake_quant_vs_macro_predictions) {
         (None, None) => UNKNOWN.into(),
-        (integer, chip) => format!("integer in {} pictures, macro in {}", pictures(integer), pictures(chip)),
+        (integer, chip) => format!("integer in {} images, macro in {}", images(integer), images(chip)),
     };
     [
         ("float before quantization", accuracy(accuracies.float), String::new()),

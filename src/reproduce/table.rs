@@ -75,7 +75,7 @@ impl<'a> Table<'a> {
         let rows: Vec<Vec<String>> =
             rows.iter().map(|cells| cells.iter().map(|(_, cell)| cell.clone()).collect()).collect();
         text += &markdown_table(&headings, &rows);
-        text += "\nAccuracy is that of the macro model on all test pictures after the last epoch, which is what training reported as \
+        text += "\nAccuracy is that of the macro model on all test images after the last epoch, which is what training reported as \
                  fake-quant; of several seeds the mean (and the least to the largest). F is the float network before any compression. \
                  Costs are per frame with weight reload charged. *Smaller*: dense weights at the same bits / (stored weights and \
                  index codes). Dense-equivalent TOPS/W counts the operations of the dense network, executed those of kept groups: \

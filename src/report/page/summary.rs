@@ -15,7 +15,7 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
         Agreement::No => "bad",
     };
     let same_data = package.provenance.data_sha256 == deployment.data_sha256;
-    let data = if same_data { "the test pictures of " } else { "other pictures than those of " };
+    let data = if same_data { "the test images of " } else { "other images than those of " };
     let cards = [
         ("accuracy of macro model", in_percent(Some(accuracy.macro_model))),
         ("smaller than dense, index included", format!("{:.2} ×", compression.ratio)),
@@ -28,7 +28,7 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
         header {
             h1 { (deployment.network) " on " (deployment.hardware) }
             p {
-                "Validated on " (count(deployment.images, "picture")) ": " (data)
+                "Validated on " (count(deployment.images, "image")) ": " (data)
                 b { (package.provenance.dataset) } " that it was made with."
             }
             p class=(class) { (agreement.sentence(deployment)) }
