@@ -89,3 +89,30 @@ fn the_readme_has_the_figures_of_the_results() {
         assert!(readme.contains(&cells), "row `{}` is {cells}", row.name);
     }
 }
+
+/// The layer that docs/cost-model.md works through is that of the results.
+#[test]
+fn the_cost_model_works_a_layer_of_the_results_through() {
+    let page = fs::read_to_string("docs/cost-model.md").unwrap();
+    let deployment = json(Path::new("experiments/results/resnet20/w4a4-sparse50/deploy.json"));
+    let layers = deployment["layers"].as_array().unwrap();
+    let layer = layers.iter().find(|layer| layer["name"] == "layer3.2.conv2").unwrap();
+    let number = |key: &str| layer[key].as_f64().unwrap();
+    let mut expected = vec![
+        format!("| {}, of which {} are kept |", number("groups"), number("kept_groups")),
+        format!("| {} |", number("accesses")),
+        format!("| {} cycles |", number("cycles")),
+        format!("| energy | sum | | {:.3} nJ |", 1e3 * number("energy_uj")),
+    ];
+    for (key, microjoules) in layer["energy_breakdown_uj"].as_object().unwrap() {
+        let nanojoules = 1e3 * microjoules.as_f64().unwrap();
+        // The image comes from the next level, and nothing of this layer does.
+        match key.as_str() {
+            "next_level" => assert_eq!(nanojoules, 0.0),
+            _ => expected.push(format!("| {nanojoules:.3} nJ |")),
+        }
+    }
+    for text in expected {
+        assert!(page.contains(&text), "{text}");
+    }
+}
