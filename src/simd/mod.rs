@@ -112,17 +112,3 @@ macro_rules! vectorized {
 }
 
 pub(crate) use vectorized;
-
-/// Floats in a register of this machine.
-pub(crate) fn lanes() -> usize {
-    struct Lanes;
-    impl Kernel for Lanes {
-        type Output = usize;
-
-        #[inline(always)]
-        fn run<S: Simd>(self, _: S) -> usize {
-            S::F32::LANES
-        }
-    }
-    dispatch(Lanes)
-}

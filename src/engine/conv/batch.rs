@@ -254,6 +254,23 @@ mod tests {
         }
     }
 
+    /// What is summed up, and in which order, follows from the shape alone; portable code rounds products too.
+    #[test]
+    fn avx2_gives_the_bits_of_avx512() {
+        for conv in geometries() {
+            let x = values(conv.batch * conv.in_len(), 1);
+            let w = values(conv.filters * conv.depth(), 2);
+            let gradient = values(conv.batch * conv.out_len(), 3);
+            let found = on_each_isa(|| computed(&conv, false, [&x, &w, &gradient]));
+            for pair in found.windows(2).filter(|pair| pair[0].0 != Isa::Portable) {
+                let [(_, narrow), (_, wide)] = pair else { unreachable!("windows of two") };
+                assert!(narrow.out == wide.out, "{conv:?}");
+                assert!(narrow.gradients.input == wide.gradients.input, "{conv:?}");
+                assert!(narrow.gradients.weight == wide.gradients.weight, "{conv:?}");
+            }
+        }
+    }
+
     #[test]
     fn portable_code_is_always_there() {
         let sets: Vec<Isa> = on_each_isa(|| ()).into_iter().map(|(isa, ())| isa).collect();

@@ -10,9 +10,8 @@ use std::ops::Range;
 
 use super::algorithm::{Algorithm, Buffers, Direction, GradientSums};
 use super::geometry::ConvGeometry;
-use super::product::{Axis, Product};
+use super::product::{Axis, COLUMNS, Product};
 use crate::engine::parallel::in_parts;
-use crate::simd::lanes;
 
 /// Pixels that are worked on together.
 const PIXELS: usize = 128;
@@ -289,9 +288,10 @@ fn weights(conv: &ConvGeometry, w: &[f32], direction: Direction) -> Vec<f32> {
     }
 }
 
-/// Columns of a panel for matrices of `columns` columns.
+/// Columns of a panel for matrices of `columns` columns: the same for all instruction sets, as what is summed up together follows
+/// from the panels' size.
 fn panel(columns: usize) -> usize {
-    if columns > lanes() { 2 * lanes() } else { lanes() }
+    if columns > COLUMNS { 2 * COLUMNS } else { COLUMNS }
 }
 
 /// Copies rows of `columns` into panels.

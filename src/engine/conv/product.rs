@@ -3,6 +3,9 @@
 
 use crate::simd::{Floats, Kernel, Simd, dispatch};
 
+/// Columns that the widest register holds: panels are multiples of it.
+pub(super) const COLUMNS: usize = 16;
+
 /// An index of `len` steps of `step` from each of `starts`, which count in `unit`s.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Axis<'a> {

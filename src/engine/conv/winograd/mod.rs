@@ -17,9 +17,9 @@ use weights::{WeightGradientPanel, WeightPanel};
 
 use super::algorithm::{Algorithm, Buffers, Direction, GradientSums};
 use super::geometry::ConvGeometry;
-use super::product::{Axis, Product};
+use super::product::{Axis, COLUMNS, Product};
 use crate::engine::parallel::in_parts;
-use crate::simd::{dispatch, lanes};
+use crate::simd::dispatch;
 
 /// A convolution as 36 matrix products.
 pub(super) struct Winograd<'a> {
@@ -38,8 +38,8 @@ impl<'a> Winograd<'a> {
             && conv.padding == 1
             && conv.height > 2
             && conv.width > 2
-            && conv.channels.is_multiple_of(lanes())
-            && conv.filters.is_multiple_of(lanes())
+            && conv.channels.is_multiple_of(COLUMNS)
+            && conv.filters.is_multiple_of(COLUMNS)
     }
 
     pub(super) fn new(conv: &'a ConvGeometry, w: &[f32], direction: Direction) -> Self {

@@ -6,16 +6,16 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::transform::{PATCH, POINTS, TILE, Transform, transform};
-use crate::engine::conv::product::Axis;
-use crate::simd::{Floats, Kernel, Simd, dispatch, lanes};
+use crate::engine::conv::product::{Axis, COLUMNS};
+use crate::simd::{Floats, Kernel, Simd, dispatch};
 
 /// Floats between two matrices, so that those of one tile don't fall on the same lines of the cache.
 const GAP: usize = 16;
 
 /// Columns of a panel for matrices of `columns` columns.
 pub(super) fn panel(columns: usize) -> usize {
-    let wide = 2 * lanes();
-    if columns.is_multiple_of(wide) { wide } else { lanes() }
+    let wide = 2 * COLUMNS;
+    if columns.is_multiple_of(wide) { wide } else { COLUMNS }
 }
 
 /// Maps `[image][height][width][channels]` cut into tiles, `TILE` apart.
