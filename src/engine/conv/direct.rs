@@ -14,7 +14,7 @@ use super::product::{Axis, COLUMNS, Product};
 use crate::engine::parallel::in_parts;
 
 /// Pixels that are worked on together.
-const PIXELS: usize = 128;
+const PIXELS: usize = 512;
 /// Channels from which each kernel position has its own product.
 const MANY_CHANNELS: usize = 64;
 /// Floats between pixels whose distance would otherwise be a power of two, so that they don't fall on the same lines of the cache.
@@ -23,7 +23,7 @@ const GAP: usize = 16;
 /// A convolution as matrix products, its weights in panels.
 pub(super) struct Direct<'a> {
     conv: &'a ConvGeometry,
-    /// Forward, `[filters / panel][taps * channels][panel]`; for the input's gradient, `[taps][channels / panel][filters][panel]`.
+    /// Forward, `[filters / panel][taps * channels][panel]`; for the input's gradient, `[channels / panel][taps][filters][panel]`.
     weights: Vec<f32>,
     /// Products for the output and for the weights' gradient.
     sums: Vec<Pairs>,
@@ -130,14 +130,14 @@ impl<'a> Direct<'a> {
     fn add_input_gradient(&self, out_gradient: &[f32], images: usize, pitch: usize, input: &mut [f32]) {
         let ConvGeometry { channels, filters, stride, .. } = *self.conv;
         let panel = panel(channels);
-        for (pairs, weights) in self.taps.iter().zip(self.weights.chunks(pitch * filters)) {
+        for (tap, pairs) in self.taps.iter().enumerate() {
             let rows = ..images * pairs.rows;
-            for (index, b) in weights.chunks(filters * panel).enumerate() {
+            for (index, weights) in self.weights.chunks(self.taps.len() * filters * panel).enumerate() {
                 Product {
                     a: out_gradient,
                     rows: pairs.outputs(rows, filters),
                     depth: Axis::line(filters, 1),
-                    b,
+                    b: &weights[tap * filters * panel..][..filters * panel],
                     b_rows: Axis::line(filters, panel),
                     c: &mut input[index * panel..],
                     c_rows: pairs.inputs(rows, stride * pitch, pitch),
@@ -258,34 +258,45 @@ impl Pairs {
 /// Weights `[filters][channels][taps]` in panels; zeros in left-over columns.
 fn weights(conv: &ConvGeometry, w: &[f32], direction: Direction) -> Vec<f32> {
     let ConvGeometry { channels, filters, .. } = *conv;
-    let taps = conv.taps();
-    let at = |filter: usize, channel: usize, tap: usize| w[(filter * channels + channel) * taps + tap];
+    let (taps, depth) = (conv.taps(), conv.depth());
     match direction {
         Direction::Forward => {
             let panel = panel(filters);
-            let fill = |_: &mut (), index: usize, part: &mut [f32]| {
-                for (row, lanes) in part.chunks_mut(panel).enumerate() {
-                    for (filter, lane) in (index * panel..filters).zip(lanes) {
-                        *lane = at(filter, row % channels, row / channels);
+            let fill = |(): &mut (), index: usize, part: &mut [f32]| {
+                let kernels = w[index * panel * depth..].chunks(depth).take(panel);
+                for block in blocks(channels) {
+                    for (lane, kernels) in kernels.clone().enumerate() {
+                        for channel in block.clone() {
+                            for (tap, weight) in kernels[channel * taps..][..taps].iter().enumerate() {
+                                part[(tap * channels + channel) * panel + lane] = *weight;
+                            }
+                        }
                     }
                 }
             };
-            in_parts(filters.next_multiple_of(panel) * conv.depth(), conv.depth() * panel, || (), fill).0
+            in_parts(filters.next_multiple_of(panel) * depth, depth * panel, || (), fill).0
         }
         Direction::InputGradient => {
             let panel = panel(channels);
-            let panels = channels.div_ceil(panel);
-            let fill = |_: &mut (), index: usize, part: &mut [f32]| {
-                let (tap, first) = (index / panels, index % panels * panel);
-                for (filter, lanes) in part.chunks_mut(panel).enumerate() {
-                    for (channel, lane) in (first..channels).zip(lanes) {
-                        *lane = at(filter, channel, tap);
+            let fill = |(): &mut (), index: usize, part: &mut [f32]| {
+                let lanes = index * panel..channels.min((index + 1) * panel);
+                for (filter, kernels) in w.chunks(depth).enumerate() {
+                    for (lane, channel) in lanes.clone().enumerate() {
+                        for (tap, weight) in kernels[channel * taps..][..taps].iter().enumerate() {
+                            part[(tap * filters + filter) * panel + lane] = *weight;
+                        }
                     }
                 }
             };
-            in_parts(taps * panels * panel * filters, filters * panel, || (), fill).0
+            in_parts(channels.next_multiple_of(panel) * taps * filters, taps * filters * panel, || (), fill).0
         }
     }
+}
+
+/// Channels whose weights stay in the cache while the filters of a panel are interleaved.
+fn blocks(channels: usize) -> impl Iterator<Item = Range<usize>> {
+    const BLOCK: usize = 16;
+    (0..channels).step_by(BLOCK).map(move |first| first..channels.min(first + BLOCK))
 }
 
 /// Columns of a panel for matrices of `columns` columns: the same for all instruction sets, as what is summed up together follows
@@ -368,13 +379,30 @@ impl Algorithm for Direct<'_> {
     fn weight_gradient(&self, sums: &[Vec<f32>]) -> Vec<f32> {
         let (channels, taps, depth) = (self.conv.channels, self.conv.taps(), self.conv.depth());
         let panel = panel(self.conv.filters);
-        let fill = |_: &mut (), filter: usize, out: &mut [f32]| {
-            let column = filter / panel * depth * panel + filter % panel;
-            for (index, out) in out.iter_mut().enumerate() {
-                let row = index % taps * channels + index / taps;
-                *out = sums.iter().map(|sum| sum[column + row * panel]).sum();
+        let fill = |total: &mut Vec<f32>, index: usize, out: &mut [f32]| {
+            for block in blocks(channels) {
+                // `[tap][channel][lane]`.
+                total.clear();
+                for tap in 0..taps {
+                    let place = ((index * taps + tap) * channels + block.start) * panel;
+                    let (start, len) = (total.len(), block.len() * panel);
+                    total.extend_from_slice(&sums[0][place..][..len]);
+                    for sum in &sums[1..] {
+                        for (total, value) in total[start..].iter_mut().zip(&sum[place..][..len]) {
+                            *total += value;
+                        }
+                    }
+                }
+                for (lane, out) in out.chunks_mut(depth).enumerate() {
+                    let out = out[block.start * taps..block.end * taps].chunks_mut(taps).enumerate();
+                    for (channel, kernel) in out {
+                        for (tap, weight) in kernel.iter_mut().enumerate() {
+                            *weight = total[(tap * block.len() + channel) * panel + lane];
+                        }
+                    }
+                }
             }
         };
-        in_parts(self.conv.filters * depth, depth, || (), fill).0
+        in_parts(self.conv.filters * depth, panel * depth, Vec::new, fill).0
     }
 }
