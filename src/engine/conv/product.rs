@@ -25,6 +25,11 @@ impl Axis<'_> {
         self.starts.len() * self.len
     }
 
+    /// From each offset to the next one, where that is the same everywhere.
+    fn distance(&self) -> Option<usize> {
+        (self.starts.len() == 1).then_some(self.step)
+    }
+
     /// The largest offset of an index that isn't empty.
     fn last(&self) -> usize {
         let start = self.starts.iter().max().map_or(0, |start| start * self.unit);
@@ -99,24 +104,38 @@ impl Kernel for Product<'_> {
         unsafe {
             while first + 2 * lanes <= self.width {
                 let (b, c) = (self.b.as_ptr().add(first), self.c.as_mut_ptr().add(first));
-                if S::REGISTERS >= 32 {
-                    columns::<S, 12, 2>(simd, &self, b, c);
-                } else {
-                    columns::<S, 6, 2>(simd, &self, b, c);
+                match self.rows.distance() {
+                    Some(WIDE) if S::REGISTERS >= 32 => columns::<S, 12, 2, WIDE>(simd, &self, b, c),
+                    _ if S::REGISTERS >= 32 => columns::<S, 12, 2, ANY>(simd, &self, b, c),
+                    _ => columns::<S, 6, 2, ANY>(simd, &self, b, c),
                 }
                 first += 2 * lanes;
             }
             if first < self.width {
                 let (b, c) = (self.b.as_ptr().add(first), self.c.as_mut_ptr().add(first));
-                columns::<S, 8, 1>(simd, &self, b, c);
+                match self.rows.distance() {
+                    Some(COLUMNS) if S::REGISTERS >= 32 => columns::<S, 16, 1, COLUMNS>(simd, &self, b, c),
+                    _ => columns::<S, 8, 1, ANY>(simd, &self, b, c),
+                }
             }
         }
     }
 }
 
-/// All rows of `VECTORS` registers of columns.
+/// Columns of a wide panel.
+const WIDE: usize = 2 * COLUMNS;
+/// Stands for rows at any distances.
+const ANY: usize = 0;
+
+/// All rows of `VECTORS` registers of columns. Where the rows are `DISTANCE` apart, one pointer serves those of a tile, so that they can be
+/// more than there are pointers.
 #[inline(always)]
-unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, p: &Product, b: *const f32, c: *mut f32) {
+unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTANCE: usize>(
+    simd: S,
+    p: &Product,
+    b: *const f32,
+    c: *mut f32,
+) {
     let mut left = p.rows.total();
     let start = |axis| Offsets { axis, start: 0, step: 0 };
     let (mut rows, mut c_rows) = (start(p.rows), start(p.c_rows));
@@ -124,29 +143,29 @@ unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize>(simd: S, p: 
     // SAFETY: passed on from the caller; the tiles' rows are those that are left.
     unsafe {
         while left >= ROWS {
-            tile::<S, ROWS, VECTORS>(simd, p, at.0, at.1, b, c);
+            tile::<S, ROWS, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
             left -= ROWS;
         }
-        if ROWS > 6 && left >= 6 {
-            tile::<S, 6, VECTORS>(simd, p, at.0, at.1, b, c);
-            left -= 6;
+        if left >= 8 {
+            tile::<S, 8, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
+            left -= 8;
         }
         if left >= 4 {
-            tile::<S, 4, VECTORS>(simd, p, at.0, at.1, b, c);
+            tile::<S, 4, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
             left -= 4;
         }
         if left >= 2 {
-            tile::<S, 2, VECTORS>(simd, p, at.0, at.1, b, c);
+            tile::<S, 2, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
             left -= 2;
         }
         if left > 0 {
-            tile::<S, 1, VECTORS>(simd, p, at.0, at.1, b, c);
+            tile::<S, 1, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTANCE: usize>(
     simd: S,
     p: &Product,
     rows: &mut Offsets,
@@ -156,7 +175,18 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
 ) {
     // SAFETY: offsets are of the product's rows and depths, checked by the caller.
     unsafe {
-        let a: [*const f32; ROWS] = std::array::from_fn(|_| p.a.as_ptr().add(rows.next()));
+        let mut a = [p.a.as_ptr(); ROWS];
+        if DISTANCE == ANY {
+            for a in &mut a {
+                *a = a.add(rows.next());
+            }
+        } else {
+            let first = p.a.as_ptr().add(rows.next());
+            rows.step += ROWS - 1;
+            for (row, a) in a.iter_mut().enumerate() {
+                *a = first.add(row * DISTANCE);
+            }
+        }
         let c: [*mut f32; ROWS] = std::array::from_fn(|_| c.add(c_rows.next()));
         let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
         if p.accumulate {
