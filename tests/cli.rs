@@ -481,6 +481,32 @@ fn a_killed_run_continues_to_the_same_bytes() {
     same_run(&run, &whole);
 }
 
+/// Layers of 8 and 12 channels, which fill no register, among them.
+#[test]
+fn a_run_without_avx512_ends_with_the_same_bytes() {
+    let dir = new_place();
+    let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
+    success(&command.env("MARS_ISA", "avx2").output().unwrap());
+    same_run(&dir.path().join("run"), &FINISHED.join("run"));
+}
+
+#[test]
+fn a_package_gives_the_same_with_every_instruction_set() {
+    let dir = new_place();
+    let package = FINISHED.join("run/model.mars");
+    let deployed = ["avx512", "avx2", "portable"].map(|isa| {
+        let file = format!("{isa}.json");
+        let mut command = deploy(dir.path(), &[package.to_str().unwrap(), "--json", &file]);
+        success(&command.env("MARS_ISA", isa).output().unwrap());
+        fs::read(dir.path().join(file)).unwrap()
+    });
+    assert!(deployed.iter().all(|bytes| *bytes == deployed[0]));
+    failed(
+        &deploy(dir.path(), &[package.to_str().unwrap()]).env("MARS_ISA", "sse").output().unwrap(),
+        &["MARS_ISA", "avx2"],
+    );
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_a_run_that_continues_to_the_same_bytes() {
