@@ -91,11 +91,53 @@ struct Folder<'a> {
     plan: &'a BitPlan,
 }
 
-/// A convolution in integers with the real value that one unit of its sums stands for, a column each.
+/// A convolution of the graph, with the widths that the plan gives it.
+struct Planned<'a> {
+    name: &'a str,
+    shape: ConvShape,
+    source: Source,
+    input_bits: u8,
+    weight_bits: u8,
+    batch_norm: BatchNorm,
+}
+
+/// What becomes of a convolution's batch norm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BatchNorm {
+    /// There is none, but a bias.
+    Absent,
+    /// Its gain is in the weights.
+    Folded,
+    /// Its gain is in the scale of each column.
+    Outside,
+}
+
+/// A convolution in integers.
 struct FoldedConv {
     conv: IntegerConv,
-    /// `s_c * s_in`; one entry where all columns share it.
-    units: Vec<f64>,
+    /// The real value of one unit of its accumulators: `s_c * s_in`.
+    units: Scales,
+}
+
+/// What joins a convolution's accumulators before they are requantized.
+enum Joining<'a> {
+    Nothing,
+    /// A value with this step.
+    Identity {
+        step: f64,
+    },
+    /// The accumulators of another convolution, with their units.
+    Projection {
+        units: &'a Scales,
+    },
+}
+
+/// Input and limits of a convolution's scales.
+struct Limits {
+    /// Step of its input.
+    input_step: f64,
+    /// Least unit of its accumulators.
+    least_unit: f64,
 }
 
 /// A convolution in floats: weights and biases with batch norm and colors folded in.
@@ -116,41 +158,85 @@ impl RealConv<'_> {
         weights.map(move |(index, weight)| f64::from(*weight) * self.gains[filter] * self.colors[index / self.taps])
     }
 
-    /// The scale of the layer, or of each column: where steps are learned for columns, and with a batch norm that stays `outside`, whose
-    /// gain each column's scale takes up.
-    ///
-    /// Floors keep biases below `2^30`, `s_c * s_in` at `unit_floor`, and multipliers above zero; a column without weights takes the
-    /// largest scale.
-    fn scales(&self, steps: &[f64], outside: bool, input_step: f64, unit_floor: f64) -> Vec<f64> {
-        // Half of the limit, so that rounding and the picture's zero points stay within it.
+    /// The least scale with which a filter's bias stays below `2^30`, and the unit of its accumulator is not less than the limit.
+    fn least_scale(&self, filter: usize, limits: &Limits) -> f64 {
+        // Half of the bias's limit, so that rounding and the picture's zero points stay within it.
         let bias_limit = f64::from(MAX_BIAS) / 2.0;
-        let floor = |filter: usize| unit_floor.max(self.biases[filter].abs() / bias_limit) / input_step;
+        limits.least_unit.max(self.biases[filter].abs() / bias_limit) / limits.input_step
+    }
+
+    /// Returns one scale for the layer. Returns one per column if (a) steps are learned per column or (b) batch norm is not folded; then
+    /// a column's scale includes its gain.
+    fn scales(&self, steps: &Scales, batch_norm: BatchNorm, limits: &Limits) -> Scales {
         let filters = 0..self.gains.len();
-        if steps.len() == 1 && !outside {
-            return vec![filters.map(floor).fold(steps[0], f64::max)];
+        match (steps, batch_norm) {
+            (Scales::Shared(step), BatchNorm::Absent | BatchNorm::Folded) => {
+                Scales::Shared(filters.map(|filter| self.least_scale(filter, limits)).fold(*step, f64::max))
+            }
+            (Scales::PerColumn(_), _) | (_, BatchNorm::Outside) => self.column_scales(steps, batch_norm, limits),
         }
-        let wished: Vec<f64> = filters
-            .map(|filter| match self.column(filter).all(|weight| weight == 0.0) {
-                true => 0.0,
-                false => {
-                    let scale = broadcast(steps, filter) * if outside { self.gains[filter].abs() } else { 1.0 };
-                    scale.max(floor(filter))
-                }
-            })
-            .collect();
-        let largest = wished.iter().copied().fold(0.0, f64::max);
-        let largest = if largest > 0.0 { largest } else { steps[0] };
-        let scales = wished.iter().enumerate().map(|(filter, &scale)| {
-            let scale = if scale == 0.0 { largest } else { scale };
-            scale.max(largest * SCALE_RATIO_FLOOR).max(floor(filter))
+    }
+
+    /// A scale for each column, which keeps its multiplier above zero; a column without weights takes the largest one.
+    fn column_scales(&self, steps: &Scales, batch_norm: BatchNorm, limits: &Limits) -> Scales {
+        let wanted = |filter: usize| {
+            let gain = match batch_norm {
+                BatchNorm::Outside => self.gains[filter].abs(),
+                BatchNorm::Absent | BatchNorm::Folded => 1.0,
+            };
+            let has_weights = self.column(filter).any(|weight| weight != 0.0);
+            has_weights.then(|| (steps.get(filter) * gain).max(self.least_scale(filter, limits)))
+        };
+        let wanted: Vec<Option<f64>> = (0..self.gains.len()).map(wanted).collect();
+        let largest = wanted.iter().flatten().copied().reduce(f64::max).unwrap_or(steps.get(0));
+        let scales = wanted.iter().enumerate().map(|(filter, scale)| {
+            let scale = scale.unwrap_or(largest);
+            scale.max(largest * SCALE_RATIO_FLOOR).max(self.least_scale(filter, limits))
         });
-        scales.collect()
+        Scales::new(scales.collect())
     }
 }
 
-/// The value of a filter, from a list that holds one for all or one for each.
-fn broadcast(values: &[f64], filter: usize) -> f64 {
-    values[if values.len() > 1 { filter } else { 0 }]
+/// A positive number for all columns of a convolution, or for each.
+enum Scales {
+    Shared(f64),
+    PerColumn(Vec<f64>),
+}
+
+impl Scales {
+    /// One value for all, or one for each.
+    fn new(values: Vec<f64>) -> Self {
+        match values.as_slice() {
+            [value] => Self::Shared(*value),
+            _ => Self::PerColumn(values),
+        }
+    }
+
+    fn values(&self) -> &[f64] {
+        match self {
+            Self::Shared(value) => std::slice::from_ref(value),
+            Self::PerColumn(values) => values,
+        }
+    }
+
+    fn get(&self, filter: usize) -> f64 {
+        match self {
+            Self::Shared(value) => *value,
+            Self::PerColumn(values) => values[filter],
+        }
+    }
+
+    fn largest(&self) -> f64 {
+        self.values().iter().copied().fold(0.0, f64::max)
+    }
+
+    fn any_below(&self, floor: f64) -> bool {
+        self.values().iter().any(|value| *value < floor)
+    }
+
+    fn times(&self, factor: f64) -> Self {
+        Self::new(self.values().iter().map(|value| value * factor).collect())
+    }
 }
 
 impl Folder<'_> {
@@ -159,70 +245,109 @@ impl Folder<'_> {
             Op::MaxPool { .. } => Ok(IntegerLayer::MaxPool),
             Op::AvgPool { kernel } => {
                 let window = (kernel[0] * kernel[1]) as f64;
-                let unit = self.step(node.source, bits.input)? / window;
-                let requantize = self.requantizer(node, bits, &[unit], &[], None)?;
-                Ok(IntegerLayer::AvgPool { input_bits: bits.input, output: requantize.output })
+                let unit = Scales::Shared(self.step(node.source, bits.input)? / window);
+                let output = self.requantize(node, bits, &unit, &Joining::Nothing)?.output;
+                Ok(IntegerLayer::AvgPool { input_bits: bits.input, output })
             }
             Op::Conv { conv: shape, batch_norm, skip, logits } => {
-                let fold_main =
-                    |floor: f64| self.conv(&node.name, &shape, node.source, bits, bits.input, batch_norm, floor);
-                let mut main = fold_main(0.0)?;
+                let planned = Planned {
+                    name: &node.name,
+                    shape,
+                    source: node.source,
+                    input_bits: bits.input,
+                    weight_bits: bits.weights,
+                    batch_norm: self.batch_norm(batch_norm),
+                };
                 if logits {
-                    return self.logits(node, main);
+                    return self.logits(&planned);
                 }
-                let (skip, requantize) = match (skip, bits.skip) {
-                    (None, _) => (None, self.requantizer(node, bits, &main.units, &[], None)?),
+                match (skip, bits.skip) {
+                    (None, _) => {
+                        let main = self.conv(&planned, 0.0)?;
+                        let output = self.requantize(node, bits, &main.units, &Joining::Nothing)?.output;
+                        Ok(IntegerLayer::Conv { conv: main.conv, skip: None, output: Some(output) })
+                    }
                     (Some(Skip::Identity { source, .. }), Some(skip_bits)) => {
-                        let step = self.step(source, skip_bits)?;
-                        if main.units.iter().any(|unit| *unit < step * SKIP_RATIO_FLOOR) {
-                            main = fold_main(step * SKIP_RATIO_FLOOR)?;
-                        }
-                        let requantize = self.requantizer(node, bits, &main.units, &[], Some(step))?;
-                        let multiplier = requantize.scale(step).round() as u32;
-                        (Some(IntegerSkip::Identity { bits: skip_bits, multiplier }), requantize)
+                        self.with_identity(node, bits, &planned, self.step(source, skip_bits)?, skip_bits)
                     }
                     (Some(Skip::Projection { source, conv: shape }), Some(skip_bits)) => {
                         let name = node.projection_name();
-                        let fold_projection =
-                            |floor: f64| self.conv(&name, &shape, source, bits, skip_bits, true, floor);
-                        let mut projection = fold_projection(0.0)?;
-                        // They share a shift: where one is much weaker, its multipliers would have no bits left.
-                        let units = || main.units.iter().chain(&projection.units);
-                        let floor = units().copied().fold(0.0, f64::max) * SCALE_RATIO_FLOOR;
-                        if units().any(|unit| *unit < floor) {
-                            (main, projection) = (fold_main(floor)?, fold_projection(floor)?);
-                        }
-                        let requantize = self.requantizer(node, bits, &main.units, &projection.units, None)?;
-                        let multipliers = requantize.multipliers(&projection.units);
-                        (Some(IntegerSkip::Projection { conv: projection.conv, multipliers }), requantize)
+                        let batch_norm = self.batch_norm(true);
+                        let projection =
+                            Planned { name: &name, shape, source, input_bits: skip_bits, batch_norm, ..planned };
+                        self.with_projection(node, bits, &planned, &projection)
                     }
                     (Some(_), None) => unreachable!("a plan gives every residual its bits"),
-                };
-                Ok(IntegerLayer::Conv { conv: main.conv, skip, output: Some(requantize.output) })
+                }
             }
         }
     }
 
     /// The logits share one scale, so that they can be compared: columns of other scales would need another multiplier each.
-    fn logits(&self, node: &Node, main: FoldedConv) -> Result<IntegerLayer> {
-        if main.units.len() > 1 {
-            return Err(Error::layer(&node.name, "the last layer's logits need one scale, not one a column"));
+    fn logits(&self, planned: &Planned) -> Result<IntegerLayer> {
+        let FoldedConv { conv, units } = self.conv(planned, 0.0)?;
+        match units {
+            Scales::Shared(_) => Ok(IntegerLayer::Conv { conv, skip: None, output: None }),
+            Scales::PerColumn(_) => {
+                Err(Error::layer(planned.name, "the last layer's logits need one scale, not one a column"))
+            }
         }
-        Ok(IntegerLayer::Conv { conv: main.conv, skip: None, output: None })
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn conv(
+    /// A convolution whose accumulators a value of step `step` joins.
+    fn with_identity(
         &self,
-        name: &str,
-        shape: &ConvShape,
-        source: Source,
+        node: &Node,
         bits: &NodeBits,
-        input_bits: u8,
-        batch_norm: bool,
-        unit_floor: f64,
-    ) -> Result<FoldedConv> {
-        let (gains, biases) = self.affine(name, shape, batch_norm)?;
+        planned: &Planned,
+        step: f64,
+        skip_bits: u8,
+    ) -> Result<IntegerLayer> {
+        let mut main = self.conv(planned, 0.0)?;
+        if main.units.any_below(step * SKIP_RATIO_FLOOR) {
+            main = self.conv(planned, step * SKIP_RATIO_FLOOR)?;
+        }
+        let requantizer = self.requantize(node, bits, &main.units, &Joining::Identity { step })?;
+        let multiplier = requantizer.multiplier(step);
+        let skip = Some(IntegerSkip::Identity { bits: skip_bits, multiplier });
+        Ok(IntegerLayer::Conv { conv: main.conv, skip, output: Some(requantizer.output) })
+    }
+
+    /// A convolution whose accumulators those of another one join.
+    ///
+    /// They share a shift: where one is much weaker, its multipliers would have no bits left, so its units get a floor.
+    fn with_projection(
+        &self,
+        node: &Node,
+        bits: &NodeBits,
+        planned: &Planned,
+        projection: &Planned,
+    ) -> Result<IntegerLayer> {
+        let (mut main, mut joined) = (self.conv(planned, 0.0)?, self.conv(projection, 0.0)?);
+        let floor = main.units.largest().max(joined.units.largest()) * SCALE_RATIO_FLOOR;
+        if main.units.any_below(floor) || joined.units.any_below(floor) {
+            (main, joined) = (self.conv(planned, floor)?, self.conv(projection, floor)?);
+        }
+        let joining = Joining::Projection { units: &joined.units };
+        let requantizer = self.requantize(node, bits, &main.units, &joining)?;
+        let multipliers = requantizer.multipliers(&joined.units);
+        let skip = Some(IntegerSkip::Projection { conv: joined.conv, multipliers });
+        Ok(IntegerLayer::Conv { conv: main.conv, skip, output: Some(requantizer.output) })
+    }
+
+    /// What becomes of a convolution's batch norm, if it has one.
+    fn batch_norm(&self, has: bool) -> BatchNorm {
+        match (has, self.options.quantize.fusion) {
+            (false, _) => BatchNorm::Absent,
+            (true, Fusion::None) => BatchNorm::Outside,
+            (true, Fusion::Batch | Fusion::Ema | Fusion::Frozen | Fusion::Once) => BatchNorm::Folded,
+        }
+    }
+
+    /// Folds and rounds a convolution whose accumulators have units of at least `least_unit`.
+    fn conv(&self, planned: &Planned, least_unit: f64) -> Result<FoldedConv> {
+        let Planned { name, shape, source, .. } = *planned;
+        let (gains, biases) = self.affine(planned)?;
         let real = RealConv {
             weights: &self.weights.get(&format!("{name}.weight"))?.values,
             gains,
@@ -233,18 +358,17 @@ impl Folder<'_> {
             },
             taps: shape.taps(),
         };
-        let input_step = self.step(source, input_bits)?;
-        let steps = self.positive(&format!("{name}.weight_step"))?;
-        let outside = self.options.quantize.fusion == Fusion::None && batch_norm;
-        let scales = real.scales(&steps, outside, input_step, unit_floor);
-        let limit = f64::from((1 << (bits.weights - 1)) - 1);
+        let limits = Limits { input_step: self.step(source, planned.input_bits)?, least_unit };
+        let steps = Scales::new(self.positive(&format!("{name}.weight_step"))?);
+        let scales = real.scales(&steps, planned.batch_norm, &limits);
+        let limit = f64::from((1 << (planned.weight_bits - 1)) - 1);
         let mut weights = Vec::with_capacity(shape.weights());
         let mut biases = Vec::with_capacity(shape.filters());
         for (filter, bias) in real.biases.iter().enumerate() {
-            let scale = broadcast(&scales, filter);
+            let scale = scales.get(filter);
             let column = real.column(filter).map(|weight| (weight / scale).round().clamp(-limit, limit) as i8);
             let column: Vec<i8> = column.collect();
-            let mut bias = (bias / (scale * input_step)).round() as i64;
+            let mut bias = (bias / (scale * limits.input_step)).round() as i64;
             if source == Source::Image {
                 for (index, weight) in column.iter().enumerate() {
                     bias -= i64::from(*weight) * i64::from(self.options.picture.zero_points[index / shape.taps()]);
@@ -254,17 +378,19 @@ impl Folder<'_> {
             biases.push(bias.ok_or_else(|| Error::layer(name, format!("the bias of filter {filter} reaches 2^30")))?);
             weights.extend(column);
         }
-        let conv = IntegerConv { input_bits, weight_bits: bits.weights, weights, bias: biases };
-        Ok(FoldedConv { conv, units: scales.iter().map(|scale| scale * input_step).collect() })
+        let Planned { input_bits, weight_bits, .. } = *planned;
+        let conv = IntegerConv { input_bits, weight_bits, weights, bias: biases };
+        Ok(FoldedConv { conv, units: scales.times(limits.input_step) })
     }
 
     /// Gain and bias of each filter.
-    fn affine(&self, name: &str, shape: &ConvShape, batch_norm: bool) -> Result<(Vec<f64>, Vec<f64>)> {
+    fn affine(&self, planned: &Planned) -> Result<(Vec<f64>, Vec<f64>)> {
         let part = |part: &str| -> Result<Vec<f64>> {
-            Ok(self.weights.get(&format!("{name}.{part}"))?.values.iter().map(|v| f64::from(*v)).collect())
+            let values = &self.weights.get(&format!("{}.{part}", planned.name))?.values;
+            Ok(values.iter().map(|v| f64::from(*v)).collect())
         };
-        if !batch_norm {
-            return Ok((vec![1.0; shape.filters()], part("bias")?));
+        if planned.batch_norm == BatchNorm::Absent {
+            return Ok((vec![1.0; planned.shape.filters()], part("bias")?));
         }
         let (gamma, beta, mean, var) = (part("gamma")?, part("beta")?, part("mean")?, part("var")?);
         let gains: Vec<f64> = gamma.iter().zip(&var).map(|(g, v)| g / (v + BATCH_NORM_EPSILON).sqrt()).collect();
@@ -294,23 +420,18 @@ impl Folder<'_> {
     }
 
     /// Chooses the largest shift with which every multiplier stays within its bits.
-    fn requantizer(
-        &self,
-        node: &Node,
-        bits: &NodeBits,
-        units: &[f64],
-        projection_units: &[f64],
-        skip_step: Option<f64>,
-    ) -> Result<Requantizer> {
+    fn requantize(&self, node: &Node, bits: &NodeBits, units: &Scales, joining: &Joining) -> Result<Requantizer> {
         let output_step = self.positive(&format!("{}.output_step", node.name))?[0];
         let narrowest = bits.forms[0];
         let widest = bits.forms[bits.forms.len() - 1];
-        let largest = |units: &[f64]| units.iter().copied().fold(0.0, f64::max) / output_step;
         let fits = |shift: u8| {
-            let scale = f64::from(shift).exp2();
-            let multiplier = largest(units).max(largest(projection_units)) * scale;
-            let skip = skip_step.unwrap_or(0.0) / output_step * scale;
-            multiplier.round() <= f64::from(MAX_MULTIPLIER) && skip.round() <= f64::from(MAX_SKIP_MULTIPLIER)
+            let multiplier = |unit: f64| (unit / output_step * f64::from(shift).exp2()).round();
+            multiplier(units.largest()) <= f64::from(MAX_MULTIPLIER)
+                && match joining {
+                    Joining::Nothing => true,
+                    Joining::Identity { step } => multiplier(*step) <= f64::from(MAX_SKIP_MULTIPLIER),
+                    Joining::Projection { units } => multiplier(units.largest()) <= f64::from(MAX_MULTIPLIER),
+                }
         };
         let unusable = || {
             Error::layer(
@@ -330,14 +451,19 @@ impl Folder<'_> {
             },
         };
         requantizer.output.multipliers = requantizer.multipliers(units);
-        let all = requantizer.output.multipliers.iter().copied().chain(requantizer.multipliers(projection_units));
-        if all.chain(skip_step.map(|step| requantizer.scale(step).round() as u32)).any(|multiplier| multiplier == 0) {
+        let joined = match joining {
+            Joining::Nothing => Vec::new(),
+            Joining::Identity { step } => vec![requantizer.multiplier(*step)],
+            Joining::Projection { units } => requantizer.multipliers(units),
+        };
+        if requantizer.output.multipliers.iter().chain(&joined).any(|multiplier| *multiplier == 0) {
             return Err(unusable());
         }
         Ok(requantizer)
     }
 }
 
+/// A requantization with what its multipliers are relative to.
 struct Requantizer {
     output_step: f64,
     shift: u8,
@@ -345,12 +471,12 @@ struct Requantizer {
 }
 
 impl Requantizer {
-    /// `unit / output_step * 2^n`.
-    fn scale(&self, unit: f64) -> f64 {
-        unit / self.output_step * f64::from(self.shift).exp2()
+    /// `unit / output_step * 2^n`, rounded.
+    fn multiplier(&self, unit: f64) -> u32 {
+        (unit / self.output_step * f64::from(self.shift).exp2()).round() as u32
     }
 
-    fn multipliers(&self, units: &[f64]) -> Vec<u32> {
-        units.iter().map(|unit| self.scale(*unit).round() as u32).collect()
+    fn multipliers(&self, units: &Scales) -> Vec<u32> {
+        units.values().iter().map(|unit| self.multiplier(*unit)).collect()
     }
 }
