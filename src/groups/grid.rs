@@ -52,6 +52,11 @@ impl GroupGrid {
         (filter / self.group.filters * self.blocks() + channel / self.group.channels) * self.taps + tap
     }
 
+    /// Channel block and kernel position of a group that is numbered within its filter set.
+    pub fn place_in_set(&self, group: usize) -> (usize, usize) {
+        (group / self.taps, group % self.taps)
+    }
+
     /// Real weights in a group: fewer than its shape says where filters or channels are left over.
     pub fn real_weights(&self, group: usize) -> usize {
         let block = group / self.taps % self.blocks();

@@ -20,6 +20,8 @@ mod timing;
 #[cfg(feature = "train")]
 pub(crate) use array::{ConversionNoise, stuck_weights};
 pub use array::{Counters, Execution, MacroNetwork};
+#[cfg(feature = "train")]
+pub(crate) use chip::ConversionNumbers;
 pub use chip::{
     AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Mapping, Memory, Noise, PingPong, Policy,
     Precision,

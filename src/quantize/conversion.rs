@@ -1,14 +1,14 @@
 //! What a chip's conversions make of a convolution's sums: for evaluation with fake quantizers, and for training that knows the converter.
 //!
-//! A convolution on the chip is that of the weights that its cells hold, plus what each conversion of a partial sum adds: saturation,
-//! rounding and noise. Only the latter is computed here, from the numbers of ones that inputs and weights have in common. The macro
-//! execution, which multiplies bytes and adds up converted sums, shares the mapping and the noise's numbers with it and nothing else.
+//! `chip(x) = conv(x, stored_weights) + sum of conversion_error`, where an error is saturation, rounding and noise of one partial sum. This
+//! module computes only the second term, with bit-serial products: partial sums are popcounts of inputs AND weights. The macro execution,
+//! which multiplies bytes and adds up converted sums, shares the mapping and the numbers of conversions with it and nothing else.
 
 use rayon::prelude::*;
 
 use crate::engine::{Digits, digit_sums};
 use crate::error::Result;
-use crate::hardware::{ConvMapping, ConversionNoise, Converter, Hardware, stuck_weights};
+use crate::hardware::{ConvMapping, ConversionNoise, ConversionNumbers, Converter, Hardware, stuck_weights};
 use crate::integer::IntegerConv;
 use crate::network::{Conv, ConvShape, MapShape};
 use crate::simd::{LANES, Word, vectorized};
@@ -42,6 +42,7 @@ pub(crate) struct Conversions {
     slices: Vec<Slice>,
     /// Digits of a bundle but for its words.
     digits: Digits,
+    numbers: ConversionNumbers,
     noise: Option<ConversionNoise>,
     /// Blocks of a pixel, and words of a block.
     blocks: usize,
@@ -174,6 +175,7 @@ impl Conversions {
             set: hardware.group.filters,
             slices: (0..digits.slices).map(slice).collect(),
             digits,
+            numbers: mapping.precision.conversion_numbers(),
             noise,
             blocks: mapping.grid.blocks(),
             block_words: hardware.group.channels.div_ceil(WORD),
@@ -305,7 +307,8 @@ impl Conversions {
                             noise,
                             stream,
                             pixels: (pixel / 2) as u32,
-                            number: (number * partial.len()) as u32,
+                            numbers: self.numbers,
+                            bundle: number,
                         });
                         add_errors(&self.slices, digits, &partial, noise, &mut sums);
                     }
@@ -340,8 +343,9 @@ struct Draw {
     stream: [u32; 2],
     /// Number of the two pixels.
     pixels: u32,
-    /// Number of its first conversion.
-    number: u32,
+    numbers: ConversionNumbers,
+    /// Number of its bundle.
+    bundle: usize,
 }
 
 vectorized! {
@@ -353,13 +357,12 @@ vectorized! {
         noise: Option<Draw>,
         sums: &mut [[i32; LANES]; 2],
     ) {
-        let mut index = 0;
-        for (slice, partial) in slices.iter().zip(partial.chunks_exact(digits.phases)) {
+        for (index, (slice, partial)) in slices.iter().zip(partial.chunks_exact(digits.phases)).enumerate() {
             for (phase, partial) in partial.iter().enumerate() {
                 let place = slice.place << (phase * digits.phase_bits);
                 let mut disturbed = *partial;
-                if let Some(Draw { noise, stream, pixels, number }) = noise {
-                    let noise = noise.pair(stream, pixels, number + index as u32);
+                if let Some(Draw { noise, stream, pixels, numbers, bundle }) = noise {
+                    let noise = noise.pair(stream, pixels, numbers.of(bundle, index, phase) as u32);
                     for pixel in 0..2 {
                         for lane in 0..LANES {
                             disturbed[pixel][lane] += noise[pixel][lane];
@@ -372,7 +375,6 @@ vectorized! {
                         sums[pixel][lane] += (converted[lane] - partial[pixel][lane]) * place;
                     }
                 }
-                index += 1;
             }
         }
     }

@@ -14,7 +14,7 @@ use super::row::Row;
 use crate::error::{Error, Result};
 use crate::files::{try_lock, wait_for_lock};
 
-/// A part of a sweep: the points whose number leaves `index` when divided by `count`.
+/// A part of a sweep: the points with `number % count == index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
     index: usize,

@@ -5,10 +5,11 @@
 use std::borrow::Cow;
 
 use super::adc::Slice;
+use super::layout::{InputLayout, WeightLayout};
 use super::noise::{ConversionNoise, Key, STREAM_CONVERSIONS, stuck_weights};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
-use crate::hardware::chip::Hardware;
+use crate::hardware::chip::{ConversionNumbers, Hardware};
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::IntegerConv;
 use crate::network::{ConvShape, MapShape};
@@ -37,22 +38,17 @@ pub(super) struct ArrayConv {
     input_bits_per_cycle: u8,
     phases: usize,
     slices: Vec<Slice>,
+    numbers: ConversionNumbers,
     noise: Option<ConversionNoise>,
     /// Whether partial sums are small enough for [`IntegerSimd::Narrow`].
     narrow: bool,
     group: GroupShape,
-    /// Bytes of a channel block of a pixel: the group's channels, filled up to whole quads.
-    block: usize,
-    /// Bytes of a pixel.
-    pixel: usize,
-    /// Width of the map with its border.
-    row: usize,
+    inputs: InputLayout,
+    weights: WeightLayout,
     /// Bytes of one input phase of the map with its border.
     plane: usize,
     /// Where each output pixel's window starts in a plane.
     windows: Vec<usize>,
-    /// Vectors of lanes that a filter set takes.
-    vectors: usize,
     /// Accesses for a bundle.
     parts: usize,
     /// Outputs of an access.
@@ -63,7 +59,7 @@ pub(super) struct ArrayConv {
 #[derive(Debug)]
 struct ArraySet {
     bundles: Vec<Bundle>,
-    /// `[bundle][vector][slice][section][quad]`.
+    /// As [`WeightLayout`] says.
     weights: Vec<Weights>,
 }
 
@@ -72,10 +68,17 @@ struct ArraySet {
 struct Bundle {
     /// Where each section's inputs start, from the window's start.
     sections: Vec<usize>,
-    /// For each slice the least and largest partial sum that its weights can give.
-    bounds: Vec<[i32; 2]>,
+    /// For each slice what its weights can give.
+    bounds: Vec<Bounds>,
     /// Where its weights start in the set's.
     weights: usize,
+}
+
+/// The least and the largest partial sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bounds {
+    low: i32,
+    high: i32,
 }
 
 /// A partial sum that its weights cannot give.
@@ -84,7 +87,7 @@ struct OutOfRange {
     bundle: usize,
     slice: usize,
     phase: usize,
-    bounds: [i32; 2],
+    bounds: Bounds,
 }
 
 impl ArrayConv {
@@ -100,13 +103,7 @@ impl ArrayConv {
         hardware: &Hardware,
     ) -> Result<Self> {
         let shape = mapping.shape;
-        let block = hardware.group.channels.next_multiple_of(QUAD);
-        let pixel = mapping.grid.blocks() * block;
-        let row = shape.input.width + 2 * shape.padding;
-        let windows = (0..shape.output.pixels())
-            .map(|out| [out / shape.output.width, out % shape.output.width])
-            .map(|[y, x]| (y * shape.stride * row + x * shape.stride) * pixel)
-            .collect();
+        let inputs = InputLayout::new(shape, mapping.grid);
         let slices = Slice::all(mapping.precision.slices, hardware.weight_slice_bits, hardware.converter);
         let largest_input = (1i64 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
         let largest_product = largest_input << (hardware.weight_slice_bits.min(mapping.precision.weight_bits));
@@ -119,15 +116,14 @@ impl ArrayConv {
             input_bits_per_cycle: hardware.input_bits_per_cycle,
             phases: mapping.precision.phases,
             slices,
+            numbers: mapping.precision.conversion_numbers(),
             noise: noise.and_then(|noise| ConversionNoise::new(noise, hardware.converter, layer)),
-            narrow: largest_product * (2 * mapping.sections * block / QUAD) as i64 <= i64::from(NARROW_LIMIT),
+            narrow: largest_product * (2 * mapping.sections * inputs.block_quads()) as i64 <= i64::from(NARROW_LIMIT),
             group: hardware.group,
-            block,
-            pixel,
-            row,
-            plane: (shape.input.height + 2 * shape.padding) * row * pixel,
-            windows,
-            vectors: hardware.group.filters.div_ceil(LANES),
+            plane: inputs.plane(),
+            windows: inputs.windows(),
+            weights: WeightLayout::new(mapping, &inputs),
+            inputs,
             parts: mapping.parts(),
             outputs: mapping.precision.outputs,
             sets: Vec::new(),
@@ -136,7 +132,8 @@ impl ArrayConv {
             Some(noise) => Cow::from(stuck_weights(noise, &conv.weights, mapping.precision.weight_bits, layer)),
             None => Cow::from(&conv.weights),
         };
-        let load = |set| array.load(mapping, set, &weights, conv.input_bits, hardware);
+        let largest_input = (1 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
+        let load = |set| array.load(mapping, set, &weights, largest_input, hardware.weight_slice_bits);
         array.sets = (0..mapping.sets.len()).map(load).collect();
         if !hardware.losses().is_empty() {
             array.check_sums()?;
@@ -145,52 +142,47 @@ impl ArrayConv {
     }
 
     /// Lays out a filter set's kept weights as its accesses read them.
-    fn load(&self, mapping: &ConvMapping, set: usize, cells: &[i8], input_bits: u8, hardware: &Hardware) -> ArraySet {
-        let (taps, quads) = (mapping.grid.taps, self.block / QUAD);
-        let filters = mapping.set_filters(set);
-        let largest_input = (1 << input_bits.min(hardware.input_bits_per_cycle)) - 1;
+    fn load(&self, mapping: &ConvMapping, set: usize, stored: &[i8], largest_input: i32, slice_bits: u8) -> ArraySet {
         let mut weights = Vec::new();
         let mut bundles = Vec::new();
         for groups in mapping.sets[set].groups.chunks(mapping.sections) {
-            let sections = groups.iter().map(|group| {
-                let (tap, block) = (group % taps, group / taps);
-                let [y, x] = [tap / self.shape.kernel[1], tap % self.shape.kernel[1]];
-                (y * self.row + x) * self.pixel + block * self.block
-            });
             let start = weights.len();
-            let mut bounds = vec![[0; 2]; self.slices.len()];
-            for vector in 0..self.vectors {
-                for (slice, bounds) in bounds.iter_mut().enumerate() {
-                    let mut ranges = [[0; 2]; LANES];
-                    for group in groups {
-                        let (tap, block) = (group % taps, group / taps);
-                        for quad in 0..quads {
-                            let mut loaded = [0; LANES * QUAD];
-                            for (index, digit) in loaded.iter_mut().enumerate() {
-                                let (lane, in_block) = (index / QUAD, quad * QUAD + index % QUAD);
-                                let in_set = vector * LANES + lane;
-                                let channel = block * hardware.group.channels + in_block;
-                                if in_set < filters.len()
-                                    && in_block < hardware.group.channels
-                                    && channel < mapping.grid.channels
-                                {
-                                    let filter = filters.start + in_set;
-                                    let weight = cells[(filter * mapping.grid.channels + channel) * taps + tap];
-                                    *digit = self.slices[slice].digit(weight, slice, hardware.weight_slice_bits);
-                                    let extreme = i32::from(*digit) * largest_input;
-                                    ranges[lane][usize::from(extreme > 0)] += extreme;
-                                }
-                            }
-                            weights.push(loaded);
-                        }
-                    }
-                    bounds[0] = ranges.iter().map(|range| range[0]).fold(bounds[0], i32::min);
-                    bounds[1] = ranges.iter().map(|range| range[1]).fold(bounds[1], i32::max);
+            weights.resize(start + self.weights.bundle(groups.len()), [0; LANES * QUAD]);
+            let own = &mut weights[start..];
+            for (slice, digits) in self.slices.iter().enumerate() {
+                for cell in mapping.cells(set, groups) {
+                    let (vector, lane) = (cell.filter / LANES, cell.filter % LANES);
+                    let (quad, row) = (cell.row / QUAD, cell.row % QUAD);
+                    let quad =
+                        self.weights.start(groups.len(), vector, slice) + self.weights.slice(cell.section) + quad;
+                    own[quad][lane * QUAD + row] = digits.digit(stored[cell.weight], slice, slice_bits);
                 }
             }
-            bundles.push(Bundle { sections: sections.collect(), bounds, weights: start });
+            let bounds = (0..self.slices.len()).map(|slice| self.bounds(own, groups.len(), slice, largest_input));
+            let sections = groups.iter().map(|group| self.inputs.section(*group));
+            bundles.push(Bundle { sections: sections.collect(), bounds: bounds.collect(), weights: start });
         }
         ArraySet { bundles, weights }
+    }
+
+    /// The partial sums that the weights of a bundle's slice can give with inputs up to `largest_input`.
+    fn bounds(&self, bundle: &[Weights], sections: usize, slice: usize, largest_input: i32) -> Bounds {
+        let mut bounds = Bounds { low: 0, high: 0 };
+        for start in self.weights.starts_of_slice(sections, slice) {
+            let mut lanes = [Bounds { low: 0, high: 0 }; LANES];
+            for quad in &bundle[start..][..self.weights.slice(sections)] {
+                for (lane, digits) in lanes.iter_mut().zip(quad.as_chunks::<QUAD>().0) {
+                    for digit in digits {
+                        let extreme = i32::from(*digit) * largest_input;
+                        lane.low += extreme.min(0);
+                        lane.high += extreme.max(0);
+                    }
+                }
+            }
+            bounds.low = lanes.iter().map(|lane| lane.low).fold(bounds.low, i32::min);
+            bounds.high = lanes.iter().map(|lane| lane.high).fold(bounds.high, i32::max);
+        }
+        bounds
     }
 
     /// A lossy converter may round sums up, noise and stuck cells raise them; they still have to fit 32 bits.
@@ -201,10 +193,10 @@ impl ArrayConv {
             let mut largest = bias;
             for bundle in &set.bundles {
                 for (slice, bounds) in self.slices.iter().zip(&bundle.bounds) {
-                    let bounds = [bounds[0] - noise, bounds[1] + noise];
-                    let sums = bounds.map(|sum| i64::from(slice.conversion.convert(sum)).abs());
+                    let extremes = [bounds.low - noise, bounds.high + noise];
+                    let [low, high] = extremes.map(|sum| i64::from(slice.conversion.convert(sum)).abs());
                     for phase in 0..self.phases {
-                        let sum = sums[0].max(sums[1]);
+                        let sum = low.max(high);
                         largest += sum * i64::from(self.place(*slice, phase).abs());
                     }
                 }
@@ -233,7 +225,7 @@ impl ArrayConv {
     /// Input planes with the border in place.
     pub(super) fn empty_planes(&self) -> Vec<u8> {
         let mut planes = vec![0; self.phases * self.plane];
-        for pixel in 0..self.plane / self.pixel {
+        for pixel in 0..self.inputs.pixels() {
             self.set_pixel(&mut planes, pixel, &self.padding_values);
         }
         planes
@@ -244,8 +236,9 @@ impl ArrayConv {
         let mask = u8::MAX >> (8 - self.input_bits_per_cycle);
         for phase in 0..self.phases {
             let shift = phase * usize::from(self.input_bits_per_cycle);
-            let pixel = &mut planes[phase * self.plane + pixel * self.pixel..][..self.pixel];
-            for (block, channels) in pixel.chunks_exact_mut(self.block).zip(channels.chunks(self.group.channels)) {
+            let pixel = &mut planes[phase * self.plane + pixel * self.inputs.pixel..][..self.inputs.pixel];
+            for (block, channels) in pixel.chunks_exact_mut(self.inputs.block).zip(channels.chunks(self.group.channels))
+            {
                 for (digit, value) in block.iter_mut().zip(channels) {
                     *digit = value >> shift & mask;
                 }
@@ -263,11 +256,10 @@ impl ArrayConv {
         counters: &mut Counters,
     ) -> Result<()> {
         let MapShape { channels, height, width } = self.shape.input;
-        let padding = self.shape.padding;
         for y in 0..height {
             for x in 0..width {
                 let channels = &input[(y * width + x) * channels..][..channels];
-                self.set_pixel(planes, (y + padding) * self.row + x + padding, channels);
+                self.set_pixel(planes, self.inputs.pixel_at(y, x), channels);
             }
         }
         sums.clear();
@@ -279,7 +271,7 @@ impl ArrayConv {
             }
         };
         done.map_err(|at| {
-            let [low, high] = at.bounds;
+            let Bounds { low, high } = at.bounds;
             Error::layer(
                 &self.name,
                 format!(
@@ -414,10 +406,11 @@ impl ArrayConv {
     ) -> std::result::Result<[[i32; LANES]; PIXELS], OutOfRange> {
         let mut totals = [simd.lanes([0; LANES]); PIXELS];
         for (index, bundle) in set.bundles.iter().enumerate() {
-            let quads = bundle.sections.len() * (self.block / QUAD);
+            let sections = bundle.sections.len();
+            let quads = self.weights.slice(sections);
             self.gather(bundle, bases, planes, rows);
             for (slice, digits) in self.slices.iter().enumerate() {
-                let weights = bundle.weights + (vector * self.slices.len() + slice) * quads;
+                let weights = bundle.weights + self.weights.start(sections, vector, slice);
                 let weights = &set.weights[weights..][..quads];
                 let bounds = bundle.bounds[slice];
                 for phase in 0..self.phases {
@@ -427,11 +420,11 @@ impl ArrayConv {
                         false => partial_sums(simd.lanes([0; LANES]), weights, rows),
                     };
                     let place = self.place(*digits, phase);
-                    let [low, high] = bounds;
+                    let Bounds { low, high } = bounds;
                     if partial.iter().any(|sums| sums.beyond(low, high)) {
                         return Err(OutOfRange { set: 0, bundle: index, slice, phase, bounds });
                     }
-                    disturb((index * self.slices.len() + slice) * self.phases + phase, &mut partial);
+                    disturb(self.numbers.of(index, slice, phase), &mut partial);
                     digits.conversion.apply(simd, &mut partial);
                     for (total, sums) in totals.iter_mut().zip(partial) {
                         *total = total.add_product(sums, place);
@@ -445,11 +438,11 @@ impl ArrayConv {
     /// What the word lines of a bundle's sections take for some output pixels, `[phase][section][quad]`.
     #[inline(always)]
     fn gather(&self, bundle: &Bundle, bases: [usize; PIXELS], planes: &[u8], rows: &mut [Rows]) {
-        let mut rows = rows.chunks_exact_mut(self.block / QUAD);
+        let mut rows = rows.chunks_exact_mut(self.inputs.block_quads());
         for plane in planes.chunks_exact(self.plane) {
             for (section, rows) in bundle.sections.iter().zip(&mut rows) {
                 for (pixel, base) in bases.into_iter().enumerate() {
-                    let inputs = plane[base + section..][..self.block].as_chunks().0;
+                    let inputs = plane[base + section..][..self.inputs.block].as_chunks().0;
                     for (row, inputs) in rows.iter_mut().zip(inputs) {
                         row[pixel] = *inputs;
                     }
@@ -461,7 +454,7 @@ impl ArrayConv {
     /// Room for [`gather`](Self::gather).
     fn empty_rows(&self) -> Vec<Rows> {
         let sections = self.sets.iter().flat_map(|set| &set.bundles).map(|bundle| bundle.sections.len());
-        vec![Rows::default(); self.phases * sections.max().unwrap_or(0) * (self.block / QUAD)]
+        vec![Rows::default(); self.phases * sections.max().unwrap_or(0) * self.inputs.block_quads()]
     }
 
     /// `acc + bias` of a pixel's filters.
@@ -522,7 +515,7 @@ mod tests {
             Ok::<_, Error>(sums)
         };
         assert_eq!(run(&array).unwrap(), [255 * 256; 10]);
-        array.sets[0].bundles[2].bounds[0] = [0, 100];
+        array.sets[0].bundles[2].bounds[0] = Bounds { low: 0, high: 100 };
         assert_eq!(
             run(&array).unwrap_err().to_string(),
             "layer `conv`: a partial sum of access 4 of filter set 0 (weight slice 0, input phase 0) is not from 0 to 100"

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `network` | [`MacroNetwork`]: an integer network mapped to a chip, layer by layer |
 //! | `conv` | a convolution's accesses: partial sums, conversion, accumulation |
+//! | `layout` | where inputs and weights lie in memory |
 //! | `adc` | weight slices and the converter of their partial sums |
 //! | `noise` | noise of the conversions, and stuck cells |
 //!
@@ -11,6 +12,7 @@
 
 mod adc;
 mod conv;
+mod layout;
 mod network;
 mod noise;
 

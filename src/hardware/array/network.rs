@@ -1,9 +1,14 @@
 //! The macro execution: what the arrays compute, access by access.
 //!
-//! For each output pixel and access it gathers the inputs of the mapped groups, forms one partial sum for each output, weight
-//! slice and input phase, range-checks it, adds its noise, lets the converter see it, and adds it, shifted, to the accumulator. Groups that
-//! aren't mapped have no influence on the result. Bias, residual sum and requantization are those of
-//! [`integer`](crate::integer), whose reference execution it never calls.
+//! For each output pixel and access:
+//!
+//! * gather the inputs of the mapped groups; groups that aren't mapped have no influence on the result,
+//! * form one partial sum for each output, weight slice and input phase,
+//! * check that it is within what the weights can give,
+//! * add its noise and convert it,
+//! * add it to the accumulator: `acc += adc(sum of x * w + noise) << (slice + phase)`.
+//!
+//! Bias, residual sum and requantization are those of [`integer`](crate::integer), whose reference execution it never calls.
 
 use rayon::prelude::*;
 

@@ -53,8 +53,8 @@ fn merge(whole: &mut toml::Table, own: toml::Table) {
 impl Hardware {
     /// Reads and checks a hardware file.
     ///
-    /// A file with the key `base` holds only what differs from another hardware file, whose path is from its own folder: tables are
-    /// merged key by key, but one with a `kind`; everything else replaces what the base has.
+    /// A file with the key `base` holds only what differs from another hardware file, whose path is from its own folder. Tables are merged
+    /// recursively. Two things replace instead of merging: arrays, and tagged tables (those with a `kind`).
     ///
     /// # Errors
     /// A missing file, wrong TOML, an unknown key (the message lists the known ones), a chain of bases that doesn't end, and everything

@@ -20,4 +20,5 @@ mod precision;
 
 pub use description::{AccessMode, Area, Components, Energy, Hardware, MacroShares, Mapping, Memory, PingPong, Policy};
 pub use losses::{Converter, Noise};
+pub(crate) use precision::ConversionNumbers;
 pub use precision::Precision;

@@ -26,6 +26,27 @@ pub struct Precision {
     pub energy_pj: f64,
 }
 
+/// The numbers of a filter set's conversions, by which noise tells them apart: bundle by bundle, in it slice by slice, in it phase by phase.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConversionNumbers {
+    slices: usize,
+    phases: usize,
+}
+
+impl ConversionNumbers {
+    /// The number of the conversion of a bundle's partial sum for a weight slice and an input phase.
+    #[inline(always)]
+    pub(crate) fn of(self, bundle: usize, slice: usize, phase: usize) -> usize {
+        (bundle * self.slices + slice) * self.phases + phase
+    }
+}
+
+impl Precision {
+    pub(crate) fn conversion_numbers(&self) -> ConversionNumbers {
+        ConversionNumbers { slices: self.slices, phases: self.phases }
+    }
+}
+
 /// Energy of one input phase of an access, by part, in picojoules.
 struct PhaseEnergy {
     array_pj: f64,

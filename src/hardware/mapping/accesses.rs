@@ -57,6 +57,19 @@ pub struct FilterSet {
 /// All filter sets; mappings of one network to many chips share them.
 pub(crate) type Sets = Arc<Vec<FilterSet>>;
 
+/// A weight of a bundle, and where its cells lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cell {
+    /// Place of its group on the word lines.
+    pub(crate) section: usize,
+    /// Word line of the section: the channel within the group.
+    pub(crate) row: usize,
+    /// Filter within the set.
+    pub(crate) filter: usize,
+    /// Index of the weight in `[filters, channels, taps]`.
+    pub(crate) weight: usize,
+}
+
 impl ConvMapping {
     /// Maps a convolution; its kept groups are those with a weight that is not zero.
     ///
@@ -134,7 +147,7 @@ impl ConvMapping {
         self.kept_weights() * self.shape.output.pixels() as u64
     }
 
-    /// Bits of a set's coefficients: a bias for each filter, and a multiplier for each or one for all, as the layer has them.
+    /// Bits of a set's coefficients: one bias per filter, plus one multiplier per filter (`column_multipliers`) or one in total.
     pub fn coefficient_bits(&self, set: usize) -> u64 {
         let filters = self.set_filters(set).len() as u64;
         let multipliers = if self.column_multipliers { filters } else { 1 };
@@ -165,6 +178,25 @@ impl ConvMapping {
     /// Inputs of a whole bundle, in bits.
     pub(crate) fn bundle_bits(&self) -> u64 {
         (self.sections * self.grid.group.channels) as u64 * u64::from(self.input_bits)
+    }
+
+    /// The real weights of the groups of a bundle of a set.
+    pub(crate) fn cells<'a>(&'a self, set: usize, bundle: &'a [usize]) -> impl Iterator<Item = Cell> + 'a {
+        let GroupGrid { group, channels, taps, .. } = self.grid;
+        let filters = self.set_filters(set);
+        bundle.iter().enumerate().flat_map(move |(section, &index)| {
+            let (block, tap) = self.grid.place_in_set(index);
+            let (first, filters) = (block * group.channels, filters.clone());
+            (first..channels.min(first + group.channels)).enumerate().flat_map(move |(row, channel)| {
+                let weight = move |filter: usize| (filter * channels + channel) * taps + tap;
+                filters.clone().map(weight).enumerate().map(move |(filter, weight)| Cell {
+                    section,
+                    row,
+                    filter,
+                    weight,
+                })
+            })
+        })
     }
 
     /// Kept groups in bundles of a set.
