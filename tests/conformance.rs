@@ -412,7 +412,7 @@ fn add_steps(
     for ((node, bits), value) in graph.nodes().iter().zip(&plan.nodes).zip(values) {
         let own = |name: &str| *name == node.name || *name == node.projection_name();
         for conv in convs.iter().filter(|conv| own(&conv.name)) {
-            let limit = f64::from((1u32 << (bits.weights - 1)) - 1);
+            let limit = f64::from((1u32 << (bits.conv().unwrap().weights - 1)) - 1);
             let columns = columns(weights, conv, config.fusion != Fusion::None, &colors);
             let layer = columns.iter().map(|column| largest(column)).fold(0.0, f64::max);
             let layer = if layer > 0.0 { layer } else { 1.0 };

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::network::IMAGE_BITS;
 use crate::error::{Error, Result};
-use crate::network::{Graph, Op, Skip, Source};
+use crate::network::{Graph, Node, Op, Skip, Source};
 
 /// How a network is quantized.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,17 +172,48 @@ fn check_bits(key: &str, bits: u8) -> Result<()> {
     Err(Error::Setting(format!("quantize.{key} = {bits}: it must be from 2 to 8")))
 }
 
-/// The widths of one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeBits {
-    /// Bits of its weights (and its projection's); 0 where there are none.
+/// The widths of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvWidths {
+    /// Bits of its weights, and of its projection's.
     pub weights: u8,
     /// The form of its input that it reads.
     pub input: u8,
     /// The form that its residual reads.
     pub skip: Option<u8>,
+}
+
+/// What a node reads, by its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// A convolution or linear layer.
+    Conv(ConvWidths),
+    /// A maximum reads each form that it stores.
+    MaxPool,
+    /// A mean.
+    AvgPool {
+        /// The form of its input that it sums: the widest that its own readers ask for.
+        input: u8,
+    },
+}
+
+/// The widths of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeBits {
+    /// What it reads.
+    pub reads: Reads,
     /// The forms in which its output is stored, narrowest first; none for the logits.
     pub forms: Vec<u8>,
+}
+
+impl NodeBits {
+    /// The widths of a convolution; none for a pooling layer.
+    pub fn conv(&self) -> Option<&ConvWidths> {
+        match &self.reads {
+            Reads::Conv(bits) => Some(bits),
+            Reads::MaxPool | Reads::AvgPool { .. } => None,
+        }
+    }
 }
 
 /// The widths of every node, in the graph's order.
@@ -195,63 +226,66 @@ pub struct BitPlan {
 impl BitPlan {
     /// Derives the widths from what each value's readers ask for.
     pub fn new(graph: &Graph, config: &QuantizeConfig) -> Self {
-        let mut plan: Vec<NodeBits> = graph
-            .nodes()
-            .iter()
-            .map(|node| {
-                let (weights, input, skip) = match node.op {
-                    Op::Conv { skip, logits, .. } => {
-                        let first = node.source == Source::Image;
-                        let weights = if first || logits { config.first_last_bits } else { config.weight_bits };
-                        let input = if logits { config.first_last_bits } else { config.activation_bits };
-                        let [weights, input] = config.layer_bits(&node.name, [weights, input]);
-                        let skip = skip.map(|skip| match skip {
-                            Skip::Identity { .. } => config.skip_bits,
-                            Skip::Projection { .. } => input,
-                        });
-                        (weights, if first { IMAGE_BITS } else { input }, skip)
-                    }
-                    // A pool reads the widest form that its own readers ask for; known once they are.
-                    Op::MaxPool { .. } | Op::AvgPool { .. } => (0, 0, None),
-                };
-                NodeBits { weights, input, skip, forms: Vec::new() }
-            })
-            .collect();
+        let mut forms: Vec<Vec<u8>> = vec![Vec::new(); graph.nodes().len()];
+        let mut plan = Vec::new();
         // Readers come after what they read, so going backwards each node's forms are complete when it asks for its own.
-        for index in (0..plan.len()).rev() {
-            let forms = plan[index].forms.clone();
-            let node = &graph.nodes()[index];
-            let asked = match node.op {
-                Op::Conv { .. } => vec![plan[index].input],
-                Op::MaxPool { .. } => forms,
-                Op::AvgPool { .. } => forms.last().copied().into_iter().collect(),
+        for (index, node) in graph.nodes().iter().enumerate().rev() {
+            let own = forms[index].clone();
+            let reads = match node.op {
+                Op::Conv { skip, logits, .. } => {
+                    let bits = conv_bits(node, skip, logits, config);
+                    ask(&mut forms, node.source, &[bits.input]);
+                    if let (Some(skip), Some(bits)) = (skip, bits.skip) {
+                        let (Skip::Identity { source, .. } | Skip::Projection { source, .. }) = skip;
+                        ask(&mut forms, source, &[bits]);
+                    }
+                    Reads::Conv(bits)
+                }
+                Op::MaxPool { .. } => {
+                    ask(&mut forms, node.source, &own);
+                    Reads::MaxPool
+                }
+                Op::AvgPool { .. } => {
+                    let input = *own.last().expect("every value but the logits is read");
+                    ask(&mut forms, node.source, &[input]);
+                    Reads::AvgPool { input }
+                }
             };
-            if plan[index].weights == 0 {
-                plan[index].input = asked.last().copied().unwrap_or(0);
-            }
-            ask(&mut plan, node.source, &asked);
-            if let Op::Conv { skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }), .. } =
-                node.op
-            {
-                let bits: Vec<u8> = plan[index].skip.into_iter().collect();
-                ask(&mut plan, source, &bits);
-            }
+            plan.push(NodeBits { reads, forms: own });
         }
+        plan.reverse();
         Self { nodes: plan }
     }
 
     /// The narrowest form of a value, whose step is the learned one; the picture's bytes for the image.
+    ///
+    /// # Panics
+    /// For the logits, which have no form.
     pub fn narrowest(&self, source: Source) -> u8 {
         match source {
             Source::Image => IMAGE_BITS,
-            Source::Node(index) => self.nodes[index].forms.first().copied().unwrap_or(0),
+            Source::Node(index) => *self.nodes[index].forms.first().expect("every value but the logits is read"),
         }
     }
 }
 
-fn ask(plan: &mut [NodeBits], source: Source, bits: &[u8]) {
+/// The widths that a convolution asks for.
+fn conv_bits(node: &Node, skip: Option<Skip>, logits: bool, config: &QuantizeConfig) -> ConvWidths {
+    let first = node.source == Source::Image;
+    let weights = if first || logits { config.first_last_bits } else { config.weight_bits };
+    let input = if logits { config.first_last_bits } else { config.activation_bits };
+    let [weights, input] = config.layer_bits(&node.name, [weights, input]);
+    let skip = skip.map(|skip| match skip {
+        Skip::Identity { .. } => config.skip_bits,
+        Skip::Projection { .. } => input,
+    });
+    ConvWidths { weights, input: if first { IMAGE_BITS } else { input }, skip }
+}
+
+/// Adds the forms that a reader asks for to those of what it reads.
+fn ask(forms: &mut [Vec<u8>], source: Source, bits: &[u8]) {
     if let Source::Node(index) = source {
-        let forms = &mut plan[index].forms;
+        let forms = &mut forms[index];
         forms.extend(bits);
         forms.sort_unstable();
         forms.dedup();
@@ -274,15 +308,101 @@ mod tests {
         &plan.nodes[graph.nodes().iter().position(|node| node.name == name).unwrap()]
     }
 
+    fn conv(weights: u8, input: u8, skip: Option<u8>, forms: &[u8]) -> NodeBits {
+        NodeBits { reads: Reads::Conv(ConvWidths { weights, input, skip }), forms: forms.to_vec() }
+    }
+
+    /// Plans worked out by hand: bits of weights, activations, residuals, first and last layer; layers; what each reads and stores.
+    #[test]
+    fn five_small_graphs_have_the_plans_that_were_written_by_hand() {
+        let max = |forms: &[u8]| NodeBits { reads: Reads::MaxPool, forms: forms.to_vec() };
+        let mean = |input, forms: &[u8]| NodeBits { reads: Reads::AvgPool { input }, forms: forms.to_vec() };
+        let linear = r#"{ op = "linear", name = "l", filters = 2 }"#;
+        let first = r#"{ op = "conv", name = "a", filters = 4, kernel = 3, padding = 1 }"#;
+        let cases: [([u8; 4], Vec<&str>, Vec<NodeBits>); 5] = [
+            // One layer is the first and the last one: it reads the picture's bytes and stores nothing.
+            ([4, 4, 8, 6], vec![linear], vec![conv(6, 8, None, &[])]),
+            // A chain: each stores what the next one reads.
+            (
+                [4, 3, 8, 8],
+                vec![first, r#"{ op = "conv", name = "b", filters = 4, kernel = 3, padding = 1 }"#, linear],
+                vec![conv(8, 8, None, &[3]), conv(4, 3, None, &[8]), conv(8, 8, None, &[])],
+            ),
+            // An identity residual reads another form than the convolution after it.
+            (
+                [4, 4, 8, 6],
+                vec![
+                    first,
+                    r#"{ op = "conv", name = "b", filters = 4, kernel = 3, padding = 1 }"#,
+                    r#"{ op = "conv", name = "c", filters = 4, kernel = 3, padding = 1, add = { from = "a" } }"#,
+                    linear,
+                ],
+                vec![
+                    conv(6, 8, None, &[4, 8]),
+                    conv(4, 4, None, &[4]),
+                    conv(4, 4, Some(8), &[6]),
+                    conv(6, 6, None, &[]),
+                ],
+            ),
+            // A projection reads what its convolution reads; a maximum passes on what both ask for.
+            (
+                [5, 4, 7, 8],
+                vec![
+                    first,
+                    r#"{ op = "max_pool", name = "m", kernel = 2, stride = 2 }"#,
+                    r#"{ op = "conv", name = "b", filters = 4, kernel = 3, padding = 1, add = { from = "m" } }"#,
+                    r#"{ op = "conv", name = "c", filters = 4, kernel = 3, padding = 1,
+                        add = { from = "b", shortcut = "projection" } }"#,
+                    linear,
+                ],
+                vec![
+                    conv(8, 8, None, &[4, 7]),
+                    max(&[4, 7]),
+                    conv(5, 4, Some(7), &[4]),
+                    conv(5, 4, Some(4), &[8]),
+                    conv(8, 8, None, &[]),
+                ],
+            ),
+            // A mean sums the widest form that its readers ask for, and stores them all.
+            (
+                [4, 4, 8, 6],
+                vec![
+                    first,
+                    r#"{ op = "avg_pool", name = "p", kernel = 2 }"#,
+                    r#"{ op = "conv", name = "b", filters = 4, kernel = 3, padding = 1, add = { from = "p" } }"#,
+                    r#"{ op = "max_pool", name = "m", kernel = 2, stride = 2 }"#,
+                    r#"{ op = "avg_pool", name = "q" }"#,
+                    linear,
+                ],
+                vec![
+                    conv(6, 8, None, &[8]),
+                    mean(8, &[4, 8]),
+                    conv(4, 4, Some(8), &[6]),
+                    max(&[6]),
+                    mean(6, &[6]),
+                    conv(6, 6, None, &[]),
+                ],
+            ),
+        ];
+        for ([weight_bits, activation_bits, skip_bits, first_last_bits], layers, expected) in cases {
+            let layers = layers.join(", ").replace('\n', " ");
+            let spec = format!("name = 'small'\ninput = [3, 8, 8]\nclasses = 2\nlayers = [{layers}]");
+            let graph = Graph::new(toml::from_str(&spec).unwrap()).unwrap();
+            let config =
+                QuantizeConfig { weight_bits, activation_bits, skip_bits, first_last_bits, ..Default::default() };
+            assert_eq!(BitPlan::new(&graph, &config).nodes, expected, "{layers}");
+        }
+    }
+
     #[test]
     fn a_four_bit_resnet_stores_values_for_convolutions_and_for_skips() {
         let plan = plan("resnet20", 4);
-        assert_eq!(*node(&plan, "conv1"), NodeBits { weights: 8, input: 8, skip: None, forms: vec![4, 8] });
-        assert_eq!(*node(&plan, "layer1.0.conv1"), NodeBits { weights: 4, input: 4, skip: None, forms: vec![4] });
-        assert_eq!(*node(&plan, "layer1.0.conv2"), NodeBits { weights: 4, input: 4, skip: Some(8), forms: vec![4, 8] });
-        assert_eq!(*node(&plan, "layer3.2.conv2"), NodeBits { weights: 4, input: 4, skip: Some(8), forms: vec![8] });
-        assert_eq!(*node(&plan, "pool"), NodeBits { weights: 0, input: 8, skip: None, forms: vec![8] });
-        assert_eq!(*node(&plan, "linear"), NodeBits { weights: 8, input: 8, skip: None, forms: vec![] });
+        assert_eq!(*node(&plan, "conv1"), conv(8, 8, None, &[4, 8]));
+        assert_eq!(*node(&plan, "layer1.0.conv1"), conv(4, 4, None, &[4]));
+        assert_eq!(*node(&plan, "layer1.0.conv2"), conv(4, 4, Some(8), &[4, 8]));
+        assert_eq!(*node(&plan, "layer3.2.conv2"), conv(4, 4, Some(8), &[8]));
+        assert_eq!(*node(&plan, "pool"), NodeBits { reads: Reads::AvgPool { input: 8 }, forms: vec![8] });
+        assert_eq!(*node(&plan, "linear"), conv(8, 8, None, &[]));
     }
 
     #[test]
@@ -306,7 +426,7 @@ mod tests {
         };
         config.check_patterns(&graph).unwrap();
         let plan = (graph.clone(), BitPlan::new(&graph, &config));
-        let bits = |name: &str| (node(&plan, name).weights, node(&plan, name).input);
+        let bits = |name: &str| node(&plan, name).conv().map(|bits| (bits.weights, bits.input)).unwrap();
         assert_eq!((bits("layer1.0.conv1"), bits("layer1.0.conv2")), ((8, 4), (8, 3)));
         assert_eq!((bits("layer1.2.conv1"), bits("layer2.0.conv2")), ((2, 6), (4, 3)));
         assert_eq!((bits("conv1"), bits("linear")), ((8, 8), (8, 8)), "the picture keeps its bytes");

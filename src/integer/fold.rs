@@ -8,7 +8,7 @@
 //! m_c / 2^n = s_c * s_in / s_out       m_skip / 2^n = s_skip / s_out
 //! ```
 
-use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig};
+use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER,
     Requantize, SHIFT_LIMIT,
@@ -241,27 +241,27 @@ impl Scales {
 
 impl Folder<'_> {
     fn layer(&self, node: &Node, bits: &NodeBits) -> Result<IntegerLayer> {
-        match node.op {
-            Op::MaxPool { .. } => Ok(IntegerLayer::MaxPool),
-            Op::AvgPool { kernel } => {
+        match (node.op, bits.reads) {
+            (Op::MaxPool { .. }, Reads::MaxPool) => Ok(IntegerLayer::MaxPool),
+            (Op::AvgPool { kernel }, Reads::AvgPool { input }) => {
                 let window = (kernel[0] * kernel[1]) as f64;
-                let unit = Scales::Shared(self.step(node.source, bits.input)? / window);
+                let unit = Scales::Shared(self.step(node.source, input)? / window);
                 let output = self.requantize(node, bits, &unit, &Joining::Nothing)?.output;
-                Ok(IntegerLayer::AvgPool { input_bits: bits.input, output })
+                Ok(IntegerLayer::AvgPool { input_bits: input, output })
             }
-            Op::Conv { conv: shape, batch_norm, skip, logits } => {
+            (Op::Conv { conv: shape, batch_norm, skip, logits }, Reads::Conv(widths)) => {
                 let planned = Planned {
                     name: &node.name,
                     shape,
                     source: node.source,
-                    input_bits: bits.input,
-                    weight_bits: bits.weights,
+                    input_bits: widths.input,
+                    weight_bits: widths.weights,
                     batch_norm: self.batch_norm(batch_norm),
                 };
                 if logits {
                     return self.logits(&planned);
                 }
-                match (skip, bits.skip) {
+                match (skip, widths.skip) {
                     (None, _) => {
                         let main = self.conv(&planned, 0.0)?;
                         let output = self.requantize(node, bits, &main.units, &Joining::Nothing)?.output;
@@ -280,6 +280,7 @@ impl Folder<'_> {
                     (Some(_), None) => unreachable!("a plan gives every residual its bits"),
                 }
             }
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => unreachable!("the plan is of this graph"),
         }
     }
 

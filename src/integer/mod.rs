@@ -24,7 +24,7 @@ mod network;
 mod outline;
 mod reference;
 
-pub use bits::{BitPlan, Fusion, LayerBits, NodeBits, QuantizeConfig, WeightScale};
+pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};
 pub use fold::{FoldOptions, PictureScale, fold};
 pub use network::{
     Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, MAX_BIAS, MAX_MULTIPLIER,

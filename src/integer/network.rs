@@ -166,7 +166,7 @@ impl IntegerNetwork {
                     [Some(conv), Some(projection)]
                 }
                 IntegerLayer::Conv { conv, .. } => [Some(conv), None],
-                _ => [None, None],
+                IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => [None, None],
             };
             self.graph.node_convs(index).into_iter().zip(integers).filter_map(|(conv, integer)| conv.zip(integer))
         })
@@ -229,7 +229,9 @@ impl IntegerNetwork {
                         self.validate_conv(&shape, source, conv)?;
                         validate_multipliers(multipliers, shape.filters())
                     }
-                    _ => Err("its residual differs from the graph's".into()),
+                    (None | Some(Skip::Identity { .. } | Skip::Projection { .. }), _) => {
+                        Err("its residual differs from the graph's".into())
+                    }
                 }
             }
             (Op::MaxPool { .. }, IntegerLayer::MaxPool) => Ok(()),
@@ -237,7 +239,9 @@ impl IntegerNetwork {
                 self.check_form(node.source, *input_bits)?;
                 validate_requantize(output, 1)
             }
-            _ => Err("its kind differs from the graph's".into()),
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
+                Err("its kind differs from the graph's".into())
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! A network as the chip sees it before anything is trained: its bits, without its weights.
 
-use super::bits::{BitPlan, Fusion, QuantizeConfig, WeightScale};
+use super::bits::{BitPlan, Fusion, QuantizeConfig, Reads, WeightScale};
 use super::network::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
 use crate::groups::GroupShape;
 use crate::network::{ConvShape, Graph, Op, Skip, Source};
@@ -21,10 +21,12 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
             multipliers,
             forms: bits.forms.iter().map(|&bits| Form { bits, shift: 8 }).collect(),
         };
-        match node.op {
-            Op::MaxPool { .. } => IntegerLayer::MaxPool,
-            Op::AvgPool { .. } => IntegerLayer::AvgPool { input_bits: bits.input, output: stored(vec![1]) },
-            Op::Conv { conv: shape, skip, logits, .. } => IntegerLayer::Conv {
+        match (node.op, bits.reads) {
+            (Op::MaxPool { .. }, Reads::MaxPool) => IntegerLayer::MaxPool,
+            (Op::AvgPool { .. }, Reads::AvgPool { input }) => {
+                IntegerLayer::AvgPool { input_bits: input, output: stored(vec![1]) }
+            }
+            (Op::Conv { conv: shape, skip, logits, .. }, Reads::Conv(bits)) => IntegerLayer::Conv {
                 conv: conv(&shape, node.source, bits.input, bits.weights),
                 skip: skip.zip(bits.skip).map(|(skip, skip_bits)| match skip {
                     Skip::Identity { .. } => IntegerSkip::Identity { bits: skip_bits, multiplier: 1 },
@@ -35,6 +37,7 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
                 }),
                 output: (!logits).then(|| stored(multipliers(shape.filters()))),
             },
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => unreachable!("the plan is of this graph"),
         }
     });
     IntegerNetwork {

@@ -150,7 +150,7 @@ impl<'a> Step<'a> {
                 skip: match (skip, joins) {
                     (None, None) => None,
                     (Some(skip), Some(joins)) => Some(SkipStep::new(network, skip, joins, shape.output)?),
-                    _ => return None,
+                    (None, Some(_)) | (Some(_), None) => return None,
                 },
                 output: output.as_ref(),
             },
@@ -171,7 +171,7 @@ impl<'a> Step<'a> {
                 kernel,
                 output,
             },
-            _ => return None,
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => return None,
         })
     }
 }
@@ -192,7 +192,7 @@ impl<'a> SkipStep<'a> {
             (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
                 Some(Self::Projection { taps: Box::new(Taps::new(network, shape, source, conv)?), multipliers })
             }
-            _ => None,
+            (Skip::Identity { .. } | Skip::Projection { .. }, _) => None,
         }
     }
 

@@ -288,7 +288,7 @@ fn read_layer(
         (Op::AvgPool { .. }, LayerHeader::AvgPool { input_bits, output }) => {
             IntegerLayer::AvgPool { input_bits, output: output.into() }
         }
-        _ => {
+        (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
             return Err(PackageError::field(format!("{field}.op"), format!("it isn't that of layer `{}`", node.name)));
         }
     })

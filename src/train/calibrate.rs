@@ -34,6 +34,7 @@ pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) -> Re
 fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Vec<(u32, Vec<f32>)>> {
     let mut scales = Vec::new();
     for (index, bits) in plan.nodes.iter().enumerate() {
+        let Some(bits) = bits.conv() else { continue };
         for Conv { name, number, shape, source, batch_norm, logits } in
             model.graph.node_convs(index).into_iter().flatten()
         {

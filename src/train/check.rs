@@ -48,7 +48,8 @@ fn check_logits(graph: &Graph, recipe: &Recipe) -> Result<()> {
 /// The macro has to hold the weights of every layer.
 fn check_widths(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
     let plan = BitPlan::new(graph, &recipe.quantize);
-    for (node, bits) in graph.nodes().iter().zip(&plan.nodes).filter(|(node, _)| node.conv().is_some()) {
+    let convs = graph.nodes().iter().zip(&plan.nodes).filter_map(|(node, bits)| Some((node, bits.conv()?)));
+    for (node, bits) in convs {
         hardware.precision(bits.weights, bits.input).map_err(|message| Error::layer(&node.name, message))?;
     }
     Ok(())

@@ -222,9 +222,9 @@ impl Scratch {
         let planes = network.steps.iter().map(|step| match step {
             Step::Conv(step) => match &step.join {
                 Some(Join::Projection { conv, .. }) => [step.conv.empty_planes(), conv.empty_planes()],
-                _ => [step.conv.empty_planes(), Vec::new()],
+                Some(Join::Identity { .. }) | None => [step.conv.empty_planes(), Vec::new()],
             },
-            _ => [Vec::new(), Vec::new()],
+            Step::MaxPool { .. } | Step::AvgPool { .. } => [Vec::new(), Vec::new()],
         });
         let rows = network.steps.iter().map(|step| match step {
             Step::Conv(step) => step.conv.shape.filters(),
@@ -296,7 +296,9 @@ impl Plan<'_> {
                 multiplier: output.multiplier(0).into(),
                 forms: stored(output),
             },
-            _ => unreachable!("a valid network has one layer of the right kind for each node"),
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
+                unreachable!("a valid network has one layer of the right kind for each node")
+            }
         })
     }
 
@@ -311,12 +313,18 @@ impl Plan<'_> {
                     multiplier: (*multiplier).into(),
                 }
             }
-            (_, Some(conv), IntegerSkip::Projection { conv: integer, multipliers }) => Join::Projection {
-                conv: Box::new(self.conv(conv, integer)?),
-                input: self.slot(conv.source, integer.input_bits),
-                multipliers: (0..conv.shape.filters()).map(|filter| multiplier(multipliers, filter).into()).collect(),
-            },
-            _ => unreachable!("a valid network has the residuals of its graph"),
+            (Skip::Projection { .. }, Some(conv), IntegerSkip::Projection { conv: integer, multipliers }) => {
+                Join::Projection {
+                    conv: Box::new(self.conv(conv, integer)?),
+                    input: self.slot(conv.source, integer.input_bits),
+                    multipliers: (0..conv.shape.filters())
+                        .map(|filter| multiplier(multipliers, filter).into())
+                        .collect(),
+                }
+            }
+            (Skip::Identity { .. } | Skip::Projection { .. }, _, _) => {
+                unreachable!("a valid network has the residuals of its graph")
+            }
         })
     }
 

@@ -25,7 +25,7 @@ use self::conv::{Activation, ConvInput, ConvPlan, Layer, Quantized, Rounding, co
 pub(super) use self::fold::gain;
 pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
 use crate::engine::{PoolWindow, Shortcut, max_pool};
-use crate::integer::PictureScale;
+use crate::integer::{PictureScale, Reads};
 use crate::network::{Conv, Graph, Node, Op, Params, Skip, Source};
 use crate::quantize::{multiplier_errors, quantize_values};
 
@@ -113,12 +113,12 @@ impl Pass<'_> {
                 }
                 Op::MaxPool { kernel, stride, padding } => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
-                    inspect(node, &read(node.source, self.input_bits(index)));
+                    inspect(node, &read(node.source, self.pool_bits(index)));
                     values[source].map(|value| max_pool(value, PoolWindow { kernel, stride, padding }))
                 }
                 Op::AvgPool { kernel } => {
                     let options = AvgPoolOptions::new(kernel).with_stride(kernel);
-                    let x = read(node.source, self.input_bits(index)).permute([0, 3, 1, 2]);
+                    let x = read(node.source, self.pool_bits(index)).permute([0, 3, 1, 2]);
                     let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
                     inspect(node, &value);
                     self.store(index, node, value)
@@ -129,11 +129,14 @@ impl Pass<'_> {
         unreachable!("the last node of a graph gives the logits")
     }
 
-    /// The form that a node reads.
-    fn input_bits(&self, node: usize) -> Option<u8> {
-        match self.mode {
-            Mode::Quantized { plan, .. } => Some(plan.nodes[node].input),
-            Mode::Float | Mode::FloatTraining => None,
+    /// The widest form that a pooling layer reads.
+    fn pool_bits(&self, node: usize) -> Option<u8> {
+        let Mode::Quantized { plan, .. } = self.mode else { return None };
+        let bits = &plan.nodes[node];
+        match bits.reads {
+            Reads::MaxPool => bits.forms.last().copied(),
+            Reads::AvgPool { input } => Some(input),
+            Reads::Conv(_) => unreachable!("a convolution is no pooling layer"),
         }
     }
 
@@ -152,7 +155,7 @@ impl Pass<'_> {
                 return NodePlans { conv, plan: plan(), projection, input_bits: None, skip_bits: None };
             }
         };
-        let bits = &plan.nodes[index];
+        let bits = plan.nodes[index].conv().expect("the plan is of this graph");
         let unit = |conv: &Conv, bits| {
             let scale = self.params.conv(conv.number).weight_scale.clone();
             scale.expect("a calibrated network") * self.scale(conv.source, bits)
