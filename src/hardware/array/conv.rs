@@ -6,7 +6,8 @@ use std::borrow::Cow;
 
 use super::adc::Slice;
 use super::layout::{InputLayout, WeightLayout};
-use super::noise::{ConversionNoise, Key, STREAM_CONVERSIONS, stuck_weights};
+use super::noise::{ConversionNoise, STREAM_CONVERSIONS, stuck_weights};
+use super::random::Key;
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
 use crate::hardware::chip::{ConversionNumbers, Hardware};

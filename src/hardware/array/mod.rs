@@ -7,6 +7,7 @@
 //! | `layout` | where inputs and weights lie in memory |
 //! | `adc` | weight slices and the converter of their partial sums |
 //! | `noise` | noise of the conversions, and stuck cells |
+//! | `random` | numbers that follow from where they are used |
 //!
 //! It knows nothing of cores, time or energy.
 
@@ -15,6 +16,7 @@ mod conv;
 mod layout;
 mod network;
 mod noise;
+mod random;
 
 pub use conv::Counters;
 pub use network::{Execution, MacroNetwork};
