@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::area::AreaBreakdown;
+use super::compression::Compression;
 use super::energy::{EnergyBreakdown, layer_energy};
 use super::mapper::{Chip, map};
 use crate::error::Result;
@@ -47,23 +49,6 @@ pub struct Evaluation {
     pub timeline: Timeline,
 }
 
-/// How much smaller the weights are, over all mapped layers (first, last and projections included).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Compression {
-    /// Zero groups / all groups.
-    pub group_sparsity: f64,
-    /// All weights at their bits.
-    pub weight_bits_dense: u64,
-    /// The kept groups' weights at their bits, without padding.
-    pub weight_bits_stored: u64,
-    /// Index codes, with the bit that names each one's kind.
-    pub index_bits: u64,
-    /// `weight_bits_dense / (weight_bits_stored + index_bits)`.
-    pub ratio: f64,
-    /// The same with all weights at 32 bits.
-    pub ratio_fp32: f64,
-}
-
 /// Cost of one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
@@ -91,37 +76,6 @@ pub struct Cost {
     pub speedup_vs_dense: f64,
     /// Parts of `energy_uj`.
     pub energy_breakdown_uj: EnergyBreakdown,
-}
-
-/// Area by component, in mm2.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AreaBreakdown {
-    /// Macros with their converters and drivers.
-    pub macros_mm2: f64,
-    /// Weight SRAMs of all cores.
-    pub weight_sram_mm2: f64,
-    /// Feature-map SRAM.
-    pub feature_sram_mm2: f64,
-    /// Logic of all cores.
-    pub logic_mm2: f64,
-    /// All of it.
-    pub total_mm2: f64,
-}
-
-impl AreaBreakdown {
-    /// The area of a chip whose file has the constants.
-    fn new(hardware: &Hardware) -> Option<Self> {
-        let area = hardware.area?;
-        let sram = |kib: u64| kib as f64 * area.sram_mm2_per_kib;
-        let parts = [
-            hardware.macros() as f64 * area.macro_mm2,
-            sram(hardware.cores as u64 * hardware.memory.weight_sram_kib),
-            sram(hardware.memory.feature_sram_kib),
-            hardware.cores as f64 * area.logic_mm2_per_core,
-        ];
-        let [macros_mm2, weight_sram_mm2, feature_sram_mm2, logic_mm2] = parts;
-        Some(Self { macros_mm2, weight_sram_mm2, feature_sram_mm2, logic_mm2, total_mm2: parts.iter().sum() })
-    }
 }
 
 /// Cost of a layer, per frame.
@@ -216,7 +170,7 @@ impl<'a> Evaluator<'a> {
             policy: hardware.mapping.policy,
             resident: mapped.loading == Loading::Never,
             fits_weight_sram: mapped.fits_weight_sram,
-            compression: compression(layers.iter().filter_map(|layer| layer.conv.as_ref())),
+            compression: Compression::of(layers.iter().filter_map(|layer| layer.conv.as_ref())),
             cost,
             cost_without_reload,
             layers: layer_costs,
@@ -244,24 +198,6 @@ impl<'a> Evaluator<'a> {
 /// A network or chip that isn't valid; weights wider than the macro can hold.
 pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluation> {
     Evaluator::new(network)?.evaluate(hardware)
-}
-
-fn compression<'a>(convs: impl Iterator<Item = &'a ConvMapping> + Clone) -> Compression {
-    let sum = |count: fn(&ConvMapping) -> u64| -> u64 { convs.clone().map(count).sum() };
-    let groups = sum(|conv| conv.grid.groups() as u64);
-    let kept = sum(|conv| conv.kept_groups() as u64);
-    let weight_bits_dense = sum(|conv| conv.shape.weights() as u64 * u64::from(conv.weight_bits));
-    let weight_bits_stored = sum(|conv| conv.kept_weights() * u64::from(conv.weight_bits));
-    let index_bits = sum(|conv| conv.sets.iter().map(|set| set.index_bits).sum());
-    let stored = (weight_bits_stored + index_bits) as f64;
-    Compression {
-        group_sparsity: (groups - kept) as f64 / groups as f64,
-        weight_bits_dense,
-        weight_bits_stored,
-        index_bits,
-        ratio: weight_bits_dense as f64 / stored,
-        ratio_fp32: sum(|conv| conv.shape.weights() as u64 * 32) as f64 / stored,
-    }
 }
 
 /// Cycles of a frame.

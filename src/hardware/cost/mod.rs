@@ -3,15 +3,21 @@
 //! | module | from | to |
 //! |---|---|---|
 //! | `energy` | a placed layer, its cycles | [`EnergyBreakdown`] |
+//! | `area` | a chip | [`AreaBreakdown`] |
+//! | `compression` | mappings | [`Compression`]: how much smaller the weights are |
 //! | `mapper` | layers | the cheapest placement of each |
-//! | `evaluator` | a network, a chip | [`Evaluation`]: cycles, energy, compression, area |
+//! | `evaluator` | a network, a chip | [`Evaluation`]: all of these |
 //! | `ledger` | a network, a chip | [`Ledger`]: what a network costs while its groups are pruned |
 
+mod area;
+mod compression;
 mod energy;
 mod evaluator;
 mod ledger;
 mod mapper;
 
+pub use area::AreaBreakdown;
+pub use compression::Compression;
 pub use energy::{EnergyBreakdown, EnergyTerm};
-pub use evaluator::{AreaBreakdown, Compression, Cost, Evaluation, Evaluator, LayerCost, evaluate};
+pub use evaluator::{Cost, Evaluation, Evaluator, LayerCost, evaluate};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};
