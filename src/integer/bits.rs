@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::network::IMAGE_BITS;
+use super::arithmetic::IMAGE_BITS;
 use crate::error::{Error, Result};
 use crate::network::{Graph, Node, Op, Skip, Source};
 

@@ -8,11 +8,9 @@
 //! m_c / 2^n = s_c * s_in / s_out       m_skip / 2^n = s_skip / s_out
 //! ```
 
+use super::arithmetic::{Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT};
 use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
-use super::network::{
-    Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER,
-    Requantize, SHIFT_LIMIT,
-};
+use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
 use crate::network::{BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};

@@ -2,7 +2,8 @@
 //!
 //! | module | from | to |
 //! |---|---|---|
-//! | `network` | | [`IntegerNetwork`]: layers with their integers, and the rounding of a sum |
+//! | `arithmetic` | | bounds, and the rounding of a sum |
+//! | `network` | | [`IntegerNetwork`]: layers with their integers |
 //! | `bits` | a graph, [`QuantizeConfig`] | [`BitPlan`]: which bit width where |
 //! | `fold` | float weights and steps, a bit plan | an integer network |
 //! | `outline` | a graph, a bit plan | an integer network whose weights mean nothing |
@@ -18,17 +19,18 @@
 //! form = clamp((sum + 2^(n-1)) >> n, 0, 2^bits - 1)                                 arithmetic shift, 0 < n < 40
 //! ```
 
+mod arithmetic;
 mod bits;
 mod fold;
 mod network;
 mod outline;
 mod reference;
 
+pub use arithmetic::{
+    Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
+};
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};
 pub use fold::{FoldOptions, PictureScale, fold};
-pub use network::{
-    Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, MAX_BIAS, MAX_MULTIPLIER,
-    MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
-};
+pub use network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 pub use outline::outline;
 pub use reference::Reference;

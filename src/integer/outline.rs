@@ -1,7 +1,8 @@
 //! A network as the chip sees it before anything is trained: its bits, without its weights.
 
+use super::arithmetic::{Form, IMAGE_BITS, Requantize};
 use super::bits::{BitPlan, Fusion, QuantizeConfig, Reads, WeightScale};
-use super::network::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
+use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::groups::GroupShape;
 use crate::network::{ConvShape, Graph, Op, Skip, Source};
 

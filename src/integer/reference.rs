@@ -5,7 +5,8 @@
 
 use rayon::prelude::*;
 
-use super::network::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
+use super::arithmetic::{Form, Requantize, multiplier};
+use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::network::{ConvShape, MapShape, Node, Op, Skip, Source};
 
