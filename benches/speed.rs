@@ -123,11 +123,16 @@ fn step(net: &str, batch: usize, mode: &str) {
     let fusion = QUANTIZED.iter().find(|(name, _)| *name == mode).map(|(_, fusion)| *fusion);
     let kind = if fusion.is_some() { PhaseKind::Quantize } else { PhaseKind::Float };
     let fusion = fusion.unwrap_or_default();
+    let mut phases = vec![Phase::new(kind, WARM_UP + REPEATS, 0.001)];
+    if kind == PhaseKind::Float {
+        // A recipe ends with what is deployed; no step gets there.
+        phases.push(Phase::new(PhaseKind::Quantize, 0, 0.001));
+    }
     let recipe = Recipe {
         model: net.into(),
         batch_size: batch,
         quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, fusion, ..QuantizeConfig::default() },
-        phases: vec![Phase::new(kind, WARM_UP + REPEATS, 0.001)],
+        phases,
         ..Recipe::default()
     };
     let dataset = Dataset::load("cifar10-mini", &DataOptions::default()).expect("the embedded data set");
