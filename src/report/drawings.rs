@@ -180,7 +180,7 @@ pub(super) struct KeptMap {
     pub binned: bool,
 }
 
-/// What was kept of each layer.
+/// Which groups of each layer are kept.
 pub(super) fn kept(deployment: &Deployment) -> Vec<KeptMap> {
     let network = &deployment.package.network;
     let convs: Vec<_> = network.convs().collect();

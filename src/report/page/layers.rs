@@ -86,7 +86,7 @@ pub(super) fn kept(deployment: &Deployment) -> Markup {
     let group = deployment.package.network.group;
     let maps = drawings::kept(deployment);
     section(
-        "What was kept of each layer's weights",
+        "Kept groups of each layer",
         html! {
             p.note {
                 (key("one")) "kept " (key("none")) "zero. A cell is a group of " (group.filters) " filters × " (group.channels)
