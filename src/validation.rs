@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Batches, COLORS, IMAGE_BYTES, SIDE, Split};
+use crate::data::{Batches, ImageShape, Split};
 use crate::error::Result;
 use crate::files::{to_json, write_atomically};
 use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, evaluate};
@@ -153,7 +153,7 @@ pub fn macro_accuracy(
     images: Option<usize>,
 ) -> Result<f64> {
     let images = check_pictures(network, test, images)?;
-    let logits = MacroNetwork::new(network, hardware)?.logits(&test.images[..images * IMAGE_BYTES])?;
+    let logits = MacroNetwork::new(network, hardware)?.logits(&test.images[..images * test.shape.len()])?;
     let found: Vec<u8> = predictions(&logits, network.classes.len()).collect();
     Ok(test.accuracy(&found))
 }
@@ -162,10 +162,12 @@ pub fn macro_accuracy(
 fn check_pictures(network: &IntegerNetwork, test: &Split, images: Option<usize>) -> Result<usize> {
     let images = images.unwrap_or(test.len()).min(test.len());
     let spec = network.graph.spec();
-    if images == 0 || spec.input != [COLORS, SIDE, SIDE] {
-        return Err(
-            spec.error(format!("it reads pictures {:?}; there are {images} of [{COLORS}, {SIDE}, {SIDE}]", spec.input))
-        );
+    let ImageShape { channels, height, width } = test.shape;
+    if images == 0 || spec.input != [channels, height, width] {
+        return Err(spec.error(format!(
+            "it reads pictures {:?}; there are {images} of [{channels}, {height}, {width}]",
+            spec.input
+        )));
     }
     if let Some(label) = test.labels.iter().find(|label| usize::from(**label) >= spec.classes) {
         return Err(spec.error(format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use mars::data::{
-    Archive, Augment, Batch, Batches, DataOptions, Dataset, IMAGE_BYTES, Normalization, Split, epoch_order,
+    Archive, Augment, Batch, Batches, CIFAR_SHAPE, DataOptions, Dataset, Normalization, Split, epoch_order,
 };
 use mars::observer::Silent;
 use proptest::prelude::*;
@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 /// Images in each made-up file.
 const IMAGES: usize = 3;
+
+const IMAGE_BYTES: usize = CIFAR_SHAPE.len();
 
 fn image(number: usize) -> Vec<u8> {
     (0..IMAGE_BYTES).map(|byte| (byte * 7 + number * 13) as u8).collect()
@@ -378,7 +380,9 @@ fn the_mini_set_is_balanced_and_found_anywhere() {
 
 // Augmentation and batches
 
-const AUGMENT: Augment = Augment { padding: 4, flip: true, cutout: 0, border: [124, 116, 104] };
+fn standard() -> Augment {
+    Augment { shape: CIFAR_SHAPE, padding: 4, flip: true, cutout: 0, border: vec![124, 116, 104] }
+}
 
 fn augmented(augment: Augment, seed: u64, epoch: u64, sample: u64) -> Vec<u8> {
     let mut out = vec![0; IMAGE_BYTES];
@@ -389,7 +393,7 @@ fn augmented(augment: Augment, seed: u64, epoch: u64, sample: u64) -> Vec<u8> {
 /// The crop at (top, left) of the image with a border of 4, flipped or not, pixel by pixel.
 fn crop(image: &[u8], top: usize, left: usize, flip: bool) -> Vec<u8> {
     let mut out = Vec::new();
-    for (color, border) in AUGMENT.border.into_iter().enumerate() {
+    for (color, border) in standard().border.into_iter().enumerate() {
         for y in 0..32 {
             for x in 0..32 {
                 let x = if flip { 31 - x } else { x };
@@ -412,7 +416,7 @@ fn augmentation_is_one_of_the_162_crops_and_all_occur() {
     let mut seen = [0; 162];
     let mut out = vec![0; IMAGE_BYTES];
     for sample in 0..5000 {
-        AUGMENT.apply(&image, &mut out, 1, 2, sample);
+        standard().apply(&image, &mut out, 1, 2, sample);
         seen[crops[&out]] += 1;
     }
     assert!(seen.iter().all(|&times| (5..80).contains(&times)), "{seen:?}");
@@ -420,25 +424,29 @@ fn augmentation_is_one_of_the_162_crops_and_all_occur() {
 
 #[test]
 fn augmentation_depends_on_seed_epoch_and_sample_alone() {
-    assert_eq!(augmented(AUGMENT, 1, 2, 3), augmented(AUGMENT, 1, 2, 3));
+    assert_eq!(augmented(standard(), 1, 2, 3), augmented(standard(), 1, 2, 3));
     for (position, vary) in [[1, 0, 0], [0, 1, 0], [0, 0, 1]].into_iter().enumerate() {
-        let differ =
-            (0..20).any(|n| augmented(AUGMENT, n * vary[0], n * vary[1], n * vary[2]) != augmented(AUGMENT, 0, 0, 0));
+        let differ = (0..20)
+            .any(|n| augmented(standard(), n * vary[0], n * vary[1], n * vary[2]) != augmented(standard(), 0, 0, 0));
         assert!(differ, "argument {position} has no effect");
     }
-    let none = Augment { padding: 0, flip: false, ..AUGMENT };
+    let none = Augment { padding: 0, flip: false, ..standard() };
     assert_eq!(augmented(none, 1, 2, 3), image(0));
 }
 
 #[test]
 fn a_border_wider_than_the_image_can_be_all_that_is_seen() {
-    let wide = Augment { padding: 100, ..AUGMENT };
-    let border: Vec<u8> = AUGMENT.border.iter().flat_map(|&byte| [byte; 1024]).collect();
-    assert!((0..100).any(|sample| augmented(wide, 0, 0, sample) == border));
+    let wide = Augment { padding: 100, ..standard() };
+    let border: Vec<u8> = standard().border.iter().flat_map(|&byte| [byte; 1024]).collect();
+    assert!((0..100).any(|sample| augmented(wide.clone(), 0, 0, sample) == border));
 }
 
 fn split(images: usize) -> Split {
-    Split { images: (0..images).flat_map(image).collect(), labels: (0..images).map(|number| number as u8).collect() }
+    Split {
+        shape: CIFAR_SHAPE,
+        images: (0..images).flat_map(image).collect(),
+        labels: (0..images).map(|number| number as u8).collect(),
+    }
 }
 
 #[test]
@@ -446,7 +454,7 @@ fn batches_do_not_depend_on_the_number_of_threads() {
     let split = split(50);
     let with_threads = |threads| -> Vec<Batch> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| Batches::shuffled(&split, 8, AUGMENT, 5, 6).collect())
+        pool.install(|| Batches::shuffled(&split, 8, standard(), 5, 6).collect())
     };
     let batches = with_threads(1);
     assert_eq!(batches, with_threads(7));
@@ -455,7 +463,7 @@ fn batches_do_not_depend_on_the_number_of_threads() {
     assert_ne!(labels, split.labels);
     labels.sort_unstable();
     assert_eq!(labels, split.labels);
-    assert_ne!(Batches::shuffled(&split, 8, AUGMENT, 5, 7).next(), Some(batches[0].clone()));
+    assert_ne!(Batches::shuffled(&split, 8, standard(), 5, 7).next(), Some(batches[0].clone()));
 }
 
 #[test]
@@ -474,7 +482,7 @@ fn the_order_of_an_epoch_and_the_crops_are_fixed() {
     assert_eq!(epoch_order(8, 1, 0), [5, 2, 7, 6, 1, 4, 3, 0]);
     assert_ne!(epoch_order(80, 1, 0), epoch_order(80, 1, 1));
     assert_ne!(epoch_order(80, 1, 0), epoch_order(80, 2, 0));
-    let crops: Vec<u8> = (0..100).flat_map(|sample| augmented(AUGMENT, 1, 2, sample)).collect();
+    let crops: Vec<u8> = (0..100).flat_map(|sample| augmented(standard(), 1, 2, sample)).collect();
     assert_eq!(format!("{:x}", Sha256::digest(crops))[..16], *"4867d1e15caba420");
 }
 
@@ -485,7 +493,8 @@ fn zero_points_are_the_rounded_means() {
 
 #[test]
 fn cutout_paints_a_square_over_and_leaves_the_rest() {
-    let (plain, cut) = (Augment { border: [0; 3], ..AUGMENT }, Augment { cutout: 8, border: [0; 3], ..AUGMENT });
+    let (plain, cut) =
+        (Augment { border: vec![0; 3], ..standard() }, Augment { cutout: 8, border: vec![0; 3], ..standard() });
     let white = vec![255; IMAGE_BYTES];
     let mut sizes = std::collections::BTreeSet::new();
     for sample in 0..2000 {

@@ -7,12 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Circles between the files of a room that are known and on their way out; an entry goes when no circle is left among its files.
-const KNOWN_CIRCLES: &[&[&str]] = &[
-    // The face of the room defines what its files give.
-    &["data/augment.rs", "data/cifar.rs", "data/mini.rs", "data/mod.rs"],
-];
-
 /// Where a name comes from: the path of a module or item, from the root of the crate.
 type Names = Vec<String>;
 
@@ -389,14 +383,7 @@ fn no_files_of_a_room_use_each_other() {
         reached[file].iter().copied().filter(back).collect()
     };
     let circles: BTreeSet<Vec<&str>> = uses.keys().map(circle).filter(|circle| !circle.is_empty()).collect();
-    let within = |circle: &[&str], known: &[&str]| circle.iter().all(|file| known.contains(file));
-    let is_known = |circle: &Vec<&str>| KNOWN_CIRCLES.iter().any(|known| within(circle, known));
-    let new: Vec<_> = circles.iter().filter(|circle| !is_known(circle)).collect();
-    assert!(new.is_empty(), "files of src/ use each other: {new:#?}");
-    for known in KNOWN_CIRCLES {
-        let left = circles.iter().any(|circle| within(circle, known));
-        assert!(left, "no longer a circle, take it from KNOWN_CIRCLES: {known:?}");
-    }
+    assert!(circles.is_empty(), "files of src/ use each other: {circles:#?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod common;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use mars::data::{IMAGE_BYTES, Split};
+use mars::data::{CIFAR_SHAPE, Split};
 use mars::hardware::{Hardware, evaluate};
 use mars::integer::{IMAGE_BITS, IntegerLayer, IntegerNetwork, Reference, predict};
 use mars::network::{NetworkSpec, zoo};
@@ -79,7 +79,7 @@ fn small(first_layer: &str) -> IntegerNetwork {
 
 fn images() -> Split {
     let mut random = Random(3);
-    Split { images: random.bytes(6 * IMAGE_BYTES), labels: vec![0, 1, 2, 3, 0, 1] }
+    Split { shape: CIFAR_SHAPE, images: random.bytes(6 * CIFAR_SHAPE.len()), labels: vec![0, 1, 2, 3, 0, 1] }
 }
 
 fn provenance(data_sha256: String) -> Provenance {

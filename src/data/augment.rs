@@ -4,11 +4,13 @@ use rand::rngs::ChaCha8Rng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use super::{COLORS, IMAGE_BYTES, SIDE};
+use super::split::ImageShape;
 
 /// Random crop out of a border, random horizontal flip and cutout, on raw bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Augment {
+    /// Sizes of the images.
+    pub shape: ImageShape,
     /// Border on each side, in pixels; 0 for no crop.
     pub padding: usize,
     /// Flips half of the images.
@@ -16,8 +18,8 @@ pub struct Augment {
     /// Side of a square around a random pixel that is painted over, cut off at the image's edges, in pixels; 0 for none (DeVries and
     /// Taylor, *Improved regularization of convolutional neural networks with cutout*, 2017).
     pub cutout: usize,
-    /// What the border and the square hold for each color: the zero points.
-    pub border: [u8; COLORS],
+    /// What the border and the square hold for each channel: the zero points.
+    pub border: Vec<u8>,
 }
 
 /// What a stream of random numbers is for; each purpose has its own.
@@ -38,12 +40,13 @@ fn stream(seed: u64, epoch: u64, purpose: Purpose) -> ChaCha8Rng {
 }
 
 impl Augment {
-    /// Writes a crop of `image` to `out`, both `[3][32][32]`; `sample` is the image's index in its split.
+    /// Writes a crop of `image` to `out`, both `[channels][height][width]`; `sample` is the image's index in its split.
     ///
     /// # Panics
     /// If either isn't one image.
     pub fn apply(&self, image: &[u8], out: &mut [u8], seed: u64, epoch: u64, sample: u64) {
-        assert_eq!((image.len(), out.len()), (IMAGE_BYTES, IMAGE_BYTES));
+        let ImageShape { height, width, .. } = self.shape;
+        assert_eq!([image.len(), out.len()], [self.shape.len(); 2]);
         let mut random = stream(seed, epoch, Purpose::Augment);
         random.set_block_pos(sample);
         let top = random.random_range(0..=2 * self.padding as u32) as usize;
@@ -51,15 +54,15 @@ impl Augment {
         let flip = self.flip && random.random();
 
         // Columns of the crop that lie within the image; the rest is border.
-        let first = self.padding.saturating_sub(left).min(SIDE);
-        let end = (SIDE + self.padding).saturating_sub(left).min(SIDE).max(first);
-        for (line, out) in out.chunks_exact_mut(SIDE).enumerate() {
-            let (color, y) = (line / SIDE, line % SIDE);
-            out.fill(self.border[color]);
-            let Some(y) = (y + top).checked_sub(self.padding).filter(|&y| y < SIDE) else {
+        let first = self.padding.saturating_sub(left).min(width);
+        let end = (width + self.padding).saturating_sub(left).min(width).max(first);
+        for (line, out) in out.chunks_exact_mut(width).enumerate() {
+            let (channel, y) = (line / height, line % height);
+            out.fill(self.border[channel]);
+            let Some(y) = (y + top).checked_sub(self.padding).filter(|&y| y < height) else {
                 continue;
             };
-            let source = (color * SIDE + y) * SIDE;
+            let source = (channel * height + y) * width;
             if first < end {
                 let x = first + left - self.padding;
                 out[first..end].copy_from_slice(&image[source + x..][..end - first]);
@@ -69,15 +72,16 @@ impl Augment {
             }
         }
         if self.cutout > 0 {
-            let mut within = || {
-                let middle = random.random_range(0..SIDE as u32) as usize;
+            let mut within = |side: usize| {
+                let middle = random.random_range(0..side as u32) as usize;
                 let first = middle.saturating_sub(self.cutout / 2);
-                first..(middle + self.cutout - self.cutout / 2).min(SIDE)
+                first..(middle + self.cutout - self.cutout / 2).min(side)
             };
-            let (rows, columns) = (within(), within());
-            for (line, out) in out.chunks_exact_mut(SIDE).enumerate().filter(|(line, _)| rows.contains(&(line % SIDE)))
+            let (rows, columns) = (within(height), within(width));
+            for (line, out) in
+                out.chunks_exact_mut(width).enumerate().filter(|(line, _)| rows.contains(&(line % height)))
             {
-                out[columns.clone()].fill(self.border[line / SIDE]);
+                out[columns.clone()].fill(self.border[line / height]);
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::{Augment, IMAGE_BYTES, Split, epoch_order};
+use super::augment::{Augment, epoch_order};
+use super::split::Split;
 
 /// Images and labels that go through the network together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Pixels `[n][3][32][32]`.
+    /// Pixels `[n][channels][height][width]`.
     pub images: Vec<u8>,
     /// One class an image.
     pub labels: Vec<u8>,
@@ -20,7 +21,7 @@ pub struct EpochOrder {
     augmentation: Option<Augmentation>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Augmentation {
     augment: Augment,
     seed: u64,
@@ -44,16 +45,17 @@ impl EpochOrder {
     /// If `split` has fewer images than the order, or `first` is beyond its end.
     pub fn batch(&self, split: &Split, first: usize, images: usize) -> Batch {
         let samples = &self.order[first..(first + images).min(self.order.len())];
-        let mut pixels = vec![0; samples.len() * IMAGE_BYTES];
-        pixels.par_chunks_exact_mut(IMAGE_BYTES).zip(samples).for_each(|(out, &sample)| self.fill(split, sample, out));
+        let bytes = split.shape.len();
+        let mut pixels = vec![0; samples.len() * bytes];
+        pixels.par_chunks_exact_mut(bytes).zip(samples).for_each(|(out, &sample)| self.fill(split, sample, out));
         Batch { images: pixels, labels: samples.iter().map(|&sample| split.labels[sample]).collect() }
     }
 
     fn fill(&self, split: &Split, sample: usize, out: &mut [u8]) {
         let image = split.image(sample);
-        match self.augmentation {
+        match &self.augmentation {
             None => out.copy_from_slice(image),
-            Some(Augmentation { augment, seed, epoch }) => augment.apply(image, out, seed, epoch, sample as u64),
+            Some(Augmentation { augment, seed, epoch }) => augment.apply(image, out, *seed, *epoch, sample as u64),
         }
     }
 }

@@ -4,9 +4,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{Archive, Dataset, IMAGE_BYTES, Split};
+use super::archive::Archive;
+use super::dataset::Dataset;
+use super::split::{ImageShape, Split};
 use crate::error::DataError;
 use crate::observer::Observer;
+
+/// Sizes of CIFAR's images.
+pub const CIFAR_SHAPE: ImageShape = ImageShape { channels: 3, height: 32, width: 32 };
 
 const BASE_URL: &str = "https://www.cs.toronto.edu/~kriz";
 
@@ -97,7 +102,8 @@ impl Layout {
     /// length: one of them has been cut.
     fn read(&self, folder: &Path, observer: &dyn Observer) -> Result<Dataset, DataError> {
         let classes = self.read_class_names(&folder.join(self.class_names))?;
-        let mut train = Split::default();
+        let empty = || Split { shape: CIFAR_SHAPE, ..Split::default() };
+        let mut train = empty();
         let mut counts = Vec::new();
         for file in self.train {
             let before = train.len();
@@ -109,7 +115,7 @@ impl Layout {
             let message = format!("it has {count} images, another training file has {most}: it has been cut");
             return Err(DataError::damaged(&folder.join(file), message));
         }
-        let mut test = Split::default();
+        let mut test = empty();
         self.read_records(&folder.join(self.test), TEST_IMAGES, &mut test)?;
         let official = [self.train_images * self.train.len(), TEST_IMAGES];
         if [train.len(), test.len()] != official {
@@ -122,7 +128,7 @@ impl Layout {
                 official[1]
             ));
         }
-        Ok(Dataset { name: self.name.into(), classes, train, validation: Split::default(), test })
+        Ok(Dataset { name: self.name.into(), classes, train, validation: empty(), test })
     }
 
     fn read_class_names(&self, path: &Path) -> Result<Vec<String>, DataError> {
@@ -140,7 +146,7 @@ impl Layout {
 
     /// Appends the records of a file; fewer images than the official `images` are accepted, half an image is not.
     fn read_records(&self, path: &Path, images: usize, split: &mut Split) -> Result<(), DataError> {
-        let record_bytes = self.label_classes.len() + IMAGE_BYTES;
+        let record_bytes = self.label_classes.len() + CIFAR_SHAPE.len();
         let official = images * record_bytes;
         let bytes = read_file(path, official)?;
         if bytes.is_empty() || !bytes.len().is_multiple_of(record_bytes) {

@@ -8,7 +8,9 @@ use std::path::Path;
 use image_webp::WebPDecoder;
 use sha2::{Digest, Sha256};
 
-use super::{COLORS, Dataset, IMAGE_BYTES, SIDE, Split};
+use super::cifar::CIFAR_SHAPE;
+use super::dataset::Dataset;
+use super::split::{ImageShape, Split};
 use crate::error::DataError;
 
 pub(super) const NAME: &str = "cifar10-mini";
@@ -39,7 +41,13 @@ pub(super) fn load() -> Result<Dataset, DataError> {
         });
     }
     let classes = CLASSES.map(String::from).into();
-    Ok(Dataset { name: NAME.into(), classes, train, validation: Split::default(), test })
+    Ok(Dataset {
+        name: NAME.into(),
+        classes,
+        train,
+        validation: Split { shape: CIFAR_SHAPE, ..Split::default() },
+        test,
+    })
 }
 
 /// The images of a sheet, row by row.
@@ -47,7 +55,8 @@ fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
     let path = Path::new("datasets").join(NAME).join(name);
     let damaged = |message: String| DataError::Archive { path: path.clone(), message };
     let mut decoder = WebPDecoder::new(Cursor::new(sheet)).map_err(|error| damaged(error.to_string()))?;
-    let size = (COLUMNS * SIDE, images / COLUMNS * SIDE);
+    let ImageShape { channels, height: rows, width: side } = CIFAR_SHAPE;
+    let size = (COLUMNS * side, images / COLUMNS * rows);
     let (width, height) = decoder.dimensions();
     if (width as usize, height as usize) != size || decoder.has_alpha() {
         return Err(damaged(format!(
@@ -55,20 +64,21 @@ fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
             size.0, size.1
         )));
     }
-    let mut pixels = vec![0; images * IMAGE_BYTES];
+    let mut pixels = vec![0; images * CIFAR_SHAPE.len()];
     decoder.read_image(&mut pixels).map_err(|error| damaged(error.to_string()))?;
 
     let mut split = Split {
+        shape: CIFAR_SHAPE,
         images: Vec::with_capacity(pixels.len()),
         labels: (0..images).map(|image| (image % CLASSES.len()) as u8).collect(),
     };
     for image in 0..images {
         let (row, column) = (image / COLUMNS, image % COLUMNS);
-        for color in 0..COLORS {
-            for y in 0..SIDE {
-                let line = ((row * SIDE + y) * COLUMNS + column) * SIDE * COLORS;
-                let line = &pixels[line..][..SIDE * COLORS];
-                split.images.extend(line.iter().skip(color).step_by(COLORS));
+        for color in 0..channels {
+            for y in 0..rows {
+                let line = ((row * rows + y) * COLUMNS + column) * side * channels;
+                let line = &pixels[line..][..side * channels];
+                split.images.extend(line.iter().skip(color).step_by(channels));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::pruning::check_budget;
 use super::recipe::Recipe;
-use crate::data::Dataset;
+use crate::data::{Dataset, ImageShape};
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, Fusion};
@@ -13,23 +13,32 @@ use crate::network::{Graph, Node, Op};
 /// # Errors
 /// Names the layer or the key that doesn't fit.
 pub(super) fn all(recipe: &Recipe, graph: &Graph, data: &Dataset, hardware: &Hardware) -> Result<()> {
-    check_input(graph, data)?;
+    check_input(recipe, graph, data)?;
     recipe.quantize.check_patterns(graph)?;
     check_logits(graph, recipe)?;
     check_widths(graph, recipe, hardware)?;
     check_budget(graph, recipe, hardware)
 }
 
-fn check_input(graph: &Graph, data: &Dataset) -> Result<()> {
+fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
     let spec = graph.spec();
-    if spec.input != [crate::data::COLORS, crate::data::SIDE, crate::data::SIDE] || spec.classes != data.classes.len() {
+    let ImageShape { channels, height, width } = data.train.shape;
+    if spec.input != [channels, height, width] || spec.classes != data.classes.len() {
         return Err(Error::Setting(format!(
-            "network `{}` reads {:?} and has {} classes; data set `{}` has pictures [3, 32, 32] and {} classes",
+            "network `{}` reads {:?} and has {} classes; data set `{}` has pictures [{channels}, {height}, {width}] and {} classes",
             spec.name,
             spec.input,
             spec.classes,
             data.name,
             data.classes.len()
+        )));
+    }
+    let normalization = recipe.picture_scale();
+    if normalization.std.len() != channels {
+        return Err(Error::Setting(format!(
+            "normalization has {} channels, data set `{}` has images of {channels}",
+            normalization.std.len(),
+            data.name
         )));
     }
     Ok(())

@@ -398,8 +398,8 @@ impl Recipe {
 
     /// What a byte of the picture is worth.
     pub fn picture_scale(&self) -> PictureScale {
-        let normalization = self.normalization.unwrap_or_default();
-        PictureScale { zero_points: normalization.zero_points().to_vec(), std: normalization.std.to_vec() }
+        let normalization = self.normalization.clone().unwrap_or_default();
+        PictureScale { zero_points: normalization.zero_points(), std: normalization.std }
     }
 
     /// Whether a phase removes groups.
@@ -422,6 +422,11 @@ impl Recipe {
         setting(self.batch_size > 0, "batch_size = 0: a step needs pictures".into())?;
         setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from pictures".into())?;
         if let Some(Normalization { mean, std }) = &self.normalization {
+            let (means, deviations) = (mean.len(), std.len());
+            let message = format!(
+                "{deviations} values in `normalization.std`, {means} in `normalization.mean`: both have one for each channel"
+            );
+            setting(means == deviations, message)?;
             let shares = mean.iter().all(|mean| (0.0..=1.0).contains(mean));
             setting(shares, format!("normalization.mean = {mean:?}: each must be from 0 to 1, a share of 255"))?;
             let positive = std.iter().all(|std| std.is_finite() && *std > 0.0);

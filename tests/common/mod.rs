@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use mars::data::{IMAGE_BYTES, SIDE};
+use mars::data::CIFAR_SHAPE;
 use mars::groups::GroupShape;
 use mars::integer::{IntegerLayer, IntegerNetwork};
 use mars::network::Graph;
@@ -43,11 +43,11 @@ impl Random {
 
 /// A picture of a class: stripes whose colour, direction and width tell it, with noise.
 pub(crate) fn picture(class: usize, random: &mut Random) -> Vec<u8> {
-    let mut picture = Vec::with_capacity(IMAGE_BYTES);
+    let mut picture = Vec::with_capacity(CIFAR_SHAPE.len());
     for color in 0..3 {
         let level = 40 + (class * (color + 3) * 37) % 170;
-        for pixel in 0..SIDE * SIDE {
-            let along = if class.is_multiple_of(2) { pixel / SIDE } else { pixel % SIDE };
+        for pixel in 0..CIFAR_SHAPE.pixels() {
+            let along = if class.is_multiple_of(2) { pixel / CIFAR_SHAPE.width } else { pixel % CIFAR_SHAPE.width };
             let stripe = if (along / (2 + class % 4)).is_multiple_of(2) { 40 } else { 0 };
             picture.push((level + stripe + random.below(30)) as u8);
         }
@@ -58,7 +58,7 @@ pub(crate) fn picture(class: usize, random: &mut Random) -> Vec<u8> {
 /// Records of `images` pictures: `label_bytes` labels each (a coarse one first, if there are two), then the picture. One in five has
 /// a picture of another class, so that no network is right about all.
 fn records(images: usize, classes: usize, label_bytes: usize, random: &mut Random) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(images * (IMAGE_BYTES + label_bytes));
+    let mut bytes = Vec::with_capacity(images * (CIFAR_SHAPE.len() + label_bytes));
     for _ in 0..images {
         let class = random.below(classes);
         if label_bytes == 2 {
