@@ -273,6 +273,7 @@ impl Params<Array> {
         let mut convs = vec![None; 2 * graph.nodes().len()];
         for conv in graph.convs() {
             let get = |role| required(graph, arrays, &conv, role);
+            let weight = get(Role::Weight)?;
             let norm = if conv.batch_norm {
                 let [gamma, beta] = [get(Role::Gamma)?, get(Role::Beta)?];
                 Norm::Batch(BatchNorm { gamma, beta, mean: get(Role::Mean)?, variance: get(Role::Variance)? })
@@ -281,7 +282,7 @@ impl Params<Array> {
             };
             let scale = ParamId { conv: conv.number, role: Role::WeightScale };
             let weight_scale = arrays.find(&scale.name(graph)).cloned();
-            convs[conv.number as usize] = Some(ConvParams { weight: get(Role::Weight)?, norm, weight_scale });
+            convs[conv.number as usize] = Some(ConvParams { weight, norm, weight_scale });
         }
         let output_scales = (0..graph.nodes().len() as u32).map(|node| {
             let id = ParamId { conv: 2 * node, role: Role::OutputScale };
