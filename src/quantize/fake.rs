@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 
 use crate::engine::{self, Clamp};
 use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT};
+
 /// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
 pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {
     let share = weights.shape().num_elements() / steps.dims()[0];

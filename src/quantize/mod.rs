@@ -7,10 +7,9 @@
 mod conversion;
 mod evaluate;
 mod fake;
+mod quantizer;
 
 pub(crate) use conversion::{Conversions, cells};
 pub use evaluate::FakeQuant;
-pub(crate) use fake::{
-    activation_limit, calibrate_step, multiplier_errors, quantize_biases, quantize_values, quantize_weights,
-    weight_limit,
-};
+pub(crate) use fake::{activation_limit, calibrate_step, multiplier_errors, quantize_biases, weight_limit};
+pub use quantizer::{Lsq, Quantizer};

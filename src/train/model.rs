@@ -1,11 +1,14 @@
 //! The trainable network: its parameters on a device.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::forward::{Chip, ChipBias, Mode, Output, Pass, Statistics, gain};
 use super::tensors::{to_device, to_host};
 use crate::integer::{BitPlan, Fusion, PictureScale};
 use crate::network::{Array, BATCH_NORM_EPSILON, BatchNorm, Graph, Node, Norm, Params};
+use crate::quantize::{Lsq, Quantizer};
 
 /// Share of the batch in the running statistics, as PyTorch's default.
 const STATISTICS_MOMENTUM: f64 = 0.1;
@@ -17,6 +20,7 @@ pub(crate) struct Model {
     pub picture: PictureScale,
     pub device: Device,
     pub params: Params<Tensor<1>>,
+    pub quantizer: Arc<dyn Quantizer>,
 }
 
 impl Model {
@@ -24,7 +28,7 @@ impl Model {
     pub fn new(graph: &Graph, picture: &PictureScale, params: &Params<Array>, device: &Device) -> Self {
         let device = device.clone().inner();
         let params = params.as_ref().map(|_, array| to_device(&array.values, &device));
-        Self { graph: graph.clone(), picture: picture.clone(), device, params }
+        Self { graph: graph.clone(), picture: picture.clone(), device, params, quantizer: Arc::new(Lsq) }
     }
 
     /// The parameters on the host.
@@ -60,7 +64,8 @@ impl Model {
         mode: Mode,
         inspect: impl FnMut(&Node, &Tensor<4>),
     ) -> Output {
-        Pass { graph: &self.graph, picture: &self.picture, params, mode }.run(images, inspect)
+        let Self { graph, picture, quantizer, .. } = self;
+        Pass { graph, picture, params, quantizer: &**quantizer, mode }.run(images, inspect)
     }
 
     /// Runs the network on images as it is.

@@ -1,5 +1,6 @@
 //! A training: phases, epochs and steps, from a position to the end of the recipe.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
@@ -17,18 +18,21 @@ use super::pruning::Pruner;
 use super::recipe::{EvaluateEvery, Phase, PhaseKind, Recipe};
 use super::tensors::to_host;
 use super::{check, device::default_device};
-use crate::data::{Augment, Batch, Batches, Dataset, EpochOrder, Split};
+use crate::data::{Augment, Batch, Batches, Dataset, EpochOrder, Normalization, Split};
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, fold};
 use crate::network::{Array, Graph, NetworkSpec, Params, Weights};
 use crate::observer::StopSignal;
 use crate::package::{Package, Predictions, Provenance};
+use crate::quantize::Quantizer;
 
 /// Images on which biases are corrected for a chip's conversions.
 const CORRECTION_BATCH: usize = 256;
 /// Number of the first of them, for the noise: after those of any test set and before those of the first epoch.
 const CORRECTION_FIRST: u64 = 1 << 31;
+/// Channels for which a recipe without `normalization` has ImageNet's constants.
+const COLORS: usize = 3;
 /// Border out of which images are cropped, in pixels.
 const CROP_PADDING: usize = 4;
 
@@ -59,11 +63,15 @@ impl Training {
     /// A training from random weights on the CPU.
     ///
     /// The recipe's names of files (`model`, `dataset`, `pretrained`, `hardware`, `distillation.teacher`) are not read: what they would
-    /// name is passed in. Where the recipe holds out validation images and `data` has none, they are taken from the training images.
+    /// name is passed in. Images of other than three channels are normalized by what is measured on the training images, where the recipe says nothing.
+    /// Where the recipe holds out validation images and `data` has none, they are taken from the training images.
     ///
     /// # Errors
     /// A recipe out of range; a network that doesn't fit the data or the chip; a budget that the chip cannot meet.
-    pub fn new(recipe: Recipe, network: NetworkSpec, mut data: Dataset, hardware: Hardware) -> Result<Self> {
+    pub fn new(mut recipe: Recipe, network: NetworkSpec, mut data: Dataset, hardware: Hardware) -> Result<Self> {
+        if recipe.normalization.is_none() && data.train.shape.channels != COLORS {
+            recipe.normalization = Some(Normalization::measured(&data.train));
+        }
         recipe.check()?;
         let graph = Graph::new(network)?;
         if recipe.validation_images > 0 && data.validation.is_empty() {
@@ -99,7 +107,10 @@ impl Training {
     /// # Errors
     /// Those of [`new`](Self::new).
     pub fn on_device(mut self, device: &Device) -> Result<Self> {
-        let place = |model: &Model| Model::new(&self.graph, &self.picture, &model.params_on_host(), device);
+        let place = |model: &Model| {
+            let quantizer = model.quantizer.clone();
+            Model { quantizer, ..Model::new(&self.graph, &self.picture, &model.params_on_host(), device) }
+        };
         self.teacher = self.teacher.as_ref().map(place);
         self.model = place(&self.model);
         self.optimizer = Sgd::new(&self.model.params);
@@ -126,9 +137,20 @@ impl Training {
         Ok(self)
     }
 
+    /// The same with fake quantizers of another kind.
+    pub fn with_quantizer(mut self, quantizer: Arc<dyn Quantizer>) -> Self {
+        self.model.quantizer = quantizer;
+        self
+    }
+
     fn place(&self, weights: &Weights) -> Result<Model> {
-        let params = Params::from_arrays(&self.graph, weights)?;
-        Ok(Model::new(&self.graph, &self.picture, &params, &self.model.device))
+        Ok(self.model(&Params::from_arrays(&self.graph, weights)?))
+    }
+
+    /// A network with these parameters, for the rest like the one that trains.
+    fn model(&self, params: &Params<Array>) -> Model {
+        let model = Model::new(&self.graph, &self.picture, params, &self.model.device);
+        Model { quantizer: self.model.quantizer.clone(), ..model }
     }
 
     /// The same from a checkpoint on: it goes on bit for bit as if it had never stopped.
@@ -137,7 +159,7 @@ impl Training {
     /// Says what of the checkpoint doesn't fit the recipe or the chip.
     pub fn resumed(mut self, checkpoint: Checkpoint) -> std::result::Result<Self, String> {
         let Checkpoint { params, momentum, average, kept, saliency, float, position } = checkpoint;
-        self.model = Model::new(&self.graph, &self.picture, &params, &self.model.device);
+        self.model = self.model(&params);
         let place = |array: Array| super::tensors::to_device(&array.values, &self.model.device);
         self.optimizer = Sgd { momentum: momentum.map(|_, array| array.map(place)) };
         self.average = average.map(|average| Average { params: average.map(|_, array| place(array)) });
@@ -333,7 +355,7 @@ impl Training {
         match self.recipe.evaluate_every {
             EvaluateEvery::Epoch => self.position.float_accuracy,
             EvaluateEvery::End => {
-                let float = Model::new(&self.graph, &self.picture, self.float.as_ref()?, &self.model.device);
+                let float = self.model(self.float.as_ref()?);
                 Some(float_accuracy(&float, &self.data.test, self.data.test.len()))
             }
         }
@@ -419,29 +441,28 @@ impl Training {
     }
 
     /// The next batch of the epoch.
-    fn batch(&mut self) -> Result<Batch> {
+    fn batch(&mut self) -> Batch {
         let epochs_before: usize = self.recipe.phases[..self.position.phase].iter().map(|phase| phase.epochs).sum();
         let epoch = epochs_before + self.position.epoch;
         if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
-            let augment = self.augment()?;
+            let augment = self.augment();
             let order = EpochOrder::shuffled(self.data.train.len(), augment, self.recipe.seed, epoch as u64);
             self.order = Some((epoch, order));
         }
         let (_, order) = self.order.as_ref().expect("just set");
         let first = self.position.step * self.recipe.batch_size;
-        Ok(order.batch(&self.data.train, first, self.recipe.batch_size))
+        order.batch(&self.data.train, first, self.recipe.batch_size)
     }
 
-    fn augment(&self) -> Result<Augment> {
-        let border = self.picture.zero_points.as_slice().try_into();
-        let border = border.map_err(|_| Error::Setting("pictures of the data sets have three colors".into()))?;
+    fn augment(&self) -> Augment {
         let (padding, flip) = if self.recipe.augment { (CROP_PADDING, true) } else { (0, false) };
-        Ok(Augment { padding, flip, cutout: self.recipe.cutout, border })
+        let border = self.picture.zero_points.clone();
+        Augment { shape: self.data.train.shape, padding, flip, cutout: self.recipe.cutout, border }
     }
 
     fn train_step(&mut self, phase: &Phase) -> Result<StepReport> {
         let started = Instant::now();
-        let batch = self.batch()?;
+        let batch = self.batch();
         let steps = self.steps_per_epoch();
         let step = self.position.epoch * steps + self.position.step;
         let learning_rate = phase.learning_rate_at(step, steps);

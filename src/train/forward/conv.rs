@@ -8,7 +8,7 @@ use super::mode::{Chip, Statistics};
 use crate::engine::{BlockOutput, Moments, Norm, Shortcut, conv_block};
 use crate::integer::{Fusion, PictureScale};
 use crate::network::{BATCH_NORM_EPSILON, BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
-use crate::quantize::{quantize_biases, quantize_weights};
+use crate::quantize::{Quantizer, quantize_biases};
 
 /// How a convolution is computed.
 #[expect(clippy::large_enum_variant, reason = "made once a layer and pass")]
@@ -83,6 +83,7 @@ pub(super) struct Layer<'a> {
     pub conv: &'a Conv,
     pub params: &'a ConvParams<Tensor<1>>,
     pub picture: &'a PictureScale,
+    pub quantizer: &'a dyn Quantizer,
 }
 
 /// A convolution with its batch norm or bias, residual sum and activation.
@@ -140,7 +141,7 @@ impl Layer<'_> {
             None => weight,
         };
         let scale = self.params.weight_scale.clone().expect("a calibrated network");
-        let rounded = quantize_weights(weight, scale.clone(), plan.bits.weights);
+        let rounded = self.quantizer.weights(weight, scale.clone(), plan.bits.weights);
         let Held { weight, losses } = match plan.chip {
             None => Held { weight: rounded, losses: None },
             Some(chip) => {

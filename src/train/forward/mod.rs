@@ -27,7 +27,7 @@ pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
 use crate::engine::{PoolWindow, Shortcut, max_pool};
 use crate::integer::{PictureScale, Reads};
 use crate::network::{Conv, Graph, Node, Op, Params, Skip, Source};
-use crate::quantize::{multiplier_errors, quantize_values};
+use crate::quantize::{Quantizer, multiplier_errors};
 
 /// A value in its stored forms.
 #[expect(clippy::large_enum_variant, reason = "one for each node")]
@@ -62,6 +62,7 @@ pub(crate) struct Pass<'a> {
     pub graph: &'a Graph,
     pub picture: &'a PictureScale,
     pub params: &'a Params<Tensor<1>>,
+    pub quantizer: &'a dyn Quantizer,
     pub mode: Mode<'a>,
 }
 
@@ -79,7 +80,8 @@ impl Pass<'_> {
             let stored = match node.op {
                 Op::Conv { skip, logits, .. } => {
                     let mut run = |conv: &Conv, plan: &ConvPlan, input, activation| {
-                        let layer = Layer { conv, params: self.params.conv(conv.number), picture: self.picture };
+                        let (params, picture) = (self.params.conv(conv.number), self.picture);
+                        let layer = Layer { conv, params, picture, quantizer: self.quantizer };
                         let output = convolve(&layer, plan, input, activation);
                         statistics.extend(output.statistics);
                         corrections.extend(output.correction.map(|mean| (conv.number, mean)));
@@ -109,7 +111,7 @@ impl Pass<'_> {
                         let [batch, _, _, classes] = value.dims();
                         return Output { logits: value.reshape([batch, classes]), statistics, corrections };
                     }
-                    self.store(index, node, value)
+                    self.store(index, value)
                 }
                 Op::MaxPool { kernel, stride, padding } => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
@@ -121,7 +123,7 @@ impl Pass<'_> {
                     let x = read(node.source, self.pool_bits(index)).permute([0, 3, 1, 2]);
                     let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
                     inspect(node, &value);
-                    self.store(index, node, value)
+                    self.store(index, value)
                 }
             };
             values.push(stored);
@@ -203,7 +205,7 @@ impl Pass<'_> {
     }
 
     /// The forms of a node's value that are stored.
-    fn store(&self, index: usize, node: &Node, value: Tensor<4>) -> Value {
+    fn store(&self, index: usize, value: Tensor<4>) -> Value {
         let Mode::Quantized { plan, .. } = self.mode else {
             return Value::Whole(value);
         };
@@ -211,7 +213,7 @@ impl Pass<'_> {
         let scale = self.output_scale(index);
         let quantized = forms.iter().map(|&bits| {
             let scale = scale.clone() / f64::from(1u32 << (bits - forms[0]));
-            (bits, quantize_values(value.clone(), scale, bits, node.output.len()))
+            (bits, self.quantizer.values(value.clone(), scale, bits))
         });
         Value::Forms(quantized.collect())
     }
