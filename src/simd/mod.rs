@@ -1,9 +1,9 @@
 //! Vector registers for the training engine and the model of the array, with one kernel source for all instruction sets.
 //!
-//! A [`Kernel`] or [`IntegerKernel`] is generic over a *token*, a value that proves that this machine has an instruction set: nothing
+//! A `Kernel` or `IntegerKernel` is generic over a *token*, a value that proves that this machine has an instruction set: nothing
 //! but detection makes one, and nothing but a token makes a register. So no safe function here is undefined to call, and
-//! [`dispatch`] picks the best token at run time. Loops that the compiler makes vectors of by itself are defined inside
-//! [`vectorized!`] instead.
+//! `dispatch` picks the best token at run time. Loops that the compiler makes vectors of by itself are defined inside
+//! `vectorized!` instead.
 //!
 //! | file | what |
 //! |---|---|

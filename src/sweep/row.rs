@@ -9,7 +9,7 @@ use crate::hardware::{AreaBreakdown, Compression, Cost, Evaluation};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Row {
-    /// Number in the [`Space`].
+    /// Number in the [`Space`](super::Space).
     pub point: usize,
     /// Each ranged key with its value, in the order of the space's keys.
     pub settings: Vec<(String, Value)>,
