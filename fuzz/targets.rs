@@ -1,0 +1,74 @@
+//! What each fuzz target does with the bytes of a file: the reader gives a value or an error, never a panic, and what was read is written and
+//! read back the same. `tests/corpora.rs` replays the corpora with these functions.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use mars::hardware::Hardware;
+use mars::network::{Graph, NetworkSpec, import};
+use mars::package::Package;
+use mars::train::{Checkpoint, Recipe};
+
+/// A package, `model.mars`.
+pub fn package(bytes: &[u8]) {
+    if let Ok(package) = Package::from_bytes(bytes) {
+        let written = package.to_bytes().expect("what was read can be written");
+        assert_eq!(Package::from_bytes(&written).expect("what was written can be read"), package);
+    }
+}
+
+/// A checkpoint of a run, or weights in a safetensors file.
+pub fn checkpoint(bytes: &[u8]) {
+    with_file("safetensors", bytes, |path| {
+        let checkpoint = Checkpoint::load(path, tiny());
+        if let Ok(checkpoint) = checkpoint {
+            checkpoint.save(path, tiny()).expect("what was read can be written");
+            assert!(Checkpoint::load(path, tiny()).expect("what was written can be read") == checkpoint);
+        }
+        let _ = import(path, tiny());
+    });
+}
+
+/// A checkpoint that PyTorch saved.
+pub fn pytorch(bytes: &[u8]) {
+    with_file("pt", bytes, |path| drop(import(path, tiny32())));
+}
+
+/// A hardware file.
+pub fn hardware(bytes: &[u8]) {
+    with_file("toml", bytes, |path| drop(Hardware::load(path)));
+}
+
+/// A recipe.
+pub fn recipe(bytes: &[u8]) {
+    with_file("toml", bytes, |path| drop(Recipe::load(Some(path), &[])));
+}
+
+/// A network.
+pub fn network(bytes: &[u8]) {
+    with_file("toml", bytes, |path| drop(NetworkSpec::load(path).and_then(Graph::new)));
+}
+
+/// The network of the corpus's checkpoint.
+fn tiny() -> &'static Graph {
+    static GRAPH: OnceLock<Graph> = OnceLock::new();
+    GRAPH.get_or_init(|| graph(include_str!("corpus/network/tiny.toml")))
+}
+
+/// The network of the corpus's file of PyTorch.
+fn tiny32() -> &'static Graph {
+    static GRAPH: OnceLock<Graph> = OnceLock::new();
+    GRAPH.get_or_init(|| graph(include_str!("corpus/network/tiny32.toml")))
+}
+
+fn graph(toml: &str) -> Graph {
+    Graph::new(toml::from_str(toml).expect("a description")).expect("a valid network")
+}
+
+/// Readers that take paths get one in a folder that is gone afterwards.
+fn with_file(extension: &str, bytes: &[u8], f: impl FnOnce(&Path)) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path: PathBuf = folder.path().join("input").with_extension(extension);
+    std::fs::write(&path, bytes).expect("a temporary file");
+    f(&path);
+}
