@@ -286,7 +286,7 @@ impl Graph {
                 let name = node.projection_name();
                 Some(Conv { name, number: number + 1, shape, source, batch_norm: true, logits: false })
             }
-            _ => None,
+            Some(Skip::Identity { .. }) | None => None,
         };
         [Some(own), projection]
     }
@@ -321,7 +321,7 @@ impl Node {
     pub fn conv(&self) -> Option<ConvShape> {
         match self.op {
             Op::Conv { conv, .. } => Some(conv),
-            _ => None,
+            Op::MaxPool { .. } | Op::AvgPool { .. } => None,
         }
     }
 
@@ -329,7 +329,7 @@ impl Node {
     pub fn projection(&self) -> Option<ConvShape> {
         match self.op {
             Op::Conv { skip: Some(Skip::Projection { conv, .. }), .. } => Some(conv),
-            _ => None,
+            Op::Conv { skip: Some(Skip::Identity { .. }) | None, .. } | Op::MaxPool { .. } | Op::AvgPool { .. } => None,
         }
     }
 
@@ -343,7 +343,7 @@ impl Node {
             Op::Conv { skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }), .. } => {
                 Some(source)
             }
-            _ => None,
+            Op::Conv { skip: None, .. } | Op::MaxPool { .. } | Op::AvgPool { .. } => None,
         }
     }
 }

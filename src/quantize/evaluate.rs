@@ -112,7 +112,10 @@ impl<'a> FakeQuant<'a> {
                             sums =
                                 sums + projection.sums(first, input, self.borders(source)) * self.columns(multipliers);
                         }
-                        _ => {}
+                        (None, None) => {}
+                        (Some(Skip::Identity { .. } | Skip::Projection { .. }) | None, _) => {
+                            unreachable!("a validated network has a skip of the kind of each node's")
+                        }
                     }
                     requantize(sums, &output.forms)
                 }
@@ -137,7 +140,9 @@ impl<'a> FakeQuant<'a> {
                         .reshape([batch, rows, cols, channels]);
                     requantize(sums * i64::from(output.multipliers[0]), &output.forms)
                 }
-                _ => unreachable!("a validated network has a layer of the kind of each node"),
+                (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
+                    unreachable!("a validated network has a layer of the kind of each node")
+                }
             };
             values.push(forms);
         }

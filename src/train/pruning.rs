@@ -100,7 +100,7 @@ impl Price {
                 .convs()
                 .map(|(conv, integer)| conv.shape.weights() * usize::from(integer.weight_bits))
                 .sum::<usize>() as f64,
-            _ => price.ledger(&price.masks(|_| true))?.total(),
+            Resource::Cycles | Resource::Energy => price.ledger(&price.masks(|_| true))?.total(),
         };
         // The least that any choice may leave.
         let least = price.ledger(&price.masks(|group| group == 0))?.total();

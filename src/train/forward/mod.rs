@@ -102,7 +102,7 @@ impl Pass<'_> {
                     // The quantizers of values are ReLUs themselves.
                     let activation = match self.mode {
                         Mode::Float | Mode::FloatTraining if !logits => Activation::Relu,
-                        _ => Activation::None,
+                        Mode::Float | Mode::FloatTraining | Mode::Quantized { .. } => Activation::None,
                     };
                     let input = ConvInput { x: read(node.source, plans.input_bits), shortcut };
                     let value = run(&plans.conv, &plans.plan, input, activation);
@@ -146,16 +146,14 @@ impl Pass<'_> {
     fn plans(&self, index: usize) -> NodePlans<'_> {
         let [own, projection] = self.graph.node_convs(index);
         let conv = own.expect("the node's own convolution");
+        let float = |conv, projection: Option<Conv>, plan: fn() -> ConvPlan<'static>| {
+            let projection = projection.map(|conv| (conv, plan()));
+            NodePlans { conv, plan: plan(), projection, input_bits: None, skip_bits: None }
+        };
         let (plan, fusion, chip) = match self.mode {
+            Mode::FloatTraining => return float(conv, projection, || ConvPlan::BatchStatistics),
+            Mode::Float => return float(conv, projection, || ConvPlan::RunningStatistics),
             Mode::Quantized { plan, fusion, chip } => (plan, fusion, chip),
-            Mode::Float | Mode::FloatTraining => {
-                let plan = || match self.mode {
-                    Mode::FloatTraining => ConvPlan::BatchStatistics,
-                    _ => ConvPlan::RunningStatistics,
-                };
-                let projection = projection.map(|conv| (conv, plan()));
-                return NodePlans { conv, plan: plan(), projection, input_bits: None, skip_bits: None };
-            }
         };
         let bits = plan.nodes[index].conv().expect("the plan is of this graph");
         let unit = |conv: &Conv, bits| {
