@@ -1,18 +1,19 @@
 //! What the programs share: flags for data, the exit code, the last word on standard error.
 
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 
 use crate::data::DataOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::write_atomically;
 #[cfg(feature = "train")]
 use crate::observer::StopSignal;
 use crate::observer::{Observer, Silent};
 use crate::report;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, notice};
 use crate::validation::Deployment;
 
 /// Flags that say where data sets lie and what is printed.
@@ -43,13 +44,13 @@ impl CommonArgs {
         if self.quiet { Box::new(Silent) } else { Box::new(Terminal::default()) }
     }
 
-    /// Prints the table and writes the JSON file that was asked for.
+    /// Writes the JSON file that was asked for and prints the table.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file or standard output cannot be written.
     pub fn present(&self, deployment: &Deployment) -> Result<()> {
-        print!("{}", report::table(deployment));
-        self.write_json(|| deployment.to_json())
+        self.write_json(|| deployment.to_json())?;
+        say(&report::table(deployment))
     }
 
     /// Writes the JSON file that was asked for; without one, `text` isn't made.
@@ -61,6 +62,18 @@ impl CommonArgs {
             Some(file) => write_atomically(Path::new(file), text()?.as_bytes()),
             None => Ok(()),
         }
+    }
+}
+
+/// Prints text to standard output. A reader that has left, as `head` does, is no error: there is nobody to tell.
+///
+/// # Errors
+/// Standard output cannot be written: the disk is full.
+pub fn say(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io(Path::new("standard output"))(error)),
+        _ => Ok(()),
     }
 }
 
@@ -76,17 +89,16 @@ pub fn stop_on_interrupt() -> Result<StopSignal> {
         if of_handler.stop() {
             std::process::exit(130);
         }
-        eprintln!("stopping after this step; press Ctrl-C again to stop at once");
+        notice("stopping after this step; press Ctrl-C again to stop at once");
     };
-    ctrlc::set_handler(handler)
-        .map_err(|error| crate::error::Error::Setting(format!("no handler for Ctrl-C: {error}")))?;
+    ctrlc::set_handler(handler).map_err(|error| Error::Setting(format!("no handler for Ctrl-C: {error}")))?;
     Ok(signal)
 }
 
 /// The exit code of a program, after saying what went wrong.
 pub fn exit(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        notice(&format!("error: {error}"));
         ExitCode::FAILURE
     })
 }

@@ -1,6 +1,6 @@
 //! An observer that shows work on standard error: a bar in a terminal, a line now and then in a log.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,11 @@ use crate::observer::Observer;
 
 /// How often a log gets a line.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Writes a line to standard error. What cannot be written is dropped: a training goes on when whoever read its log has left.
+pub fn notice(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// Shows work on standard error.
 #[derive(Default)]
@@ -41,8 +46,8 @@ impl Terminal {
 impl Observer for Terminal {
     fn notice(&self, message: &str) {
         self.with(|task| match task {
-            Some(Task { display: Display::Bar(bar), .. }) => bar.suspend(|| eprintln!("{message}")),
-            _ => eprintln!("{message}"),
+            Some(Task { display: Display::Bar(bar), .. }) => bar.suspend(|| notice(message)),
+            _ => notice(message),
         });
     }
 
@@ -76,7 +81,7 @@ impl Observer for Terminal {
                     let left = each * (*total - done) as f64;
                     let detail = detail();
                     let space = if detail.is_empty() { "" } else { " " };
-                    eprintln!("{title} {done}/{total}{space}{detail} eta {left:.0} s");
+                    notice(&format!("{title} {done}/{total}{space}{detail} eta {left:.0} s"));
                 }
                 Display::Lines { .. } => {}
             }
@@ -90,7 +95,7 @@ impl Observer for Terminal {
                 bar.finish_and_clear();
             }
             if let Some(line) = line {
-                eprintln!("{title} {line}");
+                notice(&format!("{title} {line}"));
             }
         });
     }

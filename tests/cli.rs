@@ -244,6 +244,60 @@ fn one_command_trains_exports_and_deploys() {
     assert_eq!((package.provenance.recipe, package.provenance.seed), (recipe, 3));
 }
 
+/// Whoever reads the output may leave: the files are there, and a training goes on to its end.
+#[cfg(unix)]
+#[test]
+fn a_closed_output_ends_nothing() {
+    let dir = new_place();
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let mut run = command(TRAIN, dir.path());
+    run.args(["--data-dir", "data", "--recipe", "recipe.toml", "--run", "run"]);
+    let output = run.stdout(closed()).stderr(closed()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    same_run(&dir.path().join("run"), &FINISHED.join("run"));
+    let mut run = deploy(dir.path(), &["run/model.mars", "--json", "cost.json"]);
+    assert_eq!(run.stdout(closed()).output().unwrap().status.code(), Some(0));
+    assert_eq!(json(&dir.path().join("cost.json")), json(&dir.path().join("run/deploy.json")));
+    let mut list = command(REPRODUCE, Path::new(env!("CARGO_MANIFEST_DIR")));
+    assert_eq!(list.arg("--list").stdout(closed()).output().unwrap().status.code(), Some(0));
+}
+
+/// Weights whose products overflow have no largest logit: no accuracy comes of them.
+#[test]
+fn logits_that_are_not_finite_have_no_accuracy() {
+    let dir = new_place();
+    let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
+    let mut weights = Weights::random(&graph, 1);
+    let arrays: Vec<String> = weights.iter().map(|(name, _)| name.to_string()).collect();
+    for name in arrays.iter().filter(|name| name.ends_with(".weight")) {
+        let mut array = weights.get(name).unwrap().clone();
+        array.values.fill(3e38);
+        weights.insert(name.clone(), array);
+    }
+    weights.save(&dir.path().join("huge.safetensors"), BTreeMap::new()).unwrap();
+    let evaluate = ["--recipe", "recipe.toml", "--evaluate", "--pretrained", "huge.safetensors"];
+    refused(dir.path(), &mut train(dir.path(), &evaluate), &["layer `stem`", "its values aren't finite"]);
+}
+
+/// A full disk is an error; what is asked for as a file is written before.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_behind_the_output_is_an_error() {
+    let dir = TempDir::new().unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let file = dir.path().join("cost.json");
+    let mut run = deploy(&FINISHED, &["run/model.mars", "--json", file.to_str().unwrap()]);
+    let output = run.stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(err.starts_with("error: standard output: "), "{err}");
+    assert_eq!(json(&file), json(&FINISHED.join("run/deploy.json")));
+}
+
 /// A pipe gets the JSON; a link stays one.
 #[cfg(unix)]
 #[test]

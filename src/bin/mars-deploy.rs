@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit};
+use mars::cli::{CommonArgs, exit, say};
 use mars::data::Dataset;
 use mars::error::{Error, Result};
 use mars::hardware::{Evaluator, Hardware};
@@ -129,13 +129,13 @@ fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
         let missing = space.len() - rows.len();
         if missing == 0 {
             report::write_sweep(&rows, &folder)?;
-            print!("{}", report::sweep_table(&rows));
-            println!("sweep.csv, sweep.jsonl and sweep.svg are in {}", folder.display());
+            let table = report::sweep_table(&rows);
+            say(&format!("{table}sweep.csv, sweep.jsonl and sweep.svg are in {}\n", folder.display()))?;
         } else if arguments.merge {
             let message = format!("{missing} of {} points have no row: run the other shards", space.len());
             return Err(Error::file(&folder, message));
         } else {
-            println!("{missing} of {} points are left to other shards", space.len());
+            say(&format!("{missing} of {} points are left to other shards\n", space.len()))?;
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, stop_on_interrupt};
+use mars::cli::{CommonArgs, exit, say, stop_on_interrupt};
 use mars::error::Result;
 use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
 use mars::simd::isa_limit;
+use mars::terminal::notice;
 use mars::train::{Allocator, DEFAULT_DEVICE, keep_memory};
 
 #[global_allocator]
@@ -82,13 +83,12 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
     let verdict = if only_table { Verdict::Finished } else { reproduction.run(&stop_on_interrupt()?)? };
     let table = reproduction.table()?;
     table.write()?;
-    print!("{}", table.text());
-    println!("\ntable.md, table.csv and table.svg are in {}", results.display());
     arguments.common.write_json(|| table.json())?;
+    say(&format!("{}\ntable.md, table.csv and table.svg are in {}\n", table.text(), results.display()))?;
     match verdict {
         Verdict::Finished => Ok(ExitCode::SUCCESS),
         Verdict::Interrupted => {
-            eprintln!("interrupted; the same command goes on");
+            notice("interrupted; the same command goes on");
             Ok(ExitCode::from(130))
         }
     }
@@ -100,6 +100,7 @@ fn runs(experiment: &Experiment) -> PathBuf {
 
 /// One line for each experiment.
 fn list() -> Result<ExitCode> {
+    let mut text = String::new();
     for path in Experiment::files()? {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let state = Experiment::load(&path).and_then(|experiment| {
@@ -116,10 +117,11 @@ fn list() -> Result<ExitCode> {
             Ok(format!("{}: {}", experiment.title, counts.collect::<Vec<_>>().join(", ")))
         });
         match state {
-            Ok(state) => println!("{name:<12} {state}"),
-            Err(error) => println!("{name:<12} error: {error}"),
+            Ok(state) => text += &format!("{name:<12} {state}\n"),
+            Err(error) => text += &format!("{name:<12} error: {error}\n"),
         }
     }
-    println!("\nRun one: mars-reproduce NAME; they are the files with [[rows]] in {FOLDER}.");
+    text += &format!("\nRun one: mars-reproduce NAME; they are the files with [[rows]] in {FOLDER}.\n");
+    say(&text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, stop_on_interrupt};
+use mars::cli::{CommonArgs, exit, say, stop_on_interrupt};
 use mars::error::{Error, Result};
 use mars::run::{Environment, Outcome, Plan};
 use mars::run_folder::REPORT;
 use mars::simd::isa_limit;
+use mars::terminal::notice;
 use mars::train::{Allocator, DEFAULT_DEVICE, Recipe, assignment, keep_memory};
 
 #[global_allocator]
@@ -90,13 +91,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Plan::new(recipe, arguments.folder, environment)?
     };
     if arguments.evaluate {
-        println!("test accuracy {:.2} %", plan.evaluate()?);
+        say(&format!("test accuracy {:.2} %\n", plan.evaluate()?))?;
         return Ok(ExitCode::SUCCESS);
     }
     match plan.run(&stop_on_interrupt()?)? {
         Outcome::Finished(folder, deployment) => {
             arguments.common.present(&deployment)?;
-            println!("report: {}", folder.join(REPORT).display());
+            say(&format!("report: {}\n", folder.join(REPORT).display()))?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {
@@ -106,7 +107,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 DEFAULT_DEVICE => String::new(),
                 device => format!(" --device {device}"),
             };
-            eprintln!("interrupted; go on with: mars-train --resume --run {}{place}{device}", folder.display());
+            let folder = folder.display();
+            notice(&format!("interrupted; go on with: mars-train --resume --run {folder}{place}{device}"));
             Ok(ExitCode::from(130))
         }
     }
