@@ -268,6 +268,18 @@ fn a_checkpoint_of_our_own_must_be_of_the_same_network() {
     assert_same(&import(&path, &graph("resnet32")).unwrap(), &Weights::random(&graph("resnet32"), 1));
 }
 
+/// A variance below zero would make all logits NaN, and any accuracy a guess.
+#[test]
+fn a_negative_variance_is_refused_by_name() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "own.safetensors");
+    let mut weights = Weights::random(&graph("resnet20"), 1);
+    weights.insert("layer2.0.conv1.var".into(), Array::vector([vec![1.0; 31], vec![-0.5]].concat()));
+    weights.save(&path, BTreeMap::new()).unwrap();
+    let error = refused(&path, &graph("resnet20"));
+    assert!(error.contains("`layer2.0.conv1.var` holds -0.5: no variance is below 0"), "{error}");
+}
+
 /// Without batch norm nothing but the biases tells our names from others'.
 #[test]
 fn our_own_network_without_batch_norm_comes_back() {

@@ -268,7 +268,7 @@ impl Params<Array> {
     /// The parameters of a graph out of arrays by name: everything but the scales must be there. Other arrays are left aside.
     ///
     /// # Errors
-    /// An array that is missing, has another shape, or holds a number that isn't finite.
+    /// An array that is missing, has another shape, holds a number that isn't finite, or a variance below 0.
     pub fn from_arrays(graph: &Graph, arrays: &Weights) -> Result<Self> {
         let mut convs = vec![None; 2 * graph.nodes().len()];
         for conv in graph.convs() {
@@ -314,6 +314,9 @@ fn required(graph: &Graph, arrays: &Weights, conv: &Conv, role: Role) -> Result<
     }
     if let Some(value) = array.values.iter().find(|value| !value.is_finite()) {
         return Err(Error::Setting(format!("`{name}` holds {value}")));
+    }
+    if let Some(value) = array.values.iter().find(|value| role == Role::Variance && **value < 0.0) {
+        return Err(Error::Setting(format!("`{name}` holds {value}: no variance is below 0")));
     }
     Ok(array.clone())
 }

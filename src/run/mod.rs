@@ -119,10 +119,10 @@ impl<'a> Plan<'a> {
     /// Accuracy in percent of the recipe's checkpoint on the test images, in float, before any training.
     ///
     /// # Errors
-    /// No checkpoint.
+    /// No checkpoint; values that aren't finite.
     pub fn evaluate(&self) -> Result<f64> {
         match &self.start {
-            Some(Start { origin: Origin::File(_), .. }) => Ok(self.training.float_test_accuracy()),
+            Some(Start { origin: Origin::File(_), .. }) => self.training.float_test_accuracy(),
             _ => Err(Error::Setting("--evaluate needs --pretrained FILE".into())),
         }
     }

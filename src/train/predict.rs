@@ -6,7 +6,7 @@ use super::forward::Mode;
 use super::model::Model;
 use super::tensors::to_host;
 use crate::data::{Batch, Batches, Split};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::integer::{IntegerNetwork, predict};
 use crate::quantize::FakeQuant;
@@ -19,15 +19,49 @@ pub(super) fn largest(values: &[f32]) -> usize {
     (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0)
 }
 
+/// A network that gives some image values that aren't finite.
+pub(super) struct NotFinite {
+    /// The first layer that does.
+    pub layer: String,
+}
+
+impl From<NotFinite> for Error {
+    fn from(NotFinite { layer }: NotFinite) -> Self {
+        Self::layer(
+            &layer,
+            "its values aren't finite: a weight or a variance is out of scale, or normalization.std is tiny",
+        )
+    }
+}
+
 /// Accuracy of the float network on the first `images` images, in percent.
-pub(super) fn float_accuracy(model: &Model, split: &Split, images: usize) -> f64 {
-    let classes = |batch: Batch| {
+///
+/// # Errors
+/// Values that aren't finite, with the first layer that has some: they have no largest logit.
+pub(super) fn float_accuracy(model: &Model, split: &Split, images: usize) -> std::result::Result<f64, NotFinite> {
+    let mut predictions = Vec::with_capacity(images);
+    for batch in Batches::in_order(split, BATCH).first(images) {
         let logits = model.forward(model.images(&batch.images), Mode::Float).logits;
-        let count = logits.dims()[1];
-        to_host(logits).chunks(count).map(|logits| largest(logits) as u8).collect::<Vec<u8>>()
-    };
-    let predictions: Vec<u8> = Batches::in_order(split, BATCH).first(images).flat_map(classes).collect();
-    split.accuracy(&predictions)
+        let classes = logits.dims()[1];
+        let logits = to_host(logits);
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            let layer = first_not_finite(model, &batch, Mode::Float).expect("the logits are the last layer's");
+            return Err(NotFinite { layer });
+        }
+        predictions.extend(logits.chunks(classes).map(|logits| largest(logits) as u8));
+    }
+    Ok(split.accuracy(&predictions))
+}
+
+/// The first layer whose values on a batch aren't finite.
+pub(super) fn first_not_finite(model: &Model, batch: &Batch, mode: Mode) -> Option<String> {
+    let mut found = None;
+    model.forward_with(&model.params, model.images(&batch.images), mode, |node, value| {
+        if found.is_none() && to_host(value.clone()).iter().any(|value| !value.is_finite()) {
+            found = Some(node.name.clone());
+        }
+    });
+    found
 }
 
 /// The fake-quant network's class of each image on a chip.

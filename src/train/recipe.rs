@@ -476,8 +476,8 @@ impl Recipe {
         if let Some(DistillationConfig { weight, temperature, .. }) = self.distillation {
             let message = format!("distillation.weight = {weight}: it must be from 0 to 1");
             setting((0.0..=1.0).contains(&weight), message)?;
-            let message = format!("distillation.temperature = {temperature}: it must be above 0");
-            setting(temperature > 0.0 && temperature.is_finite(), message)?;
+            let message = format!("distillation.temperature = {temperature}: it must be above 0, and from 0.1 to 100");
+            setting((0.1..=100.0).contains(&temperature), message)?;
         }
         let quantized = self.phases.iter().position(|phase| phase.kind == PhaseKind::Quantize);
         let last_float = self.phases.iter().rposition(|phase| phase.kind != PhaseKind::Quantize);

@@ -13,13 +13,13 @@ use super::health::{check_finite, check_learned, diverged};
 use super::losses::{Lesson, cross_entropy, loss};
 use super::model::{Model, to_arrays};
 use super::optimizer::{Average, Sgd};
-use super::predict::{fake_quant_predictions, float_accuracy, largest};
+use super::predict::{NotFinite, fake_quant_predictions, first_not_finite, float_accuracy, largest};
 use super::pruning::Pruner;
 use super::recipe::{EvaluateEvery, Phase, PhaseKind, Recipe};
 use super::tensors::to_host;
 use super::{check, device::default_device};
 use crate::data::{Augment, Batch, Batches, Dataset, EpochOrder, Normalization, Split};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, fold};
 use crate::network::{Array, Graph, NetworkSpec, Params, Weights};
@@ -232,7 +232,7 @@ impl Training {
     /// Does the next piece of work and says what it was.
     ///
     /// # Errors
-    /// [`Error::Diverged`] where a loss, a parameter or an accuracy can't be used; a budget that cannot be met; a network that integers
+    /// [`Error::Diverged`](crate::error::Error::Diverged) where a loss, a parameter or an accuracy can't be used; a budget that cannot be met; a network that integers
     /// cannot hold.
     pub fn advance(&mut self) -> Result<Event> {
         let Position { phase: number, begun, epoch, step, .. } = self.position;
@@ -310,7 +310,7 @@ impl Training {
     /// Refuses parameters that aren't finite, which a checkpoint must not hold.
     ///
     /// # Errors
-    /// [`Error::Diverged`].
+    /// [`Error::Diverged`](crate::error::Error::Diverged).
     pub fn check_finite(&self) -> Result<()> {
         check_finite(&self.model.params, &self.graph, &self.position)
     }
@@ -338,7 +338,7 @@ impl Training {
             crate_version: env!("CARGO_PKG_VERSION").into(),
             dataset: self.data.name.clone(),
             data_sha256: data_sha256.clone(),
-            float_accuracy: self.float_accuracy(),
+            float_accuracy: self.float_accuracy()?,
             fake_quant_accuracy: Some(test.accuracy(&classes)),
         };
         let predictions = Predictions { data_sha256, chip_sha256: self.hardware.losses_sha256(), classes };
@@ -346,17 +346,21 @@ impl Training {
     }
 
     /// Accuracy on the test images of the network as it is, in float, in percent.
-    pub fn float_test_accuracy(&self) -> f64 {
-        float_accuracy(&self.model, &self.data.test, self.data.test.len())
+    ///
+    /// # Errors
+    /// Values that aren't finite, with the first layer that has some.
+    pub fn float_test_accuracy(&self) -> Result<f64> {
+        Ok(float_accuracy(&self.model, &self.data.test, self.data.test.len())?)
     }
 
     /// Accuracy on the test images of the float network before it was quantized, in percent.
-    fn float_accuracy(&self) -> Option<f64> {
+    fn float_accuracy(&self) -> Result<Option<f64>> {
         match self.recipe.evaluate_every {
-            EvaluateEvery::Epoch => self.position.float_accuracy,
+            EvaluateEvery::Epoch => Ok(self.position.float_accuracy),
             EvaluateEvery::End => {
-                let float = self.model(self.float.as_ref()?);
-                Some(float_accuracy(&float, &self.data.test, self.data.test.len()))
+                let test = &self.data.test;
+                let accuracy = |float| float_accuracy(&self.model(float), test, test.len());
+                Ok(self.float.as_ref().map(accuracy).transpose()?)
             }
         }
     }
@@ -384,7 +388,7 @@ impl Training {
             PhaseKind::Quantize => {
                 if self.position.float_accuracy.is_none() {
                     let (split, name, images) = self.reference();
-                    let accuracy = float_accuracy(&self.model, split, images);
+                    let accuracy = float_accuracy(&self.model, split, images)?;
                     report = Some(FloatReport { images: name, accuracy });
                     self.position.float_accuracy = Some(accuracy);
                     if self.recipe.evaluate_every == EvaluateEvery::End {
@@ -514,7 +518,8 @@ impl Training {
         let loss = loss(output.logits.clone(), &batch.labels, phase.label_smoothing, lesson);
         let value = f64::from(to_host(loss.clone().inner())[0]);
         if !value.is_finite() {
-            return Err(self.explain_non_finite(value, batch, mode));
+            let layer = first_not_finite(&self.model, batch, mode);
+            return Err(diverged(&self.position, self.position.step + 1, layer, format!("the loss became {value}")));
         }
         let logits = to_host(output.logits.inner());
         let guesses = logits.chunks(classes).map(largest);
@@ -534,18 +539,6 @@ impl Training {
         self.pruner.mask(&mut self.model.params);
         self.pruner.mask_momentum(&mut self.optimizer);
         Ok((value, correct))
-    }
-
-    /// Finds the first layer whose values aren't finite.
-    fn explain_non_finite(&self, loss: f64, batch: &Batch, mode: Mode) -> Error {
-        let mut culprit = None;
-        let images = self.model.images(&batch.images);
-        self.model.forward_with(&self.model.params, images, mode, |node, value| {
-            if culprit.is_none() && to_host(value.clone()).iter().any(|value| !value.is_finite()) {
-                culprit = Some(node.name.clone());
-            }
-        });
-        diverged(&self.position, self.position.step + 1, culprit, format!("the loss became {loss}"))
     }
 
     fn end_epoch(&mut self, phase: &Phase) -> Result<EpochReport> {
@@ -594,7 +587,12 @@ impl Training {
     /// Accuracy of a network in a phase, in percent: in float, or as the hardware model will compute it.
     fn accuracy(&self, model: &Model, kind: PhaseKind, split: &Split) -> Result<f64> {
         match kind {
-            PhaseKind::Float | PhaseKind::Sparsify => Ok(float_accuracy(model, split, split.len())),
+            PhaseKind::Float | PhaseKind::Sparsify => {
+                float_accuracy(model, split, split.len()).map_err(|NotFinite { layer }| {
+                    let what = "its values on images that are evaluated aren't finite".into();
+                    diverged(&self.position, self.position.step, Some(layer), what)
+                })
+            }
             PhaseKind::Quantize => {
                 let network = self.folded(model)?;
                 let predictions = fake_quant_predictions(&network, &self.hardware, &model.device, split)?;
