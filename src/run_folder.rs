@@ -14,8 +14,6 @@ pub const METRICS: &str = "metrics.jsonl";
 pub const CHECKPOINTS: &str = "checkpoints";
 /// The checkpoint that a run goes on from.
 pub const LAST: &str = "checkpoints/last.safetensors";
-/// The float network before it was quantized, of a run that meets the test images at its end alone.
-pub const FLOAT: &str = "checkpoints/float.safetensors";
 /// The checkpoint of the network that a run learns from.
 pub const TEACHER: &str = "checkpoints/teacher.safetensors";
 /// The package.

@@ -49,28 +49,25 @@ pub(super) struct Pruner {
     device: Device,
 }
 
-/// Checks that the hardware can meet the recipe's budget.
+/// Checks that as many groups can go as the recipe's budget says; a budget of the hardware model is checked where a [`Pruner`] is made.
 ///
 /// # Errors
-/// Names the target and what the network costs at least.
+/// Names the target and the largest share that can go.
 pub(super) fn check_budget(graph: &Graph, recipe: &Recipe, hardware: &Hardware) -> Result<()> {
-    if !recipe.sparsifies() {
+    if !recipe.sparsifies() || recipe.sparsity.budget != Budget::Groups {
         return Ok(());
     }
-    if recipe.sparsity.budget == Budget::Groups {
-        let groups: Vec<usize> =
-            graph.convs().map(|conv| GroupGrid::new(hardware.group, &conv.shape).groups()).collect();
-        let total = groups.iter().sum::<usize>() as f64;
-        let most = total - groups.len() as f64;
-        let target = recipe.sparsity.target;
-        if (target * total).round() > most {
-            let most = 100.0 * most / total;
-            return Err(Error::Setting(format!(
-                "sparsity.target = {target}: each layer keeps a group, so that at most {most:.1} % of them can go"
-            )));
-        }
+    let groups: Vec<usize> = graph.convs().map(|conv| GroupGrid::new(hardware.group, &conv.shape).groups()).collect();
+    let total = groups.iter().sum::<usize>() as f64;
+    let most = total - groups.len() as f64;
+    let target = recipe.sparsity.target;
+    if (target * total).round() > most {
+        let most = 100.0 * most / total;
+        return Err(Error::Setting(format!(
+            "sparsity.target = {target}: each layer keeps a group, so that at most {most:.1} % of them can go"
+        )));
     }
-    Price::new(graph, recipe, hardware).map(drop)
+    Ok(())
 }
 
 /// What a budget of the hardware model is asked from.

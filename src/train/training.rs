@@ -107,6 +107,9 @@ impl Training {
     /// # Errors
     /// Those of [`new`](Self::new).
     pub fn on_device(mut self, device: &Device) -> Result<Self> {
+        if device.clone().inner() == self.model.device {
+            return Ok(self);
+        }
         let place = |model: &Model| {
             let quantizer = model.quantizer.clone();
             Model { quantizer, ..Model::new(&self.graph, &self.picture, &model.params_on_host(), device) }
@@ -444,10 +447,15 @@ impl Training {
         self.recipe.quantize.converter_aware && !self.hardware.losses().is_empty()
     }
 
+    /// Epochs done in all phases: the number of the one that goes on.
+    fn epochs_done(&self) -> usize {
+        let before = self.recipe.phases[..self.position.phase].iter().map(|phase| phase.epochs);
+        before.sum::<usize>() + self.position.epoch
+    }
+
     /// The next batch of the epoch.
     fn batch(&mut self) -> Batch {
-        let epochs_before: usize = self.recipe.phases[..self.position.phase].iter().map(|phase| phase.epochs).sum();
-        let epoch = epochs_before + self.position.epoch;
+        let epoch = self.epochs_done();
         if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
             let augment = self.augment();
             let order = EpochOrder::shuffled(self.data.train.len(), augment, self.recipe.seed, epoch as u64);
@@ -499,10 +507,8 @@ impl Training {
     /// Forward, backward and the update of a step of the phase; the mean loss and the images classified right.
     fn descend(&mut self, phase: &Phase, batch: &Batch, step: usize, learning_rate: f64) -> Result<(f64, usize)> {
         let steps = self.steps_per_epoch();
-        let epochs_before: usize = self.recipe.phases[..self.position.phase].iter().map(|phase| phase.epochs).sum();
         // Training images are numbered after those of any test set.
-        let epoch = epochs_before + self.position.epoch;
-        let first = ((epoch as u64 + 1) << 32) + (self.position.step * self.recipe.batch_size) as u64;
+        let first = ((self.epochs_done() as u64 + 1) << 32) + (self.position.step * self.recipe.batch_size) as u64;
         let mode = self.mode(phase, step, first);
         let leaves = self.model.params.as_ref().map(|id, tensor| {
             let leaf = Tensor::from_inner(tensor.clone());
