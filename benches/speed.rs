@@ -17,7 +17,7 @@ use mars::data::{DataOptions, Dataset};
 use mars::engine::{ConvOptions, Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, QuantizeConfig, Reference, fold};
-use mars::network::{Array, Conv, Graph, NetworkSpec, Op, Weights, zoo};
+use mars::network::{Array, Conv, Graph, NetworkSpec, Op, Params, Weights, zoo};
 use mars::train::{Allocator, Phase, PhaseKind, Recipe, Training, inference_seconds, keep_memory};
 
 #[global_allocator]
@@ -235,5 +235,6 @@ fn network(name: &str, bits: u8, hardware: &Hardware) -> IntegerNetwork {
     let picture = PictureScale { zero_points: vec![124, 116, 104], std: vec![0.229, 0.224, 0.225] };
     let classes: Vec<String> = (0..10).map(|class| class.to_string()).collect();
     let options = FoldOptions { quantize: &quantize, picture: &picture, group: hardware.group, classes: &classes };
-    fold(&graph, &weights, &options).expect("weights that fold")
+    let params = Params::from_arrays(&graph, &weights).expect("the arrays of the network");
+    fold(&graph, &params, &options).expect("weights that fold")
 }

@@ -571,10 +571,10 @@ impl Case {
         let mut weights = plausible_weights(&graph, self.group, self.zero_groups, tame, &mut random);
         let image = random.bytes(graph.image().len());
         add_steps(&mut weights, &graph, &self.config, &picture, &image, [0.15, 0.7], &mut random);
-        Params::from_arrays(&graph, &weights).unwrap();
+        let params = Params::from_arrays(&graph, &weights).unwrap();
         let classes = class_names(CLASSES);
         let options = fold_options(&self.config, &picture, self.group, &classes);
-        let network = fold(&graph, &weights, &options).map_err(|error| match error.to_string() {
+        let network = fold(&graph, &params, &options).map_err(|error| match error.to_string() {
             // A faint filter with its batch norm outside may have a unit of thousands of output steps.
             message if message.contains("no shift expresses") => TestCaseError::reject(message),
             message => TestCaseError::fail(message),
@@ -637,7 +637,12 @@ fn eight_bits_are_near_the_float_network() {
         let image = random.bytes(graph.image().len());
         add_steps(&mut weights, &graph, &config, &picture, &image, [1.0, 1.0], &mut random);
         let classes = class_names(CLASSES);
-        let network = fold(&graph, &weights, &fold_options(&config, &picture, group, &classes)).unwrap();
+        let network = fold(
+            &graph,
+            &Params::from_arrays(&graph, &weights).unwrap(),
+            &fold_options(&config, &picture, group, &classes),
+        )
+        .unwrap();
         let float = float_values(&graph, &weights, &picture, &image).pop().unwrap();
         let integer = Reference::new(&network).unwrap().logits(&image);
         let largest = float.iter().fold(0.0f64, |largest, logit| largest.max(logit.abs()));
@@ -708,7 +713,12 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
     // A picture step of 1, so that sums are what the weights say.
     let picture = PictureScale { zero_points: vec![0; input[0]], std: vec![1.0 / 255.0; input[0]] };
     let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
-    fold(&graph, &weights, &fold_options(&config, &picture, Hardware::mars().group, &classes)).unwrap()
+    fold(
+        &graph,
+        &Params::from_arrays(&graph, &weights).unwrap(),
+        &fold_options(&config, &picture, Hardware::mars().group, &classes),
+    )
+    .unwrap()
 }
 
 /// A 3x3 layer of 512 channels and the logits after it, with all weights at the limit and all inputs at 255.
@@ -762,7 +772,8 @@ fn deployed(bits: u8, seed: u64) -> IntegerNetwork {
     let image = random.bytes(graph.image().len());
     add_steps(&mut weights, &graph, &config, &picture, &image, [0.9, 1.0], &mut random);
     let classes = class_names(10);
-    fold(&graph, &weights, &fold_options(&config, &picture, group, &classes)).unwrap()
+    fold(&graph, &Params::from_arrays(&graph, &weights).unwrap(), &fold_options(&config, &picture, group, &classes))
+        .unwrap()
 }
 
 #[test]

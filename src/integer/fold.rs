@@ -13,7 +13,9 @@ use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
-use crate::network::{BATCH_NORM_EPSILON, ConvShape, Graph, Node, Op, Skip, Source, Weights};
+use crate::network::{
+    Array, BATCH_NORM_EPSILON, ConvParams, ConvShape, Graph, Node, Norm, Op, ParamId, Params, Role, Skip, Source,
+};
 
 /// How the picture's bytes become numbers: `(byte - zero_point) / (255 * std)`, one pair a color.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,16 +62,16 @@ const SKIP_RATIO_FLOOR: f64 = 1.0 / (1 << 28) as f64;
 /// Folds and rounds a network.
 ///
 /// # Errors
-/// Names the layer: a missing array, a step that isn't positive, a scale that no multiplier and shift can express, sums
-/// beyond 32 bits.
-pub fn fold(graph: &Graph, weights: &Weights, options: &FoldOptions) -> Result<IntegerNetwork> {
+/// Names the layer: a scale that is missing or isn't positive, one that no multiplier and shift can express, sums beyond 32 bits.
+pub fn fold(graph: &Graph, params: &Params<Array>, options: &FoldOptions) -> Result<IntegerNetwork> {
     let plan = BitPlan::new(graph, options.quantize);
-    let folder = Folder { graph, weights, options, plan: &plan };
+    let folder = Folder { graph, params, options, plan: &plan };
     let layers = graph
         .nodes()
         .iter()
         .zip(&plan.nodes)
-        .map(|(node, bits)| folder.layer(node, bits))
+        .enumerate()
+        .map(|(index, (node, bits))| folder.layer(index, node, bits))
         .collect::<Result<Vec<IntegerLayer>>>()?;
     let network = IntegerNetwork {
         graph: graph.clone(),
@@ -84,13 +86,15 @@ pub fn fold(graph: &Graph, weights: &Weights, options: &FoldOptions) -> Result<I
 
 struct Folder<'a> {
     graph: &'a Graph,
-    weights: &'a Weights,
+    params: &'a Params<Array>,
     options: &'a FoldOptions<'a>,
     plan: &'a BitPlan,
 }
 
 /// A convolution of the graph, with the widths that the plan gives it.
 struct Planned<'a> {
+    /// [`Conv::number`](crate::network::Conv::number).
+    number: u32,
     name: &'a str,
     shape: ConvShape,
     source: Source,
@@ -238,17 +242,18 @@ impl Scales {
 }
 
 impl Folder<'_> {
-    fn layer(&self, node: &Node, bits: &NodeBits) -> Result<IntegerLayer> {
+    fn layer(&self, index: usize, node: &Node, bits: &NodeBits) -> Result<IntegerLayer> {
         match (node.op, bits.reads) {
             (Op::MaxPool { .. }, Reads::MaxPool) => Ok(IntegerLayer::MaxPool),
             (Op::AvgPool { kernel }, Reads::AvgPool { input }) => {
                 let window = (kernel[0] * kernel[1]) as f64;
                 let unit = Scales::Shared(self.step(node.source, input)? / window);
-                let output = self.requantize(node, bits, &unit, &Joining::Nothing)?.output;
+                let output = self.requantize(index, bits, &unit, &Joining::Nothing)?.output;
                 Ok(IntegerLayer::AvgPool { input_bits: input, output })
             }
             (Op::Conv { conv: shape, batch_norm, skip, logits }, Reads::Conv(widths)) => {
                 let planned = Planned {
+                    number: 2 * index as u32,
                     name: &node.name,
                     shape,
                     source: node.source,
@@ -262,18 +267,25 @@ impl Folder<'_> {
                 match (skip, widths.skip) {
                     (None, _) => {
                         let main = self.conv(&planned, 0.0)?;
-                        let output = self.requantize(node, bits, &main.units, &Joining::Nothing)?.output;
+                        let output = self.requantize(index, bits, &main.units, &Joining::Nothing)?.output;
                         Ok(IntegerLayer::Conv { conv: main.conv, skip: None, output: Some(output) })
                     }
                     (Some(Skip::Identity { source, .. }), Some(skip_bits)) => {
-                        self.with_identity(node, bits, &planned, self.step(source, skip_bits)?, skip_bits)
+                        self.with_identity(index, bits, &planned, self.step(source, skip_bits)?, skip_bits)
                     }
                     (Some(Skip::Projection { source, conv: shape }), Some(skip_bits)) => {
                         let name = node.projection_name();
                         let batch_norm = self.batch_norm(true);
-                        let projection =
-                            Planned { name: &name, shape, source, input_bits: skip_bits, batch_norm, ..planned };
-                        self.with_projection(node, bits, &planned, &projection)
+                        let projection = Planned {
+                            number: planned.number + 1,
+                            name: &name,
+                            shape,
+                            source,
+                            input_bits: skip_bits,
+                            batch_norm,
+                            ..planned
+                        };
+                        self.with_projection(index, bits, &planned, &projection)
                     }
                     (Some(_), None) => unreachable!("a plan gives every residual its bits"),
                 }
@@ -296,7 +308,7 @@ impl Folder<'_> {
     /// A convolution whose accumulators a value of step `step` joins.
     fn with_identity(
         &self,
-        node: &Node,
+        index: usize,
         bits: &NodeBits,
         planned: &Planned,
         step: f64,
@@ -306,7 +318,7 @@ impl Folder<'_> {
         if main.units.any_below(step * SKIP_RATIO_FLOOR) {
             main = self.conv(planned, step * SKIP_RATIO_FLOOR)?;
         }
-        let requantizer = self.requantize(node, bits, &main.units, &Joining::Identity { step })?;
+        let requantizer = self.requantize(index, bits, &main.units, &Joining::Identity { step })?;
         let multiplier = requantizer.multiplier(step);
         let skip = Some(IntegerSkip::Identity { bits: skip_bits, multiplier });
         Ok(IntegerLayer::Conv { conv: main.conv, skip, output: Some(requantizer.output) })
@@ -317,7 +329,7 @@ impl Folder<'_> {
     /// They share a shift: where one is much weaker, its multipliers would have no bits left, so its units get a floor.
     fn with_projection(
         &self,
-        node: &Node,
+        index: usize,
         bits: &NodeBits,
         planned: &Planned,
         projection: &Planned,
@@ -328,7 +340,7 @@ impl Folder<'_> {
             (main, joined) = (self.conv(planned, floor)?, self.conv(projection, floor)?);
         }
         let joining = Joining::Projection { units: &joined.units };
-        let requantizer = self.requantize(node, bits, &main.units, &joining)?;
+        let requantizer = self.requantize(index, bits, &main.units, &joining)?;
         let multipliers = requantizer.multipliers(&joined.units);
         let skip = Some(IntegerSkip::Projection { conv: joined.conv, multipliers });
         Ok(IntegerLayer::Conv { conv: main.conv, skip, output: Some(requantizer.output) })
@@ -345,10 +357,11 @@ impl Folder<'_> {
 
     /// Folds and rounds a convolution whose accumulators have units of at least `least_unit`.
     fn conv(&self, planned: &Planned, least_unit: f64) -> Result<FoldedConv> {
-        let Planned { name, shape, source, .. } = *planned;
-        let (gains, biases) = self.affine(planned)?;
+        let Planned { number, name, shape, source, .. } = *planned;
+        let params = self.params.conv(number);
+        let (gains, biases) = affine(params);
         let real = RealConv {
-            weights: &self.weights.get(&format!("{name}.weight"))?.values,
+            weights: &params.weight.values,
             gains,
             biases,
             colors: match source {
@@ -358,7 +371,7 @@ impl Folder<'_> {
             taps: shape.taps(),
         };
         let limits = Limits { input_step: self.step(source, planned.input_bits)?, least_unit };
-        let steps = Scales::new(self.positive(&format!("{name}.weight_step"))?);
+        let steps = Scales::new(self.positive(number, Role::WeightScale, params.weight_scale.as_ref())?);
         let scales = real.scales(&steps, planned.batch_norm, &limits);
         let limit = f64::from((1 << (planned.weight_bits - 1)) - 1);
         let mut weights = Vec::with_capacity(shape.weights());
@@ -382,21 +395,6 @@ impl Folder<'_> {
         Ok(FoldedConv { conv, units: scales.times(limits.input_step) })
     }
 
-    /// Gain and bias of each filter.
-    fn affine(&self, planned: &Planned) -> Result<(Vec<f64>, Vec<f64>)> {
-        let part = |part: &str| -> Result<Vec<f64>> {
-            let values = &self.weights.get(&format!("{}.{part}", planned.name))?.values;
-            Ok(values.iter().map(|v| f64::from(*v)).collect())
-        };
-        if planned.batch_norm == BatchNorm::Absent {
-            return Ok((vec![1.0; planned.shape.filters()], part("bias")?));
-        }
-        let (gamma, beta, mean, var) = (part("gamma")?, part("beta")?, part("mean")?, part("var")?);
-        let gains: Vec<f64> = gamma.iter().zip(&var).map(|(g, v)| g / (v + BATCH_NORM_EPSILON).sqrt()).collect();
-        let biases = beta.iter().zip(&gains).zip(&mean).map(|((beta, gain), mean)| beta - gain * mean).collect();
-        Ok((gains, biases))
-    }
-
     /// Step of a value in one of its forms.
     fn step(&self, source: Source, bits: u8) -> Result<f64> {
         let Source::Node(index) = source else {
@@ -406,21 +404,26 @@ impl Folder<'_> {
         if let Op::MaxPool { .. } = node.op {
             return self.step(node.source, bits);
         }
-        let step = self.positive(&format!("{}.output_step", node.name))?[0];
-        Ok(step / f64::from(1u32 << (bits - self.plan.narrowest(source))))
+        Ok(self.output_step(index)? / f64::from(1u32 << (bits - self.plan.narrowest(source))))
     }
 
-    fn positive(&self, name: &str) -> Result<Vec<f64>> {
-        let steps = &self.weights.get(name)?.values;
+    fn output_step(&self, node: usize) -> Result<f64> {
+        Ok(self.positive(2 * node as u32, Role::OutputScale, self.params.output_scale(node))?[0])
+    }
+
+    /// The values of a quantizer's scale.
+    fn positive(&self, conv: u32, role: Role, scale: Option<&Array>) -> Result<Vec<f64>> {
+        let steps = scale.map_or(&[][..], |scale| &scale.values);
         if steps.is_empty() || steps.iter().any(|step| !(step.is_finite() && *step > 0.0)) {
+            let name = ParamId { conv, role }.name(self.graph);
             return Err(Error::Setting(format!("`{name}` must hold positive steps, found {steps:?}")));
         }
         Ok(steps.iter().map(|step| f64::from(*step)).collect())
     }
 
     /// Chooses the largest shift with which every multiplier stays within its bits.
-    fn requantize(&self, node: &Node, bits: &NodeBits, units: &Scales, joining: &Joining) -> Result<Requantizer> {
-        let output_step = self.positive(&format!("{}.output_step", node.name))?[0];
+    fn requantize(&self, node: usize, bits: &NodeBits, units: &Scales, joining: &Joining) -> Result<Requantizer> {
+        let output_step = self.output_step(node)?;
         let narrowest = bits.forms[0];
         let widest = bits.forms[bits.forms.len() - 1];
         let fits = |shift: u8| {
@@ -434,7 +437,7 @@ impl Folder<'_> {
         };
         let unusable = || {
             Error::layer(
-                &node.name,
+                &self.graph.nodes()[node].name,
                 format!(
                     "no shift expresses its output step {output_step}: its sums and what joins them are too far from it"
                 ),
@@ -459,6 +462,25 @@ impl Folder<'_> {
             return Err(unusable());
         }
         Ok(requantizer)
+    }
+}
+
+/// Gain and bias of each filter.
+fn affine(params: &ConvParams<Array>) -> (Vec<f64>, Vec<f64>) {
+    let doubles = |array: &Array| -> Vec<f64> { array.values.iter().map(|value| f64::from(*value)).collect() };
+    match &params.norm {
+        Norm::Bias(bias) => (vec![1.0; bias.values.len()], doubles(bias)),
+        Norm::Batch(norm) => {
+            let (gamma, beta) = (doubles(&norm.gamma), doubles(&norm.beta));
+            let (mean, variance) = (doubles(&norm.mean), doubles(&norm.variance));
+            let gains: Vec<f64> = gamma
+                .iter()
+                .zip(&variance)
+                .map(|(gamma, variance)| gamma / (variance + BATCH_NORM_EPSILON).sqrt())
+                .collect();
+            let biases = beta.iter().zip(&gains).zip(&mean).map(|((beta, gain), mean)| beta - gain * mean).collect();
+            (gains, biases)
+        }
     }
 }
 

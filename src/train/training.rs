@@ -614,6 +614,6 @@ impl Training {
             group: self.hardware.group,
             classes: &self.data.classes,
         };
-        fold(&self.graph, &model.params_on_host().to_arrays(&self.graph), &options)
+        fold(&self.graph, &model.params_on_host(), &options)
     }
 }
