@@ -16,7 +16,7 @@ use burn::tensor::{Device, Distribution, Tensor};
 use mars::data::{DataOptions, Dataset};
 use mars::engine::{ConvOptions, Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
-use mars::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, QuantizeConfig, Reference, fold};
+use mars::integer::{BitPlan, FoldOptions, Fusion, ImageScale, IntegerNetwork, QuantizeConfig, Reference, fold};
 use mars::network::{Array, Conv, Graph, NetworkSpec, Op, Params, Weights, zoo};
 use mars::train::{Allocator, Phase, PhaseKind, Recipe, Training, inference_seconds, keep_memory};
 
@@ -183,17 +183,16 @@ fn executions() {
         "\nexecutions, images/s                            macro   integer reference   partial sums/s   bit-MAC/s"
     );
     let adc5 = Hardware::load(Path::new("experiments/hardware/adc5.toml")).expect("a shipped hardware file");
-    for (name, bits, images, hardware) in
+    for (name, bits, count, hardware) in
         [("resnet20", 4, 1000, Hardware::mars()), ("vgg16", 8, 50, Hardware::mars()), ("resnet20", 4, 100, adc5)]
     {
         let network = network(name, bits, &hardware);
-        let pictures: Vec<u8> =
-            (0..3072 * images).map(|i: usize| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let images: Vec<u8> = (0..3072 * count).map(|i: usize| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let chip = MacroNetwork::new(&network, &hardware).expect("a network that fits");
         let reference = Reference::new(&network).expect("a valid network");
-        let speed = |seconds: f64| images as f64 / seconds;
-        let of_macros = speed(time(|| drop(black_box(chip.logits(&pictures).expect("sums in range")))));
-        let of_reference = speed(time(|| drop(black_box(reference.logits(&pictures)))));
+        let speed = |seconds: f64| count as f64 / seconds;
+        let of_macros = speed(time(|| drop(black_box(chip.logits(&images).expect("sums in range")))));
+        let of_reference = speed(time(|| drop(black_box(reference.logits(&images)))));
         let evaluation = evaluate(&network, &hardware).expect("a network that fits");
         let layers = evaluation.layers.iter().filter(|layer| layer.mapping.is_some());
         let [mut partial_sums, mut bit_macs] = [0.0; 2];
@@ -232,9 +231,10 @@ fn network(name: &str, bits: u8, hardware: &Hardware) -> IntegerNetwork {
     for (name, step) in steps.into_iter().chain(outputs) {
         weights.insert(name, Array::vector(vec![step]));
     }
-    let picture = PictureScale { zero_points: vec![124, 116, 104], std: vec![0.229, 0.224, 0.225] };
+    let image_scale = ImageScale { zero_points: vec![124, 116, 104], std: vec![0.229, 0.224, 0.225] };
     let classes: Vec<String> = (0..10).map(|class| class.to_string()).collect();
-    let options = FoldOptions { quantize: &quantize, picture: &picture, group: hardware.group, classes: &classes };
+    let options =
+        FoldOptions { quantize: &quantize, image_scale: &image_scale, group: hardware.group, classes: &classes };
     let params = Params::from_arrays(&graph, &weights).expect("the arrays of the network");
     fold(&graph, &params, &options).expect("weights that fold")
 }

@@ -6,7 +6,7 @@ pub const RECIPE: &str = "recipe.toml";
 pub const HARDWARE: &str = "hardware.toml";
 /// The network.
 pub const NETWORK: &str = "network.toml";
-/// The pictures that the run uses, as hashes.
+/// The images that the run uses, as hashes.
 pub const DATA: &str = "data.toml";
 /// A line for each epoch; `docs/training.md` explains its keys.
 pub const METRICS: &str = "metrics.jsonl";

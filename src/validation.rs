@@ -13,7 +13,7 @@ use crate::observer::Observer;
 use crate::package::Package;
 use crate::run_folder;
 
-/// Pictures that run at a time.
+/// Images that run at a time.
 const BATCH: usize = 200;
 
 /// What `deploy.json` holds.
@@ -27,13 +27,13 @@ pub struct Deployment {
     pub losses: Vec<String>,
     /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
     pub policy: Policy,
-    /// Pictures that were run.
+    /// Images that were run.
     pub images: usize,
     /// SHA-256 of the whole test split.
     pub data_sha256: String,
     /// Shares of right predictions, in percent; null where not known.
     pub accuracy: Accuracy,
-    /// Pictures or logits in which two executions differ; null where one is missing.
+    /// Images or logits in which two executions differ; null where one is missing.
     pub mismatches: Mismatches,
     /// How much smaller the weights are.
     pub compression: Compression,
@@ -71,18 +71,18 @@ pub struct Accuracy {
 /// Where executions differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mismatches {
-    /// Pictures.
+    /// Images.
     pub fake_quant_vs_integer_predictions: Option<usize>,
     /// Logits.
     pub integer_vs_macro_logits: usize,
-    /// Pictures.
+    /// Images.
     pub fake_quant_vs_macro_predictions: Option<usize>,
 }
 
-/// Runs the first `images` test pictures (all for `None`) through both executions.
+/// Runs the first `images` test images (all for `None`) through both executions.
 ///
 /// # Errors
-/// A network that doesn't fit the hardware; a partial sum beyond the converter's range; pictures of another shape.
+/// A network that doesn't fit the hardware; a partial sum beyond the converter's range; images of another shape.
 pub fn validate(
     package: &Package,
     hardware: &Hardware,
@@ -92,7 +92,7 @@ pub fn validate(
 ) -> Result<Deployment> {
     let network = &package.network;
     let evaluation = evaluate(network, hardware)?;
-    let images = check_pictures(network, test, images)?;
+    let images = check_images(network, test, images)?;
     let reference = Reference::new(network)?;
     let chip = MacroNetwork::new(network, hardware)?;
     observer.begins("validating", images, 0);
@@ -142,7 +142,7 @@ pub fn validate(
     })
 }
 
-/// Accuracy of the macro model on the first `images` test pictures (all for `None`), in percent.
+/// Accuracy of the macro model on the first `images` test images (all for `None`), in percent.
 ///
 /// # Errors
 /// Those of [`validate`].
@@ -152,20 +152,20 @@ pub fn macro_accuracy(
     test: &Split,
     images: Option<usize>,
 ) -> Result<f64> {
-    let images = check_pictures(network, test, images)?;
+    let images = check_images(network, test, images)?;
     let logits = MacroNetwork::new(network, hardware)?.logits(&test.images[..images * test.shape.len()])?;
     let found: Vec<u8> = predictions(&logits, network.classes.len()).collect();
     Ok(test.accuracy(&found))
 }
 
-/// How many pictures are run; pictures and labels have to fit the network.
-fn check_pictures(network: &IntegerNetwork, test: &Split, images: Option<usize>) -> Result<usize> {
+/// How many images are run; images and labels have to fit the network.
+fn check_images(network: &IntegerNetwork, test: &Split, images: Option<usize>) -> Result<usize> {
     let images = images.unwrap_or(test.len()).min(test.len());
     let spec = network.graph.spec();
     let ImageShape { channels, height, width } = test.shape;
     if images == 0 || spec.input != [channels, height, width] {
         return Err(spec.error(format!(
-            "it reads pictures {:?}; there are {images} of [{channels}, {height}, {width}]",
+            "it reads images {:?}; there are {images} of [{channels}, {height}, {width}]",
             spec.input
         )));
     }

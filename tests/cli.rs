@@ -332,9 +332,9 @@ fn the_second_command_agrees_with_the_first() {
     assert_eq!(report["mismatches"]["fake_quant_vs_integer_predictions"], 0);
 }
 
-/// Other pictures than those that the predictions are of: null, not zero and not a wrong number.
+/// Other images than those that the predictions are of: null, not zero and not a wrong number.
 #[test]
-fn what_is_not_known_about_other_pictures_is_null() {
+fn what_is_not_known_about_other_images_is_null() {
     let dir = TempDir::new().unwrap();
     common::write_cifar10(&dir.path().join("data"), 1, 33);
     let json_file = dir.path().join("out.json");
@@ -587,7 +587,7 @@ fn a_folder_that_holds_a_run_is_refused() {
     refused(&FINISHED, &mut resume, &["--resume takes its recipe from the run folder"]);
 }
 
-/// One process at a time, on the chip, with the network and the pictures that the run began with.
+/// One process at a time, on the chip, with the network and the images that the run began with.
 #[test]
 fn a_run_goes_on_alone_and_with_what_it_began_with() {
     let dir = new_place();
@@ -612,13 +612,13 @@ fn a_run_goes_on_alone_and_with_what_it_began_with() {
     fs::write(dir.path().join("tiny.toml"), network.replacen("stride = 2", "stride = 1", 1)).unwrap();
     refused(dir.path(), &mut run(&["--resume"]), &["network.toml: it isn't the network of tiny.toml any more"]);
     fs::write(dir.path().join("tiny.toml"), network).unwrap();
-    let pictures = dir.path().join("data/cifar-10-batches-bin/data_batch_3.bin");
-    let mut bytes = fs::read(&pictures).unwrap();
+    let images = dir.path().join("data/cifar-10-batches-bin/data_batch_3.bin");
+    let mut bytes = fs::read(&images).unwrap();
     bytes[1] ^= 1;
-    fs::write(&pictures, &bytes).unwrap();
+    fs::write(&images, &bytes).unwrap();
     refused(dir.path(), &mut run(&["--resume"]), &["data.toml: it isn't the data set of cifar10 any more"]);
     bytes[1] ^= 1;
-    fs::write(&pictures, &bytes).unwrap();
+    fs::write(&images, &bytes).unwrap();
     lock.lock().unwrap();
     refused(dir.path(), &mut run(&["--resume"]), &["run: another process runs this"]);
     lock.unlock().unwrap();
@@ -794,7 +794,7 @@ fn damaged_data_is_refused() {
     fs::write(&file, &bytes[..bytes.len() - 100]).unwrap();
     let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
     refused(dir.path(), &mut command, &["data_batch_2.bin", "3073 bytes", "unpack the official archive again"]);
-    // Cut between two pictures.
+    // Cut between two images.
     fs::write(&file, &bytes[..bytes.len() - 3073]).unwrap();
     refused(dir.path(), &mut command, &["data_batch_2.bin", "63 images", "64", "it has been cut"]);
     fs::remove_file(&file).unwrap();
@@ -821,7 +821,7 @@ fn damaged_packages_are_refused() {
     refused(dir.path(), &mut deploy(dir.path(), &["."]), &["."]);
 }
 
-/// A package whose checksum is right and whose content doesn't fit the pictures.
+/// A package whose checksum is right and whose content doesn't fit the images.
 #[test]
 fn a_package_that_does_not_fit_the_data_is_refused_or_says_null() {
     let dir = new_place();
@@ -838,7 +838,7 @@ fn a_package_that_does_not_fit_the_data_is_refused_or_says_null() {
     let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--dataset", "cifar100"]);
     refused(dir.path(), &mut command, &["10 classes", "100"]);
     let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--images", "0"]);
-    refused(dir.path(), &mut command, &["--images 0: at least one picture"]);
+    refused(dir.path(), &mut command, &["--images 0: at least one image"]);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use mars::data::{DataOptions, Dataset};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{AccessMode, Converter, Hardware, MacroNetwork, Noise, evaluate};
 use mars::integer::{
-    BitPlan, FoldOptions, Fusion, IntegerConv, IntegerLayer, IntegerNetwork, LayerBits, PictureScale, QuantizeConfig,
+    BitPlan, FoldOptions, Fusion, ImageScale, IntegerConv, IntegerLayer, IntegerNetwork, LayerBits, QuantizeConfig,
     Reference, WeightScale, fold, predict,
 };
 use mars::network::{
@@ -222,11 +222,8 @@ fn network_spec(input: [usize; 3], stretches: &[Stretch], end: End) -> NetworkSp
 
 // Weights.
 
-fn picture_scale(colors: usize, random: &mut Random) -> PictureScale {
-    PictureScale {
-        zero_points: random.bytes(colors),
-        std: (0..colors).map(|_| random.real(0.15, 0.35) as f32).collect(),
-    }
+fn image_scale(colors: usize, random: &mut Random) -> ImageScale {
+    ImageScale { zero_points: random.bytes(colors), std: (0..colors).map(|_| random.real(0.15, 0.35) as f32).collect() }
 }
 
 /// What a network's training may leave behind: empty groups, and statistics that are odd unless they are `tame`.
@@ -316,13 +313,13 @@ fn float_conv(shape: &ConvShape, columns: &[Vec<f64>], input: &[f64]) -> Vec<f64
     sums
 }
 
-/// Values of every node of the float network for one picture; the last ones are the logits.
-fn float_values(graph: &Graph, weights: &Weights, picture: &PictureScale, image: &[u8]) -> Vec<Vec<f64>> {
-    let colors: Vec<f64> = picture.color_scales().collect();
+/// Values of every node of the float network for one image; the last ones are the logits.
+fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, image: &[u8]) -> Vec<Vec<f64>> {
+    let colors: Vec<f64> = image_scale.color_scales().collect();
     let pixels = graph.image().pixels();
-    let zero = |index: usize| f64::from(picture.zero_points[index / pixels]);
+    let zero = |index: usize| f64::from(image_scale.zero_points[index / pixels]);
     let image: Vec<f64> =
-        image.iter().enumerate().map(|(index, byte)| (f64::from(*byte) - zero(index)) * picture.step()).collect();
+        image.iter().enumerate().map(|(index, byte)| (f64::from(*byte) - zero(index)) * image_scale.step()).collect();
     let mut values: Vec<Vec<f64>> = Vec::new();
     let convs: Vec<Conv> = graph.convs().collect();
     for node in graph.nodes() {
@@ -394,20 +391,20 @@ fn float_values(graph: &Graph, weights: &Weights, picture: &PictureScale, image:
     values
 }
 
-/// Adds steps as calibration would choose them, and worse ones: a `share` of what covers all values of a picture.
+/// Adds steps as calibration would choose them, and worse ones: a `share` of what covers all values of an image.
 fn add_steps(
     weights: &mut Weights,
     graph: &Graph,
     config: &QuantizeConfig,
-    picture: &PictureScale,
+    image_scale: &ImageScale,
     image: &[u8],
     share: [f64; 2],
     random: &mut Random,
 ) {
     let plan = BitPlan::new(graph, config);
-    let colors: Vec<f64> = picture.color_scales().collect();
+    let colors: Vec<f64> = image_scale.color_scales().collect();
     let largest = |values: &[f64]| values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-    let values = float_values(graph, weights, picture, image);
+    let values = float_values(graph, weights, image_scale, image);
     let convs: Vec<Conv> = graph.convs().collect();
     for ((node, bits), value) in graph.nodes().iter().zip(&plan.nodes).zip(values) {
         let own = |name: &str| *name == node.name || *name == node.projection_name();
@@ -436,14 +433,14 @@ fn add_steps(
 
 // Executions.
 
-/// Random pictures, some dark, some bright, some of little contrast.
-fn pictures(count: usize, len: usize, random: &mut Random) -> Vec<u8> {
-    let mut pictures = Vec::with_capacity(count * len);
+/// Random images, some dark, some bright, some of little contrast.
+fn images(count: usize, len: usize, random: &mut Random) -> Vec<u8> {
+    let mut images = Vec::with_capacity(count * len);
     for _ in 0..count {
         let (low, range) = (random.below(200), 1 + random.below(256));
-        pictures.extend((0..len).map(|_| (low + random.below(range)).min(255) as u8));
+        images.extend((0..len).map(|_| (low + random.below(range)).min(255) as u8));
     }
-    pictures
+    images
 }
 
 /// A network after its way through the package's bytes.
@@ -455,15 +452,15 @@ fn through_the_package(network: &IntegerNetwork) -> IntegerNetwork {
 }
 
 /// Runs all three executions, which have to agree; fake-quant from the fold, the other two from the package.
-fn agree(network: &IntegerNetwork, devices: &[Device], chips: &[Hardware], pictures: &[u8]) -> Vec<i32> {
+fn agree(network: &IntegerNetwork, devices: &[Device], chips: &[Hardware], images: &[u8]) -> Vec<i32> {
     let read = through_the_package(network);
-    let integer = Reference::new(&read).unwrap().logits(pictures);
+    let integer = Reference::new(&read).unwrap().logits(images);
     for device in devices {
-        assert_eq!(FakeQuant::new(network, device).logits(pictures), integer, "fake-quant and integer");
+        assert_eq!(FakeQuant::new(network, device).logits(images), integer, "fake-quant and integer");
     }
     for hardware in chips {
         let chip = MacroNetwork::new(&read, hardware).unwrap();
-        assert_eq!(chip.logits(pictures).unwrap(), integer, "macro on {} and integer", hardware.name);
+        assert_eq!(chip.logits(images).unwrap(), integer, "macro on {} and integer", hardware.name);
         // The cost model asserts that each kept group is computed exactly once.
         evaluate(&read, hardware).unwrap();
     }
@@ -476,11 +473,11 @@ fn ndarray() -> Device {
 
 fn fold_options<'a>(
     quantize: &'a QuantizeConfig,
-    picture: &'a PictureScale,
+    image_scale: &'a ImageScale,
     group: GroupShape,
     classes: &'a [String],
 ) -> FoldOptions<'a> {
-    FoldOptions { quantize, picture, group, classes }
+    FoldOptions { quantize, image_scale, group, classes }
 }
 
 fn class_names(classes: usize) -> Vec<String> {
@@ -559,7 +556,7 @@ fn case() -> impl Strategy<Value = Case> {
 
 impl Case {
     /// The folded network and its float weights.
-    fn fold(&self, tame: bool) -> Result<(Weights, PictureScale, IntegerNetwork), TestCaseError> {
+    fn fold(&self, tame: bool) -> Result<(Weights, ImageScale, IntegerNetwork), TestCaseError> {
         let mut random = Random(self.seed);
         // Batch norm outside would give each logit its own scale.
         let end = match (self.end, self.config.fusion) {
@@ -567,19 +564,19 @@ impl Case {
             (end, _) => end,
         };
         let graph = Graph::new(network_spec(self.input, &self.stretches, end)).unwrap();
-        let picture = picture_scale(self.input[0], &mut random);
+        let image_scale = image_scale(self.input[0], &mut random);
         let mut weights = plausible_weights(&graph, self.group, self.zero_groups, tame, &mut random);
         let image = random.bytes(graph.image().len());
-        add_steps(&mut weights, &graph, &self.config, &picture, &image, [0.15, 0.7], &mut random);
+        add_steps(&mut weights, &graph, &self.config, &image_scale, &image, [0.15, 0.7], &mut random);
         let params = Params::from_arrays(&graph, &weights).unwrap();
         let classes = class_names(CLASSES);
-        let options = fold_options(&self.config, &picture, self.group, &classes);
+        let options = fold_options(&self.config, &image_scale, self.group, &classes);
         let network = fold(&graph, &params, &options).map_err(|error| match error.to_string() {
             // A faint filter with its batch norm outside may have a unit of thousands of output steps.
             message if message.contains("no shift expresses") => TestCaseError::reject(message),
             message => TestCaseError::fail(message),
         })?;
-        Ok((weights, picture, network))
+        Ok((weights, image_scale, network))
     }
 }
 
@@ -594,13 +591,13 @@ fn random_networks_give_the_same_logits_in_all_executions() {
     )
     .run(&case(), |case| {
         let (_, _, network) = case.fold(false)?;
-        let pictures = pictures(3, case.input.iter().product(), &mut Random(!case.seed));
+        let images = images(3, case.input.iter().product(), &mut Random(!case.seed));
         let mut devices = vec![Device::flex()];
         if cases.get() % 5 == 0 {
             devices.push(ndarray());
         }
         let chips = [Hardware::mars(), chip(case.group, case.extra_rows, case.one_macro)];
-        let logits = agree(&network, &devices, &chips, &pictures);
+        let logits = agree(&network, &devices, &chips, &images);
         cases.set(cases.get() + 1);
         let (first, others) = logits.split_at(CLASSES);
         alive.set(alive.get() + usize::from(others.chunks(CLASSES).any(|logits| logits != first)));
@@ -608,7 +605,7 @@ fn random_networks_give_the_same_logits_in_all_executions() {
     });
     result.unwrap_or_else(|error| panic!("{error}"));
     let (cases, alive) = (cases.get(), alive.get());
-    assert!(5 * alive > 2 * cases, "only {alive} of {cases} networks tell pictures apart");
+    assert!(5 * alive > 2 * cases, "only {alive} of {cases} networks tell images apart");
 }
 
 /// What the executions agree on is the network and not another one: at 8 bits its logits are near those in `f64`.
@@ -631,19 +628,19 @@ fn eight_bits_are_near_the_float_network() {
             .collect();
         let input = [3, 9, 8];
         let graph = Graph::new(network_spec(input, &stretches, End::Linear)).unwrap();
-        let picture = picture_scale(3, &mut random);
+        let image_scale = image_scale(3, &mut random);
         let group = Hardware::mars().group;
         let mut weights = plausible_weights(&graph, group, 0.0, true, &mut random);
         let image = random.bytes(graph.image().len());
-        add_steps(&mut weights, &graph, &config, &picture, &image, [1.0, 1.0], &mut random);
+        add_steps(&mut weights, &graph, &config, &image_scale, &image, [1.0, 1.0], &mut random);
         let classes = class_names(CLASSES);
         let network = fold(
             &graph,
             &Params::from_arrays(&graph, &weights).unwrap(),
-            &fold_options(&config, &picture, group, &classes),
+            &fold_options(&config, &image_scale, group, &classes),
         )
         .unwrap();
-        let float = float_values(&graph, &weights, &picture, &image).pop().unwrap();
+        let float = float_values(&graph, &weights, &image_scale, &image).pop().unwrap();
         let integer = Reference::new(&network).unwrap().logits(&image);
         let largest = float.iter().fold(0.0f64, |largest, logit| largest.max(logit.abs()));
         let weight_step =
@@ -710,13 +707,13 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
         channels = filters;
     }
     let graph = Graph::new(NetworkSpec { name: "saturated".into(), input, classes: CLASSES, layers }).unwrap();
-    // A picture step of 1, so that sums are what the weights say.
-    let picture = PictureScale { zero_points: vec![0; input[0]], std: vec![1.0 / 255.0; input[0]] };
+    // An image step of 1, so that sums are what the weights say.
+    let image_scale = ImageScale { zero_points: vec![0; input[0]], std: vec![1.0 / 255.0; input[0]] };
     let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
     fold(
         &graph,
         &Params::from_arrays(&graph, &weights).unwrap(),
-        &fold_options(&config, &picture, Hardware::mars().group, &classes),
+        &fold_options(&config, &image_scale, Hardware::mars().group, &classes),
     )
     .unwrap()
 }
@@ -732,12 +729,12 @@ fn sums_beyond_the_reach_of_f32_are_exact() {
             Saturated { name: "logits", filters: CLASSES, kernel: 3, padding: 0, weight: -127.0, output_step: 1.0 },
         ],
     );
-    let mut pictures = vec![255; 2 * 27];
-    // Only the corner pixel of the second picture is dark.
+    let mut images = vec![255; 2 * 27];
+    // Only the corner pixel of the second image is dark.
     for color in 0..3 {
-        pictures[27 + color * 9] = 0;
+        images[27 + color * 9] = 0;
     }
-    let logits = agree(&network, &[Device::flex(), ndarray()], &[Hardware::mars()], &pictures);
+    let logits = agree(&network, &[Device::flex(), ndarray()], &[Hardware::mars()], &images);
     assert!(logits.iter().all(|logit| *logit < -(1 << 24)), "{logits:?}");
     let distinct = logits.iter().collect::<std::collections::BTreeSet<_>>().len();
     assert!(distinct > CLASSES, "{logits:?}");
@@ -761,18 +758,18 @@ fn kernels_of_a_whole_map_are_exact() {
     assert_eq!(distinct, CLASSES, "{logits:?}");
 }
 
-/// A small network for 32x32 pictures with the weights of a seed, folded.
+/// A small network for 32x32 images with the weights of a seed, folded.
 fn deployed(bits: u8, seed: u64) -> IntegerNetwork {
     let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
     let mut random = Random(seed);
-    let picture = picture_scale(3, &mut random);
+    let image_scale = image_scale(3, &mut random);
     let config = QuantizeConfig { weight_bits: bits, activation_bits: bits, ..QuantizeConfig::default() };
     let group = Hardware::mars().group;
     let mut weights = plausible_weights(&graph, group, 0.2, true, &mut random);
     let image = random.bytes(graph.image().len());
-    add_steps(&mut weights, &graph, &config, &picture, &image, [0.9, 1.0], &mut random);
+    add_steps(&mut weights, &graph, &config, &image_scale, &image, [0.9, 1.0], &mut random);
     let classes = class_names(10);
-    fold(&graph, &Params::from_arrays(&graph, &weights).unwrap(), &fold_options(&config, &picture, group, &classes))
+    fold(&graph, &Params::from_arrays(&graph, &weights).unwrap(), &fold_options(&config, &image_scale, group, &classes))
         .unwrap()
 }
 
@@ -787,15 +784,15 @@ fn ties_go_to_the_lowest_class_in_all_executions() {
     let half = weights.len() / 2;
     weights.copy_within(..half, half);
     bias.copy_within(..5, 5);
-    let pictures = Random(6).bytes(20 * 3072);
-    let logits = agree(&network, &[Device::flex()], &[Hardware::mars()], &pictures);
+    let images = Random(6).bytes(20 * 3072);
+    let logits = agree(&network, &[Device::flex()], &[Hardware::mars()], &images);
     for logits in logits.chunks(10) {
         assert_eq!(logits[..5], logits[5..]);
         assert!(predict(logits) < 5);
     }
 }
 
-/// With a converter that loses bits the macro is still a function of the picture alone, the integers are the ideal, and what
+/// With a converter that loses bits the macro is still a function of the image alone, the integers are the ideal, and what
 /// `validate` counts is the difference.
 #[test]
 fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
@@ -810,7 +807,7 @@ fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
     let logits = chip.logits(&test.images).unwrap();
     assert_eq!(MacroNetwork::new(&network, &hardware).unwrap().logits(&test.images).unwrap(), logits);
     let alone: Vec<i32> = (0..test.len()).flat_map(|index| chip.logits(test.image(index)).unwrap()).collect();
-    assert_eq!(alone, logits, "one picture at a time");
+    assert_eq!(alone, logits, "one image at a time");
 
     let ideal = Reference::new(&network).unwrap().logits(&test.images);
     let differing = ideal.iter().zip(&logits).filter(|(a, b)| a != b).count();
@@ -844,7 +841,7 @@ fn lossy_chip(group: GroupShape, random: &mut Random) -> Hardware {
     Hardware { weight_slice_bits, input_bits_per_cycle, converter, noise, access, ..chip }
 }
 
-/// Fake-quant evaluation and the macro execution lose the same, on every logit, wherever in its data set a picture is.
+/// Fake-quant evaluation and the macro execution lose the same, on every logit, wherever in its data set an image is.
 #[test]
 fn a_chip_loses_the_same_in_fake_quant_and_macro() {
     let (cases, refused) = (Cell::new(0), Cell::new(0));
@@ -856,7 +853,7 @@ fn a_chip_loses_the_same_in_fake_quant_and_macro() {
         let (_, _, network) = case.fold(false)?;
         let mut random = Random(!case.seed);
         let hardware = lossy_chip(case.group, &mut random);
-        let pictures = pictures(3, case.input.iter().product(), &mut random);
+        let images = images(3, case.input.iter().product(), &mut random);
         let first = random.below(1000);
         cases.set(cases.get() + 1);
         let chip = match MacroNetwork::new(&through_the_package(&network), &hardware) {
@@ -868,8 +865,8 @@ fn a_chip_loses_the_same_in_fake_quant_and_macro() {
                 return Ok(());
             }
         };
-        let expected = chip.run(first, &pictures).unwrap().logits;
-        let found = FakeQuant::on_chip(&network, &hardware, &Device::flex()).unwrap().logits_from(first, &pictures);
+        let expected = chip.run(first, &images).unwrap().logits;
+        let found = FakeQuant::on_chip(&network, &hardware, &Device::flex()).unwrap().logits_from(first, &images);
         let Hardware { weight_slice_bits, input_bits_per_cycle, converter, noise, .. } = hardware;
         prop_assert!(
             found == expected,
@@ -891,9 +888,9 @@ proptest! {
     /// either side, nothing else differs as long as no scale has to be raised.
     #[test]
     fn folded_weights_are_those_of_the_fake_quantizers(case in case()) {
-        let (weights, picture, network) = case.fold(true)?;
+        let (weights, image_scale, network) = case.fold(true)?;
         let fused = case.config.fusion != Fusion::None;
-        let colors: Vec<f64> = picture.color_scales().collect();
+        let colors: Vec<f64> = image_scale.color_scales().collect();
         let integers: Vec<_> = network.convs().map(|(conv, integer)| (conv.name, integer)).collect();
         for conv in network.graph.convs() {
             let Conv { name, shape, batch_norm, .. } = &conv;
@@ -971,7 +968,7 @@ fn still(bits: &str, fusion: &str, scale: &str, epochs: &str, top: &str, quantiz
 }
 
 /// Steps of a learning rate that moves nothing show the loss of training's own forward pass; the exported integers have the same.
-/// Where training looks at the batch, here all pictures, the running statistics come to be the batch's.
+/// Where training looks at the batch, here all images, the running statistics come to be the batch's.
 #[test]
 fn training_computes_the_loss_of_what_it_exports() {
     let dir = TempDir::new().unwrap();
@@ -1003,7 +1000,7 @@ fn training_computes_the_loss_of_what_it_exports() {
     }
 }
 
-/// Compares the loss and the accuracy of the last epoch with those of `logits` on the training pictures.
+/// Compares the loss and the accuracy of the last epoch with those of `logits` on the training images.
 fn compare_losses(folder: &Path, data: &Path, logits: impl Fn(&[u8]) -> Vec<i32>, tolerance: f64) {
     let line = metrics(folder).pop().unwrap();
     let (weights, _) = Weights::load(&folder.join("run/checkpoints/last.safetensors")).unwrap();
@@ -1022,7 +1019,7 @@ fn compare_losses(folder: &Path, data: &Path, logits: impl Fn(&[u8]) -> Vec<i32>
     let (trained_loss, trained_accuracy) = (number(&line, "loss"), number(&line, "train_accuracy"));
     assert!((trained_loss / loss - 1.0).abs() < tolerance, "{name}: loss {trained_loss} and {loss}");
     let accuracy = 100.0 * right as f64 / train.len() as f64;
-    // Where the losses may differ, so may the pictures of a network that is hardly trained.
+    // Where the losses may differ, so may the images of a network that is hardly trained.
     let same = tolerance > 0.01 || (trained_accuracy - accuracy).abs() < 2.0;
     assert!(same, "{name}: {trained_accuracy} % and {accuracy} %");
 }

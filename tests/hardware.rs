@@ -49,7 +49,7 @@ fn direct_conv(shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[
 
 type Convolve<'a> = dyn Fn(&ConvShape, &IntegerConv, &[u8], &[u8]) -> Vec<i64> + 'a;
 
-/// Logits of one picture by the formulas of `mars::integer`, layer by layer, dense.
+/// Logits of one image by the formulas of `mars::integer`, layer by layer, dense.
 fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) -> Vec<i32> {
     let mut values: Vec<Vec<(u8, Vec<u8>)>> = Vec::new();
     let nodes = network.graph.nodes();
@@ -185,10 +185,10 @@ fn with_geometry(group: GroupShape, rows_on: usize) -> Hardware {
     Hardware { group, rows_on, rows: rows_on * 16, partitions: 1, ..Hardware::mars() }
 }
 
-fn agree(network: &IntegerNetwork, hardware: &Hardware, pictures: &[u8], convolve: &Convolve) {
-    let logits = MacroNetwork::new(network, hardware).unwrap().logits(pictures).unwrap();
-    let pictures = pictures.chunks(network.graph.image().len());
-    let expected: Vec<i32> = pictures.flat_map(|image| direct_logits(network, image, convolve)).collect();
+fn agree(network: &IntegerNetwork, hardware: &Hardware, images: &[u8], convolve: &Convolve) {
+    let logits = MacroNetwork::new(network, hardware).unwrap().logits(images).unwrap();
+    let images = images.chunks(network.graph.image().len());
+    let expected: Vec<i32> = images.flat_map(|image| direct_logits(network, image, convolve)).collect();
     assert_eq!(logits, expected);
 }
 
@@ -469,10 +469,10 @@ fn a_saturated_layer_of_512_channels_is_exact() {
 fn logits_do_not_depend_on_the_other_images_of_a_batch() {
     let network = W4A4.network(small_network());
     let macros = MacroNetwork::new(&network, &Hardware::mars()).unwrap();
-    let pictures = Random(5).bytes(3 * 9 * 7 * 20);
-    let alone: Vec<i32> = pictures.chunks(3 * 9 * 7).flat_map(|picture| macros.logits(picture).unwrap()).collect();
-    assert_eq!(macros.logits(&pictures).unwrap(), alone);
-    assert!(macros.logits(&pictures[1..]).unwrap_err().to_string().contains("not whole pictures"));
+    let images = Random(5).bytes(3 * 9 * 7 * 20);
+    let alone: Vec<i32> = images.chunks(3 * 9 * 7).flat_map(|image| macros.logits(image).unwrap()).collect();
+    assert_eq!(macros.logits(&images).unwrap(), alone);
+    assert!(macros.logits(&images[1..]).unwrap_err().to_string().contains("not whole images"));
 }
 
 /// Dense ceilings at 100 MHz, one 8-bit access a cycle, all macros computing, no padding, no reload.
@@ -539,7 +539,7 @@ fn weights_load_while_another_macro_computes() {
         macros.take(4).map(|span| (span.unit.unwrap(), span.activity, span.start, span.end())).collect()
     };
     use Activity::{Compute, LoadWeights};
-    // Layer a: 16 filters at 8 bits are two accesses of 100 pixels. The picture is there after a cycle, from which on beats of two
+    // Layer a: 16 filters at 8 bits are two accesses of 100 pixels. The image is there after a cycle, from which on beats of two
     // cycles are counted; the first macro reads its inputs in their first cycle, the second one in the other.
     assert_eq!(
         spans(&hardware),
@@ -634,7 +634,7 @@ fn maps_beyond_the_feature_sram_go_to_the_next_level() {
     let network = W8A8.network(zoo("resnet20", 10).unwrap());
     let mut hardware = Hardware::mars();
     let cost = |hardware: &Hardware| evaluate(&network, hardware).unwrap().cost_without_reload;
-    // The picture alone: 3072 bytes at 1 pJ/b.
+    // The image alone: 3072 bytes at 1 pJ/b.
     assert!(close(cost(&hardware).energy_breakdown_uj.next_level, 3072.0 * 8.0 / 1e6));
     let cycles = cost(&hardware).cycles;
     let maps = cost(&hardware).energy_breakdown_uj.feature_buffer;
@@ -677,7 +677,7 @@ fn sums_that_wait_take_room() {
     hardware.mapping.policy = Policy::FilterSets;
     let mut moved_kib = |feature_sram_kib| {
         hardware.memory.feature_sram_kib = feature_sram_kib;
-        // At 1 pJ/b, without the picture, there and back.
+        // At 1 pJ/b, without the image, there and back.
         let cost = evaluate(&network, &hardware).unwrap().cost_without_reload;
         (cost.energy_breakdown_uj.next_level * 1e6 / 8192.0 - 3.0) / 2.0
     };
@@ -697,7 +697,7 @@ fn halves_of_the_ping_pong_fill_up_apart() {
     let mut moved_kib = |feature_sram_kib, ping_pong| {
         hardware.memory = Memory { feature_sram_kib, ping_pong, ..hardware.memory };
         let cost = evaluate(&network, &hardware).unwrap().cost_without_reload;
-        // At 1 pJ/b, without the picture, there and back.
+        // At 1 pJ/b, without the image, there and back.
         (cost.energy_breakdown_uj.next_level * 1e6 / 8192.0 - 0.75) / 2.0
     };
     for (feature_sram_kib, shared, halves) in [(16, 0.0, 0.0), (12, 0.0, 2.0), (11, 1.0, 2.5)] {
@@ -733,7 +733,7 @@ fn energies_are_those_of_the_formulas() {
         // A bitmap and a bit that says so; biases, and a multiplier for each filter; logits have none, but room for one.
         let index = 10.0 + 10.0 + 2.0;
         let packed = weights + index + 2.0 * filters * (32.0 + 16.0) + (5.0 * 32.0 + 16.0);
-        let picture = 3.0 * pixels * 8.0;
+        let image_scale = 3.0 * pixels * 8.0;
         // Each access gathers its own inputs; sums of 16 filters wait twice.
         let (gathered, waited) = (9.0 * 16.0 * 8.0 * parts, 2.0 * filters * 32.0);
         let stored = filters * 8.0;
@@ -751,8 +751,8 @@ fn energies_are_those_of_the_formulas() {
             ("accumulation", passed * f64::from(outputs) * 32.0 * adder),
             ("cell_writes", 19.0 * 16.0 * 16.0 * bits * 0.27),
             ("weight_buffer", packed * buffer),
-            ("feature_buffer", (picture + maps + pooled + logits) * buffer),
-            ("next_level", picture),
+            ("feature_buffer", (image_scale + maps + pooled + logits) * buffer),
+            ("next_level", image_scale),
             ("index_decode", index * 16.0 * adder),
             ("requantization", (products + forms * 48.0 + sums) * adder + (products + forms * 48.0 * 6.0) * gate),
             ("leakage", 1.4 * (time - passed * ns)),
@@ -809,33 +809,33 @@ fn component_energies_are_those_of_the_formulas() {
 fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
     let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
     let network = W4A4.network(small_network());
-    let picture = Random(1).bytes(3 * 9 * 7);
-    let logits = |hardware: &Hardware| MacroNetwork::new(&network, hardware).unwrap().logits(&picture).unwrap();
+    let image_scale = Random(1).bytes(3 * 9 * 7);
+    let logits = |hardware: &Hardware| MacroNetwork::new(&network, hardware).unwrap().logits(&image_scale).unwrap();
     assert_ne!(logits(&hardware), logits(&Hardware::mars()));
     assert!(evaluate(&network, &hardware).unwrap().cost.energy_uj > 0.0);
 }
 
-/// Noise follows from a picture's place in its data set: neither batches nor threads nor the order change it.
+/// Noise follows from an image's place in its data set: neither batches nor threads nor the order change it.
 #[test]
 fn noise_does_not_depend_on_batches_threads_or_order() {
     let network = W4A4.network(small_network());
     let noise = Some(Noise { sigma: 0.7, stuck_at_zero: 0.002, stuck_at_one: 0.001, seed: 5 });
     let hardware = Hardware { noise, ..Hardware::mars() };
     let chip = MacroNetwork::new(&network, &hardware).unwrap();
-    let pictures = Random(5).bytes(3 * 9 * 7 * 12);
+    let images = Random(5).bytes(3 * 9 * 7 * 12);
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    let all = pool(1).install(|| chip.run(40, &pictures).unwrap());
-    assert_eq!(pool(5).install(|| chip.run(40, &pictures).unwrap()), all);
-    let picture = |index: usize| &pictures[index * 189..][..189];
+    let all = pool(1).install(|| chip.run(40, &images).unwrap());
+    assert_eq!(pool(5).install(|| chip.run(40, &images).unwrap()), all);
+    let image = |index: usize| &images[index * 189..][..189];
     let again = MacroNetwork::new(&network, &hardware).unwrap();
     for index in [11, 3, 0, 7] {
-        assert_eq!(again.run(40 + index, picture(index)).unwrap().logits, all.logits[5 * index..][..5]);
+        assert_eq!(again.run(40 + index, image(index)).unwrap().logits, all.logits[5 * index..][..5]);
     }
-    assert_ne!(chip.run(41, picture(0)).unwrap().logits, all.logits[..5], "another place, other noise");
+    assert_ne!(chip.run(41, image(0)).unwrap().logits, all.logits[..5], "another place, other noise");
     let other = Hardware { noise: noise.map(|noise| Noise { seed: 6, ..noise }), ..Hardware::mars() };
-    assert_ne!(MacroNetwork::new(&network, &other).unwrap().run(40, &pictures).unwrap().logits, all.logits);
+    assert_ne!(MacroNetwork::new(&network, &other).unwrap().run(40, &images).unwrap().logits, all.logits);
     let none = Hardware { noise: Some(Noise { seed: 5, ..Noise::default() }), ..Hardware::mars() };
-    agree(&network, &none, picture(0), &direct_conv);
+    agree(&network, &none, image(0), &direct_conv);
 }
 
 /// A network of one layer: `weights` for each of five filters, at 4 bits.
@@ -847,7 +847,7 @@ fn one_layer(weights: &[i8]) -> IntegerNetwork {
     network
 }
 
-/// Noise of one partial sum in codes, from many pictures: 128 channels are two accesses of two input phases each.
+/// Noise of one partial sum in codes, from many images: 128 channels are two accesses of two input phases each.
 #[test]
 fn noise_has_its_spread_on_each_conversion() {
     let network = one_layer(&[1; 128]);
@@ -859,9 +859,9 @@ fn noise_has_its_spread_on_each_conversion() {
     ] {
         let noise = Some(Noise { sigma, seed: 1, ..Noise::default() });
         let chip = MacroNetwork::new(&network, &Hardware { converter, noise, ..Hardware::mars() }).unwrap();
-        let pictures = vec![0x88; 128 * 6000];
+        let images = vec![0x88; 128 * 6000];
         let exact = 128.0 * f64::from(0x88);
-        let errors: Vec<f64> = chip.logits(&pictures).unwrap().iter().map(|sum| f64::from(*sum) - exact).collect();
+        let errors: Vec<f64> = chip.logits(&images).unwrap().iter().map(|sum| f64::from(*sum) - exact).collect();
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
         let variance = errors.iter().map(|error| (error - mean).powi(2)).sum::<f64>() / errors.len() as f64;
         // Two accesses, phases of weight 1 and 16; rounding to codes adds a twelfth of a step squared.
@@ -871,7 +871,7 @@ fn noise_has_its_spread_on_each_conversion() {
         let deviation = (expected / errors.len() as f64).sqrt();
         // A step that doesn't divide the sum rounds it away from the mean by a known amount at most.
         assert!(mean.abs() < 4.0 * deviation + 0.02 * step * 34.0, "{converter:?}: {mean}");
-        // The filters of a picture are independent.
+        // The filters of an image are independent.
         let pairs = errors.chunks(5).flat_map(|sums| (1..5).map(|other| sums[0] * sums[other]));
         let covariance = pairs.sum::<f64>() / (4.0 * 6000.0);
         assert!((covariance / expected).abs() < 0.03, "{converter:?}: {covariance} for {expected}");

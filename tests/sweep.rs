@@ -179,7 +179,7 @@ fn flags_and_files_that_make_no_sense_are_refused() {
     assert!(refuse(folder.path(), &["--hardware", "mars.toml"]).contains("cannot be used with"));
     fs::write(folder.path().join("sweep.toml"), SWEEP).unwrap();
     let error = refuse(folder.path(), &["--dataset", "cifar10-mini"]);
-    assert!(error.contains("sweep.toml: --dataset cifar10-mini: this sweep runs no pictures"), "{error}");
+    assert!(error.contains("sweep.toml: --dataset cifar10-mini: this sweep runs no images"), "{error}");
     fs::write(folder.path().join("sweep.toml"), "images = 0\n").unwrap();
     assert!(refuse(folder.path(), &[]).contains("images is 0: leave it out"));
     fs::write(folder.path().join("sweep.toml"), "base = \"no.toml\"\n").unwrap();
@@ -203,7 +203,7 @@ fn points_on_the_front_are_beaten_by_none() {
     assert_eq!(pareto_front(&rows), [0, 1]);
 }
 
-/// A network of ten classes for CIFAR-10's pictures.
+/// A network of ten classes for CIFAR-10's images.
 fn ten_classes() -> Package {
     let spec = r#"
         name = "ten"
@@ -240,9 +240,9 @@ fn ten_classes() -> Package {
     Package { network, provenance: provenance(), predictions: None }
 }
 
-/// With pictures, accuracy is that of the macro model; noise costs some.
+/// With images, accuracy is that of the macro model; noise costs some.
 #[test]
-fn accuracy_is_measured_where_pictures_are_asked_for() {
+fn accuracy_is_measured_where_images_are_asked_for() {
     let folder = folder("images = 60\n[ranges]\nnoise.sigma = [0.0, 1e4]\n");
     let package = ten_classes();
     package.write(&folder.path().join("model.mars")).unwrap();

@@ -1,4 +1,4 @@
-"""The measured networks, for 3x32x32 pictures and 10 classes, made of float or of Brevitas layers."""
+"""The measured networks, for 3x32x32 images and 10 classes, made of float or of Brevitas layers."""
 
 import os
 import sys

@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mode", choices=("train", "infer"), required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5, help="least time to measure for (default: 5)")
-    parser.add_argument("--no-augment", dest="augment", action="store_false", help="train on ready float pictures")
+    parser.add_argument("--no-augment", dest="augment", action="store_false", help="train on ready float images")
     return parser.parse_args()
 
 
@@ -56,27 +56,27 @@ def augment(padded: Tensor) -> Tensor:
     return normalize(crops.view(batch, SIDE, SIDE, COLORS))
 
 
-def normalize(pictures: Tensor) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Bytes `[N][H][W][3]` as floats `[N][3][H][W]`, channels last."""
-    return pictures.float().sub_(MEAN).div_(STD).permute(0, 3, 1, 2)
+    return images.float().sub_(MEAN).div_(STD).permute(0, 3, 1, 2)
 
 
-def finish_statistics(model: nn.Module, pictures: Tensor) -> None:
+def finish_statistics(model: nn.Module, images: Tensor) -> None:
     """Ends the phase of 300 steps in which Brevitas gathers statistics of activations; they make a step slower."""
     from brevitas.graph.calibrate import finalize_collect_stats
 
     model.train()
-    model(normalize(pictures))
+    model(normalize(images))
     model.apply(finalize_collect_stats)
 
 
-def train_step(model: nn.Module, pictures: Tensor, augmented: bool) -> Callable[[], None]:
-    """One step of SGD on the bytes `pictures`."""
+def train_step(model: nn.Module, images: Tensor, augmented: bool) -> Callable[[], None]:
+    """One step of SGD on the bytes `images`."""
     model.train()
-    labels = torch.randint(CLASSES, (len(pictures),))
+    labels = torch.randint(CLASSES, (len(images),))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
-    padded = F.pad(pictures, (0, 0) + (CROP_PADDING,) * 4)
-    ready = normalize(pictures)
+    padded = F.pad(images, (0, 0) + (CROP_PADDING,) * 4)
+    ready = normalize(images)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -86,10 +86,10 @@ def train_step(model: nn.Module, pictures: Tensor, augmented: bool) -> Callable[
     return step
 
 
-def inference(model: nn.Module, pictures: Tensor) -> Callable[[], None]:
-    """One evaluation of ready float pictures."""
+def inference(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """One evaluation of ready float images."""
     model.eval()
-    ready = normalize(pictures)
+    ready = normalize(images)
 
     @torch.inference_mode()
     def step() -> None:
@@ -104,10 +104,10 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)
     model = build(args.net, args.variant)
-    pictures = torch.randint(256, (args.batch, SIDE, SIDE, COLORS), dtype=torch.uint8)
+    images = torch.randint(256, (args.batch, SIDE, SIDE, COLORS), dtype=torch.uint8)
     if args.variant.startswith("brevitas"):
-        finish_statistics(model, pictures)
-    step = train_step(model, pictures, args.augment) if args.mode == "train" else inference(model, pictures)
+        finish_statistics(model, images)
+    step = train_step(model, images, args.augment) if args.mode == "train" else inference(model, images)
     times = measure(step, WARMUP_STEPS, args.seconds)
     seconds = asdict(times)
     result = {

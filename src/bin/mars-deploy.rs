@@ -27,7 +27,7 @@ struct Arguments {
     /// Data set [default: the one that it was trained on]
     #[arg(long)]
     dataset: Option<String>,
-    /// Validate on the first N test pictures only
+    /// Validate on the first N test images only
     #[arg(long, value_name = "N")]
     images: Option<usize>,
     /// Write report.html, deploy.json and drawings into this folder; with --sweep its rows [default: runs/sweep-NAME]
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 fn deploy(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.images == Some(0) {
-        return Err(Error::Setting("--images 0: at least one picture is needed".into()));
+        return Err(Error::Setting("--images 0: at least one image is needed".into()));
     }
     let package = Package::read(&arguments.package)?;
     let hardware = match &arguments.hardware {
@@ -95,7 +95,7 @@ fn dataset(arguments: &Arguments, package: &Package) -> Result<Dataset> {
 fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let space = Space::load(file)?;
     if let (None, Some(name)) = (space.images(), &arguments.dataset) {
-        let message = format!("--dataset {name}: this sweep runs no pictures; it needs the key images to run some");
+        let message = format!("--dataset {name}: this sweep runs no images; it needs the key images to run some");
         return Err(Error::file(file, message));
     }
     let package = Package::read(&arguments.package)?;

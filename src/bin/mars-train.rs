@@ -51,7 +51,7 @@ struct Arguments {
     /// Go on with the run in --run DIR
     #[arg(long)]
     resume: bool,
-    /// Report the accuracy of --pretrained FILE on the test pictures, without training
+    /// Report the accuracy of --pretrained FILE on the test images, without training
     #[arg(long, requires = "pretrained", conflicts_with_all = ["json", "resume"])]
     evaluate: bool,
     #[command(flatten)]

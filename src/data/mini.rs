@@ -60,7 +60,7 @@ fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
     let (width, height) = decoder.dimensions();
     if (width as usize, height as usize) != size || decoder.has_alpha() {
         return Err(damaged(format!(
-            "it is a picture of {width}x{height}, expected {}x{} without alpha",
+            "it is an image of {width}x{height}, expected {}x{} without alpha",
             size.0, size.1
         )));
     }

@@ -1,6 +1,6 @@
 //! The arithmetic that all executions share: its bounds, and the rounding of a sum.
 
-/// Bits of the picture's bytes.
+/// Bits of the image's bytes.
 pub const IMAGE_BITS: u8 = 8;
 /// Largest multiplier `m` of a convolution: 16 bits.
 pub const MAX_MULTIPLIER: u32 = u16::MAX as u32;

@@ -16,7 +16,7 @@ pub struct QuantizeConfig {
     pub activation_bits: u8,
     /// Bits of a value that joins a residual sum, 2 to 8.
     pub skip_bits: u8,
-    /// Bits of weights and inputs of the first and last layer, 2 to 8 (the picture always has 8).
+    /// Bits of weights and inputs of the first and last layer, 2 to 8 (the image always has 8).
     pub first_last_bits: u8,
     /// How batch norm is treated.
     pub fusion: Fusion,
@@ -39,7 +39,7 @@ pub struct LayerBits {
     /// Bits of a weight, 2 to 8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight_bits: Option<u8>,
-    /// Bits of the layer's input, 2 to 8 (the picture always has 8).
+    /// Bits of the layer's input, 2 to 8 (the image always has 8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation_bits: Option<u8>,
 }
@@ -257,7 +257,7 @@ impl BitPlan {
         Self { nodes: plan }
     }
 
-    /// The narrowest form of a value, whose step is the learned one; the picture's bytes for the image.
+    /// The narrowest form of a value, whose step is the learned one; the image's bytes for the image.
     ///
     /// # Panics
     /// For the logits, which have no form.
@@ -320,7 +320,7 @@ mod tests {
         let linear = r#"{ op = "linear", name = "l", filters = 2 }"#;
         let first = r#"{ op = "conv", name = "a", filters = 4, kernel = 3, padding = 1 }"#;
         let cases: [([u8; 4], Vec<&str>, Vec<NodeBits>); 5] = [
-            // One layer is the first and the last one: it reads the picture's bytes and stores nothing.
+            // One layer is the first and the last one: it reads the image's bytes and stores nothing.
             ([4, 4, 8, 6], vec![linear], vec![conv(6, 8, None, &[])]),
             // A chain: each stores what the next one reads.
             (
@@ -429,7 +429,7 @@ mod tests {
         let bits = |name: &str| node(&plan, name).conv().map(|bits| (bits.weights, bits.input)).unwrap();
         assert_eq!((bits("layer1.0.conv1"), bits("layer1.0.conv2")), ((8, 4), (8, 3)));
         assert_eq!((bits("layer1.2.conv1"), bits("layer2.0.conv2")), ((2, 6), (4, 3)));
-        assert_eq!((bits("conv1"), bits("linear")), ((8, 8), (8, 8)), "the picture keeps its bytes");
+        assert_eq!((bits("conv1"), bits("linear")), ((8, 8), (8, 8)), "the image keeps its bytes");
         assert_eq!(node(&plan, "layer1.1.conv2").forms, [6, 8], "what is read is stored");
         let wrong = QuantizeConfig { layers: vec![layer("stage1.*", Some(8), None)], ..config };
         let message = wrong.check_patterns(&graph).unwrap_err().to_string();

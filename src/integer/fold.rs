@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! gain_c = gamma / sqrt(var + eps)     w' = w * gain_c            b' = beta - gain_c * mean
-//! q = round(w' / s_c)                  bias = round(b' / (s_c * s_in)) [- sum q * z for the picture]
+//! q = round(w' / s_c)                  bias = round(b' / (s_c * s_in)) [- sum q * z for the image]
 //! m_c / 2^n = s_c * s_in / s_out       m_skip / 2^n = s_skip / s_out
 //! ```
 
@@ -17,16 +17,16 @@ use crate::network::{
     Array, BATCH_NORM_EPSILON, ConvParams, ConvShape, Graph, Node, Norm, Op, ParamId, Params, Role, Skip, Source,
 };
 
-/// How the picture's bytes become numbers: `(byte - zero_point) / (255 * std)`, one pair a color.
+/// How the image's bytes become numbers: `(byte - zero_point) / (255 * std)`, one pair a color.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PictureScale {
+pub struct ImageScale {
     /// The byte that means 0.
     pub zero_points: Vec<u8>,
     /// Standard deviations of the colors, of values from 0 to 1.
     pub std: Vec<f32>,
 }
 
-impl PictureScale {
+impl ImageScale {
     /// The real value that one unit of a byte stands for: `1 / (255 * std)`, the mean over the colors.
     pub fn step(&self) -> f64 {
         let steps = self.std.iter().map(|std| 1.0 / (255.0 * f64::from(*std)));
@@ -46,8 +46,8 @@ impl PictureScale {
 pub struct FoldOptions<'a> {
     /// Bits, fusion and weight scale.
     pub quantize: &'a QuantizeConfig,
-    /// The picture's bytes.
-    pub picture: &'a PictureScale,
+    /// The image's bytes.
+    pub image_scale: &'a ImageScale,
     /// Group shape, written into the network.
     pub group: GroupShape,
     /// Names of the classes.
@@ -75,7 +75,7 @@ pub fn fold(graph: &Graph, params: &Params<Array>, options: &FoldOptions) -> Res
         .collect::<Result<Vec<IntegerLayer>>>()?;
     let network = IntegerNetwork {
         graph: graph.clone(),
-        zero_points: options.picture.zero_points.clone(),
+        zero_points: options.image_scale.zero_points.clone(),
         classes: options.classes.to_vec(),
         group: options.group,
         layers,
@@ -162,7 +162,7 @@ impl RealConv<'_> {
 
     /// The least scale with which a filter's bias stays below `2^30`, and the unit of its accumulator is not less than the limit.
     fn least_scale(&self, filter: usize, limits: &Limits) -> f64 {
-        // Half of the bias's limit, so that rounding and the picture's zero points stay within it.
+        // Half of the bias's limit, so that rounding and the image's zero points stay within it.
         let bias_limit = f64::from(MAX_BIAS) / 2.0;
         limits.least_unit.max(self.biases[filter].abs() / bias_limit) / limits.input_step
     }
@@ -365,7 +365,7 @@ impl Folder<'_> {
             gains,
             biases,
             colors: match source {
-                Source::Image => self.options.picture.color_scales().collect(),
+                Source::Image => self.options.image_scale.color_scales().collect(),
                 Source::Node(_) => vec![1.0; shape.channels()],
             },
             taps: shape.taps(),
@@ -383,7 +383,7 @@ impl Folder<'_> {
             let mut bias = (bias / (scale * limits.input_step)).round() as i64;
             if source == Source::Image {
                 for (index, weight) in column.iter().enumerate() {
-                    bias -= i64::from(*weight) * i64::from(self.options.picture.zero_points[index / shape.taps()]);
+                    bias -= i64::from(*weight) * i64::from(self.options.image_scale.zero_points[index / shape.taps()]);
                 }
             }
             let bias = i32::try_from(bias).ok().filter(|bias| bias.abs() <= MAX_BIAS);
@@ -398,7 +398,7 @@ impl Folder<'_> {
     /// Step of a value in one of its forms.
     fn step(&self, source: Source, bits: u8) -> Result<f64> {
         let Source::Node(index) = source else {
-            return Ok(self.options.picture.step());
+            return Ok(self.options.image_scale.step());
         };
         let node = &self.graph.nodes()[index];
         if let Op::MaxPool { .. } = node.op {

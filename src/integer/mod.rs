@@ -30,7 +30,7 @@ pub use arithmetic::{
     Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
 };
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};
-pub use fold::{FoldOptions, PictureScale, fold};
+pub use fold::{FoldOptions, ImageScale, fold};
 pub use network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 pub use outline::outline;
 pub use reference::Reference;

@@ -10,7 +10,7 @@ use crate::network::{Conv, ConvShape, Graph, Node, Op, Skip, Source};
 pub struct IntegerNetwork {
     /// The layer graph.
     pub graph: Graph,
-    /// Zero point of each color: the byte that means 0, which is also what borders of the picture hold.
+    /// Zero point of each color: the byte that means 0, which is also what borders of the image hold.
     pub zero_points: Vec<u8>,
     /// Names of the classes, one for each logit.
     pub classes: Vec<String>,
@@ -46,13 +46,13 @@ pub enum IntegerLayer {
 /// Weights and bias of a convolution.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntegerConv {
-    /// The form of the input that it reads ([`IMAGE_BITS`] for the picture).
+    /// The form of the input that it reads ([`IMAGE_BITS`] for the image).
     pub input_bits: u8,
     /// Bits of a weight, 2 to 8; weights are within `-(2^(k-1) - 1) ..= 2^(k-1) - 1`.
     pub weight_bits: u8,
     /// Weights `[filters, channels, kernel height, kernel width]`.
     pub weights: Vec<i8>,
-    /// One bias a filter, below `2^30`; the picture's zero points are already in it.
+    /// One bias a filter, below `2^30`; the image's zero points are already in it.
     pub bias: Vec<i32>,
 }
 
@@ -90,7 +90,7 @@ impl IntegerNetwork {
         }
     }
 
-    /// What borders of a node's input hold for each channel: the zero points for the picture, else zeros.
+    /// What borders of a node's input hold for each channel: the zero points for the image, else zeros.
     pub fn padding_values(&self, source: Source) -> Vec<u8> {
         match source {
             Source::Image => self.zero_points.clone(),

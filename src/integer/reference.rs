@@ -49,7 +49,7 @@ enum SkipStep<'a> {
     Projection { taps: Box<Taps>, multipliers: &'a [u32] },
 }
 
-/// The picture, or one stored form of a node's output.
+/// The image, or one stored form of a node's output.
 #[derive(Clone, Copy, Debug)]
 enum Value {
     Image,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Where a layer's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Source {
-    /// The picture: raw bytes, one zero point a color.
+    /// The image: raw bytes, one zero point a color.
     Image,
     /// The output of the node with this index.
     Node(usize),
@@ -78,7 +78,7 @@ impl ConvShape {
         self.filters() * self.channels() * self.taps()
     }
 
-    /// Multiply-accumulates of one picture, borders included.
+    /// Multiply-accumulates of one image, borders included.
     pub fn macs(&self) -> u64 {
         self.weights() as u64 * self.output.pixels() as u64
     }
@@ -247,7 +247,7 @@ impl Graph {
         &self.nodes
     }
 
-    /// Shape of the picture.
+    /// Shape of the image.
     pub fn image(&self) -> MapShape {
         let [channels, height, width] = self.spec.input;
         MapShape { channels, height, width }
@@ -291,7 +291,7 @@ impl Graph {
         [Some(own), projection]
     }
 
-    /// Multiply-accumulates of one picture.
+    /// Multiply-accumulates of one image.
     pub fn macs(&self) -> u64 {
         self.convs().map(|conv| conv.shape.macs()).sum()
     }
@@ -388,7 +388,7 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
         }
     };
     if source == Source::Image && !matches!(op, Op::Conv { .. }) {
-        return Err("only a convolution or linear layer can read the picture".into());
+        return Err("only a convolution or linear layer can read the image".into());
     }
     let output = match op {
         Op::Conv { conv, .. } => conv.output,
@@ -457,7 +457,7 @@ fn resolve_skip(
     nodes: &[Node],
 ) -> Reason<Skip> {
     let Source::Node(index) = source else {
-        return Err("the picture cannot join a residual sum".into());
+        return Err("the image cannot join a residual sum".into());
     };
     let from = shape_of(source, image, nodes);
     let conv = conv_shape(from, output.channels, [1, 1], stride, 0)?;

@@ -39,7 +39,7 @@ use crate::files::read_toml;
 pub struct NetworkSpec {
     /// Name of the network, for reports.
     pub name: String,
-    /// Shape of the picture: channels, height, width.
+    /// Shape of the image: channels, height, width.
     pub input: [usize; 3],
     /// Number of classes, equal to the filters of the last layer.
     pub classes: usize,
@@ -47,7 +47,7 @@ pub struct NetworkSpec {
     pub layers: Vec<LayerSpec>,
 }
 
-/// One layer; `input` names the layer it reads and defaults to the one before it (the picture for the first).
+/// One layer; `input` names the layer it reads and defaults to the one before it (the image for the first).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LayerSpec {

@@ -1,4 +1,4 @@
-//! The networks that the project knows by name, for 3x32x32 pictures.
+//! The networks that the project knows by name, for 3x32x32 images.
 
 use super::spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 

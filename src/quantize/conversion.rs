@@ -239,7 +239,7 @@ impl Conversions {
     }
 
     /// What the conversions add to the sums `[image][pixel][filter]` of inputs `[image][pixel][channel]`; `first` is the number of the
-    /// first picture, from which noise follows.
+    /// first image, from which noise follows.
     pub(crate) fn errors(&self, first: u64, inputs: &[u8]) -> Vec<i32> {
         let mut errors = vec![0; inputs.len() / self.shape.input.len() * self.shape.output.len()];
         let images = inputs.par_chunks_exact(self.shape.input.len());

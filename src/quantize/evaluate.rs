@@ -65,28 +65,28 @@ impl<'a> FakeQuant<'a> {
         Ok(Self { network, convs, device })
     }
 
-    /// Logits `[images][classes]` of a data set's first pictures, `[images][channels][height][width]`.
+    /// Logits `[images][classes]` of a data set's first images, `[images][channels][height][width]`.
     ///
     /// # Panics
-    /// Pictures that aren't whole.
+    /// Images that aren't whole.
     pub fn logits(&self, images: &[u8]) -> Vec<i32> {
         self.logits_from(0, images)
     }
 
-    /// The same of pictures from number `first` of their data set on, from which a chip's noise follows.
+    /// The same of images from number `first` of their data set on, from which a chip's noise follows.
     pub fn logits_from(&self, first: usize, images: &[u8]) -> Vec<i32> {
         let first = first as u64;
         let image = self.network.graph.image();
         let batch = images.len() / image.len();
         let bytes: Vec<f32> = images.iter().map(|byte| f32::from(*byte)).collect();
         let data = TensorData::new(bytes, [batch, image.channels, image.height, image.width]);
-        let picture = Tensor::<4>::from_data(data, &self.device).permute([0, 2, 3, 1]);
+        let pixels = Tensor::<4>::from_data(data, &self.device).permute([0, 2, 3, 1]);
         let mut values: Vec<Forms> = Vec::new();
         let nodes = self.network.graph.nodes();
         for (node, layer) in nodes.iter().zip(&self.network.layers) {
             let forms = match (node.op, layer) {
                 (Op::Conv { skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
-                    let input = self.input(node.source, conv.input_bits, &picture, &values);
+                    let input = self.input(node.source, conv.input_bits, &pixels, &values);
                     let sums = self.convs[&node.name].sums(first, input, self.borders(node.source));
                     let Some(output) = output else {
                         let logits = sums.into_data().convert::<i64>();
@@ -99,7 +99,7 @@ impl<'a> FakeQuant<'a> {
                             Some(skip @ Skip::Identity { source, .. }),
                             Some(IntegerSkip::Identity { bits, multiplier }),
                         ) => {
-                            let value = integers(self.input(source, *bits, &picture, &values));
+                            let value = integers(self.input(source, *bits, &pixels, &values));
                             let joined = identity(value, skip, node.output);
                             sums = sums + joined * i64::from(*multiplier);
                         }
@@ -108,7 +108,7 @@ impl<'a> FakeQuant<'a> {
                             Some(IntegerSkip::Projection { conv, multipliers }),
                         ) => {
                             let projection = &self.convs[&node.projection_name()];
-                            let input = self.input(source, conv.input_bits, &picture, &values);
+                            let input = self.input(source, conv.input_bits, &pixels, &values);
                             sums =
                                 sums + projection.sums(first, input, self.borders(source)) * self.columns(multipliers);
                         }
@@ -130,7 +130,7 @@ impl<'a> FakeQuant<'a> {
                     })
                     .collect(),
                 (Op::AvgPool { kernel: [height, width] }, IntegerLayer::AvgPool { input_bits, output }) => {
-                    let value = integers(self.input(node.source, *input_bits, &picture, &values));
+                    let value = integers(self.input(node.source, *input_bits, &pixels, &values));
                     let MapShape { channels, height: rows, width: cols } = node.output;
                     let sums = value
                         .reshape([batch * rows, height, cols * width * channels])
@@ -149,9 +149,9 @@ impl<'a> FakeQuant<'a> {
         unreachable!("the last layer of a validated network returns the logits")
     }
 
-    fn input(&self, source: Source, bits: u8, picture: &Tensor<4>, values: &[Forms]) -> Tensor<4> {
+    fn input(&self, source: Source, bits: u8, pixels: &Tensor<4>, values: &[Forms]) -> Tensor<4> {
         match source {
-            Source::Image => picture.clone(),
+            Source::Image => pixels.clone(),
             Source::Node(_) => {
                 let forms = forms_of(source, values);
                 let form = forms.iter().find(|(form, _)| *form == bits);
@@ -174,7 +174,7 @@ impl<'a> FakeQuant<'a> {
 fn forms_of(source: Source, values: &[Forms]) -> &Forms {
     match source {
         Source::Node(index) => &values[index],
-        Source::Image => unreachable!("only convolutions read the picture"),
+        Source::Image => unreachable!("only convolutions read the image"),
     }
 }
 
@@ -257,7 +257,7 @@ impl ExactConv {
         Ok(Self { shape, parts, bias, conversions })
     }
 
-    /// `acc + bias` as 64-bit integers of pictures from number `first` on; `borders` are the picture's zero points.
+    /// `acc + bias` as 64-bit integers of images from number `first` on; `borders` are the image's zero points.
     fn sums(&self, first: u64, input: Tensor<4>, borders: Option<&[u8]>) -> Tensor<4, Int> {
         let errors = self.conversions.as_ref().map(|conversions| {
             let device = input.device();
@@ -285,14 +285,14 @@ impl ExactConv {
     }
 }
 
-/// The picture with `padding` zero-point bytes on each side.
-fn with_borders(picture: Tensor<4>, zero_points: &[u8], padding: usize) -> Tensor<4> {
-    let [batch, height, width, channels] = picture.dims();
-    let device = picture.device();
+/// The image with `padding` zero-point bytes on each side.
+fn with_borders(pixels: Tensor<4>, zero_points: &[u8], padding: usize) -> Tensor<4> {
+    let [batch, height, width, channels] = pixels.dims();
+    let device = pixels.device();
     let values: Vec<f32> = zero_points.iter().map(|z| f32::from(*z)).collect();
     let column = Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, channels]), &device);
     let bordered = column.expand([batch, height + 2 * padding, width + 2 * padding, channels]);
-    bordered.slice_assign([0..batch, padding..padding + height, padding..padding + width, 0..channels], picture)
+    bordered.slice_assign([0..batch, padding..padding + height, padding..padding + width, 0..channels], pixels)
 }
 
 /// Taps of one channel whose sum cannot reach 2^24.

@@ -15,7 +15,7 @@ pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -
     engine::fake_quantize(weights, steps, clamp, gradient_scale(share, limit))
 }
 
-/// Values on the grid of `bits` bits from zero; `share` is the number of values of one picture, so that the gradient's scale doesn't
+/// Values on the grid of `bits` bits from zero; `share` is the number of values of one image, so that the gradient's scale doesn't
 /// depend on the batch.
 pub(crate) fn quantize_values(values: Tensor<4>, step: Tensor<1>, bits: u8, share: usize) -> Tensor<4> {
     let limit = activation_limit(bits);

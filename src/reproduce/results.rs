@@ -32,9 +32,9 @@ pub struct Run {
     pub float_accuracy: Option<f64>,
     /// SHA-256 of the checkpoint that it starts from; absent for random weights.
     pub checkpoint_sha256: Option<String>,
-    /// [`Split::sha256`](crate::data::Split::sha256) of the test pictures.
+    /// [`Split::sha256`](crate::data::Split::sha256) of the test images.
     pub data_sha256: String,
-    /// Test pictures.
+    /// Test images.
     pub images: usize,
     /// Accuracy of the macro model after the last epoch, in percent.
     pub accuracy: f64,

@@ -66,7 +66,7 @@ struct Job<'a> {
 struct Start {
     /// SHA-256 of the checkpoint; absent for random weights.
     checkpoint_sha256: Option<String>,
-    /// Of the test pictures.
+    /// Of the test images.
     data_sha256: String,
     /// Accuracy of the checkpoint, in percent.
     float_accuracy: Option<f64>,
@@ -165,8 +165,9 @@ impl Reproduction<'_> {
     /// What of the checkpoint and the data that a run started from isn't what is to run.
     fn other_start(&self, job: &Job, checkpoint_sha256: Option<&str>, data_sha256: &str) -> Result<Vec<String>> {
         let checkpoint = other_checkpoint(self.checkpoint(job).as_deref(), checkpoint_sha256)?;
-        let pictures = (data_sha256 != job.data_sha256).then(|| format!("the test pictures of {}", job.recipe.dataset));
-        Ok(checkpoint.into_iter().chain(pictures).collect())
+        let test_images =
+            (data_sha256 != job.data_sha256).then(|| format!("the test images of {}", job.recipe.dataset));
+        Ok(checkpoint.into_iter().chain(test_images).collect())
     }
 
     fn checkpoint(&self, job: &Job) -> Option<PathBuf> {

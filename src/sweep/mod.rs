@@ -7,7 +7,7 @@
 //! | `store` | the rows of finished points in a folder, which shards share and an interrupted sweep continues |
 //! | `run` | evaluates the points of a shard, several at a time |
 //!
-//! It knows neither packages nor pictures: what a point costs comes from the caller. `docs/sweep.md` describes files and columns.
+//! It knows neither packages nor images: what a point costs comes from the caller. `docs/sweep.md` describes files and columns.
 
 mod row;
 mod run;

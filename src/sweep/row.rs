@@ -31,7 +31,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Figures {
-    /// Right predictions of the macro model, in percent; absent where no pictures were run.
+    /// Right predictions of the macro model, in percent; absent where no images were run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Every kept weight has a place in the macros at the same time.
@@ -50,7 +50,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The figures of an evaluation, with the accuracy if pictures were run.
+    /// The figures of an evaluation, with the accuracy if images were run.
     pub fn new(evaluation: &Evaluation, accuracy: Option<f64>) -> Self {
         Self {
             accuracy,

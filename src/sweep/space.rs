@@ -20,7 +20,7 @@ const MAX_POINTS: usize = 1 << 20;
 struct File {
     /// Hardware file, from the sweep file's folder; the built-in one if absent.
     base: Option<PathBuf>,
-    /// Pictures on which each point's accuracy is measured; none if absent.
+    /// Images on which each point's accuracy is measured; none if absent.
     images: Option<usize>,
     /// For each key of the hardware file the list of its values.
     #[serde(default)]
@@ -139,12 +139,12 @@ impl Space {
         self.len == 0
     }
 
-    /// Pictures on which accuracy is measured.
+    /// Images on which accuracy is measured.
     pub fn images(&self) -> Option<usize> {
         self.images
     }
 
-    /// What the sweep is about, for a fingerprint: the base, the ranges and the number of pictures.
+    /// What the sweep is about, for a fingerprint: the base, the ranges and the number of images.
     pub fn description(&self) -> String {
         let ranges: Vec<String> = self
             .ranges

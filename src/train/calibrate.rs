@@ -46,7 +46,7 @@ fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Vec<(
                 _ => vec![1.0; shape.filters()],
             };
             let colors: Vec<f32> = match source {
-                Source::Image => model.picture.color_scales().map(|scale| scale as f32).collect(),
+                Source::Image => model.image_scale.color_scales().map(|scale| scale as f32).collect(),
                 Source::Node(_) => vec![1.0; shape.channels()],
             };
             for (index, value) in values.iter_mut().enumerate() {

@@ -25,7 +25,7 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
     let ImageShape { channels, height, width } = data.train.shape;
     if spec.input != [channels, height, width] || spec.classes != data.classes.len() {
         return Err(Error::Setting(format!(
-            "network `{}` reads {:?} and has {} classes; data set `{}` has pictures [{channels}, {height}, {width}] and {} classes",
+            "network `{}` reads {:?} and has {} classes; data set `{}` has images [{channels}, {height}, {width}] and {} classes",
             spec.name,
             spec.input,
             spec.classes,
@@ -33,7 +33,7 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
             data.classes.len()
         )));
     }
-    let normalization = recipe.picture_scale();
+    let normalization = recipe.image_scale();
     if normalization.std.len() != channels {
         return Err(Error::Setting(format!(
             "normalization has {} channels, data set `{}` has images of {channels}",

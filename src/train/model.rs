@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::forward::{Chip, ChipBias, Mode, Output, Pass, Statistics, gain};
 use super::tensors::{to_device, to_host};
-use crate::integer::{BitPlan, Fusion, PictureScale};
+use crate::integer::{BitPlan, Fusion, ImageScale};
 use crate::network::{Array, BATCH_NORM_EPSILON, BatchNorm, Graph, Node, Norm, Params};
 use crate::quantize::{Lsq, Quantizer};
 
@@ -17,7 +17,7 @@ const STATISTICS_MOMENTUM: f64 = 0.1;
 #[derive(Clone)]
 pub(crate) struct Model {
     pub graph: Graph,
-    pub picture: PictureScale,
+    pub image_scale: ImageScale,
     pub device: Device,
     pub params: Params<Tensor<1>>,
     pub quantizer: Arc<dyn Quantizer>,
@@ -25,10 +25,10 @@ pub(crate) struct Model {
 
 impl Model {
     /// Places parameters on a device.
-    pub fn new(graph: &Graph, picture: &PictureScale, params: &Params<Array>, device: &Device) -> Self {
+    pub fn new(graph: &Graph, image_scale: &ImageScale, params: &Params<Array>, device: &Device) -> Self {
         let device = device.clone().inner();
         let params = params.as_ref().map(|_, array| to_device(&array.values, &device));
-        Self { graph: graph.clone(), picture: picture.clone(), device, params, quantizer: Arc::new(Lsq) }
+        Self { graph: graph.clone(), image_scale: image_scale.clone(), device, params, quantizer: Arc::new(Lsq) }
     }
 
     /// The parameters on the host.
@@ -39,8 +39,8 @@ impl Model {
     /// Images `[batch][channels][height][width]` as a tensor: bytes less their zero points, times the image's scale.
     pub fn images(&self, images: &[u8]) -> Tensor<4> {
         let image = self.graph.image();
-        let zero_points = &self.picture.zero_points;
-        let scale = self.picture.step() as f32;
+        let zero_points = &self.image_scale.zero_points;
+        let scale = self.image_scale.step() as f32;
         let mut values = vec![0.0; images.len()];
         for (values, bytes) in values.chunks_mut(image.len()).zip(images.chunks(image.len())) {
             for (channel, (bytes, zero_point)) in bytes.chunks(image.pixels()).zip(zero_points).enumerate() {
@@ -64,8 +64,8 @@ impl Model {
         mode: Mode,
         inspect: impl FnMut(&Node, &Tensor<4>),
     ) -> Output {
-        let Self { graph, picture, quantizer, .. } = self;
-        Pass { graph, picture, params, quantizer: &**quantizer, mode }.run(images, inspect)
+        let Self { graph, image_scale, quantizer, .. } = self;
+        Pass { graph, image_scale, params, quantizer: &**quantizer, mode }.run(images, inspect)
     }
 
     /// Runs the network on images as it is.
@@ -173,7 +173,7 @@ mod tests {
                 *array = Array::vector((0..conv.shape.filters()).map(|i| (i * 7 % 13) as f32 / 10.0 + shift).collect());
             }
         }
-        let mut model = Model::new(&graph, &Recipe::default().picture_scale(), &params, &Device::flex());
+        let mut model = Model::new(&graph, &Recipe::default().image_scale(), &params, &Device::flex());
         let images: Vec<u8> = (0..2 * graph.image().len()).map(|i| (i * 31 % 251) as u8).collect();
         let logits = |model: &Model| to_host(model.forward(model.images(&images), Mode::Float).logits);
         let before = logits(&model);
@@ -194,7 +194,7 @@ mod tests {
         let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
         let recipe = Recipe { calibration_images: 64, ..Recipe::default() };
         let train = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap().train;
-        let mut model = Model::new(&graph, &Recipe::default().picture_scale(), &resnet20(&graph, 3), &Device::flex());
+        let mut model = Model::new(&graph, &Recipe::default().image_scale(), &resnet20(&graph, 3), &Device::flex());
         calibrate(&mut model, &recipe, &train).unwrap();
         let plan = BitPlan::new(&graph, &recipe.quantize);
         let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();

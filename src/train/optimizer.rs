@@ -110,7 +110,7 @@ mod tests {
     fn resnet20() -> Model {
         let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
         let params = Params::from_arrays(&graph, &Weights::random(&graph, 1)).unwrap();
-        Model::new(&graph, &Recipe::default().picture_scale(), &params, &Device::flex())
+        Model::new(&graph, &Recipe::default().image_scale(), &params, &Device::flex())
     }
 
     /// Steps with the same gradient everywhere: only weights decay, scales learn on their logarithm, statistics don't learn, and the second

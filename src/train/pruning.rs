@@ -338,7 +338,7 @@ mod tests {
         let mut recipe = Recipe { phases: vec![Phase::new(PhaseKind::Sparsify, 1, 0.01)], ..Recipe::default() };
         recipe.sparsity.target = target;
         let params = Params::from_arrays(&graph, &Weights::random(&graph, 1)).unwrap();
-        let model = Model::new(&graph, &recipe.picture_scale(), &params, &Device::flex());
+        let model = Model::new(&graph, &recipe.image_scale(), &params, &Device::flex());
         let mut pruner = Pruner::new(&graph, &recipe, &Hardware::mars(), &model.device).unwrap();
         pruner.observe(&model.params, |conv| Some(model.params.conv(conv).weight.ones_like()));
         let momentum = model.params.as_ref().map(|_, tensor| Some(tensor.ones_like()));

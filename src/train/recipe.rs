@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Normalization;
 use crate::error::{Error, Result, toml_message, with_suggestion};
 use crate::files::to_toml;
-use crate::integer::{Fusion, PictureScale, QuantizeConfig};
+use crate::integer::{Fusion, ImageScale, QuantizeConfig};
 use crate::network::ZOO;
 
 /// Everything that decides a run's result, beside the files it names.
@@ -26,7 +26,7 @@ pub struct Recipe {
     pub hardware: Option<String>,
     /// Seed of weights, order and augmentation.
     pub seed: u64,
-    /// Pictures a step.
+    /// Images a step.
     pub batch_size: usize,
     /// Random crops and flips.
     pub augment: bool,
@@ -36,7 +36,7 @@ pub struct Recipe {
     pub validation_images: usize,
     /// When test images are met.
     pub evaluate_every: EvaluateEvery,
-    /// Training pictures from which steps are calibrated.
+    /// Training images from which steps are calibrated.
     pub calibration_images: usize,
     /// How bytes become floats; ImageNet's constants if absent. A checkpoint needs those that it was trained with.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,7 +188,7 @@ impl PhaseKind {
 pub struct Phase {
     /// What it trains.
     pub kind: PhaseKind,
-    /// Passes over the training pictures; 0 in a `quantize` phase means calibration alone.
+    /// Passes over the training images; 0 in a `quantize` phase means calibration alone.
     pub epochs: usize,
     /// Learning rate at its height.
     #[serde(default = "default_learning_rate")]
@@ -396,10 +396,10 @@ impl Recipe {
         Some(Path::new("checkpoints").join(name))
     }
 
-    /// What a byte of the picture is worth.
-    pub fn picture_scale(&self) -> PictureScale {
+    /// What a byte of the image is worth.
+    pub fn image_scale(&self) -> ImageScale {
         let normalization = self.normalization.clone().unwrap_or_default();
-        PictureScale { zero_points: normalization.zero_points(), std: normalization.std }
+        ImageScale { zero_points: normalization.zero_points(), std: normalization.std }
     }
 
     /// Whether a phase removes groups.
@@ -419,8 +419,8 @@ impl Recipe {
     pub fn check(&self) -> Result<()> {
         self.quantize.check()?;
         let setting = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Setting(message)) };
-        setting(self.batch_size > 0, "batch_size = 0: a step needs pictures".into())?;
-        setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from pictures".into())?;
+        setting(self.batch_size > 0, "batch_size = 0: a step needs images".into())?;
+        setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from images".into())?;
         if let Some(Normalization { mean, std }) = &self.normalization {
             let (means, deviations) = (mean.len(), std.len());
             let message = format!(
@@ -590,15 +590,15 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_normalized_as_the_recipe_says() {
+    fn images_are_normalized_as_the_recipe_says() {
         let settings = ["normalization.mean=[0.4914, 0.4822, 0.4465]", "normalization.std=[0.2023, 0.1994, 0.2010]"];
         let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
-        let PictureScale { zero_points, std } = recipe.picture_scale();
+        let ImageScale { zero_points, std } = recipe.image_scale();
         assert_eq!((zero_points, std), (vec![125, 123, 114], vec![0.2023, 0.1994, 0.2010]));
         let written = to_toml(&recipe).unwrap();
         assert!(written.contains("0.4914") && !written.contains("0.49140"), "{written}");
         assert_eq!(toml::from_str::<Recipe>(&written).unwrap(), recipe);
-        assert_eq!(Recipe::default().picture_scale().zero_points, [124, 116, 104], "ImageNet's");
+        assert_eq!(Recipe::default().image_scale().zero_points, [124, 116, 104], "ImageNet's");
     }
 
     #[test]

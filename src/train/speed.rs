@@ -25,7 +25,7 @@ pub fn inference_seconds(
 ) -> Result<Vec<f64>> {
     let graph = Graph::new(network)?;
     let params = Params::from_arrays(&graph, &Weights::random(&graph, recipe.seed))?;
-    let model = Model::new(&graph, &recipe.picture_scale(), &params, device);
+    let model = Model::new(&graph, &recipe.image_scale(), &params, device);
     let batches = Batches::in_order(&dataset.test, recipe.batch_size).cycle().take(passes);
     let seconds = batches.map(|batch| {
         let started = Instant::now();

@@ -21,7 +21,7 @@ use super::{check, device::default_device};
 use crate::data::{Augment, Batch, Batches, Dataset, EpochOrder, Normalization, Split};
 use crate::error::Result;
 use crate::hardware::Hardware;
-use crate::integer::{BitPlan, FoldOptions, Fusion, IntegerNetwork, PictureScale, fold};
+use crate::integer::{BitPlan, FoldOptions, Fusion, ImageScale, IntegerNetwork, fold};
 use crate::network::{Array, Graph, NetworkSpec, Params, Weights};
 use crate::observer::StopSignal;
 use crate::package::{Package, Predictions, Provenance};
@@ -45,7 +45,7 @@ pub struct Training {
     graph: Graph,
     data: Dataset,
     hardware: Hardware,
-    picture: PictureScale,
+    image_scale: ImageScale,
     plan: BitPlan,
     model: Model,
     teacher: Option<Model>,
@@ -78,9 +78,9 @@ impl Training {
             data.hold_out(recipe.validation_images, recipe.seed)?;
         }
         check::all(&recipe, &graph, &data, &hardware)?;
-        let picture = recipe.picture_scale();
+        let image_scale = recipe.image_scale();
         let params = Params::from_arrays(&graph, &Weights::random(&graph, recipe.seed))?;
-        let model = Model::new(&graph, &picture, &params, &default_device());
+        let model = Model::new(&graph, &image_scale, &params, &default_device());
         let pruner = Pruner::new(&graph, &recipe, &hardware, &model.device)?;
         let plan = BitPlan::new(&graph, &recipe.quantize);
         let optimizer = Sgd::new(&model.params);
@@ -89,7 +89,7 @@ impl Training {
             graph,
             data,
             hardware,
-            picture,
+            image_scale,
             plan,
             model,
             teacher: None,
@@ -112,7 +112,7 @@ impl Training {
         }
         let place = |model: &Model| {
             let quantizer = model.quantizer.clone();
-            Model { quantizer, ..Model::new(&self.graph, &self.picture, &model.params_on_host(), device) }
+            Model { quantizer, ..Model::new(&self.graph, &self.image_scale, &model.params_on_host(), device) }
         };
         self.teacher = self.teacher.as_ref().map(place);
         self.model = place(&self.model);
@@ -152,7 +152,7 @@ impl Training {
 
     /// A network with these parameters, for the rest like the one that trains.
     fn model(&self, params: &Params<Array>) -> Model {
-        let model = Model::new(&self.graph, &self.picture, params, &self.model.device);
+        let model = Model::new(&self.graph, &self.image_scale, params, &self.model.device);
         Model { quantizer: self.model.quantizer.clone(), ..model }
     }
 
@@ -468,7 +468,7 @@ impl Training {
 
     fn augment(&self) -> Augment {
         let (padding, flip) = if self.recipe.augment { (CROP_PADDING, true) } else { (0, false) };
-        let border = self.picture.zero_points.clone();
+        let border = self.image_scale.zero_points.clone();
         Augment { shape: self.data.train.shape, padding, flip, cutout: self.recipe.cutout, border }
     }
 
@@ -610,7 +610,7 @@ impl Training {
     fn folded(&self, model: &Model) -> Result<IntegerNetwork> {
         let options = FoldOptions {
             quantize: &self.recipe.quantize,
-            picture: &self.picture,
+            image_scale: &self.image_scale,
             group: self.hardware.group,
             classes: &self.data.classes,
         };

@@ -41,22 +41,22 @@ impl Random {
     }
 }
 
-/// A picture of a class: stripes whose colour, direction and width tell it, with noise.
-pub(crate) fn picture(class: usize, random: &mut Random) -> Vec<u8> {
-    let mut picture = Vec::with_capacity(CIFAR_SHAPE.len());
+/// An image of a class: stripes whose colour, direction and width tell it, with noise.
+pub(crate) fn synthetic_image(class: usize, random: &mut Random) -> Vec<u8> {
+    let mut image = Vec::with_capacity(CIFAR_SHAPE.len());
     for color in 0..3 {
         let level = 40 + (class * (color + 3) * 37) % 170;
         for pixel in 0..CIFAR_SHAPE.pixels() {
             let along = if class.is_multiple_of(2) { pixel / CIFAR_SHAPE.width } else { pixel % CIFAR_SHAPE.width };
             let stripe = if (along / (2 + class % 4)).is_multiple_of(2) { 40 } else { 0 };
-            picture.push((level + stripe + random.below(30)) as u8);
+            image.push((level + stripe + random.below(30)) as u8);
         }
     }
-    picture
+    image
 }
 
-/// Records of `images` pictures: `label_bytes` labels each (a coarse one first, if there are two), then the picture. One in five has
-/// a picture of another class, so that no network is right about all.
+/// Records of `images` images: `label_bytes` labels each (a coarse one first, if there are two), then the image. One in five has
+/// an image of another class, so that no network is right about all.
 fn records(images: usize, classes: usize, label_bytes: usize, random: &mut Random) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(images * (CIFAR_SHAPE.len() + label_bytes));
     for _ in 0..images {
@@ -66,12 +66,12 @@ fn records(images: usize, classes: usize, label_bytes: usize, random: &mut Rando
         }
         bytes.push(class as u8);
         let shown = if random.below(5) == 0 { random.below(classes) } else { class };
-        bytes.extend(picture(shown, random));
+        bytes.extend(synthetic_image(shown, random));
     }
     bytes
 }
 
-/// CIFAR-10's unpacked folder with `train` pictures in each of five files and `test` in the sixth.
+/// CIFAR-10's unpacked folder with `train` images in each of five files and `test` in the sixth.
 pub(crate) fn write_cifar10(data_dir: &Path, train: usize, test: usize) -> PathBuf {
     let folder = data_dir.join("cifar-10-batches-bin");
     fs::create_dir_all(&folder).unwrap();
@@ -98,7 +98,7 @@ pub(crate) fn write_cifar100(data_dir: &Path, train: usize, test: usize) -> Path
     folder
 }
 
-/// A network for 32x32 pictures with both shortcuts and both pools, as a user would write it.
+/// A network for 32x32 images with both shortcuts and both pools, as a user would write it.
 pub(crate) fn tiny_network(classes: usize) -> String {
     format!(
         r#"

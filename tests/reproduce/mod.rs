@@ -229,7 +229,7 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     );
     fs::write(place.join("float.safetensors"), checkpoint).unwrap();
     common::write_cifar10(&place.join("data"), 64, 39);
-    failed(&reproduce(place, &["two"]).output().unwrap(), &["results/two/dense", "the test pictures of cifar10"]);
+    failed(&reproduce(place, &["two"]).output().unwrap(), &["results/two/dense", "the test images of cifar10"]);
 }
 
 /// One diverging row costs its own place in the table, not the others'.

@@ -247,7 +247,7 @@ impl ArrayConv {
         }
     }
 
-    /// The accumulators `[pixel][filter]` of picture `image` of its data set, without bias.
+    /// The accumulators `[pixel][filter]` of image `image` of its data set, without bias.
     pub(super) fn run(
         &self,
         image: u64,

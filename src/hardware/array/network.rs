@@ -26,7 +26,7 @@ pub struct MacroNetwork {
     image: MapShape,
     classes: usize,
     steps: Vec<Step>,
-    /// Values of each stored form, the picture first.
+    /// Values of each stored form, the image first.
     slots: Vec<usize>,
 }
 
@@ -106,7 +106,7 @@ impl MacroNetwork {
         Ok(Self { image, classes: network.graph.spec().classes, steps, slots })
     }
 
-    /// Logits `[image][class]` of a data set's first pictures, `[image][channel][height][width]`.
+    /// Logits `[image][class]` of a data set's first images, `[image][channel][height][width]`.
     ///
     /// # Errors
     /// Those of [`run`](Self::run).
@@ -114,16 +114,16 @@ impl MacroNetwork {
         Ok(self.run(0, images)?.logits)
     }
 
-    /// Computes pictures `[image][channel][height][width]`, several at a time; the result doesn't depend on how many.
+    /// Computes images `[image][channel][height][width]`, several at a time; the result doesn't depend on how many.
     ///
     /// `first` is the place of the first one in its data set, from which noise follows; without noise it has no influence.
     ///
     /// # Errors
-    /// Bytes that aren't whole pictures; a partial sum out of range, which names layer and access.
+    /// Bytes that aren't whole images; a partial sum out of range, which names layer and access.
     pub fn run(&self, first: usize, images: &[u8]) -> Result<Execution> {
         if !images.len().is_multiple_of(self.image.len()) {
             return Err(Error::Setting(format!(
-                "{} bytes are not whole pictures of {} bytes",
+                "{} bytes are not whole images of {} bytes",
                 images.len(),
                 self.image.len()
             )));
@@ -149,7 +149,7 @@ impl MacroNetwork {
         Ok(Execution { logits, counters })
     }
 
-    /// Computes picture `number` of its data set.
+    /// Computes image `number` of its data set.
     fn image(&self, number: u64, image: &[u8], logits: &mut [i32], scratch: &mut Scratch) -> Result<Counters> {
         let mut counters = Counters::default();
         let channels = self.image.channels;

@@ -34,7 +34,7 @@ impl ConversionNoise {
         (LARGEST * f64::from(self.sigma)).ceil() as i32 + 1
     }
 
-    /// The stream of a picture's conversions by one vector of lanes of a filter set.
+    /// The stream of an image's conversions by one vector of lanes of a filter set.
     pub(crate) fn stream(&self, image: u64, set: usize, vector: usize) -> Key {
         let image = threefry(self.key, [image as u32, (image >> 32) as u32]);
         threefry(image, [set as u32, vector as u32])

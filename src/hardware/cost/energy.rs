@@ -66,7 +66,7 @@ energy_terms! {
         |layer| (layer.loaded(CoreWork::packed_bits) + layer.fetched()) * layer.constants().buffer_pj_per_bit;
     feature_buffer, "feature_buffer", "reading and writing feature maps",
         |layer| uj(layer.map_bits() + layer.next_level_map_bits(), layer.constants().buffer_pj_per_bit);
-    next_level, "next_level", "weights, spilled maps and the picture, from and to the next memory level",
+    next_level, "next_level", "weights, spilled maps and the image, from and to the next memory level",
         |layer| layer.fetched() * layer.constants().next_level_pj_per_bit
             + uj(layer.next_level_map_bits(), layer.constants().next_level_pj_per_bit);
     index_decode, "index_decode", "decoding the index codes",
@@ -148,7 +148,7 @@ impl Layer<'_> {
 
     /// Bits of maps that a frame moves from and to the next level.
     fn next_level_map_bits(&self) -> u64 {
-        2 * self.work.spilled_bits + self.work.layer.picture_bits
+        2 * self.work.spilled_bits + self.work.layer.image_bits
     }
 
     /// Time of all macros but that of measured accesses, which contain their leakage, in nanoseconds.

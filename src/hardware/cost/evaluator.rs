@@ -283,7 +283,7 @@ fn assert_bounds(works: &[LayerWork], timeline: &Timeline, hardware: &Hardware, 
                 bound(name, time.end, written.div_ceil(memory.write_bits_per_cycle));
             }
         }
-        fetched += frames * (2 * work.spilled_bits + work.layer.picture_bits);
+        fetched += frames * (2 * work.spilled_bits + work.layer.image_bits);
         if loading == Loading::NextLevel {
             fetched += work.cores.iter().map(CoreWork::stored_bits).sum::<u64>();
         }

@@ -142,7 +142,7 @@ impl ConvMapping {
         self.sets.iter().enumerate().map(in_set).sum::<usize>() as u64
     }
 
-    /// Multiply-accumulates of the kept groups on real channels and filters, one picture.
+    /// Multiply-accumulates of the kept groups on real channels and filters, one image.
     pub fn kept_macs(&self) -> u64 {
         self.kept_weights() * self.shape.output.pixels() as u64
     }

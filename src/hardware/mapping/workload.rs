@@ -31,8 +31,8 @@ pub(crate) struct Layer {
     /// What a pooling layer moves.
     pooled: Traffic,
     live: Live,
-    /// Bits of the picture, which comes from the next level before the first layer.
-    pub(crate) picture_bits: u64,
+    /// Bits of the image, which comes from the next level before the first layer.
+    pub(crate) image_bits: u64,
     pub(crate) logic: Logic,
 }
 
@@ -150,7 +150,7 @@ pub(crate) fn node_workload(
         IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
     };
     if index == 0 {
-        layers[0].picture_bits = network.graph.image().len() as u64 * 8;
+        layers[0].image_bits = network.graph.image().len() as u64 * 8;
     }
     Ok(layers)
 }
@@ -174,7 +174,7 @@ impl Builder<'_> {
     /// Values that are in the feature-map SRAM while this node runs, `own_bits` of its own with what later nodes read.
     fn live(&self, own_bits: u64) -> Live {
         let graph = &self.network.graph;
-        // Whether a node's values are in the half that the picture isn't in: each is in the other half than what it reads.
+        // Whether a node's values are in the half that the image isn't in: each is in the other half than what it reads.
         let mut halves: Vec<bool> = Vec::new();
         let half = |halves: &[bool], value: Source| matches!(value, Source::Node(node) if halves[node]);
         for node in &graph.nodes()[..=self.index] {
@@ -256,7 +256,7 @@ impl Builder<'_> {
             conv: Some(mapping),
             outputs,
             pooled: Traffic::default(),
-            picture_bits: 0,
+            image_bits: 0,
             logic,
         }
     }
@@ -288,7 +288,7 @@ impl Builder<'_> {
             outputs: Outputs::default(),
             pooled: Traffic { read: inputs * input_bits, written: stored_bits },
             live: self.live(stored_bits),
-            picture_bits: 0,
+            image_bits: 0,
             logic,
         }
     }

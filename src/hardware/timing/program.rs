@@ -37,7 +37,7 @@ pub enum Activity {
     Accumulate,
     /// The core's write port takes values and waiting sums to the feature-map SRAM.
     WriteBack,
-    /// The core's share of the next memory level brings the picture, or takes what the feature-map SRAM can't hold and brings it back.
+    /// The core's share of the next memory level brings the image, or takes what the feature-map SRAM can't hold and brings it back.
     MoveMaps,
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, t
     let memory = &hardware.memory;
     let frames = hardware.frames_per_load as u64;
     // All cores move an even part of the maps, each through its share of the next level.
-    let fetch = (frames * work.layer.picture_bits).div_ceil(memory.next_level_bits_per_cycle);
+    let fetch = (frames * work.layer.image_bits).div_ceil(memory.next_level_bits_per_cycle);
     let spill = (2 * frames * work.spilled_bits).div_ceil(memory.next_level_bits_per_cycle);
     let joins = work.cores.iter().any(|core| core.at_end != Traffic::default());
     let move_maps = |cycles| Instruction::Move { activity: Activity::MoveMaps, cycles };

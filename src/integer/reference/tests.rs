@@ -45,7 +45,7 @@ fn logits(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
 }
 
 #[test]
-fn the_border_of_the_picture_holds_zero_points() {
+fn the_border_of_the_image_holds_zero_points() {
     let spec = "name = 'n'\ninput = [1, 2, 2]\nclasses = 4
         layers = [{ op = 'conv', name = 'c', filters = 1, kernel = 3, padding = 1 }]";
     let network = network(spec, vec![last(conv(8, &[1, 2, 3, 4, 5, 6, 7, 8, 9], &[0]))]);

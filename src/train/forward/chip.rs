@@ -6,7 +6,7 @@
 use burn::tensor::{Tensor, TensorData};
 
 use super::mode::{Chip, ChipBias};
-use crate::integer::{IntegerConv, PictureScale};
+use crate::integer::{ImageScale, IntegerConv};
 use crate::network::{Conv, Source};
 use crate::quantize::{Conversions, cells};
 use crate::train::tensors::to_host;
@@ -89,7 +89,7 @@ pub(super) struct SignedScales {
 pub(super) fn load<'a>(
     conv: &Conv,
     bits: ConvBits,
-    picture: &PictureScale,
+    image_scale: &ImageScale,
     chip: Chip<'a>,
     rounded: Tensor<4>,
     scales: SignedScales,
@@ -101,7 +101,7 @@ pub(super) fn load<'a>(
     let integer = IntegerConv { input_bits: bits.input, weight_bits: bits.weights, weights, bias };
     let checked = "the recipe's check found that the weights fit the macro";
     let held = cells(conv, &integer, chip.hardware).expect(checked);
-    let zero_points = &picture.zero_points;
+    let zero_points = &image_scale.zero_points;
     let (padding, offsets) = match conv.source {
         Source::Image => {
             let (taps, channels) = (conv.shape.taps(), conv.shape.channels());
@@ -130,12 +130,12 @@ pub(super) fn load<'a>(
 }
 
 /// A value of a pass with fake quantizers as the integers that it stands for, in units of its scale.
-pub(super) fn to_integers(x: &Tensor<4>, scale: &Tensor<1>, source: Source, picture: &PictureScale) -> Vec<u8> {
+pub(super) fn to_integers(x: &Tensor<4>, scale: &Tensor<1>, source: Source, image_scale: &ImageScale) -> Vec<u8> {
     let scale = to_host(scale.clone().detach())[0];
     let values = to_host(x.clone().detach());
     match source {
         Source::Image => {
-            let places = picture.zero_points.iter().cycle();
+            let places = image_scale.zero_points.iter().cycle();
             values.iter().zip(places).map(|(value, zero)| (value / scale + f32::from(*zero) + 0.5) as u8).collect()
         }
         Source::Node(_) => values.iter().map(|value| (value / scale + 0.5) as u8).collect(),

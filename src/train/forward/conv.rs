@@ -6,7 +6,7 @@ use super::chip::{ConvBits, Held, SignedScales, load, to_integers};
 use super::fold::{Fold, by_filter, gain, options, running_affine};
 use super::mode::{Chip, Statistics};
 use crate::engine::{BlockOutput, Moments, Norm, Shortcut, conv_block};
-use crate::integer::{Fusion, PictureScale};
+use crate::integer::{Fusion, ImageScale};
 use crate::network::{BATCH_NORM_EPSILON, BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
 use crate::quantize::{Quantizer, quantize_biases};
 
@@ -82,7 +82,7 @@ pub(super) struct ConvOutput {
 pub(super) struct Layer<'a> {
     pub conv: &'a Conv,
     pub params: &'a ConvParams<Tensor<1>>,
-    pub picture: &'a PictureScale,
+    pub image_scale: &'a ImageScale,
     pub quantizer: &'a dyn Quantizer,
 }
 
@@ -114,7 +114,7 @@ impl Layer<'_> {
         let weight = weight.reshape([shape.filters(), shape.channels(), kernel_height, kernel_width]);
         match self.conv.source {
             Source::Image => {
-                let scales: Vec<f32> = self.picture.color_scales().map(|scale| scale as f32).collect();
+                let scales: Vec<f32> = self.image_scale.color_scales().map(|scale| scale as f32).collect();
                 let colors = scales.len();
                 let scales = Tensor::<4>::from_data(TensorData::new(scales, [1, colors, 1, 1]), &weight.device());
                 weight * scales
@@ -154,7 +154,7 @@ impl Layer<'_> {
                     _ => Tensor::ones([1], &rounded.device()),
                 };
                 let scales = SignedScales { weights: scale * signs.clone(), sums: plan.rounding.unit.clone() * signs };
-                load(self.conv, plan.bits, self.picture, chip, rounded, scales)
+                load(self.conv, plan.bits, self.image_scale, chip, rounded, scales)
             }
         };
         let batch_norm = || batch_norm(self.params.batch_norm().expect("a bias is folded"));
@@ -181,7 +181,7 @@ impl Layer<'_> {
                     }
                     _ => plan.rounding.multiplier.clone(),
                 };
-                let integers = || to_integers(&x, &plan.input_scale, self.conv.source, self.picture);
+                let integers = || to_integers(&x, &plan.input_scale, self.conv.source, self.image_scale);
                 losses.convert(value, gain, integers)
             }
         };

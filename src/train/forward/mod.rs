@@ -25,7 +25,7 @@ use self::conv::{Activation, ConvInput, ConvPlan, Layer, Quantized, Rounding, co
 pub(super) use self::fold::gain;
 pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
 use crate::engine::{PoolWindow, Shortcut, max_pool};
-use crate::integer::{PictureScale, Reads};
+use crate::integer::{ImageScale, Reads};
 use crate::network::{Conv, Graph, Node, Op, Params, Skip, Source};
 use crate::quantize::{Quantizer, multiplier_errors};
 
@@ -60,7 +60,7 @@ impl Value {
 /// A network with the parameters of a pass, which may track gradients.
 pub(crate) struct Pass<'a> {
     pub graph: &'a Graph,
-    pub picture: &'a PictureScale,
+    pub image_scale: &'a ImageScale,
     pub params: &'a Params<Tensor<1>>,
     pub quantizer: &'a dyn Quantizer,
     pub mode: Mode<'a>,
@@ -80,8 +80,8 @@ impl Pass<'_> {
             let stored = match node.op {
                 Op::Conv { skip, logits, .. } => {
                     let mut run = |conv: &Conv, plan: &ConvPlan, input, activation| {
-                        let (params, picture) = (self.params.conv(conv.number), self.picture);
-                        let layer = Layer { conv, params, picture, quantizer: self.quantizer };
+                        let (params, image_scale) = (self.params.conv(conv.number), self.image_scale);
+                        let layer = Layer { conv, params, image_scale, quantizer: self.quantizer };
                         let output = convolve(&layer, plan, input, activation);
                         statistics.extend(output.statistics);
                         corrections.extend(output.correction.map(|mean| (conv.number, mean)));
@@ -186,7 +186,7 @@ impl Pass<'_> {
     /// The scale of a value in one of its forms, `[1]`.
     fn scale(&self, source: Source, bits: u8) -> Tensor<1> {
         let (Mode::Quantized { plan, .. }, Source::Node(index)) = (self.mode, source) else {
-            return Tensor::full([1], self.picture.step(), &self.device());
+            return Tensor::full([1], self.image_scale.step(), &self.device());
         };
         let node = &self.graph.nodes()[index];
         match node.op {
