@@ -8,12 +8,13 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result, toml_message};
+use crate::error::{Error, Result};
 
 /// Reads a TOML file into a value whose unknown keys are errors.
 pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    toml::from_str(&text).map_err(|error| Error::file(path, toml_message(&text, &error)))
+    toml::from_str(&text)
+        .map_err(|error| Error::toml(path.display(), &text, &error, |message| Error::file(path, message)))
 }
 
 /// The TOML text of a value.

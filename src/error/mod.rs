@@ -4,13 +4,17 @@ mod config;
 mod data;
 mod diverged;
 mod package;
+mod unknown;
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 pub use config::{Allowed, ConfigError};
 pub use data::DataError;
 pub use diverged::Diverged;
 pub use package::PackageError;
+pub use unknown::UnknownName;
+pub(crate) use unknown::closest;
 
 /// Result of everything that can fail in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -62,6 +66,21 @@ pub enum Error {
     /// A setting that cannot work; the message names the key and the allowed values.
     #[error("{0}")]
     Setting(String),
+    /// A key or a value of a configuration that isn't known.
+    #[error(transparent)]
+    Unknown(#[from] Box<UnknownName>),
+    /// An array of weights that isn't of the network's shape.
+    #[error("`{array}` has shape {found:?}, the network `{network}` needs {expected:?}")]
+    Shape {
+        /// Its name.
+        array: String,
+        /// The shape that it has.
+        found: Vec<usize>,
+        /// The network.
+        network: String,
+        /// The shape that the network needs.
+        expected: Vec<usize>,
+    },
     /// Data set files that are missing or damaged.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -93,38 +112,69 @@ impl Error {
         Self::File { path: path.to_path_buf(), message: message.into() }
     }
 
+    /// What a TOML reader says about a text that was read from `place`: an [`Error::Unknown`], or what `otherwise` makes of the message.
+    pub(crate) fn toml(
+        place: impl Display,
+        text: &str,
+        error: &toml::de::Error,
+        otherwise: impl FnOnce(String) -> Self,
+    ) -> Self {
+        let message = error.message().trim().replace('\n', ", ");
+        let Some(span) = error.span() else {
+            return Self::unknown_or(place, &message, None, otherwise);
+        };
+        let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
+        let with_line = |message| otherwise(format!("line {line}: {message}"));
+        Self::unknown_or(format!("{place}: line {line}"), &message, None, with_line)
+    }
+
+    /// An [`Error::Unknown`] where serde's `message` tells of one, else what `otherwise` makes of the message. Both end with `context`.
+    pub(crate) fn unknown_or(
+        place: impl Display,
+        message: &str,
+        context: Option<&str>,
+        otherwise: impl FnOnce(String) -> Self,
+    ) -> Self {
+        match UnknownName::in_message(&place.to_string(), message, context) {
+            Some(unknown) => Self::Unknown(unknown.into()),
+            None => otherwise([Some(message), context].into_iter().flatten().collect::<Vec<_>>().join(" ")),
+        }
+    }
+
     /// An [`Error::Layer`].
     pub fn layer(layer: &str, message: impl Into<String>) -> Self {
         Self::Layer { layer: layer.into(), message: message.into() }
     }
 }
 
-/// The known name that is most like one that isn't known, if it is like it at all.
-pub(crate) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |known: &str| strsim::jaro_winkler(name, known);
-    known.max_by(|a, b| likeness(a).total_cmp(&likeness(b))).filter(|known| likeness(known) > 0.7)
-}
+#[cfg(test)]
+mod tests {
+    use super::Error;
 
-/// Adds the closest known key to serde's message about an unknown one, which lists them all.
-pub(crate) fn with_suggestion(message: &str) -> String {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let Some(unknown) = quoted.next().filter(|_| message.starts_with("unknown")) else {
-        return message.into();
-    };
-    match closest(unknown, quoted) {
-        Some(known) => format!("{}; did you mean `{known}`?", message.trim_end()),
-        None => message.into(),
-    }
-}
-
-/// What the TOML reader says about a text, on one line, with a suggestion where a key isn't known.
-pub(crate) fn toml_message(text: &str, error: &toml::de::Error) -> String {
-    let message = with_suggestion(&error.message().trim().replace('\n', ", "));
-    match error.span() {
-        Some(span) => {
-            let line = 1 + text.bytes().take(span.start).filter(|byte| *byte == b'\n').count();
-            format!("line {line}: {message}")
+    fn unknown(text: &str) -> Error {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Plan {
+            #[allow(dead_code, reason = "it is only read")]
+            epochs: u32,
         }
-        None => message,
+        let error = toml::from_str::<Plan>(text).unwrap_err();
+        Error::toml("plan.toml", text, &error, Error::Setting)
+    }
+
+    #[test]
+    fn an_unknown_key_comes_with_its_line_and_the_closest_known_one() {
+        let error = unknown("# a plan\nepoch = 3\n");
+        let Error::Unknown(found) = &error else { panic!("{error}") };
+        assert_eq!((found.place.as_str(), found.name.as_str()), ("plan.toml: line 2", "epoch"));
+        assert_eq!(found.suggestion.as_deref(), Some("epochs"));
+        let message = "plan.toml: line 2: unknown field `epoch`, expected `epochs`; did you mean `epochs`?";
+        assert_eq!(error.to_string(), message);
+    }
+
+    #[test]
+    fn another_fault_is_no_unknown_name() {
+        let error = unknown("epochs = \"three\"");
+        assert!(matches!(&error, Error::Setting(message) if message.starts_with("line 1: invalid type")), "{error}");
     }
 }

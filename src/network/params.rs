@@ -306,11 +306,8 @@ fn required(graph: &Graph, arrays: &Weights, conv: &Conv, role: Role) -> Result<
     let array = arrays.get(&name)?;
     let shape = if role == Role::Weight { weight_shape(&conv.shape) } else { vec![conv.shape.filters()] };
     if array.shape != shape {
-        return Err(Error::Setting(format!(
-            "`{name}` has shape {:?}, the network `{}` needs {shape:?}",
-            array.shape,
-            graph.spec().name
-        )));
+        let network = graph.spec().name.clone();
+        return Err(Error::Shape { array: name, found: array.shape.clone(), network, expected: shape });
     }
     if let Some(value) = array.values.iter().find(|value| !value.is_finite()) {
         return Err(Error::Setting(format!("`{name}` holds {value}")));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, closest, toml_message};
+use crate::error::{Error, Result, closest};
 use crate::train::{Recipe, StartFrom, assignment};
 
 /// Where experiments lie that are named without a path.
@@ -187,7 +187,7 @@ impl Experiment {
                     path.display()
                 ),
             ),
-            _ => Error::file(path, toml_message(&text, &error)),
+            _ => Error::toml(path.display(), &text, &error, |message| Error::file(path, message)),
         });
         let file: File = file?;
         let folder = path.parent().unwrap_or(Path::new(""));

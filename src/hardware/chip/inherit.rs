@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::description::Hardware;
-use crate::error::{Error, Result, with_suggestion};
+use crate::error::{Error, Result};
 use crate::files::read_toml;
 
 /// Longest chain of bases.
@@ -65,9 +65,10 @@ impl Hardware {
             let mut bases = Vec::new();
             let whole = toml::Value::Table(with_base(path, own, &mut bases)?);
             whole.try_into().map_err(|error: toml::de::Error| {
-                let message = with_suggestion(&error.to_string().trim().replace('\n', " "));
                 let bases: Vec<String> = bases.iter().map(|base| base.display().to_string()).collect();
-                Error::file(path, format!("{message} (in this file or its base {})", bases.join(", ")))
+                let place = format!("(in this file or its base {})", bases.join(", "));
+                let message = error.to_string().trim().replace('\n', " ");
+                Error::unknown_or(path.display(), &message, Some(&place), |message| Error::file(path, message))
             })?
         } else {
             // Read as text, so that messages have lines.

@@ -1,0 +1,151 @@
+//! A recipe from a file and from settings of the command line.
+
+use std::path::Path;
+
+use super::schema::Recipe;
+use crate::error::{Error, Result};
+use crate::files::to_toml;
+
+impl Recipe {
+    /// Reads a recipe and applies settings `key=value`, where a key is a path such as `quantize.weight_bits` or `phases.0.epochs`
+    /// and a value is TOML, or a bare word.
+    ///
+    /// A recipe without phases gets those of [`Recipe::default_phases`].
+    ///
+    /// # Errors
+    /// A missing file, an unknown key (with the closest known one), a value of another type or out of range.
+    pub fn load(path: Option<&Path>, settings: &[String]) -> Result<Self> {
+        let name = path.map_or_else(|| "the default recipe".into(), |path| path.display().to_string());
+        let text = match path {
+            Some(path) => std::fs::read_to_string(path).map_err(Error::io(path))?,
+            None => to_toml(&Self::default())?,
+        };
+        let setting = |message| Error::Setting(format!("{name}: {message}"));
+        let mut table: toml::Table =
+            toml::from_str(&text).map_err(|error| Error::toml(&name, &text, &error, setting))?;
+        if table.get("rows").is_some_and(toml::Value::is_array) {
+            let message =
+                format!("{name}: it is an experiment, the rows of a table: run it with mars-reproduce {name}");
+            return Err(Error::Setting(message));
+        }
+        let parse = |table: &toml::Table| -> Result<Self> {
+            table.clone().try_into().map_err(|error: toml::de::Error| {
+                // A table has no lines; the reader ends with the key instead.
+                let text = error.to_string();
+                let key = text.lines().last().filter(|line| line.starts_with("in `"));
+                Error::unknown_or(&name, error.message().trim(), key, setting)
+            })
+        };
+        let (of_phases, others): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("phases"));
+        others.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
+        let mut recipe = parse(&table)?;
+        if recipe.phases.is_empty() {
+            recipe.phases = Self::default_phases(recipe.checkpoint().is_some());
+            table = to_toml(&recipe)?.parse().map_err(|error| Error::Setting(format!("{name}: {error}")))?;
+        }
+        of_phases.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
+        let recipe = parse(&table)?;
+        recipe.check().map_err(|error| Error::Setting(format!("{name}: {error}")))?;
+        Ok(recipe)
+    }
+}
+
+/// The setting that gives a key this text, whatever characters are in it.
+pub fn assignment(key: &str, value: &str) -> String {
+    format!("{key}={}", toml::Value::from(value))
+}
+
+/// Sets one key of a table.
+fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
+    let (path, value) = setting
+        .split_once('=')
+        .ok_or_else(|| Error::Setting(format!("--set {setting}: it must have the form key=value")))?;
+    let value = format!("value = {value}")
+        .parse::<toml::Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.trim().into()));
+    let unknown = |key: &str| Error::Setting(format!("--set {setting}: there is no `{key}`"));
+    let mut keys = path.trim().split('.').peekable();
+    let first = keys.next().unwrap_or_default();
+    if keys.peek().is_none() {
+        table.insert(first.into(), value);
+        return Ok(());
+    }
+    let mut place = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    while let Some(key) = keys.next() {
+        let last = keys.peek().is_none();
+        place = match place {
+            toml::Value::Table(table) if last => {
+                table.insert(key.into(), value);
+                return Ok(());
+            }
+            toml::Value::Table(table) => table.get_mut(key).ok_or_else(|| unknown(key))?,
+            toml::Value::Array(list) => {
+                key.parse::<usize>().ok().and_then(|index| list.get_mut(index)).ok_or_else(|| unknown(key))?
+            }
+            _ => return Err(unknown(key)),
+        };
+        if last {
+            *place = value;
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PhaseKind, StartFrom};
+    use super::*;
+
+    fn message(settings: &[&str]) -> String {
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        Recipe::load(None, &settings).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn settings_reach_into_tables_and_lists() {
+        let settings =
+            ["quantize.weight_bits=3", "phases.1.epochs=5", "model=vgg8", "pretrained=none", "sparsity.target=0.75"];
+        let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
+        assert_eq!((recipe.quantize.weight_bits, recipe.phases[1].epochs), (3, 5));
+        assert_eq!(recipe.phases[0].kind, PhaseKind::Float, "there is no checkpoint to start from");
+        assert_eq!((recipe.model.as_str(), recipe.sparsity.target), ("vgg8", 0.75));
+    }
+
+    #[test]
+    fn any_text_can_be_set() {
+        for text in ["net.pt", "3", "my\u{a0}\"net\".pt", "a\\b", "true"] {
+            let recipe = Recipe::load(None, &[assignment("pretrained", text)]).unwrap();
+            assert_eq!(recipe.pretrained, StartFrom::File(text.into()));
+        }
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        assert!(message(&["quantize.weigth_bits=3"]).contains("did you mean `weight_bits`?"));
+        assert!(message(&["quantize.weight_bits=9"]).contains("quantize.weight_bits = 9: it must be from 2 to 8"));
+        assert!(message(&["phases.7.epochs=1"]).contains("there is no `7`"));
+        assert!(message(&["quantize"]).contains("key=value"));
+        assert!(message(&["phases.0.kind=quantise"]).contains("did you mean `quantize`?"));
+        assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
+        assert!(message(&["pretrained=none", "phases.1.epochs=0"]).contains("doesn't reach sparsity.target = 0.5"));
+        assert!(message(&["normalization.mean=[0.5, 0.5, 0.5]"]).contains("missing field `std`"));
+        let normalization = |std| message(&["normalization.mean=[0.5, 0.5, 1.5]", std]);
+        assert!(
+            normalization("normalization.std=[0.2, 0.2, 0.2]").contains("normalization.mean = [0.5, 0.5, 1.5]: each")
+        );
+        assert!(normalization("normalization.std=[0.2, 0.2]").contains("in `normalization.std`"));
+        assert!(message(&["normalization={mean = [0, 0, 0], std = [1, 1, 0]}"]).contains("each must be positive"));
+        assert!(message(&["pretrained=none", "phases.0.warmup_epochs=-1"]).contains("from 0 to the phase's 30 epochs"));
+        assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
+        assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
+        let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";
+        assert!(message(&[layers]).contains("quantize.layers.0.weight_bits = 9: it must be from 2 to 8"));
+        let freeze = |fusion, setting| message(&["pretrained=none", fusion, setting]);
+        assert!(freeze("quantize.fusion=ema", "phases.2.freeze_at=2").contains("from 0 to the phase's 1 epochs"));
+        assert!(freeze("quantize.fusion=once", "phases.2.freeze_at=1").contains("fusion batch or ema"));
+        assert!(freeze("quantize.fusion=batch", "phases.1.freeze_at=1").contains("only a quantize phase"));
+    }
+}

@@ -1,0 +1,261 @@
+//! What a recipe can say.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::phase::{Phase, PhaseKind};
+use crate::data::Normalization;
+use crate::integer::{ImageScale, QuantizeConfig};
+use crate::network::ZOO;
+
+/// Everything that decides a run's result, beside the files it names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recipe {
+    /// A network of the zoo, or a TOML file that describes one.
+    pub model: String,
+    /// Data set.
+    pub dataset: String,
+    /// What it starts from.
+    #[serde(skip_serializing_if = "StartFrom::is_shipped")]
+    pub pretrained: StartFrom,
+    /// Hardware file; without it, the default chip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
+    /// Seed of weights, order and augmentation.
+    pub seed: u64,
+    /// Images a step.
+    pub batch_size: usize,
+    /// Random crops and flips.
+    pub augment: bool,
+    /// Side of the square that is painted over in each training image, in pixels; 0 for none.
+    pub cutout: usize,
+    /// Training images that are held out, as many of each class: accuracy on them is what recipes are chosen by.
+    pub validation_images: usize,
+    /// When test images are met.
+    pub evaluate_every: EvaluateEvery,
+    /// Training images from which steps are calibrated.
+    pub calibration_images: usize,
+    /// How bytes become floats; ImageNet's constants if absent. A checkpoint needs those that it was trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalization: Option<Normalization>,
+    /// Bits and fusion.
+    pub quantize: QuantizeConfig,
+    /// Group sparsity.
+    pub sparsity: SparsityConfig,
+    /// Learning from the network that the run starts from, beside the labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<DistillationConfig>,
+    /// What is done, in this order.
+    pub phases: Vec<Phase>,
+}
+
+/// What a run starts from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum StartFrom {
+    /// The network's own checkpoint in `checkpoints/`, or random weights where there is none.
+    #[default]
+    Shipped,
+    /// Random weights; `none` in a recipe.
+    Random,
+    /// A checkpoint.
+    File(PathBuf),
+}
+
+impl StartFrom {
+    /// What a recipe says for random weights.
+    const RANDOM: &str = "none";
+
+    fn is_shipped(&self) -> bool {
+        *self == Self::Shipped
+    }
+}
+
+impl From<String> for StartFrom {
+    fn from(text: String) -> Self {
+        if text == Self::RANDOM { Self::Random } else { Self::File(text.into()) }
+    }
+}
+
+impl From<StartFrom> for String {
+    /// A recipe leaves out [`StartFrom::Shipped`], which has no text.
+    fn from(start: StartFrom) -> Self {
+        match start {
+            StartFrom::Shipped => Self::new(),
+            StartFrom::Random => StartFrom::RANDOM.into(),
+            StartFrom::File(file) => file.display().to_string(),
+        }
+    }
+}
+
+/// When accuracy on the test images is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvaluateEvery {
+    /// After each epoch.
+    #[default]
+    Epoch,
+    /// Once, when the run ends: nothing can have been chosen by it.
+    End,
+}
+
+/// Group sparsity: the penalty's strength and the budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SparsityConfig {
+    /// Strength of the group-lasso penalty.
+    pub lambda: f64,
+    /// What the target is a share of.
+    pub budget: Budget,
+    /// Share of it that is gone at the end of the sparsifying phase, 0 to below 1; it means nothing with `budget = "lambda"`.
+    pub target: f64,
+}
+
+/// What groups are dropped for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Only those that the penalty makes zero.
+    Lambda,
+    /// A share of all groups.
+    #[default]
+    Groups,
+    /// A share of each layer's groups.
+    GroupsPerLayer,
+    /// A share of the bits of all weights; those left are the kept weights' and the index codes'.
+    StoredBits,
+    /// A share of the dense network's cycles on the hardware.
+    Cycles,
+    /// A share of the dense network's energy on the hardware.
+    Energy,
+}
+
+impl Default for SparsityConfig {
+    fn default() -> Self {
+        Self { lambda: 1e-4, budget: Budget::default(), target: 0.5 }
+    }
+}
+
+/// Knowledge distillation (Hinton et al. 2015): the loss is `(1 - weight) * cross entropy + weight * temperature^2 * KL(teacher ||
+/// student)`, both softened by the temperature.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistillationConfig {
+    /// Share of the teacher in the loss, 0 to 1.
+    pub weight: f64,
+    /// What the logits are divided by.
+    pub temperature: f64,
+    /// Checkpoint of the teacher, a float network of the same architecture; the network that the run starts from if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
+}
+
+impl Default for DistillationConfig {
+    fn default() -> Self {
+        Self { weight: 0.5, temperature: 4.0, teacher: None }
+    }
+}
+impl Default for Recipe {
+    /// 4 bits with half of the groups zero; the phases depend on what it starts from.
+    fn default() -> Self {
+        Self {
+            model: "resnet20".into(),
+            dataset: "cifar10".into(),
+            pretrained: StartFrom::default(),
+            hardware: None,
+            seed: 0,
+            batch_size: 128,
+            augment: true,
+            cutout: 0,
+            validation_images: 0,
+            evaluate_every: EvaluateEvery::default(),
+            calibration_images: 1024,
+            normalization: None,
+            quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
+            sparsity: SparsityConfig::default(),
+            distillation: None,
+            phases: Vec::new(),
+        }
+    }
+}
+impl Recipe {
+    /// Removing groups, then quantization, an epoch each; before them 30 epochs of float training where there is no checkpoint to
+    /// start from.
+    pub fn default_phases(from_checkpoint: bool) -> Vec<Phase> {
+        let float = Phase { warmup_epochs: 1.0, weight_decay: 5e-4, ..Phase::new(PhaseKind::Float, 30, 0.1) };
+        let compression = [Phase::new(PhaseKind::Sparsify, 1, 0.01), Phase::new(PhaseKind::Quantize, 1, 0.004)];
+        (!from_checkpoint).then_some(float).into_iter().chain(compression).collect()
+    }
+
+    /// The checkpoint to start from: the one that is named, or the network's own in `checkpoints/` if it is there.
+    pub fn checkpoint(&self) -> Option<PathBuf> {
+        match &self.pretrained {
+            StartFrom::File(file) => Some(file.clone()),
+            StartFrom::Random => None,
+            StartFrom::Shipped => self.shipped_checkpoint().filter(|shipped| shipped.exists()),
+        }
+    }
+
+    /// Where the project's own checkpoint of a network of the zoo lies, if there is one: `MODEL.safetensors` for CIFAR-10 and its
+    /// extract, `MODEL-DATASET.safetensors` for other data sets.
+    pub fn shipped_checkpoint(&self) -> Option<PathBuf> {
+        if !ZOO.contains(&self.model.as_str()) {
+            return None;
+        }
+        let name = match self.dataset.as_str() {
+            "cifar10" | "cifar10-mini" => format!("{}.safetensors", self.model),
+            dataset => format!("{}-{dataset}.safetensors", self.model),
+        };
+        Some(Path::new("checkpoints").join(name))
+    }
+
+    /// What a byte of the image is worth.
+    pub fn image_scale(&self) -> ImageScale {
+        let normalization = self.normalization.clone().unwrap_or_default();
+        ImageScale { zero_points: normalization.zero_points(), std: normalization.std }
+    }
+
+    /// Whether a phase removes groups.
+    pub fn sparsifies(&self) -> bool {
+        self.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify)
+    }
+
+    /// Epochs of all phases together.
+    pub fn epochs(&self) -> usize {
+        self.phases.iter().map(|phase| phase.epochs).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::to_toml;
+
+    #[test]
+    fn images_are_normalized_as_the_recipe_says() {
+        let settings = ["normalization.mean=[0.4914, 0.4822, 0.4465]", "normalization.std=[0.2023, 0.1994, 0.2010]"];
+        let recipe = Recipe::load(None, &settings.map(String::from)).unwrap();
+        let ImageScale { zero_points, std } = recipe.image_scale();
+        assert_eq!((zero_points, std), (vec![125, 123, 114], vec![0.2023, 0.1994, 0.2010]));
+        let written = to_toml(&recipe).unwrap();
+        assert!(written.contains("0.4914") && !written.contains("0.49140"), "{written}");
+        assert_eq!(toml::from_str::<Recipe>(&written).unwrap(), recipe);
+        assert_eq!(Recipe::default().image_scale().zero_points, [124, 116, 104], "ImageNet's");
+    }
+
+    #[test]
+    fn each_data_set_has_its_own_checkpoints() {
+        let file = |dataset: &str| Recipe { dataset: dataset.into(), ..Recipe::default() }.shipped_checkpoint();
+        assert_eq!(file("cifar10"), Some("checkpoints/resnet20.safetensors".into()));
+        assert_eq!(file("cifar10-mini"), file("cifar10"));
+        assert_eq!(file("cifar100"), Some("checkpoints/resnet20-cifar100.safetensors".into()));
+    }
+
+    #[test]
+    fn a_recipe_survives_being_written() {
+        let recipe = Recipe { phases: Recipe::default_phases(false), ..Recipe::default() };
+        assert_eq!(toml::from_str::<Recipe>(&toml::to_string(&recipe).unwrap()).unwrap(), recipe);
+    }
+}
