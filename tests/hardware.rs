@@ -11,8 +11,12 @@ use mars::hardware::{
     Activity, Area, Converter, Cost, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares,
     Mapping, Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
 };
-use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
-use mars::network::{Conv, ConvShape, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo};
+use mars::integer::{
+    Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
+};
+use mars::network::{
+    Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo,
+};
 use mars::prune::fit_budget;
 use proptest::prelude::*;
 use rayon::prelude::*;
@@ -1048,7 +1052,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chip.toml");
     for (from, to, message) in [
-        ("rows = 1024", "rows = 0", "rows is 0, it must be from 1 to 16384"),
+        ("rows = 1024", "rows = 0", "rows is 0, it must be from 1 to 65536"),
         ("cores = 4", "cores = 0", "cores is 0, it must be from 1 to 16384"),
         (
             "macros_per_core = 2",
@@ -1071,7 +1075,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
         ),
         ("columns = 64", "columns = 4", "access[1].weight_bits 8 exceeds columns 4"),
         ("energy_pj = 61.6", "", "access[1].energy_pj is missing, and so is energy.components"),
-        ("clock_mhz = 100 ", "clock_mhz = nan ", "clock_mhz is NaN, it must be above 0 and at most 1e6"),
+        ("clock_mhz = 100 ", "clock_mhz = nan ", "clock_mhz is NaN, it must be from 1e-6 to 1e6"),
         (
             "weight_sram_kib = 128",
             "weight_sram_kib = 0",
@@ -1091,7 +1095,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
         (
             "[energy.macro_shares]",
             "[area]\nmacro_mm2 = 0\nsram_mm2_per_kib = 1\nlogic_mm2_per_core = 1\n[energy.macro_shares]",
-            "area.macro_mm2 is 0, it must be above 0 and at most 1e6",
+            "area.macro_mm2 is 0, it must be from 1e-6 to 1e6",
         ),
         ("[energy.macro_shares]", "[area]\nmacro_mm2 = 1\n[energy.macro_shares]", "missing field `sram_mm2_per_kib`"),
         ("kind = \"ideal\"", "kind = \"ideal\"\nbits = 5", "unknown field `bits`"),
@@ -1104,9 +1108,9 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
         assert!(error.contains("chip.toml") && error.contains(message), "{to}: {error}");
     }
     let error = Hardware { rows_on: 0, ..Hardware::mars() }.validate().unwrap_err();
-    assert_eq!(error.to_string(), "hardware `mars`: rows_on is 0, it must be from 1 to 16384");
+    assert_eq!(error.to_string(), "hardware `mars`: rows_on is 0, it must be from 1 to 65536");
     let Error::Hardware { source, .. } = error else { panic!("{error:?}") };
-    let allowed = Allowed::Between { low: "1".into(), high: "16384".into() };
+    let allowed = Allowed::Between { low: "1".into(), high: "65536".into() };
     assert_eq!(*source, ConfigError { key: "rows_on".into(), value: "0".into(), allowed });
     assert!(Hardware::load("no/such.toml".as_ref()).is_err());
 }
@@ -1259,5 +1263,21 @@ fn cycles_of_a_resnet_are_saved_where_they_are_cheap() {
         // All groups but those of the first and last layer have the same bits, so that there is little to choose.
         let share = if resource == Resource::StoredBits { 1.0 } else { 0.97 };
         assert!(ours < share * theirs, "{resource:?}: {ours} and {theirs}");
+    }
+}
+
+/// The largest chips that a file may describe: many macros, and a large array.
+#[test]
+fn large_chips_are_evaluated() {
+    let network = outline(
+        &Graph::new(zoo("resnet20", 10).unwrap()).unwrap(),
+        &QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
+        Hardware::mars().group,
+    );
+    let many = Hardware { cores: 256, macros_per_core: 64, ..Hardware::mars() };
+    let large = Hardware { rows: 65_536, rows_on: 65_536, columns: 4_096, ..Hardware::mars() };
+    let slow = Hardware { frames_per_load: 1 << 14, clock_mhz: 1e6, ..Hardware::mars() };
+    for hardware in [many, large, slow] {
+        assert!(evaluate(&network, &hardware).unwrap().cost.cycles > 0, "{}", hardware.name);
     }
 }

@@ -24,7 +24,7 @@ pub enum Allowed {
         /// The largest.
         high: String,
     },
-    /// Above 0 and at most a million.
+    /// From a millionth to a million.
     Positive,
     /// At most the value of another key.
     AtMost {
@@ -49,6 +49,13 @@ pub enum Allowed {
     },
     /// Shares whose sum is 1.
     SharesOfOne,
+    /// So few frames that their cycles can be counted.
+    CountableCycles {
+        /// What their accesses take.
+        cycles: u128,
+        /// The most that are counted.
+        limit: u64,
+    },
     /// A list that isn't empty.
     SomePrecision,
     /// A precision that isn't in the list yet.
@@ -69,7 +76,7 @@ impl Display for ConfigError {
         let Self { key, value, allowed } = self;
         match allowed {
             Allowed::Between { low, high } => write!(f, "{key} is {value}, it must be from {low} to {high}"),
-            Allowed::Positive => write!(f, "{key} is {value}, it must be above 0 and at most 1e6"),
+            Allowed::Positive => write!(f, "{key} is {value}, it must be from 1e-6 to 1e6"),
             Allowed::AtMost { other, limit, reason: None } => write!(f, "{key} {value} exceeds {other} {limit}"),
             Allowed::AtMost { other, limit, reason: Some(reason) } => {
                 write!(f, "{key} {value} exceeds {other} {limit}: {reason}")
@@ -78,6 +85,12 @@ impl Display for ConfigError {
                 write!(f, "{key} {value} does not divide into {partitions} partitions")
             }
             Allowed::MultipleOf { other, unit } => write!(f, "{key} {value} is not a multiple of {other} {unit}"),
+            Allowed::CountableCycles { cycles, limit } => {
+                write!(
+                    f,
+                    "{key} is {value}: accesses of so many frames take {cycles} cycles, at most {limit} are counted"
+                )
+            }
             Allowed::SharesOfOne => write!(f, "{key} sum to {value}, they must sum to 1"),
             Allowed::SomePrecision => write!(f, "{key} is empty, it must give at least one precision"),
             Allowed::NewPrecision => write!(f, "{key} gives {value} twice"),

@@ -112,6 +112,21 @@ impl IntegerNetwork {
         })
     }
 
+    /// Images that may be computed at a time, so that their buffers stay below a GiB; one may always.
+    pub(crate) fn parallel_images(&self) -> usize {
+        const BUFFERS: usize = 1 << 30;
+        let nodes = self.graph.nodes().iter().enumerate();
+        let stored: usize = nodes.map(|(node, shape)| shape.output.len() * self.forms(Source::Node(node)).len()).sum();
+        let layer = |conv: ConvShape| {
+            // The input with its border, what filters gather of it, and three kinds of sums.
+            let [height, width] = [conv.input.height, conv.input.width].map(|side| side + 2 * conv.padding);
+            let inputs = conv.channels() * (height * width + conv.taps() * conv.output.pixels());
+            2 * inputs + 20 * conv.output.len()
+        };
+        let layer = self.graph.convs().map(|conv| layer(conv.shape)).max().unwrap_or(0);
+        (BUFFERS / (stored + layer).max(1)).max(1)
+    }
+
     /// Checks everything that the executions rely on: lengths, ranges, forms that exist, and sums that fit `i32`.
     ///
     /// # Errors

@@ -91,12 +91,11 @@ impl<'a> Reference<'a> {
         assert_eq!(images.len() % image_bytes, 0, "an image has {image_bytes} bytes");
         let classes = self.network.classes.len();
         let mut logits = vec![0; images.len() / image_bytes * classes];
-        images.par_chunks_exact(image_bytes).zip(logits.par_chunks_exact_mut(classes)).for_each_init(
-            Scratch::default,
-            |scratch, (image, logits)| {
-                self.run(image, scratch, logits);
-            },
-        );
+        images
+            .par_chunks_exact(image_bytes)
+            .zip(logits.par_chunks_exact_mut(classes))
+            .with_min_len((images.len() / image_bytes).div_ceil(self.network.parallel_images()))
+            .for_each_init(Scratch::default, |scratch, (image, logits)| self.run(image, scratch, logits));
         logits
     }
 

@@ -338,7 +338,7 @@ impl Node {
         format!("{}.projection", self.name)
     }
 
-    fn skip_source(&self) -> Option<Source> {
+    pub(crate) fn skip_source(&self) -> Option<Source> {
         match self.op {
             Op::Conv { skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }), .. } => {
                 Some(source)

@@ -28,6 +28,8 @@ pub struct MacroNetwork {
     steps: Vec<Step>,
     /// Values of each stored form, the image first.
     slots: Vec<usize>,
+    /// [`IntegerNetwork::parallel_images`].
+    parallel_images: usize,
 }
 
 /// Logits and counters of a batch.
@@ -103,7 +105,8 @@ impl MacroNetwork {
         }
         let plan = Plan { network, hardware, first_slots };
         let steps = (0..network.layers.len()).map(|index| plan.step(index)).collect::<Result<_>>()?;
-        Ok(Self { image, classes: network.graph.spec().classes, steps, slots })
+        let (classes, parallel_images) = (network.graph.spec().classes, network.parallel_images());
+        Ok(Self { image, classes, steps, slots, parallel_images })
     }
 
     /// Logits `[image][class]` of a data set's first images, `[image][channel][height][width]`.
@@ -133,6 +136,7 @@ impl MacroNetwork {
             .par_chunks_exact(self.image.len())
             .zip(logits.par_chunks_exact_mut(self.classes))
             .enumerate()
+            .with_min_len((images.len() / self.image.len()).div_ceil(self.parallel_images))
             .map_init(
                 || Scratch::new(self),
                 |scratch, (index, (image, logits))| self.image((first + index) as u64, image, logits, scratch),

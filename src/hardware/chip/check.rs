@@ -6,8 +6,14 @@ use super::description::{AccessMode, Hardware};
 use super::losses::Converter;
 use crate::error::{Allowed, ConfigError, Error, Result};
 
-/// Largest row, column, core, macro and group size; keeps products within 64 bits and partial sums within 32.
+/// Largest size of everything but rows.
 const MAX_EXTENT: usize = 1 << 14;
+/// Most rows; sums over so many products of 8 x 8 bits still fit 32 bits.
+const MAX_ROWS: usize = 1 << 16;
+/// Most weights of a group: layers are laid out in whole groups, even where they are smaller.
+const MAX_GROUP: usize = 1 << 18;
+/// Most clock cycles of an access.
+const MAX_ACCESS_CYCLES: f64 = 1e6;
 /// Most macros of a chip; the simulator follows each of them.
 const MAX_MACROS: u64 = 1 << 15;
 
@@ -26,18 +32,19 @@ impl Hardware {
     }
 
     pub(super) fn check(&self) -> Checked {
-        for (key, value) in [
-            ("cores", self.cores),
-            ("macros_per_core", self.macros_per_core),
-            ("rows", self.rows),
-            ("columns", self.columns),
-            ("partitions", self.partitions),
-            ("rows_on", self.rows_on),
-            ("frames_per_load", self.frames_per_load),
-            ("group.filters", self.group.filters),
-            ("group.channels", self.group.channels),
+        for (key, value, most) in [
+            ("cores", self.cores, MAX_EXTENT),
+            ("macros_per_core", self.macros_per_core, MAX_EXTENT),
+            ("rows", self.rows, MAX_ROWS),
+            ("columns", self.columns, MAX_EXTENT),
+            ("partitions", self.partitions, MAX_EXTENT),
+            ("rows_on", self.rows_on, MAX_ROWS),
+            ("frames_per_load", self.frames_per_load, MAX_EXTENT),
+            ("group.filters", self.group.filters, MAX_EXTENT),
+            ("group.channels", self.group.channels, MAX_EXTENT),
+            ("group.filters x group.channels", self.group.filters.saturating_mul(self.group.channels), MAX_GROUP),
         ] {
-            check_range(key, value as u64, 1, MAX_EXTENT as u64)?;
+            check_range(key, value as u64, 1, most as u64)?;
         }
         check_range("cores x macros_per_core", self.macros() as u64, 1, MAX_MACROS)?;
         check_range("input_bits_per_cycle", self.input_bits_per_cycle.into(), 1, 8)?;
@@ -155,6 +162,7 @@ impl Hardware {
             check_range(&key("weight_bits"), mode.weight_bits.into(), 1, 8)?;
             check_range(&key("input_bits"), mode.input_bits.into(), 1, 8)?;
             check_positive(&key("ns"), mode.ns)?;
+            check_range(&key("ns x clock_mhz / 1000"), mode.ns * self.clock_mhz / 1e3, 0.0, MAX_ACCESS_CYCLES)?;
             for (key, bits, unit, other) in [
                 (key("weight_bits"), mode.weight_bits, self.weight_slice_bits, "weight_slice_bits"),
                 (key("input_bits"), mode.input_bits, self.input_bits_per_cycle, "input_bits_per_cycle"),
@@ -208,5 +216,5 @@ fn check_range<T: PartialOrd + Display + Copy>(key: &str, value: T, low: T, high
 }
 
 fn check_positive(key: &str, value: f64) -> Checked {
-    if value > 0.0 && value <= 1e6 { Ok(()) } else { refuse(key, value, Allowed::Positive) }
+    if (1e-6..=1e6).contains(&value) { Ok(()) } else { refuse(key, value, Allowed::Positive) }
 }

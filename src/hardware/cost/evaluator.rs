@@ -11,10 +11,12 @@ use super::area::AreaBreakdown;
 use super::compression::Compression;
 use super::energy::{EnergyBreakdown, layer_energy};
 use super::mapper::{Chip, map};
-use crate::error::Result;
+use crate::error::{Allowed, ConfigError, Error, Result};
 use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::chip::{Hardware, MacroShares, Policy};
-use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Placement, Sets, dense_sets, kept_sets, workload};
+use crate::hardware::mapping::{
+    ConvMapping, CoreWork, Layer, LayerWork, Placement, Sets, dense_sets, kept_sets, workload,
+};
 use crate::hardware::timing::{LayerProgram, Loading, Timeline};
 use crate::integer::IntegerNetwork;
 
@@ -135,6 +137,22 @@ impl KeptGroups {
     }
 }
 
+/// Refuses accesses of a load whose cycles, one after the other, don't fit 62 bits: other sums are smaller.
+fn check_cycles(layers: &[Layer], hardware: &Hardware) -> Result<()> {
+    const LIMIT: u64 = 1 << 62;
+    let of_layer = |layer: &Layer| {
+        let cycles = layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
+        u128::from(layer.accesses()) * u128::from(cycles)
+    };
+    let cycles = layers.iter().map(of_layer).sum::<u128>() * hardware.frames_per_load as u128;
+    if cycles <= LIMIT.into() {
+        return Ok(());
+    }
+    let (key, value) = ("frames_per_load".into(), hardware.frames_per_load.to_string());
+    let source = ConfigError { key, value, allowed: Allowed::CountableCycles { cycles, limit: LIMIT } };
+    Err(Error::Hardware { hardware: hardware.name.clone(), source: source.into() })
+}
+
 impl<'a> Evaluator<'a> {
     /// Checks a network.
     ///
@@ -154,6 +172,7 @@ impl<'a> Evaluator<'a> {
         let groups = self.groups(hardware.group);
         let layers = workload(self.network, hardware, &groups.kept)?;
         let dense = workload(self.network, hardware, &groups.dense)?;
+        check_cycles(&dense, hardware)?;
         let (mapped, dense) = rayon::join(|| map(&layers, hardware), || map(&dense, hardware));
 
         let Run { programs, timeline, mut cost, layers: layer_costs } =

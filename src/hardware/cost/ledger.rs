@@ -11,7 +11,7 @@ use super::mapper::map;
 use crate::error::Result;
 use crate::groups::GroupGrid;
 use crate::hardware::chip::{Hardware, Mapping, Policy};
-use crate::hardware::mapping::{ConvMapping, FilterSet, Layer, Sets, node_workload, sets_of_cores};
+use crate::hardware::mapping::{ConvMapping, FilterSet, Layer, LiveValues, Sets, node_workload, sets_of_cores};
 use crate::integer::IntegerNetwork;
 use crate::network::Conv;
 
@@ -73,6 +73,7 @@ pub struct Snapshot(Vec<Sets>);
 #[derive(Debug)]
 pub struct Ledger<'a> {
     network: &'a IntegerNetwork,
+    live: LiveValues,
     hardware: Hardware,
     resource: Resource,
     /// Node of each convolution, in the order of [`IntegerNetwork::convs`].
@@ -106,6 +107,7 @@ impl<'a> Ledger<'a> {
         };
         let mut ledger = Self {
             network,
+            live: LiveValues::new(network),
             hardware: Hardware { mapping: Mapping { policy: Policy::FilterSets }, ..hardware.clone() },
             resource,
             nodes: nodes.collect(),
@@ -252,6 +254,6 @@ impl<'a> Ledger<'a> {
 
     fn node(&self, node: usize) -> Result<Vec<Layer>> {
         let first = self.nodes.partition_point(|other| *other < node);
-        node_workload(self.network, &self.hardware, node, &mut self.kept[first..].iter().cloned())
+        node_workload(self.network, &self.live, &self.hardware, node, &mut self.kept[first..].iter().cloned())
     }
 }

@@ -8,12 +8,14 @@
 //! | `tiles` | a core's shares | which accesses a macro holds at a time, and what they load, read and write |
 //! | `cores` | a placement | what each core does of a layer |
 //! | `outputs`, `traffic` | | what follows the accumulators; bits from and to the feature-map SRAM |
+//! | `live` | an integer network | what lies in the feature-map SRAM while a layer runs |
 //! | `workload` | an integer network | what the layers compute, move and store |
 //!
 //! It knows nothing of time or energy.
 
 mod accesses;
 mod cores;
+mod live;
 mod outputs;
 mod placement;
 mod shares;
@@ -24,6 +26,7 @@ mod workload;
 pub use accesses::{ConvMapping, FilterSet};
 pub(super) use accesses::{Sets, dense_sets, kept_sets};
 pub(super) use cores::CoreWork;
+pub(super) use live::LiveValues;
 pub use placement::{Placement, Split, Start};
 pub(super) use shares::sets_of_cores;
 pub(super) use tiles::Tile;

@@ -4,13 +4,14 @@
 
 use super::accesses::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
 use super::cores::{CoreWork, place};
+use super::live::{Live, LiveValues, stored_bits};
 use super::outputs::Outputs;
 use super::placement::Placement;
 use super::traffic::Traffic;
 use crate::error::Result;
 use crate::hardware::chip::{Hardware, PingPong};
 use crate::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Op, Skip, Source};
+use crate::network::{Op, Skip};
 
 /// Bits of a product before requantization: accumulator times multiplier.
 const SUM_BITS: u64 = ACCUMULATOR_BITS + MULTIPLIER_BITS;
@@ -34,15 +35,6 @@ pub(crate) struct Layer {
     /// Bits of the image, which comes from the next level before the first layer.
     pub(crate) image_bits: u64,
     pub(crate) logic: Logic,
-}
-
-/// Values that are in the feature-map SRAM while a layer runs, in bits: what it reads and writes and what later nodes read.
-#[derive(Clone, Copy, Debug)]
-struct Live {
-    /// Those in the half that the layer writes.
-    written_half: u64,
-    /// Those in the other half.
-    other_half: u64,
 }
 
 /// A layer on its cores.
@@ -127,9 +119,10 @@ impl Logic {
 /// Weights wider than the macro can hold.
 pub(crate) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Sets]) -> Result<Vec<Layer>> {
     let mut kept = kept.iter().cloned();
+    let live = LiveValues::new(network);
     let mut layers = Vec::new();
     for index in 0..network.layers.len() {
-        layers.extend(node_workload(network, hardware, index, &mut kept)?);
+        layers.extend(node_workload(network, &live, hardware, index, &mut kept)?);
     }
     Ok(layers)
 }
@@ -140,11 +133,12 @@ pub(crate) fn workload(network: &IntegerNetwork, hardware: &Hardware, kept: &[Se
 /// Weights wider than the macro can hold.
 pub(crate) fn node_workload(
     network: &IntegerNetwork,
+    live: &LiveValues,
     hardware: &Hardware,
     index: usize,
     kept: &mut impl Iterator<Item = Sets>,
 ) -> Result<Vec<Layer>> {
-    let builder = Builder { network, hardware, index };
+    let builder = Builder { network, live, hardware, index };
     let mut layers = match network.layers[index] {
         IntegerLayer::Conv { .. } => builder.convs(kept)?,
         IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
@@ -158,44 +152,12 @@ pub(crate) fn node_workload(
 /// Builds the layers of one node.
 struct Builder<'a> {
     network: &'a IntegerNetwork,
+    live: &'a LiveValues,
     hardware: &'a Hardware,
     index: usize,
 }
 
 impl Builder<'_> {
-    /// Bits of one output value in all its forms; a logit, which has none, is an accumulator.
-    fn stored_bits(&self, node: usize) -> u64 {
-        match self.network.forms(Source::Node(node)).as_slice() {
-            [] => ACCUMULATOR_BITS,
-            forms => forms.iter().map(|bits| u64::from(*bits)).sum(),
-        }
-    }
-
-    /// Values that are in the feature-map SRAM while this node runs, `own_bits` of its own with what later nodes read.
-    fn live(&self, own_bits: u64) -> Live {
-        let graph = &self.network.graph;
-        // Whether a node's values are in the half that the image isn't in: each is in the other half than what it reads.
-        let mut halves: Vec<bool> = Vec::new();
-        let half = |halves: &[bool], value: Source| matches!(value, Source::Node(node) if halves[node]);
-        for node in &graph.nodes()[..=self.index] {
-            halves.push(!half(&halves, node.source));
-        }
-        let mut live = Live { written_half: own_bits, other_half: 0 };
-        let mut add = |value: Source, value_bits: u64| {
-            if graph.readers(value).any(|reader| reader >= self.index) {
-                match half(&halves, value) == halves[self.index] {
-                    true => live.written_half += value_bits,
-                    false => live.other_half += value_bits,
-                }
-            }
-        };
-        add(Source::Image, graph.image().len() as u64 * 8);
-        for node in 0..self.index {
-            add(Source::Node(node), graph.nodes()[node].output.len() as u64 * self.stored_bits(node));
-        }
-        live
-    }
-
     /// The node's convolution, then its projection.
     fn convs(&self, kept: &mut impl Iterator<Item = Sets>) -> Result<Vec<Layer>> {
         let node = &self.network.graph.nodes()[self.index];
@@ -219,7 +181,7 @@ impl Builder<'_> {
             finish.multiply(outputs, ACCUMULATOR_BITS, MULTIPLIER_BITS);
             finish.store(outputs, output.forms.len());
         }
-        let stored_bits = self.stored_bits(self.index);
+        let stored_bits = stored_bits(self.network, self.index);
         let join = |residual, residual_bits| Outputs { residual, residual_bits, stored_bits };
         Ok(match (skip, integer_skip) {
             (Some(Skip::Projection { conv: joined, .. }), Some(IntegerSkip::Projection { conv, multipliers })) => {
@@ -252,7 +214,7 @@ impl Builder<'_> {
         let stored_bits = mapping.shape.output.len() as u64 * outputs.stored_bits;
         Layer {
             name: mapping.name.clone(),
-            live: self.live(stored_bits + waiting_bits),
+            live: self.live.while_running(self.index, stored_bits + waiting_bits),
             conv: Some(mapping),
             outputs,
             pooled: Traffic::default(),
@@ -275,19 +237,19 @@ impl Builder<'_> {
                 u64::from(*input_bits)
             }
             IntegerLayer::MaxPool => {
-                let bits = self.stored_bits(self.index);
+                let bits = stored_bits(self.network, self.index);
                 logic.add(inputs, bits);
                 bits
             }
             IntegerLayer::Conv { .. } => unreachable!("a convolution is no pooling layer"),
         };
-        let stored_bits = outputs * self.stored_bits(self.index);
+        let stored_bits = outputs * stored_bits(self.network, self.index);
         Layer {
             name: node.name.clone(),
             conv: None,
             outputs: Outputs::default(),
             pooled: Traffic { read: inputs * input_bits, written: stored_bits },
-            live: self.live(stored_bits),
+            live: self.live.while_running(self.index, stored_bits),
             image_bits: 0,
             logic,
         }

@@ -1,0 +1,119 @@
+//! What lies in the feature-map SRAM while a layer runs.
+
+use super::accesses::ACCUMULATOR_BITS;
+use crate::integer::IntegerNetwork;
+use crate::network::Source;
+
+/// Values that are in the feature-map SRAM while a layer runs, in bits: what it reads and writes and what later nodes read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Live {
+    /// Those in the half that the layer writes.
+    pub(super) written_half: u64,
+    /// Those in the other half.
+    pub(super) other_half: u64,
+}
+
+/// For each node of a network, the values of the image and of earlier nodes that are live while it runs.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveValues {
+    nodes: Vec<Live>,
+}
+
+impl LiveValues {
+    pub(crate) fn new(network: &IntegerNetwork) -> Self {
+        let graph = &network.graph;
+        // The image is value 0, the output of node `i` is value `i + 1`.
+        let value = |source: Source| match source {
+            Source::Image => 0,
+            Source::Node(node) => node + 1,
+        };
+        let mut last_reader = vec![None; graph.nodes().len() + 1];
+        for (index, node) in graph.nodes().iter().enumerate() {
+            for source in [Some(node.source), node.skip_source()].into_iter().flatten() {
+                last_reader[value(source)] = Some(index);
+            }
+        }
+        let mut ended = vec![Vec::new(); graph.nodes().len()];
+        for (value, reader) in last_reader.iter().enumerate() {
+            if let Some(reader) = reader {
+                ended[*reader].push(value);
+            }
+        }
+        let bits = |value: usize| match value.checked_sub(1) {
+            None => graph.image().len() as u64 * 8,
+            Some(node) => graph.nodes()[node].output.len() as u64 * stored_bits(network, node),
+        };
+        // Each value is in the other half than what its node reads.
+        let mut halves = vec![0];
+        let mut sums = [0, 0];
+        let mut nodes = Vec::with_capacity(graph.nodes().len());
+        for (index, node) in graph.nodes().iter().enumerate() {
+            if last_reader[index].is_some() {
+                sums[halves[index]] += bits(index);
+            }
+            let half = 1 - halves[value(node.source)];
+            halves.push(half);
+            nodes.push(Live { written_half: sums[half], other_half: sums[1 - half] });
+            for value in &ended[index] {
+                sums[halves[*value]] -= bits(*value);
+            }
+        }
+        Self { nodes }
+    }
+
+    /// The values that are live while a node runs, `own_bits` of its own among them.
+    pub(super) fn while_running(&self, node: usize, own_bits: u64) -> Live {
+        let Live { written_half, other_half } = self.nodes[node];
+        Live { written_half: written_half + own_bits, other_half }
+    }
+}
+
+/// Bits of one output value of a node in all its forms; a logit, which has none, is an accumulator.
+pub(super) fn stored_bits(network: &IntegerNetwork, node: usize) -> u64 {
+    match network.forms(Source::Node(node)).as_slice() {
+        [] => ACCUMULATOR_BITS,
+        forms => forms.iter().map(|bits| u64::from(*bits)).sum(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::GroupShape;
+    use crate::integer::{QuantizeConfig, outline};
+    use crate::network::{Graph, ZOO, zoo};
+
+    #[test]
+    fn a_value_lives_from_its_node_to_its_last_reader() {
+        for name in ZOO {
+            let graph = Graph::new(zoo(name, 10).unwrap()).unwrap();
+            let network = outline(&graph, &QuantizeConfig::default(), GroupShape { filters: 16, channels: 16 });
+            let live = LiveValues::new(&network);
+            let nodes = graph.nodes();
+            let half = |source: Source| {
+                let mut source = source;
+                let mut half = 0;
+                while let Source::Node(node) = source {
+                    half = 1 - half;
+                    source = nodes[node].source;
+                }
+                half
+            };
+            for (index, node) in nodes.iter().enumerate() {
+                let earlier = (0..index).map(Source::Node).chain([Source::Image]);
+                let read = earlier.filter(|value| graph.readers(*value).any(|reader| reader >= index));
+                let mut sums = [0, 0];
+                for value in read {
+                    let bits = match value {
+                        Source::Image => 8,
+                        Source::Node(node) => stored_bits(&network, node),
+                    };
+                    sums[half(value)] += graph.shape(value).len() as u64 * bits;
+                }
+                let own = half(Source::Node(index));
+                let expected = Live { written_half: sums[own] + 5, other_half: sums[1 - own] };
+                assert_eq!(live.while_running(index, 5), expected, "{name} {}", node.name);
+            }
+        }
+    }
+}
