@@ -153,6 +153,7 @@ fn archive(base_url: &str, content: &[u8]) -> Archive {
     Archive {
         url: format!("{base_url}/set.tar.gz"),
         file: "set.tar.gz".into(),
+        max_bytes: 20_000,
         sha256: format!("{:x}", Sha256::digest(content)),
         folder: "set".into(),
         members: vec!["a.bin".into(), "b.bin".into()],
@@ -340,6 +341,26 @@ mod download {
         let error = archive(&url, &content).install(dir.path(), &Silent).unwrap_err().to_string();
         assert!(error.contains("status 503") && error.contains("run again"), "{error}");
         assert_eq!(fs::read(dir.path().join("set.tar.gz.part")).unwrap(), content[..10]);
+    }
+
+    #[test]
+    fn a_server_that_sends_too_much_is_cut_off_and_nothing_is_kept() {
+        let (url, _) = serve(vec![7; 200_000], vec![Answer::Whole]);
+        let dir = TempDir::new().unwrap();
+        let error = archive(&url, b"").install(dir.path(), &Silent).unwrap_err().to_string();
+        assert!(error.contains("more than the 20000 bytes of the archive"), "{error}");
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+
+    /// Each try brings a byte: there is an end to that too.
+    #[test]
+    fn a_line_that_breaks_again_and_again_is_given_up() {
+        let content = tarball();
+        let (url, ranges) = serve(content.clone(), vec![Answer::Cut(1)]);
+        let dir = TempDir::new().unwrap();
+        let error = archive(&url, &content).install(dir.path(), &Silent).unwrap_err().to_string();
+        assert!(error.contains("run again to go on from there"), "{error}");
+        assert_eq!(ranges.lock().unwrap().len(), 6);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Archives: checksum and atomic unpacking.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use flate2::read::GzDecoder;
 use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
-use crate::files::part_beside;
+use crate::files::Part;
 use crate::observer::Observer;
 
 /// A `.tar.gz` file on a server, and what is wanted of it.
@@ -18,6 +18,8 @@ pub struct Archive {
     pub url: String,
     /// Its name in the folder of data sets.
     pub file: String,
+    /// A server that sends more than this sends something else.
+    pub max_bytes: u64,
     /// Its SHA-256 in hexadecimal.
     pub sha256: String,
     /// The folder inside it, and its name when unpacked.
@@ -73,20 +75,18 @@ impl Archive {
     /// Unpacks into a folder beside the final one and renames it.
     pub(super) fn unpack(&self, file: &mut File, path: &Path, dir: &Path) -> Result<PathBuf, DataError> {
         let target = dir.join(&self.folder);
-        let unfinished = part_beside(&target);
-        let unpacked = self.unpack_members(file, path, &unfinished).and_then(|()| {
-            let renamed = fs::rename(&unfinished, &target);
-            if renamed.is_err() && target.is_dir() {
+        let part = Part::folder(target.clone()).map_err(DataError::io(&target))?;
+        let unpacked = self.unpack_members(file, path, &part.path).and_then(|()| {
+            let renamed = part.finish();
+            match renamed {
                 // Another process was faster.
-                return fs::remove_dir_all(&unfinished).map_err(DataError::io(&unfinished));
+                Err(_) if target.is_dir() => part.abandon(),
+                renamed => renamed.map_err(DataError::io(&target))?,
             }
-            renamed.map_err(DataError::io(&target))
+            Ok(())
         });
-        if unpacked.is_err() {
-            // The error that matters is the first one.
-            let _ = fs::remove_dir_all(&unfinished);
-        }
-        unpacked.map(|()| target)
+        unpacked.inspect_err(|_| part.abandon())?;
+        Ok(target)
     }
 
     fn unpack_members(&self, file: &mut File, path: &Path, unfinished: &Path) -> Result<(), DataError> {
@@ -95,7 +95,6 @@ impl Archive {
             message: format!("it cannot be unpacked: {error}"),
         };
         file.rewind().map_err(DataError::io(path))?;
-        fs::create_dir(unfinished).map_err(DataError::io(unfinished))?;
         let mut missing: Vec<&String> = self.members.iter().collect();
         let mut archive = tar::Archive::new(GzDecoder::new(file));
         for entry in archive.entries().map_err(broken)? {
@@ -106,7 +105,8 @@ impl Archive {
             };
             let member = unfinished.join(missing.swap_remove(index));
             let mut written = File::create(&member).map_err(DataError::io(&member))?;
-            io::copy(&mut entry, &mut written).map_err(DataError::io(&member))?;
+            let copied = io::copy(&mut entry, &mut written).and_then(|_| written.sync_all());
+            copied.map_err(DataError::io(&member))?;
         }
         match missing.first() {
             None => Ok(()),

@@ -13,6 +13,9 @@ use crate::observer::Observer;
 /// Sizes of CIFAR's images.
 pub const CIFAR_SHAPE: ImageShape = ImageShape { channels: 3, height: 32, width: 32 };
 
+/// Both archives have 161 to 163 MiB.
+const MAX_ARCHIVE: u64 = 180_000_000;
+/// Where the archives are.
 const BASE_URL: &str = "https://www.cs.toronto.edu/~kriz";
 
 /// The official layout of a data set: a folder of files of records, each the label bytes and an image.
@@ -92,6 +95,7 @@ impl Layout {
         Archive {
             url: format!("{}/{}", base_url.unwrap_or(BASE_URL).trim_end_matches('/'), self.archive),
             file: self.archive.into(),
+            max_bytes: MAX_ARCHIVE,
             sha256: self.sha256.into(),
             folder: self.folder.into(),
             members: members.map(|&member| member.into()).collect(),

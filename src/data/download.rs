@@ -12,6 +12,13 @@ use crate::observer::Observer;
 
 /// A server that is silent for so long is given up.
 const SILENCE: Duration = Duration::from_secs(30);
+/// A server that sends fewer bytes a second is given up, once it had time to begin.
+const LEAST_SPEED: f64 = 10e3;
+const TIME_TO_BEGIN: Duration = Duration::from_secs(60);
+/// After so many requests in a row that brought less than [`PROGRESS`] bytes each a download ends; the pauses between them double.
+const TRIES: u32 = 6;
+const PROGRESS: u64 = 1 << 20;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 impl Archive {
     /// Downloads the archive to a `.part` file, unpacks it in `dir` and removes it.
@@ -50,9 +57,9 @@ impl Archive {
         Ok(unpacked)
     }
 
-    /// Fetches what `file` lacks, again and again as long as each attempt brings it further.
+    /// Fetches what `file` lacks, in several tries as long as each brings it further.
     fn download(&self, file: &mut File, path: &Path, dir: &Path, observer: &dyn Observer) -> Result<(), DataError> {
-        let mut reached = 0;
+        let (mut reached, mut poor_tries) = (0, 0);
         loop {
             let attempt = self.fetch(file, observer);
             observer.ends(None);
@@ -60,7 +67,11 @@ impl Archive {
             match attempt {
                 Ok(()) => break,
                 Err(Interruption::File(source)) => return Err(DataError::io(path)(source)),
-                Err(Interruption::Server(_)) if length > reached => reached = length,
+                Err(Interruption::Server(_)) if length > reached && poor_tries + 1 < TRIES => {
+                    std::thread::sleep(FIRST_PAUSE * 2u32.pow(poor_tries));
+                    poor_tries = if length - reached < PROGRESS { poor_tries + 1 } else { 0 };
+                    reached = length;
+                }
                 Err(Interruption::Server(reason)) if length > 0 => {
                     let reason = format!("{reason}, after {length} bytes (run again to go on from there)");
                     return Err(self.not_downloaded(dir, reason));
@@ -113,8 +124,18 @@ impl Archive {
                 Ok(read) => read,
                 Err(error) => return Err(Interruption::Server(error.to_string())),
             };
+            if have + read as u64 > self.max_bytes {
+                file.set_len(0)?;
+                return Err(Interruption::Server(format!(
+                    "it sends more than the {} bytes of the archive",
+                    self.max_bytes
+                )));
+            }
             file.write_all(&buffer[..read])?;
             have += read as u64;
+            if is_too_slow(have - before, started.elapsed()) {
+                return Err(Interruption::Server(format!("it sends less than {:.0} kB/s", LEAST_SPEED / 1e3)));
+            }
             let rate = || {
                 let bytes = (have - before) as f64 / started.elapsed().as_secs_f64();
                 format!("{:.1} MB/s", bytes / 1e6)
@@ -142,6 +163,22 @@ impl From<io::Error> for Interruption {
     }
 }
 
+fn is_too_slow(bytes: u64, time: Duration) -> bool {
+    time > TIME_TO_BEGIN && (bytes as f64) < LEAST_SPEED * time.as_secs_f64()
+}
+
 fn megabytes(bytes: u64) -> usize {
     usize::try_from(bytes / 1_000_000).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drip_is_too_slow_and_a_slow_start_is_not() {
+        assert!(!is_too_slow(0, Duration::from_secs(59)));
+        assert!(is_too_slow(500_000, Duration::from_secs(61)));
+        assert!(!is_too_slow(700_000, Duration::from_secs(61)));
+    }
 }

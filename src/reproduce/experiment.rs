@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, closest};
+use crate::files::read_text;
 use crate::train::{Recipe, StartFrom, assignment};
 
 /// Where experiments lie that are named without a path.
@@ -178,7 +179,7 @@ impl Experiment {
     /// A missing file, a recipe, an unknown key, names that are no names or not unique, a row that starts from none before it.
     pub fn load(path: &Path) -> Result<Self> {
         let path = &from_here(path);
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = read_text(path)?;
         let file = toml::from_str(&text).map_err(|error| match text.parse() {
             Ok(table) if !is_experiment(&table) => Error::file(
                 path,

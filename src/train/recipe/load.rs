@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::schema::Recipe;
 use crate::error::{Error, Result};
-use crate::files::to_toml;
+use crate::files::{read_text, to_toml};
 
 impl Recipe {
     /// Reads a recipe and applies settings `key=value`, where a key is a path such as `quantize.weight_bits` or `phases.0.epochs`
@@ -17,7 +17,7 @@ impl Recipe {
     pub fn load(path: Option<&Path>, settings: &[String]) -> Result<Self> {
         let name = path.map_or_else(|| "the default recipe".into(), |path| path.display().to_string());
         let text = match path {
-            Some(path) => std::fs::read_to_string(path).map_err(Error::io(path))?,
+            Some(path) => read_text(path)?,
             None => to_toml(&Self::default())?,
         };
         let setting = |message| Error::Setting(format!("{name}: {message}"));
