@@ -44,7 +44,7 @@ def convolutions(header):
             maps[last] = [channels, height // kernel[0], width // kernel[1]]
             continue
         else:
-            kernel, stride, padding = [layer["kernel"]] * 2, layer["stride"], layer["padding"]
+            kernel, stride, padding = [layer["kernel"]] * 2, layer.get("stride", 1), layer.get("padding", 0)
         size = [(n + 2 * padding - k) // stride + 1 for n, k in zip([height, width], kernel)]
         maps[last] = [layer.get("filters", channels)] + size
         if op in ("conv", "linear"):
