@@ -53,6 +53,7 @@ pub mod reproduce;
 #[cfg(feature = "train")]
 pub mod run;
 pub mod run_folder;
+mod seal;
 #[cfg_attr(
     not(feature = "train"),
     expect(dead_code, unused_imports, unused_macros, reason = "the array has no use for floats and popcounts")

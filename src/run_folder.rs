@@ -1,4 +1,10 @@
-//! The names of the files in a run folder.
+//! A run folder: the names of its files, and its lock.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::files::try_lock;
 
 /// The recipe with every key that is in use.
 pub const RECIPE: &str = "recipe.toml";
@@ -24,3 +30,34 @@ pub const DEPLOYMENT: &str = "deploy.json";
 pub const REPORT: &str = "report.html";
 /// The folder of the report's drawings.
 pub const DRAWINGS: &str = "drawings";
+/// The file that is locked while a process works in the folder.
+const LOCK: &str = "lock";
+
+/// Keeps other processes out of a run folder as long as it lives.
+pub struct RunLock {
+    _file: File,
+}
+
+impl RunLock {
+    /// Makes the folder, if it isn't there, and locks it.
+    ///
+    /// # Errors
+    /// Another process has it; a folder that cannot be written.
+    pub fn new(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        let path = folder.join(LOCK);
+        let file = File::create(&path).map_err(Error::io(&path))?;
+        match try_lock(&file).map_err(Error::io(&path))? {
+            true => Ok(Self { _file: file }),
+            false => Err(Error::file(folder, "another process runs this")),
+        }
+    }
+
+    /// Locks the folder where a run has been in it.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn of_run(folder: &Path) -> Result<Option<Self>> {
+        folder.join(LOCK).exists().then(|| Self::new(folder)).transpose()
+    }
+}

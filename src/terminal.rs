@@ -12,8 +12,14 @@ use crate::observer::Observer;
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Writes a line to standard error. What cannot be written is dropped: a training goes on when whoever read its log has left.
+/// Control characters, which a file's name or content may have brought, are written as escapes.
 pub fn notice(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(line));
+}
+
+fn printable(line: &str) -> String {
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    line.chars().map(escaped).collect()
 }
 
 /// Shows work on standard error.

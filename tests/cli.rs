@@ -17,7 +17,9 @@ use mars::hardware::{Hardware, Mapping, Policy, evaluate};
 use mars::integer::outline;
 use mars::network::{Graph, Weights};
 use mars::package::Package;
-use mars::train::Recipe;
+use mars::run_folder::RunLock;
+use mars::simd::Arithmetic;
+use mars::train::{Checkpoint, Position, Recipe};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -126,6 +128,21 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     files
+}
+
+/// A copy of the finished run.
+fn copy_run(run: &Path) {
+    for (path, bytes) in tree(&FINISHED.join("run")) {
+        let place = run.join(path.strip_prefix(FINISHED.join("run")).unwrap());
+        match path.is_dir() {
+            true => fs::create_dir_all(place).unwrap(),
+            false => {
+                fs::create_dir_all(place.parent().unwrap()).unwrap();
+                fs::write(place, bytes).unwrap();
+            }
+        }
+    }
+    fs::write(run.join("lock"), "").unwrap();
 }
 
 /// Checks that a command fails with one line that holds `parts`, and writes nothing below `folder`.
@@ -278,7 +295,7 @@ fn logits_that_are_not_finite_have_no_accuracy() {
         array.values.fill(3e38);
         weights.insert(name.clone(), array);
     }
-    weights.save(&dir.path().join("huge.safetensors"), BTreeMap::new()).unwrap();
+    weights.save(&dir.path().join("huge.safetensors"), None).unwrap();
     let evaluate = ["--recipe", "recipe.toml", "--evaluate", "--pretrained", "huge.safetensors"];
     refused(dir.path(), &mut train(dir.path(), &evaluate), &["layer `stem`", "its values aren't finite"]);
 }
@@ -846,7 +863,7 @@ fn a_checkpoint_of_another_network_is_refused() {
     let dir = new_place();
     let spec = common::tiny_network(10).replace("filters = 24", "filters = 25");
     let other = Graph::new(toml::from_str(&spec).unwrap()).unwrap();
-    Weights::random(&other, 1).save(&dir.path().join("other.safetensors"), BTreeMap::new()).unwrap();
+    Weights::random(&other, 1).save(&dir.path().join("other.safetensors"), None).unwrap();
     for extra in [&["--run", "run"][..], &["--evaluate"]] {
         let arguments = [&["--recipe", "recipe.toml", "--pretrained", "other.safetensors"], extra].concat();
         let parts = ["other.safetensors: not a checkpoint of `tiny`", "`c.", "25"];
@@ -912,6 +929,33 @@ fn a_chip_that_cannot_work_is_refused() {
     }
 }
 
+/// Chips whose memory or sums would be without bound: the key is named before anything is computed.
+#[test]
+fn a_chip_without_bounds_is_refused() {
+    let dir = new_place();
+    let good = FINISHED.join("run/model.mars");
+    let cases: [(&str, &[&str]); 5] = [
+        (
+            "rows = 16384\nrows_on = 16384\ngroup = { filters = 16384, channels = 16384 }",
+            &["group.filters x group.channels is 268435456"],
+        ),
+        ("clock_mhz = 1e-320", &["clock_mhz is", "it must be from 1e-6 to 1e6"]),
+        (
+            "clock_mhz = 1e6\n[[access]]\nweight_bits = 4\ninput_bits = 4\nns = 1e6\nenergy_pj = 1.0",
+            &["access[0].ns x clock_mhz / 1000 is 1000000000"],
+        ),
+        ("rows = 65537", &["rows is 65537, it must be from 1 to 65536"]),
+        ("base = \"/dev/zero\"", &["/dev/zero", "more than 16 MiB"]),
+    ];
+    for (keys, parts) in cases {
+        let base = if keys.starts_with("base") { "" } else { "base = \"run/hardware.toml\"\n" };
+        fs::create_dir_all(dir.path().join("run")).unwrap();
+        fs::copy(FINISHED.join("run/hardware.toml"), dir.path().join("run/hardware.toml")).unwrap();
+        fs::write(dir.path().join("bad.toml"), format!("name = \"bad\"\n{base}{keys}\n")).unwrap();
+        refused(dir.path(), &mut deploy(dir.path(), &[good.to_str().unwrap(), "--hardware", "bad.toml"]), parts);
+    }
+}
+
 #[test]
 fn missing_folders_are_refused() {
     let dir = new_place();
@@ -964,6 +1008,86 @@ fn there_must_be_something_to_resume() {
     refused(dir.path(), &mut command, &["last.safetensors", "`c."]);
     fs::remove_file(dir.path().join("run/network.toml")).unwrap();
     refused(dir.path(), &mut command, &["run/network.toml"]);
+}
+
+/// Some bits of each part of the file: every one is in the checksum.
+#[test]
+fn a_checkpoint_with_another_bit_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("last.safetensors");
+    let good = fs::read(FINISHED.join("run/checkpoints/last.safetensors")).unwrap();
+    let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
+    fs::write(&path, &good).unwrap();
+    Checkpoint::load(&path, &graph).unwrap();
+    let header = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    let spread = |from: usize, to: usize| (from..to).step_by(((to - from) / 40).max(1));
+    for place in spread(0, 8).chain(spread(8, header)).chain(spread(header, good.len())) {
+        let mut bytes = good.clone();
+        bytes[place] ^= 1 << (place % 8);
+        fs::write(&path, &bytes).unwrap();
+        assert!(Checkpoint::load(&path, &graph).is_err(), "byte {place}");
+    }
+}
+
+#[test]
+fn a_position_that_the_recipe_does_not_have_is_refused() {
+    let dir = new_place();
+    let run = dir.path().join("run");
+    copy_run(&run);
+    let last = run.join("checkpoints/last.safetensors");
+    let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
+    let good = Checkpoint::load(&last, &graph).unwrap();
+    let position = |change: &dyn Fn(&mut Position)| {
+        let mut checkpoint = good.clone();
+        change(&mut checkpoint.state.position);
+        checkpoint.save(&last, &graph).unwrap();
+        let mut command = train(dir.path(), &["--resume", "--run", "run"]);
+        refused(dir.path(), &mut command, &["last.safetensors: its position", "none of this recipe and data"]);
+    };
+    position(&|position| position.phase = 7);
+    position(&|position| (position.phase, position.begun, position.epoch) = (0, true, 4));
+    position(&|position| (position.phase, position.begun, position.step) = (1, true, 1 << 40));
+    position(&|position| position.tally.correct = 1);
+}
+
+#[test]
+fn a_run_goes_on_with_the_arithmetic_that_it_began_with() {
+    // Where there is no fused arithmetic, there is nothing to tell apart.
+    if Arithmetic::here() == Arithmetic::Apart {
+        return;
+    }
+    let dir = new_place();
+    copy_run(&dir.path().join("run"));
+    let mut command = train(dir.path(), &["--resume", "--run", "run"]);
+    let words = ["last.safetensors", "fused multiply-add", "portable code", "--allow-other-cpu"];
+    refused(dir.path(), command.env("MARS_ISA", "portable"), &words);
+    let mut command = train(dir.path(), &["--resume", "--run", "run", "--allow-other-cpu"]);
+    success(&command.env("MARS_ISA", "portable").output().unwrap());
+    same_run(&dir.path().join("run"), &FINISHED.join("run"));
+}
+
+#[test]
+fn a_run_keeps_its_report() {
+    let dir = new_place();
+    copy_run(&dir.path().join("run"));
+    fs::write(dir.path().join("fast.toml"), "base = \"run/hardware.toml\"\nclock_mhz = 500.0\n").unwrap();
+    let others: [&[&str]; 3] = [&["--images", "5"], &["--hardware", "fast.toml"], &["--dataset", "cifar10-mini"]];
+    for other in others {
+        let mut command = deploy(dir.path(), &["run/model.mars", "--run", "run"]);
+        refused(dir.path(), command.args(other), &["run: it holds a run", "name another folder"]);
+    }
+    success(&deploy(dir.path(), &["run/model.mars", "--run", "run"]).output().unwrap());
+    same_run(&dir.path().join("run"), &FINISHED.join("run"));
+    let _training = RunLock::new(&dir.path().join("run")).unwrap();
+    let mut command = deploy(dir.path(), &["run/model.mars", "--run", "run"]);
+    refused(dir.path(), &mut command, &["run: another process runs this"]);
+}
+
+#[test]
+fn control_characters_in_messages_are_escaped() {
+    let dir = new_place();
+    let line = refused(dir.path(), &mut deploy(dir.path(), &["\u{1b}[31mred\n.mars"]), &["\\u{1b}[31mred\\n.mars: "]);
+    assert!(!line.contains('\u{1b}'), "{line}");
 }
 
 // What people read.

@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -254,7 +253,7 @@ fn a_checkpoint_of_our_own_must_be_of_the_same_network() {
     let dir = TempDir::new().unwrap();
     let path = file(&dir, "own.safetensors");
     let mut weights = Weights::random(&graph("resnet32"), 1);
-    weights.save(&path, BTreeMap::new()).unwrap();
+    weights.save(&path, None).unwrap();
     assert_same(&import(&path, &graph("resnet32")).unwrap(), &weights);
     // All of ResNet-20's arrays are there with their shapes, but these are another network's weights.
     let error = refused(&path, &graph("resnet20"));
@@ -264,7 +263,7 @@ fn a_checkpoint_of_our_own_must_be_of_the_same_network() {
     // What a run adds is left out.
     weights.insert("momentum:conv1.weight".into(), Array::vector(vec![0.0]));
     weights.insert("conv1.weight_step".into(), Array::vector(vec![0.5]));
-    weights.save(&path, BTreeMap::new()).unwrap();
+    weights.save(&path, None).unwrap();
     assert_same(&import(&path, &graph("resnet32")).unwrap(), &Weights::random(&graph("resnet32"), 1));
 }
 
@@ -275,7 +274,7 @@ fn a_negative_variance_is_refused_by_name() {
     let path = file(&dir, "own.safetensors");
     let mut weights = Weights::random(&graph("resnet20"), 1);
     weights.insert("layer2.0.conv1.var".into(), Array::vector([vec![1.0; 31], vec![-0.5]].concat()));
-    weights.save(&path, BTreeMap::new()).unwrap();
+    weights.save(&path, None).unwrap();
     let error = refused(&path, &graph("resnet20"));
     assert!(error.contains("`layer2.0.conv1.var` holds -0.5: no variance is below 0"), "{error}");
 }
@@ -291,7 +290,7 @@ fn our_own_network_without_batch_norm_comes_back() {
     let weights = Weights::random(&graph, 1);
     let mut saved = weights.clone();
     saved.insert("momentum:a.weight".into(), Array::vector(vec![0.0]));
-    saved.save(&path, BTreeMap::new()).unwrap();
+    saved.save(&path, None).unwrap();
     assert_same(&import(&path, &graph).unwrap(), &weights);
 }
 
@@ -311,7 +310,7 @@ fn small() -> (Graph, Vec<u8>) {
     let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
     let dir = TempDir::new().unwrap();
     let path = file(&dir, "small.safetensors");
-    Weights::random(&graph, 1).save(&path, BTreeMap::new()).unwrap();
+    Weights::random(&graph, 1).save(&path, None).unwrap();
     (graph, fs::read(path).unwrap())
 }
 

@@ -10,6 +10,7 @@ use mars::error::{Error, Result};
 use mars::hardware::{Evaluator, Hardware};
 use mars::package::Package;
 use mars::report;
+use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
 use mars::validation::{macro_accuracy, validate};
@@ -66,6 +67,7 @@ fn deploy(arguments: &Arguments) -> Result<ExitCode> {
         Some(file) => Hardware::load(file)?,
         None => Hardware::mars(),
     };
+    let _lock = lock_run(arguments, &package, &hardware)?;
     let dataset = dataset(arguments, &package)?;
     let deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
     if let Some(folder) = &arguments.folder {
@@ -76,6 +78,22 @@ fn deploy(arguments: &Arguments) -> Result<ExitCode> {
     }
     arguments.common.present(&deployment)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Locks the folder of a run, which takes what its own package gives on its own chip over all test images, and nothing else.
+fn lock_run(arguments: &Arguments, package: &Package, hardware: &Hardware) -> Result<Option<RunLock>> {
+    let Some(folder) = &arguments.folder else { return Ok(None) };
+    let lock = RunLock::of_run(folder)?;
+    if !folder.join(RECIPE).exists() {
+        return Ok(lock);
+    }
+    let own_data = arguments.dataset.as_ref().is_none_or(|name| *name == package.provenance.dataset);
+    let own = own_data
+        && arguments.images.is_none()
+        && Package::read(&folder.join(PACKAGE)).is_ok_and(|own| own == *package)
+        && Hardware::load(&folder.join(HARDWARE)).is_ok_and(|own| own == *hardware);
+    let message = "it holds a run, whose report is of its own model.mars on its own hardware.toml over all test images: name another folder";
+    if own { Ok(lock) } else { Err(Error::file(folder, message)) }
 }
 
 /// The data set that was named, or the package's.
@@ -106,6 +124,7 @@ fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     sweep.update(env!("CARGO_PKG_VERSION"));
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
     let folder = arguments.folder.clone().unwrap_or_else(|| Path::new("runs").join(format!("sweep-{name}")));
+    let _lock = RunLock::of_run(&folder)?;
     let store = Store::new(&folder, format!("{:x}", sweep.finalize()), space.len())?;
 
     if !arguments.merge {

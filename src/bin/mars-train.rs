@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, say, stop_on_interrupt};
 use mars::error::{Error, Result};
-use mars::run::{Environment, Outcome, Plan};
+use mars::run::{Cpu, Environment, Outcome, Plan};
 use mars::run_folder::REPORT;
 use mars::simd::isa_limit;
 use mars::terminal::notice;
@@ -51,6 +51,9 @@ struct Arguments {
     /// Go on with the run in --run DIR
     #[arg(long)]
     resume: bool,
+    /// With --resume: go on where the CPU computes other bits than the one before
+    #[arg(long, requires = "resume")]
+    allow_other_cpu: bool,
     /// Report the accuracy of --pretrained FILE on the test images, without training
     #[arg(long, requires = "pretrained", conflicts_with_all = ["json", "resume"])]
     evaluate: bool,
@@ -85,7 +88,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
                 "--resume takes its recipe from the run folder: leave out --recipe, --set and the like".into(),
             ));
         }
-        Plan::resume(folder, environment)?
+        let cpu = if arguments.allow_other_cpu { Cpu::Any } else { Cpu::Same };
+        Plan::resume(folder, cpu, environment)?
     } else {
         let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
         Plan::new(recipe, arguments.folder, environment)?

@@ -5,19 +5,39 @@
 //! network is quantized there are steps too: see [`crate::quantize`].
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::graph::{Conv, ConvShape, Graph};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::seal::{NO_CHECKSUM, checksum, seal};
 
 /// Added to a variance before its root, as PyTorch does.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
+
+/// Key of the metadata in files that MARS writes.
+const METADATA: &str = "mars";
+/// Key of a run's position in checkpoints from before they had a checksum.
+const UNSEALED: &str = "position";
+
+/// What a file says beside its arrays, as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    /// Of the whole file, made with zeros in its place.
+    sha256: String,
+    /// Whatever else belongs to the arrays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: Option<Value>,
+}
 
 /// An array on the host.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,11 +121,11 @@ impl Weights {
         self.arrays.iter().map(|(name, array)| (name.as_str(), array))
     }
 
-    /// Reads a safetensors file and its metadata.
+    /// Reads a safetensors file, and the state that [`save`](Self::save) was given.
     ///
     /// # Errors
-    /// A missing, cut-off or foreign file; an array that isn't `f32`.
-    pub fn load(path: &Path) -> Result<(Self, BTreeMap<String, String>)> {
+    /// A missing, cut-off or foreign file; one of MARS's that has changed since it was written; an array that isn't `f32`.
+    pub fn load(path: &Path) -> Result<(Self, Option<Value>)> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         let damaged = |error| Error::file(path, format!("not a readable safetensors file ({error})"));
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
@@ -122,15 +142,25 @@ impl Weights {
             let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
             weights.insert(name.into(), Array { shape: view.shape().to_vec(), values });
         }
-        let metadata = header.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-        Ok((weights, metadata))
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let json = |text: &String| -> Result<Value> {
+            serde_json::from_str(text).map_err(|error| Error::file(path, format!("its metadata: {error}")))
+        };
+        let state = match metadata.get(METADATA) {
+            Some(text) => unsealed(&bytes, text).map_err(|message| Error::file(path, message))?,
+            None => metadata.get(UNSEALED).map(json).transpose()?.map(|position| json!({ UNSEALED: position })),
+        };
+        Ok((weights, state))
     }
 
-    /// Writes a safetensors file, beside its place first.
+    /// Writes a safetensors file with a checksum, and with a state beside the arrays, beside its place first.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save(&self, path: &Path, metadata: BTreeMap<String, String>) -> Result<()> {
+    pub fn save(&self, path: &Path, state: Option<Value>) -> Result<()> {
+        let failed = |error: &dyn Display| Error::file(path, error.to_string());
+        let header = Header { sha256: NO_CHECKSUM.into(), state };
+        let header = serde_json::to_string(&header).map_err(|error| failed(&error))?;
         let bytes: Vec<(&String, &Array, Vec<u8>)> = self
             .arrays
             .iter()
@@ -140,10 +170,21 @@ impl Weights {
             .iter()
             .map(|(name, array, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, array.shape.clone(), bytes)?)))
             .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>();
-        let file = views
-            .and_then(|views| safetensors::serialize(views, Some(metadata.into_iter().collect())))
-            .map_err(|error| Error::file(path, error.to_string()))?;
+        let mut file = views
+            .and_then(|views| safetensors::serialize(views, Some([(METADATA.to_owned(), header)].into())))
+            .map_err(|error| failed(&error))?;
+        // The metadata comes first in the file, and the checksum first in them.
+        seal(&mut file).expect("zeros in the place of the checksum");
         write_atomically(path, &file)
+    }
+}
+
+/// The state in the metadata of a file, if nothing in the file has changed.
+fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Option<Value>, String> {
+    let Header { sha256, state } = serde_json::from_str(metadata).map_err(|error| format!("its metadata: {error}"))?;
+    match checksum(bytes, &sha256) {
+        Some(found) if found == sha256 => Ok(state),
+        _ => Err("its checksum is another one than its content's: the file is damaged".into()),
     }
 }
 

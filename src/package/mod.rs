@@ -14,13 +14,13 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
-use sha2::{Digest, Sha256};
 
 use crate::error::{PackageError, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
+use crate::seal::{NO_CHECKSUM, checksum, seal};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
 pub use provenance::Provenance;
@@ -31,16 +31,19 @@ const VERSION: u64 = 1;
 const METADATA_KEY: &str = "mars";
 /// Name of the tensor of predictions.
 const PREDICTIONS: &str = "predictions";
-/// What stands for the checksum while it is computed.
-const NO_CHECKSUM: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-
 // Bounds that keep a hostile file from asking for more memory or time than the largest real network.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_KERNEL: usize = 1 << 8;
 const MAX_SIDE: usize = 1 << 16;
-/// Weights of all convolutions, and values of all feature maps, zeros included.
-const MAX_VALUES: usize = 1 << 28;
+/// Weights of all convolutions, zeros included.
+const MAX_WEIGHTS: usize = 1 << 28;
+/// Values of all feature maps, which have a byte for each form.
+const MAX_VALUES: usize = 1 << 26;
+/// Values of the largest feature map, whose sums have 20 bytes.
+const MAX_MAP: usize = 1 << 24;
+/// Inputs of all filters of a layer, which the reference gathers.
+const MAX_INPUTS: usize = 1 << 26;
 
 type Checked<T> = std::result::Result<T, PackageError>;
 
@@ -141,9 +144,7 @@ impl Package {
         let metadata = [(METADATA_KEY.to_owned(), text)].into();
         let mut bytes = safetensors::serialize(views, Some(metadata)).map_err(container_error)?;
         // The header starts with the version and the checksum, so this is the first run of so many zeros.
-        let digits = find(&bytes, NO_CHECKSUM).ok_or_else(|| PackageError::Header("it holds no checksum".into()))?;
-        let checksum = format!("{:x}", Sha256::digest(&bytes));
-        bytes[digits..][..checksum.len()].copy_from_slice(checksum.as_bytes());
+        seal(&mut bytes).ok_or_else(|| PackageError::Header("it holds no checksum".into()))?;
         Ok(bytes)
     }
 
@@ -249,15 +250,8 @@ fn read_header(bytes: &[u8]) -> Checked<Header> {
     }
     let header: Header = serde_json::from_str(text).map_err(header_error)?;
     check_sha256("sha256", &header.sha256)?;
-    let digits = find(bytes, &header.sha256)
+    let found = checksum(bytes, &header.sha256)
         .ok_or_else(|| PackageError::field("sha256", "its digits must not be written as escapes"))?;
-    let (before, rest) = bytes.split_at(digits);
-    let digest = Sha256::new()
-        .chain_update(before)
-        .chain_update(NO_CHECKSUM)
-        .chain_update(&rest[NO_CHECKSUM.len()..])
-        .finalize();
-    let found = format!("{digest:x}");
     if found != header.sha256 {
         return Err(PackageError::Checksum { expected: header.sha256, found });
     }
@@ -419,32 +413,37 @@ fn check_description(spec: &NetworkSpec) -> Checked<()> {
 
 /// Bounds on what a network takes when it is unpacked.
 fn check_extents(graph: &Graph) -> Checked<()> {
+    type Extents = Vec<[usize; 4]>;
     let maps = std::iter::once(graph.image()).chain(graph.nodes().iter().map(|node| node.output));
-    let maps = maps.map(|map| [map.channels, map.height, map.width, 1]);
-    let convs = || graph.convs().map(|conv| conv.shape);
-    let weights = convs().map(|conv| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
+    let maps: Extents = maps.map(|map| [map.channels, map.height, map.width, 1]).collect();
+    let of_convs =
+        |extent: fn(ConvShape) -> [usize; 4]| graph.convs().map(|conv| extent(conv.shape)).collect::<Extents>();
+    let weights = of_convs(|conv| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
     // What the reference gathers, and a map with its border.
-    let products = convs().map(|conv| [conv.channels(), conv.taps(), conv.output.height, conv.output.width]);
-    let bordered = convs().map(|conv| {
+    let products = of_convs(|conv| [conv.channels(), conv.taps(), conv.output.height, conv.output.width]);
+    let bordered = of_convs(|conv| {
         let [height, width] = [conv.input.height, conv.input.width].map(|side| side + 2 * conv.padding);
         [conv.channels(), height, width, 1]
     });
-    for (what, sum) in [
-        ("values", total(maps)),
-        ("weights", total(weights)),
-        ("values with their borders", total(bordered)),
-        ("inputs of filters", total(products)),
+    let all = |extents: &[[usize; 4]], limit: usize| total(extents).is_some_and(|total| total <= limit);
+    let each = |extents: &Extents, limit: usize| extents.chunks(1).all(|extent| all(extent, limit));
+    for (fits, limit, what) in [
+        (all(&maps, MAX_VALUES), MAX_VALUES, "its layers have more values than"),
+        (each(&maps, MAX_MAP), MAX_MAP, "a layer has more values than"),
+        (all(&weights, MAX_WEIGHTS), MAX_WEIGHTS, "its layers have more weights than"),
+        (all(&bordered, MAX_VALUES), MAX_VALUES, "its layers have more values with their borders than"),
+        (each(&products, MAX_INPUTS), MAX_INPUTS, "a layer has more inputs of filters than"),
     ] {
-        if sum.is_none_or(|sum| sum > MAX_VALUES) {
-            return Err(PackageError::field("network", format!("its layers have more than {MAX_VALUES} {what}")));
+        if !fits {
+            return Err(PackageError::field("network", format!("{what} {limit}")));
         }
     }
     Ok(())
 }
 
 /// Sum of products, unless it overflows.
-fn total(mut extents: impl Iterator<Item = [usize; 4]>) -> Option<usize> {
-    extents.try_fold(0usize, |sum, extent| {
+fn total(extents: &[[usize; 4]]) -> Option<usize> {
+    extents.iter().try_fold(0usize, |sum, extent| {
         let product = extent.iter().try_fold(1usize, |product, n| product.checked_mul(*n))?;
         sum.checked_add(product)
     })
@@ -458,10 +457,6 @@ fn check_sha256(field: &str, text: &str) -> Checked<()> {
 }
 
 /// Where a text first occurs.
-fn find(bytes: &[u8], text: &str) -> Option<usize> {
-    bytes.windows(text.len()).position(|window| window == text.as_bytes())
-}
-
 fn network_error(error: crate::Error) -> PackageError {
     PackageError::Network(error.to_string())
 }

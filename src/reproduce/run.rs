@@ -13,8 +13,8 @@ use crate::data::{DataOptions, Dataset};
 use crate::error::{Error, Result};
 use crate::files::{read_if_present, to_json, wait_for_lock, write_atomically};
 use crate::observer::{Observer, StopSignal};
-use crate::run::{Environment, Outcome, Plan, RunLock};
-use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE};
+use crate::run::{Cpu, Environment, Outcome, Plan};
+use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE, RunLock};
 use crate::train::{PhaseKind, Recipe, StartFrom};
 use crate::validation::Deployment;
 
@@ -206,7 +206,7 @@ impl Reproduction<'_> {
         }
         let environment = Environment { data: &self.data, device: &self.device, observer: self.observer };
         let plan = if resume {
-            Plan::resume(folder.clone(), environment)?
+            Plan::resume(folder.clone(), Cpu::Same, environment)?
         } else {
             let pretrained = checkpoint.clone().map_or(StartFrom::Random, StartFrom::File);
             let recipe = Recipe { pretrained, seed: job.seed, ..job.recipe.clone() };

@@ -5,10 +5,8 @@
 //! | `mod` | what a run needs, in which order its folder is written, and its end |
 //! | `start` | the network, the weights and the teacher that a recipe names |
 //! | `journal` | checkpoints and `metrics.jsonl` |
-//! | `lock` | that one process at a time works in a folder |
 
 mod journal;
-mod lock;
 mod start;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +14,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::journal::Journal;
-pub use self::lock::RunLock;
 use self::start::{Origin, Start, network};
 use crate::data::{DataOptions, Dataset};
 use crate::error::{Error, Result};
@@ -26,7 +23,8 @@ use crate::network::{NetworkSpec, Weights};
 use crate::observer::{Observer, StopSignal};
 use crate::package::Package;
 use crate::report;
-use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, TEACHER};
+use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
+use crate::simd::Arithmetic;
 use crate::train::{Checkpoint, Recipe, Training, device};
 use crate::validation::{Deployment, validate};
 
@@ -47,7 +45,17 @@ pub struct Plan<'a> {
     /// None for a run that goes on.
     start: Option<Start>,
     folder: PathBuf,
+    cpu: Cpu,
     observer: &'a dyn Observer,
+}
+
+/// Which CPU a run may go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cpu {
+    /// One that computes the same bits as the one before.
+    Same,
+    /// Any: the result is then neither's.
+    Any,
 }
 
 /// How a run ended.
@@ -90,14 +98,14 @@ impl<'a> Plan<'a> {
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let start = origin.read(training.recipe(), training.graph())?;
         let training = training.starting_from(&start.weights)?;
-        Ok(Self { training, start: Some(start), folder, observer: environment.observer })
+        Ok(Self { training, start: Some(start), folder, cpu: Cpu::Same, observer: environment.observer })
     }
 
     /// Reads and checks what an unfinished run goes on with.
     ///
     /// # Errors
     /// No run in the folder; a chip, a network or data that isn't the run's any more.
-    pub fn resume(folder: PathBuf, environment: Environment<'a>) -> Result<Self> {
+    pub fn resume(folder: PathBuf, cpu: Cpu, environment: Environment<'a>) -> Result<Self> {
         let file = folder.join(RECIPE);
         if !file.exists() {
             return Err(Error::file(&file, "there is no run to resume here"));
@@ -113,7 +121,7 @@ impl<'a> Plan<'a> {
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let name = &training.recipe().dataset;
         check_unchanged(&DataHashes::new(training.data()), name, "data set", &folder.join(DATA), read_toml)?;
-        Ok(Self { training, start: None, folder, observer: environment.observer })
+        Ok(Self { training, start: None, folder, cpu, observer: environment.observer })
     }
 
     /// Accuracy in percent of the recipe's checkpoint on the test images, in float, before any training.
@@ -158,7 +166,7 @@ impl<'a> Plan<'a> {
         self.observer.notice(&format!("run folder {}", self.folder.display()));
         let journal = Journal::new(&self.folder);
         if self.start.is_none() {
-            self.training = resumed(self.training, &self.folder, &journal)?;
+            self.training = resumed(self.training, &self.folder, self.cpu, &journal)?;
         }
         if !journal.follow(&mut self.training, self.observer, stop)? {
             return Ok(Outcome::Interrupted(self.folder));
@@ -179,7 +187,7 @@ impl<'a> Plan<'a> {
         let checkpoints = self.folder.join(CHECKPOINTS);
         std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints))?;
         if let Some(teacher) = &start.teacher {
-            teacher.save(&self.folder.join(TEACHER), Default::default())?;
+            teacher.save(&self.folder.join(TEACHER), None)?;
         }
         let training = &self.training;
         for (file, text) in [
@@ -195,14 +203,22 @@ impl<'a> Plan<'a> {
 }
 
 /// A training from the last checkpoint in a folder on.
-fn resumed(training: Training, folder: &Path, journal: &Journal) -> Result<Training> {
+fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Result<Training> {
     let path = folder.join(LAST);
     if !path.exists() {
         let message = "the run ended before its first checkpoint: remove the folder and start again";
         return Err(Error::file(&path, message));
     }
     let mut checkpoint = Checkpoint::load(&path, training.graph())?;
-    let metrics = journal.known_metrics(&mut checkpoint.position)?;
+    let here = Arithmetic::here();
+    if let Some(before) = checkpoint.state.arithmetic.filter(|before| cpu == Cpu::Same && *before != here) {
+        let message = format!(
+            "it was trained with {before}, this process has {here} and would end with other bits: resume on such a machine, or say \
+             --allow-other-cpu"
+        );
+        return Err(Error::file(&path, message));
+    }
+    let metrics = journal.known_metrics(&mut checkpoint.state.position)?;
     let training = training.resumed(checkpoint).map_err(|message| Error::file(&path, message))?;
     metrics.map_or(Ok(()), |lines| journal.write_metrics(&lines))?;
     Ok(training)

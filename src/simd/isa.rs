@@ -1,6 +1,9 @@
 //! The instruction sets, their features and their detection.
 
+use std::fmt::{Display, Formatter};
 use std::sync::LazyLock;
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -13,6 +16,36 @@ pub enum Isa {
     Avx2,
     /// AVX-512 with the extensions that every server has (F, BW, DQ, VL); integer kernels use VNNI and BITALG where they are there.
     Avx512,
+}
+
+/// What decides the bits of a training: instruction sets of the same arithmetic give the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Arithmetic {
+    /// A product and the sum that it enters are rounded once: AVX2 and AVX-512.
+    Fused,
+    /// They are rounded apart: portable code.
+    Apart,
+}
+
+impl Arithmetic {
+    /// That of the instruction set that kernels use here.
+    pub fn here() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if Avx2::detect().is_some() {
+            return Self::Fused;
+        }
+        Self::Apart
+    }
+}
+
+impl Display for Arithmetic {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fused => "fused multiply-add (AVX2 or AVX-512)",
+            Self::Apart => "multiply and add apart (portable code)",
+        })
+    }
 }
 
 /// Environment variable that limits the instruction set.

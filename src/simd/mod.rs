@@ -28,9 +28,9 @@ pub(crate) use integer::{
 };
 #[cfg(test)]
 pub(crate) use isa::on_each_isa;
+pub use isa::{Arithmetic, Isa, isa_limit};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use isa::{Avx2, Avx512, Bitalg, Vnni, compiled, with_features};
-pub use isa::{Isa, isa_limit};
 pub(crate) use portable::Portable;
 
 /// Work on floats, compiled for each instruction set.

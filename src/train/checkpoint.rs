@@ -1,18 +1,18 @@
 //! A run's state on disk: parameters, momentum, masks and the position, so that a run continues bit for bit.
 //!
 //! One safetensors file: the parameters under their names, `momentum:NAME`, `average:NAME`, `float:NAME` (the float network before it was quantized),
-//! `kept:CONVOLUTION` and `effects:CONVOLUTION` (the saliencies; one number a group), and the position as JSON in the metadata. The order of images and their augmentation follow from
+//! `kept:CONVOLUTION` and `effects:CONVOLUTION` (the saliencies; one number a group), and the state beside them: the position and the
+//! arithmetic that it was trained in. The order of images and their augmentation follow from
 //! the recipe's seed and the position.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::network::{Array, Graph, Params, Weights};
+use crate::simd::Arithmetic;
 
-const POSITION: &str = "position";
 const MOMENTUM: &str = "momentum:";
 const AVERAGE: &str = "average:";
 const FLOAT: &str = "float:";
@@ -71,8 +71,19 @@ pub struct Checkpoint {
     pub saliency: Option<Vec<Vec<f32>>>,
     /// The float network before it was quantized, where its accuracy is measured at the end.
     pub float: Option<Params<Array>>,
+    /// How far the training is, and in what.
+    pub state: State,
+}
+
+/// What a checkpoint says beside its arrays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
     /// How far the training is.
     pub position: Position,
+    /// What the last steps were computed in; older checkpoints don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arithmetic: Option<Arithmetic>,
 }
 
 impl Checkpoint {
@@ -98,8 +109,8 @@ impl Checkpoint {
             let values = kept.iter().map(|kept| f32::from(u8::from(*kept))).collect();
             file.insert(format!("{KEPT}{}", conv.name), Array::vector(values));
         }
-        let position = serde_json::to_string(&self.position).map_err(|error| Error::file(path, error.to_string()))?;
-        file.save(path, BTreeMap::from([(POSITION.into(), position)]))
+        let state = serde_json::to_value(&self.state).map_err(|error| Error::file(path, error.to_string()))?;
+        file.save(path, Some(state))
     }
 
     /// Reads a checkpoint of a network.
@@ -107,12 +118,11 @@ impl Checkpoint {
     /// # Errors
     /// A missing or damaged file, one that holds weights without a run's position, or one of another network.
     pub fn load(path: &Path, graph: &Graph) -> Result<Self> {
-        let (file, metadata) = Weights::load(path)?;
-        let position = metadata.get(POSITION).ok_or_else(|| {
+        let (file, state) = Weights::load(path)?;
+        let state = state.ok_or_else(|| {
             Error::file(path, "it holds weights but no position in a run; use --pretrained to start from it")
         })?;
-        let position =
-            serde_json::from_str(position).map_err(|error| Error::file(path, format!("position: {error}")))?;
+        let state = serde_json::from_value(state).map_err(|error| Error::file(path, error.to_string()))?;
         let params =
             |arrays: &Weights| Params::from_arrays(graph, arrays).map_err(|error| Error::file(path, error.to_string()));
         let prefixed = |prefix| {
@@ -127,7 +137,7 @@ impl Checkpoint {
             kept: of_convs(graph, &file, KEPT, |value| value != 0.0),
             saliency: of_convs(graph, &file, SALIENCY, |value| value),
             params: own,
-            position,
+            state,
         })
     }
 }

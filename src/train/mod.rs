@@ -20,7 +20,7 @@ mod speed;
 mod tensors;
 mod training;
 
-pub use checkpoint::{Checkpoint, Position, Tally};
+pub use checkpoint::{Checkpoint, Position, State, Tally};
 pub use device::{DEFAULT_DEVICE, DEVICES, device};
 pub use events::{EpochReport, Event, FloatReport, StepReport};
 pub use memory::{Allocator, keep_memory};

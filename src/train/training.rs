@@ -6,7 +6,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Tensor};
 
 use super::calibrate::calibrate;
-use super::checkpoint::{Checkpoint, Position};
+use super::checkpoint::{Checkpoint, Position, State};
 use super::events::{EpochReport, Event, FloatReport, StepReport};
 use super::forward::{Chip, ChipBias, Mode};
 use super::health::{check_finite, check_learned, diverged};
@@ -26,6 +26,7 @@ use crate::network::{Array, Graph, NetworkSpec, Params, Weights};
 use crate::observer::StopSignal;
 use crate::package::{Package, Predictions, Provenance};
 use crate::quantize::Quantizer;
+use crate::simd::Arithmetic;
 
 /// Images on which biases are corrected for a chip's conversions.
 const CORRECTION_BATCH: usize = 256;
@@ -161,7 +162,8 @@ impl Training {
     /// # Errors
     /// Says what of the checkpoint doesn't fit the recipe or the chip.
     pub fn resumed(mut self, checkpoint: Checkpoint) -> std::result::Result<Self, String> {
-        let Checkpoint { params, momentum, average, kept, saliency, float, position } = checkpoint;
+        let Checkpoint { params, momentum, average, kept, saliency, float, state: State { position, .. } } = checkpoint;
+        self.check_position(&position)?;
         self.model = self.model(&params);
         let place = |array: Array| super::tensors::to_device(&array.values, &self.model.device);
         self.optimizer = Sgd { momentum: momentum.map(|_, array| array.map(place)) };
@@ -191,7 +193,28 @@ impl Training {
             kept: self.pruner.kept(),
             saliency: self.pruner.saliency(),
             float: self.float.clone(),
-            position: self.position.clone(),
+            state: State { position: self.position.clone(), arithmetic: Some(Arithmetic::here()) },
+        }
+    }
+
+    /// Refuses a position that the recipe and the data don't have.
+    fn check_position(&self, position: &Position) -> std::result::Result<(), String> {
+        let Position { phase, begun, epoch, step, tally, metric_lines, .. } = *position;
+        let epochs = |phases: &[Phase]| -> usize { phases.iter().map(|phase| phase.epochs).sum() };
+        let phases = &self.recipe.phases;
+        let ours = match phases.get(phase) {
+            Some(current) if begun => epoch <= current.epochs && step <= self.steps_per_epoch(),
+            Some(_) => epoch == 0 && step == 0,
+            None => phase == phases.len() && !begun && epoch == 0 && step == 0,
+        };
+        // A power cut may have taken lines of metrics, of which none is made twice.
+        let done = epochs(&phases[..phase.min(phases.len())]).saturating_add(epoch);
+        let counted = metric_lines <= done && tally.correct <= tally.images;
+        match ours && counted && tally.images <= self.data.train.labels.len() {
+            true => Ok(()),
+            false => Err(format!(
+                "its position (phase {phase}, epoch {epoch}, step {step}) is none of this recipe and data: what has begun stays in recipe.toml as it was"
+            )),
         }
     }
 
