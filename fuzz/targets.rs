@@ -4,10 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use mars::hardware::Hardware;
+use mars::hardware::{Hardware, MacroNetwork, evaluate};
+use mars::integer::{QuantizeConfig, outline};
 use mars::network::{Graph, NetworkSpec, import};
 use mars::package::Package;
+use mars::reproduce::Experiment;
+use mars::sweep::Space;
 use mars::train::{Checkpoint, Recipe};
+use sha2::{Digest, Sha256};
 
 /// A package, `model.mars`.
 pub fn package(bytes: &[u8]) {
@@ -34,9 +38,26 @@ pub fn pytorch(bytes: &[u8]) {
     with_file("pt", bytes, |path| drop(import(path, tiny32())));
 }
 
-/// A hardware file.
+/// A hardware file; a chip that is one costs and holds a small network.
 pub fn hardware(bytes: &[u8]) {
-    with_file("toml", bytes, |path| drop(Hardware::load(path)));
+    with_file("toml", bytes, |path| {
+        if let Ok(hardware) = Hardware::load(path) {
+            let bits = QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() };
+            let network = outline(tiny(), &bits, hardware.group);
+            let _ = evaluate(&network, &hardware);
+            let _ = MacroNetwork::new(&network, &hardware);
+        }
+    });
+}
+
+/// A sweep.
+pub fn sweep(bytes: &[u8]) {
+    with_file("toml", bytes, |path| drop(Space::load(path)));
+}
+
+/// An experiment.
+pub fn experiment(bytes: &[u8]) {
+    with_file("toml", bytes, |path| drop(Experiment::load(path)));
 }
 
 /// A recipe.
@@ -47,6 +68,18 @@ pub fn recipe(bytes: &[u8]) {
 /// A network.
 pub fn network(bytes: &[u8]) {
     with_file("toml", bytes, |path| drop(NetworkSpec::load(path).and_then(Graph::new)));
+}
+
+/// A file with the checksum that its content asks for, so that readers look behind it; as it is where it has none.
+pub fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    const KEY: &[u8] = b"\\\"sha256\\\":\\\"";
+    const DIGITS: usize = 64;
+    let Some(place) = bytes.windows(KEY.len()).position(|window| window == KEY) else { return bytes };
+    let Some(digits) = bytes.get_mut(place + KEY.len()..).and_then(|rest| rest.get_mut(..DIGITS)) else { return bytes };
+    digits.fill(b'0');
+    let checksum = format!("{:x}", Sha256::digest(&bytes));
+    bytes[place + KEY.len()..][..DIGITS].copy_from_slice(checksum.as_bytes());
+    bytes
 }
 
 /// The network of the corpus's checkpoint.

@@ -4,4 +4,4 @@
 #[path = "../targets.rs"]
 mod targets;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::package(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::package(&targets::sealed(bytes.to_vec())));
