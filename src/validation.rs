@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Batches, ImageShape, Split};
 use crate::error::Result;
 use crate::files::{to_json, write_atomically};
-use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, evaluate};
+use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, Used, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
 use crate::observer::Observer;
 use crate::package::Package;
@@ -27,6 +27,8 @@ pub struct Deployment {
     pub losses: Vec<String>,
     /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
     pub policy: Policy,
+    /// What of the chip they were laid on.
+    pub used: Used,
     /// Images that were run.
     pub images: usize,
     /// SHA-256 of the whole test split.
@@ -119,6 +121,7 @@ pub fn validate(
         hardware: hardware.name.clone(),
         losses: evaluation.losses.clone(),
         policy: evaluation.policy,
+        used: evaluation.used,
         images,
         accuracy: Accuracy {
             float: package.provenance.float_accuracy.filter(|_| same_data),

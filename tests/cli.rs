@@ -730,7 +730,10 @@ fn budgets_are_met_by_what_is_deployed() {
                 let recipe = Recipe::load(Some(&run.join("recipe.toml")), &[]).unwrap();
                 let dense = outline(&network.graph, &recipe.quantize, network.group);
                 // Budgets ask for the cost of filter sets laid over the cores.
-                let chip = Hardware { mapping: Mapping { policy: Policy::FilterSets }, ..Hardware::mars() };
+                let chip = Hardware {
+                    mapping: Mapping { policy: Policy::FilterSets, ..Mapping::default() },
+                    ..Hardware::mars()
+                };
                 let energy = |network| evaluate(network, &chip).unwrap().cost.energy_uj;
                 assert!(energy(&network) <= (1.0 - target) * energy(&dense), "{report}");
             }

@@ -315,6 +315,7 @@ fn without_running(network: IntegerNetwork) -> Deployment {
         data_sha256: "ab".repeat(32),
         losses: evaluation.losses.clone(),
         policy: evaluation.policy,
+        used: evaluation.used,
         accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0 },
         mismatches: Mismatches {
             fake_quant_vs_integer_predictions: None,

@@ -23,12 +23,12 @@ pub use array::{Counters, Execution, MacroNetwork};
 #[cfg(feature = "train")]
 pub(crate) use chip::ConversionNumbers;
 pub use chip::{
-    AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Mapping, Memory, Noise, PingPong, Policy,
-    Precision,
+    AccessMode, Area, Components, Converter, Energy, Hardware, MacroShares, Mapping, Memory, Noise, Objective,
+    PingPong, Policy, Precision,
 };
 pub use cost::{
     AreaBreakdown, Compression, Cost, EnergyBreakdown, EnergyTerm, Evaluation, Evaluator, GroupId, LayerCost, Ledger,
-    PruningStep, Resource, SetGroups, Snapshot, evaluate,
+    PruningStep, Resource, SetGroups, Snapshot, Used, evaluate,
 };
 pub use mapping::{ConvMapping, FilterSet, Placement, Split, Start};
 pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, Timeline, Window};

@@ -68,7 +68,11 @@ pub fn table(deployment: &Deployment) -> String {
         pair("area", &|_| format!("{:.3} mm2", area.total_mm2));
     }
     pair("energy", &|cost| format!("{} uJ", energy(cost.energy_uj)));
-    for (index, (name, _)) in with.energy_breakdown_uj.components().iter().enumerate() {
+    let terms = [with, without].map(|cost| cost.energy_breakdown_uj.components());
+    for (index, (name, _)) in terms[0].iter().enumerate() {
+        if terms.iter().all(|terms| terms[index].1 == 0.0) {
+            continue;
+        }
         pair(&format!("  {}", words(name)), &|cost| {
             format!("{} uJ", energy(cost.energy_breakdown_uj.components()[index].1))
         });

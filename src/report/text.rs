@@ -1,6 +1,6 @@
 //! Numbers and names as text.
 
-use crate::hardware::{Evaluation, Placement, Policy, Split, Start};
+use crate::hardware::{Evaluation, Placement, Policy, Split, Start, Used};
 use crate::validation::{Accuracy, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
@@ -100,7 +100,7 @@ pub(super) fn placement(placement: Placement) -> String {
     text
 }
 
-/// Which placements were taken, in at most 78 characters.
+/// Which part of the chip was taken, and which placements, in a line.
 pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
     let policy = match evaluation.policy {
         Policy::Auto => "auto",
@@ -109,6 +109,7 @@ pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
         Policy::InputChannels => "input channels",
         Policy::Duplicate => "duplicate",
     };
+    let Used { cores, macros_per_core, .. } = evaluation.used;
     let layers = || evaluation.layers.iter().filter_map(|layer| layer.mapping);
     let [channels, copied, together] = [
         layers().filter(|placement| placement.split == Split::InputChannels).count(),
@@ -116,7 +117,7 @@ pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
         layers().filter(|placement| placement.start == Start::Together).count(),
     ];
     format!(
-        "Mapping {policy}, {}: {channels} split by channels, {copied} in copies, {together} started together",
+        "Mapping {policy}, {cores} x {macros_per_core} macros, {}: {channels} by channels, {copied} copied, {together} together",
         count(layers().count(), "layer")
     )
 }

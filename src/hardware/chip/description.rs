@@ -90,6 +90,29 @@ pub enum Policy {
 pub struct Mapping {
     /// One policy for all layers, or the cheapest for each.
     pub policy: Policy,
+    /// What the automatic policy makes small.
+    #[serde(default, skip_serializing_if = "Objective::is_product")]
+    pub objective: Objective,
+}
+
+/// What the mapper makes small: the key `mapping.objective` of a hardware file. Energy is that of a frame without the leakage of macros that hold no
+/// tile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Cycles of a frame.
+    Cycles,
+    /// Energy of a frame.
+    Energy,
+    /// Cycles x energy.
+    #[default]
+    Product,
+}
+
+impl Objective {
+    fn is_product(&self) -> bool {
+        *self == Self::Product
+    }
 }
 
 /// How the map that a layer reads and the one that it writes share the feature-map SRAM.

@@ -18,7 +18,9 @@ mod inherit;
 mod losses;
 mod precision;
 
-pub use description::{AccessMode, Area, Components, Energy, Hardware, MacroShares, Mapping, Memory, PingPong, Policy};
+pub use description::{
+    AccessMode, Area, Components, Energy, Hardware, MacroShares, Mapping, Memory, Objective, PingPong, Policy,
+};
 pub use losses::{Converter, Noise};
 pub(crate) use precision::ConversionNumbers;
 pub use precision::Precision;

@@ -77,6 +77,8 @@ energy_terms! {
     leakage, "leakage", "macros that wait",
         // Milliwatts times nanoseconds are picojoules.
         |layer| layer.constants().leakage_mw_per_macro * layer.leaking_ns() / 1e6;
+    idle_leakage, "idle_leakage", "macros that hold no weights",
+        |layer| layer.constants().leakage_mw_per_macro * layer.macros.idle as f64 * layer.ns() / 1e6;
 }
 
 impl EnergyBreakdown {
@@ -93,8 +95,30 @@ impl EnergyBreakdown {
 }
 
 /// Energy of a layer that takes `cycles` for a frame.
-pub(super) fn layer_energy(work: &LayerWork, cycles: u64, hardware: &Hardware, loading: Loading) -> EnergyBreakdown {
-    EnergyBreakdown::of_layer(&Layer { work, cycles, hardware, loading })
+pub(super) fn layer_energy(
+    work: &LayerWork,
+    cycles: u64,
+    hardware: &Hardware,
+    loading: Loading,
+    macros: Macros,
+) -> EnergyBreakdown {
+    EnergyBreakdown::of_layer(&Layer { work, cycles, hardware, loading, macros })
+}
+
+/// How many macros leak.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Macros {
+    /// Those that hold a tile of some layer.
+    pub(super) holding: usize,
+    /// Those that don't.
+    pub(super) idle: usize,
+}
+
+impl Macros {
+    /// All of a chip's, as if each held a tile.
+    pub(super) fn all(hardware: &Hardware) -> Self {
+        Self { holding: hardware.macros(), idle: 0 }
+    }
 }
 
 /// `count` times some picojoules, in microjoules.
@@ -109,6 +133,7 @@ struct Layer<'a> {
     cycles: u64,
     hardware: &'a Hardware,
     loading: Loading,
+    macros: Macros,
 }
 
 impl Layer<'_> {
@@ -151,9 +176,14 @@ impl Layer<'_> {
         2 * self.work.spilled_bits + self.work.layer.image_bits
     }
 
-    /// Time of all macros but that of measured accesses, which contain their leakage, in nanoseconds.
+    /// Its time in nanoseconds.
+    fn ns(&self) -> f64 {
+        self.cycles as f64 * 1e3 / self.hardware.clock_mhz
+    }
+
+    /// Time of the macros that hold weights but that of measured accesses, which contain their leakage, in nanoseconds.
     fn leaking_ns(&self) -> f64 {
-        let macro_ns = self.hardware.macros() as f64 * self.cycles as f64 * 1e3 / self.hardware.clock_mhz;
+        let macro_ns = self.macros.holding as f64 * self.ns();
         let measured_ns = match (self.constants().components, &self.work.layer.conv) {
             (None, Some(conv)) => self.work.layer.accesses() as f64 * conv.precision.ns,
             (None, None) | (Some(_), _) => 0.0,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::area::AreaBreakdown;
 use super::compression::Compression;
-use super::energy::{EnergyBreakdown, layer_energy};
-use super::mapper::{Chip, map};
+use super::energy::{EnergyBreakdown, Macros, layer_energy};
+use super::mapper::{Chip, KnownParts, Mapped, map};
 use crate::error::{Allowed, ConfigError, Error, Result};
 use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::chip::{Hardware, MacroShares, Policy};
@@ -33,6 +33,8 @@ pub struct Evaluation {
     pub area: Option<AreaBreakdown>,
     /// How layers were to be laid on the cores.
     pub policy: Policy,
+    /// What of the chip they were laid on.
+    pub used: Used,
     /// Every kept weight has a place in the macros at the same time, so that nothing is reloaded.
     pub resident: bool,
     /// The packed model fits the cores' weight SRAMs.
@@ -49,6 +51,17 @@ pub struct Evaluation {
     pub programs: Vec<LayerProgram>,
     /// When each part of a core does what, weight reload included.
     pub timeline: Timeline,
+}
+
+/// The part of a chip that a network uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// Cores.
+    pub cores: usize,
+    /// Macros of each.
+    pub macros_per_core: usize,
+    /// Rows of each.
+    pub rows: usize,
 }
 
 /// Cost of one frame.
@@ -116,6 +129,8 @@ pub struct LayerCost {
 pub struct Evaluator<'a> {
     network: &'a IntegerNetwork,
     kept: Mutex<Vec<Arc<KeptGroups>>>,
+    parts: KnownParts,
+    dense_parts: KnownParts,
 }
 
 /// Groups of each convolution for one group shape, in the order of [`IntegerNetwork::convs`].
@@ -160,7 +175,7 @@ impl<'a> Evaluator<'a> {
     /// A network that isn't valid.
     pub fn new(network: &'a IntegerNetwork) -> Result<Self> {
         network.validate()?;
-        Ok(Self { network, kept: Mutex::default() })
+        Ok(Self { network, kept: Mutex::default(), parts: KnownParts::default(), dense_parts: KnownParts::default() })
     }
 
     /// Runs the model: maps the network, schedules it with and without weight reload, and adds up what it costs.
@@ -173,13 +188,13 @@ impl<'a> Evaluator<'a> {
         let layers = workload(self.network, hardware, &groups.kept)?;
         let dense = workload(self.network, hardware, &groups.dense)?;
         check_cycles(&dense, hardware)?;
-        let (mapped, dense) = rayon::join(|| map(&layers, hardware), || map(&dense, hardware));
+        let (mapped, dense) =
+            rayon::join(|| map(&layers, hardware, &self.parts), || map(&dense, hardware, &self.dense_parts));
 
-        let Run { programs, timeline, mut cost, layers: layer_costs } =
-            Run::new(&mapped.works, hardware, mapped.loading);
-        let mut cost_without_reload = Run::new(&mapped.works, hardware, Loading::Never).cost;
+        let Run { programs, timeline, mut cost, layers: layer_costs } = Run::new(&mapped, hardware, mapped.loading);
+        let mut cost_without_reload = Run::new(&mapped, hardware, Loading::Never).cost;
         for (cost, loading) in [(&mut cost, dense.loading), (&mut cost_without_reload, Loading::Never)] {
-            cost.speedup_vs_dense = cycles(&dense.works, hardware, loading) as f64 / cost.cycles as f64;
+            cost.speedup_vs_dense = cycles(&dense, loading) as f64 / cost.cycles as f64;
         }
         Ok(Evaluation {
             hardware: hardware.name.clone(),
@@ -187,6 +202,11 @@ impl<'a> Evaluator<'a> {
             macro_shares: hardware.macro_shares(),
             area: AreaBreakdown::new(hardware),
             policy: hardware.mapping.policy,
+            used: Used {
+                cores: mapped.part.cores,
+                macros_per_core: mapped.part.macros_per_core,
+                rows: mapped.part.rows,
+            },
             resident: mapped.loading == Loading::Never,
             fits_weight_sram: mapped.fits_weight_sram,
             compression: Compression::of(layers.iter().filter_map(|layer| layer.conv.as_ref())),
@@ -220,9 +240,9 @@ pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluat
 }
 
 /// Cycles of a frame.
-fn cycles(works: &[LayerWork], hardware: &Hardware, loading: Loading) -> u64 {
-    let mut chip = Chip::new(hardware, loading);
-    works.iter().map(|work| chip.run(work)).sum()
+fn cycles(mapped: &Mapped, loading: Loading) -> u64 {
+    let mut chip = Chip::new(&mapped.part, loading, Macros::all(&mapped.part));
+    mapped.works.iter().map(|work| chip.run(work)).sum()
 }
 
 /// What running placed layers gives.
@@ -235,8 +255,10 @@ struct Run {
 }
 
 impl Run {
-    fn new(works: &[LayerWork], hardware: &Hardware, loading: Loading) -> Self {
-        let mut chip = Chip::new(hardware, loading);
+    fn new(mapped: &Mapped, hardware: &Hardware, loading: Loading) -> Self {
+        let Mapped { works, part, .. } = mapped;
+        let macros = mapped.macros(hardware);
+        let mut chip = Chip::new(part, loading, macros);
         let mut timeline = Timeline { frames: hardware.frames_per_load, layers: Vec::new(), spans: Vec::new() };
         // A pooling layer keeps the macros waiting that the convolution before it used.
         let mut peak = 0.0;
@@ -250,11 +272,12 @@ impl Run {
                 peak = hardware.peak_macs_per_cycle(&conv.precision);
             }
             peak_macs += cycles as f64 * peak;
-            costs.push(layer_cost(work, cycles, peak, hardware, loading));
+            let energy = layer_energy(work, cycles, part, loading, macros);
+            costs.push(layer_cost(work, cycles, peak, energy));
             timeline.layers.push(time);
             programs.push(program);
         }
-        assert_bounds(works, &timeline, hardware, loading);
+        assert_bounds(works, &timeline, part, loading);
         let cycles: u64 = costs.iter().map(|layer| layer.cycles).sum();
         let macs: u64 = costs.iter().map(|layer| layer.macs).sum();
         let kept_macs: u64 = costs.iter().map(|layer| layer.kept_macs).sum();
@@ -315,13 +338,12 @@ fn tops_per_watt(macs: u64, energy_uj: f64) -> f64 {
     2.0 * macs as f64 / (energy_uj * 1e6)
 }
 
-fn layer_cost(work: &LayerWork, cycles: u64, peak: f64, hardware: &Hardware, loading: Loading) -> LayerCost {
+fn layer_cost(work: &LayerWork, cycles: u64, peak: f64, energy: EnergyBreakdown) -> LayerCost {
     let conv = work.layer.conv.as_ref();
     let count = |count: fn(&ConvMapping) -> u64| conv.map_or(0, count);
     let groups = count(|conv| conv.grid.groups() as u64);
     let kept_groups = count(|conv| conv.kept_groups() as u64);
     let kept_macs = count(ConvMapping::kept_macs);
-    let energy = layer_energy(work, cycles, hardware, loading);
     LayerCost {
         name: work.layer.name.clone(),
         mapping: work.placement,

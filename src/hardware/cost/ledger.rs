@@ -7,10 +7,10 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 
-use super::mapper::map;
+use super::mapper::fixed;
 use crate::error::Result;
 use crate::groups::GroupGrid;
-use crate::hardware::chip::{Hardware, Mapping, Policy};
+use crate::hardware::chip::{Hardware, Policy};
 use crate::hardware::mapping::{ConvMapping, FilterSet, Layer, LiveValues, Sets, node_workload, sets_of_cores};
 use crate::integer::IntegerNetwork;
 use crate::network::Conv;
@@ -108,7 +108,7 @@ impl<'a> Ledger<'a> {
         let mut ledger = Self {
             network,
             live: LiveValues::new(network),
-            hardware: Hardware { mapping: Mapping { policy: Policy::FilterSets }, ..hardware.clone() },
+            hardware: hardware.clone(),
             resource,
             nodes: nodes.collect(),
             kept: network.convs().zip(kept).map(sets).collect(),
@@ -149,7 +149,7 @@ impl<'a> Ledger<'a> {
 
     /// What the network costs.
     pub fn total(&self) -> f64 {
-        let expense = || map(&self.layers, &self.hardware).expense(&self.hardware);
+        let expense = || fixed(&self.layers, &self.hardware, Policy::FilterSets).expense_on(&self.hardware);
         match self.resource {
             Resource::StoredBits => (0..self.convs()).map(|conv| self.conv_bits(conv)).sum::<u64>() as f64,
             Resource::Cycles => expense().cycles as f64,

@@ -19,5 +19,5 @@ mod mapper;
 pub use area::AreaBreakdown;
 pub use compression::Compression;
 pub use energy::{EnergyBreakdown, EnergyTerm};
-pub use evaluator::{Cost, Evaluation, Evaluator, LayerCost, evaluate};
+pub use evaluator::{Cost, Evaluation, Evaluator, LayerCost, Used, evaluate};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};

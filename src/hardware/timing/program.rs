@@ -10,8 +10,8 @@ use serde::Serialize;
 use crate::hardware::chip::Hardware;
 use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Tile, Traffic};
 
-/// Whether weights have to be loaded, and from where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether weights have to be loaded, and from where; farther is more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Loading {
     /// All weights stay in the macros.
     Never,
