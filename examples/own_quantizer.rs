@@ -40,7 +40,8 @@ fn main() -> mars::Result<()> {
     let data = Dataset::load("cifar10-mini", &DataOptions::default())?;
     let network = zoo("resnet20", data.classes.len()).expect("a network of the zoo");
     let graph = Graph::new(network.clone())?;
-    let weights = mars::network::import("checkpoints/resnet20.safetensors".as_ref(), &graph)?;
+    let weights =
+        mars::network::import("checkpoints/resnet20.safetensors".as_ref(), &graph, &Default::default())?.weights;
     let quantizers: [(&str, Arc<dyn Quantizer>); 2] =
         [("straight through", Arc::new(StraightThrough)), ("learned scales", Arc::new(Lsq))];
     for (name, quantizer) in quantizers {

@@ -29,13 +29,13 @@ pub fn checkpoint(bytes: &[u8]) {
             checkpoint.save(path, tiny()).expect("what was read can be written");
             assert!(Checkpoint::load(path, tiny()).expect("what was written can be read") == checkpoint);
         }
-        let _ = import(path, tiny());
+        let _ = import(path, tiny(), &Default::default());
     });
 }
 
 /// A checkpoint that PyTorch saved.
 pub fn pytorch(bytes: &[u8]) {
-    with_file("pt", bytes, |path| drop(import(path, tiny32())));
+    with_file("pt", bytes, |path| drop(import(path, tiny32(), &Default::default())));
 }
 
 /// A hardware file; a chip that is one costs and holds a small network.

@@ -135,7 +135,7 @@ fn remove_abandoned(place: &Path) {
 }
 
 /// A name beside a path that no other process takes, not even one of another container, whose number may be the same.
-fn part_beside(path: &Path) -> PathBuf {
+pub(crate) fn part_beside(path: &Path) -> PathBuf {
     let nanoseconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.subsec_nanos());
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}-{nanoseconds}.part", std::process::id()));

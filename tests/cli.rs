@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::{command, success};
 use mars::hardware::{Hardware, Mapping, Policy, evaluate};
 use mars::integer::outline;
-use mars::network::{Graph, Weights};
+use mars::network::{Array, Graph, Weights};
 use mars::package::Package;
 use mars::run_folder::RunLock;
 use mars::simd::Arithmetic;
@@ -394,6 +394,128 @@ fn a_checkpoint_is_evaluated_without_training() {
         assert_eq!(out, format!("test accuracy {:.2} %\n", line["test_accuracy"].as_f64().unwrap()));
         assert!(err.is_empty() && tree(&FINISHED) == before, "{err}");
     }
+}
+
+/// A place with `own.safetensors`, random weights of its network that were changed.
+fn place_with_weights(change: impl Fn(&str, &mut Array)) -> TempDir {
+    let dir = new_place();
+    let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
+    let mut weights = Weights::default();
+    for (name, array) in Weights::random(&graph, 5).iter() {
+        let mut array = array.clone();
+        change(name, &mut array);
+        weights.insert(name.into(), array);
+    }
+    weights.save(&dir.path().join("own.safetensors"), BTreeMap::new()).unwrap();
+    dir
+}
+
+/// Trains from `own.safetensors` with these phases, and gives what `deploy.json` says.
+fn deployed_from_own(folder: &Path, phases: &str, settings: &[&str]) -> Value {
+    let phases = format!("phases=[{phases}]");
+    let arguments = ["--recipe", "recipe.toml", "--pretrained", "own.safetensors", "--set", &phases, "--json", "json"];
+    success(&train(folder, &[&arguments, settings].concat()).output().unwrap());
+    json(&folder.join("json"))
+}
+
+#[test]
+fn groups_that_are_zero_in_a_checkpoint_stay_zero_and_count() {
+    // Of `c`, 24 x 20 x 3 x 3: the group of filters 0 to 15 and channels 0 to 15 at four kernel positions.
+    let zero = |index: usize| index / 9 / 20 < 16 && index / 9 % 20 < 16 && index % 9 < 4;
+    let dir = place_with_weights(|name, array| {
+        if name == "c.weight" {
+            array.values.iter_mut().enumerate().filter(|(index, _)| zero(*index)).for_each(|(_, weight)| *weight = 0.0);
+        }
+    });
+    let c = |report: &Value| {
+        let layers = report["layers"].as_array().unwrap();
+        let c = layers.iter().find(|layer| layer["name"] == "c").unwrap();
+        (36.0 * c["group_sparsity"].as_f64().unwrap()).round()
+    };
+    let quantize = "{kind = \"quantize\", epochs = 1}";
+    assert_eq!(c(&deployed_from_own(dir.path(), quantize, &[])), 4.0);
+    let all = ["--set", "sparsity.keep_zero_groups=false"];
+    assert_eq!(c(&deployed_from_own(dir.path(), quantize, &all)), 0.0);
+    // Of 98 groups, 4 are zero before 20 are to be.
+    let sparsify = "{kind = \"sparsify\", epochs = 1}, {kind = \"quantize\", epochs = 1}";
+    let report = deployed_from_own(dir.path(), sparsify, &["--set", "sparsity.target=0.2"]);
+    let share = report["compression"]["group_sparsity"].as_f64().unwrap();
+    assert!((share - 0.2).abs() < 0.01 && c(&report) >= 4.0, "{share}");
+}
+
+/// A layer of zeros, and one whose values are never above zero, have scales too.
+#[test]
+fn a_layer_that_gives_nothing_is_no_error() {
+    let dir = place_with_weights(|name, array| match name {
+        "a.gamma" => array.values.fill(0.0),
+        "a.beta" => array.values.fill(-1.0),
+        _ => {}
+    });
+    let report = deployed_from_own(dir.path(), "{kind = \"quantize\", epochs = 0}", &[]);
+    for key in ["fake_quant_vs_integer_predictions", "integer_vs_macro_logits", "fake_quant_vs_macro_predictions"] {
+        assert_eq!(report["mismatches"][key], 0, "{key}");
+    }
+}
+
+/// Whatever a channel holds that nobody reads, it decides no scale.
+#[test]
+fn a_channel_that_nobody_reads_changes_nothing() {
+    let accuracy = |factor: f32| {
+        let dir = place_with_weights(|name, array| match name {
+            "b.weight" => {
+                let unread = |index: &usize| index / 9 % 12 == 3;
+                let weights = array.values.iter_mut().enumerate();
+                weights.filter(|(index, _)| unread(index)).for_each(|(_, weight)| *weight = 0.0);
+            }
+            "a.gamma" | "a.beta" => array.values[3] = factor,
+            _ => {}
+        });
+        let report = deployed_from_own(dir.path(), "{kind = \"quantize\", epochs = 0}", &[]);
+        report["accuracy"].clone()
+    };
+    assert_eq!(accuracy(1.0), accuracy(1000.0));
+}
+
+#[test]
+fn statistics_that_a_checkpoint_lacks_are_measured() {
+    // What batch norms make of their statistics is the same for inputs of another mean and scale.
+    let dir = place_with_weights(|_, _| {});
+    let (mut without, full) = (Weights::default(), Weights::load(&dir.path().join("own.safetensors")).unwrap().0);
+    for (name, array) in full.iter().filter(|(name, _)| !name.ends_with(".mean") && !name.ends_with(".var")) {
+        without.insert(name.into(), array.clone());
+    }
+    without.save(&dir.path().join("without.safetensors"), BTreeMap::new()).unwrap();
+    let evaluate = |file: &str, loud: bool| {
+        let mut command = command(TRAIN, dir.path());
+        command.args(["--data-dir", "data", "--recipe", "recipe.toml", "--evaluate", "--pretrained", file]);
+        success(&command.args((!loud).then_some("--quiet")).output().unwrap())
+    };
+    let (out, err) = evaluate("without.safetensors", true);
+    let said = "`stem`, `a`, `b`, `b.projection`, `c`: batch norm without running statistics: they are taken from training images";
+    assert!(err.contains(said), "{err}");
+    assert!(out.starts_with("test accuracy "), "{out}");
+    assert_ne!(out, evaluate("own.safetensors", false).0, "a mean of 0 and a variance of 1");
+}
+
+#[test]
+fn a_checkpoint_says_which_of_its_weights_are_read() {
+    let dir = place_with_weights(|_, _| {});
+    let own = Weights::load(&dir.path().join("own.safetensors")).unwrap().0;
+    let mut both = Weights::default();
+    for (name, array) in own.iter() {
+        both.insert(format!("model.{name}"), array.clone());
+        let zeros = Array { values: vec![0.0; array.values.len()], ..array.clone() };
+        both.insert(format!("ema.{name}"), zeros);
+    }
+    both.save(&dir.path().join("both.safetensors"), BTreeMap::new()).unwrap();
+    let evaluate = |file: &str| {
+        train(dir.path(), &["--recipe", "recipe.toml", "--evaluate", "--pretrained", file]).output().unwrap()
+    };
+    let refused = String::from_utf8(evaluate("both.safetensors").stderr).unwrap();
+    let expected = "error: both.safetensors: it holds 2 sets of weights, `ema` and `model`: name one, such as \
+                    --pretrained both.safetensors#ema\n";
+    assert_eq!(refused, expected);
+    assert_eq!(success(&evaluate("both.safetensors#model")).0, success(&evaluate("own.safetensors")).0);
 }
 
 // Interruptions.
@@ -878,7 +1000,7 @@ fn a_checkpoint_of_another_network_is_refused() {
     }
     fs::write(dir.path().join("bad.pt"), "no checkpoint").unwrap();
     let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--pretrained", "bad.pt", "--run", "run"]);
-    refused(dir.path(), &mut command, &["bad.pt: not a readable PyTorch checkpoint"]);
+    refused(dir.path(), &mut command, &["bad.pt: not a readable checkpoint"]);
 }
 
 #[test]

@@ -18,8 +18,7 @@ use mars::integer::{
     Reference, WeightScale, fold, predict,
 };
 use mars::network::{
-    Array, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Skip, SkipSpec,
-    Source, Weights,
+    Array, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Skip, SkipSpec, Source, Weights,
 };
 use mars::observer::{Silent, StopSignal};
 use mars::package::Package;
@@ -32,6 +31,8 @@ use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
 
 const CLASSES: usize = 5;
+/// What batch norms add to a variance: not the default.
+const EPSILON: f64 = 1e-3;
 
 // Networks.
 
@@ -118,6 +119,7 @@ impl Builder {
         let extent = |size: usize| (size + 2 * padding - kernel) / stride + 1;
         (self.channels, self.height, self.width) = (filters, extent(from[1]), extent(from[2]));
         self.layers.push(LayerSpec::Conv {
+            batch_norm_epsilon: None,
             name: name.clone(),
             input,
             filters,
@@ -179,7 +181,13 @@ impl Builder {
             }
             Kind::Hidden => {
                 let name = self.name();
-                self.layers.push(LayerSpec::Linear { name, input: None, filters, batch_norm });
+                self.layers.push(LayerSpec::Linear {
+                    name,
+                    input: None,
+                    filters,
+                    batch_norm,
+                    batch_norm_epsilon: Some(EPSILON),
+                });
                 (self.channels, self.height, self.width) = (filters, 1, 1);
             }
         }
@@ -215,9 +223,15 @@ fn network_spec(input: [usize; 3], stretches: &[Stretch], end: End) -> NetworkSp
     } else {
         let batch_norm = matches!(end, End::BatchNorm);
         let name = builder.name();
-        builder.layers.push(LayerSpec::Linear { name, input: None, filters: CLASSES, batch_norm });
+        builder.layers.push(LayerSpec::Linear {
+            name,
+            input: None,
+            filters: CLASSES,
+            batch_norm,
+            batch_norm_epsilon: None,
+        });
     }
-    NetworkSpec { name: "random".into(), input, classes: CLASSES, layers: builder.layers }
+    NetworkSpec { name: "random".into(), input, classes: CLASSES, batch_norm_epsilon: EPSILON, layers: builder.layers }
 }
 
 // Weights.
@@ -274,7 +288,7 @@ fn affine(weights: &Weights, name: &str, batch_norm: bool, filter: usize) -> (f6
     if !batch_norm {
         return (1.0, part("bias"));
     }
-    let gain = part("gamma") / (part("var") + BATCH_NORM_EPSILON).sqrt();
+    let gain = part("gamma") / (part("var") + EPSILON).sqrt();
     (gain, part("beta") - gain * part("mean"))
 }
 
@@ -690,6 +704,7 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
             stride: 1,
             padding,
             batch_norm: false,
+            batch_norm_epsilon: None,
             add: None,
         });
         let mut insert = |part: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
@@ -706,7 +721,14 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
         insert("output_step", vec![1], &|_| output_step);
         channels = filters;
     }
-    let graph = Graph::new(NetworkSpec { name: "saturated".into(), input, classes: CLASSES, layers }).unwrap();
+    let graph = Graph::new(NetworkSpec {
+        name: "saturated".into(),
+        input,
+        classes: CLASSES,
+        batch_norm_epsilon: EPSILON,
+        layers,
+    })
+    .unwrap();
     // An image step of 1, so that sums are what the weights say.
     let image_scale = ImageScale { zero_points: vec![0; input[0]], std: vec![1.0 / 255.0; input[0]] };
     let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));

@@ -15,7 +15,8 @@ use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
 };
 use mars::network::{
-    Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source, zoo,
+    BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source,
+    zoo,
 };
 use mars::prune::fit_budget;
 use proptest::prelude::*;
@@ -156,12 +157,28 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
 }
 
 fn conv(name: &str, filters: usize, kernel: usize, stride: usize, padding: usize, add: Option<SkipSpec>) -> LayerSpec {
-    LayerSpec::Conv { name: name.into(), input: None, filters, kernel, stride, padding, batch_norm: true, add }
+    LayerSpec::Conv {
+        name: name.into(),
+        input: None,
+        filters,
+        kernel,
+        stride,
+        padding,
+        batch_norm: true,
+        batch_norm_epsilon: None,
+        add,
+    }
 }
 
 fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
-    layers.push(LayerSpec::Linear { name: "linear".into(), input: None, filters: 5, batch_norm: false });
-    NetworkSpec { name: "small".into(), input, classes: 5, layers }
+    layers.push(LayerSpec::Linear {
+        name: "linear".into(),
+        input: None,
+        filters: 5,
+        batch_norm: false,
+        batch_norm_epsilon: None,
+    });
+    NetworkSpec { name: "small".into(), input, classes: 5, batch_norm_epsilon: BATCH_NORM_EPSILON, layers }
 }
 
 /// Everything that a network may have: both shortcuts, a stride, padded channels, both pools.

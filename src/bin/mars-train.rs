@@ -26,10 +26,13 @@ struct Arguments {
     /// Network: a name of the zoo or a TOML file [default: the recipe's]
     #[arg(long)]
     model: Option<String>,
-    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, or "none" for random weights [default: the recipe's, else
-    /// checkpoints/MODEL.safetensors, else none]
+    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; or "none" for random weights
+    /// [default: the recipe's, else checkpoints/MODEL.safetensors, else none]
     #[arg(long, value_name = "FILE")]
     pretrained: Option<String>,
+    /// Layer that is trained anew instead of taken from the checkpoint, by its name in the network or in the checkpoint (repeatable)
+    #[arg(long, value_name = "LAYER")]
+    fresh: Vec<String>,
     /// Recipe, a TOML file
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
@@ -76,6 +79,9 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         ("hardware", arguments.hardware),
     ];
     settings.extend(strings.into_iter().filter_map(|(key, value)| Some(assignment(key, &value?))));
+    if !arguments.fresh.is_empty() {
+        settings.push(format!("fresh={}", toml::Value::from(arguments.fresh)));
+    }
     settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
     let (data, observer) = (arguments.common.data(), arguments.common.observer());
     let environment = Environment { data: &data, device: &arguments.device, observer: &*observer };

@@ -1,5 +1,6 @@
 //! What can go wrong, said so that the reader knows what to do. It knows no room: what a message lists comes with the error.
 
+mod checkpoint;
 mod config;
 mod data;
 mod diverged;
@@ -9,6 +10,7 @@ mod unknown;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+pub use checkpoint::CheckpointError;
 pub use config::{Allowed, ConfigError};
 pub use data::DataError;
 pub use diverged::Diverged;
@@ -84,6 +86,9 @@ pub enum Error {
     /// Data set files that are missing or damaged.
     #[error(transparent)]
     Data(#[from] DataError),
+    /// A checkpoint that cannot become a network's weights.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A package that cannot be read.
     #[error(transparent)]
     Package(#[from] PackageError),

@@ -13,9 +13,7 @@ use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
-use crate::network::{
-    Array, BATCH_NORM_EPSILON, ConvParams, ConvShape, Graph, Node, Norm, Op, ParamId, Params, Role, Skip, Source,
-};
+use crate::network::{Array, ConvParams, ConvShape, Graph, Node, Norm, Op, ParamId, Params, Role, Skip, Source};
 
 /// How the image's bytes become numbers: `(byte - zero_point) / (255 * std)`, one pair a color.
 #[derive(Clone, Debug, PartialEq)]
@@ -473,11 +471,8 @@ fn affine(params: &ConvParams<Array>) -> (Vec<f64>, Vec<f64>) {
         Norm::Batch(norm) => {
             let (gamma, beta) = (doubles(&norm.gamma), doubles(&norm.beta));
             let (mean, variance) = (doubles(&norm.mean), doubles(&norm.variance));
-            let gains: Vec<f64> = gamma
-                .iter()
-                .zip(&variance)
-                .map(|(gamma, variance)| gamma / (variance + BATCH_NORM_EPSILON).sqrt())
-                .collect();
+            let gains: Vec<f64> =
+                gamma.iter().zip(&variance).map(|(gamma, variance)| gamma / (variance + norm.epsilon).sqrt()).collect();
             let biases = beta.iter().zip(&gains).zip(&mean).map(|((beta, gain), mean)| beta - gain * mean).collect();
             (gains, biases)
         }

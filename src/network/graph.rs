@@ -1,5 +1,7 @@
 //! A validated layer graph: references resolved, shapes computed, MACs and weights counted.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use super::spec::{LayerSpec, NetworkSpec, Shortcut};
@@ -136,7 +138,7 @@ pub enum Op {
 }
 
 /// A convolution or linear layer of a graph: a node's own, or the projection of its residual sum.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Conv {
     /// Unique name, that of its weights.
     pub name: String,
@@ -148,6 +150,8 @@ pub struct Conv {
     pub source: Source,
     /// Batch norm instead of a bias.
     pub batch_norm: bool,
+    /// What the batch norm adds to a variance before its root.
+    pub epsilon: f64,
     /// True for the one whose sums are the logits.
     pub logits: bool,
 }
@@ -180,6 +184,9 @@ const MAX_EXTENT: usize = 1 << 16;
 /// Most weights of a layer, and most values of a map.
 const MAX_VALUES: u128 = 1 << 32;
 
+/// What a batch norm may add to a variance.
+const EPSILONS: RangeInclusive<f64> = 1e-12..=0.5;
+
 impl Graph {
     /// Checks a description and computes its shapes.
     ///
@@ -193,6 +200,12 @@ impl Graph {
             return Err(spec.error(format!("input {:?} must have three sizes from 1 to {MAX_EXTENT}", spec.input)));
         }
         let mut nodes: Vec<Node> = Vec::with_capacity(spec.layers.len());
+        let mut epsilons =
+            spec.layers.iter().filter_map(LayerSpec::batch_norm_epsilon).chain([spec.batch_norm_epsilon]);
+        if let Some(epsilon) = epsilons.find(|epsilon| !EPSILONS.contains(epsilon)) {
+            let (least, most) = (EPSILONS.start(), EPSILONS.end());
+            return Err(spec.error(format!("batch_norm_epsilon = {epsilon}: it must be from {least} to {most}")));
+        }
         for (index, layer) in spec.layers.iter().enumerate() {
             let name = layer.name();
             if name.is_empty() || name == "image" || nodes.iter().any(|n| n.name == name) {
@@ -280,11 +293,12 @@ impl Graph {
         let node = &self.nodes[index];
         let Op::Conv { conv: shape, batch_norm, skip, logits } = node.op else { return [None, None] };
         let number = 2 * index as u32;
-        let own = Conv { name: node.name.clone(), number, shape, source: node.source, batch_norm, logits };
+        let epsilon = self.spec.layers[index].batch_norm_epsilon().unwrap_or(self.spec.batch_norm_epsilon);
+        let own = Conv { name: node.name.clone(), number, shape, source: node.source, batch_norm, epsilon, logits };
         let projection = match skip {
             Some(Skip::Projection { source, conv: shape }) => {
                 let name = node.projection_name();
-                Some(Conv { name, number: number + 1, shape, source, batch_norm: true, logits: false })
+                Some(Conv { name, number: number + 1, shape, source, batch_norm: true, epsilon, logits: false })
             }
             Some(Skip::Identity { .. }) | None => None,
         };

@@ -10,8 +10,8 @@ mod zoo;
 
 pub use graph::{Conv, ConvShape, Graph, MapShape, Node, Op, Skip, Source};
 #[cfg(feature = "train")]
-pub use import::import;
+pub use import::{ImportOptions, Imported, import};
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
-pub use spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
-pub use weights::{Array, BATCH_NORM_EPSILON, Weights};
+pub use spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+pub use weights::{Array, Weights};
 pub use zoo::{ZOO, zoo};

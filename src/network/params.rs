@@ -95,6 +95,8 @@ pub struct BatchNorm<T> {
     pub mean: T,
     /// Running variance, as PyTorch has it: of the unbiased variances of batches.
     pub variance: T,
+    /// What is added to the variance before its root.
+    pub epsilon: f64,
 }
 
 /// What follows the sums of a convolution.
@@ -139,8 +141,8 @@ impl<T> ConvParams<T> {
             weight: &self.weight,
             norm: match &self.norm {
                 Norm::Bias(bias) => Norm::Bias(bias),
-                Norm::Batch(BatchNorm { gamma, beta, mean, variance }) => {
-                    Norm::Batch(BatchNorm { gamma, beta, mean, variance })
+                Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon }) => {
+                    Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon: *epsilon })
                 }
             },
             weight_scale: self.weight_scale.as_ref(),
@@ -152,8 +154,8 @@ impl<T> ConvParams<T> {
             weight: &mut self.weight,
             norm: match &mut self.norm {
                 Norm::Bias(bias) => Norm::Bias(bias),
-                Norm::Batch(BatchNorm { gamma, beta, mean, variance }) => {
-                    Norm::Batch(BatchNorm { gamma, beta, mean, variance })
+                Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon }) => {
+                    Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon: *epsilon })
                 }
             },
             weight_scale: self.weight_scale.as_mut(),
@@ -166,11 +168,12 @@ impl<T> ConvParams<T> {
             weight: one(Role::Weight, self.weight),
             norm: match self.norm {
                 Norm::Bias(bias) => Norm::Bias(one(Role::Bias, bias)),
-                Norm::Batch(BatchNorm { gamma, beta, mean, variance }) => Norm::Batch(BatchNorm {
+                Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon }) => Norm::Batch(BatchNorm {
                     gamma: one(Role::Gamma, gamma),
                     beta: one(Role::Beta, beta),
                     mean: one(Role::Mean, mean),
                     variance: one(Role::Variance, variance),
+                    epsilon,
                 }),
             },
             weight_scale: self.weight_scale.map(|scale| one(Role::WeightScale, scale)),
@@ -276,7 +279,8 @@ impl Params<Array> {
             let weight = get(Role::Weight)?;
             let norm = if conv.batch_norm {
                 let [gamma, beta] = [get(Role::Gamma)?, get(Role::Beta)?];
-                Norm::Batch(BatchNorm { gamma, beta, mean: get(Role::Mean)?, variance: get(Role::Variance)? })
+                let [mean, variance] = [get(Role::Mean)?, get(Role::Variance)?];
+                Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon: conv.epsilon })
             } else {
                 Norm::Bias(get(Role::Bias)?)
             };

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::files::read_toml;
 
+/// What batch norms add to a variance before its root, where a network doesn't say otherwise: PyTorch's default.
+pub const BATCH_NORM_EPSILON: f64 = 1e-5;
+
 /// A layer graph, as a user writes it in TOML.
 ///
 /// ```
@@ -43,6 +46,9 @@ pub struct NetworkSpec {
     pub input: [usize; 3],
     /// Number of classes, equal to the filters of the last layer.
     pub classes: usize,
+    /// What batch norms add to a variance before its root, where a layer doesn't say otherwise: 1e-5 if absent, as in PyTorch.
+    #[serde(default = "default_epsilon", skip_serializing_if = "is_default_epsilon")]
+    pub batch_norm_epsilon: f64,
     /// The layers, each after those it reads.
     pub layers: Vec<LayerSpec>,
 }
@@ -71,6 +77,9 @@ pub enum LayerSpec {
         /// Batch norm after the convolution; without it the convolution has a bias.
         #[serde(default = "yes")]
         batch_norm: bool,
+        /// What its batch norm and that of its projection add to a variance; the network's if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch_norm_epsilon: Option<f64>,
         /// A value that is added before the ReLU.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         add: Option<SkipSpec>,
@@ -114,6 +123,9 @@ pub enum LayerSpec {
         /// Batch norm instead of a bias.
         #[serde(default)]
         batch_norm: bool,
+        /// What its batch norm adds to a variance; the network's if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch_norm_epsilon: Option<f64>,
     },
 }
 
@@ -142,6 +154,14 @@ pub enum Shortcut {
     Projection,
 }
 
+fn default_epsilon() -> f64 {
+    BATCH_NORM_EPSILON
+}
+
+fn is_default_epsilon(epsilon: &f64) -> bool {
+    *epsilon == BATCH_NORM_EPSILON
+}
+
 fn one() -> usize {
     1
 }
@@ -158,6 +178,14 @@ impl LayerSpec {
             | Self::MaxPool { name, .. }
             | Self::AvgPool { name, .. }
             | Self::Linear { name, .. } => name,
+        }
+    }
+
+    /// What its batch norm adds to a variance, where that isn't the network's.
+    pub fn batch_norm_epsilon(&self) -> Option<f64> {
+        match self {
+            Self::Conv { batch_norm_epsilon, .. } | Self::Linear { batch_norm_epsilon, .. } => *batch_norm_epsilon,
+            Self::MaxPool { .. } | Self::AvgPool { .. } => None,
         }
     }
 

@@ -20,9 +20,6 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 
-/// Added to a variance before its root, as PyTorch does.
-pub const BATCH_NORM_EPSILON: f64 = 1e-5;
-
 /// Key of the metadata in files that MARS writes.
 const METADATA: &str = "mars";
 /// Key of a run's position in checkpoints from before they had a checksum.

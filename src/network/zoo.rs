@@ -1,14 +1,16 @@
 //! The networks that the project knows by name, for 3x32x32 images.
 
-use super::spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+use super::spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 
 /// Names that [`zoo`] knows.
-pub const ZOO: [&str; 7] = ["resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "vgg8", "vgg16"];
+pub const ZOO: [&str; 8] =
+    ["resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet18_imagenet", "vgg8", "vgg16"];
 
 /// A network of the zoo with `classes` outputs; `None` for a name that isn't in [`ZOO`].
 ///
 /// * `resnet20/32/44/56`: He et al. 2015 for CIFAR, 16-32-64 channels, identity shortcuts with zero-padded channels.
 /// * `resnet18`: 64-128-256-512 channels, 1x1 projections, 3x3 stem.
+/// * `resnet18_imagenet`: the same as torchvision has it, with a 7x7 stem of stride 2 and a maximum behind it.
 /// * `vgg16`: 13 convolutions with batch norm and one linear layer.
 /// * `vgg8`: 6 convolutions (64-64-128-128-256-256) with batch norm and one linear layer.
 pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
@@ -17,29 +19,69 @@ pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
         "resnet32" => resnet_cifar(5),
         "resnet44" => resnet_cifar(7),
         "resnet56" => resnet_cifar(9),
-        "resnet18" => resnet(&[(64, 1), (128, 2), (256, 2), (512, 2)], 2, Shortcut::Projection),
+        "resnet18" => resnet(vec![conv3x3("conv1".into(), 64, 1, None)], &RESNET18, 2, Shortcut::Projection),
+        "resnet18_imagenet" => resnet(imagenet_stem(), &RESNET18, 2, Shortcut::Projection),
         "vgg8" => vgg(&[&[64, 64], &[128, 128], &[256, 256]]),
         "vgg16" => vgg(&[&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]]),
         _ => return None,
     };
-    let mut spec = NetworkSpec { name: name.into(), input: [3, 32, 32], classes, layers };
-    spec.layers.push(LayerSpec::Linear { name: "linear".into(), input: None, filters: classes, batch_norm: false });
+    let mut spec =
+        NetworkSpec { name: name.into(), input: [3, 32, 32], classes, batch_norm_epsilon: BATCH_NORM_EPSILON, layers };
+    spec.layers.push(LayerSpec::Linear {
+        name: "linear".into(),
+        input: None,
+        filters: classes,
+        batch_norm: false,
+        batch_norm_epsilon: None,
+    });
     Some(spec)
 }
 
 fn conv3x3(name: String, filters: usize, stride: usize, add: Option<SkipSpec>) -> LayerSpec {
-    LayerSpec::Conv { name, input: None, filters, kernel: 3, stride, padding: 1, batch_norm: true, add }
+    LayerSpec::Conv {
+        name,
+        input: None,
+        filters,
+        kernel: 3,
+        stride,
+        padding: 1,
+        batch_norm: true,
+        batch_norm_epsilon: None,
+        add,
+    }
 }
 
 fn resnet_cifar(blocks: usize) -> Vec<LayerSpec> {
-    resnet(&[(16, 1), (32, 2), (64, 2)], blocks, Shortcut::Identity)
+    let stem = conv3x3("conv1".into(), 16, 1, None);
+    resnet(vec![stem], &[(16, 1), (32, 2), (64, 2)], blocks, Shortcut::Identity)
 }
 
-/// `stages` of (filters, stride of the first block), each of `blocks` basic blocks.
-fn resnet(stages: &[(usize, usize)], blocks: usize, shortcut: Shortcut) -> Vec<LayerSpec> {
+const RESNET18: [(usize, usize); 4] = [(64, 1), (128, 2), (256, 2), (512, 2)];
+
+fn imagenet_stem() -> Vec<LayerSpec> {
+    let (name, input, batch_norm_epsilon) = ("conv1".into(), None, None);
+    vec![
+        LayerSpec::Conv {
+            name,
+            input,
+            filters: 64,
+            kernel: 7,
+            stride: 2,
+            padding: 3,
+            batch_norm: true,
+            batch_norm_epsilon,
+            add: None,
+        },
+        LayerSpec::MaxPool { name: "maxpool".into(), input: None, kernel: 3, stride: 2, padding: 1 },
+    ]
+}
+
+/// Behind a stem, which gives as many channels as the first stage, `stages` of (filters, stride of the first block), each of `blocks` basic
+/// blocks.
+fn resnet(stem: Vec<LayerSpec>, stages: &[(usize, usize)], blocks: usize, shortcut: Shortcut) -> Vec<LayerSpec> {
     let mut channels = stages[0].0;
-    let mut layers = vec![conv3x3("conv1".into(), channels, 1, None)];
-    let mut from = "conv1".to_string();
+    let mut layers = stem;
+    let mut from = layers.last().map_or("image", LayerSpec::name).to_string();
     for (stage, &(filters, first_stride)) in (1..).zip(stages) {
         for block in 0..blocks {
             let stride = if block == 0 { first_stride } else { 1 };

@@ -93,11 +93,13 @@ impl<'a> Plan<'a> {
         let device = device(environment.device)?;
         let hardware = hardware(&recipe)?;
         let data = Dataset::load_with(&recipe.dataset, environment.data, environment.observer)?;
-        let spec = network(&recipe.model, data.classes.len())?;
+        let spec = network(&recipe, data.classes.len())?;
         // Cheap checks come before a checkpoint is read.
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let start = origin.read(training.recipe(), training.graph())?;
-        let training = training.starting_from(&start.weights)?;
+        environment.observer.notice(&start.origin.to_string());
+        start.remarks.iter().for_each(|remark| environment.observer.notice(remark));
+        let training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
         Ok(Self { training, start: Some(start), folder, cpu: Cpu::Same, observer: environment.observer })
     }
 
@@ -116,7 +118,7 @@ impl<'a> Plan<'a> {
         let chip = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
         check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
         let data = Dataset::load_with(&recipe.dataset, environment.data, environment.observer)?;
-        let spec = network(&recipe.model, data.classes.len())?;
+        let spec = network(&recipe, data.classes.len())?;
         check_unchanged(&spec, &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let name = &training.recipe().dataset;
@@ -130,7 +132,12 @@ impl<'a> Plan<'a> {
     /// No checkpoint; values that aren't finite.
     pub fn evaluate(&self) -> Result<f64> {
         match &self.start {
-            Some(Start { origin: Origin::File(_), .. }) => self.training.float_test_accuracy(),
+            Some(Start { origin: Origin::File(_), .. }) => {
+                let zero_points = self.training.recipe().image_scale().zero_points;
+                self.observer
+                    .notice(&format!("images are read as (byte - {zero_points:?}) / (255 std): means in whole bytes"));
+                self.training.float_test_accuracy()
+            }
             _ => Err(Error::Setting("--evaluate needs --pretrained FILE".into())),
         }
     }
@@ -151,7 +158,6 @@ impl<'a> Plan<'a> {
     /// Those of [`run`](Self::run).
     pub fn run_locked(mut self, _: &RunLock, stop: &StopSignal) -> Result<Outcome> {
         if let Some(start) = &self.start {
-            self.observer.notice(&start.origin.to_string());
             self.write_start(start)?;
         }
         let teacher = match self.training.recipe().distillation {

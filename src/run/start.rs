@@ -4,7 +4,7 @@ use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::network::{Graph, NetworkSpec, Weights, ZOO, import, zoo};
+use crate::network::{Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, zoo};
 use crate::train::{DistillationConfig, Recipe, StartFrom};
 
 /// Where a new run's weights come from.
@@ -21,6 +21,10 @@ pub(super) enum Origin {
 pub(super) struct Start {
     pub origin: Origin,
     pub weights: Weights,
+    /// Numbers of the convolutions whose batch norms have no running statistics.
+    pub without_statistics: Vec<u32>,
+    /// What a person should know about the checkpoint, a line each.
+    pub remarks: Vec<String>,
     /// What the run learns from.
     pub teacher: Option<Weights>,
 }
@@ -45,22 +49,25 @@ impl Origin {
     /// # Errors
     /// A checkpoint that is missing or of another network; distillation without a network to learn from.
     pub fn read(self, recipe: &Recipe, graph: &Graph) -> Result<Start> {
-        let weights = match &self {
-            Self::File(file) => import(file, graph)?,
-            Self::Random | Self::Missing(_) => Weights::random(graph, recipe.seed),
+        let options = ImportOptions { names: Some(&recipe.names), fresh: &recipe.fresh, seed: recipe.seed };
+        let Imported { weights, without_statistics, remarks } = match &self {
+            Self::File(file) => import(file, graph, &options)?,
+            Self::Random | Self::Missing(_) => Weights::random(graph, recipe.seed).into(),
         };
         let teacher = match (&recipe.distillation, &self) {
             (None, _) => None,
-            (Some(DistillationConfig { teacher: Some(file), .. }), _) => Some(import(Path::new(file), graph)?),
-            (Some(_), Self::File(_)) => Some(weights.clone()),
-            (Some(_), Self::Random | Self::Missing(_)) => {
+            (Some(DistillationConfig { teacher: Some(file), .. }), _) => {
+                Some(import(Path::new(file), graph, &ImportOptions::default())?.weights)
+            }
+            (Some(_), Self::File(_)) if recipe.fresh.is_empty() => Some(weights.clone()),
+            (Some(_), Self::File(_) | Self::Random | Self::Missing(_)) => {
                 return Err(Error::Setting(
                     "distillation needs a network to learn from: name a --pretrained FILE or a distillation.teacher"
                         .into(),
                 ));
             }
         };
-        Ok(Start { origin: self, weights, teacher })
+        Ok(Start { origin: self, weights, without_statistics, remarks, teacher })
     }
 }
 
@@ -74,16 +81,20 @@ impl Display for Origin {
     }
 }
 
-/// A network of the zoo, or of a TOML file.
+/// A recipe's network: one of the zoo, or of a TOML file.
 ///
 /// # Errors
 /// There is none of that name.
-pub(super) fn network(model: &str, classes: usize) -> Result<NetworkSpec> {
-    if let Some(spec) = zoo(model, classes) {
-        return Ok(spec);
-    }
-    if model.ends_with(".toml") {
-        return NetworkSpec::load(Path::new(model));
-    }
-    Err(Error::Setting(format!("there is no network `{model}`: name one of {} or a .toml file", ZOO.join(", "))))
+pub(super) fn network(recipe: &Recipe, classes: usize) -> Result<NetworkSpec> {
+    let model = &recipe.model;
+    let mut spec = match zoo(model, classes) {
+        Some(spec) => spec,
+        None if model.ends_with(".toml") => NetworkSpec::load(Path::new(model))?,
+        None => {
+            let message = format!("there is no network `{model}`: name one of {} or a .toml file", ZOO.join(", "));
+            return Err(Error::Setting(message));
+        }
+    };
+    spec.batch_norm_epsilon = recipe.batch_norm_epsilon.unwrap_or(spec.batch_norm_epsilon);
+    Ok(spec)
 }

@@ -1,41 +1,46 @@
 //! First scales of a quantized network, from its weights and from what training images do in it.
 
-use super::forward::Mode;
-use super::model::Model;
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+
+use super::forward::{Mode, Statistics};
+use super::model::{Model, unbiased};
 use super::recipe::Recipe;
 use super::tensors::{to_device, to_host};
 use crate::data::{Batches, Split};
-use crate::error::{Error, Result};
 use crate::integer::{BitPlan, Fusion, WeightScale};
-use crate::network::{Conv, Op, Source};
+use crate::network::{Conv, Norm, Op, Skip, Source};
 use crate::quantize::{activation_limit, calibrate_step, weight_limit};
 
 /// Images that go through the network at a time.
 const BATCH: usize = 128;
 /// Values of a layer that its scale is searched on, at most.
 const SAMPLES: usize = 1 << 17;
+/// The scale of weights that are all zero, as where a batch norm's factors are, and of values that are: fine enough for a bias beside them.
+const SCALE_OF_ZEROS: f32 = 1.0 / 1024.0;
 
 /// Gives a float network's quantizers their scales: those with the smallest squared error on its weights and on the values of
 /// `recipe.calibration_images` training images, of all where there are fewer.
-pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) -> Result<()> {
+pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) {
     let plan = BitPlan::new(&model.graph, &recipe.quantize);
-    let weight_scales = weight_scales(model, recipe, &plan)?;
-    let output_scales = output_scales(model, recipe, &plan, train)?;
+    let read = read_channels(model);
+    let weight_scales = weight_scales(model, recipe, &plan, &read);
+    let output_scales = output_scales(model, recipe, &plan, &read, train);
     for (conv, scales) in weight_scales {
         model.params.conv_mut(conv).weight_scale = Some(to_device(&scales, &model.device));
     }
     for (node, scale) in output_scales {
         model.params.set_output_scale(node, to_device(&[scale], &model.device));
     }
-    Ok(())
 }
 
 /// The scales of each convolution's weights, by its number: one, or one a filter.
-fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Vec<(u32, Vec<f32>)>> {
+fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, read: &[Vec<bool>]) -> Vec<(u32, Vec<f32>)> {
     let mut scales = Vec::new();
     for (index, bits) in plan.nodes.iter().enumerate() {
         let Some(bits) = bits.conv() else { continue };
-        for Conv { name, number, shape, source, batch_norm, logits } in
+        for Conv { number, shape, source, batch_norm, logits, .. } in
             model.graph.node_convs(index).into_iter().flatten()
         {
             let column_len = shape.weights() / shape.filters();
@@ -54,7 +59,14 @@ fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Vec<(
             }
             let limit = weight_limit(bits.weights);
             let scale = |values: &[f32]| calibrate_step(values, -limit, limit).map(|scale| scale as f32);
-            let layer_scale = scale(&values).ok_or_else(|| Error::layer(&name, "all its weights are zero"))?;
+            let read_values: Vec<f32> = values
+                .chunks(column_len)
+                .zip(&read[index])
+                .filter(|(_, read)| **read)
+                .flat_map(|(column, _)| column)
+                .copied()
+                .collect();
+            let layer_scale = scale(&read_values).unwrap_or(SCALE_OF_ZEROS);
             // The logits need one scale to be comparable.
             let per_column = recipe.quantize.weight_scale == WeightScale::Column && !logits;
             let found = if per_column {
@@ -65,11 +77,79 @@ fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan) -> Result<Vec<(
             scales.push((number, found));
         }
     }
-    Ok(scales)
+    scales
+}
+
+/// For each node, which channels of its output somebody reads. The values of others matter to nobody, however large they are.
+fn read_channels(model: &Model) -> Vec<Vec<bool>> {
+    let nodes = model.graph.nodes();
+    let mut read: Vec<Vec<bool>> = nodes.iter().map(|node| vec![false; node.output.channels]).collect();
+    if let Some(logits) = read.last_mut() {
+        logits.fill(true);
+    }
+    for (index, node) in nodes.iter().enumerate().rev() {
+        let mut mark = |source: Source, reads: &dyn Fn(usize) -> bool| {
+            let Source::Node(source) = source else { return };
+            (0..).zip(&mut read[source]).for_each(|(channel, read)| *read |= reads(channel));
+        };
+        for conv in model.graph.node_convs(index).into_iter().flatten() {
+            let weights = to_host(model.params.conv(conv.number).weight.clone());
+            let taps = conv.shape.taps();
+            let mut used = vec![false; conv.shape.channels()];
+            for (place, _) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
+                used[place / taps % conv.shape.channels()] = true;
+            }
+            mark(conv.source, &|channel| used[channel]);
+        }
+        match node.op {
+            Op::Conv { skip: Some(Skip::Identity { source, .. }), .. } => mark(source, &|_| true),
+            Op::Conv { skip: Some(Skip::Projection { .. }) | None, .. } => {}
+            Op::MaxPool { .. } | Op::AvgPool { .. } => {
+                let pooled = read[index].clone();
+                let Source::Node(source) = node.source else { continue };
+                (read[source].iter_mut().zip(pooled)).for_each(|(read, pooled)| *read |= pooled);
+            }
+        }
+    }
+    read
+}
+
+/// Gives the batch norms of these convolutions the statistics of training images: those of `recipe.calibration_images`, in batches that each
+/// norm itself as a network without running statistics does.
+pub(super) fn measure_statistics(model: &mut Model, convs: &[u32], recipe: &Recipe, train: &Split) {
+    if convs.is_empty() {
+        return;
+    }
+    let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
+    let share = 1.0 / batches.len() as f64;
+    let mut sums: BTreeMap<u32, [Tensor<1>; 2]> = BTreeMap::new();
+    for batch in batches {
+        let output = model.forward(model.images(&batch.images), Mode::Measuring { convs });
+        for Statistics { conv, mean, variance, count } in output.statistics {
+            let parts = [mean * share, variance * (share * unbiased(count))];
+            let sum = match sums.remove(&conv) {
+                Some([mean, variance]) => [mean + parts[0].clone(), variance + parts[1].clone()],
+                None => parts,
+            };
+            sums.insert(conv, sum);
+        }
+    }
+    for (conv, [mean, variance]) in sums {
+        let Norm::Batch(norm) = &mut model.params.conv_mut(conv).norm else {
+            unreachable!("statistics are of a batch norm")
+        };
+        (norm.mean, norm.variance) = (mean, variance);
+    }
 }
 
 /// The scale of each node's quantized output, by node.
-fn output_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) -> Result<Vec<(usize, f32)>> {
+fn output_scales(
+    model: &Model,
+    recipe: &Recipe,
+    plan: &BitPlan,
+    read: &[Vec<bool>],
+    train: &Split,
+) -> Vec<(usize, f32)> {
     let nodes = model.graph.nodes();
     let mut samples: Vec<Vec<f32>> = vec![Vec::new(); nodes.len()];
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
@@ -79,7 +159,9 @@ fn output_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) 
         model.forward_with(&model.params, model.images(&batch.images), Mode::Float, |_, value| {
             let values = to_host(value.clone());
             let stride = stride(values.len(), share);
-            samples[index].extend(values.into_iter().step_by(stride));
+            let read = &read[index];
+            let values = values.into_iter().enumerate().step_by(stride);
+            samples[index].extend(values.filter(|(place, _)| read[place % read.len()]).map(|(_, value)| value));
             index += 1;
         });
     }
@@ -88,16 +170,14 @@ fn output_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, train: &Split) 
         let Some(&narrowest) = bits.forms.first() else { continue };
         match node.op {
             Op::Conv { .. } | Op::AvgPool { .. } => {
-                let scale = calibrate_step(&samples, 0.0, activation_limit(narrowest)).ok_or_else(|| {
-                    Error::layer(&node.name, "none of the calibration images gives it a value above zero")
-                })?;
-                scales.push((index, scale as f32));
+                let scale = calibrate_step(&samples, 0.0, activation_limit(narrowest));
+                scales.push((index, scale.map_or(SCALE_OF_ZEROS, |scale| scale as f32)));
             }
             // Its forms are those of what it reads.
             Op::MaxPool { .. } => {}
         }
     }
-    Ok(scales)
+    scales
 }
 
 /// The distance of samples, about `share` out of `values`: the least one that shares no factor with `values` and so with none of a map's

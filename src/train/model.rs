@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::forward::{Chip, ChipBias, Mode, Output, Pass, Statistics, gain};
 use super::tensors::{to_device, to_host};
 use crate::integer::{BitPlan, Fusion, ImageScale};
-use crate::network::{Array, BATCH_NORM_EPSILON, BatchNorm, Graph, Node, Norm, Params};
+use crate::network::{Array, BatchNorm, Graph, Node, Norm, Params};
 use crate::quantize::{Lsq, Quantizer};
 
 /// Share of the batch in the running statistics, as PyTorch's default.
@@ -76,7 +76,7 @@ impl Model {
     /// What a convolution's batch norm multiplies each filter by, with its running statistics; none where it has a bias instead.
     pub fn gain(&self, conv: u32) -> Option<Tensor<1>> {
         let norm = self.params.conv(conv).batch_norm()?;
-        Some(gain(norm.gamma.clone(), norm.variance.clone()))
+        Some(gain(norm.gamma.clone(), norm.variance.clone(), norm.epsilon))
     }
 
     /// A convolution's weights folded with its running statistics, flat.
@@ -95,7 +95,8 @@ impl Model {
             let Some(gains) = self.gain(conv.number).map(to_host) else { continue };
             let device = self.device.clone();
             let params = self.params.conv_mut(conv.number);
-            let Some(BatchNorm { beta, mean, .. }) = params.batch_norm() else { continue };
+            let Some(BatchNorm { beta, mean, epsilon, .. }) = params.batch_norm() else { continue };
+            let epsilon = *epsilon;
             let [weight, beta, mean] = [&params.weight, beta, mean].map(|tensor| to_host(tensor.clone()));
             let column = weight.len() / gains.len();
             let folded: Vec<f32> =
@@ -108,7 +109,8 @@ impl Model {
                 gamma: all(1.0),
                 beta: to_device(&biases, &device),
                 mean: all(0.0),
-                variance: all(1.0 - BATCH_NORM_EPSILON),
+                variance: all(1.0 - epsilon),
+                epsilon,
             });
         }
     }
@@ -128,7 +130,7 @@ impl Model {
     /// Moves the running statistics towards the batch's; the variance unbiased, as in PyTorch.
     pub fn update_statistics(&mut self, statistics: Vec<Statistics>) {
         for Statistics { conv, mean, variance, count } in statistics {
-            let unbiased = variance.inner() * (count as f64 / (count as f64 - 1.0).max(1.0));
+            let unbiased = variance.inner() * unbiased(count);
             let Norm::Batch(norm) = &mut self.params.conv_mut(conv).norm else {
                 unreachable!("statistics are of a batch norm")
             };
@@ -137,6 +139,11 @@ impl Model {
             }
         }
     }
+}
+
+/// What turns the variance of so many values into an estimate without bias, which PyTorch's running variances are.
+pub(super) fn unbiased(count: usize) -> f64 {
+    count as f64 / (count as f64 - 1.0).max(1.0)
 }
 
 /// Flat tensors by parameter as arrays on the host.
@@ -166,7 +173,8 @@ mod tests {
         let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
         let mut params = resnet20(&graph, 3);
         for conv in graph.convs() {
-            let Norm::Batch(BatchNorm { gamma, beta, mean, variance }) = &mut params.conv_mut(conv.number).norm else {
+            let Norm::Batch(BatchNorm { gamma, beta, mean, variance, .. }) = &mut params.conv_mut(conv.number).norm
+            else {
                 continue;
             };
             for (array, shift) in [(gamma, 0.5), (beta, -0.2), (mean, -0.4), (variance, 0.3)] {
@@ -195,7 +203,7 @@ mod tests {
         let recipe = Recipe { calibration_images: 64, ..Recipe::default() };
         let train = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap().train;
         let mut model = Model::new(&graph, &Recipe::default().image_scale(), &resnet20(&graph, 3), &Device::flex());
-        calibrate(&mut model, &recipe, &train).unwrap();
+        calibrate(&mut model, &recipe, &train);
         let plan = BitPlan::new(&graph, &recipe.quantize);
         let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
         let chip = Chip { hardware: &hardware, first: 0, bias: ChipBias::Kept };

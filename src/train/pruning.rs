@@ -252,6 +252,14 @@ impl Pruner {
         self.set(self.non_zero(params));
     }
 
+    /// Masks the groups that are zero already, if there are any.
+    pub fn keep_zeros(&mut self, params: &Params<Tensor<1>>) {
+        let kept = self.non_zero(params);
+        if kept.iter().flatten().any(|kept| !*kept) {
+            self.set(kept);
+        }
+    }
+
     /// Sets masked weights to zero.
     pub fn mask(&self, params: &mut Params<Tensor<1>>) {
         for (conv, mask) in self.masks() {

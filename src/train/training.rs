@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
 
-use super::calibrate::calibrate;
+use super::calibrate::{calibrate, measure_statistics};
 use super::checkpoint::{Checkpoint, Position, State};
 use super::events::{EpochReport, Event, FloatReport, StepReport};
 use super::forward::{Chip, ChipBias, Mode};
@@ -128,8 +128,17 @@ impl Training {
     /// An array of the network that is missing, has another shape, or isn't finite.
     pub fn starting_from(mut self, weights: &Weights) -> Result<Self> {
         self.model = self.place(weights)?;
+        if self.recipe.sparsity.keep_zero_groups {
+            self.pruner.keep_zeros(&self.model.params);
+        }
         self.optimizer = Sgd::new(&self.model.params);
         Ok(self)
+    }
+
+    /// The same with the statistics of these convolutions' batch norms, by number, measured on training images, where a checkpoint has none.
+    pub fn with_measured_statistics(mut self, convs: &[u32]) -> Self {
+        measure_statistics(&mut self.model, convs, &self.recipe, &self.data.train);
+        self
     }
 
     /// The same learning from a network of the same architecture beside the labels, as [`Recipe::distillation`] says.
@@ -425,7 +434,7 @@ impl Training {
                     self.model.fold_batch_norms();
                 }
                 if !self.model.params.has_scales() {
-                    calibrate(&mut self.model, &self.recipe, &self.data.train)?;
+                    calibrate(&mut self.model, &self.recipe, &self.data.train);
                 }
                 self.correct_biases(phase);
             }

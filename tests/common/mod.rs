@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod recipe;
+pub(crate) mod torch;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use super::fold::{Fold, by_filter, gain, options, running_affine};
 use super::mode::{Chip, Statistics};
 use crate::engine::{BlockOutput, Moments, Norm, Shortcut, conv_block};
 use crate::integer::{Fusion, ImageScale};
-use crate::network::{BATCH_NORM_EPSILON, BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
+use crate::network::{BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
 use crate::quantize::{Quantizer, quantize_biases};
 
 /// How a convolution is computed.
@@ -177,7 +177,7 @@ impl Layer<'_> {
                     (Some(Moments { variance, .. }), Some(norm)) => {
                         let device = value.device();
                         let like = |tensor: Tensor<1>| Tensor::<1>::from_data(tensor.into_data(), &device);
-                        Some(gain(like(norm.gamma.clone()), like(variance.clone())))
+                        Some(gain(like(norm.gamma.clone()), like(variance.clone()), norm.epsilon))
                     }
                     _ => plan.rounding.multiplier.clone(),
                 };
@@ -191,5 +191,5 @@ impl Layer<'_> {
 }
 
 fn batch_norm(norm: &BatchNorm<Tensor<1>>) -> Norm {
-    Norm::Batch { gamma: norm.gamma.clone(), beta: norm.beta.clone(), epsilon: BATCH_NORM_EPSILON }
+    Norm::Batch { gamma: norm.gamma.clone(), beta: norm.beta.clone(), epsilon: norm.epsilon }
 }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::engine::{ConvOptions, Moments, Norm, conv_block, moments};
 use crate::integer::Fusion;
-use crate::network::{BATCH_NORM_EPSILON, BatchNorm, Conv, Norm as ParamNorm};
+use crate::network::{BatchNorm, Conv, Norm as ParamNorm};
 
 /// How batch norm and rounded weights meet.
 #[expect(clippy::large_enum_variant, reason = "made once a layer and consumed at once")]
@@ -29,7 +29,7 @@ impl Fold {
         match fusion {
             Fusion::None => Self::Outside,
             Fusion::Ema => {
-                let gain = gain(norm.gamma.clone(), norm.variance.clone()).detach();
+                let gain = gain(norm.gamma.clone(), norm.variance.clone(), norm.epsilon).detach();
                 Self::Corrected { gain: gain.clone().mask_fill(gain.equal_elem(0.0), 1.0) }
             }
             Fusion::Frozen => {
@@ -58,13 +58,13 @@ impl Fold {
 }
 
 /// What a batch norm multiplies each filter by: `gamma / sqrt(variance + epsilon)`.
-pub(in crate::train) fn gain(gamma: Tensor<1>, variance: Tensor<1>) -> Tensor<1> {
-    gamma / (variance + BATCH_NORM_EPSILON).sqrt()
+pub(in crate::train) fn gain(gamma: Tensor<1>, variance: Tensor<1>, epsilon: f64) -> Tensor<1> {
+    gamma / (variance + epsilon).sqrt()
 }
 
 /// Gain and bias of a batch norm with these statistics: the [`gain`], and `beta - gain * mean`.
 fn affine(norm: &BatchNorm<Tensor<1>>, mean: Tensor<1>, variance: Tensor<1>) -> (Tensor<1>, Tensor<1>) {
-    let gain = gain(norm.gamma.clone(), variance);
+    let gain = gain(norm.gamma.clone(), variance, norm.epsilon);
     let bias = norm.beta.clone() - gain.clone() * mean;
     (gain, bias)
 }

@@ -101,8 +101,10 @@ impl Pass<'_> {
                     });
                     // The quantizers of values are ReLUs themselves.
                     let activation = match self.mode {
-                        Mode::Float | Mode::FloatTraining if !logits => Activation::Relu,
-                        Mode::Float | Mode::FloatTraining | Mode::Quantized { .. } => Activation::None,
+                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } if !logits => Activation::Relu,
+                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } | Mode::Quantized { .. } => {
+                            Activation::None
+                        }
                     };
                     let input = ConvInput { x: read(node.source, plans.input_bits), shortcut };
                     let value = run(&plans.conv, &plans.plan, input, activation);
@@ -146,13 +148,20 @@ impl Pass<'_> {
     fn plans(&self, index: usize) -> NodePlans<'_> {
         let [own, projection] = self.graph.node_convs(index);
         let conv = own.expect("the node's own convolution");
-        let float = |conv, projection: Option<Conv>, plan: fn() -> ConvPlan<'static>| {
-            let projection = projection.map(|conv| (conv, plan()));
-            NodePlans { conv, plan: plan(), projection, input_bits: None, skip_bits: None }
+        let float = |conv: Conv, projection: Option<Conv>, plan: &dyn Fn(u32) -> ConvPlan<'static>| {
+            let projection = projection.map(|conv| (conv.clone(), plan(conv.number)));
+            NodePlans { plan: plan(conv.number), conv, projection, input_bits: None, skip_bits: None }
         };
         let (plan, fusion, chip) = match self.mode {
-            Mode::FloatTraining => return float(conv, projection, || ConvPlan::BatchStatistics),
-            Mode::Float => return float(conv, projection, || ConvPlan::RunningStatistics),
+            Mode::FloatTraining => return float(conv, projection, &|_| ConvPlan::BatchStatistics),
+            Mode::Float => return float(conv, projection, &|_| ConvPlan::RunningStatistics),
+            Mode::Measuring { convs } => {
+                let plan = |number| match convs.contains(&number) {
+                    true => ConvPlan::BatchStatistics,
+                    false => ConvPlan::RunningStatistics,
+                };
+                return float(conv, projection, &plan);
+            }
             Mode::Quantized { plan, fusion, chip } => (plan, fusion, chip),
         };
         let bits = plan.nodes[index].conv().expect("the plan is of this graph");

@@ -12,6 +12,8 @@ pub(crate) enum Mode<'a> {
     FloatTraining,
     /// Float with the running statistics, folded.
     Float,
+    /// Float; the batch norms of these convolutions, by number, with the batch's statistics, the others with their running ones.
+    Measuring { convs: &'a [u32] },
     /// Fake quantizers on weights and values; with a chip, its conversions too.
     Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<Chip<'a>> },
 }

@@ -2,9 +2,14 @@
 
 use std::path::Path;
 
+use super::phase::{Phase, PhaseKind};
 use super::schema::Recipe;
 use crate::error::{Error, Result};
 use crate::files::{read_text, to_toml};
+
+/// Float epochs for a checkpoint some of whose layers are trained anew, where the recipe has no phases, and their learning rate.
+const FRESH_EPOCHS: usize = 5;
+const FRESH_LEARNING_RATE: f64 = 0.02;
 
 impl Recipe {
     /// Reads a recipe and applies settings `key=value`, where a key is a path such as `quantize.weight_bits` or `phases.0.epochs`
@@ -41,6 +46,9 @@ impl Recipe {
         let mut recipe = parse(&table)?;
         if recipe.phases.is_empty() {
             recipe.phases = Self::default_phases(recipe.checkpoint().is_some());
+            if recipe.checkpoint().is_some() && !recipe.fresh.is_empty() {
+                recipe.phases.insert(0, Phase::new(PhaseKind::Float, FRESH_EPOCHS, FRESH_LEARNING_RATE));
+            }
             table = to_toml(&recipe)?.parse().map_err(|error| Error::Setting(format!("{name}: {error}")))?;
         }
         of_phases.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
@@ -96,7 +104,7 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{PhaseKind, StartFrom};
+    use super::super::StartFrom;
     use super::*;
 
     fn message(settings: &[&str]) -> String {

@@ -1,5 +1,6 @@
 //! What a recipe can say.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,15 @@ pub struct Recipe {
     /// What it starts from.
     #[serde(skip_serializing_if = "StartFrom::is_shipped")]
     pub pretrained: StartFrom,
+    /// Layers of the network, or of the checkpoint, that are trained anew instead of taken from it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fresh: Vec<String>,
+    /// What the checkpoint calls a layer, where its own name, shape and number don't tell; its batch norm is `LAYER.norm`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub names: BTreeMap<String, String>,
+    /// What batch norms add to a variance, in place of what the network says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_norm_epsilon: Option<f64>,
     /// Hardware file; without it, the default chip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
@@ -111,6 +121,8 @@ pub struct SparsityConfig {
     pub budget: Budget,
     /// Share of it that is gone at the end of the sparsifying phase, 0 to below 1; it means nothing with `budget = "lambda"`.
     pub target: f64,
+    /// Whether groups that are zero in the weights that a run starts from stay zero, and count for the target.
+    pub keep_zero_groups: bool,
 }
 
 /// What groups are dropped for.
@@ -134,7 +146,7 @@ pub enum Budget {
 
 impl Default for SparsityConfig {
     fn default() -> Self {
-        Self { lambda: 1e-4, budget: Budget::default(), target: 0.5 }
+        Self { lambda: 1e-4, budget: Budget::default(), target: 0.5, keep_zero_groups: true }
     }
 }
 
@@ -164,6 +176,9 @@ impl Default for Recipe {
             model: "resnet20".into(),
             dataset: "cifar10".into(),
             pretrained: StartFrom::default(),
+            fresh: Vec::new(),
+            names: BTreeMap::new(),
+            batch_norm_epsilon: None,
             hardware: None,
             seed: 0,
             batch_size: 128,

@@ -1,0 +1,366 @@
+//! Which module of a checkpoint is which layer of a network: by a name that is given, by the layer's own, or by shape and number.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered};
+use crate::network::params::Role;
+use crate::network::weights::weight_shape;
+use crate::network::{Conv, Graph, Op};
+
+/// What a user says about a checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ImportOptions<'a> {
+    /// Module of a layer, or of a layer's batch norm as `LAYER.norm`.
+    pub names: Option<&'a BTreeMap<String, String>>,
+    /// Layers of the network, or modules of the checkpoint, that are trained anew.
+    pub fresh: &'a [String],
+    /// Seed of their weights.
+    pub seed: u64,
+}
+
+/// Where the parameters of each convolution come from.
+pub(super) struct Matching<'a> {
+    /// Those that come from the checkpoint.
+    pub layers: Vec<Layer<'a>>,
+    /// Those that are trained anew.
+    pub fresh: Vec<Conv>,
+    /// How many were found by name.
+    pub by_name: usize,
+    /// Arrays that have no place in the network, since a layer is trained anew.
+    pub unused: Vec<Part<'a>>,
+}
+
+/// Where the parameters of a convolution come from.
+pub(super) struct Layer<'a> {
+    pub conv: Conv,
+    pub weights: WeightParts<'a>,
+    pub bias: Option<Part<'a>>,
+    pub norm: Option<NormParts<'a>>,
+}
+
+/// What doesn't fit.
+#[derive(Debug)]
+pub(super) struct Misfit {
+    pub reason: String,
+    pub way_out: String,
+    /// Convolutions that were found before.
+    pub found: usize,
+}
+
+type Fit<T> = Result<T, Misfit>;
+
+const ANOTHER_NETWORK: &str = "--model names another network";
+const NAMES: &str = "say which is which in [names] of the recipe";
+
+/// Finds the parameters of all convolutions.
+///
+/// # Errors
+/// The first thing that doesn't fit.
+pub(super) fn match_layers<'a>(graph: &Graph, modules: &Modules<'a>, options: &ImportOptions) -> Fit<Matching<'a>> {
+    let mut matcher = Matcher { modules, options, taken: BTreeSet::new(), given_up: BTreeSet::new(), found: 0 };
+    let (wanted, mut fresh) = matcher.split_fresh(graph)?;
+    let (weights, by_name, left) = matcher.weights(graph, wanted)?;
+    fresh.extend(left);
+    let norms = matcher.norms(&weights)?;
+    let layer = |((conv, module), norm): ((Conv, &Module<'a>), Option<NormParts<'a>>)| {
+        let weights = module.weights().expect("a module with weights");
+        Layer { conv, weights, bias: module.part(BIAS), norm }
+    };
+    let layers: Vec<Layer> = weights.into_iter().zip(norms).map(layer).collect();
+    for Layer { conv, bias, .. } in &layers {
+        if let Some(Part { name, entry }) = bias.filter(|bias| bias.entry.shape != [conv.shape.filters()]) {
+            return matcher.misshapen(name, &entry.shape, &conv.name, &[conv.shape.filters()], ANOTHER_NETWORK);
+        }
+    }
+    let unused = matcher.unused(&layers, fresh.len())?;
+    Ok(Matching { layers, fresh, by_name, unused })
+}
+
+struct Matcher<'m, 'a> {
+    modules: &'m Modules<'a>,
+    options: &'m ImportOptions<'m>,
+    /// Modules that belong to a layer, by name.
+    taken: BTreeSet<&'a str>,
+    /// Modules that the user doesn't want.
+    given_up: BTreeSet<&'a str>,
+    found: usize,
+}
+
+type Found<'m, 'a> = Vec<(Conv, &'m Module<'a>)>;
+
+impl<'m, 'a> Matcher<'m, 'a> {
+    fn misfit<T>(&self, reason: String, way_out: impl Into<String>) -> Fit<T> {
+        Err(Misfit { reason, way_out: way_out.into(), found: self.found })
+    }
+
+    fn misshapen<T>(&self, name: &str, found: &[usize], layer: &str, needed: &[usize], way_out: &str) -> Fit<T> {
+        self.misfit(format!("`{name}` has shape {found:?}, `{layer}` needs {needed:?}"), way_out)
+    }
+
+    /// The convolutions that are wanted from the checkpoint, and those that are trained anew.
+    fn split_fresh(&mut self, graph: &Graph) -> Fit<(Vec<Conv>, Vec<Conv>)> {
+        for name in self.options.fresh {
+            if graph.convs().any(|conv| conv.name == *name) {
+                continue;
+            }
+            match self.modules.find(name) {
+                Some(module) => self.given_up.insert(module.name),
+                None => {
+                    let reason = format!("neither it nor the network has a layer `{name}`");
+                    return self.misfit(reason, "--fresh names the layers that are trained anew");
+                }
+            };
+        }
+        Ok(graph.convs().partition(|conv| !self.options.fresh.contains(&conv.name)))
+    }
+
+    /// The modules of the convolutions' weights, how many of them have the layer's name, and convolutions that are left for modules that the
+    /// user doesn't want.
+    fn weights(&mut self, graph: &Graph, wanted: Vec<Conv>) -> Fit<(Found<'m, 'a>, usize, Vec<Conv>)> {
+        let mut found: BTreeMap<u32, &'m Module<'a>> = BTreeMap::new();
+        for conv in &wanted {
+            if let Some(module) = self.named(graph, conv)? {
+                self.take(module);
+                found.insert(conv.number, module);
+            }
+        }
+        let by_name = found.len();
+        let modules = self.modules;
+        let mut left: Vec<&Conv> = wanted.iter().filter(|conv| !found.contains_key(&conv.number)).collect();
+        let mut none_left = Vec::new();
+        while let Some(first) = left.first() {
+            let shape = weight_shape(&first.shape);
+            let (alike, others) = left.iter().partition::<Vec<&Conv>, _>(|conv| weight_shape(&conv.shape) == shape);
+            let fits = |module: &&Module| {
+                self.is_free(module) && module.weights().is_some_and(|weights| weights.fits(&first.shape))
+            };
+            let fitting: Vec<&Module> = modules.in_order().into_iter().filter(fits).collect();
+            if fitting.is_empty() && none_left.len() + alike.len() <= self.given_up.len() {
+                none_left.extend(alike.into_iter().cloned());
+            } else {
+                self.check_order(&alike, &fitting)?;
+                for (conv, module) in alike.into_iter().zip(fitting) {
+                    self.take(module);
+                    found.insert(conv.number, module);
+                }
+            }
+            left = others;
+        }
+        let found = wanted.iter().filter_map(|conv| Some((conv.clone(), *found.get(&conv.number)?))).collect();
+        Ok((found, by_name, none_left))
+    }
+
+    fn take(&mut self, module: &Module<'a>) {
+        self.taken.insert(module.name);
+        self.found += 1;
+    }
+
+    fn is_free(&self, module: &Module) -> bool {
+        !self.taken.contains(module.name) && !self.given_up.contains(module.name)
+    }
+
+    /// The module whose name the user gives, or that is called as the layer is.
+    fn named(&self, graph: &Graph, conv: &Conv) -> Fit<Option<&'m Module<'a>>> {
+        if let Some(name) = self.options.names.and_then(|names| names.get(&conv.name)) {
+            let Some(module) = self.modules.find(name) else {
+                return self.misfit(format!("it has no `{name}`, which [names] gives for `{}`", conv.name), NAMES);
+            };
+            return match module.weights() {
+                Some(weights) if weights.fits(&conv.shape) => Ok(Some(module)),
+                _ => {
+                    self.misfit(format!("`{name}`, which [names] gives for `{}`, isn't of its shape", conv.name), NAMES)
+                }
+            };
+        }
+        let fits = |module: &&Module| {
+            self.is_free(module) && module.weights().is_some_and(|weights| weights.fits(&conv.shape))
+        };
+        let mut names = layer_names(graph, conv).into_iter();
+        Ok(names.find_map(|name| self.modules.find(&name).filter(fits)))
+    }
+
+    /// Convolutions of one shape take the modules of that shape in the order of their numbers: there must be as many, and an order.
+    fn check_order(&self, convs: &[&Conv], modules: &[&Module]) -> Fit<()> {
+        let first = convs[0];
+        let shape = weight_shape(&first.shape);
+        if modules.len() > convs.len() {
+            let names: Vec<&str> = modules.iter().map(|module| module.name).collect();
+            let reason = format!("`{}` may be any of {}", first.name, names.join(", "));
+            return self.misfit(reason, NAMES);
+        }
+        if modules.len() < convs.len() {
+            return self.missing(first, &shape);
+        }
+        match modules.windows(2).find(|pair| !is_numbered(pair[0].name, pair[1].name)) {
+            None => Ok(()),
+            Some(pair) => {
+                let reason = format!("which of `{}` and `{}` comes first can't be told", pair[0].name, pair[1].name);
+                self.misfit(reason, NAMES)
+            }
+        }
+    }
+
+    /// Why no module fits a convolution.
+    fn missing<T>(&self, conv: &Conv, shape: &[usize]) -> Fit<T> {
+        let name = format!("{}.weight", conv.name);
+        if self.modules.is_integer(&name) {
+            return self.misfit(format!("`{name}` is integers"), "export its float weights");
+        }
+        if let Some(found) = self.modules.find(&conv.name).and_then(Module::weights) {
+            let Part { name, entry } = found.weight;
+            return self.misshapen(name, &entry.shape, &conv.name, shape, &self.anew(conv));
+        }
+        let free = self.modules.in_order().into_iter().filter(|module| self.is_free(module));
+        let mut weights = free.filter_map(Module::weights).map(|weights| weights.weight);
+        match (conv.logits, weights.next(), weights.next()) {
+            (true, Some(Part { name, entry }), None) => {
+                let (filters, inputs) = (entry.shape[0], entry.shape[1..].iter().product::<usize>());
+                let (classes, needed) = (shape[0], shape[1..].iter().product::<usize>());
+                let reason = format!(
+                    "`{name}` gives {filters} values from {inputs}, the network's `{}` {classes} from {needed}",
+                    conv.name
+                );
+                self.misfit(reason, self.anew(conv))
+            }
+            _ => self.misfit(format!("it has no `{name}` of shape {shape:?}"), ANOTHER_NETWORK),
+        }
+    }
+
+    fn anew(&self, conv: &Conv) -> String {
+        match conv.logits {
+            true => format!("--fresh {} trains that layer anew", conv.name),
+            false => ANOTHER_NETWORK.into(),
+        }
+    }
+
+    /// The batch norm of each convolution, where the network has one.
+    fn norms(&mut self, convs: &Found<'m, 'a>) -> Fit<Vec<Option<NormParts<'a>>>> {
+        let modules = self.modules;
+        let mut norms: Vec<Option<NormParts>> = vec![None; convs.len()];
+        for (norm, (conv, module)) in norms.iter_mut().zip(convs).filter(|(_, (conv, _))| conv.batch_norm) {
+            *norm = self.named_norm(conv, module)?;
+        }
+        loop {
+            let left = |(norm, (conv, _)): &(&Option<NormParts>, &(Conv, &Module))| conv.batch_norm && norm.is_none();
+            let Some((_, (first, _))) = norms.iter().zip(convs).find(left) else { return Ok(norms) };
+            let filters = first.shape.filters();
+            let alike: Vec<usize> = (0..convs.len())
+                .filter(|&index| left(&(&norms[index], &convs[index])) && convs[index].0.shape.filters() == filters)
+                .collect();
+            let fits = |module: &&Module| self.is_free(module) && module.norm().is_some_and(|norm| norm.fits(filters));
+            let fitting: Vec<&Module> = modules.in_order().into_iter().filter(fits).collect();
+            if fitting.len() < alike.len() {
+                let reason = format!("it has no batch norm of {filters} values for `{}`", first.name);
+                return self.misfit(reason, ANOTHER_NETWORK);
+            }
+            let numbered = fitting.windows(2).all(|pair| is_numbered(pair[0].name, pair[1].name));
+            if fitting.len() > alike.len() || !numbered {
+                let names: Vec<&str> = fitting.iter().map(|module| module.name).collect();
+                let reason = format!("the batch norm of `{}` may be any of {}", first.name, names.join(", "));
+                return self.misfit(reason, format!("{NAMES}, as `{}.norm`", first.name));
+            }
+            for (index, module) in alike.into_iter().zip(fitting) {
+                self.taken.insert(module.name);
+                norms[index] = module.norm();
+            }
+        }
+    }
+
+    /// The batch norm whose name the user gives, or that goes with a convolution's.
+    fn named_norm(&mut self, conv: &Conv, module: &Module<'a>) -> Fit<Option<NormParts<'a>>> {
+        let filters = conv.shape.filters();
+        let key = format!("{}.norm", conv.name);
+        if let Some(name) = self.options.names.and_then(|names| names.get(&key)) {
+            let norm = self.modules.find(name).and_then(|found| Some((found.name, found.norm()?)));
+            return match norm.filter(|(_, norm)| norm.fits(filters)) {
+                Some((name, norm)) => {
+                    self.taken.insert(name);
+                    Ok(Some(norm))
+                }
+                None => self.misfit(format!("`{name}`, which [names] gives for `{key}`, isn't of its shape"), NAMES),
+            };
+        }
+        if let Some(norm) = module.norm().filter(|norm| norm.fits(filters)) {
+            return Ok(Some(norm));
+        }
+        for name in norm_names(module.name) {
+            let Some(found) = self.modules.find(&name).filter(|found| self.is_free(found)) else { continue };
+            let Some(norm) = found.norm() else { continue };
+            if let Some(part) = norm.parts().find(|part| part.entry.shape != [filters]) {
+                return self.misshapen(part.name, &part.entry.shape, &conv.name, &[filters], ANOTHER_NETWORK);
+            }
+            self.taken.insert(found.name);
+            return Ok(Some(norm));
+        }
+        Ok(None)
+    }
+
+    /// Arrays that belong to no layer: there are none, unless layers are trained anew in place of as many.
+    fn unused(&self, layers: &[Layer<'a>], fresh: usize) -> Fit<Vec<Part<'a>>> {
+        let masks = layers.iter().filter_map(|layer| layer.weights.mask);
+        let weights = layers.iter().map(|layer| layer.weights.weight).chain(masks);
+        let biases = layers.iter().filter_map(|layer| layer.bias);
+        let norms = layers.iter().filter_map(|layer| layer.norm).flat_map(|norm| norm.parts());
+        let used: BTreeSet<&str> = weights.chain(biases).chain(norms).map(|part| part.name).collect();
+        let unused: Vec<Part> = self.modules.parts().filter(|part| !used.contains(part.name)).collect();
+        let weights = self.modules.in_order().into_iter().filter(|module| !self.taken.contains(module.name));
+        if weights.filter(|module| module.weights().is_some()).count() <= fresh && fresh > 0 {
+            return Ok(unused);
+        }
+        match unused.first() {
+            None => Ok(unused),
+            Some(part) => {
+                let reason = format!("it also holds `{}`, which the network has no place for", part.name);
+                let quantizer = ["fake_quant", "activation_post_process", "quant."];
+                let is_quantized = quantizer.iter().any(|mark| part.name.contains(mark));
+                self.misfit(reason, if is_quantized { "export its float weights" } else { ANOTHER_NETWORK })
+            }
+        }
+    }
+}
+
+/// What checkpoints call a layer: as the network does, and a projection as the block's `shortcut` or `downsample`.
+fn layer_names(graph: &Graph, conv: &Conv) -> Vec<String> {
+    let node = &graph.nodes()[conv.number as usize / 2];
+    let mut names = vec![conv.name.clone()];
+    if matches!(node.op, Op::Conv { .. }) && conv.name != node.name {
+        let block = node.name.rsplit_once('.').map_or(String::new(), |(block, _)| format!("{block}."));
+        names.extend(["shortcut", "downsample"].map(|name| format!("{block}{name}.0")));
+    }
+    names
+}
+
+/// What checkpoints call the batch norm of a convolution.
+fn norm_names(conv: &str) -> Vec<String> {
+    let (block, last) = conv.rsplit_once('.').map_or(("", conv), |(block, last)| (block, last));
+    let beside = |name: String| if block.is_empty() { name } else { format!("{block}.{name}") };
+    let mut names = Vec::new();
+    if let Ok(number) = last.parse::<u64>() {
+        names.extend(number.checked_add(1).map(|next| beside(next.to_string())));
+    }
+    for norm in ["bn", "norm"] {
+        if last.contains("conv") {
+            names.push(beside(last.replace("conv", norm)));
+        }
+        names.push(format!("{conv}_{norm}"));
+        names.push(format!("{conv}.{norm}"));
+    }
+    names
+}
+
+/// The roles of a batch norm's arrays, in the order of [`NormParts`].
+pub(super) const AFFINE: [Role; 2] = [Role::Gamma, Role::Beta];
+pub(super) const STATISTICS: [Role; 2] = [Role::Mean, Role::Variance];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_norm_goes_with_its_convolution() {
+        assert!(norm_names("layer1.0.conv2").contains(&"layer1.0.bn2".into()));
+        assert!(norm_names("features.7").contains(&"features.8".into()) && norm_names("0").contains(&"1".into()));
+        assert!(norm_names("stem.conv").contains(&"stem.norm".into()));
+        assert!(norm_names("a").contains(&"a_bn".into()));
+    }
+}

@@ -1,0 +1,214 @@
+//! Checkpoints of others: PyTorch's `.th`, `.pt`, `.pth`, and safetensors, with the names that training programs give. Our own are read the
+//! same way.
+//!
+//! | file | knows |
+//! |---|---|
+//! | `arrays` | the arrays of a file: names, shapes and formats first, values on demand |
+//! | `pytorch` | how PyTorch's files are opened |
+//! | `modules` | arrays by module: convolutions, batch norms |
+//! | `matching` | which module is which layer |
+//! | `sets` | which of a file's arrays are the weights |
+//! | `mod` | what becomes of them, and what is said about the rest |
+
+mod arrays;
+mod matching;
+mod modules;
+mod pytorch;
+mod sets;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use self::arrays::Arrays;
+use self::matching::{AFFINE, Layer, Matching, STATISTICS};
+use self::modules::{Part, is_scale, split};
+use self::sets::{Set, find_sets};
+use super::graph::Graph;
+use super::params::{ParamId, Role};
+use super::weights::{Array, Weights, weight_shape};
+use crate::error::{CheckpointError, Result};
+
+pub use self::matching::ImportOptions;
+
+/// Weights out of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    /// The weights, under the network's names; random ones of layers that are trained anew.
+    pub weights: Weights,
+    /// Numbers of the convolutions whose batch norms came without running statistics; theirs are a mean of 0 and a variance of 1.
+    pub without_statistics: Vec<u32>,
+    /// What a person should know: a prefix that was dropped, what was left aside. A line each.
+    pub remarks: Vec<String>,
+}
+
+/// Reads float weights for a network from a checkpoint, ours or another's. `FILE#KEY` reads the arrays whose names begin with `KEY.`.
+///
+/// Names and shapes are compared with the network's before any value is read. `docs/checkpoints.md` says what is understood.
+///
+/// # Errors
+/// A missing, damaged or foreign file; several sets of weights; a checkpoint of another network (the message names the first array that doesn't
+/// fit).
+pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imported> {
+    let (path, key) = split_key(path);
+    let arrays = Arrays::open(&path)?;
+    let set = choose(&arrays, key.as_deref(), graph, options)?;
+    let Matching { layers, fresh, .. } = &set.matching;
+    let mut weights = match fresh.is_empty() {
+        true => Weights::default(),
+        false => Weights::random(graph, options.seed),
+    };
+    for layer in layers {
+        for (role, array) in read_layer(&arrays, layer)? {
+            weights.insert(ParamId { conv: layer.conv.number, role }.name(graph), array);
+        }
+    }
+    let lacks = |layer: &&Layer| layer.norm.is_some_and(|norm| norm.statistics.is_none());
+    let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.number).collect();
+    Ok(Imported { weights, without_statistics, remarks: remarks(&arrays, &set) })
+}
+
+impl From<Weights> for Imported {
+    /// Weights that nothing is to be said about.
+    fn from(weights: Weights) -> Self {
+        Self { weights, without_statistics: Vec::new(), remarks: Vec::new() }
+    }
+}
+
+/// A path and the key behind its last `#`, unless there is a file of the whole name.
+fn split_key(path: &Path) -> (PathBuf, Option<String>) {
+    let split = path.to_str().and_then(|text| text.rsplit_once('#')).filter(|_| !path.exists());
+    split.map_or((path.into(), None), |(file, key)| (file.into(), Some(key.trim_end_matches('.').into())))
+}
+
+/// The one set of weights that fits.
+fn choose<'a>(arrays: &'a Arrays, key: Option<&str>, graph: &Graph, options: &ImportOptions) -> Result<Set<'a>> {
+    let path = || arrays.path().to_path_buf();
+    if let Some(key) = key.filter(|key| !arrays.names().any(|name| name.starts_with(&format!("{key}.")))) {
+        let mut known: Vec<String> = arrays.names().filter_map(|name| Some(name.split_once('.')?.0.into())).collect();
+        known.dedup();
+        return Err(CheckpointError::NoSet { path: path(), set: key.into(), known }.into());
+    }
+    let mut sets = find_sets(arrays, key, graph, options).map_err(|misfit| {
+        let (network, reason) = (graph.spec().name.clone(), misfit.reason);
+        CheckpointError::OtherNetwork { path: path(), network, reason, way_out: misfit.way_out }
+    })?;
+    if sets.len() > 1 {
+        let sets = sets.iter().map(|set| set.prefix.trim_end_matches('.').to_string()).collect();
+        return Err(CheckpointError::SeveralSets { path: path(), sets }.into());
+    }
+    Ok(sets.pop().expect("a set or an error"))
+}
+
+/// The arrays of a convolution. A bias before a batch norm moves into its mean.
+fn read_layer(arrays: &Arrays, layer: &Layer) -> Result<Vec<(Role, Array)>> {
+    let filters = layer.conv.shape.filters();
+    let mut weight = values(arrays, &layer.weights.weight, false)?;
+    if let Some(mask) = &layer.weights.mask {
+        let mask = values(arrays, mask, false)?;
+        weight.iter_mut().zip(mask).for_each(|(weight, mask)| *weight *= mask);
+    }
+    let weight = Array { shape: weight_shape(&layer.conv.shape), values: weight };
+    let bias = layer.bias.as_ref().map(|bias| values(arrays, bias, false)).transpose()?;
+    let mut found = vec![(Role::Weight, weight)];
+    let constant = |value: f32| Array::vector(vec![value; filters]);
+    let Some(norm) = &layer.norm else {
+        found.push((Role::Bias, bias.map_or(constant(0.0), Array::vector)));
+        return Ok(found);
+    };
+    for (parts, roles, defaults) in [(norm.affine, AFFINE, [1.0, 0.0]), (norm.statistics, STATISTICS, [0.0, 1.0])] {
+        for (index, (role, default)) in roles.into_iter().zip(defaults).enumerate() {
+            let array = match &parts {
+                Some(parts) => Array::vector(values(arrays, &parts[index], role == Role::Variance)?),
+                None => constant(default),
+            };
+            found.push((role, array));
+        }
+    }
+    if let Some(bias) = bias {
+        let mean = found.iter_mut().find(|(role, _)| *role == Role::Mean);
+        let (_, mean) = mean.expect("a batch norm has a mean");
+        mean.values.iter_mut().zip(bias).for_each(|(mean, bias)| *mean -= bias);
+    }
+    Ok(found)
+}
+
+/// The values of an array, which a network can have: they are finite, and a variance isn't negative.
+fn values(arrays: &Arrays, part: &Part, variance: bool) -> Result<Vec<f32>> {
+    let values = arrays.read(part.name)?;
+    match values.iter().copied().find(|value| !value.is_finite() || variance && *value < 0.0) {
+        None => Ok(values),
+        Some(value) => {
+            let variance = variance && value < 0.0;
+            let (path, array) = (arrays.path().into(), part.name.into());
+            Err(CheckpointError::Value { path, array, value, variance }.into())
+        }
+    }
+}
+
+/// Labels of arrays that are listed; a checkpoint of an optimizer has hundreds.
+const LISTED: usize = 6;
+
+fn remarks(arrays: &Arrays, set: &Set) -> Vec<String> {
+    let Set { prefix, matching } = set;
+    let mut remarks = Vec::new();
+    if !prefix.is_empty() {
+        remarks.push(format!("its names are read without `{prefix}`"));
+    }
+    let mut aside: BTreeMap<String, usize> = BTreeMap::new();
+    let unused = |name: &str| matching.unused.iter().any(|part| part.name == name);
+    for (name, entry) in arrays.iter().filter(|(name, _)| !is_scale(name)) {
+        let inside = name.strip_prefix(prefix).filter(|_| modules::may_be_weight(name, entry) && !unused(name));
+        if inside.is_some() {
+            continue;
+        }
+        // Counters go by what they count, other things by where they are.
+        let label = match (name.strip_prefix(prefix), name.split_once([':', '.'])) {
+            (Some(rest), _) if entry.shape.is_empty() && entry.len() == 1 => split(rest).1,
+            (Some(_), _) if unused(name) => name,
+            (_, Some((first, _))) => first,
+            _ => name,
+        };
+        *aside.entry(label.into()).or_default() += 1;
+    }
+    if !aside.is_empty() {
+        let label = |(name, count): (&String, &usize)| match count {
+            1 => format!("`{name}`"),
+            count => format!("`{name}` ({count})"),
+        };
+        let mut labels: Vec<String> = aside.iter().take(LISTED).map(label).collect();
+        labels.extend(aside.len().checked_sub(LISTED + 1).map(|more| format!("{} more", more + 1)));
+        remarks.push(format!("left aside: {}", labels.join(", ")));
+    }
+    if arrays.names().any(is_scale) {
+        remarks.push("it is of a quantized network: its float weights are read, without their rounding".into());
+    }
+    let listed = |names: Vec<&str>| {
+        let mut text = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        if let Some(more) = names.len().checked_sub(LISTED).filter(|more| *more > 0) {
+            text.push_str(&format!(" and {more} more"));
+        }
+        text
+    };
+    let layers = |is: fn(&Layer) -> bool| -> Vec<&str> {
+        matching.layers.iter().filter(|layer| is(layer)).map(|layer| layer.conv.name.as_str()).collect()
+    };
+    for (names, what) in [
+        (
+            layers(|layer| layer.norm.is_some_and(|norm| norm.affine.is_none())),
+            "batch norm without factors: gamma 1, beta 0",
+        ),
+        (
+            layers(|layer| layer.norm.is_some_and(|norm| norm.statistics.is_none())),
+            "batch norm without running statistics: they are taken from training images",
+        ),
+        (layers(|layer| layer.norm.is_none() && layer.bias.is_none()), "no bias: 0"),
+    ] {
+        if !names.is_empty() {
+            remarks.push(format!("{}: {what}", listed(names)));
+        }
+    }
+    for conv in &matching.fresh {
+        remarks.push(format!("`{}` is trained anew, from random weights", conv.name));
+    }
+    remarks
+}

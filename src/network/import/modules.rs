@@ -1,0 +1,199 @@
+//! Arrays by module, as PyTorch calls what shares a name up to the last dot: a convolution with its weight and bias, a batch norm.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::arrays::{Arrays, Entry};
+use crate::network::ConvShape;
+
+/// Parts of a module that are weights or statistics.
+const WEIGHT: &str = "weight";
+const MASKED: [&str; 2] = ["weight_orig", "weight_mask"];
+pub(super) const BIAS: &str = "bias";
+/// What PyTorch and MARS call the parts of a batch norm: factor and offset, mean and variance.
+const AFFINE: [[&str; 2]; 2] = [["weight", "bias"], ["gamma", "beta"]];
+const STATISTICS: [[&str; 2]; 2] = [["running_mean", "running_var"], ["mean", "var"]];
+
+/// The modules whose names begin with a prefix.
+pub(super) struct Modules<'a> {
+    arrays: &'a Arrays,
+    prefix: &'a str,
+    modules: BTreeMap<&'a str, Module<'a>>,
+}
+
+/// Arrays whose names differ behind the last dot.
+pub(super) struct Module<'a> {
+    /// Its name without the prefix.
+    pub name: &'a str,
+    parts: BTreeMap<&'a str, Part<'a>>,
+}
+
+/// An array of a module.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    /// Its name in the file.
+    pub name: &'a str,
+    pub entry: &'a Entry,
+}
+
+/// A convolution's or linear layer's weights.
+#[derive(Clone, Copy)]
+pub(super) struct WeightParts<'a> {
+    pub weight: Part<'a>,
+    /// What it is multiplied by, as `torch.nn.utils.prune` leaves it.
+    pub mask: Option<Part<'a>>,
+}
+
+/// A batch norm's arrays.
+#[derive(Clone, Copy)]
+pub(super) struct NormParts<'a> {
+    /// Factor and offset; none for `affine=False`.
+    pub affine: Option<[Part<'a>; 2]>,
+    /// Mean and variance; none for `track_running_stats=False`.
+    pub statistics: Option<[Part<'a>; 2]>,
+}
+
+/// Whether an array of a checkpoint can be a network's: neither a counter nor a number beside the weights nor the state of a run of ours.
+pub(super) fn may_be_weight(name: &str, entry: &Entry) -> bool {
+    let is_float = entry.format.is_some() && !entry.shape.is_empty();
+    is_float && !name.contains(':') && !is_scale(name)
+}
+
+/// Whether it is the scale of one of our quantizers.
+pub(super) fn is_scale(name: &str) -> bool {
+    name.ends_with(".weight_step") || name.ends_with(".output_step")
+}
+
+/// The name of a module and of an array in it.
+pub(super) fn split(name: &str) -> (&str, &str) {
+    name.rsplit_once('.').unwrap_or(("", name))
+}
+
+impl<'a> Modules<'a> {
+    /// `prefix` is empty or ends with a dot.
+    pub fn new(arrays: &'a Arrays, prefix: &'a str) -> Self {
+        let mut modules: BTreeMap<&str, Module> = BTreeMap::new();
+        for (full, entry) in arrays.iter().filter(|(name, entry)| may_be_weight(name, entry)) {
+            let Some(name) = full.strip_prefix(prefix) else { continue };
+            let (module, part) = split(name);
+            let module = modules.entry(module).or_insert_with(|| Module { name: module, parts: BTreeMap::new() });
+            module.parts.insert(part, Part { name: full, entry });
+        }
+        Self { arrays, prefix, modules }
+    }
+
+    /// The module of a name, with or without the prefix.
+    pub fn find(&self, name: &str) -> Option<&Module<'a>> {
+        let short = || self.modules.get(name.strip_prefix(self.prefix)?);
+        self.modules.get(name).or_else(short)
+    }
+
+    /// All modules, in the order of a network's layers as far as numbers in their names tell it.
+    pub fn in_order(&self) -> Vec<&Module<'a>> {
+        let mut modules: Vec<&Module> = self.modules.values().collect();
+        modules.sort_by(|a, b| compare(a.name, b.name));
+        modules
+    }
+
+    /// All arrays.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'a>> {
+        self.modules.values().flat_map(|module| module.parts.values().copied())
+    }
+
+    /// The format of an array that isn't a float, where that is what it lacks.
+    pub fn is_integer(&self, name: &str) -> bool {
+        let full = format!("{}{name}", self.prefix);
+        self.arrays.iter().any(|(other, entry)| other == full && entry.format.is_none())
+    }
+}
+
+impl<'a> Module<'a> {
+    pub fn part(&self, name: &str) -> Option<Part<'a>> {
+        self.parts.get(name).copied()
+    }
+
+    fn pair(&self, names: [&str; 2]) -> Option<[Part<'a>; 2]> {
+        Some([self.part(names[0])?, self.part(names[1])?])
+    }
+
+    /// Its weights, if it is a convolution or a linear layer.
+    pub fn weights(&self) -> Option<WeightParts<'a>> {
+        let is_matrix = |part: &Part| matches!(part.entry.shape.len(), 2 | 4);
+        let plain = self.part(WEIGHT).filter(is_matrix).map(|weight| WeightParts { weight, mask: None });
+        let masked = self.pair(MASKED).filter(|parts| parts.iter().all(is_matrix));
+        plain.or(masked.map(|[weight, mask]| WeightParts { weight, mask: Some(mask) }))
+    }
+
+    /// Its batch norm: its own, where it is one, or that of a layer of ours.
+    pub fn norm(&self) -> Option<NormParts<'a>> {
+        let vectors =
+            |names: [&str; 2]| self.pair(names).filter(|parts| parts.iter().all(|part| part.entry.shape.len() == 1));
+        let find = |names: [[&str; 2]; 2]| names.into_iter().find_map(vectors);
+        let norm = NormParts { affine: find(AFFINE), statistics: find(STATISTICS) };
+        (norm.affine.is_some() || norm.statistics.is_some()).then_some(norm)
+    }
+}
+
+impl WeightParts<'_> {
+    /// Whether it has the shape of a convolution; a linear layer reads the flattened map: channels, rows, pixels.
+    pub fn fits(&self, conv: &ConvShape) -> bool {
+        let inputs = conv.channels() * conv.taps();
+        let convolution = [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]];
+        let fits = |part: &Part| part.entry.shape == convolution || part.entry.shape == [conv.filters(), inputs];
+        fits(&self.weight) && self.mask.as_ref().is_none_or(fits)
+    }
+}
+
+impl<'a> NormParts<'a> {
+    pub fn parts(&self) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        self.affine.into_iter().chain(self.statistics).flatten()
+    }
+
+    /// Whether it has one value for each filter.
+    pub fn fits(&self, filters: usize) -> bool {
+        self.parts().all(|part| part.entry.shape == [filters])
+    }
+}
+
+/// Pieces of a name: numbers, and what is between them.
+fn pieces(name: &str) -> impl Iterator<Item = &str> {
+    let mut rest = name;
+    std::iter::from_fn(move || {
+        let is_digit = rest.starts_with(|c: char| c.is_ascii_digit());
+        let end = rest.find(|c: char| c.is_ascii_digit() != is_digit).unwrap_or(rest.len());
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Orders names by the numbers in them.
+fn compare(a: &str, b: &str) -> Ordering {
+    match pieces(a).zip(pieces(b)).find(|(a, b)| a != b) {
+        Some((a, b)) => match (a.parse::<u64>(), b.parse::<u64>()) {
+            (Ok(x), Ok(y)) => x.cmp(&y).then(a.cmp(b)),
+            _ => a.cmp(b),
+        },
+        None => a.len().cmp(&b.len()),
+    }
+}
+
+/// Whether numbers alone tell the order of two names.
+pub(super) fn is_numbered(a: &str, b: &str) -> bool {
+    let is_number = |piece: &str| piece.parse::<u64>().is_ok();
+    pieces(a).zip(pieces(b)).find(|(a, b)| a != b).is_some_and(|(a, b)| is_number(a) && is_number(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_tell_the_order_of_names() {
+        let mut names = ["features.10", "features.9", "layer1.0.conv2", "layer1.0.conv1", "conv1", "classifier.3"];
+        names.sort_by(|a, b| compare(a, b));
+        assert_eq!(names, ["classifier.3", "conv1", "features.9", "features.10", "layer1.0.conv1", "layer1.0.conv2"]);
+        assert!(is_numbered("layer1.0.conv1", "layer1.1.conv1") && is_numbered("3", "10"));
+        assert!(!is_numbered("stem_a", "stem_b") && !is_numbered("conv", "conv1"));
+    }
+}
