@@ -1,22 +1,78 @@
 //! Files as all rooms read and write them: whole or not at all, and by one process at a time.
 
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::builtin;
 use crate::error::{Error, Result};
+
+/// A file that is read: on the disk, or one of the program's own.
+pub(crate) enum Source {
+    /// On the disk.
+    Disk(File),
+    /// Part of the program.
+    BuiltIn(Cursor<&'static [u8]>),
+}
+
+impl Source {
+    /// Opens a file of the disk, or the program's own of this path where the disk has none.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        match (File::open(path), builtin::find(path)) {
+            (Ok(file), _) => Ok(Self::Disk(file)),
+            (Err(error), Some(bytes)) if error.kind() == ErrorKind::NotFound => Ok(Self::BuiltIn(Cursor::new(bytes))),
+            (Err(error), _) => Err(Error::io(path)(error)),
+        }
+    }
+
+    /// Its bytes.
+    #[cfg(feature = "train")]
+    pub fn len(&self) -> std::io::Result<u64> {
+        match self {
+            Self::Disk(file) => Ok(file.metadata()?.len()),
+            Self::BuiltIn(bytes) => Ok(bytes.get_ref().len() as u64),
+        }
+    }
+}
+
+impl Read for Source {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Disk(file) => file.read(buffer),
+            Self::BuiltIn(bytes) => bytes.read(buffer),
+        }
+    }
+}
+
+impl Seek for Source {
+    fn seek(&mut self, place: SeekFrom) -> std::io::Result<u64> {
+        match self {
+            Self::Disk(file) => file.seek(place),
+            Self::BuiltIn(bytes) => bytes.seek(place),
+        }
+    }
+}
+
+/// Whether there is a file of this path, on the disk or in the program.
+#[cfg(feature = "train")]
+pub(crate) fn exists(path: &Path) -> bool {
+    path.exists() || builtin::find(path).is_some()
+}
 
 /// Most bytes of a file that a person writes: a device that never ends isn't read for ever.
 const MAX_TEXT: u64 = 1 << 24;
 
-/// Reads a text that a person wrote.
+/// Reads a text that a person wrote, or one of the program's own.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
     let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_TEXT + 1).read_to_string(&mut text));
+    let read = Source::open(path)?.take(MAX_TEXT + 1).read_to_string(&mut text);
     match read.map_err(Error::io(path))? as u64 > MAX_TEXT {
         true => {
             Err(Error::file(path, format!("it has more than {} MiB, which is no text of settings", MAX_TEXT >> 20)))

@@ -32,6 +32,7 @@
 //! Without the cargo feature `train` there is no tensor library: the package reader, the integer network and the hardware model
 //! stand alone. `ARCHITECTURE.md` says what each room must not know.
 
+mod builtin;
 pub mod cli;
 pub mod data;
 #[cfg(feature = "train")]

@@ -406,7 +406,7 @@ fn place_with_weights(change: impl Fn(&str, &mut Array)) -> TempDir {
         change(name, &mut array);
         weights.insert(name.into(), array);
     }
-    weights.save(&dir.path().join("own.safetensors"), BTreeMap::new()).unwrap();
+    weights.save(&dir.path().join("own.safetensors"), None).unwrap();
     dir
 }
 
@@ -484,7 +484,7 @@ fn statistics_that_a_checkpoint_lacks_are_measured() {
     for (name, array) in full.iter().filter(|(name, _)| !name.ends_with(".mean") && !name.ends_with(".var")) {
         without.insert(name.into(), array.clone());
     }
-    without.save(&dir.path().join("without.safetensors"), BTreeMap::new()).unwrap();
+    without.save(&dir.path().join("without.safetensors"), None).unwrap();
     let evaluate = |file: &str, loud: bool| {
         let mut command = command(TRAIN, dir.path());
         command.args(["--data-dir", "data", "--recipe", "recipe.toml", "--evaluate", "--pretrained", file]);
@@ -507,7 +507,7 @@ fn a_checkpoint_says_which_of_its_weights_are_read() {
         let zeros = Array { values: vec![0.0; array.values.len()], ..array.clone() };
         both.insert(format!("ema.{name}"), zeros);
     }
-    both.save(&dir.path().join("both.safetensors"), BTreeMap::new()).unwrap();
+    both.save(&dir.path().join("both.safetensors"), None).unwrap();
     let evaluate = |file: &str| {
         train(dir.path(), &["--recipe", "recipe.toml", "--evaluate", "--pretrained", file]).output().unwrap()
     };
@@ -516,6 +516,31 @@ fn a_checkpoint_says_which_of_its_weights_are_read() {
                     --pretrained both.safetensors#ema\n";
     assert_eq!(refused, expected);
     assert_eq!(success(&evaluate("both.safetensors#model")).0, success(&evaluate("own.safetensors")).0);
+}
+
+/// What an installed program finds in a folder that has nothing: the repository's checkpoints, recipes and hardware files.
+#[test]
+fn programs_work_in_an_empty_folder() {
+    let dir = TempDir::new().unwrap();
+    let run = |program: &str, arguments: &str| {
+        success(&command(program, dir.path()).args(arguments.split(' ')).arg("--quiet").output().unwrap()).0
+    };
+    let mini = "--dataset cifar10-mini";
+    let accuracy = run(TRAIN, &format!("--evaluate --pretrained checkpoints/resnet20.safetensors {mini}"));
+    assert_eq!(accuracy, "test accuracy 92.62 %\n");
+    let calibrate = "phases=[{kind=\"quantize\",epochs=0}]";
+    run(TRAIN, &format!("--recipe experiments/quickstart.toml --set {calibrate} --run run"));
+    assert!(
+        fs::read_to_string(dir.path().join("run/recipe.toml")).unwrap().contains("checkpoints/resnet20.safetensors")
+    );
+    run(DEPLOY, "run/model.mars --images 100 --hardware experiments/hardware/mars-8x16.toml");
+    assert!(run(REPRODUCE, "--list").contains("resnet20"));
+    // A file of the same name comes first.
+    fs::create_dir(dir.path().join("checkpoints")).unwrap();
+    fs::write(dir.path().join("checkpoints/resnet20.safetensors"), "nothing").unwrap();
+    let output = command(TRAIN, dir.path()).args(["--recipe", "experiments/quickstart.toml"]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("checkpoints/resnet20.safetensors: not a readable checkpoint"), "{error}");
 }
 
 // Interruptions.

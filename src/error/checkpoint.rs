@@ -1,6 +1,8 @@
 //! What can go wrong with checkpoints that others wrote.
 
-use std::path::{Path, PathBuf};
+#[cfg(feature = "train")]
+use std::path::Path;
+use std::path::PathBuf;
 
 /// A checkpoint that cannot become a network's weights.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +63,7 @@ pub enum CheckpointError {
     },
 }
 
+#[cfg(feature = "train")]
 impl CheckpointError {
     /// A [`CheckpointError::Unreadable`] about `path`.
     pub(crate) fn unreadable(path: &Path, reason: impl ToString) -> Self {

@@ -16,6 +16,7 @@ pub use data::DataError;
 pub use diverged::Diverged;
 pub use package::PackageError;
 pub use unknown::UnknownName;
+#[cfg(feature = "train")]
 pub(crate) use unknown::closest;
 
 /// Result of everything that can fail in this crate.

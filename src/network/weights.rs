@@ -21,7 +21,7 @@ use crate::files::write_atomically;
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 
 /// Key of the metadata in files that MARS writes.
-const METADATA: &str = "mars";
+pub(super) const METADATA: &str = "mars";
 /// Key of a run's position in checkpoints from before they had a checksum.
 const UNSEALED: &str = "position";
 
@@ -177,7 +177,7 @@ impl Weights {
 }
 
 /// The state in the metadata of a file, if nothing in the file has changed.
-fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Option<Value>, String> {
+pub(super) fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Option<Value>, String> {
     let Header { sha256, state } = serde_json::from_str(metadata).map_err(|error| format!("its metadata: {error}"))?;
     match checksum(bytes, &sha256) {
         Some(found) if found == sha256 => Ok(state),

@@ -1,12 +1,14 @@
 //! The experiment file: the rows of a table in their order, each a recipe with settings on top.
 
 use std::fmt::{Display, Formatter};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::builtin;
 use crate::error::{Error, Result, closest};
-use crate::files::read_text;
+use crate::files::{exists, read_text};
 use crate::train::{Recipe, StartFrom, assignment};
 
 /// Where experiments lie that are named without a path.
@@ -147,27 +149,28 @@ impl Experiment {
             return Self::load(Path::new(name));
         }
         let path = Path::new(FOLDER).join(format!("{name}.toml"));
-        if path.exists() {
+        if exists(&path) {
             return Self::load(&path);
         }
         let known: Vec<String> = Self::files()?.iter().map(|path| stem(path)).collect();
         Err(Error::Setting(format!("there is no experiment `{name}` in {FOLDER}: {}", choices(name, &known))))
     }
 
-    /// The files in `experiments/` that are experiments, sorted; recipes have no rows.
+    /// The files in `experiments/` that are experiments, or the program's own where there is no such folder, sorted; recipes have no rows.
     ///
     /// # Errors
     /// The folder cannot be read.
     pub fn files() -> Result<Vec<PathBuf>> {
         let folder = Path::new(FOLDER);
-        let entries = std::fs::read_dir(folder).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::Setting(format!(
-                "there is no folder {FOLDER} here: run in the repository, or name an experiment's file"
-            )),
-            _ => Error::io(folder)(error),
-        })?;
-        let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
-        let mut paths = paths.map_err(Error::io(folder))?;
+        let mut paths: Vec<PathBuf> = match std::fs::read_dir(folder) {
+            Ok(entries) => {
+                let paths: std::io::Result<_> = entries.map(|entry| Ok(entry?.path())).collect();
+                paths.map_err(Error::io(folder))?
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => builtin::paths().map(PathBuf::from).collect(),
+            Err(error) => return Err(Error::io(folder)(error)),
+        };
+        paths.retain(|path| path.parent() == Some(folder));
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml") && has_rows(path));
         paths.sort();
         Ok(paths)
@@ -290,7 +293,7 @@ fn check_settings(settings: &[String]) -> Result<()> {
 
 /// Whether a file is an experiment; one that isn't TOML is taken for one if it looks like it, so that its error is seen.
 fn has_rows(path: &Path) -> bool {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = read_text(path).unwrap_or_default();
     text.parse::<toml::Table>().map_or_else(|_| text.contains("[[rows]]"), |table| is_experiment(&table))
 }
 

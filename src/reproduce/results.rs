@@ -2,14 +2,13 @@
 //! metrics of the first one, so that anybody can check it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::{read_if_present, to_json, write_atomically};
+use crate::files::{Source, exists, read_if_present, to_json, write_atomically};
 use crate::hardware::Cost;
 use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
 use crate::train::{Recipe, StartFrom};
@@ -190,7 +189,7 @@ pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>
 pub(super) fn other_checkpoint(planned: Option<&Path>, made_sha256: Option<&str>) -> Result<Option<String>> {
     let other = match (planned, made_sha256) {
         (None, None) => false,
-        (Some(file), Some(made)) => file.exists() && sha256(file)? != made,
+        (Some(file), Some(made)) => exists(file) && sha256(file)? != made,
         _ => true,
     };
     let planned = planned.map_or("random weights".into(), |file| file.display().to_string());
@@ -200,7 +199,7 @@ pub(super) fn other_checkpoint(planned: Option<&Path>, made_sha256: Option<&str>
 
 /// Of a file, in hexadecimal.
 pub(super) fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut file = Source::open(path)?;
     let mut digest = Sha256::new();
     std::io::copy(&mut file, &mut digest).map_err(Error::io(path))?;
     Ok(format!("{:x}", digest.finalize()))

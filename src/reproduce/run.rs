@@ -11,7 +11,7 @@ use super::results::{Results, Run, differences, other_checkpoint, sha256};
 use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::error::{Error, Result};
-use crate::files::{read_if_present, to_json, wait_for_lock, write_atomically};
+use crate::files::{exists, read_if_present, to_json, wait_for_lock, write_atomically};
 use crate::observer::{Observer, StopSignal};
 use crate::run::{Cpu, Environment, Outcome, Plan};
 use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE, RunLock};
@@ -175,7 +175,7 @@ impl Reproduction<'_> {
     }
 
     fn check_checkpoint(&self, job: &Job) -> Result<()> {
-        let Some(file) = self.checkpoint(job).filter(|file| job.row.start.is_none() && !file.exists()) else {
+        let Some(file) = self.checkpoint(job).filter(|file| job.row.start.is_none() && !exists(file)) else {
             return Ok(());
         };
         let message = format!(

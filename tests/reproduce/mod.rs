@@ -303,7 +303,11 @@ fn what_cannot_be_reproduced_is_refused() {
         &["row `dense` starts from nowhere.pt, which is missing", "--set pretrained=FILE"],
     );
     let elsewhere = TempDir::new().unwrap();
-    refused(elsewhere.path(), &mut reproduce(elsewhere.path(), &["two"]), &["there is no folder experiments here"]);
+    refused(
+        elsewhere.path(),
+        &mut reproduce(elsewhere.path(), &["two"]),
+        &["there is no experiment `two` in experiments", "resnet20"],
+    );
     let cases: [(&str, &str, &[&str]); 9] = [
         ("F - 100", "F + 1", &["two.toml", "bar `F + 1`", "\"F - 0.5\""]),
         ("label = \"dense\"", "lable = \"dense\"", &["two.toml", "`lable`", "`label`"]),

@@ -1,7 +1,6 @@
 //! The arrays of a checkpoint file: what they are called and how large they are is read first, their values only when they are asked for.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,6 +11,8 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::pytorch;
 use crate::error::{CheckpointError, Error, Result};
+use crate::files::Source;
+use crate::network::weights::{METADATA, unsealed};
 
 /// The longest header that safetensors files have.
 const MAX_HEADER: u64 = 100_000_000;
@@ -49,13 +50,13 @@ impl Arrays {
     /// Reads names, shapes and formats; the content decides whether the file is PyTorch's or safetensors.
     ///
     /// # Errors
-    /// A missing, damaged or foreign file.
+    /// A missing, damaged or foreign file; one of MARS's that has changed since it was written.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io(path))?;
+        let mut file = Source::open(path)?;
         let entries = match safetensors_header(path, &mut file)? {
-            Some(header) => safetensors_entries(path, &file, &header)?,
+            Some(header) => safetensors_entries(path, &mut file, &header)?,
             None => {
-                let reader = pytorch::open(path, &mut file)?;
+                let reader = pytorch::open(path)?;
                 reader.into_tensors().into_iter().map(|(name, tensor)| (name, Entry::pytorch(tensor))).collect()
             }
         };
@@ -85,7 +86,7 @@ impl Arrays {
         let (bytes, decode): (_, fn(Format, &[u8]) -> f32) = match &entry.place {
             Place::File(range) => {
                 let mut bytes = vec![0; (range.end - range.start) as usize];
-                let mut file = File::open(&self.path).map_err(Error::io(&self.path))?;
+                let mut file = Source::open(&self.path)?;
                 let read = file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes));
                 read.map_err(Error::io(&self.path))?;
                 (bytes, Format::read_little_endian)
@@ -155,7 +156,7 @@ impl Format {
 }
 
 /// The header of a safetensors file with the eight bytes before it; none for another kind of file.
-fn safetensors_header(path: &Path, file: &mut File) -> Result<Option<Vec<u8>>> {
+fn safetensors_header(path: &Path, file: &mut Source) -> Result<Option<Vec<u8>>> {
     let mut start = Vec::new();
     file.by_ref().take(9).read_to_end(&mut start).map_err(Error::io(path))?;
     let Some((&length, b"{")) = start.split_first_chunk::<8>() else { return Ok(None) };
@@ -167,16 +168,21 @@ fn safetensors_header(path: &Path, file: &mut File) -> Result<Option<Vec<u8>>> {
     Ok(Some(start))
 }
 
-fn safetensors_entries(path: &Path, file: &File, header: &[u8]) -> Result<BTreeMap<String, Entry>> {
+fn safetensors_entries(path: &Path, file: &mut Source, header: &[u8]) -> Result<BTreeMap<String, Entry>> {
     let (_, json) = header.split_at(8);
     let metadata: Metadata = serde_json::from_slice(json).map_err(|error| CheckpointError::unreadable(path, error))?;
     let data = header.len() as u64;
-    let size = file.metadata().map_err(Error::io(path))?.len();
+    let size = file.len().map_err(Error::io(path))?;
     let expected = data + metadata.data_len() as u64;
     if size != expected {
         return Err(
             CheckpointError::unreadable(path, format!("it has {size} bytes, its header tells of {expected}")).into()
         );
+    }
+    if let Some(text) = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA)) {
+        let mut bytes = Vec::new();
+        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(Error::io(path))?;
+        unsealed(&bytes, text).map_err(|message| Error::file(path, message))?;
     }
     let entry = |info: &TensorInfo| {
         let format = match info.dtype {

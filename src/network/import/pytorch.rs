@@ -18,7 +18,8 @@ use crate::files::part_beside;
 ///
 /// # Errors
 /// A file that is damaged or not PyTorch's.
-pub(super) fn open(path: &Path, file: &mut File) -> Result<PytorchReader> {
+pub(super) fn open(path: &Path) -> Result<PytorchReader> {
+    let file = &mut File::open(path).map_err(Error::io(path))?;
     let open = |place: &Path| Ok(PytorchReader::new(place).map_err(|error| CheckpointError::unreadable(path, error))?);
     match ends_in_zip64(file).map_err(Error::io(path))? {
         None => open(path),

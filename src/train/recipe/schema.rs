@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::phase::{Phase, PhaseKind};
 use crate::data::Normalization;
+use crate::files::exists;
 use crate::integer::{ImageScale, QuantizeConfig};
 use crate::network::ZOO;
 
@@ -209,7 +210,7 @@ impl Recipe {
         match &self.pretrained {
             StartFrom::File(file) => Some(file.clone()),
             StartFrom::Random => None,
-            StartFrom::Shipped => self.shipped_checkpoint().filter(|shipped| shipped.exists()),
+            StartFrom::Shipped => self.shipped_checkpoint().filter(|shipped| exists(shipped)),
         }
     }
 

@@ -1,0 +1,89 @@
+//! Files of the repository that are part of the programs, so that these work in any folder. A file of the same name on the disk comes first.
+
+use std::path::{Component, Path};
+
+macro_rules! files {
+    ($($name:literal),+ $(,)?) => { &[$(($name, include_bytes!(concat!("../", $name)))),+] };
+}
+
+/// Recipes, experiments and hardware files by their paths in the repository.
+const TEXTS: &[(&str, &[u8])] = files![
+    "experiments/bits.toml",
+    "experiments/converter.toml",
+    "experiments/cycles.toml",
+    "experiments/fusion.toml",
+    "experiments/hardware/adc5.toml",
+    "experiments/hardware/mars-16x1.toml",
+    "experiments/hardware/mars-8x16.toml",
+    "experiments/hardware/mars.toml",
+    "experiments/hardware/sweep.toml",
+    "experiments/paper.toml",
+    "experiments/quickstart.toml",
+    "experiments/recipes/fusion.toml",
+    "experiments/recipes/paper-float.toml",
+    "experiments/recipes/quantize.toml",
+    "experiments/recipes/sparsify-deep.toml",
+    "experiments/recipes/sparsify.toml",
+    "experiments/resnet20-fast.toml",
+    "experiments/resnet20-float.toml",
+    "experiments/resnet20-w4a4-sparse50.toml",
+    "experiments/resnet20-w4a4.toml",
+    "experiments/resnet20-w8a8.toml",
+    "experiments/resnet20.toml",
+    "experiments/shapes.toml",
+    "experiments/vgg8-float.toml",
+    "experiments/vgg8.toml",
+];
+
+/// Checkpoints, which only training needs.
+#[cfg(feature = "train")]
+const CHECKPOINTS: &[(&str, &[u8])] = files!["checkpoints/resnet20.safetensors", "checkpoints/vgg8.safetensors"];
+#[cfg(not(feature = "train"))]
+const CHECKPOINTS: &[(&str, &[u8])] = &[];
+
+/// The paths of all of them, sorted in each folder.
+#[cfg(feature = "train")]
+pub(crate) fn paths() -> impl Iterator<Item = &'static str> {
+    CHECKPOINTS.iter().chain(TEXTS).map(|(path, _)| *path)
+}
+
+/// The file of a path from the current folder.
+pub(crate) fn find(path: &Path) -> Option<&'static [u8]> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => drop(parts.pop()?),
+            Component::Normal(part) => parts.push(part.to_str()?),
+            Component::Prefix(_) | Component::RootDir => return None,
+        }
+    }
+    let name = parts.join("/");
+    CHECKPOINTS.iter().chain(TEXTS).find(|(path, _)| *path == name).map(|(_, bytes)| *bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn every_recipe_experiment_and_hardware_file_is_there() {
+        for folder in ["experiments", "experiments/hardware", "experiments/recipes", "checkpoints"] {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|extension| extension == "toml" || extension == "safetensors") {
+                    assert_eq!(find(&path), Some(&*fs::read(&path).unwrap()), "{}", path.display());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_may_go_up_and_down() {
+        assert!(find("./experiments/recipes/../hardware/mars.toml".as_ref()).is_some());
+        assert!(find("experiments/../../experiments/quickstart.toml".as_ref()).is_none());
+        assert!(find("/experiments/quickstart.toml".as_ref()).is_none() && find("quickstart.toml".as_ref()).is_none());
+    }
+}
