@@ -14,13 +14,13 @@ def read_package(path):
     length = int.from_bytes(raw[:8], "little")
     container = json.loads(raw[8 : 8 + length])
     header = json.loads(container.pop("__metadata__")["mars"])
-    assert header["version"] == 1, "another version of the format"
+    assert header["version"] in (1, 2), "another version of the format"
     digest = header["sha256"].encode()
     assert hashlib.sha256(raw.replace(digest, b"0" * 64, 1)).hexdigest() == header["sha256"], "damaged"
 
     def tensor(name):
         start, end = (8 + length + offset for offset in container[name]["data_offsets"])
-        return numpy.frombuffer(raw[start:end], {"U8": "u1", "I32": "<i4"}[container[name]["dtype"]])
+        return numpy.frombuffer(raw[start:end], {"U8": "u1", "U16": "<u2", "I32": "<i4"}[container[name]["dtype"]])
 
     convs = {}
     for name, shape, conv in convolutions(header):

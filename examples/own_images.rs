@@ -23,7 +23,7 @@ fn bars(images: usize, seed: usize) -> Split {
             noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             split.images.push((noise >> 58) as u8 + if along == place { 180 } else { 20 });
         }
-        split.labels.push(class as u8);
+        split.labels.push(class as u16);
     }
     split
 }

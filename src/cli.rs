@@ -36,7 +36,7 @@ pub struct CommonArgs {
 impl CommonArgs {
     /// Where data sets may come from.
     pub fn data(&self) -> DataOptions {
-        DataOptions { data_dir: self.data_dir.clone(), data_url: self.data_url.clone() }
+        DataOptions { data_dir: self.data_dir.clone(), data_url: self.data_url.clone(), ..DataOptions::default() }
     }
 
     /// Shows progress on standard error, unless that was declined.

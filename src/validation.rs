@@ -113,7 +113,7 @@ pub fn validate(
     let known = package.predictions.as_ref();
     let fake_quant = known.filter(|known| known.data_sha256 == data_sha256 && known.classes.len() == test.len());
     let fake_quant = fake_quant.map(|predictions| &predictions.classes[..images]);
-    let differences = |a: &[u8], b: &[u8]| a.iter().zip(b).filter(|(a, b)| a != b).count();
+    let differences = |a: &[u16], b: &[u16]| a.iter().zip(b).filter(|(a, b)| a != b).count();
     // The float network's accuracy is known for the whole split only.
     let same_data = package.provenance.data_sha256 == data_sha256 && images == test.len();
     Ok(Deployment {
@@ -157,7 +157,7 @@ pub fn macro_accuracy(
 ) -> Result<f64> {
     let images = check_images(network, test, images)?;
     let logits = MacroNetwork::new(network, hardware)?.logits(&test.images[..images * test.shape.len()])?;
-    let found: Vec<u8> = predictions(&logits, network.classes.len()).collect();
+    let found: Vec<u16> = predictions(&logits, network.classes.len()).collect();
     Ok(test.accuracy(&found))
 }
 
@@ -181,8 +181,8 @@ fn check_images(network: &IntegerNetwork, test: &Split, images: Option<usize>) -
     Ok(images)
 }
 
-fn predictions(logits: &[i32], classes: usize) -> impl Iterator<Item = u8> {
-    logits.chunks(classes).map(|logits| predict(logits) as u8)
+fn predictions(logits: &[i32], classes: usize) -> impl Iterator<Item = u16> {
+    logits.chunks(classes).map(|logits| predict(logits) as u16)
 }
 
 impl Deployment {

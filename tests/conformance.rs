@@ -594,6 +594,58 @@ impl Case {
     }
 }
 
+/// Images of 1 to 64 pixels a side, gray or in color, and more classes than a byte counts.
+#[test]
+fn images_of_any_size_and_many_classes_give_the_same_logits_in_all_executions() {
+    let mut random = Random(64);
+    let sides = [[1, 1], [1, 64], [2, 1], [64, 64], [33, 7]];
+    let drawn: Vec<[usize; 2]> = (0..7).map(|_| [1 + random.below(64), 1 + random.below(64)]).collect();
+    for (number, [height, width]) in sides.into_iter().chain(drawn).enumerate() {
+        let (channels, classes) = ([1, 3][number % 2], [2, 257, 300][number % 3]);
+        let text = format!(
+            r#"
+name = "any"
+input = [{channels}, {height}, {width}]
+classes = {classes}
+[[layers]]
+op = "conv"
+name = "a"
+filters = 9
+kernel = 3
+padding = 1
+[[layers]]
+op = "conv"
+name = "b"
+filters = 20
+kernel = 3
+padding = 1
+stride = 2
+add = {{ from = "a", shortcut = "projection", stride = 2 }}
+[[layers]]
+op = "avg_pool"
+name = "mean"
+[[layers]]
+op = "linear"
+name = "linear"
+filters = {classes}
+"#
+        );
+        let graph = Graph::new(NetworkSpec { batch_norm_epsilon: EPSILON, ..toml::from_str(&text).unwrap() }).unwrap();
+        let (config, group) = (QuantizeConfig::default(), Hardware::mars().group);
+        let image_scale = image_scale(channels, &mut random);
+        let mut weights = plausible_weights(&graph, group, 0.1, true, &mut random);
+        let image = random.bytes(graph.image().len());
+        add_steps(&mut weights, &graph, &config, &image_scale, &image, [0.15, 0.7], &mut random);
+        let names = class_names(classes);
+        let params = Params::from_arrays(&graph, &weights).unwrap();
+        let network = fold(&graph, &params, &fold_options(&config, &image_scale, group, &names)).unwrap();
+        let images = images(2, graph.image().len(), &mut random);
+        let chips = [Hardware::mars(), chip(group, 5, number % 2 == 0)];
+        let logits = agree(&network, &[Device::flex()], &chips, &images);
+        assert_eq!(logits.len(), 2 * classes);
+    }
+}
+
 #[test]
 fn random_networks_give_the_same_logits_in_all_executions() {
     let (cases, alive) = (Cell::new(0), Cell::new(0));

@@ -45,7 +45,7 @@ fn write_cifar10(dir: &Path) -> std::path::PathBuf {
 }
 
 fn options(dir: &Path) -> DataOptions {
-    DataOptions { data_dir: Some(dir.into()), data_url: Some("http://127.0.0.1:1".into()) }
+    DataOptions { data_dir: Some(dir.into()), data_url: Some("http://127.0.0.1:1".into()), ..DataOptions::default() }
 }
 
 fn load_error(name: &str, dir: &Path) -> String {
@@ -114,7 +114,10 @@ fn a_damaged_file_is_named_with_what_was_expected() {
 #[test]
 fn an_unknown_name_lists_the_known_ones() {
     let error = load_error("cifar", Path::new("nowhere"));
-    assert_eq!(error, "data set `cifar` is unknown; known are cifar10, cifar100, cifar10-mini");
+    assert_eq!(
+        error,
+        "data set `cifar` is unknown; known are cifar10, cifar100, cifar10-mini, a folder of images (train/CLASS/), a folder of IDX files, and .npz files"
+    );
 }
 
 proptest! {
@@ -389,7 +392,7 @@ fn the_mini_set_is_balanced_and_found_anywhere() {
     assert_eq!((dataset.train.len(), dataset.test.len()), (3000, 800));
     assert_eq!(dataset.train.images.len(), 3000 * IMAGE_BYTES);
     for (split, each) in [(&dataset.train, 300), (&dataset.test, 80)] {
-        for class in 0..10 {
+        for class in 0..10u16 {
             assert_eq!(split.labels.iter().filter(|&&label| label == class).count(), each);
         }
     }
@@ -466,7 +469,7 @@ fn split(images: usize) -> Split {
     Split {
         shape: CIFAR_SHAPE,
         images: (0..images).flat_map(image).collect(),
-        labels: (0..images).map(|number| number as u8).collect(),
+        labels: (0..images).map(|number| number as u16).collect(),
     }
 }
 
@@ -480,7 +483,7 @@ fn batches_do_not_depend_on_the_number_of_threads() {
     let batches = with_threads(1);
     assert_eq!(batches, with_threads(7));
     assert_eq!(batches.iter().map(|batch| batch.labels.len()).collect::<Vec<_>>(), [8, 8, 8, 8, 8, 8, 2]);
-    let mut labels: Vec<u8> = batches.iter().flat_map(|batch| batch.labels.clone()).collect();
+    let mut labels: Vec<u16> = batches.iter().flat_map(|batch| batch.labels.clone()).collect();
     assert_ne!(labels, split.labels);
     labels.sort_unstable();
     assert_eq!(labels, split.labels);
@@ -545,7 +548,7 @@ fn held_out_images_are_of_all_classes_alike() {
     };
     let dataset = held_out(205, 1);
     assert_eq!((dataset.validation.len(), dataset.train.len()), (205, mini.train.len() - 205));
-    for class in 0..10u8 {
+    for class in 0..10u16 {
         let count = |split: &Split| split.labels.iter().filter(|label| **label == class).count();
         assert_eq!(count(&dataset.validation), if class < 5 { 21 } else { 20 });
         assert_eq!(count(&dataset.validation) + count(&dataset.train), count(&mini.train));
@@ -562,4 +565,227 @@ fn held_out_images_are_of_all_classes_alike() {
     assert_eq!(dataset.test, mini.test);
     let error = mini.clone().hold_out(mini.train.len(), 1).unwrap_err().to_string();
     assert!(error.contains("validation_images = 3000"), "{error}");
+}
+
+// Data of one's own.
+
+/// Writes an image `[height][width][channels]` as PNG.
+fn write_png(path: &Path, pixels: &[u8], width: u32, height: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let channels = pixels.len() / (width * height) as usize;
+    let color = if channels == 1 { image::ExtendedColorType::L8 } else { image::ExtendedColorType::Rgb8 };
+    image::save_buffer(path, pixels, width, height, color).unwrap();
+}
+
+/// Pixels whose bytes tell their place.
+fn pixels(width: u32, height: u32, channels: u32, seed: u32) -> Vec<u8> {
+    (0..width * height * channels).map(|index| (index * 7 + seed * 31) as u8).collect()
+}
+
+fn load_from(folder: &Path, image_size: Option<[usize; 2]>, channels: Option<usize>) -> Result<Dataset, String> {
+    let options = DataOptions { image_size, channels, ..options(folder) };
+    Dataset::load(folder.to_str().unwrap(), &options).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_folder_of_images_is_a_data_set() {
+    for (channels, gray) in [(3, false), (1, true)] {
+        let dir = TempDir::new().unwrap();
+        for (split, class, number) in
+            [("train", "cat", 1), ("train", "cat", 2), ("train", "dog", 3), ("val", "dog", 4), ("val", "cat", 5)]
+        {
+            let path = dir.path().join(split).join(class).join(format!("{number}.png"));
+            write_png(&path, &pixels(6, 4, channels, number), 6, 4);
+        }
+        fs::write(dir.path().join("train/cat/notes.txt"), "no image").unwrap();
+        let dataset = load_from(dir.path(), None, None).unwrap();
+        assert_eq!(dataset.classes, ["cat", "dog"]);
+        assert_eq!((&dataset.train.labels[..], &dataset.test.labels[..]), (&[0, 0, 1][..], &[0, 1][..]));
+        let shape = dataset.train.shape;
+        assert_eq!([shape.channels, shape.height, shape.width], [if gray { 1 } else { 3 }, 4, 6]);
+        let expected = pixels(6, 4, channels, 3);
+        for (index, byte) in dataset.train.image(2).iter().enumerate() {
+            let (channel, pixel) = (index / 24, index % 24);
+            assert_eq!(*byte, expected[pixel * channels as usize + channel]);
+        }
+        if gray {
+            let colors = load_from(dir.path(), None, Some(3)).unwrap();
+            assert_eq!(colors.train.image(0)[..24], colors.train.image(0)[48..]);
+        }
+    }
+}
+
+#[test]
+fn images_are_cut_and_scaled_to_one_size() {
+    let dir = TempDir::new().unwrap();
+    // Left and right borders of 3 pixels that are cut away, then each pixel four times.
+    let value = |x: u32, y: u32| (40 * (x / 2) + 70 * (y / 2)) as u8;
+    let wide = (0..4u32).flat_map(|y| (0..10u32).map(move |x| (x, y)));
+    let wide: Vec<u8> = wide.map(|(x, y)| if (3..7).contains(&x) { value(x - 3, y) } else { 255 }).collect();
+    write_png(&dir.path().join("train/a/1.png"), &wide, 10, 4);
+    write_png(&dir.path().join("train/b/1.png"), &pixels(2, 2, 1, 0), 2, 2);
+    write_png(&dir.path().join("test/a/1.png"), &pixels(4, 4, 1, 0), 4, 4);
+    let error = load_from(dir.path(), None, None).unwrap_err();
+    assert!(error.contains("it has 2x2 pixels, the first image 4x10: say image_size = [HEIGHT, WIDTH]"), "{error}");
+    let dataset = load_from(dir.path(), Some([2, 2]), None).unwrap();
+    assert_eq!(dataset.train.image(1), pixels(2, 2, 1, 0), "an image of that size stays as it is");
+    let close = dataset.train.image(0).iter().zip([0u8, 40, 70, 110]).all(|(a, b)| a.abs_diff(b) <= 20);
+    assert!(close, "{:?}", dataset.train.image(0));
+}
+
+#[test]
+fn without_test_images_every_fifth_is_held_out() {
+    let dir = TempDir::new().unwrap();
+    for class in ["a", "b"] {
+        for number in 0..11 {
+            write_png(&dir.path().join("train").join(class).join(format!("{number:02}.png")), &[number; 4], 2, 2);
+        }
+    }
+    let dataset = load_from(dir.path(), None, None).unwrap();
+    assert_eq!(dataset.test.images, [[4; 4], [9; 4], [4; 4], [9; 4]].concat());
+    assert_eq!((dataset.train.len(), &dataset.test.labels[..]), (18, &[0, 0, 1, 1][..]));
+}
+
+#[test]
+fn folders_that_are_no_data_sets_say_why() {
+    let dir = TempDir::new().unwrap();
+    let train = dir.path().join("train");
+    fs::create_dir(&train).unwrap();
+    let refused = |part: &str| {
+        let error = load_from(dir.path(), None, None).unwrap_err();
+        assert!(error.contains(part), "no `{part}` in {error}");
+    };
+    refused("it has 0 folders: a class each, 2 to 65536");
+    for class in ["a", "b"] {
+        write_png(&train.join(class).join("1.png"), &[7; 4], 2, 2);
+    }
+    write_png(&dir.path().join("test/c/1.png"), &[7; 4], 2, 2);
+    refused("class `c` has no training images");
+    fs::rename(dir.path().join("test/c"), dir.path().join("test/b")).unwrap();
+    fs::write(train.join("a/2.png"), "no image").unwrap();
+    refused("2.png: not a readable image");
+    let error = Dataset::load("nowhere", &options(dir.path())).unwrap_err().to_string();
+    assert!(error.contains("data set `nowhere` is unknown; known are cifar10"), "{error}");
+}
+
+/// An IDX file of bytes.
+fn idx(sizes: &[u32], values: &[u8]) -> Vec<u8> {
+    let sizes: Vec<u8> = sizes.iter().flat_map(|size| size.to_be_bytes()).collect();
+    [&[0, 0, 8, (sizes.len() / 4) as u8], &sizes[..], values].concat()
+}
+
+#[test]
+fn idx_files_are_a_data_set_packed_or_not() {
+    let dir = TempDir::new().unwrap();
+    let images = pixels(3, 2, 4, 1);
+    fs::write(dir.path().join("train-images-idx3-ubyte"), idx(&[4, 2, 3], &images)).unwrap();
+    fs::write(dir.path().join("train-labels-idx1-ubyte"), idx(&[4], &[9, 0, 1, 2])).unwrap();
+    let gz = |name: &str, bytes: Vec<u8>| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        std::io::Write::write_all(&mut encoder, &bytes).unwrap();
+        fs::write(dir.path().join(format!("{name}.gz")), encoder.finish().unwrap()).unwrap();
+    };
+    gz("t10k-images-idx3-ubyte", idx(&[1, 2, 3], &images[..6]));
+    let error = load_from(dir.path(), None, None).unwrap_err();
+    assert!(error.contains("t10k-labels-idx1-ubyte.gz: it is missing"), "{error}");
+    gz("t10k-labels-idx1-ubyte", idx(&[1], &[3]));
+    let dataset = load_from(dir.path(), None, None).unwrap();
+    assert_eq!((dataset.train.labels, dataset.test.labels), (vec![9, 0, 1, 2], vec![3]));
+    assert_eq!((dataset.train.images, dataset.classes.len()), (images, 10));
+    gz("t10k-labels-idx1-ubyte", idx(&[2], &[3, 4]));
+    let error = load_from(dir.path(), None, None).unwrap_err();
+    assert!(error.contains("it has 1 images and labels of shape [2]"), "{error}");
+}
+
+/// An array as `numpy.save` writes it.
+fn npy(kind: &str, shape: &str, values: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    [b"\x93NUMPY\x01\0", &(header.len() as u16).to_le_bytes()[..], header.as_bytes(), values].concat()
+}
+
+fn write_npz(path: &Path, arrays: &[(&str, Vec<u8>)]) {
+    let mut archive = zip::ZipWriter::new(fs::File::create(path).unwrap());
+    for (name, bytes) in arrays {
+        archive.start_file(format!("{name}.npy"), zip::write::SimpleFileOptions::default()).unwrap();
+        std::io::Write::write_all(&mut archive, bytes).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+#[test]
+fn npz_files_have_images_of_any_size_and_many_classes() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("own.npz");
+    let load = || Dataset::load("own.npz", &options(dir.path())).map_err(|error| error.to_string());
+    let images = pixels(2, 5, 3, 0);
+    let labels: Vec<u8> = [300u16, 0].iter().flat_map(|label| label.to_le_bytes()).collect();
+    let test =
+        [("x_test", npy("|u1", "(1, 5, 2, 3)", &images)), ("y_test", npy("<i8", "(1,)", &[7, 0, 0, 0, 0, 0, 0, 0]))];
+    let twice = [&images[..], &images].concat();
+    let train = [("x_train", npy("|u1", "(2, 5, 2, 3)", &twice)), ("y_train", npy("<u2", "(2, 1)", &labels))];
+    write_npz(&path, &[train.clone(), test.clone()].concat());
+    let dataset = load().unwrap();
+    assert_eq!(
+        (dataset.classes.len(), &dataset.train.labels[..], &dataset.test.labels[..]),
+        (301, &[300, 0][..], &[7][..])
+    );
+    assert_eq!(dataset.train.shape, mars::data::ImageShape { channels: 3, height: 5, width: 2 });
+    assert_eq!(dataset.train.image(1)[..3], [images[0], images[3], images[6]]);
+    assert_ne!(dataset.train.sha256(), Split { labels: vec![44, 0], ..dataset.train.clone() }.sha256());
+    // Without test images; then what isn't a data set.
+    let fives = npy("|u1", "(10, 5, 2)", &pixels(2, 5, 10, 0));
+    write_npz(&path, &[("images", fives.clone()), ("labels", npy("|u1", "(10,)", &[1; 10]))]);
+    let dataset = load().unwrap();
+    assert_eq!((dataset.train.len(), dataset.test.len()), (8, 2));
+    let floats = ("images", npy("<f4", "(10, 1)", &[0; 40]));
+    for (arrays, part) in [
+        (vec![("images", fives.clone())], "its arrays must be called `x_train` and `y_train`"),
+        (vec![floats, ("labels", npy("|u1", "(10,)", &[1; 10]))], "`images`: it holds <f4"),
+        (
+            vec![("images", fives.clone()), ("labels", npy("|i1", "(10,)", &[255; 10]))],
+            "label -1 is not from 0 to 65535",
+        ),
+        (vec![("images", fives), ("labels", npy("|u1", "(9,)", &[1; 9]))], "it has 10 images and labels of shape [9]"),
+    ] {
+        write_npz(&path, &arrays);
+        let error = load().unwrap_err();
+        assert!(error.contains(part), "no `{part}` in {error}");
+    }
+    fs::write(&path, "nothing").unwrap();
+    assert!(load().unwrap_err().contains("not a readable .npz file"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a file holds, it is a data set or an error.
+    #[test]
+    fn no_bytes_make_a_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), place in 0..2000usize) {
+        let dir = TempDir::new().unwrap();
+        let load = |name: &str| Dataset::load(name, &options(dir.path())).is_ok();
+        write_npz(
+            &dir.path().join("own.npz"),
+            &[("images", npy("|u1", "(10, 2, 1)", &[1; 20])), ("labels", npy("|u1", "(10,)", &[1; 10]))],
+        );
+        let mut npz = fs::read(dir.path().join("own.npz")).unwrap();
+        prop_assert!(load("own.npz"));
+        let place = place % npz.len();
+        npz[place] ^= bytes.first().copied().unwrap_or(1);
+        fs::write(dir.path().join("own.npz"), npz).unwrap();
+        load("own.npz");
+        fs::write(dir.path().join("own.npz"), &bytes).unwrap();
+        prop_assert!(!load("own.npz"));
+        let folder = dir.path().join("idx");
+        fs::create_dir(&folder).unwrap();
+        for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte.gz"] {
+            fs::write(folder.join(name), [&[0, 0, 8, 3], &bytes[..]].concat()).unwrap();
+        }
+        prop_assert!(!load("idx"));
+        let classes = dir.path().join("images/train");
+        for (class, start) in [("a", &b"\x89PNG\r\n\x1a\n"[..]), ("b", b"RIFF\x20\0\0\0WEBPVP8 ")] {
+            fs::create_dir_all(classes.join(class)).unwrap();
+            fs::write(classes.join(class).join("1.png"), [start, &bytes].concat()).unwrap();
+        }
+        prop_assert!(!load("images"));
+    }
 }

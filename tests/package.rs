@@ -81,6 +81,40 @@ fn tiny() -> Package {
     }
 }
 
+/// More classes than a byte counts.
+fn many() -> Package {
+    let spec = r#"
+        name = "many"
+        input = [1, 1, 1]
+        classes = 300
+        [[layers]]
+        op = "linear"
+        name = "linear"
+        filters = 300
+    "#;
+    let layers = vec![IntegerLayer::Conv { conv: conv(8, 8, weights(300, 8), 300), skip: None, output: None }];
+    Package {
+        network: network(spec, [16, 16], layers),
+        provenance: provenance(),
+        predictions: Some(Predictions { data_sha256: "b3".repeat(32), chip_sha256: None, classes: vec![299, 0, 256] }),
+    }
+}
+
+#[test]
+fn more_classes_than_a_byte_counts_take_version_2() {
+    let bytes = many().to_bytes().unwrap();
+    assert_eq!(Package::from_bytes(&bytes).unwrap(), many());
+    let version = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        let (_, after) = text.split_once("version\\\":").unwrap();
+        after.chars().next().unwrap()
+    };
+    assert_eq!((version(&bytes), version(&small().to_bytes().unwrap())), ('2', '1'));
+    let other = Predictions { classes: vec![300], ..many().predictions.unwrap() };
+    let error = Package { predictions: Some(other), ..many() }.to_bytes().unwrap_err().to_string();
+    assert!(error.contains("class 300 of a network with 300 classes"), "{error}");
+}
+
 /// Every kind of layer and skip.
 fn small() -> Package {
     let spec = r#"
@@ -283,7 +317,7 @@ fn a_changed_number_is_told_by_the_checksum() {
 fn a_wrong_header_is_named_by_field() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 30] = [
-        (|h| h["version"] = 2.into(), "`header.version` is 2, this program reads 1"),
+        (|h| h["version"] = 3.into(), "`header.version` is 3, this program reads 2"),
         (|h| h["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][3]["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][0]["conv"]["extra"] = 1.into(), "unknown field `extra`"),

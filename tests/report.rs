@@ -98,7 +98,7 @@ fn package(network: IntegerNetwork, test: &Split) -> Package {
     let predictions = Predictions {
         data_sha256: test.sha256(),
         chip_sha256: None,
-        classes: logits.chunks(network.classes.len()).map(|logits| predict(logits) as u8).collect(),
+        classes: logits.chunks(network.classes.len()).map(|logits| predict(logits) as u16).collect(),
     };
     Package { network, provenance: provenance(test.sha256()), predictions: Some(predictions) }
 }

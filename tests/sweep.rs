@@ -284,7 +284,7 @@ fn predictions_of_a_lossy_chip_are_compared_on_that_chip_alone() {
     let mut package = ten_classes();
     let mut said = |made_for: &Hardware, run_on: &Hardware, changed: usize| {
         let logits = MacroNetwork::new(&package.network, made_for).unwrap().logits(&data.test.images).unwrap();
-        let mut classes: Vec<u8> = logits.chunks(10).map(|logits| predict(logits) as u8).collect();
+        let mut classes: Vec<u16> = logits.chunks(10).map(|logits| predict(logits) as u16).collect();
         classes[..changed].iter_mut().for_each(|class| *class = (*class + 1) % 10);
         let (data_sha256, chip_sha256) = (data.test.sha256(), made_for.losses_sha256());
         package.predictions = Some(Predictions { data_sha256, chip_sha256, classes });

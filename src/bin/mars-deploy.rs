@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, say};
-use mars::data::Dataset;
+use mars::data::{DataOptions, Dataset};
 use mars::error::{Error, Result};
 use mars::hardware::{Evaluator, Hardware};
 use mars::package::Package;
@@ -99,7 +99,11 @@ fn lock_run(arguments: &Arguments, package: &Package, hardware: &Hardware) -> Re
 /// The data set that was named, or the package's.
 fn dataset(arguments: &Arguments, package: &Package) -> Result<Dataset> {
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
-    let dataset = Dataset::load_with(name, &arguments.common.data(), &*arguments.common.observer())?;
+    // Images are scaled as they were for training.
+    let [channels, height, width] = package.network.graph.spec().input;
+    let options =
+        DataOptions { image_size: Some([height, width]), channels: Some(channels), ..arguments.common.data() };
+    let dataset = Dataset::load_with(name, &options, &*arguments.common.observer())?;
     let classes = [package.network.classes.len(), dataset.classes.len()];
     if classes[0] != classes[1] {
         let message =

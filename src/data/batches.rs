@@ -11,7 +11,7 @@ pub struct Batch {
     /// Pixels `[n][channels][height][width]`.
     pub images: Vec<u8>,
     /// One class an image.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u16>,
 }
 
 /// The images of one pass over a split in their order, and how each is augmented. Batches don't depend on the number of threads.

@@ -173,7 +173,7 @@ impl Layout {
                     ));
                 }
             }
-            split.labels.extend(labels.last());
+            split.labels.extend(labels.last().copied().map(u16::from));
             split.images.extend_from_slice(image);
         }
         Ok(())

@@ -70,7 +70,7 @@ fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
     let mut split = Split {
         shape: CIFAR_SHAPE,
         images: Vec::with_capacity(pixels.len()),
-        labels: (0..images).map(|image| (image % CLASSES.len()) as u8).collect(),
+        labels: (0..images).map(|image| (image % CLASSES.len()) as u16).collect(),
     };
     for image in 0..images {
         let (row, column) = (image / COLUMNS, image % COLUMNS);

@@ -3,14 +3,18 @@
 //! Images are raw bytes `[n][channels][height][width]`; whoever needs floats normalizes them with [`Normalization`].
 
 mod archive;
+mod arrays;
 mod augment;
 mod batches;
 mod cifar;
 mod dataset;
 #[cfg(feature = "download")]
 mod download;
+mod idx;
+mod images;
 mod mini;
 mod normalization;
+mod npz;
 mod split;
 
 use std::path::PathBuf;
@@ -41,6 +45,10 @@ pub struct DataOptions {
     pub data_dir: Option<PathBuf>,
     /// Replaces the address that archives are downloaded from.
     pub data_url: Option<String>,
+    /// Height and width to which the images of a folder are cut and scaled; their own if absent.
+    pub image_size: Option<[usize; 2]>,
+    /// Channels of the images of a folder, 1 or 3; those of the files if absent.
+    pub channels: Option<usize>,
 }
 
 impl Dataset {
@@ -49,7 +57,8 @@ impl Dataset {
     /// `cifar10` and `cifar100` are looked for in `options.data_dir`, in `MARS_DATA_DIR` and in `datasets/`, as the
     /// unpacked folder or as the official archive; where none has it, the archive is downloaded into the first of
     /// these folders.
-    /// `cifar10-mini` is part of the program.
+    /// `cifar10-mini` is part of the program. Any other name is a path, from the current folder or one of those: a folder with `train/CLASS/` and
+    /// images in it, a folder of IDX files, or an `.npz` file.
     ///
     /// # Errors
     /// An unknown name, a failed download, files that are missing or damaged.
@@ -65,11 +74,25 @@ impl Dataset {
         if name == mini::NAME {
             return mini::load();
         }
-        let layout =
-            cifar::layout(name).ok_or_else(|| DataError::Unknown { name: name.into(), known: DATASETS.to_vec() })?;
         let variable = std::env::var_os(DATA_DIR_VARIABLE).map(PathBuf::from);
         let mut places: Vec<PathBuf> = options.data_dir.clone().into_iter().chain(variable).collect();
         places.push(DEFAULT_DIR.into());
-        layout.load(&places, options.data_url.as_deref(), observer)
+        if let Some(layout) = cifar::layout(name) {
+            return layout.load(&places, options.data_url.as_deref(), observer);
+        }
+        let paths = std::iter::once(PathBuf::from(name)).chain(places.iter().map(|place| place.join(name)));
+        let unknown = || DataError::Unknown { name: name.into(), known: DATASETS.to_vec() };
+        let path = paths.into_iter().find(|path| path.exists()).ok_or_else(unknown)?;
+        let mut dataset = if images::is_folder(&path) {
+            images::load(&path, options.image_size, options.channels, observer)?
+        } else if idx::is_folder(&path) {
+            idx::load(&path)?
+        } else if path.extension().is_some_and(|ending| ending == "npz") {
+            npz::load(&path)?
+        } else {
+            return Err(unknown());
+        };
+        dataset.name = name.into();
+        Ok(dataset)
     }
 }

@@ -38,7 +38,7 @@ pub struct Split {
     /// Pixels `[n][channels][height][width]`.
     pub images: Vec<u8>,
     /// One class an image.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u16>,
 }
 
 impl Split {
@@ -61,14 +61,18 @@ impl Split {
     }
 
     /// Share of right predictions in percent; images beyond the predictions don't count.
-    pub fn accuracy(&self, predictions: &[u8]) -> f64 {
+    pub fn accuracy(&self, predictions: &[u16]) -> f64 {
         let right = predictions.iter().zip(&self.labels).filter(|(prediction, label)| prediction == label).count();
         100.0 * right as f64 / predictions.len() as f64
     }
 
-    /// SHA-256 over all images, then all labels, in hexadecimal: tells whether two measurements used the same images.
+    /// SHA-256 over all images, then all labels, in hexadecimal: tells whether two measurements used the same images. A label is one byte, or two
+    /// where any is above 255, the low one first.
     pub fn sha256(&self) -> String {
-        let digest = Sha256::new().chain_update(&self.images).chain_update(&self.labels).finalize();
+        let bytes = if self.labels.iter().all(|label| *label < 256) { 1 } else { 2 };
+        let labels: Vec<u8> =
+            self.labels.iter().flat_map(|label| label.to_le_bytes().into_iter().take(bytes)).collect();
+        let digest = Sha256::new().chain_update(&self.images).chain_update(labels).finalize();
         format!("{digest:x}")
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum DataError {
     /// No such data set.
-    #[error("data set `{name}` is unknown; known are {}", known.join(", "))]
+    #[error("data set `{name}` is unknown; known are {}, a folder of images (train/CLASS/), a folder of IDX files, and .npz files", known.join(", "))]
     Unknown {
         /// The name.
         name: String,
@@ -33,6 +33,14 @@ pub enum DataError {
         images: usize,
         /// Training images that there are.
         train: usize,
+    },
+    /// A file or folder of somebody's own isn't what a data set is.
+    #[error("{}: {message}", path.display())]
+    Content {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        message: String,
     },
     /// An unpacked folder lacks a file.
     #[error("{} is missing; unpack the official archive again, or remove the folder to download it", path.display())]
@@ -98,6 +106,11 @@ impl DataError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
+    }
+
+    /// A [`DataError::Content`] about `path`.
+    pub(crate) fn content(path: &Path, message: impl Into<String>) -> Self {
+        Self::Content { path: path.to_path_buf(), message: message.into() }
     }
 
     pub(crate) fn damaged(path: &Path, message: impl Into<String>) -> Self {

@@ -26,7 +26,10 @@ use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, Sk
 pub use provenance::Provenance;
 
 /// Version of the format.
-const VERSION: u64 = 1;
+/// The versions that are read. The second one has predictions of two bytes; a package is written in the first one that can hold it.
+const VERSIONS: [u64; 2] = [1, 2];
+/// Most classes whose numbers have one byte.
+const BYTE_CLASSES: usize = 256;
 /// Key of `__metadata__` that holds the header.
 const METADATA_KEY: &str = "mars";
 /// Name of the tensor of predictions.
@@ -66,7 +69,7 @@ pub struct Predictions {
     /// [`Hardware::losses_sha256`](crate::hardware::Hardware::losses_sha256) of the chip that fake-quant evaluation saw.
     pub chip_sha256: Option<String>,
     /// One class an image.
-    pub classes: Vec<u8>,
+    pub classes: Vec<u16>,
 }
 
 impl Package {
@@ -118,12 +121,15 @@ impl Package {
             indices.push(index.iter().map(|index| IndexHeader { code: index.code, bits: index.bit_len }).collect());
         }
         if let Some(Predictions { classes, .. }) = &self.predictions {
-            insert(PREDICTIONS.into(), Dtype::U8, classes.len(), classes.clone());
+            let dtype = predictions_dtype(network.classes.len());
+            let width = dtype.bitsize() / 8;
+            let bytes = classes.iter().flat_map(|class| class.to_le_bytes().into_iter().take(width)).collect();
+            insert(PREDICTIONS.into(), dtype, classes.len(), bytes);
         }
 
         let mut indices = indices.into_iter();
         let header = Header {
-            version: VERSION,
+            version: VERSIONS[usize::from(network.classes.len() > BYTE_CLASSES)],
             sha256: NO_CHECKSUM.into(),
             network: network.graph.spec().clone(),
             zero_points: network.zero_points.clone(),
@@ -184,7 +190,7 @@ impl Package {
         let predictions = match header.predictions {
             None => None,
             Some(PredictionsHeader { data_sha256, chip_sha256 }) => {
-                Some(Predictions { data_sha256, chip_sha256, classes: tensors.bytes(PREDICTIONS)?.to_vec() })
+                Some(Predictions { data_sha256, chip_sha256, classes: tensors.predictions(header.classes.len())? })
             }
         };
         tensors.check_all_read()?;
@@ -232,6 +238,11 @@ impl Package {
     }
 }
 
+/// How the number of a class is stored.
+fn predictions_dtype(classes: usize) -> Dtype {
+    if classes > BYTE_CLASSES { Dtype::U16 } else { Dtype::U8 }
+}
+
 /// The header, once its version and the file's checksum are known to be right.
 fn read_header(bytes: &[u8]) -> Checked<Header> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(container_error)?;
@@ -245,8 +256,8 @@ fn read_header(bytes: &[u8]) -> Checked<Header> {
     };
     let header_error = |error: serde_json::Error| PackageError::Header(error.to_string());
     let VersionHeader { version: found } = serde_json::from_str(text).map_err(header_error)?;
-    if found != VERSION {
-        return Err(PackageError::Version { read: VERSION, found });
+    if !VERSIONS.contains(&found) {
+        return Err(PackageError::Version { read: VERSIONS[1], found });
     }
     let header: Header = serde_json::from_str(text).map_err(header_error)?;
     check_sha256("sha256", &header.sha256)?;
@@ -314,6 +325,13 @@ impl<'a> Tensors<'a> {
 
     fn bytes(&mut self, name: &str) -> Checked<&'a [u8]> {
         self.data(name, Dtype::U8)
+    }
+
+    /// Predictions of a network with so many classes.
+    fn predictions(&mut self, classes: usize) -> Checked<Vec<u16>> {
+        let dtype = predictions_dtype(classes);
+        let bytes = self.data(PREDICTIONS, dtype)?.chunks_exact(dtype.bitsize() / 8);
+        Ok(bytes.map(|bytes| bytes.iter().rev().fold(0, |class, byte| class << 8 | u16::from(*byte))).collect())
     }
 
     fn conv(&mut self, field: &str, name: &str, grid: &GroupGrid, header: ConvHeader) -> Checked<IntegerConv> {

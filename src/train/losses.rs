@@ -13,7 +13,7 @@ pub(super) struct Lesson<'a> {
 
 /// Cross entropy; with a lesson `(1 - weight) * cross entropy + weight * temperature^2 * KL(teacher || student)`
 /// (Hinton et al., *Distilling the Knowledge in a Neural Network*, 2015). `logits` are `[images, classes]`.
-pub(super) fn loss(logits: Tensor<2>, labels: &[u8], label_smoothing: f64, lesson: Option<Lesson>) -> Tensor<1> {
+pub(super) fn loss(logits: Tensor<2>, labels: &[u16], label_smoothing: f64, lesson: Option<Lesson>) -> Tensor<1> {
     let labelled = cross_entropy(logits.clone(), labels, label_smoothing);
     match lesson {
         None => labelled,
@@ -26,7 +26,7 @@ pub(super) fn loss(logits: Tensor<2>, labels: &[u8], label_smoothing: f64, lesso
 
 /// Mean over the images of `-ln(softmax(logits)[label])`; with `smoothing` s of `-sum_c t_c ln(softmax(logits)[c])`, where `t` is `1 - s + s / classes` for
 /// the label and `s / classes` for each other class (Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016, section 7).
-pub(super) fn cross_entropy(logits: Tensor<2>, labels: &[u8], smoothing: f64) -> Tensor<1> {
+pub(super) fn cross_entropy(logits: Tensor<2>, labels: &[u16], smoothing: f64) -> Tensor<1> {
     let labels: Vec<i64> = labels.iter().map(|label| i64::from(*label)).collect();
     let labels = Tensor::<2, Int>::from_data(TensorData::new(labels, [logits.dims()[0], 1]), &logits.device());
     let logarithms = log_softmax(logits, 1);

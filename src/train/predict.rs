@@ -15,7 +15,7 @@ use crate::quantize::FakeQuant;
 const BATCH: usize = 250;
 
 /// Index of the largest value; the lowest of equal ones.
-pub(super) fn largest(values: &[f32]) -> usize {
+pub(crate) fn largest(values: &[f32]) -> usize {
     (0..values.len()).rev().max_by(|a, b| values[*a].total_cmp(&values[*b])).unwrap_or(0)
 }
 
@@ -34,22 +34,31 @@ impl From<NotFinite> for Error {
     }
 }
 
+/// Logits of the float network on the first `images` images, image by image.
+///
+/// # Errors
+/// Values that aren't finite, with the first layer that has some.
+pub(super) fn float_logits(model: &Model, split: &Split, images: usize) -> std::result::Result<Vec<f32>, NotFinite> {
+    let mut found = Vec::new();
+    for batch in Batches::in_order(split, BATCH).first(images) {
+        let logits = to_host(model.forward(model.images(&batch.images), Mode::Float).logits);
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            let layer = first_not_finite(model, &batch, Mode::Float).expect("the logits are the last layer's");
+            return Err(NotFinite { layer });
+        }
+        found.extend(logits);
+    }
+    Ok(found)
+}
+
 /// Accuracy of the float network on the first `images` images, in percent.
 ///
 /// # Errors
 /// Values that aren't finite, with the first layer that has some: they have no largest logit.
 pub(super) fn float_accuracy(model: &Model, split: &Split, images: usize) -> std::result::Result<f64, NotFinite> {
-    let mut predictions = Vec::with_capacity(images);
-    for batch in Batches::in_order(split, BATCH).first(images) {
-        let logits = model.forward(model.images(&batch.images), Mode::Float).logits;
-        let classes = logits.dims()[1];
-        let logits = to_host(logits);
-        if logits.iter().any(|logit| !logit.is_finite()) {
-            let layer = first_not_finite(model, &batch, Mode::Float).expect("the logits are the last layer's");
-            return Err(NotFinite { layer });
-        }
-        predictions.extend(logits.chunks(classes).map(|logits| largest(logits) as u8));
-    }
+    let logits = float_logits(model, split, images)?;
+    let predictions: Vec<u16> =
+        logits.chunks(model.graph.spec().classes).map(|logits| largest(logits) as u16).collect();
     Ok(split.accuracy(&predictions))
 }
 
@@ -73,13 +82,13 @@ pub(super) fn fake_quant_predictions(
     hardware: &Hardware,
     device: &Device,
     split: &Split,
-) -> Result<Vec<u8>> {
+) -> Result<Vec<u16>> {
     let fake_quant = FakeQuant::on_chip(network, hardware, device)?;
     let classes = network.classes.len();
     let mut predictions = Vec::with_capacity(split.len());
     for batch in Batches::in_order(split, BATCH) {
         let logits = fake_quant.logits_from(predictions.len(), &batch.images);
-        predictions.extend(logits.chunks(classes).map(|logits| predict(logits) as u8));
+        predictions.extend(logits.chunks(classes).map(|logits| predict(logits) as u16));
     }
     Ok(predictions)
 }

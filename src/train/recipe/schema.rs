@@ -19,6 +19,9 @@ pub struct Recipe {
     pub model: String,
     /// Data set.
     pub dataset: String,
+    /// Height and width to which the images of a folder are cut, around their middle, and scaled; their own if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<[usize; 2]>,
     /// What it starts from.
     #[serde(skip_serializing_if = "StartFrom::is_shipped")]
     pub pretrained: StartFrom,
@@ -176,6 +179,7 @@ impl Default for Recipe {
         Self {
             model: "resnet20".into(),
             dataset: "cifar10".into(),
+            image_size: None,
             pretrained: StartFrom::default(),
             fresh: Vec::new(),
             names: BTreeMap::new(),

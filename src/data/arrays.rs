@@ -1,0 +1,104 @@
+//! A data set out of arrays: images as bytes, labels as whole numbers.
+
+use std::path::Path;
+
+use super::dataset::Dataset;
+use super::split::{ImageShape, Split};
+use crate::error::DataError;
+
+/// An array of a file.
+pub(super) enum Numbers {
+    Bytes { shape: Vec<usize>, values: Vec<u8> },
+    Integers { shape: Vec<usize>, values: Vec<i64> },
+}
+
+impl Numbers {
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Bytes { shape, .. } | Self::Integers { shape, .. } => shape,
+        }
+    }
+}
+
+/// Every image out of so many is for testing, where a file has none for that.
+const TEST_SHARE: usize = 5;
+
+/// The data set of images and labels for training, and for testing; without the latter, of every class every fifth training image.
+///
+/// # Errors
+/// Images that aren't bytes `[n, height, width]`, `[n, height, width, channels]` or `[n, channels, height, width]` with one or three
+/// channels; labels of another number, or beyond 65,535.
+pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2]>) -> Result<Dataset, DataError> {
+    let read = |numbers| split(numbers).map_err(|message| DataError::content(path, message));
+    let train = read(train)?;
+    let (train, test) = match test {
+        Some(test) => (train, read(test)?),
+        None => divided(&train),
+    };
+    if train.shape != test.shape || train.is_empty() || test.is_empty() {
+        return Err(DataError::content(path, "training and test images must be there and have the same size"));
+    }
+    let classes = 1 + train.labels.iter().chain(&test.labels).max().map_or(0, |label| usize::from(*label));
+    Ok(Dataset {
+        name: path.display().to_string(),
+        classes: (0..classes).map(|class| class.to_string()).collect(),
+        validation: Split { shape: train.shape, ..Split::default() },
+        train,
+        test,
+    })
+}
+
+fn split([images, labels]: [Numbers; 2]) -> Result<Split, String> {
+    let shape = images.shape().to_vec();
+    let Numbers::Bytes { values, .. } = images else {
+        return Err("its images must be bytes from 0 to 255 (uint8)".into());
+    };
+    let (shape, images) = match shape[..] {
+        [_, height, width] => (ImageShape { channels: 1, height, width }, values),
+        [_, height, width, channels @ (1 | 3)] => {
+            let shape = ImageShape { channels, height, width };
+            (shape, channels_first(&values, shape))
+        }
+        [_, channels @ (1 | 3), height, width] => (ImageShape { channels, height, width }, values),
+        _ => return Err(format!("its images have shape {shape:?}: say [n, height, width] and one or three channels")),
+    };
+    if shape.is_empty() {
+        return Err("its images have no pixels".into());
+    }
+    let count = images.len() / shape.len();
+    if labels.shape().iter().product::<usize>() != count {
+        return Err(format!("it has {count} images and labels of shape {:?}", labels.shape()));
+    }
+    let labels: Vec<i64> = match labels {
+        Numbers::Bytes { values, .. } => values.into_iter().map(i64::from).collect(),
+        Numbers::Integers { values, .. } => values,
+    };
+    let labels = labels.into_iter().map(|label| u16::try_from(label).map_err(|_| label)).collect::<Result<_, _>>();
+    let labels = labels.map_err(|label| format!("label {label} is not from 0 to 65535"))?;
+    Ok(Split { shape, images, labels })
+}
+
+fn channels_first(values: &[u8], shape: ImageShape) -> Vec<u8> {
+    let mut images = Vec::with_capacity(values.len());
+    for image in values.chunks(shape.len()) {
+        for channel in 0..shape.channels {
+            images.extend(image[channel..].iter().step_by(shape.channels));
+        }
+    }
+    images
+}
+
+/// Every fifth image of each class for testing, the others for training.
+fn divided(all: &Split) -> (Split, Split) {
+    let mut seen = vec![0usize; 1 << 16];
+    let empty = || Split { shape: all.shape, ..Split::default() };
+    let (mut train, mut test) = (empty(), empty());
+    for (index, label) in all.labels.iter().enumerate() {
+        let seen = &mut seen[usize::from(*label)];
+        *seen += 1;
+        let part = if seen.is_multiple_of(TEST_SHARE) { &mut test } else { &mut train };
+        part.images.extend_from_slice(all.image(index));
+        part.labels.push(*label);
+    }
+    (train, test)
+}

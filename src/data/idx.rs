@@ -1,0 +1,85 @@
+//! IDX files, as MNIST and Fashion-MNIST have them: `train-images-idx3-ubyte` and the like, packed by gzip or not.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use flate2::read::GzDecoder;
+
+use super::arrays::{Numbers, dataset};
+use super::dataset::Dataset;
+use crate::error::DataError;
+
+/// Images and labels for training, then for testing.
+const FILES: [[&str; 2]; 2] =
+    [["train-images-idx3-ubyte", "train-labels-idx1-ubyte"], ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]];
+/// Most bytes of a file: more images than any of these sets has.
+const MAX_BYTES: u64 = 1 << 32;
+
+/// Whether a folder holds them.
+pub(super) fn is_folder(folder: &Path) -> bool {
+    find(folder, FILES[0][0]).exists()
+}
+
+/// Reads the four files of a folder.
+///
+/// # Errors
+/// A file that is missing or damaged.
+pub(super) fn load(folder: &Path) -> Result<Dataset, DataError> {
+    let read = |name: &str| read(&find(folder, name));
+    let [train, test] = FILES;
+    let train = [read(train[0])?, read(train[1])?];
+    let test = [read(test[0])?, read(test[1])?];
+    dataset(folder, train, Some(test))
+}
+
+/// The file of a name, or the packed one.
+fn find(folder: &Path, name: &str) -> PathBuf {
+    let plain = folder.join(name);
+    if plain.exists() { plain } else { folder.join(format!("{name}.gz")) }
+}
+
+fn read(path: &Path) -> Result<Numbers, DataError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(DataError::content(path, "it is missing: put it beside the others"));
+        }
+        Err(error) => return Err(DataError::io(path)(error)),
+    };
+    let reader: Box<dyn Read> = match path.extension().is_some_and(|ending| ending == "gz") {
+        true => Box::new(GzDecoder::new(file)),
+        false => Box::new(file),
+    };
+    let mut bytes = Vec::new();
+    reader.take(MAX_BYTES).read_to_end(&mut bytes).map_err(DataError::io(path))?;
+    parse(&bytes).ok_or_else(|| DataError::content(path, "not an IDX file of bytes, or cut off"))
+}
+
+/// Two zeros, the type (8: bytes), the number of sizes, the sizes from the highest byte on, and the bytes.
+fn parse(bytes: &[u8]) -> Option<Numbers> {
+    let (&[0, 0, 8, sizes], mut rest) = bytes.split_first_chunk()? else { return None };
+    let mut shape = Vec::new();
+    for _ in 0..sizes {
+        let (size, after) = rest.split_first_chunk()?;
+        shape.push(u32::from_be_bytes(*size) as usize);
+        rest = after;
+    }
+    let count = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size))?;
+    (count == rest.len()).then(|| Numbers::Bytes { shape, values: rest.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_come_from_the_highest_byte_on() {
+        let bytes = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6];
+        let Some(Numbers::Bytes { shape, values }) = parse(&bytes) else { panic!("an array of bytes") };
+        assert_eq!((shape, values), (vec![2, 3], vec![1, 2, 3, 4, 5, 6]));
+        for wrong in [&bytes[..17], &[0, 0, 13, 1], &[0, 1, 8, 0], &[0, 0, 8, 1, 255, 255, 255, 255], &[]] {
+            assert!(parse(wrong).is_none(), "{wrong:?}");
+        }
+    }
+}
