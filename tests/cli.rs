@@ -543,6 +543,59 @@ fn programs_work_in_an_empty_folder() {
     assert!(error.contains("checkpoints/resnet20.safetensors: not a readable checkpoint"), "{error}");
 }
 
+/// Handwritten digits of scikit-learn, gray, 8 x 8: from nothing to a report, which another program repeats.
+#[test]
+fn digits_are_trained_from_an_npz_file() {
+    let dir = TempDir::new().unwrap();
+    fs::copy("tests/fixtures/digits.npz", dir.path().join("digits.npz")).unwrap();
+    let network = r#"
+name = "small"
+input = [1, 8, 8]
+classes = 10
+[[layers]]
+op = "conv"
+name = "conv1"
+filters = 16
+kernel = 3
+padding = 1
+[[layers]]
+op = "conv"
+name = "conv2"
+filters = 32
+kernel = 3
+stride = 2
+padding = 1
+[[layers]]
+op = "linear"
+name = "linear"
+filters = 10
+"#;
+    fs::write(dir.path().join("small.toml"), network).unwrap();
+    let phases = "phases=[{kind=\"float\",epochs=4,learning_rate=0.05},{kind=\"quantize\",epochs=2}]";
+    let arguments = [
+        "--model",
+        "small.toml",
+        "--dataset",
+        "digits.npz",
+        "--set",
+        "augment=false",
+        "--set",
+        phases,
+        "--set",
+        "batch_size=32",
+    ];
+    success(&command(TRAIN, dir.path()).args(arguments).args(["--quiet", "--json", "json"]).output().unwrap());
+    let report = json(&dir.path().join("json"));
+    assert_eq!(report["images"], 355);
+    assert!(report["accuracy"]["macro"].as_f64().unwrap() > 93.0, "{}", report["accuracy"]);
+    assert_eq!(report["mismatches"]["fake_quant_vs_macro_predictions"], 0);
+    let recipe = fs::read_to_string(dir.path().join("runs/small-digits-1/recipe.toml")).unwrap();
+    assert!(recipe.contains("[normalization]"), "what was measured is stored: {recipe}");
+    let deploy = ["runs/small-digits-1/model.mars", "--quiet", "--json", "again"];
+    success(&command(DEPLOY, dir.path()).args(deploy).output().unwrap());
+    assert_eq!(json(&dir.path().join("again"))["accuracy"], report["accuracy"]);
+}
+
 // Interruptions.
 
 /// Waits until a run has written so many lines of metrics. One that ends before leaves nothing to interrupt.

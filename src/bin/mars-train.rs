@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, say, stop_on_interrupt};
 use mars::error::{Error, Result};
-use mars::run::{Cpu, Environment, Outcome, Plan};
+use mars::run::{Cpu, Environment, Outcome, Plan, catalog};
 use mars::run_folder::REPORT;
 use mars::simd::isa_limit;
 use mars::terminal::notice;
@@ -57,9 +57,15 @@ struct Arguments {
     /// With --resume: go on where the CPU computes other bits than the one before
     #[arg(long, requires = "resume")]
     allow_other_cpu: bool,
-    /// Report the accuracy of --pretrained FILE on the test images, without training
-    #[arg(long, requires = "pretrained", conflicts_with_all = ["json", "resume"])]
+    /// Report the accuracy of --pretrained FILE on the test images, in float, without training; --json writes each image's logits too
+    #[arg(long, requires = "pretrained", conflicts_with = "resume")]
     evaluate: bool,
+    /// Check data, checkpoint, network and chip, measure a few steps, and tell how long the run would take and how much memory; nothing is written
+    #[arg(long, conflicts_with_all = ["evaluate", "resume", "json"])]
+    dry_run: bool,
+    /// List the networks, data sets, checkpoints, recipes and hardware files that the program knows
+    #[arg(long, exclusive = true)]
+    list: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -71,6 +77,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
+    if arguments.list {
+        say(&catalog())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut settings = arguments.settings;
     let strings = [
         ("dataset", arguments.dataset),
@@ -101,7 +111,13 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Plan::new(recipe, arguments.folder, environment)?
     };
     if arguments.evaluate {
-        say(&format!("test accuracy {:.2} %\n", plan.evaluate()?))?;
+        let evaluation = plan.evaluate()?;
+        arguments.common.write_json(|| evaluation.to_json())?;
+        say(&format!("test accuracy {:.2} %\n", evaluation.accuracy))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.dry_run {
+        say(&plan.estimate()?.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
     match plan.run(&stop_on_interrupt()?)? {

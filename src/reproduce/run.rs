@@ -215,7 +215,7 @@ impl Reproduction<'_> {
         if !resume {
             let float_accuracy = match &checkpoint {
                 Some(file) => {
-                    let accuracy = plan.evaluate()?;
+                    let accuracy = plan.evaluate()?.accuracy;
                     self.observer.notice(&format!("float accuracy of {}: {accuracy:.2} %", file.display()));
                     Some(accuracy)
                 }

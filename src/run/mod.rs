@@ -3,9 +3,13 @@
 //! | file | knows |
 //! |---|---|
 //! | `mod` | what a run needs, in which order its folder is written, and its end |
+//! | `estimate` | what a run will take, measured on a few steps |
+//! | `catalog` | what the programs know by name |
 //! | `start` | the network, the weights and the teacher that a recipe names |
 //! | `journal` | checkpoints and `metrics.jsonl` |
 
+mod catalog;
+mod estimate;
 mod journal;
 mod start;
 
@@ -13,11 +17,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::catalog::catalog;
+pub use self::estimate::Estimate;
 use self::journal::Journal;
 use self::start::{Origin, Start, network};
 use crate::data::{DataOptions, Dataset};
 use crate::error::{Error, Result};
-use crate::files::{read_toml, to_toml, write_atomically};
+use crate::files::{part_beside, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::network::{NetworkSpec, Weights};
 use crate::observer::{Observer, StopSignal};
@@ -25,7 +31,7 @@ use crate::package::Package;
 use crate::report;
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
-use crate::train::{Checkpoint, Recipe, Training, device};
+use crate::train::{Checkpoint, Recipe, Training, device, largest};
 use crate::validation::{Deployment, validate};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
@@ -66,6 +72,25 @@ pub enum Outcome {
     Interrupted(PathBuf),
 }
 
+/// What a float network makes of the test images.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FloatEvaluation {
+    /// Share that is right, in percent.
+    pub accuracy: f64,
+    /// For each image its logits.
+    pub logits: Vec<Vec<f32>>,
+}
+
+impl FloatEvaluation {
+    /// As JSON.
+    ///
+    /// # Errors
+    /// None that is known: every field has a form in JSON.
+    pub fn to_json(&self) -> Result<String> {
+        to_json(self)
+    }
+}
+
 /// The images that a run uses: it goes on with the same ones alone.
 #[derive(PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,8 +117,11 @@ impl<'a> Plan<'a> {
         check_unused(&folder)?;
         let device = device(environment.device)?;
         let hardware = hardware(&recipe)?;
-        let data = Dataset::load_with(&recipe.dataset, environment.data, environment.observer)?;
-        let spec = network(&recipe, data.classes.len())?;
+        // Cheap checks come before a download.
+        recipe.check()?;
+        origin.check()?;
+        let data = dataset(&recipe, environment)?;
+        let spec = network(&recipe, &data)?;
         // Cheap checks come before a checkpoint is read.
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let start = origin.read(training.recipe(), training.graph())?;
@@ -117,8 +145,8 @@ impl<'a> Plan<'a> {
         let hardware = hardware(&recipe)?;
         let chip = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
         check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
-        let data = Dataset::load_with(&recipe.dataset, environment.data, environment.observer)?;
-        let spec = network(&recipe, data.classes.len())?;
+        let data = dataset(&recipe, environment)?;
+        let spec = network(&recipe, &data)?;
         check_unchanged(&spec, &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let name = &training.recipe().dataset;
@@ -126,20 +154,41 @@ impl<'a> Plan<'a> {
         Ok(Self { training, start: None, folder, cpu, observer: environment.observer })
     }
 
-    /// Accuracy in percent of the recipe's checkpoint on the test images, in float, before any training.
+    /// What the recipe's checkpoint makes of the test images, in float, before any training.
     ///
     /// # Errors
     /// No checkpoint; values that aren't finite.
-    pub fn evaluate(&self) -> Result<f64> {
+    pub fn evaluate(&self) -> Result<FloatEvaluation> {
         match &self.start {
             Some(Start { origin: Origin::File(_), .. }) => {
                 let zero_points = self.training.recipe().image_scale().zero_points;
                 self.observer
                     .notice(&format!("images are read as (byte - {zero_points:?}) / (255 std): means in whole bytes"));
-                self.training.float_test_accuracy()
+                let (logits, test) = (self.training.float_test_logits()?, &self.training.data().test);
+                let classes = logits.iter().map(|logits| largest(logits) as u16).collect::<Vec<_>>();
+                Ok(FloatEvaluation { accuracy: test.accuracy(&classes), logits })
             }
             _ => Err(Error::Setting("--evaluate needs --pretrained FILE".into())),
         }
+    }
+
+    /// Measures what the run would take, and writes nothing but to see that the run folder can be made.
+    ///
+    /// # Errors
+    /// A folder that cannot be written; a training that diverges, a network that cannot be exported.
+    pub fn estimate(self) -> Result<Estimate> {
+        let parent = self.folder.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
+        let probe = part_beside(&parent.join("dry-run"));
+        std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).map_err(Error::io(&probe))?;
+        let (train, test) = (self.training.data().train.len(), self.training.data().test.len());
+        let graph = self.training.graph();
+        self.observer.notice(&format!(
+            "network {}: {:.2} M weights, {:.1} M multiplications an image; {train} training and {test} test images",
+            graph.spec().name,
+            graph.weights() as f64 / 1e6,
+            graph.macs() as f64 / 1e6
+        ));
+        Estimate::measured(self.training)
     }
 
     /// Trains, exports, runs the hardware model and writes the run folder.
@@ -230,6 +279,12 @@ fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Re
     Ok(training)
 }
 
+/// The images of a recipe.
+fn dataset(recipe: &Recipe, environment: Environment) -> Result<Dataset> {
+    let options = DataOptions { image_size: recipe.image_size, ..environment.data.clone() };
+    Ok(Dataset::load_with(&recipe.dataset, &options, environment.observer)?)
+}
+
 /// The chip of a recipe.
 fn hardware(recipe: &Recipe) -> Result<Hardware> {
     match &recipe.hardware {
@@ -265,7 +320,8 @@ fn check_unchanged<T: PartialEq>(
 
 /// `runs/MODEL-DATASET-N` with the first free N.
 fn free_folder(recipe: &Recipe) -> PathBuf {
-    let model = Path::new(&recipe.model).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let folder = |number| Path::new("runs").join(format!("{model}-{}-{number}", recipe.dataset));
+    let stem = |name: &str| Path::new(name).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let (model, dataset) = (stem(&recipe.model), stem(&recipe.dataset));
+    let folder = |number| Path::new("runs").join(format!("{model}-{dataset}-{number}"));
     (1..).map(folder).find(|folder| !folder.exists()).expect("a free number")
 }

@@ -3,7 +3,9 @@
 use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 
+use crate::data::{Dataset, ImageShape};
 use crate::error::{Error, Result};
+use crate::files::{Source, exists};
 use crate::network::{Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, zoo};
 use crate::train::{DistillationConfig, Recipe, StartFrom};
 
@@ -44,6 +46,19 @@ impl Origin {
         origin
     }
 
+    /// Whether its file is there; `FILE#KEY` is a file, too.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check(&self) -> Result<()> {
+        let Self::File(path) = self else { return Ok(()) };
+        let file = path.to_str().and_then(|path| Some(path.rsplit_once('#')?.0)).unwrap_or_default();
+        match exists(Path::new(file)) {
+            true => Ok(()),
+            false => Source::open(path).map(drop),
+        }
+    }
+
     /// Reads the weights, and the teacher that the recipe names.
     ///
     /// # Errors
@@ -81,14 +96,15 @@ impl Display for Origin {
     }
 }
 
-/// A recipe's network: one of the zoo, or of a TOML file.
+/// A recipe's network: one of the zoo, for images of the data's size, or of a TOML file.
 ///
 /// # Errors
 /// There is none of that name.
-pub(super) fn network(recipe: &Recipe, classes: usize) -> Result<NetworkSpec> {
+pub(super) fn network(recipe: &Recipe, data: &Dataset) -> Result<NetworkSpec> {
     let model = &recipe.model;
-    let mut spec = match zoo(model, classes) {
-        Some(spec) => spec,
+    let ImageShape { channels, height, width } = data.train.shape;
+    let mut spec = match zoo(model, data.classes.len()) {
+        Some(spec) => NetworkSpec { input: [channels, height, width], ..spec },
         None if model.ends_with(".toml") => NetworkSpec::load(Path::new(model))?,
         None => {
             let message = format!("there is no network `{model}`: name one of {} or a .toml file", ZOO.join(", "));

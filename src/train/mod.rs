@@ -24,6 +24,7 @@ pub use checkpoint::{Checkpoint, Position, State, Tally};
 pub use device::{DEFAULT_DEVICE, DEVICES, device};
 pub use events::{EpochReport, Event, FloatReport, StepReport};
 pub use memory::{Allocator, keep_memory};
+pub(crate) use predict::largest;
 pub use recipe::{
     Budget, DistillationConfig, EvaluateEvery, Phase, PhaseKind, Recipe, Schedule, SparsityConfig, StartFrom,
     assignment,

@@ -13,7 +13,7 @@ use super::health::{check_finite, check_learned, diverged};
 use super::losses::{Lesson, cross_entropy, loss};
 use super::model::{Model, to_arrays};
 use super::optimizer::{Average, Sgd};
-use super::predict::{NotFinite, fake_quant_predictions, first_not_finite, float_accuracy, largest};
+use super::predict::{NotFinite, fake_quant_predictions, first_not_finite, float_accuracy, float_logits, largest};
 use super::pruning::Pruner;
 use super::recipe::{EvaluateEvery, Phase, PhaseKind, Recipe};
 use super::tensors::to_host;
@@ -34,6 +34,8 @@ const CORRECTION_BATCH: usize = 256;
 const CORRECTION_FIRST: u64 = 1 << 31;
 /// Channels for which a recipe without `normalization` has ImageNet's constants.
 const COLORS: usize = 3;
+/// Test images on which the time of an evaluation is measured.
+const MEASURED_IMAGES: usize = 250;
 /// Border out of which images are cropped, in pixels.
 const CROP_PADDING: usize = 4;
 
@@ -380,12 +382,47 @@ impl Training {
         Ok(Package { network, provenance, predictions: Some(predictions) })
     }
 
-    /// Accuracy on the test images of the network as it is, in float, in percent.
+    /// The network's logits for each test image, as it is, in float.
     ///
     /// # Errors
     /// Values that aren't finite, with the first layer that has some.
-    pub fn float_test_accuracy(&self) -> Result<f64> {
-        Ok(float_accuracy(&self.model, &self.data.test, self.data.test.len())?)
+    pub fn float_test_logits(&self) -> Result<Vec<Vec<f32>>> {
+        let logits = float_logits(&self.model, &self.data.test, self.data.test.len())?;
+        Ok(logits.chunks(self.graph.spec().classes).map(<[f32]>::to_vec).collect())
+    }
+
+    /// Seconds that an epoch of a phase takes, measured on so many of its steps and on a batch of test images; none for a phase without epochs. The
+    /// training is of no use afterwards.
+    ///
+    /// # Errors
+    /// Those of [`advance`](Self::advance).
+    pub fn measure_epoch(&mut self, phase: usize, steps: usize) -> Result<Option<f64>> {
+        let kind = self.recipe.phases[phase].kind;
+        if self.recipe.phases[phase].epochs == 0 {
+            return Ok(None);
+        }
+        self.position = Position { phase, ..Position::default() };
+        // The first step makes room.
+        let mut seconds = Vec::new();
+        while let Some(report) = self.step()?.filter(|report| report.phase == phase) {
+            seconds.push(report.seconds);
+            if seconds.len() > steps {
+                break;
+            }
+        }
+        let step = seconds.iter().skip(1).sum::<f64>() / (seconds.len().max(2) - 1) as f64;
+        let images = self.data.test.len().min(MEASURED_IMAGES);
+        let Split { shape, images: bytes, labels } = &self.data.test;
+        let some =
+            Split { shape: *shape, images: bytes[..images * shape.len()].into(), labels: labels[..images].into() };
+        let started = Instant::now();
+        self.accuracy(&self.model, kind, &some)?;
+        let image = started.elapsed().as_secs_f64() / images as f64;
+        let evaluated = match self.recipe.evaluate_every {
+            EvaluateEvery::Epoch => self.data.test.len(),
+            EvaluateEvery::End => self.data.validation.len(),
+        };
+        Ok(Some(step * self.steps_per_epoch() as f64 + image * evaluated as f64))
     }
 
     /// Accuracy on the test images of the float network before it was quantized, in percent.

@@ -1,0 +1,35 @@
+//! What the programs know by name.
+
+use crate::builtin;
+use crate::data::DATASETS;
+use crate::files::read_text;
+use crate::network::ZOO;
+
+/// Networks, data sets, checkpoints, recipes and hardware files, a line each kind.
+pub fn catalog() -> String {
+    let within = |folder: &str| -> Vec<&str> {
+        builtin::paths().filter(|path| path.rsplit_once('/').is_some_and(|(parent, _)| parent == folder)).collect()
+    };
+    let is_recipe = |path: &&str| !read_text(path.as_ref()).unwrap_or_default().contains("[[rows]]");
+    let recipes: Vec<&str> =
+        within("experiments").into_iter().filter(is_recipe).chain(within("experiments/recipes")).collect();
+    let is_chip = |path: &&str| !path.ends_with("sweep.toml");
+    let hardware: Vec<&str> = within("experiments/hardware").into_iter().filter(is_chip).collect();
+    let mut text = String::new();
+    for (kind, names, others) in [
+        ("networks (--model)", ZOO.to_vec(), "a TOML file"),
+        (
+            "data sets (--dataset)",
+            DATASETS.to_vec(),
+            "a folder of images (train/CLASS/), a folder of IDX files, an .npz file",
+        ),
+        ("checkpoints (--pretrained)", within("checkpoints"), "a file of PyTorch or safetensors"),
+        ("recipes (--recipe)", recipes, "a TOML file"),
+        ("hardware (--hardware)", hardware, "a TOML file"),
+    ] {
+        text += &format!("{kind}\n");
+        names.iter().for_each(|name| text += &format!("  {name}\n"));
+        text += &format!("  or {others}\n");
+    }
+    text
+}
