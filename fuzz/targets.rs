@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use mars::data::{DataOptions, Dataset};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::integer::{QuantizeConfig, outline};
 use mars::network::{Graph, NetworkSpec, import};
@@ -47,6 +48,14 @@ pub fn hardware(bytes: &[u8]) {
             let _ = evaluate(&network, &hardware);
             let _ = MacroNetwork::new(&network, &hardware);
         }
+    });
+}
+
+/// NumPy's arrays of images and labels.
+pub fn npz(bytes: &[u8]) {
+    with_file("npz", bytes, |path| {
+        let name = path.to_str().expect("a temporary folder with a plain name");
+        drop(Dataset::load(name, &DataOptions::default()));
     });
 }
 

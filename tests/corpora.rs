@@ -15,13 +15,14 @@ use common::Random;
 /// A reader, the folder of its corpus, and whether its files hold a checksum.
 type Reader = (&'static str, fn(&[u8]), bool);
 
-const READERS: [Reader; 8] = [
+const READERS: [Reader; 9] = [
     ("package", targets::package, true),
     ("checkpoint", targets::checkpoint, true),
     ("pytorch", targets::pytorch, false),
     ("hardware", targets::hardware, false),
     ("recipe", targets::recipe, false),
     ("network", targets::network, false),
+    ("npz", targets::npz, false),
     ("sweep", targets::sweep, false),
     ("experiment", targets::experiment, false),
 ];

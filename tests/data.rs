@@ -600,11 +600,12 @@ fn a_folder_of_images_is_a_data_set() {
         fs::write(dir.path().join("train/cat/notes.txt"), "no image").unwrap();
         let dataset = load_from(dir.path(), None, None).unwrap();
         assert_eq!(dataset.classes, ["cat", "dog"]);
-        assert_eq!((&dataset.train.labels[..], &dataset.test.labels[..]), (&[0, 0, 1][..], &[0, 1][..]));
+        // Classes take turns.
+        assert_eq!((&dataset.train.labels[..], &dataset.test.labels[..]), (&[0, 1, 0][..], &[0, 1][..]));
         let shape = dataset.train.shape;
         assert_eq!([shape.channels, shape.height, shape.width], [if gray { 1 } else { 3 }, 4, 6]);
         let expected = pixels(6, 4, channels, 3);
-        for (index, byte) in dataset.train.image(2).iter().enumerate() {
+        for (index, byte) in dataset.train.image(1).iter().enumerate() {
             let (channel, pixel) = (index / 24, index % 24);
             assert_eq!(*byte, expected[pixel * channels as usize + channel]);
         }
@@ -642,8 +643,8 @@ fn without_test_images_every_fifth_is_held_out() {
         }
     }
     let dataset = load_from(dir.path(), None, None).unwrap();
-    assert_eq!(dataset.test.images, [[4; 4], [9; 4], [4; 4], [9; 4]].concat());
-    assert_eq!((dataset.train.len(), &dataset.test.labels[..]), (18, &[0, 0, 1, 1][..]));
+    assert_eq!(dataset.test.images, [[4; 4], [4; 4], [9; 4], [9; 4]].concat());
+    assert_eq!((dataset.train.len(), &dataset.test.labels[..]), (18, &[0, 1, 0, 1][..]));
 }
 
 #[test]
@@ -662,8 +663,25 @@ fn folders_that_are_no_data_sets_say_why() {
     write_png(&dir.path().join("test/c/1.png"), &[7; 4], 2, 2);
     refused("class `c` has no training images");
     fs::rename(dir.path().join("test/c"), dir.path().join("test/b")).unwrap();
+    fs::remove_file(dir.path().join("test/b/1.png")).unwrap();
+    refused("it has no test images: put some into test/CLASS beside train");
+    write_png(&dir.path().join("test/b/1.png"), &[7; 4], 2, 2);
+    fs::rename(train.join("b/1.png"), train.join("b/1.bmp")).unwrap();
+    refused("class `b` has no training images: .png, .jpg, .jpeg, .webp are read");
+    fs::rename(train.join("b/1.bmp"), train.join("b/1.png")).unwrap();
     fs::write(train.join("a/2.png"), "no image").unwrap();
     refused("2.png: not a readable image");
+    for (size, channels, part) in [
+        (Some([0, 64]), None, "image_size = [0, 64]: sides are from 1 to 16384 pixels"),
+        (Some([64, 100_000]), None, "image_size = [64, 100000]"),
+        (None, Some(4), "its images have 1 or 3 channels, and 4 are asked for"),
+    ] {
+        let error = load_from(dir.path(), size, channels).unwrap_err();
+        assert!(error.contains(part), "no `{part}` in {error}");
+    }
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    let error = Dataset::load("empty", &options(dir.path())).unwrap_err().to_string();
+    assert!(error.contains("it is no data set: it needs train/CLASS/"), "{error}");
     let error = Dataset::load("nowhere", &options(dir.path())).unwrap_err().to_string();
     assert!(error.contains("data set `nowhere` is unknown; known are cifar10"), "{error}");
 }

@@ -20,7 +20,8 @@ static ALLOCATOR: Allocator = Allocator;
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
-    /// Data set: cifar10, cifar100 or cifar10-mini (part of the program) [default: the recipe's]
+    /// Data set: cifar10, cifar100, cifar10-mini (part of the program), a folder of images by class, a folder of IDX files or an .npz file [default: the
+    /// recipe's]
     #[arg(long)]
     dataset: Option<String>,
     /// Network: a name of the zoo or a TOML file [default: the recipe's]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::dataset::Dataset;
-use super::split::{ImageShape, Split};
+use super::split::{ImageShape, Split, interleaved};
 use crate::error::DataError;
 
 /// An array of a file.
@@ -38,6 +38,10 @@ pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2
     if train.shape != test.shape || train.is_empty() || test.is_empty() {
         return Err(DataError::content(path, "training and test images must be there and have the same size"));
     }
+    // Arrays may be sorted by class; whoever takes the first images is to see all of them.
+    let spread =
+        |split: Split| if split.labels.is_sorted() { split.in_order(&interleaved(&split.labels)) } else { split };
+    let [train, test] = [train, test].map(spread);
     let classes = 1 + train.labels.iter().chain(&test.labels).max().map_or(0, |label| usize::from(*label));
     Ok(Dataset {
         name: path.display().to_string(),

@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageReader};
 use rayon::prelude::*;
 
 use super::dataset::Dataset;
-use super::split::{ImageShape, Split};
+use super::split::{ImageShape, Split, interleaved};
 use crate::error::DataError;
 use crate::observer::Observer;
 
@@ -18,6 +18,8 @@ const TEST: [&str; 2] = ["test", "val"];
 const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 /// Classes that a data set may have.
 const CLASSES: RangeInclusive<usize> = 2..=1 << 16;
+/// Sides that images may be scaled to, in pixels.
+const SIDES: RangeInclusive<usize> = 1..=1 << 14;
 /// Images that are decoded between two reports.
 const CHUNK: usize = 256;
 
@@ -36,13 +38,21 @@ pub(super) fn is_folder(folder: &Path) -> bool {
 /// one already. `channels` are 1 or 3; without them, 1 where all training images are gray.
 ///
 /// # Errors
-/// No classes, an image that cannot be decoded, images of several sizes without a `size`.
+/// No classes, a class or a split without images, an image that cannot be decoded, images of several sizes without a `size`, a size out of range.
 pub(super) fn load(
     folder: &Path,
     size: Option<[usize; 2]>,
     channels: Option<usize>,
     observer: &dyn Observer,
 ) -> Result<Dataset, DataError> {
+    if let Some(size) = size.filter(|size| !size.iter().all(|side| SIDES.contains(side))) {
+        let message = format!("image_size = {size:?}: sides are from {} to {} pixels", SIDES.start(), SIDES.end());
+        return Err(DataError::content(folder, message));
+    }
+    if let Some(channels) = channels.filter(|channels| ![1, 3].contains(channels)) {
+        let message = format!("its images have 1 or 3 channels, and {channels} are asked for");
+        return Err(DataError::content(folder, message));
+    }
     let train = folder.join(TRAIN);
     let classes = class_names(&train)?;
     if !CLASSES.contains(&classes.len()) {
@@ -50,10 +60,10 @@ pub(super) fn load(
             format!("it has {} folders: a class each, {} to {}", classes.len(), CLASSES.start(), CLASSES.end());
         return Err(DataError::content(&train, message));
     }
-    let mut train = labelled(&train, &classes)?;
+    let mut train = labelled(&train, &classes, observer)?;
     let test = TEST.iter().map(|name| folder.join(name)).find(|test| test.is_dir());
     let test = match test {
-        Some(test) => labelled(&test, &classes)?,
+        Some(test) => labelled(&test, &classes, observer)?,
         None => {
             let test = take_every_fifth(&mut train);
             observer.notice(&format!(
@@ -66,7 +76,18 @@ pub(super) fn load(
             test
         }
     };
-    let first = train.first().ok_or_else(|| DataError::content(folder, "it has no training images"))?;
+    let mut seen = vec![false; classes.len()];
+    train.iter().for_each(|image| seen[usize::from(image.label)] = true);
+    if let Some((_, class)) = seen.iter().zip(&classes).find(|(seen, _)| !**seen) {
+        let message = format!("class `{class}` has no training images: .{} are read", ENDINGS.join(", ."));
+        return Err(DataError::content(folder, message));
+    }
+    if test.is_empty() {
+        let message = format!("it has no test images: put some into {}/CLASS beside {TRAIN}", TEST[0]);
+        return Err(DataError::content(folder, message));
+    }
+    let [train, test] = [train, test].map(spread);
+    let first = train.first().expect("each class has training images");
     let first = decode(&first.path)?;
     let [height, width] = size.unwrap_or([first.height() as usize, first.width() as usize]);
     let channels = match channels {
@@ -99,12 +120,19 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
+/// The images with their classes spread evenly: whoever takes the first ones sees all of them.
+fn spread(images: Vec<Labelled>) -> Vec<Labelled> {
+    let labels: Vec<u16> = images.iter().map(|image| image.label).collect();
+    let mut images: Vec<Option<Labelled>> = images.into_iter().map(Some).collect();
+    interleaved(&labels).into_iter().filter_map(|index| images[index].take()).collect()
+}
+
 /// The images of all classes, class by class.
-fn labelled(folder: &Path, classes: &[String]) -> Result<Vec<Labelled>, DataError> {
+fn labelled(folder: &Path, classes: &[String], observer: &dyn Observer) -> Result<Vec<Labelled>, DataError> {
     if let Some(other) = class_names(folder)?.iter().find(|name| !classes.contains(name)) {
         return Err(DataError::content(folder, format!("class `{other}` has no training images")));
     }
-    let mut images = Vec::new();
+    let (mut images, mut others) = (Vec::new(), 0);
     for (label, class) in (0..).zip(classes) {
         let folder = folder.join(class);
         let paths = if folder.is_dir() { entries(&folder)? } else { Vec::new() };
@@ -112,7 +140,16 @@ fn labelled(folder: &Path, classes: &[String]) -> Result<Vec<Labelled>, DataErro
             let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
             ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
         };
-        images.extend(paths.into_iter().filter(is_image).map(|path| Labelled { path, label }));
+        let (own, other): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(is_image);
+        others += other.len();
+        images.extend(own.into_iter().map(|path| Labelled { path, label }));
+    }
+    if others > 0 {
+        observer.notice(&format!(
+            "{}: {others} files and folders of its classes are left aside: only .{} are read",
+            folder.display(),
+            ENDINGS.join(", .")
+        ));
     }
     Ok(images)
 }
@@ -151,7 +188,14 @@ fn read(
     what: &str,
     observer: &dyn Observer,
 ) -> Result<Split, DataError> {
-    let mut split = Split { shape, images: vec![0; images.len() * shape.len()], labels: Vec::new() };
+    let bytes = images.len().checked_mul(shape.len());
+    let mut pixels = Vec::new();
+    if bytes.is_none_or(|bytes| pixels.try_reserve_exact(bytes).is_err()) {
+        let place = &images[0].path;
+        return Err(DataError::content(place, "with all others of its size it doesn't fit the memory"));
+    }
+    pixels.resize(images.len() * shape.len(), 0);
+    let mut split = Split { shape, images: pixels, labels: Vec::new() };
     observer.begins(&format!("decoding {what}"), images.len(), 0);
     let chunks = split.images.chunks_mut(CHUNK * shape.len()).zip(images.chunks(CHUNK));
     for (number, (bytes, images)) in chunks.enumerate() {

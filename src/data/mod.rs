@@ -90,7 +90,8 @@ impl Dataset {
         } else if path.extension().is_some_and(|ending| ending == "npz") {
             npz::load(&path)?
         } else {
-            return Err(unknown());
+            let message = "it is no data set: it needs train/CLASS/ with images, IDX files, or to be an .npz file";
+            return Err(DataError::content(&path, message));
         };
         dataset.name = name.into();
         Ok(dataset)

@@ -17,7 +17,7 @@ const NAMES: [[&str; 4]; 3] = [
     ["images", "labels", "test_images", "test_labels"],
 ];
 /// Most bytes of an array.
-const MAX_BYTES: u64 = 1 << 34;
+const MAX_BYTES: u64 = 1 << 32;
 
 /// Reads a file.
 ///
@@ -44,7 +44,10 @@ pub(super) fn load(path: &Path) -> Result<Dataset, DataError> {
 fn read(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Result<Numbers, String> {
     let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
-    entry.take(MAX_BYTES).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    entry.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(format!("it has more than {} GiB", MAX_BYTES >> 30));
+    }
     parse(&bytes)
 }
 
@@ -74,7 +77,7 @@ fn parse(bytes: &[u8]) -> Result<Numbers, String> {
     let sizes = sizes.split(',').map(str::trim).filter(|size| !size.is_empty());
     let shape = sizes.map(str::parse).collect::<Result<Vec<usize>, _>>().map_err(|_| cut)?;
     let count = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size)).ok_or(cut)?;
-    let (order, kind) = kind.split_at(1);
+    let (order, kind) = kind.split_at_checked(1).ok_or(cut)?;
     let width: usize = match kind {
         "u1" | "i1" => 1,
         "u2" | "i2" => 2,
@@ -127,9 +130,13 @@ mod tests {
 
     #[test]
     fn other_arrays_are_refused() {
-        for (kind, shape, part) in
-            [("<f4", "(2,)", "holds <f4"), ("|u1", "(9,)", "cut off"), ("|u1", "(x,)", "cut off")]
-        {
+        for (kind, shape, part) in [
+            ("<f4", "(2,)", "holds <f4"),
+            ("|u1", "(9,)", "cut off"),
+            ("|u1", "(x,)", "cut off"),
+            ("", "(8,)", "cut off"),
+            ("\u{e9}4", "(2,)", "cut off"),
+        ] {
             let error = parse(&array(kind, shape, &[0; 8])).err().unwrap();
             assert!(error.contains(part), "{error}");
         }

@@ -41,7 +41,37 @@ pub struct Split {
     pub labels: Vec<u16>,
 }
 
+/// An order of images in which each class is spread evenly: whoever takes the first ones sees all classes as they are. Within a class images keep
+/// their order.
+pub(super) fn interleaved(labels: &[u16]) -> Vec<usize> {
+    let mut counts = vec![0usize; 1 << 16];
+    let within: Vec<usize> = labels
+        .iter()
+        .map(|label| {
+            counts[usize::from(*label)] += 1;
+            counts[usize::from(*label)]
+        })
+        .collect();
+    let place = |index: &usize| {
+        let label = labels[*index];
+        // The middle of its share of the class.
+        ((2 * within[*index] - 1) as f64 / counts[usize::from(label)] as f64, label)
+    };
+    let mut order: Vec<usize> = (0..labels.len()).collect();
+    order.sort_by(|a, b| place(a).0.total_cmp(&place(b).0).then(place(a).1.cmp(&place(b).1)));
+    order
+}
+
 impl Split {
+    /// The images in an order of their numbers.
+    pub(super) fn in_order(&self, order: &[usize]) -> Self {
+        Self {
+            shape: self.shape,
+            images: order.iter().flat_map(|index| self.image(*index)).copied().collect(),
+            labels: order.iter().map(|index| self.labels[*index]).collect(),
+        }
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
@@ -74,5 +104,23 @@ impl Split {
             self.labels.iter().flat_map(|label| label.to_le_bytes().into_iter().take(bytes)).collect();
         let digest = Sha256::new().chain_update(&self.images).chain_update(labels).finalize();
         format!("{digest:x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_images_are_of_all_classes() {
+        let labels = [vec![0u16; 100], vec![1; 50], vec![2; 10]].concat();
+        let order = interleaved(&labels);
+        let first: Vec<u16> = order[..16].iter().map(|index| labels[*index]).collect();
+        let count = |class: u16| first.iter().filter(|label| **label == class).count();
+        assert_eq!([count(0), count(1), count(2)], [10, 5, 1]);
+        for class in 0..3 {
+            assert!(order.iter().filter(|index| labels[**index] == class).is_sorted(), "a class keeps its order");
+        }
+        assert_eq!(interleaved(&[]), [0; 0]);
     }
 }
