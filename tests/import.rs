@@ -354,6 +354,45 @@ fn layers_are_found_by_shape_and_number_where_names_do_not_tell() {
     }
 }
 
+/// A checkpoint that counts from zero has the network's second name for its third layer.
+#[test]
+fn names_that_only_some_layers_share_are_not_trusted() {
+    let conv = |name: &str| format!("{{ op = \"conv\", name = \"{name}\", filters = 8, kernel = 3, padding = 1 }}, ");
+    let layers = ["conv1", "conv2", "conv3"].map(conv).concat();
+    let text = format!(
+        "name = \"counted\"\ninput = [1, 6, 5]\nclasses = 10\nlayers = [{layers}{{ op = \"linear\", name = \"linear\", filters = 10 }}]"
+    );
+    let graph = Graph::new(toml::from_str(&text).unwrap()).unwrap();
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "counted.safetensors");
+    let save = |first: usize| {
+        let mut writer = Writer { random: Random(7), theirs: StateDict::default(), ours: Weights::default() };
+        for (number, conv) in graph.convs().enumerate() {
+            match conv.logits {
+                false => writer.conv(
+                    &conv.name,
+                    &format!("conv{}", first + number),
+                    &format!("bn{}", first + number),
+                    &conv.shape,
+                    false,
+                ),
+                true => writer.linear(&conv.name, &conv.name, &conv.shape),
+            }
+        }
+        writer.theirs.save(&path);
+        writer.ours
+    };
+    save(0);
+    let error = refused(&path, &graph);
+    assert!(
+        error.contains("it has no `conv3`, though it has `conv2` of the same shape; say which is which in [names]"),
+        "{error}"
+    );
+    // No name in common: the numbers tell.
+    let ours = save(4);
+    assert_same(&import(&path, &graph).unwrap(), &ours);
+}
+
 #[test]
 fn names_that_tell_no_order_need_a_map() {
     let dir = TempDir::new().unwrap();

@@ -178,7 +178,17 @@ impl Weights {
 
 /// The state in the metadata of a file, if nothing in the file has changed.
 pub(super) fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Option<Value>, String> {
-    let Header { sha256, state } = serde_json::from_str(metadata).map_err(|error| format!("its metadata: {error}"))?;
+    /// What a package says under the same key.
+    #[derive(Deserialize)]
+    struct Package {
+        #[serde(rename = "version")]
+        _version: u64,
+    }
+    let header = serde_json::from_str(metadata);
+    let Header { sha256, state } = header.map_err(|error| match serde_json::from_str::<Package>(metadata) {
+        Ok(_) => "it is a package, which holds integers: name checkpoints/last.safetensors of its run".into(),
+        Err(_) => format!("its metadata: {error}"),
+    })?;
     match checksum(bytes, &sha256) {
         Some(found) if found == sha256 => Ok(state),
         _ => Err("its checksum is another one than its content's: the file is damaged".into()),

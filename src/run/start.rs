@@ -65,16 +65,21 @@ impl Origin {
     /// A checkpoint that is missing or of another network; distillation without a network to learn from.
     pub fn read(self, recipe: &Recipe, graph: &Graph) -> Result<Start> {
         let options = ImportOptions { names: Some(&recipe.names), fresh: &recipe.fresh, seed: recipe.seed };
-        let Imported { weights, without_statistics, remarks } = match &self {
+        let Imported { weights, without_statistics, mut remarks } = match &self {
             Self::File(file) => import(file, graph, &options)?,
             Self::Random | Self::Missing(_) => Weights::random(graph, recipe.seed).into(),
         };
         let teacher = match (&recipe.distillation, &self) {
             (None, _) => None,
             (Some(DistillationConfig { teacher: Some(file), .. }), _) => {
-                Some(import(Path::new(file), graph, &ImportOptions::default())?.weights)
+                let file = Path::new(file);
+                let teacher = import(file, graph, &ImportOptions::default())?;
+                remarks.extend(teacher.remarks);
+                Some(with_statistics(file, teacher.weights, &teacher.without_statistics)?)
             }
-            (Some(_), Self::File(_)) if recipe.fresh.is_empty() => Some(weights.clone()),
+            (Some(_), Self::File(file)) if recipe.fresh.is_empty() => {
+                Some(with_statistics(file, weights.clone(), &without_statistics)?)
+            }
             (Some(_), Self::File(_) | Self::Random | Self::Missing(_)) => {
                 return Err(Error::Setting(
                     "distillation needs a network to learn from: name a --pretrained FILE or a distillation.teacher"
@@ -84,6 +89,16 @@ impl Origin {
         };
         Ok(Start { origin: self, weights, without_statistics, remarks, teacher })
     }
+}
+
+/// A teacher's weights: it is never trained, so nobody would measure what it lacks.
+fn with_statistics(file: &Path, teacher: Weights, without: &[u32]) -> Result<Weights> {
+    if without.is_empty() {
+        return Ok(teacher);
+    }
+    let message = "it cannot teach: batch norms have no running statistics; start from it without distillation first, and name the checkpoint of that \
+                   run as distillation.teacher";
+    Err(Error::file(file, message))
 }
 
 impl Display for Origin {

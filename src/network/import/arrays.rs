@@ -161,7 +161,7 @@ fn safetensors_header(path: &Path, file: &mut Source) -> Result<Option<Vec<u8>>>
     file.by_ref().take(9).read_to_end(&mut start).map_err(Error::io(path))?;
     let Some((&length, b"{")) = start.split_first_chunk::<8>() else { return Ok(None) };
     let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER {
+    if length == 0 || length > MAX_HEADER {
         return Ok(None);
     }
     file.by_ref().take(length - 1).read_to_end(&mut start).map_err(Error::io(path))?;

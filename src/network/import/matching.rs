@@ -72,7 +72,7 @@ pub(super) fn match_layers<'a>(graph: &Graph, modules: &Modules<'a>, options: &I
             return matcher.misshapen(name, &entry.shape, &conv.name, &[conv.shape.filters()], ANOTHER_NETWORK);
         }
     }
-    let unused = matcher.unused(&layers, fresh.len())?;
+    let unused = matcher.unused(&layers, &fresh)?;
     Ok(Matching { layers, fresh, by_name, unused })
 }
 
@@ -139,6 +139,17 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 none_left.extend(alike.into_iter().cloned());
             } else {
                 self.check_order(&alike, &fitting)?;
+                // A checkpoint that counts its layers otherwise has some names in common with the network's.
+                let by_own_name = |conv: &&Conv| {
+                    found.contains_key(&conv.number)
+                        && weight_shape(&conv.shape) == shape
+                        && !self.options.names.is_some_and(|names| names.contains_key(&conv.name))
+                };
+                if let Some(other) = wanted.iter().find(by_own_name) {
+                    let reason =
+                        format!("it has no `{}`, though it has `{}` of the same shape", first.name, other.name);
+                    return self.misfit(reason, NAMES);
+                }
                 for (conv, module) in alike.into_iter().zip(fitting) {
                     self.take(module);
                     found.insert(conv.number, module);
@@ -296,15 +307,18 @@ impl<'m, 'a> Matcher<'m, 'a> {
     }
 
     /// Arrays that belong to no layer: there are none, unless layers are trained anew in place of as many.
-    fn unused(&self, layers: &[Layer<'a>], fresh: usize) -> Fit<Vec<Part<'a>>> {
+    fn unused(&self, layers: &[Layer<'a>], fresh: &[Conv]) -> Fit<Vec<Part<'a>>> {
         let masks = layers.iter().filter_map(|layer| layer.weights.mask);
         let weights = layers.iter().map(|layer| layer.weights.weight).chain(masks);
         let biases = layers.iter().filter_map(|layer| layer.bias);
         let norms = layers.iter().filter_map(|layer| layer.norm).flat_map(|norm| norm.parts());
         let used: BTreeSet<&str> = weights.chain(biases).chain(norms).map(|part| part.name).collect();
         let unused: Vec<Part> = self.modules.parts().filter(|part| !used.contains(part.name)).collect();
-        let weights = self.modules.in_order().into_iter().filter(|module| !self.taken.contains(module.name));
-        if weights.filter(|module| module.weights().is_some()).count() <= fresh && fresh > 0 {
+        let modules = self.modules.in_order().into_iter().filter(|module| !self.taken.contains(module.name));
+        let (weights, others): (Vec<_>, Vec<_>) = modules.partition(|module| module.weights().is_some());
+        let norms = others.iter().filter(|module| module.norm().is_some()).count();
+        let fresh_norms = fresh.iter().filter(|conv| conv.batch_norm).count() + self.given_up.len();
+        if !fresh.is_empty() && weights.len() <= fresh.len() && norms <= fresh_norms {
             return Ok(unused);
         }
         match unused.first() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::phase::{Phase, PhaseKind};
-use crate::data::Normalization;
+use crate::data::{DATASETS, Normalization};
 use crate::files::exists;
 use crate::integer::{ImageScale, QuantizeConfig};
 use crate::network::ZOO;
@@ -221,7 +221,7 @@ impl Recipe {
     /// Where the project's own checkpoint of a network of the zoo lies, if there is one: `MODEL.safetensors` for CIFAR-10 and its
     /// extract, `MODEL-DATASET.safetensors` for other data sets.
     pub fn shipped_checkpoint(&self) -> Option<PathBuf> {
-        if !ZOO.contains(&self.model.as_str()) {
+        if !ZOO.contains(&self.model.as_str()) || !DATASETS.contains(&self.dataset.as_str()) {
             return None;
         }
         let name = match self.dataset.as_str() {
