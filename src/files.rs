@@ -133,9 +133,8 @@ impl Part {
         remove_abandoned(&place);
         let path = part_beside(&place);
         std::fs::create_dir(&path)?;
-        // Systems that don't open folders as files keep the parts of killed processes.
-        let lock = File::open(&path).ok();
-        lock.as_ref().map(try_lock).transpose()?;
+        // Systems that don't open folders as files, or don't lock them, keep the parts of killed processes.
+        let lock = File::open(&path).ok().filter(|folder| try_lock(folder).is_ok());
         Ok(Self { path, place, lock })
     }
 
@@ -245,7 +244,8 @@ fn has_no_locks(error: &std::io::Error) -> bool {
 /// old one. Several processes may write the same file: one of them is the last. A link's target is replaced; a pipe or a device is written into.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     // `/dev/stdout` leads to what another process opened: it would not see the file that takes its place.
-    let opened_elsewhere = ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder));
+    let opened = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+    let opened_elsewhere = opened.iter().any(|place| path.starts_with(place));
     if opened_elsewhere || std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return std::fs::write(path, bytes).map_err(Error::io(path));
     }

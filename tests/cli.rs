@@ -1250,6 +1250,7 @@ fn a_position_that_the_recipe_does_not_have_is_refused() {
     position(&|position| position.phase = 7);
     position(&|position| (position.phase, position.begun, position.epoch) = (0, true, 4));
     position(&|position| (position.phase, position.begun, position.step) = (1, true, 1 << 40));
+    position(&|position| (position.phase, position.begun, position.epoch, position.step) = (0, true, 3, 2));
     position(&|position| position.tally.correct = 1);
 }
 
@@ -1267,6 +1268,19 @@ fn a_run_goes_on_with_the_arithmetic_that_it_began_with() {
     let mut command = train(dir.path(), &["--resume", "--run", "run", "--allow-other-cpu"]);
     success(&command.env("MARS_ISA", "portable").output().unwrap());
     same_run(&dir.path().join("run"), &FINISHED.join("run"));
+}
+
+#[test]
+fn a_package_is_no_checkpoint_and_says_where_that_is() {
+    let dir = new_place();
+    let package = FINISHED.join("run/model.mars").display().to_string();
+    let weights = dir.path().join("model.safetensors");
+    fs::copy(package, &weights).unwrap();
+    let mut command = train(
+        dir.path(),
+        &["--model", "tiny.toml", "--dataset", "cifar10", "--evaluate", "--pretrained", "model.safetensors"],
+    );
+    refused(dir.path(), &mut command, &["model.safetensors", "it is a package", "checkpoints/last.safetensors"]);
 }
 
 #[test]

@@ -214,7 +214,9 @@ impl Training {
         let epochs = |phases: &[Phase]| -> usize { phases.iter().map(|phase| phase.epochs).sum() };
         let phases = &self.recipe.phases;
         let ours = match phases.get(phase) {
-            Some(current) if begun => epoch <= current.epochs && step <= self.steps_per_epoch(),
+            Some(current) if begun => {
+                epoch < current.epochs && step <= self.steps_per_epoch() || epoch == current.epochs && step == 0
+            }
             Some(_) => epoch == 0 && step == 0,
             None => phase == phases.len() && !begun && epoch == 0 && step == 0,
         };
