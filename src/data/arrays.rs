@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::dataset::Dataset;
-use super::split::{ImageShape, Split, interleaved};
+use super::split::{ImageShape, Split, divided, interleaved};
 use crate::error::DataError;
 
 /// An array of a file.
@@ -20,9 +20,6 @@ impl Numbers {
     }
 }
 
-/// Every image out of so many is for testing, where a file has none for that.
-const TEST_SHARE: usize = 5;
-
 /// The data set of images and labels for training, and for testing; without the latter, of every class every fifth training image.
 ///
 /// # Errors
@@ -33,7 +30,10 @@ pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2
     let train = read(train)?;
     let (train, test) = match test {
         Some(test) => (train, read(test)?),
-        None => divided(&train),
+        None => {
+            let (for_training, for_testing) = divided(&train.labels);
+            (train.in_order(&for_training), train.in_order(&for_testing))
+        }
     };
     if train.shape != test.shape || train.is_empty() || test.is_empty() {
         return Err(DataError::content(path, "training and test images must be there and have the same size"));
@@ -90,19 +90,4 @@ fn channels_first(values: &[u8], shape: ImageShape) -> Vec<u8> {
         }
     }
     images
-}
-
-/// Every fifth image of each class for testing, the others for training.
-fn divided(all: &Split) -> (Split, Split) {
-    let mut seen = vec![0usize; 1 << 16];
-    let empty = || Split { shape: all.shape, ..Split::default() };
-    let (mut train, mut test) = (empty(), empty());
-    for (index, label) in all.labels.iter().enumerate() {
-        let seen = &mut seen[usize::from(*label)];
-        *seen += 1;
-        let part = if seen.is_multiple_of(TEST_SHARE) { &mut test } else { &mut train };
-        part.images.extend_from_slice(all.image(index));
-        part.labels.push(*label);
-    }
-    (train, test)
 }

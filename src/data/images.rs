@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageReader};
 use rayon::prelude::*;
 
 use super::dataset::Dataset;
-use super::split::{ImageShape, Split, interleaved};
+use super::split::{ImageShape, Split, divided, interleaved};
 use crate::error::DataError;
 use crate::observer::Observer;
 
@@ -24,6 +24,7 @@ const SIDES: RangeInclusive<usize> = 1..=1 << 14;
 const CHUNK: usize = 256;
 
 /// An image of a class.
+#[derive(Clone)]
 struct Labelled {
     path: PathBuf,
     label: u16,
@@ -60,12 +61,14 @@ pub(super) fn load(
             format!("it has {} folders: a class each, {} to {}", classes.len(), CLASSES.start(), CLASSES.end());
         return Err(DataError::content(&train, message));
     }
-    let mut train = labelled(&train, &classes, observer)?;
+    let labels = |images: &[Labelled]| images.iter().map(|image| image.label).collect::<Vec<u16>>();
+    let train = labelled(&train, &classes, observer)?;
     let test = TEST.iter().map(|name| folder.join(name)).find(|test| test.is_dir());
-    let test = match test {
-        Some(test) => labelled(&test, &classes, observer)?,
+    let (train, test) = match test {
+        Some(test) => (train, labelled(&test, &classes, observer)?),
         None => {
-            let test = take_every_fifth(&mut train);
+            let (for_training, for_testing) = divided(&labels(&train));
+            let (train, test) = (in_order(&train, for_training), in_order(&train, for_testing));
             observer.notice(&format!(
                 "{}: there is no {} beside {TRAIN}: every fifth image of a class is for testing, {} of {}",
                 folder.display(),
@@ -73,7 +76,7 @@ pub(super) fn load(
                 test.len(),
                 test.len() + train.len()
             ));
-            test
+            (train, test)
         }
     };
     let mut seen = vec![false; classes.len()];
@@ -86,7 +89,8 @@ pub(super) fn load(
         let message = format!("it has no test images: put some into {}/CLASS beside {TRAIN}", TEST[0]);
         return Err(DataError::content(folder, message));
     }
-    let [train, test] = [train, test].map(spread);
+    // Whoever takes the first images is to see all classes.
+    let [train, test] = [train, test].map(|images| in_order(&images, interleaved(&labels(&images))));
     let first = train.first().expect("each class has training images");
     let first = decode(&first.path)?;
     let [height, width] = size.unwrap_or([first.height() as usize, first.width() as usize]);
@@ -120,11 +124,9 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
-/// The images with their classes spread evenly: whoever takes the first ones sees all of them.
-fn spread(images: Vec<Labelled>) -> Vec<Labelled> {
-    let labels: Vec<u16> = images.iter().map(|image| image.label).collect();
-    let mut images: Vec<Option<Labelled>> = images.into_iter().map(Some).collect();
-    interleaved(&labels).into_iter().filter_map(|index| images[index].take()).collect()
+/// The images in an order of their numbers.
+fn in_order(images: &[Labelled], order: Vec<usize>) -> Vec<Labelled> {
+    order.into_iter().map(|index| images[index].clone()).collect()
 }
 
 /// The images of all classes, class by class.
@@ -152,21 +154,6 @@ fn labelled(folder: &Path, classes: &[String], observer: &dyn Observer) -> Resul
         ));
     }
     Ok(images)
-}
-
-/// Takes every fifth image of each class out.
-fn take_every_fifth(images: &mut Vec<Labelled>) -> Vec<Labelled> {
-    let (mut kept, mut taken) = (Vec::new(), Vec::new());
-    let mut class = (0, 0);
-    for image in images.drain(..) {
-        if class.0 != image.label {
-            class = (image.label, 0);
-        }
-        class.1 += 1;
-        if class.1 % 5 == 0 { taken.push(image) } else { kept.push(image) }
-    }
-    *images = kept;
-    taken
 }
 
 fn decode(path: &Path) -> Result<DynamicImage, DataError> {

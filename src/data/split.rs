@@ -62,6 +62,19 @@ pub(super) fn interleaved(labels: &[u16]) -> Vec<usize> {
     order
 }
 
+/// Every image out of so many of a class is for testing, where nobody says which ones are.
+const TEST_SHARE: usize = 5;
+
+/// Numbers of the images for training, and of those for testing: of each class every fifth one.
+pub(super) fn divided(labels: &[u16]) -> (Vec<usize>, Vec<usize>) {
+    let mut counts = vec![0usize; 1 << 16];
+    (0..labels.len()).partition(|index| {
+        let count = &mut counts[usize::from(labels[*index])];
+        *count += 1;
+        !count.is_multiple_of(TEST_SHARE)
+    })
+}
+
 impl Split {
     /// The images in an order of their numbers.
     pub(super) fn in_order(&self, order: &[usize]) -> Self {
