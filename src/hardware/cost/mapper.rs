@@ -19,6 +19,8 @@ pub(super) struct Mapped<'a> {
     pub(super) works: Vec<LayerWork<'a>>,
     pub(super) loading: Loading,
     pub(super) fits_weight_sram: bool,
+    /// Macros that hold a tile in a frame.
+    holding: usize,
     /// The chip as if it had nothing but this part.
     pub(super) part: Hardware,
 }
@@ -233,23 +235,23 @@ impl<'a> Mapped<'a> {
         let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
         let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_kib * 8192);
         let room = hardware.accesses_per_macro() as u64;
-        let loading = match held(&works, hardware).iter().flatten().flatten().all(|held| *held <= room) {
+        let held: Vec<u64> = held(&works, hardware).into_iter().flatten().flatten().collect();
+        let loading = match held.iter().all(|held| *held <= room) {
             true => Loading::Never,
             false if fits_weight_sram => Loading::WeightSram,
             false => Loading::NextLevel,
         };
-        Self { works, loading, fits_weight_sram, part: hardware.clone() }
+        Self { works, loading, fits_weight_sram, holding: held.len(), part: hardware.clone() }
     }
 
     /// Macros that hold a tile in a frame, and of all that the whole chip has those that don't.
     pub(super) fn macros(&self, hardware: &Hardware) -> Macros {
-        let holding = held(&self.works, &self.part).iter().flatten().filter(|held| held.is_some()).count();
-        Macros { holding, idle: hardware.macros() - holding }
+        Macros { holding: self.holding, idle: hardware.macros() - self.holding }
     }
 
     /// What a frame takes, without the leakage of macros that hold nothing.
     fn expense(&self) -> Expense {
-        self.expense_of(Macros { idle: 0, ..self.macros(&self.part) })
+        self.expense_of(Macros { holding: self.holding, idle: 0 })
     }
 
     /// What a frame takes on a chip that it is laid on.
