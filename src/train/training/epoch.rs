@@ -1,0 +1,127 @@
+//! The end of an epoch, accuracies, and the time that an epoch takes.
+
+use std::time::Instant;
+
+use super::Training;
+use crate::data::{Dataset, Split};
+use crate::error::Result;
+use crate::train::checkpoint::Position;
+use crate::train::events::EpochReport;
+use crate::train::health::{check_learned, diverged};
+use crate::train::model::Model;
+use crate::train::predict::{NotFinite, fake_quant_predictions, float_accuracy};
+use crate::train::recipe::{EvaluateEvery, Phase, PhaseKind};
+
+/// Test images on which the time of an evaluation is measured.
+const MEASURED_IMAGES: usize = 250;
+
+impl Training {
+    pub(super) fn end_epoch(&mut self, phase: &Phase) -> Result<EpochReport> {
+        // A network that trains with a chip's conversions may begin anew, whatever the float network was.
+        let float = self.position.float_accuracy.filter(|_| !self.sees_conversions());
+        check_learned(&self.position, self.data.classes.len(), float)?;
+        self.check_finite()?;
+        let started = Instant::now();
+        let ends = self.position.epoch + 1 == phase.epochs;
+        let mut evaluated = self.model.clone();
+        if let Some(average) = &self.average {
+            evaluated.params = average.params.clone();
+            self.pruner.mask(&mut evaluated.params);
+        }
+        if ends && self.average.take().is_some() {
+            self.model = evaluated.clone();
+        }
+        if ends && phase.kind == PhaseKind::Sparsify {
+            self.pruner.freeze(&self.model.params);
+        }
+        let Dataset { validation, test, .. } = &self.data;
+        let measure = |split: &Split| self.accuracy(&evaluated, phase.kind, split);
+        let validation_accuracy = (!validation.is_empty()).then(|| measure(validation)).transpose()?;
+        let test_accuracy = match self.recipe.evaluate_every {
+            EvaluateEvery::Epoch => Some(measure(test)?),
+            EvaluateEvery::End => None,
+        };
+        let tally = self.position.tally;
+        let images = tally.images as f64;
+        let steps = self.steps_per_epoch();
+        Ok(EpochReport {
+            phase: phase.kind,
+            epoch: self.position.epoch + 1,
+            loss: tally.loss / images,
+            train_accuracy: 100.0 * tally.correct as f64 / images,
+            validation_accuracy,
+            test_accuracy,
+            learning_rate: phase.learning_rate_at((self.position.epoch + 1) * steps - 1, steps),
+            images_per_second: images / tally.seconds,
+            group_sparsity: self.pruner.zero_share(&self.model.params),
+            penalty: self.pruner.penalty(&self.model),
+            seconds: tally.seconds + started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Accuracy of a network in a phase, in percent: in float, or as the hardware model will compute it.
+    pub(super) fn accuracy(&self, model: &Model, kind: PhaseKind, split: &Split) -> Result<f64> {
+        match kind {
+            PhaseKind::Float | PhaseKind::Sparsify => {
+                float_accuracy(model, split, split.len()).map_err(|NotFinite { layer }| {
+                    let what = "its values on images that are evaluated aren't finite".into();
+                    diverged(&self.position, self.position.step, Some(layer), what)
+                })
+            }
+            PhaseKind::Quantize => {
+                let network = self.folded(model)?;
+                let predictions = fake_quant_predictions(&network, &self.hardware, &model.device, split)?;
+                Ok(split.accuracy(&predictions))
+            }
+        }
+    }
+
+    /// Accuracy on the test images of the float network before it was quantized, in percent.
+    pub(super) fn float_accuracy(&self) -> Result<Option<f64>> {
+        match self.recipe.evaluate_every {
+            EvaluateEvery::Epoch => Ok(self.position.float_accuracy),
+            EvaluateEvery::End => {
+                let test = &self.data.test;
+                let accuracy = |float| float_accuracy(&self.model(float), test, test.len());
+                Ok(self.float.as_ref().map(accuracy).transpose()?)
+            }
+        }
+    }
+
+    /// Seconds that an epoch of a phase takes, measured on so many of its steps and on a batch of test images; none for a phase without epochs. The
+    /// training is of no use afterwards.
+    ///
+    /// # Errors
+    /// Those of [`advance`](Self::advance).
+    pub fn measure_epoch(&mut self, phase: usize, steps: usize) -> Result<Option<f64>> {
+        let kind = self.recipe.phases[phase].kind;
+        if self.recipe.phases[phase].epochs == 0 {
+            return Ok(None);
+        }
+        self.position = Position { phase, ..Position::default() };
+        // The first step makes room.
+        let mut seconds = Vec::new();
+        while let Some(report) = self.step()?.filter(|report| report.phase == phase) {
+            seconds.push(report.seconds);
+            if seconds.len() > steps {
+                break;
+            }
+        }
+        let step = seconds.iter().skip(1).sum::<f64>() / (seconds.len().max(2) - 1) as f64;
+        let images = self.data.test.len().min(MEASURED_IMAGES);
+        let Split { shape, images: bytes, labels } = &self.data.test;
+        let some = Split {
+            shape: *shape,
+            images: bytes[..images * shape.len()].to_vec().into(),
+            labels: labels[..images].into(),
+        };
+        let started = Instant::now();
+        self.accuracy(&self.model, kind, &some)?;
+        let image = started.elapsed().as_secs_f64() / images as f64;
+        let evaluated = match self.recipe.evaluate_every {
+            EvaluateEvery::Epoch => self.data.test.len(),
+            EvaluateEvery::End => self.data.validation.len(),
+        };
+        Ok(Some(step * self.steps_per_epoch() as f64 + image * evaluated as f64))
+    }
+}

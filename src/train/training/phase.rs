@@ -1,0 +1,80 @@
+//! What comes before the first step of a phase.
+
+use super::Training;
+use crate::data::{Batches, Dataset, Split};
+use crate::error::Result;
+use crate::integer::Fusion;
+use crate::train::calibrate::calibrate;
+use crate::train::events::FloatReport;
+use crate::train::forward::Mode;
+use crate::train::losses::cross_entropy;
+use crate::train::model::Model;
+use crate::train::optimizer::{Average, Sgd};
+use crate::train::predict::float_accuracy;
+use crate::train::recipe::{EvaluateEvery, Phase, PhaseKind};
+use crate::train::tensors::to_host;
+
+/// Images on which biases are corrected for a chip's conversions.
+const CORRECTION_BATCH: usize = 256;
+/// Number of the first of them, for the noise: after those of any test set and before those of the first epoch.
+const CORRECTION_FIRST: u64 = 1 << 31;
+
+impl Training {
+    pub(super) fn begin_phase(&mut self, phase: &Phase) -> Result<Option<FloatReport>> {
+        let mut report = None;
+        match phase.kind {
+            PhaseKind::Float => {}
+            PhaseKind::Sparsify => self.pruner.forget(),
+            PhaseKind::Quantize => {
+                if self.position.float_accuracy.is_none() {
+                    let (split, name, images) = self.reference();
+                    let accuracy = float_accuracy(&self.model, split, images)?;
+                    report = Some(FloatReport { images: name, accuracy });
+                    self.position.float_accuracy = Some(accuracy);
+                    if self.recipe.evaluate_every == EvaluateEvery::End {
+                        self.float = Some(self.model.params_on_host());
+                    }
+                }
+                if self.recipe.quantize.fusion == Fusion::Once {
+                    self.model.fold_batch_norms();
+                }
+                if !self.model.params.has_scales() {
+                    calibrate(&mut self.model, &self.recipe, &self.data.train);
+                }
+                self.correct_biases(phase);
+            }
+        }
+        self.optimizer = Sgd::new(&self.model.params);
+        self.average = phase.average_decay.map(|_| Average { params: self.model.params.clone() });
+        Ok(report)
+    }
+
+    /// Images on which the float network is measured before it is quantized: the test images, or where those wait for the end the ones
+    /// that are held out, or some of the training images. What they are called, and how many.
+    fn reference(&self) -> (&Split, &'static str, usize) {
+        let Dataset { train, validation, test, .. } = &self.data;
+        match self.recipe.evaluate_every {
+            EvaluateEvery::Epoch => (test, "test", test.len()),
+            EvaluateEvery::End if !validation.is_empty() => (validation, "validation", validation.len()),
+            EvaluateEvery::End => (train, "training", self.recipe.calibration_images),
+        }
+    }
+
+    /// Takes from the biases what a chip's conversions add on average, where the network hasn't learned to live with it: where that
+    /// lowers the loss.
+    fn correct_biases(&mut self, phase: &Phase) {
+        let mode = self.mode(phase, 0, CORRECTION_FIRST);
+        let Mode::Quantized { plan, fusion, chip: Some(chip) } = mode else { return };
+        let batch = Batches::in_order(&self.data.train, CORRECTION_BATCH).next();
+        let batch = batch.expect("a data set has images");
+        let mut corrected = self.model.clone();
+        corrected.correct_biases(&batch.images, plan, fusion, chip);
+        let loss = |model: &Model| {
+            let logits = model.forward(model.images(&batch.images), mode).logits;
+            to_host(cross_entropy(logits, &batch.labels, 0.0))[0]
+        };
+        if loss(&corrected) < loss(&self.model) {
+            self.model = corrected;
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! A training as a checkpoint, and one that goes on from a checkpoint.
+
+use super::Training;
+use crate::network::Array;
+use crate::simd::Arithmetic;
+use crate::train::checkpoint::{Checkpoint, Position, State};
+use crate::train::model::to_arrays;
+use crate::train::optimizer::{Average, Sgd};
+use crate::train::recipe::{Phase, PhaseKind};
+use crate::train::tensors::{to_device, to_host};
+
+impl Training {
+    /// The same from a checkpoint on: it goes on bit for bit as if it had never stopped.
+    ///
+    /// # Errors
+    /// Says what of the checkpoint doesn't fit the recipe or the chip.
+    pub fn resumed(mut self, checkpoint: Checkpoint) -> std::result::Result<Self, String> {
+        let Checkpoint { params, momentum, average, kept, saliency, float, state: State { position, .. } } = checkpoint;
+        self.check_position(&position)?;
+        self.model = self.model(&params);
+        let place = |array: Array| to_device(&array.values, &self.model.device);
+        self.optimizer = Sgd { momentum: momentum.map(|_, array| array.map(place)) };
+        self.average = average.map(|average| Average { params: average.map(|_, array| place(array)) });
+        self.pruner.restore(kept, saliency)?;
+        let kind = self.recipe.phases.get(position.phase).map(|phase| phase.kind);
+        if position.begun && kind == Some(PhaseKind::Quantize) && !self.model.params.has_scales() {
+            return Err(
+                "it ends in a phase of another kind than the recipe's: what has begun stays in recipe.toml as it was"
+                    .into(),
+            );
+        }
+        (self.position, self.float) = (position, float);
+        Ok(self)
+    }
+
+    /// Everything that is needed to go on from here.
+    pub fn checkpoint(&self) -> Checkpoint {
+        let momentum = self.optimizer.momentum.as_ref().map(|id, momentum| {
+            let values = to_host(momentum.clone()?);
+            Some(Array { shape: id.shape(&self.graph, values.len()), values })
+        });
+        Checkpoint {
+            params: self.model.params_on_host(),
+            momentum,
+            average: self.average.as_ref().map(|average| to_arrays(&average.params, &self.graph)),
+            kept: self.pruner.kept(),
+            saliency: self.pruner.saliency(),
+            float: self.float.clone(),
+            state: State { position: self.position.clone(), arithmetic: Some(Arithmetic::here()) },
+        }
+    }
+
+    /// Refuses a position that the recipe and the data don't have.
+    fn check_position(&self, position: &Position) -> std::result::Result<(), String> {
+        let Position { phase, begun, epoch, step, tally, metric_lines, .. } = *position;
+        let epochs = |phases: &[Phase]| -> usize { phases.iter().map(|phase| phase.epochs).sum() };
+        let phases = &self.recipe.phases;
+        let ours = match phases.get(phase) {
+            Some(current) if begun => {
+                epoch < current.epochs && step <= self.steps_per_epoch() || epoch == current.epochs && step == 0
+            }
+            Some(_) => epoch == 0 && step == 0,
+            None => phase == phases.len() && !begun && epoch == 0 && step == 0,
+        };
+        // A power cut may have taken lines of metrics, of which none is made twice.
+        let done = epochs(&phases[..phase.min(phases.len())]).saturating_add(epoch);
+        let counted = metric_lines <= done && tally.correct <= tally.images;
+        match ours && counted && tally.images <= self.data.train.labels.len() {
+            true => Ok(()),
+            false => Err(format!(
+                "its position (phase {phase}, epoch {epoch}, step {step}) is none of this recipe and data: what has begun stays in recipe.toml as it was"
+            )),
+        }
+    }
+}
