@@ -555,6 +555,32 @@ fn pruned_weights_are_multiplied_by_their_masks() {
 }
 
 #[test]
+fn normed_weights_get_their_lengths() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "normed.safetensors");
+    for names in [["weight_v", "weight_g"], ["parametrizations.weight.original1", "parametrizations.weight.original0"]]
+    {
+        let (mut theirs, ours) = named(USUAL, ["hidden", "last"]);
+        for layer in ["a", "hidden", "last"] {
+            let Array { shape, values } = theirs.get(&format!("{layer}.weight")).clone();
+            theirs.remove(&format!("{layer}.weight"));
+            let filters = values.chunks(values.len() / shape[0]);
+            let lengths =
+                filters.map(|filter| filter.iter().map(|weight| weight * weight).sum::<f32>().sqrt()).collect();
+            let ones = shape.iter().enumerate().map(|(index, size)| if index == 0 { *size } else { 1 }).collect();
+            let directions = values.iter().map(|weight| 4.0 * weight).collect();
+            for (name, array) in
+                names.into_iter().zip([Array { shape, values: directions }, Array { shape: ones, values: lengths }])
+            {
+                theirs.0.push((format!("{layer}.{name}"), array));
+            }
+        }
+        theirs.save(&path);
+        assert_same(&import(&path, &plain()).unwrap(), &ours);
+    }
+}
+
+#[test]
 fn batch_norms_may_lack_factors_or_statistics() {
     let dir = TempDir::new().unwrap();
     let path = file(&dir, "norms.safetensors");

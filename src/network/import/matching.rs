@@ -308,8 +308,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
 
     /// Arrays that belong to no layer: there are none, unless layers are trained anew in place of as many.
     fn unused(&self, layers: &[Layer<'a>], fresh: &[Conv]) -> Fit<Vec<Part<'a>>> {
-        let masks = layers.iter().filter_map(|layer| layer.weights.mask);
-        let weights = layers.iter().map(|layer| layer.weights.weight).chain(masks);
+        let weights = layers.iter().flat_map(|layer| layer.weights.parts());
         let biases = layers.iter().filter_map(|layer| layer.bias);
         let norms = layers.iter().filter_map(|layer| layer.norm).flat_map(|norm| norm.parts());
         let used: BTreeSet<&str> = weights.chain(biases).chain(norms).map(|part| part.name).collect();

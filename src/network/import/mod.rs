@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use self::arrays::Arrays;
 use self::matching::{AFFINE, Layer, Matching, STATISTICS};
-use self::modules::{Part, is_scale, split};
+use self::modules::{Factor, Part, is_scale, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
 use super::params::{ParamId, Role};
@@ -103,9 +103,20 @@ fn choose<'a>(arrays: &'a Arrays, key: Option<&str>, graph: &Graph, options: &Im
 fn read_layer(arrays: &Arrays, layer: &Layer) -> Result<Vec<(Role, Array)>> {
     let filters = layer.conv.shape.filters();
     let mut weight = values(arrays, &layer.weights.weight, false)?;
-    if let Some(mask) = &layer.weights.mask {
-        let mask = values(arrays, mask, false)?;
-        weight.iter_mut().zip(mask).for_each(|(weight, mask)| *weight *= mask);
+    match &layer.weights.factor {
+        None => {}
+        Some(Factor::Mask(mask)) => {
+            let mask = values(arrays, mask, false)?;
+            weight.iter_mut().zip(mask).for_each(|(weight, mask)| *weight *= mask);
+        }
+        Some(Factor::Length(lengths)) => {
+            let lengths = values(arrays, lengths, false)?;
+            let inputs = weight.len() / filters;
+            for (directions, length) in weight.chunks_exact_mut(inputs).zip(lengths) {
+                let norm = directions.iter().map(|value| value * value).sum::<f32>().sqrt();
+                directions.iter_mut().for_each(|value| *value *= length / norm);
+            }
+        }
     }
     let weight = Array { shape: weight_shape(&layer.conv.shape), values: weight };
     let bias = layer.bias.as_ref().map(|bias| values(arrays, bias, false)).transpose()?;

@@ -9,6 +9,9 @@ use crate::network::ConvShape;
 /// Parts of a module that are weights or statistics.
 const WEIGHT: &str = "weight";
 const MASKED: [&str; 2] = ["weight_orig", "weight_mask"];
+/// Directions and lengths, as the older and the newer weight norm of PyTorch call them.
+const NORMALIZED: [[&str; 2]; 2] =
+    [["weight_v", "weight_g"], ["parametrizations.weight.original1", "parametrizations.weight.original0"]];
 pub(super) const BIAS: &str = "bias";
 /// What PyTorch and MARS call the parts of a batch norm: factor and offset, mean and variance.
 const AFFINE: [[&str; 2]; 2] = [["weight", "bias"], ["gamma", "beta"]];
@@ -40,8 +43,16 @@ pub(super) struct Part<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct WeightParts<'a> {
     pub weight: Part<'a>,
-    /// What it is multiplied by, as `torch.nn.utils.prune` leaves it.
-    pub mask: Option<Part<'a>>,
+    pub factor: Option<Factor<'a>>,
+}
+
+/// What weights are multiplied by.
+#[derive(Clone, Copy)]
+pub(super) enum Factor<'a> {
+    /// A mask of their shape, as `torch.nn.utils.prune` leaves it.
+    Mask(Part<'a>),
+    /// For each filter a length that its weights are scaled to (weight norm, Salimans and Kingma 2016): `w = g v / |v|`.
+    Length(Part<'a>),
 }
 
 /// A batch norm's arrays.
@@ -64,9 +75,12 @@ pub(super) fn is_scale(name: &str) -> bool {
     name.ends_with(".weight_step") || name.ends_with(".output_step")
 }
 
-/// The name of a module and of an array in it.
+/// The name of a module and of an array in it; the arrays of a parametrization are those of the module whose weights they make.
 pub(super) fn split(name: &str) -> (&str, &str) {
-    name.rsplit_once('.').unwrap_or(("", name))
+    match name.rsplit_once(".parametrizations.") {
+        Some((module, _)) => (module, &name[module.len() + 1..]),
+        None => name.rsplit_once('.').unwrap_or(("", name)),
+    }
 }
 
 impl<'a> Modules<'a> {
@@ -119,9 +133,14 @@ impl<'a> Module<'a> {
     /// Its weights, if it is a convolution or a linear layer.
     pub fn weights(&self) -> Option<WeightParts<'a>> {
         let is_matrix = |part: &Part| matches!(part.entry.shape.len(), 2 | 4);
-        let plain = self.part(WEIGHT).filter(is_matrix).map(|weight| WeightParts { weight, mask: None });
-        let masked = self.pair(MASKED).filter(|parts| parts.iter().all(is_matrix));
-        plain.or(masked.map(|[weight, mask]| WeightParts { weight, mask: Some(mask) }))
+        let weight = |weight: Part<'a>, factor| is_matrix(&weight).then_some(WeightParts { weight, factor });
+        let plain = || weight(self.part(WEIGHT)?, None);
+        let masked = || self.pair(MASKED).and_then(|[values, mask]| weight(values, Some(Factor::Mask(mask))));
+        let normalized = || {
+            let [directions, lengths] = NORMALIZED.into_iter().find_map(|names| self.pair(names))?;
+            weight(directions, Some(Factor::Length(lengths)))
+        };
+        plain().or_else(masked).or_else(normalized)
     }
 
     /// Its batch norm: its own, where it is one, or that of a layer of ours.
@@ -140,7 +159,22 @@ impl WeightParts<'_> {
         let inputs = conv.channels() * conv.taps();
         let convolution = [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]];
         let fits = |part: &Part| part.entry.shape == convolution || part.entry.shape == [conv.filters(), inputs];
-        fits(&self.weight) && self.mask.as_ref().is_none_or(fits)
+        let factor_fits = match &self.factor {
+            None => true,
+            Some(Factor::Mask(mask)) => fits(mask),
+            // One for each filter, with as many sizes as the weights.
+            Some(Factor::Length(lengths)) => {
+                let shape = &lengths.entry.shape;
+                shape.first() == Some(&conv.filters()) && lengths.entry.len() == conv.filters()
+            }
+        };
+        fits(&self.weight) && factor_fits
+    }
+
+    /// Its arrays.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+        let factor = self.factor.map(|(Factor::Mask(part) | Factor::Length(part))| part);
+        std::iter::once(self.weight).chain(factor)
     }
 }
 
