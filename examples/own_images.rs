@@ -13,7 +13,7 @@ const SHAPE: ImageShape = ImageShape { channels: 1, height: 12, width: 12 };
 
 /// Bright bars: lying, standing or leaning, at any place, on a dark ground with some noise.
 fn bars(images: usize, seed: usize) -> Split {
-    let mut split = Split { shape: SHAPE, ..Split::default() };
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     let mut noise = seed;
     for image in 0..images {
         let (class, place) = (image % 3, image / 3 % SHAPE.width);
@@ -21,11 +21,11 @@ fn bars(images: usize, seed: usize) -> Split {
             let (y, x) = (pixel / SHAPE.width, pixel % SHAPE.width);
             let along = [y, x, (x + y) % SHAPE.width][class];
             noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            split.images.push((noise >> 58) as u8 + if along == place { 180 } else { 20 });
+            pixels.push((noise >> 58) as u8 + if along == place { 180 } else { 20 });
         }
-        split.labels.push(class as u16);
+        labels.push(class as u16);
     }
-    split
+    Split { shape: SHAPE, images: pixels.into(), labels }
 }
 
 fn network() -> NetworkSpec {

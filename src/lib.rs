@@ -61,6 +61,7 @@ mod seal;
 )]
 pub mod simd;
 pub mod sweep;
+mod system;
 pub mod terminal;
 #[cfg(feature = "train")]
 pub mod train;

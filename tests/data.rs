@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use mars::data::{
     Archive, Augment, Batch, Batches, CIFAR_SHAPE, DataOptions, Dataset, Normalization, Split, epoch_order,
 };
-use mars::observer::Silent;
+use mars::observer::{Observer, Silent};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -496,7 +497,7 @@ fn batches_in_order_are_the_split() {
     let batches = Batches::in_order(&split, 4);
     assert_eq!(batches.len(), 3);
     let (images, labels): (Vec<_>, Vec<_>) = batches.map(|batch| (batch.images, batch.labels)).unzip();
-    assert_eq!((images.concat(), labels.concat()), (split.images, split.labels));
+    assert_eq!((images.concat().into(), labels.concat()), (split.images, split.labels));
     assert_eq!(Batches::in_order(&Split::default(), 4).count(), 0);
 }
 
@@ -643,8 +644,48 @@ fn without_test_images_every_fifth_is_held_out() {
         }
     }
     let dataset = load_from(dir.path(), None, None).unwrap();
-    assert_eq!(dataset.test.images, [[4; 4], [4; 4], [9; 4], [9; 4]].concat());
+    assert_eq!(*dataset.test.images, [[4; 4], [4; 4], [9; 4], [9; 4]].concat());
     assert_eq!((dataset.train.len(), &dataset.test.labels[..]), (18, &[0, 1, 0, 1][..]));
+}
+
+/// Hears what is said beside the progress.
+#[derive(Default)]
+struct Notices(Mutex<Vec<String>>);
+
+impl Observer for Notices {
+    fn notice(&self, text: &str) {
+        self.0.lock().unwrap().push(text.into());
+    }
+    fn begins(&self, _: &str, _: usize, _: usize) {}
+    fn advances(&self, _: usize, _: &dyn Fn() -> String) {}
+    fn ends(&self, _: Option<&str>) {}
+}
+
+#[test]
+fn more_images_than_memory_lie_on_disk_and_are_the_same() {
+    let dir = TempDir::new().unwrap();
+    for (folder, first) in [("train/a", 0), ("train/b", 40), ("test/a", 80), ("test/b", 120)] {
+        for number in first..first + 20 {
+            write_png(&dir.path().join(folder).join(format!("{number:03}.png")), &pixels(3, 2, 3, number), 3, 2);
+        }
+    }
+    let bytes = 80 * 3 * 2 * 3;
+    let load = |memory| {
+        let options = DataOptions { memory: Some(memory), ..options(dir.path()) };
+        let notices = Notices::default();
+        let mut dataset = Dataset::load_with(dir.path().to_str().unwrap(), &options, &notices).unwrap();
+        dataset.hold_out(6, 1).unwrap();
+        (dataset, notices.0.into_inner().unwrap())
+    };
+    let (in_memory, silent) = load(bytes);
+    let (on_disk, said) = load(bytes - 1);
+    let disk =
+        |dataset: &Dataset| [&dataset.train, &dataset.validation, &dataset.test].map(|split| split.images.on_disk());
+    assert_eq!((disk(&in_memory), disk(&on_disk)), ([false; 3], [true; 3]));
+    assert_eq!(in_memory, on_disk);
+    assert_eq!(in_memory.train.sha256(), on_disk.train.sha256());
+    assert_eq!(silent, [""; 0]);
+    assert!(said[0].contains("decoded images take 0.0 GiB, more than the 0.0 GiB of memory"), "{said:?}");
 }
 
 #[test]
@@ -709,7 +750,7 @@ fn idx_files_are_a_data_set_packed_or_not() {
     gz("t10k-labels-idx1-ubyte", idx(&[1], &[3]));
     let dataset = load_from(dir.path(), None, None).unwrap();
     assert_eq!((dataset.train.labels, dataset.test.labels), (vec![9, 0, 1, 2], vec![3]));
-    assert_eq!((dataset.train.images, dataset.classes.len()), (images, 10));
+    assert_eq!((&*dataset.train.images, dataset.classes.len()), (&images[..], 10));
     gz("t10k-labels-idx1-ubyte", idx(&[2], &[3, 4]));
     let error = load_from(dir.path(), None, None).unwrap_err();
     assert!(error.contains("it has 1 images and labels of shape [2]"), "{error}");

@@ -79,7 +79,7 @@ fn small(first_layer: &str) -> IntegerNetwork {
 
 fn images() -> Split {
     let mut random = Random(3);
-    Split { shape: CIFAR_SHAPE, images: random.bytes(6 * CIFAR_SHAPE.len()), labels: vec![0, 1, 2, 3, 0, 1] }
+    Split { shape: CIFAR_SHAPE, images: random.bytes(6 * CIFAR_SHAPE.len()).into(), labels: vec![0, 1, 2, 3, 0, 1] }
 }
 
 fn provenance(data_sha256: String) -> Provenance {

@@ -27,21 +27,24 @@ impl Numbers {
 /// channels; labels of another number, or beyond 65,535.
 pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2]>) -> Result<Dataset, DataError> {
     let read = |numbers| split(numbers).map_err(|message| DataError::content(path, message));
+    let in_order = |split: &Split, order: &[usize]| split.in_order(order).map_err(DataError::io(path));
     let train = read(train)?;
     let (train, test) = match test {
         Some(test) => (train, read(test)?),
         None => {
             let (for_training, for_testing) = divided(&train.labels);
-            (train.in_order(&for_training), train.in_order(&for_testing))
+            (in_order(&train, &for_training)?, in_order(&train, &for_testing)?)
         }
     };
     if train.shape != test.shape || train.is_empty() || test.is_empty() {
         return Err(DataError::content(path, "training and test images must be there and have the same size"));
     }
     // Arrays may be sorted by class; whoever takes the first images is to see all of them.
-    let spread =
-        |split: Split| if split.labels.is_sorted() { split.in_order(&interleaved(&split.labels)) } else { split };
-    let [train, test] = [train, test].map(spread);
+    let spread = |split: Split| match split.labels.is_sorted() {
+        true => in_order(&split, &interleaved(&split.labels)),
+        false => Ok(split),
+    };
+    let (train, test) = (spread(train)?, spread(test)?);
     let classes = 1 + train.labels.iter().chain(&test.labels).max().map_or(0, |label| usize::from(*label));
     Ok(Dataset {
         name: path.display().to_string(),
@@ -79,7 +82,7 @@ fn split([images, labels]: [Numbers; 2]) -> Result<Split, String> {
     };
     let labels = labels.into_iter().map(|label| u16::try_from(label).map_err(|_| label)).collect::<Result<_, _>>();
     let labels = labels.map_err(|label| format!("label {label} is not from 0 to 65535"))?;
-    Ok(Split { shape, images, labels })
+    Ok(Split { shape, images: images.into(), labels })
 }
 
 fn channels_first(values: &[u8], shape: ImageShape) -> Vec<u8> {

@@ -61,6 +61,19 @@ const LAYOUTS: [Layout; 2] = [
     },
 ];
 
+/// Images and labels as they are read.
+#[derive(Default)]
+struct Records {
+    images: Vec<u8>,
+    labels: Vec<u16>,
+}
+
+impl Records {
+    fn split(self) -> Split {
+        Split { shape: CIFAR_SHAPE, images: self.images.into(), labels: self.labels }
+    }
+}
+
 /// The layout of a data set, by its name.
 pub(super) fn layout(name: &str) -> Option<&'static Layout> {
     LAYOUTS.iter().find(|layout| layout.name == name)
@@ -106,21 +119,21 @@ impl Layout {
     /// length: one of them has been cut.
     fn read(&self, folder: &Path, observer: &dyn Observer) -> Result<Dataset, DataError> {
         let classes = self.read_class_names(&folder.join(self.class_names))?;
-        let empty = || Split { shape: CIFAR_SHAPE, ..Split::default() };
-        let mut train = empty();
+        let mut train = Records::default();
         let mut counts = Vec::new();
         for file in self.train {
-            let before = train.len();
+            let before = train.labels.len();
             self.read_records(&folder.join(file), self.train_images, &mut train)?;
-            counts.push(train.len() - before);
+            counts.push(train.labels.len() - before);
         }
         let most = counts.iter().copied().max().unwrap_or(0);
         if let Some((file, count)) = self.train.iter().zip(&counts).find(|(_, count)| **count < most) {
             let message = format!("it has {count} images, another training file has {most}: it has been cut");
             return Err(DataError::damaged(&folder.join(file), message));
         }
-        let mut test = empty();
+        let mut test = Records::default();
         self.read_records(&folder.join(self.test), TEST_IMAGES, &mut test)?;
+        let [train, test] = [train, test].map(Records::split);
         let official = [self.train_images * self.train.len(), TEST_IMAGES];
         if [train.len(), test.len()] != official {
             observer.notice(&format!(
@@ -132,7 +145,7 @@ impl Layout {
                 official[1]
             ));
         }
-        Ok(Dataset { name: self.name.into(), classes, train, validation: empty(), test })
+        Ok(Dataset { name: self.name.into(), classes, train, validation: Records::default().split(), test })
     }
 
     fn read_class_names(&self, path: &Path) -> Result<Vec<String>, DataError> {
@@ -149,7 +162,7 @@ impl Layout {
     }
 
     /// Appends the records of a file; fewer images than the official `images` are accepted, half an image is not.
-    fn read_records(&self, path: &Path, images: usize, split: &mut Split) -> Result<(), DataError> {
+    fn read_records(&self, path: &Path, images: usize, records: &mut Records) -> Result<(), DataError> {
         let record_bytes = self.label_classes.len() + CIFAR_SHAPE.len();
         let official = images * record_bytes;
         let bytes = read_file(path, official)?;
@@ -173,8 +186,8 @@ impl Layout {
                     ));
                 }
             }
-            split.labels.extend(labels.last().copied().map(u16::from));
-            split.images.extend_from_slice(image);
+            records.labels.extend(labels.last().copied().map(u16::from));
+            records.images.extend_from_slice(image);
         }
         Ok(())
     }

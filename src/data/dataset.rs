@@ -1,10 +1,12 @@
-//! A data set in memory.
+//! A data set.
+
+use std::path::Path;
 
 use super::augment::held_out_order;
 use super::split::Split;
 use crate::error::DataError;
 
-/// A data set in memory.
+/// Images by what they are for, and the names of their classes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
     /// Name, as the package tells it.
@@ -24,7 +26,7 @@ impl Dataset {
     /// order of the training images.
     ///
     /// # Errors
-    /// A class that would keep no training image.
+    /// A class that would keep no training image; no room for the copies.
     pub fn hold_out(&mut self, images: usize, seed: u64) -> Result<(), DataError> {
         let classes = self.classes.len();
         // The first classes take what doesn't divide.
@@ -45,14 +47,9 @@ impl Dataset {
         }
         let part = |of: bool| {
             let indices: Vec<usize> = (0..held_out.len()).filter(|index| held_out[*index] == of).collect();
-            Split {
-                shape: self.train.shape,
-                images: indices.iter().flat_map(|index| self.train.image(*index)).copied().collect(),
-                labels: indices.iter().map(|index| self.train.labels[*index]).collect(),
-            }
+            self.train.in_order(&indices).map_err(DataError::io(Path::new(&self.name)))
         };
-        let (train, validation) = (part(false), part(true));
-        (self.train, self.validation) = (train, validation);
+        (self.train, self.validation) = (part(false)?, part(true)?);
         Ok(())
     }
 }

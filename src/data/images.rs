@@ -9,9 +9,11 @@ use image::{DynamicImage, ImageReader};
 use rayon::prelude::*;
 
 use super::dataset::Dataset;
+use super::pixels::PixelsWriter;
 use super::split::{ImageShape, Split, divided, interleaved};
 use crate::error::DataError;
 use crate::observer::Observer;
+use crate::system::{available_memory, free_disk};
 
 const TRAIN: &str = "train";
 const TEST: [&str; 2] = ["test", "val"];
@@ -35,17 +37,25 @@ pub(super) fn is_folder(folder: &Path) -> bool {
     folder.join(TRAIN).is_dir()
 }
 
-/// Reads a folder. Images are cut to the aspect of `size`, height and width, around their middle, and scaled to it; without a size, all have
-/// one already. `channels` are 1 or 3; without them, 1 where all training images are gray.
+/// How the images of a folder are read.
+pub(super) struct ImageOptions<'a> {
+    /// Height and width to whose aspect images are cut, around their middle, and to which they are scaled; without it, all have one already.
+    pub size: Option<[usize; 2]>,
+    /// 1 or 3; without them, 1 where all training images are gray.
+    pub channels: Option<usize>,
+    /// Bytes of decoded images that may lie in memory; without it, half of what programs can still have.
+    pub memory: Option<u64>,
+    /// Folder in which they lie where they are more.
+    pub disk: &'a Path,
+}
+
+/// Reads a folder.
 ///
 /// # Errors
-/// No classes, a class or a split without images, an image that cannot be decoded, images of several sizes without a `size`, a size out of range.
-pub(super) fn load(
-    folder: &Path,
-    size: Option<[usize; 2]>,
-    channels: Option<usize>,
-    observer: &dyn Observer,
-) -> Result<Dataset, DataError> {
+/// No classes, a class or a split without images, an image that cannot be decoded, images of several sizes without a `size`, a size out of range,
+/// no room for the decoded images.
+pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observer) -> Result<Dataset, DataError> {
+    let ImageOptions { size, channels, .. } = *options;
     if let Some(size) = size.filter(|size| !size.iter().all(|side| SIDES.contains(side))) {
         let message = format!("image_size = {size:?}: sides are from {} to {} pixels", SIDES.start(), SIDES.end());
         return Err(DataError::content(folder, message));
@@ -99,8 +109,15 @@ pub(super) fn load(
         None => channels_of(&train)?,
     };
     let shape = ImageShape { channels, height, width };
-    let read = |images: &[Labelled], what: &str| read(images, shape, size.is_some(), what, observer);
-    let (train, test) = (read(&train, "training images")?, read(&test, "test images")?);
+    let bytes = (train.len() + test.len()) as u64 * shape.len() as u64;
+    let disk = disk(folder, bytes, options, observer)?;
+    let read = |images: &[Labelled], what: &str| {
+        observer.begins(&format!("decoding {what} images"), images.len(), 0);
+        let split = read(images, shape, size.is_some(), disk, observer);
+        observer.ends(None);
+        split
+    };
+    let (train, test) = (read(&train, "training")?, read(&test, "test")?);
     let name = folder.display().to_string();
     Ok(Dataset { name, classes, train, validation: Split { shape, ..Split::default() }, test })
 }
@@ -168,35 +185,55 @@ fn channels_of(images: &[Labelled]) -> Result<usize, DataError> {
     Ok(if found.unwrap_or(Ok(false))? { 3 } else { 1 })
 }
 
+/// The folder in which so many bytes of decoded images of a data set lie, where they are too many for the memory.
+fn disk<'a>(
+    dataset: &Path,
+    bytes: u64,
+    options: &ImageOptions<'a>,
+    observer: &dyn Observer,
+) -> Result<Option<&'a Path>, DataError> {
+    let memory = options.memory.or_else(|| available_memory().map(|bytes| bytes / 2));
+    let Some(memory) = memory.filter(|memory| bytes > *memory) else { return Ok(None) };
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+    let needs =
+        format!("decoded images take {}, more than the {} of memory that they may have", gib(bytes), gib(memory));
+    if let Some(free) = free_disk(options.disk).filter(|free| *free < bytes) {
+        let disk = options.disk.display();
+        let message = format!("{needs}, and {disk} has {} free: say --data-dir FOLDER on a larger disk", gib(free));
+        return Err(DataError::content(dataset, message));
+    }
+    observer.notice(&format!(
+        "{}: {needs}: they lie in a file without a name on the disk of {}",
+        dataset.display(),
+        options.disk.display()
+    ));
+    Ok(Some(options.disk))
+}
+
+/// Decodes images into memory, or into a file of a folder.
 fn read(
     images: &[Labelled],
     shape: ImageShape,
     scales: bool,
-    what: &str,
+    disk: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<Split, DataError> {
-    let bytes = images.len().checked_mul(shape.len());
-    let mut pixels = Vec::new();
-    if bytes.is_none_or(|bytes| pixels.try_reserve_exact(bytes).is_err()) {
-        let place = &images[0].path;
-        return Err(DataError::content(place, "with all others of its size it doesn't fit the memory"));
+    let place = disk.unwrap_or(&images[0].path);
+    let mut writer = match disk {
+        Some(folder) => PixelsWriter::on_disk(folder),
+        None => PixelsWriter::in_memory(images.len() * shape.len()),
     }
-    pixels.resize(images.len() * shape.len(), 0);
-    let mut split = Split { shape, images: pixels, labels: Vec::new() };
-    observer.begins(&format!("decoding {what}"), images.len(), 0);
-    let chunks = split.images.chunks_mut(CHUNK * shape.len()).zip(images.chunks(CHUNK));
-    for (number, (bytes, images)) in chunks.enumerate() {
+    .map_err(DataError::io(place))?;
+    let mut bytes = vec![0; CHUNK * shape.len()];
+    for (number, images) in images.chunks(CHUNK).enumerate() {
+        let bytes = &mut bytes[..images.len() * shape.len()];
         let places = bytes.par_chunks_exact_mut(shape.len()).zip(images);
-        let decoded = places.try_for_each(|(bytes, image)| fill(bytes, &image.path, shape, scales));
-        if decoded.is_err() {
-            observer.ends(None);
-        }
-        decoded?;
+        places.try_for_each(|(bytes, image)| fill(bytes, &image.path, shape, scales))?;
+        writer.write(bytes).map_err(DataError::io(place))?;
         observer.advances(number * CHUNK + images.len(), &String::new);
     }
-    observer.ends(None);
-    split.labels = images.iter().map(|image| image.label).collect();
-    Ok(split)
+    let labels = images.iter().map(|image| image.label).collect();
+    Ok(Split { shape, images: writer.finish().map_err(DataError::io(place))?, labels })
 }
 
 /// Writes an image's bytes, channel by channel.

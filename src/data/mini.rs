@@ -67,20 +67,17 @@ fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
     let mut pixels = vec![0; images * CIFAR_SHAPE.len()];
     decoder.read_image(&mut pixels).map_err(|error| damaged(error.to_string()))?;
 
-    let mut split = Split {
-        shape: CIFAR_SHAPE,
-        images: Vec::with_capacity(pixels.len()),
-        labels: (0..images).map(|image| (image % CLASSES.len()) as u16).collect(),
-    };
+    let mut planes = Vec::with_capacity(pixels.len());
     for image in 0..images {
         let (row, column) = (image / COLUMNS, image % COLUMNS);
         for color in 0..channels {
             for y in 0..rows {
                 let line = ((row * rows + y) * COLUMNS + column) * side * channels;
                 let line = &pixels[line..][..side * channels];
-                split.images.extend(line.iter().skip(color).step_by(channels));
+                planes.extend(line.iter().skip(color).step_by(channels));
             }
         }
     }
-    Ok(split)
+    let labels = (0..images).map(|image| (image % CLASSES.len()) as u16).collect();
+    Ok(Split { shape: CIFAR_SHAPE, images: planes.into(), labels })
 }

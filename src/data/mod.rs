@@ -15,10 +15,12 @@ mod images;
 mod mini;
 mod normalization;
 mod npz;
+mod pixels;
 mod split;
 
 use std::path::PathBuf;
 
+use self::images::ImageOptions;
 use crate::error::DataError;
 use crate::observer::{Observer, Silent};
 
@@ -27,7 +29,8 @@ pub use augment::{Augment, epoch_order};
 pub use batches::{Batch, Batches, EpochOrder};
 pub use cifar::CIFAR_SHAPE;
 pub use dataset::Dataset;
-pub use normalization::Normalization;
+pub use normalization::{Normalization, NormalizationConfig};
+pub use pixels::Pixels;
 pub use split::{ImageShape, Split};
 
 /// Names that [`Dataset::load`] knows.
@@ -49,6 +52,9 @@ pub struct DataOptions {
     pub image_size: Option<[usize; 2]>,
     /// Channels of the images of a folder, 1 or 3; those of the files if absent.
     pub channels: Option<usize>,
+    /// Bytes of decoded images of a folder that may lie in memory; more than that lie in a file without a name in the first folder of data sets. Half of
+    /// what programs can still have if absent, where the system tells it.
+    pub memory: Option<u64>,
 }
 
 impl Dataset {
@@ -84,7 +90,8 @@ impl Dataset {
         let unknown = || DataError::Unknown { name: name.into(), known: DATASETS.to_vec() };
         let path = paths.into_iter().find(|path| path.exists()).ok_or_else(unknown)?;
         let mut dataset = if images::is_folder(&path) {
-            images::load(&path, options.image_size, options.channels, observer)?
+            let DataOptions { image_size: size, channels, memory, .. } = *options;
+            images::load(&path, &ImageOptions { size, channels, memory, disk: &places[0] }, observer)?
         } else if idx::is_folder(&path) {
             idx::load(&path)?
         } else if path.extension().is_some_and(|ending| ending == "npz") {

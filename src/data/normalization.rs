@@ -1,8 +1,24 @@
 //! How bytes become floats.
 
-use serde::{Deserialize, Serialize};
+use std::fmt::Formatter;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::split::Split;
+
+/// What a recipe says of how bytes become floats.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NormalizationConfig {
+    /// These constants.
+    Constants(Normalization),
+    /// What is measured on the training images; `"measured"` in a recipe. A run's own recipe says what that was.
+    Measured,
+}
+
+/// What a recipe says for [`NormalizationConfig::Measured`].
+const MEASURED: &str = "measured";
 
 /// How bytes become floats: `(byte / 255 - mean) / std` for each channel.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,5 +62,41 @@ impl Normalization {
     pub fn zero_points(&self) -> Vec<u8> {
         // A float to integer cast saturates, so a mean outside 0 to 1 gives the nearest byte.
         self.mean.iter().map(|mean| (255.0 * mean).round() as u8).collect()
+    }
+}
+
+impl Serialize for NormalizationConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Constants(normalization) => normalization.serialize(serializer),
+            Self::Measured => serializer.serialize_str(MEASURED),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NormalizationConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ConfigVisitor)
+    }
+}
+
+struct ConfigVisitor;
+
+impl<'de> Visitor<'de> for ConfigVisitor {
+    type Value = NormalizationConfig;
+
+    fn expecting(&self, f: &mut Formatter) -> std::fmt::Result {
+        write!(f, "`mean` and `std` of each channel, or \"{MEASURED}\"")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        match text {
+            MEASURED => Ok(NormalizationConfig::Measured),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        Normalization::deserialize(MapAccessDeserializer::new(map)).map(NormalizationConfig::Constants)
     }
 }

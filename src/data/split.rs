@@ -1,6 +1,10 @@
 //! Images with their labels.
 
+use std::io::Result;
+
 use sha2::{Digest, Sha256};
+
+use super::pixels::Pixels;
 
 /// Sizes of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +40,7 @@ pub struct Split {
     /// Sizes of each image.
     pub shape: ImageShape,
     /// Pixels `[n][channels][height][width]`.
-    pub images: Vec<u8>,
+    pub images: Pixels,
     /// One class an image.
     pub labels: Vec<u16>,
 }
@@ -76,13 +80,17 @@ pub(super) fn divided(labels: &[u16]) -> (Vec<usize>, Vec<usize>) {
 }
 
 impl Split {
-    /// The images in an order of their numbers.
-    pub(super) fn in_order(&self, order: &[usize]) -> Self {
-        Self {
+    /// The images of these numbers, in their order.
+    ///
+    /// # Errors
+    /// They don't fit the memory, or the disk where these images lie.
+    pub(super) fn in_order(&self, order: &[usize]) -> Result<Self> {
+        let images = order.iter().map(|index| self.image(*index));
+        Ok(Self {
             shape: self.shape,
-            images: order.iter().flat_map(|index| self.image(*index)).copied().collect(),
+            images: self.images.gathered(images, order.len() * self.shape.len())?,
             labels: order.iter().map(|index| self.labels[*index]).collect(),
-        }
+        })
     }
 
     /// Number of images.

@@ -2,7 +2,7 @@
 
 use super::phase::PhaseKind;
 use super::schema::{Budget, DistillationConfig, Recipe};
-use crate::data::Normalization;
+use crate::data::{Normalization, NormalizationConfig};
 use crate::error::{Error, Result};
 
 impl Recipe {
@@ -15,7 +15,7 @@ impl Recipe {
         let setting = |ok: bool, message: String| if ok { Ok(()) } else { Err(Error::Setting(message)) };
         setting(self.batch_size > 0, "batch_size = 0: a step needs images".into())?;
         setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from images".into())?;
-        if let Some(Normalization { mean, std }) = &self.normalization {
+        if let Some(NormalizationConfig::Constants(Normalization { mean, std })) = &self.normalization {
             let (means, deviations) = (mean.len(), std.len());
             let message = format!(
                 "{deviations} values in `normalization.std`, {means} in `normalization.mean`: both have one for each channel"

@@ -140,6 +140,8 @@ mod tests {
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
         assert!(message(&["pretrained=none", "phases.1.epochs=0"]).contains("doesn't reach sparsity.target = 0.5"));
         assert!(message(&["normalization.mean=[0.5, 0.5, 0.5]"]).contains("missing field `std`"));
+        let expected = "expected `mean` and `std` of each channel, or \"measured\"";
+        assert!(message(&["normalization=mesured"]).contains(expected), "{}", message(&["normalization=mesured"]));
         let normalization = |std| message(&["normalization.mean=[0.5, 0.5, 1.5]", std]);
         assert!(
             normalization("normalization.std=[0.2, 0.2, 0.2]").contains("normalization.mean = [0.5, 0.5, 1.5]: each")

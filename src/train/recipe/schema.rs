@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::phase::{Phase, PhaseKind};
-use crate::data::{DATASETS, Normalization};
+use crate::data::{DATASETS, Normalization, NormalizationConfig, Split};
 use crate::files::exists;
 use crate::integer::{ImageScale, QuantizeConfig};
 use crate::network::ZOO;
+
+/// Channels for which a recipe without `normalization` has ImageNet's constants.
+const COLORS: usize = 3;
 
 /// Everything that decides a run's result, beside the files it names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,9 +54,10 @@ pub struct Recipe {
     pub evaluate_every: EvaluateEvery,
     /// Training images from which steps are calibrated.
     pub calibration_images: usize,
-    /// How bytes become floats; ImageNet's constants if absent. A checkpoint needs those that it was trained with.
+    /// How bytes become floats; ImageNet's constants if absent, or for images of other than three channels what is measured. A checkpoint needs
+    /// the constants that it was trained with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub normalization: Option<Normalization>,
+    pub normalization: Option<NormalizationConfig>,
     /// Bits and fusion.
     pub quantize: QuantizeConfig,
     /// Group sparsity.
@@ -231,9 +235,29 @@ impl Recipe {
         Some(Path::new("checkpoints").join(name))
     }
 
+    /// Puts what is measured on training images in place of [`NormalizationConfig::Measured`], and where images have other than three channels in
+    /// place of nothing.
+    pub(in crate::train) fn measure_normalization(&mut self, train: &Split) {
+        let measured = match self.normalization {
+            Some(NormalizationConfig::Constants(_)) => false,
+            Some(NormalizationConfig::Measured) => true,
+            None => train.shape.channels != COLORS,
+        };
+        if measured {
+            self.normalization = Some(NormalizationConfig::Constants(Normalization::measured(train)));
+        }
+    }
+
     /// What a byte of the image is worth.
+    ///
+    /// # Panics
+    /// Where that is still to be measured, as it is in no recipe of a [`Training`](crate::train::Training).
     pub fn image_scale(&self) -> ImageScale {
-        let normalization = self.normalization.clone().unwrap_or_default();
+        let normalization = match &self.normalization {
+            Some(NormalizationConfig::Constants(normalization)) => normalization.clone(),
+            Some(NormalizationConfig::Measured) => panic!("a normalization that hasn't been measured"),
+            None => Normalization::default(),
+        };
         ImageScale { zero_points: normalization.zero_points(), std: normalization.std }
     }
 
@@ -251,6 +275,7 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::ImageShape;
     use crate::files::to_toml;
 
     #[test]
@@ -263,6 +288,27 @@ mod tests {
         assert!(written.contains("0.4914") && !written.contains("0.49140"), "{written}");
         assert_eq!(toml::from_str::<Recipe>(&written).unwrap(), recipe);
         assert_eq!(Recipe::default().image_scale().zero_points, [124, 116, 104], "ImageNet's");
+    }
+
+    #[test]
+    fn what_is_measured_takes_the_place_of_the_word_and_of_nothing() {
+        let shape = |channels| ImageShape { channels, height: 1, width: 2 };
+        let colors = Split { shape: shape(3), images: vec![0, 255, 51, 51, 255, 255].into(), labels: vec![0] };
+        let gray = Split { shape: shape(1), images: vec![102, 102, 0, 204].into(), labels: vec![0, 1] };
+        let mut recipe = Recipe::load(None, &["normalization=measured".into()]).unwrap();
+        assert!(to_toml(&recipe).unwrap().contains("normalization = \"measured\""));
+        recipe.measure_normalization(&colors);
+        assert_eq!(recipe.image_scale().zero_points, [128, 51, 255]);
+        assert_eq!(recipe.image_scale().std, [0.5, 1.0 / 255.0, 1.0 / 255.0]);
+        let measured = recipe.clone();
+        recipe.measure_normalization(&gray);
+        assert_eq!(recipe, measured, "it is measured once");
+        assert_eq!(toml::from_str::<Recipe>(&to_toml(&recipe).unwrap()).unwrap(), recipe);
+        let mut silent = Recipe::default();
+        silent.measure_normalization(&colors);
+        assert_eq!(silent.normalization, None, "ImageNet's constants");
+        silent.measure_normalization(&gray);
+        assert_eq!(silent.image_scale().zero_points, [102]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::optimizer::{Average, Sgd};
 use super::predict::{fake_quant_predictions, float_logits};
 use super::pruning::Pruner;
 use super::recipe::Recipe;
-use crate::data::{Dataset, EpochOrder, Normalization};
+use crate::data::{Dataset, EpochOrder};
 use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, FoldOptions, ImageScale, IntegerNetwork, fold};
@@ -36,9 +36,6 @@ use crate::network::{Array, Graph, NetworkSpec, Params, Weights};
 use crate::observer::StopSignal;
 use crate::package::{Package, Predictions, Provenance};
 use crate::quantize::Quantizer;
-
-/// Channels for which a recipe without `normalization` has ImageNet's constants.
-const COLORS: usize = 3;
 
 /// A training between two steps.
 ///
@@ -73,9 +70,7 @@ impl Training {
     /// # Errors
     /// A recipe out of range; a network that doesn't fit the data or the chip; a budget that the chip cannot meet.
     pub fn new(mut recipe: Recipe, network: NetworkSpec, mut data: Dataset, hardware: Hardware) -> Result<Self> {
-        if recipe.normalization.is_none() && data.train.shape.channels != COLORS {
-            recipe.normalization = Some(Normalization::measured(&data.train));
-        }
+        recipe.measure_normalization(&data.train);
         recipe.check()?;
         let graph = Graph::new(network)?;
         if recipe.validation_images > 0 && data.validation.is_empty() {
