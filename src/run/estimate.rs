@@ -1,8 +1,10 @@
 //! What a run will cost, before it costs time.
 
 use std::fmt::{Display, Formatter};
+use std::time::{Duration, SystemTime};
 
 use crate::error::Result;
+use crate::system::peak_memory;
 use crate::train::Training;
 
 /// Steps that are measured, behind the first.
@@ -15,6 +17,10 @@ pub struct Estimate {
     pub phases: Vec<(&'static str, usize, Option<f64>)>,
     /// Most memory so far, in bytes, where the system tells.
     pub memory: Option<u64>,
+    /// Bytes of the run folder's checkpoints, the one that is being written among them.
+    pub disk: u64,
+    /// When it was measured.
+    pub measured: SystemTime,
 }
 
 impl Estimate {
@@ -24,15 +30,28 @@ impl Estimate {
     /// A training that diverges, a network that cannot be exported.
     pub(super) fn measured(mut training: Training) -> Result<Self> {
         let phases = training.recipe().phases.clone();
-        let phases = (0..)
-            .zip(phases)
+        let measured = (0..)
+            .zip(&phases)
             .map(|(number, phase)| Ok((phase.kind.name(), phase.epochs, training.measure_epoch(number, STEPS)?)));
-        Ok(Self { phases: phases.collect::<Result<_>>()?, memory: peak_memory() })
+        let measured = measured.collect::<Result<_>>()?;
+        // The last one and the one that takes its place, and one for each phase.
+        let checkpoints = 2 + phases.len() as u64;
+        Ok(Self {
+            phases: measured,
+            memory: peak_memory(),
+            disk: checkpoints * training.checkpoint().bytes(),
+            measured: SystemTime::now(),
+        })
     }
 
     /// Seconds of all epochs.
     pub fn seconds(&self) -> f64 {
         self.phases.iter().map(|(_, epochs, seconds)| *epochs as f64 * seconds.unwrap_or(0.0)).sum()
+    }
+
+    /// When the epochs end of a run that begins when this was measured; none where that is beyond the calendar.
+    pub fn end(&self) -> Option<SystemTime> {
+        self.measured.checked_add(Duration::try_from_secs_f64(self.seconds()).ok()?)
     }
 }
 
@@ -44,11 +63,13 @@ impl Display for Estimate {
                 None => writeln!(f, "{name:<9} no epochs")?,
             }
         }
-        writeln!(f, "together  {}, and what export and the hardware model take", duration(self.seconds()))?;
-        match self.memory {
-            Some(bytes) => writeln!(f, "memory    {:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
-            None => Ok(()),
+        let end = self.end().map(|end| format!(", to {} if it begins now", humantime::format_rfc3339_seconds(end)));
+        let end = end.unwrap_or_default();
+        writeln!(f, "together  {}{end}; beside it what export and the hardware model take", duration(self.seconds()))?;
+        if let Some(bytes) = self.memory {
+            writeln!(f, "memory    {}", size(bytes))?;
         }
+        writeln!(f, "disk      {}", size(self.disk))
     }
 }
 
@@ -60,11 +81,13 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// Most memory that this process has had, in bytes, as Linux tells it.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(1024 * line.trim().split(' ').next()?.parse::<u64>().ok()?)
+/// Bytes for people.
+pub(super) fn size(bytes: u64) -> String {
+    const MIB: f64 = (1u64 << 20) as f64;
+    match bytes as f64 {
+        bytes @ ..1e9 => format!("{:.1} MiB", bytes / MIB),
+        bytes => format!("{:.1} GiB", bytes / MIB / 1024.0),
+    }
 }
 
 #[cfg(test)]
@@ -74,9 +97,11 @@ mod tests {
     #[test]
     fn phases_add_up() {
         let phases = vec![("float", 30, Some(60.0)), ("sparsify", 2, Some(90.5)), ("quantize", 0, None)];
-        let text = Estimate { phases, memory: Some(3 << 29) }.to_string();
+        let (memory, disk, measured) = (Some(3 << 29), 5 << 20, SystemTime::UNIX_EPOCH);
+        let text = Estimate { phases, memory, disk, measured }.to_string();
         let expected = "float     30 epochs of 60.0 s\nsparsify  2 epochs of 90.5 s\nquantize  no epochs\n\
-                        together  33 min, and what export and the hardware model take\nmemory    1.5 GiB\n";
+                        together  33 min, to 1970-01-01T00:33:01Z if it begins now; beside it what export and the hardware model take\n\
+                        memory    1.5 GiB\ndisk      5.0 MiB\n";
         assert_eq!(text, expected);
     }
 }

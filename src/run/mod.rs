@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::catalog::catalog;
 pub use self::estimate::Estimate;
+use self::estimate::size;
 use self::journal::Journal;
 use self::start::{Origin, Start, network};
 use crate::data::{DataOptions, Dataset};
@@ -31,6 +32,7 @@ use crate::package::Package;
 use crate::report;
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
+use crate::system::free_disk;
 use crate::train::{Checkpoint, Recipe, Training, device, largest};
 use crate::validation::{Deployment, validate};
 
@@ -175,7 +177,7 @@ impl<'a> Plan<'a> {
     /// Measures what the run would take, and writes nothing but to see that the run folder can be made.
     ///
     /// # Errors
-    /// A folder that cannot be written; a training that diverges, a network that cannot be exported.
+    /// A folder that cannot be written, or whose disk has no room for the checkpoints; a training that diverges, a network that cannot be exported.
     pub fn estimate(self) -> Result<Estimate> {
         let parent = self.folder.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
         let probe = part_beside(&parent.join("dry-run"));
@@ -188,7 +190,12 @@ impl<'a> Plan<'a> {
             graph.weights() as f64 / 1e6,
             graph.macs() as f64 / 1e6
         ));
-        Estimate::measured(self.training)
+        let estimate = Estimate::measured(self.training)?;
+        if let Some(free) = free_disk(&self.folder).filter(|free| *free < estimate.disk) {
+            let message = format!("checkpoints take {}, the disk has {} free", size(estimate.disk), size(free));
+            return Err(Error::file(&self.folder, message));
+        }
+        Ok(estimate)
     }
 
     /// Trains, exports, runs the hardware model and writes the run folder.

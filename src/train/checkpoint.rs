@@ -87,6 +87,16 @@ pub struct State {
 }
 
 impl Checkpoint {
+    /// Bytes of its arrays.
+    pub fn bytes(&self) -> u64 {
+        let parameters = [Some(&self.params), self.average.as_ref(), self.float.as_ref()].into_iter().flatten();
+        let arrays = parameters.flat_map(Params::iter).map(|(_, array)| array);
+        let momentum = self.momentum.iter().filter_map(|(_, array)| array.as_ref());
+        let groups = self.kept.iter().flatten().map(Vec::len).chain(self.saliency.iter().flatten().map(Vec::len));
+        let values = arrays.chain(momentum).map(|array| array.values.len()).chain(groups).sum::<usize>();
+        (values * size_of::<f32>()) as u64
+    }
+
     /// Writes the checkpoint, beside its place first.
     ///
     /// # Errors
