@@ -12,9 +12,8 @@ use crate::files::write_atomically;
 #[cfg(feature = "train")]
 use crate::observer::StopSignal;
 use crate::observer::{Observer, Silent};
-use crate::report;
+use crate::report::{self, Subject};
 use crate::terminal::{Terminal, notice};
-use crate::validation::Deployment;
 
 /// Flags that say where data sets lie and what is printed.
 #[derive(Args, Debug)]
@@ -48,9 +47,10 @@ impl CommonArgs {
     ///
     /// # Errors
     /// The file or standard output cannot be written.
-    pub fn present(&self, deployment: &Deployment) -> Result<()> {
-        self.write_json(|| deployment.to_json())?;
-        say(&report::table(deployment))
+    pub fn present<'a>(&self, subject: impl Into<Subject<'a>>) -> Result<()> {
+        let subject = subject.into();
+        self.write_json(|| subject.to_json())?;
+        say(&report::table(subject))
     }
 
     /// Writes the JSON file that was asked for; without one, `text` isn't made.

@@ -19,6 +19,7 @@
 //! | [`package`] | the file `model.mars` |
 //! | [`hardware`] | chip, mapping, timing, cost, arithmetic of the array |
 //! | [`sweep`] | the cost of a network on every chip of a design space |
+//! | [`estimate`] | the cost of a network that nobody has trained |
 //! | [`validation`] | a package on all images: accuracy, mismatches, cost |
 //! | `engine` | fast operations for burn's CPU device |
 //! | `quantize` | fake quantizers, exact fake-quant evaluation |
@@ -38,6 +39,7 @@ pub mod data;
 #[cfg(feature = "train")]
 pub mod engine;
 pub mod error;
+pub mod estimate;
 mod files;
 pub mod groups;
 pub mod hardware;

@@ -1,17 +1,14 @@
 //! Validation of a package on a data set: integer reference against the macro model, accuracy and cost.
 
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::data::{Batches, ImageShape, Split};
 use crate::error::Result;
-use crate::files::{to_json, write_atomically};
+use crate::files::to_json;
 use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, Used, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
 use crate::observer::Observer;
 use crate::package::Package;
-use crate::run_folder;
 
 /// Images that run at a time.
 const BATCH: usize = 200;
@@ -192,13 +189,5 @@ impl Deployment {
     /// None that is known: every field has a form in JSON.
     pub fn to_json(&self) -> Result<String> {
         to_json(self)
-    }
-
-    /// Writes `deploy.json` into a run folder.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        write_atomically(&folder.join(run_folder::DEPLOYMENT), self.to_json()?.as_bytes())
     }
 }

@@ -2,14 +2,14 @@
 
 mod common;
 
-use mars::groups::GroupGrid;
+use mars::estimate::{Pattern, drop_groups};
 use mars::hardware::{AccessMode, Components, Converter, Evaluator, Hardware, PingPong, Policy, evaluate};
-use mars::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use mars::network::{ConvShape, Source, zoo};
+use mars::integer::IntegerNetwork;
+use mars::network::zoo;
 use mars::report::{Swing, tornado};
 
+use common::check_file;
 use common::recipe::{Recipe, W4A4, W8A8};
-use common::{Random, check_file};
 
 /// The paper's figures, TOPS/W (Q).
 const VGG16: f64 = 52.3;
@@ -20,20 +20,20 @@ const RESNET18: f64 = 88.2;
 struct Assumptions {
     sparsity: f64,
     recipe: Recipe,
-    /// Layers with fewer channels have no zero groups.
-    least_channels: usize,
+    /// Where zero groups are.
+    pattern: Pattern,
     reload: bool,
     chip: Hardware,
 }
 
 impl Assumptions {
     fn nominal() -> Self {
-        Self { sparsity: 0.75, recipe: W8A8, least_channels: 0, reload: true, chip: Hardware::mars() }
+        Self { sparsity: 0.75, recipe: W8A8, pattern: Pattern::Even, reload: true, chip: Hardware::mars() }
     }
 
     /// Whether both have the same kept groups.
     fn same_groups(&self, other: &Self) -> bool {
-        let groups = |at: &Self| (at.sparsity, at.recipe.weight_bits, at.least_channels, at.chip.group);
+        let groups = |at: &Self| (at.sparsity, at.recipe.weight_bits, at.pattern, at.chip.group);
         groups(self) == groups(other)
     }
 
@@ -41,7 +41,7 @@ impl Assumptions {
     fn sparse(&self, dense: &IntegerNetwork) -> IntegerNetwork {
         let mut network = dense.clone();
         network.group = self.chip.group;
-        self.drop_groups(&mut network);
+        drop_groups(&mut network, self.sparsity, self.pattern).unwrap();
         network
     }
 
@@ -51,53 +51,6 @@ impl Assumptions {
         let cost = if self.reload { evaluation.cost } else { evaluation.cost_without_reload };
         cost.tops_per_watt_dense_equivalent
     }
-
-    /// Makes the share of the groups zero that the rule says, drawn from a seed.
-    fn drop_groups(&self, network: &mut IntegerNetwork) {
-        let shapes: Vec<(ConvShape, Source)> = network.convs().map(|(conv, _)| (conv.shape, conv.source)).collect();
-        let grids: Vec<GroupGrid> = shapes.iter().map(|(shape, _)| GroupGrid::new(self.chip.group, shape)).collect();
-        let last = shapes.len() - 1;
-        let prunable = |index: usize| shapes[index].1 != Source::Image && index != last;
-        let chosen = |index: usize| prunable(index) && shapes[index].0.channels() >= self.least_channels;
-        let groups = |wanted: &dyn Fn(usize) -> bool| -> usize {
-            (0..=last).filter(|&index| wanted(index)).map(|index| grids[index].groups()).sum()
-        };
-        let share = self.sparsity * groups(&prunable) as f64 / groups(&chosen) as f64;
-        let share = share.min(if self.least_channels > 0 { 0.99 } else { 1.0 });
-        let mut random = Random(1);
-        for (index, conv) in convs_mut(network).into_iter().enumerate().filter(|(index, _)| chosen(*index)) {
-            let grid = &grids[index];
-            let mut order: Vec<usize> = (0..grid.groups()).collect();
-            for at in (1..order.len()).rev() {
-                order.swap(at, random.below(at + 1));
-            }
-            let mut zero = vec![false; grid.groups()];
-            let count = (share * grid.groups() as f64).round() as usize;
-            order[..count].iter().for_each(|&group| zero[group] = true);
-            // Weights are [filter][channel][tap], groups [filter set][channel block][tap].
-            for (row, weights) in conv.weights.chunks_exact_mut(grid.taps).enumerate() {
-                let (filter, channel) = (row / grid.channels, row % grid.channels);
-                let block = filter / grid.group.filters * grid.blocks() + channel / grid.group.channels;
-                for (weight, zero) in weights.iter_mut().zip(&zero[block * grid.taps..]) {
-                    *weight = if *zero { 0 } else { *weight };
-                }
-            }
-        }
-    }
-}
-
-/// All convolutions in the order of [`IntegerNetwork::convs`].
-fn convs_mut(network: &mut IntegerNetwork) -> Vec<&mut IntegerConv> {
-    let mut convs = Vec::new();
-    for layer in &mut network.layers {
-        if let IntegerLayer::Conv { conv, skip, .. } = layer {
-            convs.push(conv);
-            if let Some(IntegerSkip::Projection { conv, .. }) = skip {
-                convs.push(conv);
-            }
-        }
-    }
-    convs
 }
 
 /// Both networks, dense, at given bits.
@@ -196,7 +149,7 @@ type Change = (&'static str, fn(&mut Assumptions));
 /// Each unknown but sparsity with the ends of its range.
 const UNKNOWNS: [(&str, [Change; 2]); 14] = [
     ("bits", [("4", |at| at.recipe = W4A4), ("8", |_| {})]),
-    ("where zero groups are", [("large layers", |at| at.least_channels = 256), ("evenly", |_| {})]),
+    ("where zero groups are", [("large layers", |at| at.pattern = Pattern::LargeLayers), ("evenly", |_| {})]),
     ("filters of a group", [("8", |at| at.chip.group.filters = 8), ("32", |at| at.chip.group.filters = 32)]),
     ("energy of an 8-bit access", [("61.6 pJ", |_| {}), ("89 pJ", |at| at.chip.access[1].energy_pj = Some(89.0))]),
     ("weight reload", [("every frame", |_| {}), ("never", |at| at.reload = false)]),

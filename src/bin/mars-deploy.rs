@@ -3,25 +3,30 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser};
 use mars::cli::{CommonArgs, exit, say};
 use mars::data::{DataOptions, Dataset};
 use mars::error::{Error, Result};
+use mars::estimate::{Assumptions, Estimate, Pattern, named_network};
 use mars::hardware::{Evaluator, Hardware};
 use mars::package::Package;
-use mars::report;
+use mars::report::{self, Subject};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
 use mars::validation::{macro_accuracy, validate};
 use sha2::{Digest, Sha256};
 
-/// Run a package on the hardware model: is it what training promised, and what does it cost?
+/// Run a package on the hardware model: is it what training promised, and what does it cost? Or cost a network that nobody has trained.
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
     /// The package, model.mars
-    package: PathBuf,
+    #[arg(required_unless_present = "model")]
+    package: Option<PathBuf>,
+    /// Cost a network without weights or data instead: a name of the zoo or a TOML file
+    #[arg(long, conflicts_with_all = ["package", "dataset", "images", "sweep", "data_dir", "data_url"])]
+    model: Option<String>,
     /// Hardware file, TOML [default: the built-in mars.toml]
     #[arg(long, value_name = "FILE")]
     hardware: Option<PathBuf>,
@@ -48,56 +53,103 @@ struct Arguments {
     merge: bool,
     #[command(flatten)]
     common: CommonArgs,
+    #[command(flatten)]
+    untrained: Untrained,
+}
+
+/// What is assumed of a network that nobody has trained.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "With --model")]
+struct Untrained {
+    /// Bits of a weight, 2 to 8; 8 in the first and last layer
+    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
+    weight_bits: u8,
+    /// Bits of a layer's input, 2 to 8; 8 in the first and last layer
+    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
+    activation_bits: u8,
+    /// Share of the groups that is zero, 0 to below 1; of all layers but the first and the last
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "package")]
+    sparsity: f64,
+    /// Where they are: even, the same share of each layer, or large-layers, those with at least half as many input channels as the one with the most
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, conflicts_with = "package")]
+    pattern: Pattern,
+    /// Height and width of an image [default: 32; 224 for NAME_imagenet; a TOML file says its own]
+    #[arg(long, value_name = "SIDE", conflicts_with = "package")]
+    image_size: Option<usize>,
+    /// Classes [default: 10; 1000 for NAME_imagenet; a TOML file says its own]
+    #[arg(long, value_name = "N", conflicts_with = "package")]
+    classes: Option<usize>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    exit(isa_limit().and_then(|_| match &arguments.sweep {
-        Some(file) => explore(&arguments, file),
-        None => deploy(&arguments),
+    exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
+        (Some(package), _, Some(file)) => explore(&arguments, package, file),
+        (Some(package), _, None) => deploy(&arguments, package),
+        (None, Some(model), _) => estimate(&arguments, model),
+        (None, None, _) => unreachable!("clap asks for a package or --model"),
     }))
 }
 
-fn deploy(arguments: &Arguments) -> Result<ExitCode> {
+fn deploy(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     if arguments.images == Some(0) {
         return Err(Error::Setting("--images 0: at least one image is needed".into()));
     }
-    let package = Package::read(&arguments.package)?;
-    let hardware = match &arguments.hardware {
-        Some(file) => Hardware::load(file)?,
-        None => Hardware::mars(),
-    };
-    let _lock = lock_run(arguments, &package, &hardware)?;
-    let dataset = dataset(arguments, &package)?;
+    let package = Package::read(file)?;
+    let hardware = hardware(arguments)?;
+    let _lock = lock_run(arguments, Some(&package), &hardware)?;
+    let dataset = dataset(arguments, file, &package)?;
     let deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
+    present(arguments, (&deployment).into())
+}
+
+/// Costs a network that nobody has trained.
+fn estimate(arguments: &Arguments, model: &str) -> Result<ExitCode> {
+    let Untrained { weight_bits, activation_bits, sparsity, pattern, image_size, classes } = arguments.untrained;
+    let assumptions = Assumptions { weight_bits, activation_bits, sparsity, pattern };
+    let network = named_network(model, image_size, classes)?;
+    let hardware = hardware(arguments)?;
+    let _lock = lock_run(arguments, None, &hardware)?;
+    let estimate = Estimate::new(network, assumptions, &hardware)?;
+    present(arguments, (&estimate).into())
+}
+
+/// Writes what was asked for, and prints the table.
+fn present(arguments: &Arguments, subject: Subject) -> Result<ExitCode> {
     if let Some(folder) = &arguments.folder {
-        report::write(&deployment, folder)?;
+        report::write(subject, folder)?;
     }
     if let Some(folder) = &arguments.svg {
-        report::write_drawings(&deployment, folder)?;
+        report::write_drawings(subject, folder)?;
     }
-    arguments.common.present(&deployment)?;
+    arguments.common.present(subject)?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The chip that was named, or the built-in one.
+fn hardware(arguments: &Arguments) -> Result<Hardware> {
+    arguments.hardware.as_deref().map_or_else(|| Ok(Hardware::mars()), Hardware::load)
+}
+
 /// Locks the folder of a run, which takes what its own package gives on its own chip over all test images, and nothing else.
-fn lock_run(arguments: &Arguments, package: &Package, hardware: &Hardware) -> Result<Option<RunLock>> {
+fn lock_run(arguments: &Arguments, package: Option<&Package>, hardware: &Hardware) -> Result<Option<RunLock>> {
     let Some(folder) = &arguments.folder else { return Ok(None) };
     let lock = RunLock::of_run(folder)?;
     if !folder.join(RECIPE).exists() {
         return Ok(lock);
     }
-    let own_data = arguments.dataset.as_ref().is_none_or(|name| *name == package.provenance.dataset);
+    let own_data =
+        arguments.dataset.as_ref().is_none_or(|name| package.is_some_and(|own| *name == own.provenance.dataset));
     let own = own_data
         && arguments.images.is_none()
-        && Package::read(&folder.join(PACKAGE)).is_ok_and(|own| own == *package)
+        && Package::read(&folder.join(PACKAGE)).is_ok_and(|own| package == Some(&own))
         && Hardware::load(&folder.join(HARDWARE)).is_ok_and(|own| own == *hardware);
     let message = "it holds a run, whose report is of its own model.mars on its own hardware.toml over all test images: name another folder";
     if own { Ok(lock) } else { Err(Error::file(folder, message)) }
 }
 
 /// The data set that was named, or the package's.
-fn dataset(arguments: &Arguments, package: &Package) -> Result<Dataset> {
+fn dataset(arguments: &Arguments, file: &Path, package: &Package) -> Result<Dataset> {
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
     // Images are scaled as they were for training.
     let [channels, height, width] = package.network.graph.spec().input;
@@ -108,20 +160,20 @@ fn dataset(arguments: &Arguments, package: &Package) -> Result<Dataset> {
     if classes[0] != classes[1] {
         let message =
             format!("it has {} classes, data set `{name}` has {}: name another --dataset", classes[0], classes[1]);
-        return Err(Error::file(&arguments.package, message));
+        return Err(Error::file(file, message));
     }
     Ok(dataset)
 }
 
 /// Runs a part of a sweep and merges all parts once none is missing.
-fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
+fn explore(arguments: &Arguments, package_file: &Path, file: &Path) -> Result<ExitCode> {
     let space = Space::load(file)?;
     if let (None, Some(name)) = (space.images(), &arguments.dataset) {
         let message = format!("--dataset {name}: this sweep runs no images; it needs the key images to run some");
         return Err(Error::file(file, message));
     }
-    let package = Package::read(&arguments.package)?;
-    let dataset = space.images().map(|_| dataset(arguments, &package)).transpose()?;
+    let package = Package::read(package_file)?;
+    let dataset = space.images().map(|_| dataset(arguments, package_file, &package)).transpose()?;
     let mut sweep = Sha256::new_with_prefix(package.to_bytes()?);
     sweep.update(space.description());
     sweep.update(dataset.as_ref().map_or(String::new(), |dataset| dataset.test.sha256()));

@@ -123,7 +123,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     match plan.run(&stop_on_interrupt()?)? {
         Outcome::Finished(folder, deployment) => {
-            arguments.common.present(&deployment)?;
+            arguments.common.present(&*deployment)?;
             say(&format!("report: {}\n", folder.join(REPORT).display()))?;
             Ok(ExitCode::SUCCESS)
         }

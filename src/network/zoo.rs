@@ -3,8 +3,17 @@
 use super::spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 
 /// Names that [`zoo`] knows.
-pub const ZOO: [&str; 8] =
-    ["resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet18_imagenet", "vgg8", "vgg16"];
+pub const ZOO: [&str; 9] = [
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet18",
+    "resnet18_imagenet",
+    "vgg8",
+    "vgg16",
+    "vgg16_imagenet",
+];
 
 /// A network of the zoo with `classes` outputs; `None` for a name that isn't in [`ZOO`].
 ///
@@ -12,6 +21,7 @@ pub const ZOO: [&str; 8] =
 /// * `resnet18`: 64-128-256-512 channels, 1x1 projections, 3x3 stem.
 /// * `resnet18_imagenet`: the same as torchvision has it, with a 7x7 stem of stride 2 and a maximum behind it.
 /// * `vgg16`: 13 convolutions with batch norm and one linear layer.
+/// * `vgg16_imagenet`: the same convolutions with three linear layers, as torchvision's `vgg16_bn` has them for images of 224 x 224.
 /// * `vgg8`: 6 convolutions (64-64-128-128-256-256) with batch norm and one linear layer.
 pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
     let layers = match name {
@@ -22,19 +32,22 @@ pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
         "resnet18" => resnet(vec![conv3x3("conv1".into(), 64, 1, None)], &RESNET18, 2, Shortcut::Projection),
         "resnet18_imagenet" => resnet(imagenet_stem(), &RESNET18, 2, Shortcut::Projection),
         "vgg8" => vgg(&[&[64, 64], &[128, 128], &[256, 256]]),
-        "vgg16" => vgg(&[&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]]),
+        "vgg16" => vgg(&VGG16),
+        "vgg16_imagenet" => {
+            let mut layers = vgg(&VGG16);
+            layers.extend(["linear1", "linear2"].map(|name| linear(name, 4096)));
+            layers
+        }
         _ => return None,
     };
     let mut spec =
         NetworkSpec { name: name.into(), input: [3, 32, 32], classes, batch_norm_epsilon: BATCH_NORM_EPSILON, layers };
-    spec.layers.push(LayerSpec::Linear {
-        name: "linear".into(),
-        input: None,
-        filters: classes,
-        batch_norm: false,
-        batch_norm_epsilon: None,
-    });
+    spec.layers.push(linear("linear", classes));
     Some(spec)
+}
+
+fn linear(name: &str, filters: usize) -> LayerSpec {
+    LayerSpec::Linear { name: name.into(), input: None, filters, batch_norm: false, batch_norm_epsilon: None }
 }
 
 fn conv3x3(name: String, filters: usize, stride: usize, add: Option<SkipSpec>) -> LayerSpec {
@@ -56,6 +69,7 @@ fn resnet_cifar(blocks: usize) -> Vec<LayerSpec> {
     resnet(vec![stem], &[(16, 1), (32, 2), (64, 2)], blocks, Shortcut::Identity)
 }
 
+const VGG16: [&[usize]; 5] = [&[64, 64], &[128, 128], &[256; 3], &[512; 3], &[512; 3]];
 const RESNET18: [(usize, usize); 4] = [(64, 1), (128, 2), (256, 2), (512, 2)];
 
 fn imagenet_stem() -> Vec<LayerSpec> {
@@ -139,5 +153,13 @@ mod tests {
         assert_eq!(convs("resnet18"), (555_417_600, 11_159_232));
         assert_eq!(graph("resnet20").macs(), 40_551_040);
         assert_eq!(graph("vgg8").macs(), 152_805_376);
+        // torchvision's vgg16_bn and resnet18: 138.34 M and 11.68 M weights, 15.47 G and 1.81 G MAC on images of 224 x 224.
+        let imagenet = |name| {
+            let spec = NetworkSpec { input: [3, 224, 224], ..zoo(name, 1000).unwrap() };
+            let graph = Graph::new(spec).unwrap();
+            (graph.weights(), graph.macs())
+        };
+        assert_eq!(imagenet("vgg16_imagenet"), (138_344_128, 15_470_264_320));
+        assert_eq!(imagenet("resnet18_imagenet"), (11_678_912, 1_814_073_344));
     }
 }

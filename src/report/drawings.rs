@@ -1,41 +1,40 @@
-//! The report's drawings of a deployment, for `report.html` and as SVG files.
+//! The report's drawings of a network on a chip, for `report.html` and as SVG files.
 
 use std::ops::Range;
 use std::path::Path;
 
+use super::Subject;
+use super::chart::{self, Bar, Color, Drawing, SHADES, Stretch};
+use super::text::{count, energy as microjoules, grouped, percent, words};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::hardware::{Activity, LayerCost, Span};
 use crate::network::Conv;
-use crate::validation::Deployment;
-
-use super::chart::{self, Bar, Color, Drawing, SHADES, Stretch};
-use super::text::{count, energy as microjoules, grouped, percent, words};
 
 /// Cells that all grids of kept groups have together at most, which bounds the size of the file.
 const CELLS: usize = 160_000;
 
 /// Writes every drawing as an SVG file into a folder, which is made if need be.
-pub(super) fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
+pub(super) fn write(subject: Subject, folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let kept: Vec<Drawing> = kept(deployment).into_iter().map(|map| map.drawing).collect();
+    let kept: Vec<Drawing> = kept(subject).into_iter().map(|map| map.drawing).collect();
     for (name, drawings) in [
-        ("timeline-frame", vec![frame(deployment)]),
-        ("timeline-layer", vec![layer(deployment)]),
-        ("utilization", vec![utilization(deployment)]),
-        ("energy", vec![energy(deployment)]),
+        ("timeline-frame", vec![frame(subject)]),
+        ("timeline-layer", vec![layer(subject)]),
+        ("utilization", vec![utilization(subject)]),
+        ("energy", vec![energy(subject)]),
         ("kept-groups", kept),
     ] {
-        let title = format!("{} of {} on {}", name.replace('-', " "), deployment.network, deployment.hardware);
+        let title = format!("{} of {} on {}", name.replace('-', " "), subject.name, subject.hardware);
         write_atomically(&folder.join(format!("{name}.svg")), chart::stacked(&title, &drawings).as_bytes())?;
     }
     Ok(())
 }
 
 /// The energy of a frame by component.
-pub(super) fn energy(deployment: &Deployment) -> Drawing {
-    let parts = deployment.cost.energy_breakdown_uj.components();
+pub(super) fn energy(subject: Subject) -> Drawing {
+    let parts = subject.evaluation.cost.energy_breakdown_uj.components();
     let largest = parts.iter().map(|(_, part)| *part).fold(0.0, f64::max);
     let bars = parts.map(|(key, part)| Bar {
         label: words(key),
@@ -47,7 +46,7 @@ pub(super) fn energy(deployment: &Deployment) -> Drawing {
 }
 
 /// The share of zero groups in each layer.
-pub(super) fn sparsity(deployment: &Deployment) -> Drawing {
+pub(super) fn sparsity(subject: Subject) -> Drawing {
     let bar = |layer: &LayerCost| {
         Some(Bar {
             label: layer.name.clone(),
@@ -55,19 +54,19 @@ pub(super) fn sparsity(deployment: &Deployment) -> Drawing {
             text: format!("{} of {}", grouped(layer.groups - layer.kept_groups), grouped(layer.groups)),
         })
     };
-    let bars: Vec<Bar> = deployment.layers.iter().filter_map(bar).collect();
+    let bars: Vec<Bar> = subject.evaluation.layers.iter().filter_map(bar).collect();
     let caption = "Groups that are zero, of all groups of the layer; a full bar is 100 %.";
     chart::bars("Share of zero groups, layer by layer", caption, &bars)
 }
 
 /// How busy the macros are in each layer.
-pub(super) fn utilization(deployment: &Deployment) -> Drawing {
+pub(super) fn utilization(subject: Subject) -> Drawing {
     let bar = |layer: &LayerCost| Bar {
         label: layer.name.clone(),
         share: layer.utilization,
         text: percent(layer.utilization),
     };
-    let bars: Vec<Bar> = deployment.layers.iter().map(bar).collect();
+    let bars: Vec<Bar> = subject.evaluation.layers.iter().map(bar).collect();
     let caption = "Multiply-accumulates of kept groups over what the macros could do in the layer's cycles, weight reload charged";
     chart::bars("Utilization, layer by layer", caption, &bars)
 }
@@ -117,21 +116,21 @@ impl Place {
 }
 
 /// What the macros do in a frame, or in all that share a load.
-pub(super) fn frame(deployment: &Deployment) -> Drawing {
-    let timeline = &deployment.evaluation.timeline;
+pub(super) fn frame(subject: Subject) -> Drawing {
+    let timeline = &subject.evaluation.timeline;
     let caption =
         format!("What each macro does in {} cycles, {}.", grouped(timeline.cycles()), count(timeline.frames, "frame"));
-    timeline_of(deployment, caption, 0..timeline.cycles(), |place| matches!(place.part, Part::Macro(_)))
+    timeline_of(subject, caption, 0..timeline.cycles(), |place| matches!(place.part, Part::Macro(_)))
 }
 
 /// What the parts of the cores do in the slowest layer.
-pub(super) fn layer(deployment: &Deployment) -> Drawing {
-    let timeline = &deployment.evaluation.timeline;
+pub(super) fn layer(subject: Subject) -> Drawing {
+    let timeline = &subject.evaluation.timeline;
     let slowest = timeline.layers.iter().rev().max_by_key(|layer| layer.end - layer.start);
     let (name, shown) = slowest.map_or(("", 0..0), |layer| (layer.name.as_str(), layer.start..layer.end));
     let cycles = grouped(shown.end - shown.start);
     let caption = format!("What the parts of the cores do in layer {name}, the slowest one: {cycles} cycles.");
-    timeline_of(deployment, caption, shown, |_| true)
+    timeline_of(subject, caption, shown, |_| true)
 }
 
 /// Shade of a span by the share of the time in which its part is busy, from 1.
@@ -141,13 +140,8 @@ fn shade(span: &Span) -> usize {
 }
 
 /// The spans in `shown` whose places are to have a row.
-fn timeline_of(
-    deployment: &Deployment,
-    caption: String,
-    shown: Range<u64>,
-    has_row: impl Fn(Place) -> bool,
-) -> Drawing {
-    let timeline = &deployment.evaluation.timeline;
+fn timeline_of(subject: Subject, caption: String, shown: Range<u64>, has_row: impl Fn(Place) -> bool) -> Drawing {
+    let timeline = &subject.evaluation.timeline;
     let visible = timeline.spans.iter().filter(|span| span.start < shown.end && span.end() > shown.start);
     let spans = visible.filter_map(|span| Place::of(span).map(|(place, color)| (place, color, span)));
     let spans: Vec<_> = spans.filter(|(place, ..)| has_row(*place)).collect();
@@ -181,8 +175,8 @@ pub(super) struct KeptMap {
 }
 
 /// Which groups of each layer are kept.
-pub(super) fn kept(deployment: &Deployment) -> Vec<KeptMap> {
-    let network = &deployment.package.network;
+pub(super) fn kept(subject: Subject) -> Vec<KeptMap> {
+    let network = subject.network;
     let convs: Vec<_> = network.convs().collect();
     let limit = CELLS / convs.len().max(1);
     convs

@@ -5,6 +5,7 @@ pub(crate) mod chart;
 mod drawings;
 mod metrics;
 mod page;
+mod subject;
 mod sweep;
 mod table;
 pub(crate) mod text;
@@ -14,25 +15,26 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::run_folder;
-use crate::validation::Deployment;
 use metrics::Metrics;
 
 pub use chart::{Swing, tornado};
+pub use subject::Subject;
 pub use sweep::{sweep_table, write_sweep};
 pub use table::table;
 
 /// Writes `deploy.json`, `report.html` and its drawings (`drawings/*.svg`) into a folder, which is made if need be.
 ///
-/// The report draws the training curves of the folder's `metrics.jsonl`; where it is missing or damaged, the report says so.
+/// The report of a package draws the training curves of the folder's `metrics.jsonl`; where it is missing or damaged, the report says so.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
+pub fn write<'a>(subject: impl Into<Subject<'a>>, folder: &Path) -> Result<()> {
+    let subject = subject.into();
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    deployment.write(folder)?;
-    let page = page::page(deployment, &Metrics::read(folder));
+    write_atomically(&folder.join(run_folder::DEPLOYMENT), subject.to_json()?.as_bytes())?;
+    let page = page::page(subject, &Metrics::read(folder));
     write_atomically(&folder.join(run_folder::REPORT), page.as_bytes())?;
-    write_drawings(deployment, &folder.join(run_folder::DRAWINGS))
+    write_drawings(subject, &folder.join(run_folder::DRAWINGS))
 }
 
 /// Writes the drawings of the report into a folder, which is made if need be: the timeline of a frame and of its slowest layer,
@@ -40,6 +42,6 @@ pub fn write(deployment: &Deployment, folder: &Path) -> Result<()> {
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_drawings(deployment: &Deployment, folder: &Path) -> Result<()> {
-    drawings::write(deployment, folder)
+pub fn write_drawings<'a>(subject: impl Into<Subject<'a>>, folder: &Path) -> Result<()> {
+    drawings::write(subject.into(), folder)
 }

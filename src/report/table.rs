@@ -1,34 +1,28 @@
 //! The table in the terminal: plain ASCII, at most 80 columns, and some 40 lines.
 
+use crate::estimate::Estimate;
 use crate::hardware::Cost;
 use crate::validation::Deployment;
 
+use super::subject::{Basis, Subject};
 use super::text::{
     Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, mapping_summary, percent, words,
 };
 
 /// Longest name that is printed whole.
 const NAME: usize = 24;
+/// Longest line.
+const WIDTH: usize = 80;
 
-/// Accuracy, mismatches, compression and cost, as text.
-pub fn table(deployment: &Deployment) -> String {
-    let compression = &deployment.compression;
-    let mut lines = vec![format!(
-        "{} on {}, {} of {}",
-        ascii(&deployment.network, NAME),
-        ascii(&deployment.hardware, NAME),
-        count(deployment.images, "image"),
-        data(deployment),
-    )];
-
-    lines.push(String::new());
-    lines.push(format!("  {:<25}{:>8}  differs from", "accuracy", "right"));
-    for (name, right, differs) in executions(&deployment.accuracy, &deployment.mismatches) {
-        let line = format!("  {name:<25}{right:>8}  {differs}");
-        lines.push(line.trim_end().into());
-    }
-    let agreement = Agreement::new(deployment).sentence(deployment);
-    lines.extend(agreement.split_inclusive("; ").map(|part| format!("  {}", part.trim_end())));
+/// What was run or assumed, compression and cost, as text.
+pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
+    let subject = subject.into();
+    let evaluation = subject.evaluation;
+    let compression = &evaluation.compression;
+    let mut lines = match subject.basis {
+        Basis::Package(deployment) => validated(deployment),
+        Basis::Estimate(estimate) => made_up(estimate),
+    };
 
     lines.push(String::new());
     lines.push("  weights".into());
@@ -40,16 +34,16 @@ pub fn table(deployment: &Deployment) -> String {
     row("smaller than dense", format!("{:.2} x", compression.ratio));
     row("smaller than 32 bits", format!("{:.2} x", compression.ratio_fp32));
 
-    let empty: Vec<&str> = empty_layers(deployment).collect();
+    let empty: Vec<&str> = empty_layers(evaluation).collect();
     if !empty.is_empty() {
         let names = ascii(&empty.join(", "), 40);
         lines.push(format!("  nothing is left of {}: {names}", count(empty.len(), "layer")));
     }
 
     lines.push(String::new());
-    lines.push(format!("  {}", mapping_summary(&deployment.evaluation)));
+    lines.push(format!("  {}", mapping_summary(evaluation)));
 
-    let (with, without) = (&deployment.cost, &deployment.cost_without_reload);
+    let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
     lines.push(String::new());
     lines.push(format!("  {:<28}{:>14}{:>16}", "per frame", "with reload", "without reload"));
     let mut pair = |name: &str, value: &dyn Fn(&Cost) -> String| {
@@ -61,7 +55,7 @@ pub fn table(deployment: &Deployment) -> String {
     pair("utilization", &|cost| percent(cost.utilization));
     pair("TOPS/W, dense-equivalent", &|cost| format!("{:.2}", cost.tops_per_watt_dense_equivalent));
     pair("TOPS/W, executed", &|cost| format!("{:.2}", cost.tops_per_watt_executed));
-    if let Some(area) = deployment.evaluation.area {
+    if let Some(area) = evaluation.area {
         let density = |tops: Option<f64>| tops.map_or(UNKNOWN.into(), |tops| format!("{tops:.3}"));
         pair("TOPS/mm2, dense-equivalent", &|cost| density(cost.tops_per_mm2_dense_equivalent));
         pair("TOPS/mm2, executed", &|cost| density(cost.tops_per_mm2_executed));
@@ -79,6 +73,50 @@ pub fn table(deployment: &Deployment) -> String {
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Accuracy and mismatches of a package that was run.
+fn validated(deployment: &Deployment) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{} on {}, {} of {}",
+        ascii(&deployment.network, NAME),
+        ascii(&deployment.hardware, NAME),
+        count(deployment.images, "image"),
+        data(deployment),
+    )];
+    lines.push(String::new());
+    lines.push(format!("  {:<25}{:>8}  differs from", "accuracy", "right"));
+    for (name, right, differs) in executions(&deployment.accuracy, &deployment.mismatches) {
+        let line = format!("  {name:<25}{right:>8}  {differs}");
+        lines.push(line.trim_end().into());
+    }
+    let agreement = Agreement::new(deployment).sentence(deployment);
+    lines.extend(agreement.split_inclusive("; ").map(|part| format!("  {}", part.trim_end())));
+    lines
+}
+
+/// What was assumed of a network that nobody has trained.
+fn made_up(estimate: &Estimate) -> Vec<String> {
+    let names = [&estimate.network, &estimate.hardware].map(|name| ascii(name, NAME));
+    let mut lines = vec![format!("{} on {}, made up", names[0], names[1]), String::new()];
+    lines.extend(wrapped(&ascii(&estimate.made_up.what, 1000), WIDTH - 2).iter().map(|line| format!("  {line}")));
+    lines
+}
+
+/// Lines of at most `width` characters, broken between words.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is a first line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() <= width {
+            *line += &format!(" {word}");
+        } else {
+            lines.push(word.into());
+        }
+    }
+    lines
 }
 
 /// The data set's name if these are its images, else the start of their hash.

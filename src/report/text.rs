@@ -197,8 +197,8 @@ impl Agreement {
 }
 
 /// Names of layers of which no group is left: they put out a constant.
-pub(super) fn empty_layers(deployment: &Deployment) -> impl Iterator<Item = &str> {
-    let empty = deployment.layers.iter().filter(|layer| layer.groups > 0 && layer.kept_groups == 0);
+pub(super) fn empty_layers(evaluation: &Evaluation) -> impl Iterator<Item = &str> {
+    let empty = evaluation.layers.iter().filter(|layer| layer.groups > 0 && layer.kept_groups == 0);
     empty.map(|layer| layer.name.as_str())
 }
 

@@ -4,8 +4,8 @@ use maud::{Markup, html};
 
 use super::elements::{section, table};
 use crate::hardware::{Cost, Evaluation};
+use crate::report::Subject;
 use crate::report::text::{UNKNOWN, count, energy, grouped, percent};
-use crate::validation::Deployment;
 
 type Value = fn(&Cost) -> String;
 
@@ -29,18 +29,20 @@ fn density(tops_per_mm2: Option<f64>) -> String {
     tops_per_mm2.map_or(UNKNOWN.into(), |tops| format!("{tops:.3} TOPS/mm²"))
 }
 
-pub(super) fn cost(deployment: &Deployment) -> Markup {
-    let per_area = ROWS_PER_AREA.iter().filter(|_| deployment.evaluation.area.is_some());
+pub(super) fn cost(subject: Subject) -> Markup {
+    let per_area = ROWS_PER_AREA.iter().filter(|_| subject.evaluation.area.is_some());
     let rows: Vec<_> = ROWS
         .iter()
         .chain(per_area)
-        .map(|(name, value)| vec![String::from(*name), value(&deployment.cost), value(&deployment.cost_without_reload)])
+        .map(|(name, value)| {
+            vec![String::from(*name), value(&subject.evaluation.cost), value(&subject.evaluation.cost_without_reload)]
+        })
         .collect();
     section(
         "Cost of a frame",
         html! {
             (table(&["per frame", "with reload", "without reload"], &rows))
-            p.note { (reload(&deployment.evaluation)) }
+            p.note { (reload(subject.evaluation)) }
             p.note {
                 b { "Dense-equivalent" } " TOPS/W counts two operations for every multiply-accumulate of the dense network, those of \
                 zero groups included, which are never computed. " b { "Executed" } " TOPS/W counts only those of kept groups on real \
@@ -71,8 +73,8 @@ fn reload(evaluation: &Evaluation) -> Markup {
 }
 
 /// The area by component; nothing where the hardware file has no constants for it.
-pub(super) fn area(deployment: &Deployment) -> Markup {
-    let Some(area) = &deployment.evaluation.area else { return html! {} };
+pub(super) fn area(subject: Subject) -> Markup {
+    let Some(area) = &subject.evaluation.area else { return html! {} };
     let rows = [
         (html! { "macros, with converters and drivers" }, area.macros_mm2),
         (html! { "weight SRAMs" }, area.weight_sram_mm2),

@@ -3,13 +3,12 @@
 use maud::{Markup, html};
 
 use super::elements::{section, table_of_words};
-use crate::hardware::EnergyBreakdown;
-use crate::report::drawings;
+use crate::hardware::{EnergyBreakdown, Evaluation};
 use crate::report::text::{energy as microjoules, percent, words};
-use crate::validation::Deployment;
+use crate::report::{Subject, drawings};
 
-pub(super) fn energy(deployment: &Deployment) -> Markup {
-    let Deployment { cost, cost_without_reload, .. } = deployment;
+pub(super) fn energy(subject: Subject) -> Markup {
+    let Evaluation { cost, cost_without_reload, .. } = subject.evaluation;
     let row = |name: Markup, with: f64, without: f64, counts: &str| {
         let share = if cost.energy_uj > 0.0 { with / cost.energy_uj } else { 0.0 };
         let numbers = [microjoules(with), percent(share), microjoules(without)];
@@ -30,19 +29,19 @@ pub(super) fn energy(deployment: &Deployment) -> Markup {
         "Energy of a frame",
         html! {
             figure {
-                (drawings::energy(deployment).svg)
+                (drawings::energy(subject).svg)
                 figcaption { "Weight reload charged." }
             }
             (table_of_words(&headings, &rows))
-            (macro_split(deployment))
+            (macro_split(subject))
         },
     )
 }
 
 /// How the energy of the macros is split, where the hardware file says so.
-fn macro_split(deployment: &Deployment) -> Markup {
-    let Some(shares) = &deployment.evaluation.macro_shares else { return html! {} };
-    let array = deployment.cost.energy_breakdown_uj.array;
+fn macro_split(subject: Subject) -> Markup {
+    let Some(shares) = &subject.evaluation.macro_shares else { return html! {} };
+    let array = subject.evaluation.cost.energy_breakdown_uj.array;
     let parts =
         shares.parts().map(|(name, share)| format!("{name} {} µJ ({})", microjoules(share * array), percent(share)));
     html! {

@@ -6,24 +6,23 @@ use super::elements::{key, section, table};
 use crate::hardware::LayerCost;
 use crate::network::ConvShape;
 use crate::report::chart::Drawing;
-use crate::report::drawings;
 use crate::report::text::{UNKNOWN, empty_layers, energy, grouped, mapping_summary, percent, placement};
-use crate::validation::Deployment;
+use crate::report::{Subject, drawings};
 
-pub(super) fn sparsity(deployment: &Deployment) -> Markup {
+pub(super) fn sparsity(subject: Subject) -> Markup {
     section(
         "Sparsity of each layer",
         html! {
-            (figure(&drawings::sparsity(deployment)))
-            @for name in empty_layers(deployment) {
+            (figure(&drawings::sparsity(subject)))
+            @for name in empty_layers(subject.evaluation) {
                 p.bad { "Nothing is left of layer " (name) ": all its groups are zero." }
             }
         },
     )
 }
 
-pub(super) fn layers(deployment: &Deployment) -> Markup {
-    let convs: Vec<_> = deployment.package.network.convs().collect();
+pub(super) fn layers(subject: Subject) -> Markup {
+    let convs: Vec<_> = subject.network.convs().collect();
     let row = |layer: &LayerCost| {
         let conv = convs.iter().find(|(conv, _)| conv.name == layer.name);
         let number = |value: Option<String>| value.unwrap_or(UNKNOWN.into());
@@ -41,7 +40,7 @@ pub(super) fn layers(deployment: &Deployment) -> Markup {
             number(conv.map(|(_, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
         ]
     };
-    let rows: Vec<Vec<String>> = deployment.layers.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = subject.evaluation.layers.iter().map(row).collect();
     let headings = [
         "layer",
         "cycles",
@@ -63,7 +62,7 @@ pub(super) fn layers(deployment: &Deployment) -> Markup {
                  kernel height × width; bits are those of a weight and of an input. The mapping says what the cores divide among \
                  themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
             }
-            p.note { (mapping_summary(&deployment.evaluation)) "." }
+            p.note { (mapping_summary(subject.evaluation)) "." }
         },
     )
 }
@@ -74,17 +73,17 @@ fn dimensions(shape: &ConvShape) -> String {
     format!("{} × {} × {height} × {width}", shape.filters(), shape.channels())
 }
 
-pub(super) fn utilization(deployment: &Deployment) -> Markup {
-    section("Utilization of each layer", figure(&drawings::utilization(deployment)))
+pub(super) fn utilization(subject: Subject) -> Markup {
+    section("Utilization of each layer", figure(&drawings::utilization(subject)))
 }
 
 fn figure(drawing: &Drawing) -> Markup {
     html! { figure { (drawing.svg) figcaption { (drawing.caption) } } }
 }
 
-pub(super) fn kept(deployment: &Deployment) -> Markup {
-    let group = deployment.package.network.group;
-    let maps = drawings::kept(deployment);
+pub(super) fn kept(subject: Subject) -> Markup {
+    let group = subject.network.group;
+    let maps = drawings::kept(subject);
     section(
         "Kept groups of each layer",
         html! {

@@ -14,11 +14,11 @@ mod training;
 use maud::{DOCTYPE, PreEscaped, html};
 
 use super::metrics::Metrics;
+use super::subject::{Basis, Subject};
 use super::{chart, text};
-use crate::validation::Deployment;
 
-/// The page.
-pub(super) fn page(deployment: &Deployment, metrics: &Metrics) -> String {
+/// The page; of a network that nobody has trained without `metrics`.
+pub(super) fn page(subject: Subject, metrics: &Metrics) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -26,23 +26,27 @@ pub(super) fn page(deployment: &Deployment, metrics: &Metrics) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
-                title { (deployment.network) " on " (deployment.hardware) }
+                title { (subject.name) " on " (subject.hardware) }
                 style { (PreEscaped(chart::CSS)) (PreEscaped(include_str!("page.css"))) }
             }
             body {
-                (summary::headline(deployment))
-                (summary::accuracy(deployment))
-                (summary::compression(deployment))
-                (cost::cost(deployment))
-                (energy::energy(deployment))
-                (cost::area(deployment))
-                (layers::sparsity(deployment))
-                (layers::layers(deployment))
-                (layers::utilization(deployment))
-                (timeline::timeline(deployment))
-                (layers::kept(deployment))
-                (training::training(metrics))
-                (provenance::provenance(deployment))
+                @match subject.basis {
+                    Basis::Package(deployment) => { (summary::headline(deployment)) (summary::accuracy(deployment)) }
+                    Basis::Estimate(estimate) => (summary::made_up(estimate)),
+                }
+                (summary::compression(subject))
+                (cost::cost(subject))
+                (energy::energy(subject))
+                (cost::area(subject))
+                (layers::sparsity(subject))
+                (layers::layers(subject))
+                (layers::utilization(subject))
+                (timeline::timeline(subject))
+                (layers::kept(subject))
+                @match subject.basis {
+                    Basis::Package(deployment) => { (training::training(metrics)) (provenance::provenance(deployment)) }
+                    Basis::Estimate(_) => {}
+                }
             }
         }
     };

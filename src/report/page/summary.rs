@@ -3,11 +3,14 @@
 use maud::{Markup, html};
 
 use super::elements::{section, table, table_of_words};
+use crate::estimate::Estimate;
+use crate::hardware::Evaluation;
+use crate::report::Subject;
 use crate::report::text::{Agreement, accuracy as in_percent, bytes, count, energy, executions, grouped, percent};
 use crate::validation::Deployment;
 
 pub(super) fn headline(deployment: &Deployment) -> Markup {
-    let Deployment { package, compression, cost, accuracy, .. } = deployment;
+    let Deployment { package, accuracy, .. } = deployment;
     let agreement = Agreement::new(deployment);
     let class = match agreement {
         Agreement::All | Agreement::OnChip => "good",
@@ -16,14 +19,7 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
     };
     let same_data = package.provenance.data_sha256 == deployment.data_sha256;
     let data = if same_data { "the test images of " } else { "other images than those of " };
-    let cards = [
-        ("accuracy of macro model", in_percent(Some(accuracy.macro_model))),
-        ("smaller than dense, index included", format!("{:.2} ×", compression.ratio)),
-        ("zero groups", percent(compression.group_sparsity)),
-        ("frames per second", format!("{} / s", grouped(cost.fps.round() as u64))),
-        ("energy per frame", format!("{} µJ", energy(cost.energy_uj))),
-        ("executed", format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),
-    ];
+    let cards = [("accuracy of macro model", in_percent(Some(accuracy.macro_model)))];
     html! {
         header {
             h1 { (deployment.network) " on " (deployment.hardware) }
@@ -32,9 +28,33 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
                 b { (package.provenance.dataset) } " that it was made with."
             }
             p class=(class) { (agreement.sentence(deployment)) }
-            dl.cards { @for (name, value) in &cards { div { dt { (name) } dd { (value) } } } }
+            (figures(&cards, &deployment.evaluation))
         }
     }
+}
+
+/// What was assumed of a network that nobody has trained.
+pub(super) fn made_up(estimate: &Estimate) -> Markup {
+    html! {
+        header {
+            h1 { (estimate.network) " on " (estimate.hardware) }
+            p class="part" { b { "Made up. " } (estimate.made_up.what) }
+            (figures(&[], &estimate.evaluation))
+        }
+    }
+}
+
+/// The figures on cards, after those that come first.
+fn figures(first: &[(&str, String)], evaluation: &Evaluation) -> Markup {
+    let Evaluation { compression, cost, .. } = evaluation;
+    let others = [
+        ("smaller than dense, index included", format!("{:.2} ×", compression.ratio)),
+        ("zero groups", percent(compression.group_sparsity)),
+        ("frames per second", format!("{} / s", grouped(cost.fps.round() as u64))),
+        ("energy per frame", format!("{} µJ", energy(cost.energy_uj))),
+        ("executed", format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),
+    ];
+    html! { dl.cards { @for (name, value) in first.iter().chain(&others) { div { dt { (name) } dd { (value) } } } } }
 }
 
 pub(super) fn accuracy(deployment: &Deployment) -> Markup {
@@ -53,8 +73,8 @@ pub(super) fn accuracy(deployment: &Deployment) -> Markup {
     )
 }
 
-pub(super) fn compression(deployment: &Deployment) -> Markup {
-    let compression = &deployment.compression;
+pub(super) fn compression(subject: Subject) -> Markup {
+    let compression = &subject.evaluation.compression;
     let rows = [
         ("weights, dense at the same bits", bytes(compression.weight_bits_dense)),
         ("weights of kept groups", bytes(compression.weight_bits_stored)),

@@ -4,10 +4,9 @@ use maud::{Markup, html};
 
 use super::elements::{legend, section};
 use crate::report::chart::Drawing;
-use crate::report::drawings;
-use crate::validation::Deployment;
+use crate::report::{Subject, drawings};
 
-pub(super) fn timeline(deployment: &Deployment) -> Markup {
+pub(super) fn timeline(subject: Subject) -> Markup {
     let figure = |drawing: Drawing, colors: &[(&str, &str)], note: &str| {
         html! {
             figure {
@@ -18,13 +17,13 @@ pub(super) fn timeline(deployment: &Deployment) -> Markup {
         }
     };
     let frame = figure(
-        drawings::frame(deployment),
+        drawings::frame(subject),
         &[("one", "computes"), ("two", "loads weights"), ("none", "waits")],
         "A row is a macro, numbered core.macro; a stripe is a layer, whose name stands above it where there is room. A core's macros \
          load one after the other, and may load while those of an earlier layer compute.",
     );
     let layer = figure(
-        drawings::layer(deployment),
+        drawings::layer(subject),
         &[("one", "macro computes"), ("two", "weights are written"), ("three", "decoder, ports")],
         "The paler, the smaller the share of the time in which a part is busy.",
     );

@@ -1,0 +1,355 @@
+//! What a network will cost that nobody has trained: its layers and bits are given, which of its groups are zero is made up.
+
+use std::path::Path;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::files::to_json;
+use crate::groups::GroupGrid;
+use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, Policy, Used, evaluate};
+use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
+use crate::network::{ConvShape, Graph, NetworkSpec, Source, ZOO, zoo};
+
+/// What the zero groups of an estimate are drawn from.
+pub const SEED: u64 = 1;
+/// Most weights of a network, as of a package.
+const MAX_WEIGHTS: u64 = 1 << 28;
+/// Most of a layer's groups that [`Pattern::LargeLayers`] makes zero.
+const MOST_OF_A_LAYER: f64 = 0.99;
+
+/// Where the zero groups of a network are that nobody has pruned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pattern {
+    /// The same share of each layer.
+    #[default]
+    Even,
+    /// Only in layers with at least half as many input channels as the layer with the most: pruning often spares early layers.
+    LargeLayers,
+}
+
+/// What is assumed of a network that isn't trained: all that its cost follows from beside its layers and the chip.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Assumptions {
+    /// Bits of a weight, 2 to 8.
+    pub weight_bits: u8,
+    /// Bits of a convolution's input, 2 to 8.
+    pub activation_bits: u8,
+    /// Zero groups of all layers but the first and the last / all their groups, from 0 to below 1.
+    pub sparsity: f64,
+    /// Which layers they are in.
+    pub pattern: Pattern,
+}
+
+/// What an [`Estimate`] was made up from: the key `made_up` of its JSON.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MadeUp {
+    /// All of it as a sentence.
+    pub what: String,
+    /// What was asked for.
+    #[serde(flatten)]
+    pub assumptions: Assumptions,
+    /// Bits of weights and inputs of the first and last layer.
+    pub first_last_bits: u8,
+    /// Bits of residual values.
+    pub skip_bits: u8,
+    /// What the zero groups are drawn from.
+    pub seed: u64,
+    /// Shape of an image: channels, height, width.
+    pub image: [usize; 3],
+    /// Classes.
+    pub classes: usize,
+}
+
+/// A network that nobody has trained, on a chip.
+#[derive(Clone, Debug, Serialize)]
+pub struct Estimate {
+    /// Name of the network.
+    pub network: String,
+    /// Name of the hardware.
+    pub hardware: String,
+    /// What was made up.
+    pub made_up: MadeUp,
+    /// What keeps the chip from computing what the integer reference does; empty for an ideal converter without faults.
+    pub losses: Vec<String>,
+    /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
+    pub policy: Policy,
+    /// What of the chip they were laid on.
+    pub used: Used,
+    /// How much smaller the weights are.
+    pub compression: Compression,
+    /// Per frame, weight reload charged.
+    pub cost: Cost,
+    /// Per frame, as if all weights stayed in the macros.
+    pub cost_without_reload: Cost,
+    /// Layer by layer.
+    pub layers: Vec<LayerCost>,
+    /// What the report draws beyond these keys.
+    #[serde(skip)]
+    pub evaluation: Evaluation,
+    /// The network with its zero groups; weights of others mean nothing.
+    #[serde(skip)]
+    pub integer: IntegerNetwork,
+}
+
+/// A network of the zoo, or of a TOML file. Those of the zoo have 10 classes and images of 32 x 32 unless something else is said, networks
+/// for ImageNet 1,000 and 224 x 224.
+///
+/// # Errors
+/// There is none of that name; a size or classes for a file, which says its own.
+pub fn named_network(model: &str, image_size: Option<usize>, classes: Option<usize>) -> Result<NetworkSpec> {
+    let for_imagenet = model.ends_with("_imagenet");
+    let classes_or = classes.unwrap_or(if for_imagenet { 1000 } else { 10 });
+    let side = image_size.unwrap_or(if for_imagenet { 224 } else { 32 });
+    match (zoo(model, classes_or), image_size, classes) {
+        (Some(spec), ..) => Ok(NetworkSpec { input: [spec.input[0], side, side], ..spec }),
+        (None, None, None) if model.ends_with(".toml") => NetworkSpec::load(Path::new(model)),
+        (None, ..) if model.ends_with(".toml") => Err(Error::Setting(format!(
+            "{model} says its image size and its classes: leave out --image-size and --classes"
+        ))),
+        (None, ..) => {
+            let message = format!("there is no network `{model}`: name one of {} or a .toml file", ZOO.join(", "));
+            Err(Error::Setting(message))
+        }
+    }
+}
+
+impl Estimate {
+    /// Costs a network on a chip; groups are those of the chip.
+    ///
+    /// # Errors
+    /// A description that isn't a network; bits or a sparsity that cannot be; a chip that isn't valid.
+    pub fn new(spec: NetworkSpec, assumptions: Assumptions, hardware: &Hardware) -> Result<Self> {
+        let Assumptions { weight_bits, activation_bits, sparsity, pattern } = assumptions;
+        let config = QuantizeConfig { weight_bits, activation_bits, ..QuantizeConfig::default() };
+        config.check()?;
+        hardware.validate()?;
+        let graph = Graph::new(spec)?;
+        if graph.weights() > MAX_WEIGHTS {
+            let message = format!("it has {} weights, at most {MAX_WEIGHTS} are costed", graph.weights());
+            return Err(graph.spec().error(message));
+        }
+        let mut integer = outline(&graph, &config, hardware.group);
+        drop_groups(&mut integer, sparsity, pattern)?;
+        let evaluation = evaluate(&integer, hardware)?;
+        let spec = graph.spec();
+        let mut made_up = MadeUp {
+            what: String::new(),
+            assumptions,
+            first_last_bits: config.first_last_bits,
+            skip_bits: config.skip_bits,
+            seed: SEED,
+            image: spec.input,
+            classes: spec.classes,
+        };
+        made_up.what = made_up.sentence();
+        Ok(Self {
+            network: spec.name.clone(),
+            hardware: hardware.name.clone(),
+            made_up,
+            losses: evaluation.losses.clone(),
+            policy: evaluation.policy,
+            used: evaluation.used,
+            compression: evaluation.compression,
+            cost: evaluation.cost,
+            cost_without_reload: evaluation.cost_without_reload,
+            layers: evaluation.layers.clone(),
+            evaluation,
+            integer,
+        })
+    }
+
+    /// Its JSON text: the keys of `deploy.json` that need no images, and `made_up`.
+    ///
+    /// # Errors
+    /// None that is known: every field has a form in JSON.
+    pub fn to_json(&self) -> Result<String> {
+        to_json(self)
+    }
+}
+
+impl MadeUp {
+    fn sentence(&self) -> String {
+        let Self { assumptions, first_last_bits, skip_bits, seed, image, classes, .. } = self;
+        let Assumptions { weight_bits, activation_bits, sparsity, pattern } = assumptions;
+        let [channels, height, width] = image;
+        let zeros = match pattern {
+            _ if *sparsity == 0.0 => "no group is zero".to_owned(),
+            Pattern::Even => format!(
+                "{} % of the groups are zero in each layer but the first and the last, drawn from seed {seed}",
+                percent(*sparsity)
+            ),
+            Pattern::LargeLayers => format!(
+                "{} % of the groups are zero but for the first and the last layer, all of them in the layers with the most channels, drawn from seed {seed}",
+                percent(*sparsity)
+            ),
+        };
+        format!(
+            "Nothing was trained: there are no weights, no images and no accuracy. Assumed are {weight_bits}-bit weights and \
+             {activation_bits}-bit inputs ({first_last_bits} bits in the first and last layer, {skip_bits} for residual values), images of \
+             {channels} x {height} x {width} and {classes} classes; {zeros}."
+        )
+    }
+}
+
+/// A share in percent, without a fraction where it has none.
+fn percent(share: f64) -> f64 {
+    (share * 1e4).round() / 100.0
+}
+
+/// Makes a share of the groups zero, drawn from [`SEED`]; never in the layers that read the image nor in the last one, whose groups don't count.
+///
+/// # Errors
+/// A share that isn't from 0 to below 1, or that the pattern's layers cannot hold.
+pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern) -> Result<()> {
+    if !(0.0..1.0).contains(&sparsity) {
+        return Err(Error::Setting(format!("a sparsity of {sparsity}: it must be from 0 to below 1")));
+    }
+    let shapes: Vec<(ConvShape, Source)> = network.convs().map(|(conv, _)| (conv.shape, conv.source)).collect();
+    let grids: Vec<GroupGrid> = shapes.iter().map(|(shape, _)| GroupGrid::new(network.group, shape)).collect();
+    let last = shapes.len() - 1;
+    let prunable = |index: &usize| shapes[*index].1 != Source::Image && *index != last;
+    let most = (0..=last).filter(prunable).map(|index| shapes[index].0.channels()).max().unwrap_or(0);
+    let chosen = |index: &usize| match pattern {
+        Pattern::Even => prunable(index),
+        Pattern::LargeLayers => prunable(index) && 2 * shapes[*index].0.channels() >= most,
+    };
+    let groups = |wanted: &dyn Fn(&usize) -> bool| -> usize {
+        (0..=last).filter(wanted).map(|index| grids[index].groups()).sum()
+    };
+    let (all, of_chosen) = (groups(&prunable), groups(&chosen));
+    if sparsity == 0.0 || of_chosen == 0 {
+        return Ok(());
+    }
+    let share = sparsity * all as f64 / of_chosen as f64;
+    if pattern == Pattern::LargeLayers && share > MOST_OF_A_LAYER {
+        let most = MOST_OF_A_LAYER * of_chosen as f64 / all as f64;
+        let message = format!(
+            "a sparsity of {sparsity}: the large layers of `{}` have too few groups; at most {:.2} with the pattern large-layers",
+            network.graph.spec().name,
+            (100.0 * most).floor() / 100.0
+        );
+        return Err(Error::Setting(message));
+    }
+    let mut random = SplitMix(SEED);
+    for (index, conv) in convs_mut(network).into_iter().enumerate().filter(|(index, _)| chosen(index)) {
+        let grid = &grids[index];
+        let mut order: Vec<usize> = (0..grid.groups()).collect();
+        random.shuffle(&mut order);
+        let mut zero = vec![false; grid.groups()];
+        let count = (share * grid.groups() as f64).round() as usize;
+        order[..count].iter().for_each(|&group| zero[group] = true);
+        // Weights are [filter][channel][tap], groups [filter set][channel block][tap].
+        for (row, weights) in conv.weights.chunks_exact_mut(grid.taps).enumerate() {
+            let (filter, channel) = (row / grid.channels, row % grid.channels);
+            let block = filter / grid.group.filters * grid.blocks() + channel / grid.group.channels;
+            for (weight, zero) in weights.iter_mut().zip(&zero[block * grid.taps..]) {
+                *weight = if *zero { 0 } else { *weight };
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All convolutions in the order of [`IntegerNetwork::convs`].
+fn convs_mut(network: &mut IntegerNetwork) -> Vec<&mut IntegerConv> {
+    let mut convs = Vec::new();
+    for layer in &mut network.layers {
+        match layer {
+            IntegerLayer::Conv { conv, skip, .. } => {
+                convs.push(conv);
+                match skip {
+                    Some(IntegerSkip::Projection { conv, .. }) => convs.push(conv),
+                    Some(IntegerSkip::Identity { .. }) | None => {}
+                }
+            }
+            IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => {}
+        }
+    }
+    convs
+}
+
+/// SplitMix64 (Steele et al., OOPSLA 2014): the same numbers on every machine.
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn shuffle(&mut self, items: &mut [usize]) {
+        for at in (1..items.len()).rev() {
+            items.swap(at, (self.next() % (at as u64 + 1)) as usize);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::GroupShape;
+
+    fn network(name: &str) -> IntegerNetwork {
+        let graph = Graph::new(zoo(name, 10).unwrap()).unwrap();
+        outline(&graph, &QuantizeConfig::default(), GroupShape { filters: 16, channels: 16 })
+    }
+
+    /// Zero groups and groups of each convolution.
+    fn zeros(network: &IntegerNetwork) -> Vec<(String, usize, usize)> {
+        let convs = network.convs().map(|(conv, integer)| {
+            let kept = GroupGrid::new(network.group, &conv.shape).kept(&integer.weights);
+            (conv.name, kept.iter().filter(|kept| !**kept).count(), kept.len())
+        });
+        convs.collect()
+    }
+
+    #[test]
+    fn an_even_pattern_drops_the_same_share_of_each_layer_but_the_first_and_the_last() {
+        for name in ["resnet20", "resnet18", "vgg16"] {
+            let mut network = network(name);
+            drop_groups(&mut network, 0.75, Pattern::Even).unwrap();
+            let zeros = zeros(&network);
+            for (index, (layer, zero, groups)) in zeros.iter().enumerate() {
+                let expected = match index {
+                    0 => 0,
+                    last if last == zeros.len() - 1 => 0,
+                    _ => (0.75 * *groups as f64).round() as usize,
+                };
+                assert_eq!(*zero, expected, "{name} {layer}");
+            }
+        }
+    }
+
+    #[test]
+    fn large_layers_hold_the_zero_groups_of_all() {
+        for (name, least) in [("vgg16", 256), ("resnet18", 256), ("resnet20", 32)] {
+            let mut network = network(name);
+            drop_groups(&mut network, 0.5, Pattern::LargeLayers).unwrap();
+            let channels: Vec<usize> = network.convs().map(|(conv, _)| conv.shape.channels()).collect();
+            let zeros = zeros(&network);
+            let last = zeros.len() - 1;
+            let (mut zero, mut all) = (0, 0);
+            for (index, (layer, dropped, groups)) in zeros.iter().enumerate().take(last).skip(1) {
+                assert_eq!(*dropped > 0, channels[index] >= least, "{name} {layer}");
+                (zero, all) = (zero + dropped, all + groups);
+            }
+            assert!((zero as f64 / all as f64 - 0.5).abs() < 0.002, "{name}: {zero} of {all}");
+        }
+    }
+
+    #[test]
+    fn a_share_that_cannot_be_is_refused() {
+        let refused =
+            |sparsity, pattern| drop_groups(&mut network("resnet20"), sparsity, pattern).unwrap_err().to_string();
+        for sparsity in [-0.1, 1.0, f64::NAN] {
+            assert!(refused(sparsity, Pattern::Even).contains("it must be from 0 to below 1"));
+        }
+        assert!(refused(0.95, Pattern::LargeLayers).contains("at most 0.8"), "{}", refused(0.95, Pattern::LargeLayers));
+    }
+}

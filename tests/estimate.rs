@@ -1,0 +1,113 @@
+//! The cost of networks that nobody has trained: equal to that of a trained one with the same groups, and always said to be made up.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use mars::estimate::{Assumptions, Estimate, Pattern, named_network};
+use mars::hardware::{Hardware, evaluate};
+use mars::package::Package;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const W4A4: Assumptions = Assumptions { weight_bits: 4, activation_bits: 4, sparsity: 0.0, pattern: Pattern::Even };
+
+fn deploy(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mars-deploy")).args(arguments).output().unwrap()
+}
+
+fn refusal(arguments: &[&str]) -> String {
+    let output = deploy(arguments);
+    assert!(!output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// What training will find is what the estimate said: a dense network costs the same with and without its weights.
+#[test]
+fn a_dense_network_costs_what_it_costs_once_it_is_trained() {
+    for (network, results) in
+        [("resnet20", "experiments/results/resnet20/w4a4"), ("vgg8", "experiments/results/vgg8/w4a4")]
+    {
+        let package = Package::read(&Path::new(results).join("model.mars")).unwrap();
+        let trained = evaluate(&package.network, &Hardware::mars()).unwrap();
+        assert_eq!(trained.compression.group_sparsity, 0.0);
+        let estimate = Estimate::new(named_network(network, None, None).unwrap(), W4A4, &Hardware::mars()).unwrap();
+        assert_eq!(estimate.cost, trained.cost, "{network}");
+        assert_eq!(estimate.layers, trained.layers, "{network}");
+    }
+}
+
+#[test]
+fn every_output_says_that_it_is_made_up() {
+    let folder = TempDir::new().unwrap();
+    let [run, json] = ["run", "estimate.json"].map(|name| folder.path().join(name).display().to_string());
+    let output = deploy(&[
+        "--model",
+        "resnet20",
+        "--weight-bits",
+        "4",
+        "--activation-bits",
+        "4",
+        "--sparsity",
+        "0.9",
+        "--run",
+        &run,
+        "--json",
+        &json,
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.starts_with("resnet20 on mars, made up\n"), "{table}");
+    assert!(table.contains("Nothing was trained: there are no weights, no images and no accuracy."), "{table}");
+    assert!(table.is_ascii() && table.lines().all(|line| line.len() <= 80), "{table}");
+
+    let page = fs::read_to_string(Path::new(&run).join("report.html")).unwrap();
+    assert!(page.contains("<b>Made up. </b>Nothing was trained"));
+    for absent in ["<h2>Accuracy</h2>", "<h2>Training</h2>", "<h2>Recipe and provenance</h2>"] {
+        assert!(!page.contains(absent), "{absent}");
+    }
+
+    let text = fs::read_to_string(&json).unwrap();
+    assert_eq!(text, fs::read_to_string(Path::new(&run).join("deploy.json")).unwrap());
+    let json: Value = serde_json::from_str(&text).unwrap();
+    assert!(json["made_up"]["what"].as_str().unwrap().contains("90 % of the groups are zero in each layer"));
+    assert_eq!(json["made_up"]["image"], serde_json::json!([3, 32, 32]));
+    assert!(json.get("accuracy").is_none() && json.get("images").is_none());
+    assert!(json["cost"]["cycles"].as_u64().unwrap() > 1000);
+}
+
+#[test]
+fn networks_for_imagenet_have_its_images_and_classes() {
+    for (name, macs) in [("resnet18_imagenet", 1_814_073_344), ("vgg16_imagenet", 15_470_264_320)] {
+        let estimate = Estimate::new(named_network(name, None, None).unwrap(), W4A4, &Hardware::mars()).unwrap();
+        assert_eq!((estimate.made_up.image, estimate.made_up.classes), ([3, 224, 224], 1000));
+        assert_eq!(estimate.layers.iter().map(|layer| layer.macs).sum::<u64>(), macs, "{name}");
+    }
+    let spec = named_network("resnet18_imagenet", Some(64), Some(10)).unwrap();
+    assert_eq!((spec.input, spec.classes), ([3, 64, 64], 10));
+}
+
+#[test]
+fn what_cannot_be_estimated_is_refused_with_the_way_out() {
+    let file = TempDir::new().unwrap();
+    let toml = file.path().join("tiny.toml");
+    fs::write(&toml, "name = \"tiny\"\ninput = [3, 8, 8]\nclasses = 2\nlayers = [{ op = \"linear\", name = \"linear\", filters = 2 }]")
+        .unwrap();
+    let toml = toml.display().to_string();
+    assert!(deploy(&["--model", &toml]).status.success());
+    for (arguments, message) in [
+        (vec!["--model", "resnet21"], "there is no network `resnet21`: name one of resnet20,"),
+        (vec!["--model", "nowhere.toml"], "nowhere.toml: "),
+        (vec!["--model", &toml, "--classes", "3"], "leave out --image-size and --classes"),
+        (vec!["--model", "resnet20", "--sparsity", "1"], "a sparsity of 1: it must be from 0 to below 1"),
+        (vec!["--model", "resnet20", "--weight-bits", "9"], "weight_bits = 9"),
+        (vec!["--model", "vgg16", "--image-size", "16"], "network `vgg16`: "),
+        (vec!["--model", "vgg16_imagenet", "--image-size", "700"], "weights, at most"),
+        (vec!["--model", "vgg16", "--sparsity", "0.97", "--pattern", "large-layers"], "at most 0.9"),
+        (vec!["--sparsity", "0.9", "tests/fixtures/tiny.mars"], "--sparsity <SHARE>' cannot be used with"),
+        (vec!["--model", "resnet20", "tests/fixtures/tiny.mars"], "cannot be used with"),
+    ] {
+        let said = refusal(&arguments);
+        assert!(said.contains(message), "{arguments:?}: {said}");
+    }
+}
