@@ -59,6 +59,32 @@ pub fn npz(bytes: &[u8]) {
     });
 }
 
+/// An image of a folder, beside others that are as they should be.
+pub fn image(bytes: &[u8]) {
+    const GOOD: &[u8] = include_bytes!("corpus/image/gray.png");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (place, bytes) in [("train/a", GOOD), ("train/b", bytes), ("test/a", GOOD)] {
+        let place = folder.path().join(place);
+        std::fs::create_dir_all(&place).expect("a temporary folder");
+        std::fs::write(place.join("image.png"), bytes).expect("a temporary file");
+    }
+    let options = DataOptions { image_size: Some([3, 5]), ..DataOptions::default() };
+    drop(Dataset::load(folder.path().to_str().expect("a plain name"), &options));
+}
+
+/// An IDX file of images, beside labels for three of them.
+pub fn idx(bytes: &[u8]) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let labels = [0, 0, 8, 1, 0, 0, 0, 3, 2, 0, 1];
+    for (images, name) in
+        [("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")]
+    {
+        std::fs::write(folder.path().join(images), bytes).expect("a temporary file");
+        std::fs::write(folder.path().join(name), labels).expect("a temporary file");
+    }
+    drop(Dataset::load(folder.path().to_str().expect("a plain name"), &DataOptions::default()));
+}
+
 /// A sweep.
 pub fn sweep(bytes: &[u8]) {
     with_file("toml", bytes, |path| drop(Space::load(path)));

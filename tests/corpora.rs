@@ -15,7 +15,7 @@ use common::Random;
 /// A reader, the folder of its corpus, and whether its files hold a checksum.
 type Reader = (&'static str, fn(&[u8]), bool);
 
-const READERS: [Reader; 9] = [
+const READERS: [Reader; 11] = [
     ("package", targets::package, true),
     ("checkpoint", targets::checkpoint, true),
     ("pytorch", targets::pytorch, false),
@@ -23,6 +23,8 @@ const READERS: [Reader; 9] = [
     ("recipe", targets::recipe, false),
     ("network", targets::network, false),
     ("npz", targets::npz, false),
+    ("image", targets::image, false),
+    ("idx", targets::idx, false),
     ("sweep", targets::sweep, false),
     ("experiment", targets::experiment, false),
 ];

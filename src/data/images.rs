@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageReader};
+use image::{DynamicImage, ImageReader, Limits};
 use rayon::prelude::*;
 
 use super::dataset::Dataset;
@@ -22,6 +22,8 @@ const ENDINGS: [&str; 4] = ["png", "jpg", "jpeg", "webp"];
 const CLASSES: RangeInclusive<usize> = 2..=1 << 16;
 /// Sides that images may be scaled to, in pixels.
 const SIDES: RangeInclusive<usize> = 1..=1 << 14;
+/// Most bytes of a decoded image, 44 million colored pixels: each thread decodes one.
+const MAX_DECODED: u64 = 1 << 27;
 /// Images that are decoded between two reports.
 const CHUNK: usize = 256;
 
@@ -174,7 +176,10 @@ fn labelled(folder: &Path, classes: &[String], observer: &dyn Observer) -> Resul
 }
 
 fn decode(path: &Path) -> Result<DynamicImage, DataError> {
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(DataError::io(path))?;
+    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(DataError::io(path))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODED);
+    reader.limits(limits);
     reader.decode().map_err(|error| DataError::content(path, format!("not a readable image ({error})")))
 }
 
