@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::read_toml;
+use crate::files::read_text;
 
 /// What batch norms add to a variance before its root, where a network doesn't say otherwise: PyTorch's default.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -206,11 +206,56 @@ impl NetworkSpec {
     /// # Errors
     /// A missing file, wrong TOML, an unknown key.
     pub fn load(path: &Path) -> Result<Self> {
-        read_toml(path)
+        let text = read_text(path)?;
+        toml::from_str(&text).map_err(|error| match wrong_layer(&text) {
+            Some((layer, message)) => {
+                let place = format!("{}: {layer}", path.display());
+                Error::unknown_or(place, &message, None, |message| Error::file(path, format!("{layer}: {message}")))
+            }
+            None => Error::toml(path.display(), &text, &error, |message| Error::file(path, message)),
+        })
     }
 
     /// An error about this network.
     pub(crate) fn error(&self, message: impl Into<String>) -> Error {
         Error::Network { network: self.name.clone(), message: message.into() }
+    }
+}
+
+/// The first layer that isn't one, and why: for an array of tables the reader's error tells no line but the array's first.
+fn wrong_layer(text: &str) -> Option<(String, String)> {
+    let table: toml::Table = text.parse().ok()?;
+    let mut layers = (1..).zip(table.get("layers")?.as_array()?);
+    layers.find_map(|(number, layer)| {
+        let error = layer.clone().try_into::<LayerSpec>().err()?;
+        let name = layer.get("name").and_then(toml::Value::as_str);
+        let layer = name.map_or_else(|| format!("layer {number}"), |name| format!("layer `{name}`"));
+        Some((layer, error.message().trim().into()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(layers: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("net.toml");
+        std::fs::write(&file, format!("name = \"net\"\ninput = [1, 8, 8]\nclasses = 2\n{layers}")).unwrap();
+        let message = NetworkSpec::load(&file).unwrap_err().to_string();
+        message.strip_prefix(&file.display().to_string()).unwrap().into()
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_layer_comes_with_its_name() {
+        let first = "[[layers]]\nop = \"conv\"\nname = \"conv1\"\nfilters = 2\nkernel = 3\n";
+        let second = |keys: &str| message(&format!("{first}[[layers]]\n{keys}"));
+        assert_eq!(second("op = \"max_pool\"\nname = \"pool\"\nstride = 2"), ": layer `pool`: missing field `kernel`");
+        let unknown = second("op = \"linear\"\nname = \"fc\"\nfilter = 2");
+        assert!(unknown.starts_with(": layer `fc`: unknown field `filter`, expected"), "{unknown}");
+        assert!(unknown.ends_with("did you mean `filters`?"), "{unknown}");
+        assert!(second("name = \"fc\"").contains(": layer `fc`: missing field `op`"), "{}", second("name = \"fc\""));
+        assert!(second("op = \"linear\"").starts_with(": layer 2: "), "{}", second("op = \"linear\""));
+        assert!(message("colors = 3\nlayers = []").starts_with(": line 4: unknown field `colors`"));
     }
 }
