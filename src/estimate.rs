@@ -339,7 +339,7 @@ mod tests {
                 assert_eq!(*dropped > 0, channels[index] >= least, "{name} {layer}");
                 (zero, all) = (zero + dropped, all + groups);
             }
-            assert!((zero as f64 / all as f64 - 0.5).abs() < 0.002, "{name}: {zero} of {all}");
+            assert!((zero as f64 / all as f64 - 0.5).abs() < 0.005, "{name}: {zero} of {all}");
         }
     }
 
@@ -350,6 +350,10 @@ mod tests {
         for sparsity in [-0.1, 1.0, f64::NAN] {
             assert!(refused(sparsity, Pattern::Even).contains("it must be from 0 to below 1"));
         }
-        assert!(refused(0.95, Pattern::LargeLayers).contains("at most 0.8"), "{}", refused(0.95, Pattern::LargeLayers));
+        assert!(
+            refused(0.95, Pattern::LargeLayers).contains("at most 0.92"),
+            "{}",
+            refused(0.95, Pattern::LargeLayers)
+        );
     }
 }
