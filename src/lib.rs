@@ -59,7 +59,7 @@ pub mod run_folder;
 mod seal;
 #[cfg_attr(
     not(feature = "train"),
-    expect(dead_code, unused_imports, unused_macros, reason = "the array has no use for floats and popcounts")
+    expect(dead_code, unused_imports, reason = "the array has no use for floats and popcounts")
 )]
 pub mod simd;
 pub mod sweep;

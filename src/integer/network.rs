@@ -118,10 +118,10 @@ impl IntegerNetwork {
         let nodes = self.graph.nodes().iter().enumerate();
         let stored: usize = nodes.map(|(node, shape)| shape.output.len() * self.forms(Source::Node(node)).len()).sum();
         let layer = |conv: ConvShape| {
-            // The input with its border, what filters gather of it, and three kinds of sums.
+            // The input with its border, what filters gather of it, and three kinds of sums, of whole registers.
             let [height, width] = [conv.input.height, conv.input.width].map(|side| side + 2 * conv.padding);
             let inputs = conv.channels() * (height * width + conv.taps() * conv.output.pixels());
-            2 * inputs + 20 * conv.output.len()
+            2 * inputs + 20 * conv.filters().next_multiple_of(16) * conv.output.pixels()
         };
         let layer = self.graph.convs().map(|conv| layer(conv.shape)).max().unwrap_or(0);
         (BUFFERS / (stored + layer).max(1)).max(1)

@@ -8,6 +8,7 @@ use super::*;
 use crate::groups::GroupShape;
 use crate::integer::{IMAGE_BITS, predict};
 use crate::network::{Conv, Graph, NetworkSpec};
+use crate::simd::on_each_isa;
 
 fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {
     IntegerConv { input_bits, weight_bits: 8, weights: weights.into(), bias: bias.into() }
@@ -170,6 +171,14 @@ fn a_network_that_breaks_a_rule_is_not_run() {
     assert!(Reference::new(&network).unwrap_err().to_string().contains("layer `l`"));
 }
 
+/// Channel, row and column of each value of a map, in the order in which they are stored.
+fn positions(map: MapShape) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..map.len()).map(move |index| {
+        let (channel, pixel) = (index / map.pixels(), index % map.pixels());
+        (channel, pixel / map.width, pixel % map.width)
+    })
+}
+
 /// The logits by definition: every sum from its pixels, one by one.
 fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
     type Stored = HashMap<(Source, u8), Vec<u8>>;
@@ -326,7 +335,7 @@ proptest! {
     fn it_computes_the_definition(
         colors in 1usize..4,
         side in 3usize..9,
-        channels in 1usize..5,
+        channels in prop_oneof![1usize..5, 14usize..36],
         extra in 0usize..4,
         kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
         classes in 1usize..5,
@@ -341,6 +350,8 @@ proptest! {
         let image_bytes = network.graph.image().len();
         let images: Vec<u8> = (0..3 * image_bytes).map(|_| random() as u8).collect();
         let expected: Vec<i32> = images.chunks(image_bytes).flat_map(|image| by_definition(&network, image)).collect();
-        prop_assert_eq!(logits(&network, &images), expected);
+        for (isa, found) in on_each_isa(|| logits(&network, &images)) {
+            prop_assert_eq!(&found, &expected, "{:?}", isa);
+        }
     }
 }

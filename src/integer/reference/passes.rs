@@ -1,0 +1,95 @@
+//! What is done with each value of a map `[height][width][channels]`, compiled for each instruction set.
+
+use crate::integer::Form;
+use crate::network::MapShape;
+use crate::simd::vectorized;
+
+/// Windows of a map and where they lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Windows {
+    pub input: MapShape,
+    pub output: MapShape,
+    /// Rows and columns of a window.
+    pub kernel: [usize; 2],
+    /// Rows and columns from one window to the next.
+    pub stride: [usize; 2],
+    pub padding: usize,
+}
+
+impl Windows {
+    /// For each output pixel the input pixels of its window that lie within the map.
+    #[inline(always)]
+    fn pixels(self) -> impl Iterator<Item = impl Iterator<Item = usize>> {
+        let Self { input, output, kernel, stride, padding } = self;
+        let span = move |position: usize, side: usize, size: usize| {
+            let first = position * stride[side];
+            first.saturating_sub(padding)..(first + kernel[side]).saturating_sub(padding).min(size)
+        };
+        let outputs = (0..output.height).flat_map(move |y| (0..output.width).map(move |x| (y, x)));
+        outputs.map(move |(y, x)| {
+            let columns = span(x, 1, input.width);
+            span(y, 0, input.height).flat_map(move |y| columns.clone().map(move |x| y * input.width + x))
+        })
+    }
+}
+
+vectorized! {
+    /// Adds accumulators `[pixels][lanes]` times each channel's multiplier to sums `[pixels][channels]`.
+    pub(super) fn add_products(accumulators: &[i32], lanes: usize, multipliers: &[i64], sums: &mut [i64]) {
+        let pixels = sums.chunks_exact_mut(multipliers.len()).zip(accumulators.chunks_exact(lanes));
+        for (sums, accumulators) in pixels {
+            for ((sum, &accumulator), multiplier) in sums.iter_mut().zip(accumulators).zip(multipliers) {
+                *sum += i64::from(accumulator) * multiplier;
+            }
+        }
+    }
+
+    /// Adds every `stride`-th pixel of a map times a multiplier to sums, from a channel on.
+    pub(super) fn join(
+        values: &[u8], input: MapShape, stride: usize, multiplier: i64, first: usize, output: MapShape, sums: &mut [i64],
+    ) {
+        let rows = values.chunks_exact(input.width * input.channels).step_by(stride);
+        for (row, sums) in rows.zip(sums.chunks_exact_mut(output.width * output.channels)) {
+            let pixels = row.chunks_exact(input.channels).step_by(stride);
+            for (values, sums) in pixels.zip(sums.chunks_exact_mut(output.channels)) {
+                for (sum, &value) in sums[first..].iter_mut().zip(values) {
+                    *sum += i64::from(value) * multiplier;
+                }
+            }
+        }
+    }
+
+    /// Sums, stored in a form.
+    pub(super) fn round(sums: &[i64], form: Form, values: &mut [u8]) {
+        for (value, &sum) in values.iter_mut().zip(sums) {
+            *value = form.apply(sum);
+        }
+    }
+
+    /// Largest value of each window; the border never wins, since values are not negative.
+    pub(super) fn max_pool(values: &[u8], windows: Windows, output: &mut [u8]) {
+        let channels = windows.input.channels;
+        output.fill(0);
+        for (output, window) in output.chunks_exact_mut(channels).zip(windows.pixels()) {
+            for pixel in window {
+                for (largest, &value) in output.iter_mut().zip(&values[pixel * channels..][..channels]) {
+                    *largest = value.max(*largest);
+                }
+            }
+        }
+    }
+
+    /// Sum of each window times a multiplier.
+    pub(super) fn sum_pool(values: &[u8], windows: Windows, multiplier: i64, sums: &mut [i64]) {
+        let channels = windows.input.channels;
+        sums.fill(0);
+        for (sums, window) in sums.chunks_exact_mut(channels).zip(windows.pixels()) {
+            for pixel in window {
+                for (sum, &value) in sums.iter_mut().zip(&values[pixel * channels..][..channels]) {
+                    *sum += i64::from(value);
+                }
+            }
+            sums.iter_mut().for_each(|sum| *sum *= multiplier);
+        }
+    }
+}
