@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::files::to_json;
 use crate::groups::GroupGrid;
-use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, Policy, Used, evaluate};
+use crate::hardware::{Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, Policy, Used, evaluate};
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
 use crate::network::{ConvShape, Graph, NetworkSpec, Source, ZOO, zoo};
 
@@ -74,6 +74,9 @@ pub struct Estimate {
     pub made_up: MadeUp,
     /// What keeps the chip from computing what the integer reference does; empty for an ideal converter without faults.
     pub losses: Vec<String>,
+    /// The geometry that accesses were measured on, where it isn't the chip's and they are scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaled_from: Option<Geometry>,
     /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
     pub policy: Policy,
     /// What of the chip they were laid on.
@@ -150,6 +153,7 @@ impl Estimate {
             hardware: hardware.name.clone(),
             made_up,
             losses: evaluation.losses.clone(),
+            scaled_from: evaluation.scaled_from,
             policy: evaluation.policy,
             used: evaluation.used,
             compression: evaluation.compression,

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Batches, ImageShape, Split};
 use crate::error::Result;
 use crate::files::to_json;
-use crate::hardware::{Compression, Cost, Evaluation, Hardware, LayerCost, MacroNetwork, Policy, Used, evaluate};
+use crate::hardware::{
+    Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, MacroNetwork, Policy, Used, evaluate,
+};
 use crate::integer::{IntegerNetwork, Reference, predict};
 use crate::observer::Observer;
 use crate::package::Package;
@@ -22,6 +24,9 @@ pub struct Deployment {
     pub hardware: String,
     /// What keeps the chip from computing what the integer reference does; empty for an ideal converter without faults.
     pub losses: Vec<String>,
+    /// The geometry that accesses were measured on, where it isn't the chip's and they are scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scaled_from: Option<Geometry>,
     /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
     pub policy: Policy,
     /// What of the chip they were laid on.
@@ -117,6 +122,7 @@ pub fn validate(
         network: network.graph.spec().name.clone(),
         hardware: hardware.name.clone(),
         losses: evaluation.losses.clone(),
+        scaled_from: evaluation.scaled_from,
         policy: evaluation.policy,
         used: evaluation.used,
         images,

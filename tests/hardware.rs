@@ -8,8 +8,8 @@ use std::path::Path;
 use mars::error::{Allowed, ConfigError, Error};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
-    Activity, Area, Converter, Cost, Evaluation, Evaluator, Hardware, LayerCost, Ledger, MacroNetwork, MacroShares,
-    Mapping, Memory, Noise, PingPong, Policy, Resource, Span, Split, evaluate,
+    Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, LayerCost, Ledger, MacroNetwork,
+    MacroShares, Mapping, Memory, Noise, PingPong, Policy, Precision, Resource, Span, Split, StatedFor, evaluate,
 };
 use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
@@ -663,6 +663,8 @@ fn frames_that_share_a_load_share_its_energy() {
 fn maps_beyond_the_feature_sram_go_to_the_next_level() {
     let network = W8A8.network(zoo("resnet20", 10).unwrap());
     let mut hardware = Hardware::mars();
+    // A bit takes the same whatever the size of its SRAM.
+    hardware.energy.stated_for = StatedFor::default();
     let cost = |hardware: &Hardware| evaluate(&network, hardware).unwrap().cost_without_reload;
     // The image alone: 3072 bytes at 1 pJ/b.
     assert!(close(cost(&hardware).energy_breakdown_uj.next_level, 3072.0 * 8.0 / 1e6));
@@ -759,6 +761,9 @@ fn energies_are_those_of_the_formulas() {
         let passed = accesses * f64::from(passes) + linear;
         let (adder, gate, buffer) = (0.003402, 0.0002835, 0.135);
 
+        // A sixteenth of the cells that the access was measured on, and that leak 1.4 mW.
+        let pj = pj * (0.06 / 16.0 + 0.36 + 0.58);
+
         let weights = (3.0 * 9.0 * filters + 16.0 * 9.0 * filters + 16.0 * 5.0) * bits;
         // A bitmap and a bit that says so; biases, and a multiplier for each filter; logits have none, but room for one.
         let index = 10.0 + 10.0 + 2.0;
@@ -785,7 +790,7 @@ fn energies_are_those_of_the_formulas() {
             ("next_level", image_scale),
             ("index_decode", index * 16.0 * adder),
             ("requantization", (products + forms * 48.0 + sums) * adder + (products + forms * 48.0 * 6.0) * gate),
-            ("leakage", 1.4 * (time - passed * ns)),
+            ("leakage", 1.4 / 16.0 * (time - passed * ns)),
         ];
         for ((name, found), (other, pj)) in evaluation.cost.energy_breakdown_uj.components().into_iter().zip(expected) {
             assert_eq!(name, other);
@@ -802,6 +807,8 @@ fn copies_in_a_core_are_fetched_once() {
     let with = |policy, hardware: &Hardware| {
         evaluate(&network, &Hardware { mapping: Mapping { policy, ..Mapping::default() }, ..hardware.clone() }).unwrap()
     };
+    // A bit takes the same whatever the size of its SRAM.
+    hardware.energy.stated_for = StatedFor::default();
     hardware.memory.weight_sram_kib = 256;
     let [sram, copied_sram] = [Policy::FilterSets, Policy::Duplicate].map(|policy| with(policy, &hardware));
     hardware.memory.weight_sram_kib = 16;
@@ -1064,6 +1071,108 @@ fn a_derived_file_may_have_another_kind_of_converter_and_of_energy() {
     {
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// An array of another size takes what its parts do, not what the measured one does; where the file doesn't say how, it is refused.
+#[test]
+fn an_access_on_another_geometry_is_scaled_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chip.toml");
+    let base = std::path::absolute("experiments/hardware/mars.toml").unwrap();
+    let derived = |keys: &str| {
+        std::fs::write(&path, format!("base = {base:?}\n{keys}\n")).unwrap();
+        Hardware::load(&path)
+    };
+    let mars = Hardware::mars().precision(4, 4).unwrap();
+    let access = |chip: &Hardware| {
+        let Precision { ns, energy_pj, outputs, .. } = chip.precision(4, 4).unwrap();
+        (ns, energy_pj, outputs)
+    };
+    assert_eq!(access(&derived("cores = 2").unwrap()), (mars.ns, mars.energy_pj, 16));
+    assert_eq!(derived("cores = 2").unwrap().scaled_from(), None);
+
+    // Array, converters and drivers are 6, 36 and 58 %; a converter's delay is 0.640 + 0.00653 ns a row.
+    let delay = |rows_on: f64| 0.640 + 0.00653 * rows_on;
+    for (keys, energy, time) in [
+        ("rows = 4096", 0.06 * 4.0 + 0.36 + 0.58, 1.0),
+        ("columns = 256", (0.06 + 0.36) * 4.0 + 0.58, 1.0),
+        ("rows_on = 128", 0.06 + 0.36 * 2.0 + 0.58 * 2.0, delay(128.0) / delay(64.0)),
+        (
+            "rows_on = 128\nconverter = { kind = \"bits\", bits = 6, step = 4 }",
+            0.06 + 0.36 + 0.58 * 2.0,
+            delay(128.0) / delay(64.0),
+        ),
+        (
+            "rows = 4096\ncolumns = 1024\nrows_on = 1024",
+            0.06 * 64.0 + 0.36 * 256.0 + 0.58 * 16.0,
+            delay(1024.0) / delay(64.0),
+        ),
+    ] {
+        let chip = derived(keys).unwrap();
+        let (ns, energy_pj, _) = access(&chip);
+        assert!(
+            close(energy_pj, energy * mars.energy_pj) && close(ns, time * mars.ns),
+            "{keys}: {energy_pj} pJ, {ns} ns"
+        );
+        assert_eq!(chip.scaled_from(), Some(Geometry { rows: 1024, columns: 64, rows_on: 64 }));
+    }
+    // The largest array is no longer a thousand times as efficient as the one that was measured.
+    let large = derived("rows = 4096\ncolumns = 1024\nrows_on = 1024").unwrap();
+    let tops_per_watt = |chip: &Hardware| 2.0 * (chip.rows_on * access(chip).2) as f64 / access(chip).1;
+    assert!(tops_per_watt(&large) < 3.0 * tops_per_watt(&Hardware::mars()), "{}", tops_per_watt(&large));
+
+    // Accesses of its own were measured on its own geometry, unless they say otherwise.
+    let own = "[[access]]\nweight_bits = 8\ninput_bits = 4\nns = 4\nenergy_pj = 40";
+    let chip = derived(&format!("columns = 128\n{own}")).unwrap();
+    assert_eq!(chip.precision(8, 4).unwrap().energy_pj, 40.0);
+    let elsewhere = format!("columns = 128\n{own}\nmeasured = {{ rows = 1024, columns = 64, rows_on = 64 }}");
+    assert!(close(derived(&elsewhere).unwrap().precision(8, 4).unwrap().energy_pj, 40.0 * (0.42 * 2.0 + 0.58)));
+
+    // A file without shares, and one on top of it.
+    let text = std::fs::read_to_string(&base).unwrap();
+    let plain = text.split("[energy.macro_shares]").next().unwrap().replace("measured = {", "# measured = {");
+    std::fs::write(&path, plain).unwrap();
+    assert_eq!(access(&Hardware::load(&path).unwrap()), (mars.ns, mars.energy_pj, 16));
+    let wider = folder.path().join("wider.toml");
+    std::fs::write(&wider, "base = \"chip.toml\"\ncolumns = 128").unwrap();
+    let error = Hardware::load(&wider).unwrap_err().to_string();
+    let message = "access[0].energy_pj 29.9 was measured on 1024 rows x 64 columns with 64 rows on, the macro has 1024 rows x 128 columns with \
+                   64 rows on: give energy.macro_shares, by which it is scaled, or an [[access]] of this geometry";
+    assert!(error.contains(message), "{error}");
+}
+
+#[test]
+fn leakage_follows_the_cells_and_an_srams_energy_its_size() {
+    let mars = Hardware::mars();
+    assert_eq!(
+        (mars.leakage_mw_per_macro(), mars.weight_sram_pj_per_bit(), mars.feature_sram_pj_per_bit()),
+        (1.4, 0.135, 0.135)
+    );
+    let mut chip = Hardware { columns: 256, ..mars };
+    (chip.memory.weight_sram_kib, chip.memory.feature_sram_kib) = (512, 64);
+    assert!(close(chip.leakage_mw_per_macro(), 5.6));
+    assert!(close(chip.weight_sram_pj_per_bit(), 0.27) && close(chip.feature_sram_pj_per_bit(), 0.0675));
+    // What is given anew belongs to the chip that gives it.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chip.toml");
+    let base = std::path::absolute("experiments/hardware/mars.toml").unwrap();
+    let keys =
+        "columns = 256\n[memory]\nweight_sram_kib = 512\n[energy]\nleakage_mw_per_macro = 2\nbuffer_pj_per_bit = 0.2";
+    std::fs::write(&path, format!("base = {base:?}\n{keys}\n")).unwrap();
+    let chip = Hardware::load(&path).unwrap();
+    assert_eq!((chip.leakage_mw_per_macro(), chip.weight_sram_pj_per_bit()), (2.0, 0.2));
+}
+
+/// A part of a macro leaks and takes what the whole macro does, so more rows are no better in energy for what fewer do.
+#[test]
+fn rows_that_are_not_used_still_hang_on_the_bit_lines() {
+    let network = W4A4.network(zoo("resnet20", 10).unwrap());
+    let cost = |rows| evaluate(&network, &Hardware { rows, ..Hardware::mars() }).unwrap();
+    let (small, large) = (cost(16_384), cost(32_768));
+    assert!(small.resident && large.resident);
+    assert_eq!(small.cost.cycles, large.cost.cycles);
+    assert!(large.cost.energy_breakdown_uj.array > 1.4 * small.cost.energy_breakdown_uj.array);
+    assert!(large.cost.energy_breakdown_uj.leakage > 1.9 * small.cost.energy_breakdown_uj.leakage);
 }
 
 #[test]

@@ -314,6 +314,7 @@ fn without_running(network: IntegerNetwork) -> Deployment {
         images: 10_000,
         data_sha256: "ab".repeat(32),
         losses: evaluation.losses.clone(),
+        scaled_from: evaluation.scaled_from,
         policy: evaluation.policy,
         used: evaluation.used,
         accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0 },

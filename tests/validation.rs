@@ -119,7 +119,7 @@ fn later_macro(weight_slice_bits: u8) -> Hardware {
         input_bits_per_cycle: 2,
         weight_slice_bits,
         converter: Converter::Bits { bits: 5, step: 1 },
-        access: vec![AccessMode { weight_bits: 8, input_bits: 8, ns: 4.0 * 7.2, energy_pj: None }],
+        access: vec![AccessMode { weight_bits: 8, input_bits: 8, ns: 4.0 * 7.2, energy_pj: None, measured: None }],
         ..Hardware::mars()
     };
     chip.energy.macro_shares = None;

@@ -67,6 +67,13 @@ pub enum Allowed {
         /// Whether both are there; else neither is.
         both: bool,
     },
+    /// What was measured on the geometry that the macro has, or can be scaled to it.
+    OfThisGeometry {
+        /// What it was measured on.
+        measured: String,
+        /// What the macro has.
+        own: String,
+    },
     /// The kind `bits`, whose energy `energy.components` can tell.
     BitsBesideComponents,
 }
@@ -102,6 +109,13 @@ impl Display for ConfigError {
             }
             Allowed::InsteadOfComponents { both: false } => {
                 write!(f, "{key} is missing, and so is energy.components")
+            }
+            Allowed::OfThisGeometry { measured, own } => {
+                write!(
+                    f,
+                    "{key} {value} was measured on {measured}, the macro has {own}: give energy.macro_shares, by which it is scaled, or \
+                     an [[access]] of this geometry"
+                )
             }
             Allowed::BitsBesideComponents => {
                 write!(f, "energy.components needs {key} \"bits\", whose energy it can tell")

@@ -6,7 +6,8 @@ use crate::validation::Deployment;
 
 use super::subject::{Basis, Subject};
 use super::text::{
-    Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, mapping_summary, percent, words,
+    Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, mapping_summary, percent,
+    scaling, words,
 };
 
 /// Longest name that is printed whole.
@@ -42,6 +43,7 @@ pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
 
     lines.push(String::new());
     lines.push(format!("  {}", mapping_summary(evaluation)));
+    lines.extend(evaluation.scaled_from.map(|from| format!("  {}", scaling(from))));
 
     let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
     lines.push(String::new());

@@ -1,6 +1,6 @@
 //! Numbers and names as text.
 
-use crate::hardware::{Evaluation, Placement, Policy, Split, Start, Used};
+use crate::hardware::{Evaluation, Geometry, Placement, Policy, Split, Start, Used};
 use crate::validation::{Accuracy, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
@@ -120,6 +120,12 @@ pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
         "Mapping {policy}, {cores} x {macros_per_core} macros, {}: {channels} by channels, {copied} copied, {together} together",
         count(layers().count(), "layer")
     )
+}
+
+/// What was done to accesses that were measured on another geometry.
+pub(super) fn scaling(from: Geometry) -> String {
+    let Geometry { rows, columns, rows_on } = from;
+    format!("Accesses are scaled from {rows} x {columns} cells with {rows_on} rows on")
 }
 
 /// Whether the executions agree.

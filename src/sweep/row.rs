@@ -38,6 +38,8 @@ pub struct Figures {
     pub resident: bool,
     /// The packed model fits the cores' weight SRAMs.
     pub fits_weight_sram: bool,
+    /// Energy and time of accesses are scaled from the geometry that they were measured on.
+    pub scaled: bool,
     /// Per frame, weight reload charged.
     pub cost: Cost,
     /// Per frame, as if all weights stayed in the macros.
@@ -56,6 +58,7 @@ impl Figures {
             accuracy,
             resident: evaluation.resident,
             fits_weight_sram: evaluation.fits_weight_sram,
+            scaled: evaluation.scaled_from.is_some(),
             cost: evaluation.cost,
             cost_without_reload: evaluation.cost_without_reload,
             compression: evaluation.compression,

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::description::{AccessMode, Hardware};
+use super::description::{AccessMode, Geometry, Hardware};
 use super::losses::Converter;
 use crate::error::{Allowed, ConfigError, Error, Result};
 
@@ -115,6 +115,14 @@ impl Hardware {
         for (key, value) in constants {
             check_range(&format!("energy.{key}"), value, 0.0, 1e6)?;
         }
+        let stated = energy.stated_for;
+        for (key, value) in [
+            ("cells", stated.cells),
+            ("weight_sram_kib", stated.weight_sram_kib),
+            ("feature_sram_kib", stated.feature_sram_kib),
+        ] {
+            check_range(&format!("energy.stated_for.{key}"), value.unwrap_or(1), 1, 1 << 32)?;
+        }
         if let Some(shares) = &energy.macro_shares {
             let parts = shares.parts();
             parts
@@ -162,7 +170,9 @@ impl Hardware {
             check_range(&key("weight_bits"), mode.weight_bits.into(), 1, 8)?;
             check_range(&key("input_bits"), mode.input_bits.into(), 1, 8)?;
             check_positive(&key("ns"), mode.ns)?;
-            check_range(&key("ns x clock_mhz / 1000"), mode.ns * self.clock_mhz / 1e3, 0.0, MAX_ACCESS_CYCLES)?;
+            self.check_measured(mode, &key)?;
+            let cycles = self.access_ns(mode) * self.clock_mhz / 1e3;
+            check_range(&key("ns x clock_mhz / 1000"), cycles, 0.0, MAX_ACCESS_CYCLES)?;
             for (key, bits, unit, other) in [
                 (key("weight_bits"), mode.weight_bits, self.weight_slice_bits, "weight_slice_bits"),
                 (key("input_bits"), mode.input_bits, self.input_bits_per_cycle, "input_bits_per_cycle"),
@@ -195,6 +205,31 @@ impl Hardware {
             }
         }
         Ok(())
+    }
+}
+
+impl Hardware {
+    /// An access of another geometry needs a way to this one.
+    fn check_measured(&self, mode: &AccessMode, key: &dyn Fn(&str) -> String) -> Checked {
+        let Some(measured) = mode.measured else { return Ok(()) };
+        for (name, value, most) in [
+            ("measured.rows", measured.rows, MAX_ROWS),
+            ("measured.columns", measured.columns, MAX_EXTENT),
+            ("measured.rows_on", measured.rows_on, MAX_ROWS),
+        ] {
+            check_range(&key(name), value as u64, 1, most as u64)?;
+        }
+        let own = self.geometry();
+        match mode.energy_pj {
+            Some(energy) if measured != own && self.energy.macro_shares.is_none() => {
+                let text = |geometry: Geometry| {
+                    let Geometry { rows, columns, rows_on } = geometry;
+                    format!("{rows} rows x {columns} columns with {rows_on} rows on")
+                };
+                refuse(&key("energy_pj"), energy, Allowed::OfThisGeometry { measured: text(measured), own: text(own) })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }
 

@@ -65,6 +65,21 @@ pub struct AccessMode {
     /// Measured energy in picojoules: array, converter and drivers; absent where [`Energy::components`] gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_pj: Option<f64>,
+    /// The geometry that both belong to; that of the file that gives the access where it doesn't say so. On another one they are scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Geometry>,
+}
+
+/// What of a macro an access's energy and time follow from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Geometry {
+    /// Word lines.
+    pub rows: usize,
+    /// Bit lines.
+    pub columns: usize,
+    /// Word lines on at once.
+    pub rows_on: usize,
 }
 
 /// How layers are laid on the cores: the key `mapping.policy` of a hardware file.
@@ -167,12 +182,37 @@ pub struct Energy {
     pub adder_pj_per_bit: f64,
     /// Static power of a macro, mW; a measured access contains it while it lasts.
     pub leakage_mw_per_macro: f64,
-    /// How a measured access is split for display.
+    /// What leakage and the energy of an SRAM's bit were stated for.
+    #[serde(default, skip_serializing_if = "StatedFor::is_empty")]
+    pub stated_for: StatedFor,
+    /// How a measured access is split: for display, and where it is scaled to another geometry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub macro_shares: Option<MacroShares>,
     /// Energy of an access from its parts, where it isn't measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub components: Option<Components>,
+}
+
+/// The sizes that constants were stated for; that of the file that gives the constant where it doesn't say so. Without a size the constant holds for
+/// every one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StatedFor {
+    /// Cells of the macro that leaks [`Energy::leakage_mw_per_macro`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells: Option<u64>,
+    /// Weight SRAM of a core whose bit takes [`Energy::buffer_pj_per_bit`], KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_sram_kib: Option<u64>,
+    /// The same of the feature-map SRAM, KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feature_sram_kib: Option<u64>,
+}
+
+impl StatedFor {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Shares of an access's energy, which sum to 1.

@@ -12,7 +12,11 @@ const MAX_BASES: usize = 8;
 /// The table of a hardware file with its base, and the base's base, beneath it; `files` gets the bases.
 fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Result<toml::Table> {
     let base = match own.remove("base") {
-        None => return Ok(own),
+        None => {
+            let keys = own.clone();
+            state_sizes(&mut own, &keys);
+            return Ok(own);
+        }
         Some(toml::Value::String(base)) => path.parent().unwrap_or(Path::new("")).join(base),
         Some(_) => return Err(Error::file(path, "base must be the path of a hardware file")),
     };
@@ -32,8 +36,44 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
             energy.remove("components");
         }
     }
+    let keys = own.clone();
     merge(&mut whole, own);
+    state_sizes(&mut whole, &keys);
     Ok(whole)
+}
+
+/// Notes what the constants were stated for that a file gives with its `keys`: the sizes that the chip has there.
+fn state_sizes(whole: &mut toml::Table, keys: &toml::Table) {
+    let sizes = |table: &toml::Table, names: &[&str]| -> toml::Table {
+        names.iter().filter_map(|name| Some(((*name).to_owned(), table.get(*name)?.clone()))).collect()
+    };
+    let geometry = sizes(whole, &["rows", "columns", "rows_on"]);
+    if keys.contains_key("access") && geometry.len() == 3 {
+        let accesses = whole.get_mut("access").and_then(toml::Value::as_array_mut).into_iter().flatten();
+        for access in accesses.filter_map(toml::Value::as_table_mut) {
+            access.entry("measured").or_insert_with(|| geometry.clone().into());
+        }
+    }
+    let energy_keys = keys.get("energy").and_then(toml::Value::as_table);
+    let gives = |key: &str| energy_keys.is_some_and(|energy| energy.contains_key(key));
+    let cells = || Some(whole.get("rows")?.as_integer()?.checked_mul(whole.get("columns")?.as_integer()?)?.into());
+    let memory = || Some(sizes(whole.get("memory")?.as_table()?, &["weight_sram_kib", "feature_sram_kib"]));
+    let mut stated = toml::Table::new();
+    if gives("leakage_mw_per_macro") {
+        stated.extend(cells().map(|cells| ("cells".to_owned(), cells)));
+    }
+    if gives("buffer_pj_per_bit") {
+        stated.extend(memory().into_iter().flatten());
+    }
+    if let Some(said) = energy_keys.and_then(|energy| energy.get("stated_for")).and_then(toml::Value::as_table) {
+        stated.extend(said.clone());
+    }
+    let energy = whole.get_mut("energy").and_then(toml::Value::as_table_mut);
+    let place = energy.map(|energy| energy.entry("stated_for").or_insert_with(|| toml::Table::new().into()));
+    // Where it is no table, what reads it says so.
+    if let Some(toml::Value::Table(place)) = place {
+        place.extend(stated);
+    }
 }
 
 fn merge(whole: &mut toml::Table, own: toml::Table) {
@@ -54,26 +94,26 @@ impl Hardware {
     /// Reads and checks a hardware file.
     ///
     /// A file with the key `base` holds only what differs from another hardware file, whose path is from its own folder. Tables are merged
-    /// recursively. Two things replace instead of merging: arrays, and tagged tables (those with a `kind`).
+    /// recursively. Two things replace instead of merging: arrays, and tagged tables (those with a `kind`). Constants belong to the sizes that the
+    /// chip has in the file that gives them, unless they say what they were stated for.
     ///
     /// # Errors
     /// A missing file, wrong TOML, an unknown key (the message lists the known ones), a chain of bases that doesn't end, and everything
     /// that [`validate`](Self::validate) finds.
     pub fn load(path: &Path) -> Result<Self> {
         let own: toml::Table = read_toml(path)?;
-        let hardware: Self = if own.contains_key("base") {
-            let mut bases = Vec::new();
-            let whole = toml::Value::Table(with_base(path, own, &mut bases)?);
-            whole.try_into().map_err(|error: toml::de::Error| {
-                let bases: Vec<String> = bases.iter().map(|base| base.display().to_string()).collect();
-                let place = format!("(in this file or its base {})", bases.join(", "));
-                let message = error.to_string().trim().replace('\n', " ");
-                Error::unknown_or(path.display(), &message, Some(&place), |message| Error::file(path, message))
-            })?
-        } else {
+        if !own.contains_key("base") {
             // Read as text, so that messages have lines.
-            read_toml(path)?
-        };
+            read_toml::<Self>(path)?;
+        }
+        let mut bases = Vec::new();
+        let whole = toml::Value::Table(with_base(path, own, &mut bases)?);
+        let hardware: Self = whole.try_into().map_err(|error: toml::de::Error| {
+            let bases: Vec<String> = bases.iter().map(|base| base.display().to_string()).collect();
+            let place = format!("(in this file or its base {})", bases.join(", "));
+            let message = error.to_string().trim().replace('\n', " ");
+            Error::unknown_or(path.display(), &message, Some(&place), |message| Error::file(path, message))
+        })?;
         hardware.check().map_err(|source| Error::HardwareFile { path: path.into(), source: source.into() })?;
         Ok(hardware)
     }

@@ -7,6 +7,7 @@
 //! | `inherit` | reading a file, with its `base` |
 //! | `check` | what each value may be |
 //! | `precision` | [`Precision`]: how weights and inputs of given widths are run |
+//! | `scaling` | energies and times on another geometry than they were stated for |
 //! | `fingerprint` | what a lossy chip computes, as a hash |
 //!
 //! `experiments/hardware/mars.toml` gives each number's source beside it; `docs/cost-model.md` says what each one does.
@@ -17,9 +18,11 @@ mod fingerprint;
 mod inherit;
 mod losses;
 mod precision;
+mod scaling;
 
 pub use description::{
-    AccessMode, Area, Components, Energy, Hardware, MacroShares, Mapping, Memory, Objective, PingPong, Policy,
+    AccessMode, Area, Components, Energy, Geometry, Hardware, MacroShares, Mapping, Memory, Objective, PingPong,
+    Policy, StatedFor,
 };
 pub use losses::{Converter, Noise};
 pub(crate) use precision::ConversionNumbers;

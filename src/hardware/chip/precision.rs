@@ -84,15 +84,15 @@ impl Hardware {
             phases: usize::from(input_bits.div_ceil(self.input_bits_per_cycle)),
             outputs: self.columns / usize::from(bits),
             passes,
-            cycles: passes * (mode.ns * self.clock_mhz / 1e3).ceil() as u64,
-            ns: passes as f64 * mode.ns,
+            cycles: passes * (self.access_ns(mode) * self.clock_mhz / 1e3).ceil() as u64,
+            ns: passes as f64 * self.access_ns(mode),
             energy_pj: passes as f64 * self.access_energy_pj(mode),
         })
     }
 
     /// Energy of one access: measured, or that of its phases from the components.
     fn access_energy_pj(&self, mode: &AccessMode) -> f64 {
-        match mode.energy_pj {
+        match self.measured_pj(mode) {
             Some(measured) => measured,
             None => {
                 let phases = f64::from(mode.input_bits / self.input_bits_per_cycle);

@@ -63,9 +63,9 @@ energy_terms! {
     cell_writes, "cell_writes", "writing weights into the macros",
         |layer| layer.loaded(CoreWork::cell_bits) * layer.constants().cell_write_pj_per_bit;
     weight_buffer, "weight_buffer", "reading weights, indices and coefficients from the weight SRAMs",
-        |layer| (layer.loaded(CoreWork::packed_bits) + layer.fetched()) * layer.constants().buffer_pj_per_bit;
+        |layer| (layer.loaded(CoreWork::packed_bits) + layer.fetched()) * layer.hardware.weight_sram_pj_per_bit();
     feature_buffer, "feature_buffer", "reading and writing feature maps",
-        |layer| uj(layer.map_bits() + layer.next_level_map_bits(), layer.constants().buffer_pj_per_bit);
+        |layer| uj(layer.map_bits() + layer.next_level_map_bits(), layer.hardware.feature_sram_pj_per_bit());
     next_level, "next_level", "weights, spilled maps and the image, from and to the next memory level",
         |layer| layer.fetched() * layer.constants().next_level_pj_per_bit
             + uj(layer.next_level_map_bits(), layer.constants().next_level_pj_per_bit);
@@ -76,9 +76,9 @@ energy_terms! {
             + uj(layer.work.layer.logic.gates, layer.constants().gate_pj);
     leakage, "leakage", "macros that wait",
         // Milliwatts times nanoseconds are picojoules.
-        |layer| layer.constants().leakage_mw_per_macro * layer.leaking_ns() / 1e6;
+        |layer| layer.hardware.leakage_mw_per_macro() * layer.leaking_ns() / 1e6;
     idle_leakage, "idle_leakage", "macros that hold no weights",
-        |layer| layer.constants().leakage_mw_per_macro * layer.macros.idle as f64 * layer.ns() / 1e6;
+        |layer| layer.hardware.leakage_mw_per_macro() * layer.macros.idle as f64 * layer.ns() / 1e6;
 }
 
 impl EnergyBreakdown {

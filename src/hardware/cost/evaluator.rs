@@ -13,7 +13,7 @@ use super::energy::{EnergyBreakdown, Macros, layer_energy};
 use super::mapper::{Chip, KnownParts, Mapped, map};
 use crate::error::{Allowed, ConfigError, Error, Result};
 use crate::groups::{GroupGrid, GroupShape};
-use crate::hardware::chip::{Hardware, MacroShares, Policy};
+use crate::hardware::chip::{Geometry, Hardware, MacroShares, Policy};
 use crate::hardware::mapping::{
     ConvMapping, CoreWork, Layer, LayerWork, Placement, Sets, dense_sets, kept_sets, workload,
 };
@@ -31,6 +31,8 @@ pub struct Evaluation {
     pub macro_shares: Option<MacroShares>,
     /// Area, where the hardware file has the constants.
     pub area: Option<AreaBreakdown>,
+    /// The geometry that accesses were measured on, where it isn't the chip's and they are scaled.
+    pub scaled_from: Option<Geometry>,
     /// How layers were to be laid on the cores.
     pub policy: Policy,
     /// What of the chip they were laid on.
@@ -201,6 +203,7 @@ impl<'a> Evaluator<'a> {
             losses: hardware.losses(),
             macro_shares: hardware.macro_shares(),
             area: AreaBreakdown::new(hardware),
+            scaled_from: hardware.scaled_from(),
             policy: hardware.mapping.policy,
             used: Used {
                 cores: mapped.part.cores,

@@ -114,8 +114,8 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
     }
     let objective = hardware.mapping.objective;
     let expense = |part: &Hardware| known.get(part, || map_part(layers, part).expense());
-    // A name costs nothing.
-    let whole = Hardware { name: String::new(), ..hardware.clone() };
+    // A name costs nothing, and a part of a macro takes and leaks what the whole does.
+    let whole = Hardware { name: String::new(), ..hardware.resolved() };
     let mut best = (whole.clone(), expense(&whole));
     let least = Least::new(layers);
     let promising = |part: &Hardware, best: &Expense| least.on(part).worth(objective).0 < best.worth(objective).0;
@@ -292,6 +292,7 @@ mod tests {
 
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
+    use crate::hardware::chip::StatedFor;
     use crate::hardware::mapping::{FilterSet, Split, Start, workload};
     use crate::integer::{QuantizeConfig, outline};
     use crate::network::{Graph, NetworkSpec};
@@ -313,6 +314,9 @@ mod tests {
         let group = GroupShape { filters: 4, channels: 4 };
         let mut chip = Hardware { cores, macros_per_core, rows: 16 * held, rows_on: 16, group, ..Hardware::mars() };
         chip.columns = 16;
+        // Energies that are the same whatever the size, so that more rows cost nothing.
+        chip.access.iter_mut().for_each(|mode| mode.measured = None);
+        chip.energy.stated_for = StatedFor::default();
         chip
     }
 

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::elements::{section, table};
 use crate::hardware::{Cost, Evaluation};
 use crate::report::Subject;
-use crate::report::text::{UNKNOWN, count, energy, grouped, percent};
+use crate::report::text::{UNKNOWN, count, energy, grouped, percent, scaling};
 
 type Value = fn(&Cost) -> String;
 
@@ -43,6 +43,9 @@ pub(super) fn cost(subject: Subject) -> Markup {
         html! {
             (table(&["per frame", "with reload", "without reload"], &rows))
             p.note { (reload(subject.evaluation)) }
+            @if let Some(from) = subject.evaluation.scaled_from {
+                p.note { b { (scaling(from)) } ", by the shares of array, converter and drivers that the hardware file gives." }
+            }
             p.note {
                 b { "Dense-equivalent" } " TOPS/W counts two operations for every multiply-accumulate of the dense network, those of \
                 zero groups included, which are never computed. " b { "Executed" } " TOPS/W counts only those of kept groups on real \
