@@ -288,9 +288,7 @@ impl ArrayConv {
 }
 
 /// Output pixels that share a load of the weights.
-const PIXELS: usize = 4;
-/// The inputs of a quad of word lines for each of them.
-type Rows = [Inputs; PIXELS];
+const PIXELS: usize = 8;
 
 /// What is added to partial sums before they are converted.
 trait Disturb: Copy {
@@ -362,7 +360,6 @@ impl<D: Disturb> IntegerKernel for Accumulation<'_, D> {
     fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
         let conv = self.conv;
         let filters = conv.shape.filters();
-        let mut rows = conv.empty_rows();
         for (index, set) in conv.sets.iter().enumerate() {
             let in_set = conv.group.filters.min(filters - index * conv.group.filters);
             for vector in 0..in_set.div_ceil(LANES) {
@@ -377,7 +374,7 @@ impl<D: Disturb> IntegerKernel for Accumulation<'_, D> {
                     };
                     let place = Place { set, vector, bases };
                     let totals = conv
-                        .access_pixels(simd, place, self.planes, &mut rows, disturb)
+                        .access_pixels(simd, place, self.planes, disturb)
                         .map_err(|at| OutOfRange { set: index, ..at })?;
                     for (pixel, totals) in totals.iter().enumerate().take(windows.len()) {
                         self.sums[(first + pixel) * filters + filter..][..real].copy_from_slice(&totals[..real]);
@@ -402,23 +399,21 @@ impl ArrayConv {
         simd: S,
         Place { set, vector, bases }: Place,
         planes: &[u8],
-        rows: &mut [Rows],
         disturb: impl Fn(usize, &mut [S::I32; PIXELS]),
     ) -> std::result::Result<[[i32; LANES]; PIXELS], OutOfRange> {
         let mut totals = [simd.lanes([0; LANES]); PIXELS];
         for (index, bundle) in set.bundles.iter().enumerate() {
             let sections = bundle.sections.len();
             let quads = self.weights.slice(sections);
-            self.gather(bundle, bases, planes, rows);
             for (slice, digits) in self.slices.iter().enumerate() {
                 let weights = bundle.weights + self.weights.start(sections, vector, slice);
                 let weights = &set.weights[weights..][..quads];
                 let bounds = bundle.bounds[slice];
-                for phase in 0..self.phases {
-                    let rows = &rows[phase * quads..][..quads];
+                for (phase, plane) in planes.chunks_exact(self.plane).enumerate() {
+                    let inputs = WordLines { sections: &bundle.sections, plane, bases, block: self.inputs.block };
                     let mut partial = match self.narrow {
-                        true => partial_sums(simd.narrow(), weights, rows),
-                        false => partial_sums(simd.lanes([0; LANES]), weights, rows),
+                        true => inputs.partial_sums(simd.narrow(), weights),
+                        false => inputs.partial_sums(simd.lanes([0; LANES]), weights),
                     };
                     let place = self.place(*digits, phase);
                     let Bounds { low, high } = bounds;
@@ -434,28 +429,6 @@ impl ArrayConv {
             }
         }
         Ok(totals.map(Integers::to_lanes))
-    }
-
-    /// What the word lines of a bundle's sections take for some output pixels, `[phase][section][quad]`.
-    #[inline(always)]
-    fn gather(&self, bundle: &Bundle, bases: [usize; PIXELS], planes: &[u8], rows: &mut [Rows]) {
-        let mut rows = rows.chunks_exact_mut(self.inputs.block_quads());
-        for plane in planes.chunks_exact(self.plane) {
-            for (section, rows) in bundle.sections.iter().zip(&mut rows) {
-                for (pixel, base) in bases.into_iter().enumerate() {
-                    let inputs = plane[base + section..][..self.inputs.block].as_chunks().0;
-                    for (row, inputs) in rows.iter_mut().zip(inputs) {
-                        row[pixel] = *inputs;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Room for [`gather`](Self::gather).
-    fn empty_rows(&self) -> Vec<Rows> {
-        let sections = self.sets.iter().flat_map(|set| &set.bundles).map(|bundle| bundle.sections.len());
-        vec![Rows::default(); self.phases * sections.max().unwrap_or(0) * self.inputs.block_quads()]
     }
 
     /// `acc + bias` of a pixel's filters.
@@ -474,21 +447,43 @@ impl ArrayConv {
     }
 }
 
-/// The partial sums of one access, slice and phase for some output pixels.
-#[inline(always)]
-fn partial_sums<D: Dot>(zero: D, weights: &[Weights], rows: &[Rows]) -> [D::Sums; PIXELS] {
-    let mut sums = [zero; PIXELS];
-    for (weights, inputs) in weights.iter().zip(rows) {
-        for (sums, inputs) in sums.iter_mut().zip(inputs) {
-            *sums = sums.dot(weights, *inputs);
+/// What the word lines of a bundle take for some output pixels in one input phase.
+#[derive(Clone, Copy)]
+struct WordLines<'a> {
+    /// Where each section's inputs start, from the window's start.
+    sections: &'a [usize],
+    plane: &'a [u8],
+    /// Where the windows start.
+    bases: [usize; PIXELS],
+    /// Bytes of a section.
+    block: usize,
+}
+
+impl WordLines<'_> {
+    /// The partial sums of an access with the weights of one slice, `[section][quad]`.
+    #[inline(always)]
+    fn partial_sums<D: Dot>(self, zero: D, weights: &[Weights]) -> [D::Sums; PIXELS] {
+        let Self { sections, plane, bases, block } = self;
+        let mut sums = [zero; PIXELS];
+        for (section, weights) in sections.iter().zip(weights.chunks_exact(block / QUAD)) {
+            let mut inputs = [&plane[..block]; PIXELS];
+            for (inputs, base) in inputs.iter_mut().zip(bases) {
+                *inputs = &plane[base + section..][..block];
+            }
+            for (quad, weights) in weights.iter().enumerate() {
+                for (sums, inputs) in sums.iter_mut().zip(inputs) {
+                    let inputs: Inputs = inputs[quad * QUAD..][..QUAD].try_into().expect("a quad");
+                    *sums = sums.dot(weights, inputs);
+                }
+            }
         }
+        let mut done = [zero.sums(); PIXELS];
+        // A loop instead of `map`, which is compiled apart and without the vector unit.
+        for (done, sums) in done.iter_mut().zip(sums) {
+            *done = sums.sums();
+        }
+        done
     }
-    let mut done = [zero.sums(); PIXELS];
-    // A loop instead of `map`, which is compiled apart and without the vector unit.
-    for (done, sums) in done.iter_mut().zip(sums) {
-        *done = sums.sums();
-    }
-    done
 }
 
 #[cfg(test)]

@@ -135,12 +135,16 @@ impl Accumulate<'_> {
         let lanes = blocks.len() * LANES;
         for first in (0..windows.len()).step_by(PIXELS) {
             let first = first.min(windows.len() - PIXELS);
-            let windows: [&[u8]; PIXELS] = std::array::from_fn(|pixel| &map[windows[first + pixel]..][..*span]);
+            let mut inputs = [&map[..*span]; PIXELS];
+            // A loop instead of `from_fn`, which is compiled apart and without the vector unit.
+            for (inputs, window) in inputs.iter_mut().zip(&windows[first..]) {
+                *inputs = &map[*window..][..*span];
+            }
             for (number, block) in blocks.iter().enumerate() {
                 let mut sums = [simd.lanes(block.bias); PIXELS];
                 for (offset, weights) in block.offsets.iter().zip(&block.weights) {
-                    for (sum, window) in sums.iter_mut().zip(windows) {
-                        let inputs: Inputs = window[*offset..][..QUAD].try_into().expect("a quad");
+                    for (sum, inputs) in sums.iter_mut().zip(inputs) {
+                        let inputs: Inputs = inputs[*offset..][..QUAD].try_into().expect("a quad");
                         *sum = sum.dot(weights, inputs);
                     }
                 }
