@@ -13,6 +13,16 @@ const TEXTS: &[(&str, &[u8])] = files![
     "experiments/cycles.toml",
     "experiments/fusion.toml",
     "experiments/hardware/adc5.toml",
+    "experiments/hardware/library/chen-isscc2023.toml",
+    "experiments/hardware/library/chih-isscc2021.toml",
+    "experiments/hardware/library/guo-isscc2023.toml",
+    "experiments/hardware/library/jia-jssc2020.toml",
+    "experiments/hardware/library/kim-jssc2021.toml",
+    "experiments/hardware/library/papistas-cicc2021.toml",
+    "experiments/hardware/library/si-jssc2021.toml",
+    "experiments/hardware/library/su-isscc2021.toml",
+    "experiments/hardware/library/wang-vlsi2022.toml",
+    "experiments/hardware/library/wu-isscc2022.toml",
     "experiments/hardware/mars-16x1.toml",
     "experiments/hardware/mars-8x16.toml",
     "experiments/hardware/mars.toml",
@@ -42,9 +52,17 @@ const CHECKPOINTS: &[(&str, &[u8])] = files!["checkpoints/resnet20.safetensors",
 const CHECKPOINTS: &[(&str, &[u8])] = &[];
 
 /// The paths of all of them, sorted in each folder.
-#[cfg(feature = "train")]
 pub(crate) fn paths() -> impl Iterator<Item = &'static str> {
     CHECKPOINTS.iter().chain(TEXTS).map(|(path, _)| *path)
+}
+
+/// The hardware files: those of `experiments/hardware`, then its library of published chips.
+pub(crate) fn hardware() -> impl Iterator<Item = &'static str> {
+    let within = |folder: &'static str| {
+        let inside = move |path: &&str| path.rsplit_once('/').is_some_and(|(parent, _)| parent == folder);
+        paths().filter(inside).filter(|path| !path.ends_with("sweep.toml"))
+    };
+    within("experiments/hardware").chain(within("experiments/hardware/library"))
 }
 
 /// The file of a path from the current folder.
@@ -71,7 +89,10 @@ mod tests {
     #[test]
     fn every_recipe_experiment_and_hardware_file_is_there() {
         let checkpoints = cfg!(feature = "train").then_some("checkpoints");
-        for folder in ["experiments", "experiments/hardware", "experiments/recipes"].into_iter().chain(checkpoints) {
+        for folder in ["experiments", "experiments/hardware", "experiments/hardware/library", "experiments/recipes"]
+            .into_iter()
+            .chain(checkpoints)
+        {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.extension().is_some_and(|extension| extension == "toml" || extension == "safetensors") {

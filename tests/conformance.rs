@@ -909,7 +909,14 @@ fn lossy_chip(group: GroupShape, random: &mut Random) -> Hardware {
     let stuck = |random: &mut Random| if random.below(3) == 0 { random.real(0.0, 0.05) } else { 0.0 };
     let noise = Noise { sigma, stuck_at_zero: stuck(random), stuck_at_one: stuck(random), seed: random.next() };
     let access = [4, 8]
-        .map(|weight_bits| AccessMode { weight_bits, input_bits: 8, ns: 8.0, energy_pj: Some(10.0), measured: None })
+        .map(|weight_bits| AccessMode {
+            weight_bits,
+            input_bits: 8,
+            ns: 8.0,
+            energy_pj: Some(10.0),
+            measured: None,
+            outputs: None,
+        })
         .to_vec();
     let chip = chip(group, random.below(50), random.below(2) == 0);
     let noise = Some(noise);

@@ -8,8 +8,9 @@ use std::path::Path;
 use mars::error::{Allowed, ConfigError, Error};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
-    Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, LayerCost, Ledger, MacroNetwork,
-    MacroShares, Mapping, Memory, Noise, PingPong, Policy, Precision, Resource, Span, Split, StatedFor, evaluate,
+    Accumulation, Accumulator, Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, LayerCost,
+    Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise, PingPong, Policy, Precision, Resource, Span, Split,
+    StatedFor, evaluate,
 };
 use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
@@ -244,7 +245,7 @@ fn direct_accesses(
             .collect()
     };
     let convert = |sum: i64, signed: bool| match hardware.converter {
-        Converter::Ideal => sum,
+        Converter::Ideal | Converter::AdderTree => sum,
         Converter::Clipping { range } => sum.max(-i64::from(range)).min(range.into()),
         Converter::Bits { bits, step } => {
             let code = (sum as f64 / f64::from(step) + 0.5).floor() as i64;
@@ -842,6 +843,27 @@ fn component_energies_are_those_of_the_formulas() {
     assert!(close(precision.energy_pj, 8.0 * pass), "{}", precision.energy_pj);
 }
 
+/// A layer of VGG8 (64 x 32 x 32 to 64 channels) on eight macros has 73,728 accesses of 8 x 8 b; zigzag-dse 3.9.1 gives it 0.8829 + 0.5057 uJ for adding up and
+/// 1.4554 uJ for local bit lines.
+#[test]
+fn accumulators_as_wide_as_their_sums_and_local_bit_lines_take_what_another_model_says() {
+    let mut hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    let words = hardware.precision(8, 8).unwrap();
+    assert_eq!((words.accumulation.adders, words.accumulation.registers), (8.0 * 8.0 * 8.0 * 32.0, 0.0));
+    hardware.energy.accumulator = Accumulator::Sized;
+    hardware.energy.register_pj_per_bit = 0.001701;
+    hardware.energy.components.as_mut().unwrap().precharge_ff = 0.35;
+    let precision = hardware.precision(8, 8).unwrap();
+    // For each of 8 outputs and 8 phases a tree of eight numbers of 5 bits, and a sum of 8 + 5 + 8 bits.
+    let Accumulation { adders, registers } = precision.accumulation;
+    assert_eq!((adders, registers), (64.0 * (5.0 * 7.0 + 8.0 * 2.5 + 21.0), 64.0 * 21.0));
+    let microjoules = |pj: f64| 73_728.0 * pj / 1e6;
+    let adding_up = microjoules(adders * 0.003402 + registers * 0.001701);
+    assert!((adding_up / 1.3886 - 1.0).abs() < 1e-4, "{adding_up}");
+    let precharge = microjoules(precision.energy_pj - words.energy_pj);
+    assert!((precharge / 1.4554 - 1.0).abs() < 1e-4, "{precharge}");
+}
+
 #[test]
 fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
     let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
@@ -976,7 +998,7 @@ fn area_and_its_throughput_follow_from_the_files_constants() {
     let network = W4A4.network(small_network());
     let without = evaluate(&network, &Hardware::mars()).unwrap();
     assert!(without.area.is_none() && without.cost.tops_per_mm2_executed.is_none());
-    let area = Some(Area { macro_mm2: 0.25, sram_mm2_per_kib: 0.001, logic_mm2_per_core: 0.125 });
+    let area = Some(Area { macro_mm2: 0.25, sram_mm2_fixed: 0.0, sram_mm2_per_kib: 0.001, logic_mm2_per_core: 0.125 });
     let evaluation = evaluate(&network, &Hardware { area, ..Hardware::mars() }).unwrap();
     // 8 macros, 4 x 128 KiB and 256 KiB, 4 cores.
     let area = evaluation.area.unwrap();
@@ -1125,7 +1147,8 @@ fn an_access_on_another_geometry_is_scaled_or_refused() {
     let own = "[[access]]\nweight_bits = 8\ninput_bits = 4\nns = 4\nenergy_pj = 40";
     let chip = derived(&format!("columns = 128\n{own}")).unwrap();
     assert_eq!(chip.precision(8, 4).unwrap().energy_pj, 40.0);
-    let elsewhere = format!("columns = 128\n{own}\nmeasured = {{ rows = 1024, columns = 64, rows_on = 64 }}");
+    let shares = "[energy.macro_shares]\narray = 0.06\nconverter = 0.36\ndrivers = 0.58";
+    let elsewhere = format!("columns = 128\n{own}\nmeasured = {{ rows = 1024, columns = 64, rows_on = 64 }}\n{shares}");
     assert!(close(derived(&elsewhere).unwrap().precision(8, 4).unwrap().energy_pj, 40.0 * (0.42 * 2.0 + 0.58)));
 
     // A file without shares, and one on top of it.
@@ -1209,6 +1232,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
             "access[0].weight_bits 4 is not a multiple of weight_slice_bits 3",
         ),
         ("columns = 64", "columns = 4", "access[1].weight_bits 8 exceeds columns 4"),
+        ("ns = 8.4", "ns = 8.4\noutputs = 65", "access[1].outputs is 65, it must be from 1 to 64"),
         ("energy_pj = 61.6", "", "access[1].energy_pj is missing, and so is energy.components"),
         ("clock_mhz = 100 ", "clock_mhz = nan ", "clock_mhz is NaN, it must be from 1e-6 to 1e6"),
         (

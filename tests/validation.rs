@@ -119,7 +119,14 @@ fn later_macro(weight_slice_bits: u8) -> Hardware {
         input_bits_per_cycle: 2,
         weight_slice_bits,
         converter: Converter::Bits { bits: 5, step: 1 },
-        access: vec![AccessMode { weight_bits: 8, input_bits: 8, ns: 4.0 * 7.2, energy_pj: None, measured: None }],
+        access: vec![AccessMode {
+            weight_bits: 8,
+            input_bits: 8,
+            ns: 4.0 * 7.2,
+            energy_pj: None,
+            measured: None,
+            outputs: None,
+        }],
         ..Hardware::mars()
     };
     chip.energy.macro_shares = None;
@@ -129,6 +136,9 @@ fn later_macro(weight_slice_bits: u8) -> Hardware {
         adc_linear_ff: 100.0,
         adc_exponential_ff: 0.001,
         dac_ff_per_bit: 50.0,
+        adder_ff: 0.0,
+        precharge_ff: 0.0,
+        activity: 1.0,
     });
     chip.validate().unwrap();
     chip

@@ -10,7 +10,7 @@ use mars::error::{Error, Result};
 use mars::estimate::{Assumptions, Estimate, Pattern, named_network};
 use mars::hardware::{Evaluator, Hardware};
 use mars::package::Package;
-use mars::report::{self, Subject};
+use mars::report::{self, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 #[command(version)]
 struct Arguments {
     /// The package, model.mars
-    #[arg(required_unless_present = "model")]
+    #[arg(required_unless_present_any = ["model", "list_hardware"])]
     package: Option<PathBuf>,
     /// Cost a network without weights or data instead: a name of the zoo or a TOML file
     #[arg(long, conflicts_with_all = ["package", "dataset", "images", "sweep", "data_dir", "data_url"])]
@@ -51,6 +51,9 @@ struct Arguments {
     /// Only merge the parts of the sweep
     #[arg(long, requires = "sweep")]
     merge: bool,
+    /// List the hardware files that are part of the program: chips of the project, and published ones
+    #[arg(long, exclusive = true)]
+    list_hardware: bool,
     #[command(flatten)]
     common: CommonArgs,
     #[command(flatten)]
@@ -87,7 +90,11 @@ fn main() -> ExitCode {
         (Some(package), _, Some(file)) => explore(&arguments, package, file),
         (Some(package), _, None) => deploy(&arguments, package),
         (None, Some(model), _) => estimate(&arguments, model),
-        (None, None, _) => unreachable!("clap asks for a package or --model"),
+        // Neither a package nor a model: the list was asked for.
+        (None, None, _) => {
+            say(&hardware_list()?)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }))
 }
 

@@ -74,7 +74,7 @@ pub enum Allowed {
         /// What the macro has.
         own: String,
     },
-    /// The kind `bits`, whose energy `energy.components` can tell.
+    /// A kind whose energy `energy.components` can tell.
     BitsBesideComponents,
 }
 
@@ -118,7 +118,10 @@ impl Display for ConfigError {
                 )
             }
             Allowed::BitsBesideComponents => {
-                write!(f, "energy.components needs {key} \"bits\", whose energy it can tell")
+                write!(
+                    f,
+                    "{key} is \"{value}\", whose energy energy.components cannot tell: \"bits\" or \"adder_tree\""
+                )
             }
         }
     }

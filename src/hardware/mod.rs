@@ -23,8 +23,8 @@ pub use array::{Counters, Execution, MacroNetwork};
 #[cfg(feature = "train")]
 pub(crate) use chip::ConversionNumbers;
 pub use chip::{
-    AccessMode, Area, Components, Converter, Energy, Geometry, Hardware, MacroShares, Mapping, Memory, Noise,
-    Objective, PingPong, Policy, Precision, StatedFor,
+    AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, MacroShares,
+    Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, StatedFor,
 };
 pub use cost::{
     AreaBreakdown, Compression, Cost, EnergyBreakdown, EnergyTerm, Evaluation, Evaluator, GroupId, LayerCost, Ledger,

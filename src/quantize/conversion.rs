@@ -89,7 +89,7 @@ enum Conversion {
 impl Conversion {
     fn new(converter: Converter, signed: bool) -> Self {
         let (low, high, step) = match converter {
-            Converter::Ideal => return Self::Exact,
+            Converter::Ideal | Converter::AdderTree => return Self::Exact,
             Converter::Clipping { range } => (-range, range, 1),
             Converter::Bits { bits, step } => {
                 let lowest = if signed { -(1 << (bits - 1)) } else { 0 };
@@ -148,7 +148,7 @@ impl Conversions {
         hardware: &Hardware,
     ) -> Result<Option<Self>> {
         let noise = hardware.noise.and_then(|noise| ConversionNoise::new(&noise, hardware.converter, conv.number));
-        if noise.is_none() && hardware.converter == Converter::Ideal {
+        if noise.is_none() && hardware.converter.is_exact() {
             return Ok(None);
         }
         let mapping = ConvMapping::new(&conv.name, conv.shape, integer, hardware)?;

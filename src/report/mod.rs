@@ -2,6 +2,7 @@
 //! made.
 
 pub(crate) mod chart;
+mod chips;
 mod drawings;
 mod metrics;
 mod page;
@@ -18,6 +19,7 @@ use crate::run_folder;
 use metrics::Metrics;
 
 pub use chart::{Swing, tornado};
+pub use chips::hardware_list;
 pub use subject::Subject;
 pub use sweep::{sweep_table, write_sweep};
 pub use table::table;

@@ -13,8 +13,7 @@ pub fn catalog() -> String {
     let is_recipe = |path: &&str| !read_text(path.as_ref()).unwrap_or_default().contains("[[rows]]");
     let recipes: Vec<&str> =
         within("experiments").into_iter().filter(is_recipe).chain(within("experiments/recipes")).collect();
-    let is_chip = |path: &&str| !path.ends_with("sweep.toml");
-    let hardware: Vec<&str> = within("experiments/hardware").into_iter().filter(is_chip).collect();
+    let hardware: Vec<&str> = builtin::hardware().collect();
     let mut text = String::new();
     for (kind, names, others) in [
         ("networks (--model)", ZOO.to_vec(), "a TOML file"),

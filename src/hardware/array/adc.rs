@@ -71,7 +71,7 @@ impl Conversion {
     /// The converter's ranges; `signed` tells whether the slice has negative digits.
     fn new(converter: Converter, signed: bool) -> Self {
         match converter {
-            Converter::Ideal => Self::Exact,
+            Converter::Ideal | Converter::AdderTree => Self::Exact,
             Converter::Clipping { range } => Self::Clamped { range: [-range, range] },
             Converter::Bits { bits, step } => {
                 let lowest = if signed { -(1 << (bits - 1)) } else { 0 };

@@ -66,7 +66,7 @@ impl Hardware {
         self.check_area()?;
         self.check_access()?;
         match self.converter {
-            Converter::Ideal => {}
+            Converter::Ideal | Converter::AdderTree => {}
             Converter::Clipping { range } => check_range("converter.range", range, 1, i32::MAX)?,
             Converter::Bits { bits, step } => {
                 check_range("converter.bits", bits.into(), 1, 16)?;
@@ -101,6 +101,7 @@ impl Hardware {
             ("next_level_pj_per_bit", energy.next_level_pj_per_bit),
             ("gate_pj", energy.gate_pj),
             ("adder_pj_per_bit", energy.adder_pj_per_bit),
+            ("register_pj_per_bit", energy.register_pj_per_bit),
             ("leakage_mw_per_macro", energy.leakage_mw_per_macro),
         ];
         if let Some(components) = &energy.components {
@@ -110,7 +111,10 @@ impl Hardware {
                 ("components.adc_linear_ff", components.adc_linear_ff),
                 ("components.adc_exponential_ff", components.adc_exponential_ff),
                 ("components.dac_ff_per_bit", components.dac_ff_per_bit),
+                ("components.adder_ff", components.adder_ff),
+                ("components.precharge_ff", components.precharge_ff),
             ]);
+            check_range("energy.components.activity", components.activity, 0.0, 1.0)?;
         }
         for (key, value) in constants {
             check_range(&format!("energy.{key}"), value, 0.0, 1e6)?;
@@ -143,6 +147,7 @@ impl Hardware {
         let Some(area) = &self.area else { return Ok(()) };
         check_positive("area.macro_mm2", area.macro_mm2)?;
         check_range("area.sram_mm2_per_kib", area.sram_mm2_per_kib, 0.0, 1e6)?;
+        check_range("area.sram_mm2_fixed", area.sram_mm2_fixed, 0.0, 1e6)?;
         check_range("area.logic_mm2_per_core", area.logic_mm2_per_core, 0.0, 1e6)
     }
 
@@ -181,6 +186,9 @@ impl Hardware {
                     return refuse(&key, bits, Allowed::MultipleOf { other, unit });
                 }
             }
+            if let Some(outputs) = mode.outputs {
+                check_range(&key("outputs"), outputs as u64, 1, self.columns as u64)?;
+            }
             if usize::from(mode.weight_bits) > self.columns {
                 return at_most(&key("weight_bits"), mode.weight_bits.into(), "columns", self.columns, None);
             }
@@ -192,7 +200,12 @@ impl Hardware {
             }
             match (mode.energy_pj, self.energy.components, self.converter) {
                 (Some(energy), None, _) => check_positive(&key("energy_pj"), energy)?,
-                (None, Some(_), Converter::Bits { .. }) => {}
+                (None, Some(parts), Converter::Bits { .. }) => {
+                    check_positive("energy.components.adc_linear_ff", parts.adc_linear_ff)?;
+                }
+                (None, Some(parts), Converter::AdderTree) => {
+                    check_positive("energy.components.adder_ff", parts.adder_ff)?;
+                }
                 (Some(energy), Some(_), _) => {
                     return refuse(&key("energy_pj"), energy, Allowed::InsteadOfComponents { both: true });
                 }

@@ -60,6 +60,9 @@ pub struct AccessMode {
     pub weight_bits: u8,
     /// Bits of an input that one access takes in, all its phases included.
     pub input_bits: u8,
+    /// Outputs, where they aren't `columns / weight_bits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<usize>,
     /// Duration in nanoseconds.
     pub ns: f64,
     /// Measured energy in picojoules: array, converter and drivers; absent where [`Energy::components`] gives it.
@@ -180,6 +183,12 @@ pub struct Energy {
     pub gate_pj: f64,
     /// A full adder, or a bit of a comparison.
     pub adder_pj_per_bit: f64,
+    /// A bit of a register; counted where accumulators are [`Sized`](Accumulator::Sized).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub register_pj_per_bit: f64,
+    /// What adds up the outputs of accesses.
+    #[serde(default, skip_serializing_if = "Accumulator::is_words")]
+    pub accumulator: Accumulator,
     /// Static power of a macro, mW; a measured access contains it while it lasts.
     pub leakage_mw_per_macro: f64,
     /// What leakage and the energy of an SRAM's bit were stated for.
@@ -191,6 +200,35 @@ pub struct Energy {
     /// Energy of an access from its parts, where it isn't measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub components: Option<Components>,
+}
+
+/// What adds up the outputs of accesses: the key `energy.accumulator`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Accumulator {
+    /// Adders of 32 bits: one addition for each output of a measured access, for each weight slice and input phase of one of components.
+    #[default]
+    Words,
+    /// Adders and registers as wide as the sums are; slices and the bits of a phase meet in a tree first (zigzag-imc).
+    Sized,
+}
+
+impl Accumulator {
+    fn is_words(&self) -> bool {
+        *self == Self::Words
+    }
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+fn is_one(value: &f64) -> bool {
+    *value == 1.0
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// The sizes that constants were stated for; that of the file that gives the constant where it doesn't say so. Without a size the constant holds for
@@ -240,6 +278,9 @@ impl MacroShares {
 pub struct Area {
     /// A macro with its converters and drivers, mm2.
     pub macro_mm2: f64,
+    /// An SRAM without its cells, mm2.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sram_mm2_fixed: f64,
     /// A KiB of weight or feature-map SRAM, mm2.
     pub sram_mm2_per_kib: f64,
     /// Accumulation, index decoder and requantization of a core, mm2.
@@ -252,14 +293,26 @@ pub struct Area {
 pub struct Components {
     /// Supply, V.
     pub supply_v: f64,
-    /// Bit line of one cell, fF.
+    /// Bit line of one cell, or its multiplier in a digital macro, fF.
     pub cell_ff: f64,
     /// Converter, for each of its bits, fF.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub adc_linear_ff: f64,
     /// Converter, for each of its `4^bits`, fF.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub adc_exponential_ff: f64,
     /// Driver of a row, for each input bit of a phase if there are several, fF.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub dac_ff_per_bit: f64,
+    /// Full adder of an adder tree, fF.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub adder_ff: f64,
+    /// Local bit line of a cell, precharged once for an access: of each cell that is on, and of those that share its line, fF.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub precharge_ff: f64,
+    /// Share of cells and converters or adder trees that switch: that of inputs that toggle x that of weights that aren't zero.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub activity: f64,
 }
 
 impl Hardware {

@@ -9,7 +9,7 @@ impl Hardware {
     /// What keeps the chip from computing what the integer reference does; nothing for an ideal converter without faults.
     pub fn losses(&self) -> Vec<String> {
         let converter = match self.converter {
-            Converter::Ideal => None,
+            Converter::Ideal | Converter::AdderTree => None,
             Converter::Clipping { .. } => Some("clipping converter".into()),
             Converter::Bits { bits, .. } => Some(format!("{bits}-bit converter")),
         };

@@ -29,10 +29,11 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
     let mut accesses = own.get("access").and_then(toml::Value::as_array).into_iter().flatten();
     let measured = accesses.any(|access| access.get("energy_pj").is_some());
     if let Some(energy) = whole.get_mut("energy").and_then(toml::Value::as_table_mut) {
-        // Shares are of a measured access, components of one that isn't.
-        if components {
+        // Shares are of the accesses that were measured, components of those that weren't.
+        if components || measured {
             energy.remove("macro_shares");
-        } else if measured {
+        }
+        if measured {
             energy.remove("components");
         }
     }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Converter {
     /// Exact.
     Ideal,
+    /// Exact: a digital macro has no converters but trees of adders, whose energy components can tell.
+    AdderTree,
     /// Exact within `-range ..= range`, saturated beyond.
     Clipping {
         /// The largest magnitude.
@@ -28,6 +30,7 @@ pub enum Converter {
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 enum ConverterKeys {
     Ideal {},
+    AdderTree {},
     Clipping { range: i32 },
     Bits { bits: u8, step: i32 },
 }
@@ -36,6 +39,7 @@ impl From<ConverterKeys> for Converter {
     fn from(keys: ConverterKeys) -> Self {
         match keys {
             ConverterKeys::Ideal {} => Self::Ideal,
+            ConverterKeys::AdderTree {} => Self::AdderTree,
             ConverterKeys::Clipping { range } => Self::Clipping { range },
             ConverterKeys::Bits { bits, step } => Self::Bits { bits, step },
         }
@@ -47,6 +51,7 @@ impl Converter {
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Ideal => "ideal",
+            Self::AdderTree => "adder_tree",
             Self::Clipping { .. } => "clipping",
             Self::Bits { .. } => "bits",
         }
@@ -56,7 +61,15 @@ impl Converter {
     pub fn code(&self) -> i32 {
         match self {
             Self::Bits { step, .. } => *step,
-            Self::Ideal | Self::Clipping { .. } => 1,
+            Self::Ideal | Self::AdderTree | Self::Clipping { .. } => 1,
+        }
+    }
+
+    /// Whether each partial sum comes out as it is.
+    pub fn is_exact(&self) -> bool {
+        match self {
+            Self::Ideal | Self::AdderTree => true,
+            Self::Clipping { .. } | Self::Bits { .. } => false,
         }
     }
 }

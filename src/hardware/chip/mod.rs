@@ -21,9 +21,9 @@ mod precision;
 mod scaling;
 
 pub use description::{
-    AccessMode, Area, Components, Energy, Geometry, Hardware, MacroShares, Mapping, Memory, Objective, PingPong,
-    Policy, StatedFor,
+    AccessMode, Accumulator, Area, Components, Energy, Geometry, Hardware, MacroShares, Mapping, Memory, Objective,
+    PingPong, Policy, StatedFor,
 };
 pub use losses::{Converter, Noise};
 pub(crate) use precision::ConversionNumbers;
-pub use precision::Precision;
+pub use precision::{Accumulation, Precision};

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::description::{AccessMode, Hardware, MacroShares};
+use super::description::{AccessMode, Accumulator, Hardware, MacroShares};
 use super::losses::Converter;
 
 /// How the macro runs weights and inputs of given widths: the mode that is charged, with its passes.
@@ -24,7 +24,21 @@ pub struct Precision {
     pub ns: f64,
     /// Macro energy of one access, all passes, in picojoules.
     pub energy_pj: f64,
+    /// What adds up the outputs of one access, all passes.
+    pub accumulation: Accumulation,
 }
+
+/// Digital work behind one access.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Accumulation {
+    /// Full adders.
+    pub adders: f64,
+    /// Bits of registers.
+    pub registers: f64,
+}
+
+/// Bits of an accumulator.
+const ACCUMULATOR_BITS: f64 = 32.0;
 
 /// The numbers of a filter set's conversions, by which noise tells them apart: bundle by bundle, in it slice by slice, in it phase by phase.
 #[derive(Clone, Copy, Debug)]
@@ -47,17 +61,15 @@ impl Precision {
     }
 }
 
-/// Energy of one input phase of an access, by part, in picojoules.
-struct PhaseEnergy {
+/// Energy of one access of a mode, by part, in picojoules.
+struct AccessEnergy {
+    phases: f64,
+    /// Of one input phase.
     array_pj: f64,
     converter_pj: f64,
     drivers_pj: f64,
-}
-
-impl PhaseEnergy {
-    fn total_pj(&self) -> f64 {
-        self.array_pj + self.converter_pj + self.drivers_pj
-    }
+    /// Of all phases and passes.
+    precharge_pj: f64,
 }
 
 impl Hardware {
@@ -82,51 +94,115 @@ impl Hardware {
             weight_bits: bits,
             slices: usize::from(bits / self.weight_slice_bits),
             phases: usize::from(input_bits.div_ceil(self.input_bits_per_cycle)),
-            outputs: self.columns / usize::from(bits),
+            outputs: self.outputs(mode),
             passes,
             cycles: passes * (self.access_ns(mode) * self.clock_mhz / 1e3).ceil() as u64,
             ns: passes as f64 * self.access_ns(mode),
-            energy_pj: passes as f64 * self.access_energy_pj(mode),
+            energy_pj: self.access_energy_pj(mode, passes as f64),
+            accumulation: self.accumulation(mode, input_bits, passes as f64),
         })
     }
 
-    /// Energy of one access: measured, or that of its phases from the components.
-    fn access_energy_pj(&self, mode: &AccessMode) -> f64 {
-        match self.measured_pj(mode) {
-            Some(measured) => measured,
-            None => {
-                let phases = f64::from(mode.input_bits / self.input_bits_per_cycle);
-                let phase = self.phase_energy().expect("a checked hardware file gives the energy of each access once");
-                phases * phase.total_pj()
+    /// Outputs of an access.
+    fn outputs(&self, mode: &AccessMode) -> usize {
+        mode.outputs.unwrap_or(self.columns / usize::from(mode.weight_bits))
+    }
+
+    /// What adds up the outputs of one access.
+    fn accumulation(&self, mode: &AccessMode, input_bits: u8, passes: f64) -> Accumulation {
+        let outputs = self.outputs(mode) as f64;
+        let slices = f64::from(mode.weight_bits / self.weight_slice_bits);
+        let phases = f64::from(input_bits.div_ceil(self.input_bits_per_cycle));
+        // A measured access gives whole outputs; one of components gives a number for each slice and phase.
+        let measured = self.energy.components.is_none();
+        match self.energy.accumulator {
+            Accumulator::Words => {
+                let numbers = if measured { passes } else { slices * phases };
+                Accumulation { adders: outputs * numbers * ACCUMULATOR_BITS, registers: 0.0 }
+            }
+            Accumulator::Sized => {
+                let sum_bits = (self.rows_on as f64).log2();
+                let (times, meeting, bits) = match self.converter {
+                    _ if measured => (passes, 1.0, sum_bits),
+                    Converter::Bits { bits, .. } => (phases, slices, f64::from(bits)),
+                    Converter::Ideal | Converter::Clipping { .. } | Converter::AdderTree => {
+                        (phases, slices * f64::from(self.input_bits_per_cycle), sum_bits)
+                    }
+                };
+                // What meets in the tree of an adder tree's outputs has a slice's bits beside those of its sums.
+                let wide = match self.converter {
+                    Converter::AdderTree => bits + f64::from(self.weight_slice_bits),
+                    Converter::Ideal | Converter::Clipping { .. } | Converter::Bits { .. } => bits,
+                };
+                let tree = if meeting > 1.0 { wide * (meeting - 1.0) + meeting * (meeting.log2() - 0.5) } else { 0.0 };
+                let width = f64::from(input_bits) + bits + f64::from(mode.weight_bits);
+                Accumulation { adders: outputs * times * (tree + width), registers: outputs * times * width }
             }
         }
     }
 
-    /// Energy of one input phase of an access, where components give it.
-    fn phase_energy(&self) -> Option<PhaseEnergy> {
-        let (Some(parts), Converter::Bits { bits, .. }) = (self.energy.components, self.converter) else { return None };
-        let converters = (self.columns / usize::from(self.weight_slice_bits)) as f64;
-        let array_ff = (self.rows_on * self.columns) as f64 * parts.cell_ff;
-        let converter_ff =
-            converters * (parts.adc_linear_ff * f64::from(bits) + parts.adc_exponential_ff * 4f64.powi(bits.into()));
+    /// Energy of one access in so many passes: measured, or that of its phases from the components.
+    fn access_energy_pj(&self, mode: &AccessMode, passes: f64) -> f64 {
+        match self.measured_pj(mode) {
+            Some(measured) => passes * measured,
+            None => {
+                let energy = self.component_energy(mode);
+                let energy = energy.expect("a checked hardware file gives the energy of each access once");
+                let phase_pj = energy.array_pj + energy.converter_pj + energy.drivers_pj;
+                passes * (energy.phases * phase_pj) + energy.precharge_pj
+            }
+        }
+    }
+
+    /// Energy of an access by part, where components give it.
+    fn component_energy(&self, mode: &AccessMode) -> Option<AccessEnergy> {
+        let parts = self.energy.components?;
+        let (rows_on, cells) = (self.rows_on as f64, (self.rows_on * self.columns) as f64);
+        // Columns of a slice share a converter or a tree.
+        let slices = match mode.outputs {
+            Some(outputs) => outputs * usize::from(mode.weight_bits / self.weight_slice_bits),
+            None => self.columns / usize::from(self.weight_slice_bits),
+        };
+        let input_bits = f64::from(self.input_bits_per_cycle);
+        let (array_ff, converter_ff) = match self.converter {
+            Converter::Bits { bits, .. } => {
+                let adc_ff = parts.adc_linear_ff * f64::from(bits) + parts.adc_exponential_ff * 4f64.powi(bits.into());
+                (cells * parts.cell_ff, slices as f64 * adc_ff)
+            }
+            Converter::AdderTree => {
+                // A tree for each input bit adds rows_on products as wide as a slice.
+                let bits = f64::from(self.weight_slice_bits);
+                let adders = rows_on * (bits + 1.0) - (bits + rows_on.log2() + 1.0);
+                (input_bits * cells * parts.cell_ff, input_bits * slices as f64 * adders * parts.adder_ff)
+            }
+            Converter::Ideal | Converter::Clipping { .. } => return None,
+        };
         let dac_bits = match self.input_bits_per_cycle {
             1 => 0,
             bits => bits,
         };
-        let drivers_ff = self.rows_on as f64 * parts.dac_ff_per_bit * f64::from(dac_bits);
+        let drivers_ff = rows_on * parts.dac_ff_per_bit * f64::from(dac_bits);
+        let depth = self.rows as f64 / rows_on;
         let pj = |ff: f64| ff * parts.supply_v.powi(2) / 1e3;
-        Some(PhaseEnergy { array_pj: pj(array_ff), converter_pj: pj(converter_ff), drivers_pj: pj(drivers_ff) })
+        Some(AccessEnergy {
+            phases: f64::from(mode.input_bits / self.input_bits_per_cycle),
+            array_pj: pj(array_ff * parts.activity),
+            converter_pj: pj(converter_ff * parts.activity),
+            drivers_pj: pj(drivers_ff),
+            precharge_pj: pj(cells * parts.precharge_ff * (1.0 + depth)),
+        })
     }
 
-    /// How the energy of an access is split: as its components say, or as the file chose for a measured one.
+    /// How the energy of an access is split: as its components say (of the first precision, in one pass), or as the file chose for a measured one.
     pub fn macro_shares(&self) -> Option<MacroShares> {
-        let Some(phase) = self.phase_energy() else { return self.energy.macro_shares };
-        let share = |pj: f64| pj / phase.total_pj();
-        Some(MacroShares {
-            array: share(phase.array_pj),
-            converter: share(phase.converter_pj),
-            drivers: share(phase.drivers_pj),
-        })
+        let energy = self.access.first().and_then(|mode| self.component_energy(mode));
+        let Some(AccessEnergy { phases, array_pj, converter_pj, drivers_pj, precharge_pj }) = energy else {
+            return self.energy.macro_shares;
+        };
+        let array_pj = array_pj + precharge_pj / phases;
+        let total_pj = array_pj + converter_pj + drivers_pj;
+        let share = |pj: f64| pj / total_pj;
+        Some(MacroShares { array: share(array_pj), converter: share(converter_pj), drivers: share(drivers_pj) })
     }
 
     /// Multiply-accumulates that the whole chip can do in a cycle at a precision.

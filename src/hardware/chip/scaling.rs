@@ -5,6 +5,8 @@ use super::losses::Converter;
 
 /// Delay of a converter for each input of its column, and besides, in nanoseconds (zigzag-imc, 28 nm).
 const CONVERTER_NS: (f64, f64) = (0.00653, 0.640);
+/// Delay of an adder tree: of its gates, of a level and of a bit that a carry passes, in nanoseconds (zigzag-imc, 28 nm).
+const TREE_NS: (f64, f64, f64) = (0.0478 + 0.2103, 0.2294, 0.0956);
 
 impl Hardware {
     /// Rows, columns and rows on at once of its macros.
@@ -29,7 +31,7 @@ impl Hardware {
         let rows_on = ratio(|geometry| geometry.rows_on);
         // Sums of more products have more values: a converter that tells all of them apart, and the adders of a tree, grow with them.
         let sums = match self.converter {
-            Converter::Ideal => rows_on,
+            Converter::Ideal | Converter::AdderTree => rows_on,
             Converter::Clipping { .. } | Converter::Bits { .. } => 1.0,
         };
         let array = shares.array * ratio(|geometry| geometry.rows) * columns;
@@ -39,7 +41,18 @@ impl Hardware {
     /// Duration of one access on this geometry, in nanoseconds.
     pub(super) fn access_ns(&self, mode: &AccessMode) -> f64 {
         let Some(from) = self.other_geometry(mode) else { return mode.ns };
-        let delay = |rows_on: usize| CONVERTER_NS.0 * rows_on as f64 + CONVERTER_NS.1;
+        let delay = |rows_on: usize| {
+            let (rows, levels) = (rows_on as f64, (rows_on as f64).log2());
+            match self.converter {
+                Converter::AdderTree => {
+                    let carries = f64::from(self.weight_slice_bits) + levels - 2.0;
+                    TREE_NS.0 + TREE_NS.1 * (levels - 1.0) + TREE_NS.2 * carries
+                }
+                Converter::Ideal | Converter::Clipping { .. } | Converter::Bits { .. } => {
+                    CONVERTER_NS.0 * rows + CONVERTER_NS.1
+                }
+            }
+        };
         mode.ns * delay(self.rows_on) / delay(from.rows_on)
     }
 

@@ -23,10 +23,10 @@ impl AreaBreakdown {
     /// The area of a chip whose file has the constants.
     pub(super) fn new(hardware: &Hardware) -> Option<Self> {
         let area = hardware.area?;
-        let sram = |kib: u64| kib as f64 * area.sram_mm2_per_kib;
+        let sram = |kib: u64| area.sram_mm2_fixed + kib as f64 * area.sram_mm2_per_kib;
         let parts = [
             hardware.macros() as f64 * area.macro_mm2,
-            sram(hardware.cores as u64 * hardware.memory.weight_sram_kib),
+            hardware.cores as f64 * sram(hardware.memory.weight_sram_kib),
             sram(hardware.memory.feature_sram_kib),
             hardware.cores as f64 * area.logic_mm2_per_core,
         ];

@@ -59,7 +59,8 @@ energy_terms! {
     array, "macro", "accesses: array, converters, drivers",
         |layer| uj(layer.work.layer.accesses(), layer.access_pj());
     accumulation, "accumulation", "adding up the outputs of accesses",
-        |layer| uj(layer.work.accumulation_adders, layer.constants().adder_pj_per_bit);
+        |layer| (layer.work.accumulation.adders * layer.constants().adder_pj_per_bit
+            + layer.work.accumulation.registers * layer.constants().register_pj_per_bit) / 1e6;
     cell_writes, "cell_writes", "writing weights into the macros",
         |layer| layer.loaded(CoreWork::cell_bits) * layer.constants().cell_write_pj_per_bit;
     weight_buffer, "weight_buffer", "reading weights, indices and coefficients from the weight SRAMs",

@@ -94,8 +94,9 @@ impl Expense {
 pub(super) struct KnownParts(Mutex<HashMap<String, Expense>>);
 
 impl KnownParts {
-    fn get(&self, part: &Hardware, find: impl FnOnce() -> Expense) -> Expense {
-        let key = serde_json::to_string(part).expect("a hardware file is text");
+    /// What a part takes whose accesses take `access_pj`: they may be those of a chip with more rows.
+    fn get(&self, part: &Hardware, access_pj: &[f64], find: impl FnOnce() -> Expense) -> Expense {
+        let key = serde_json::to_string(&(part, access_pj)).expect("a hardware file is text");
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known().get(&key).copied();
         // Not under the lock: a thread that waits for others here may take up work that comes here as well.
@@ -113,7 +114,9 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
         return fixed(layers, hardware, hardware.mapping.policy);
     }
     let objective = hardware.mapping.objective;
-    let expense = |part: &Hardware| known.get(part, || map_part(layers, part).expense());
+    let access_pj: Vec<f64> =
+        layers.iter().filter_map(|layer| Some(layer.conv.as_ref()?.precision.energy_pj)).collect();
+    let expense = |part: &Hardware| known.get(part, &access_pj, || map_part(layers, part).expense());
     // A name costs nothing, and a part of a macro takes and leaks what the whole does.
     let whole = Hardware { name: String::new(), ..hardware.resolved() };
     let mut best = (whole.clone(), expense(&whole));

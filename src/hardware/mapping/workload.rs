@@ -9,7 +9,7 @@ use super::outputs::Outputs;
 use super::placement::Placement;
 use super::traffic::Traffic;
 use crate::error::Result;
-use crate::hardware::chip::{Hardware, PingPong};
+use crate::hardware::chip::{Accumulation, Hardware, PingPong};
 use crate::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{Op, Skip};
 
@@ -46,8 +46,8 @@ pub(crate) struct LayerWork<'a> {
     pub(crate) cores: Vec<CoreWork>,
     /// Values that the feature-map SRAM can't hold, in bits; they go to the next level and come back.
     pub(crate) spilled_bits: u64,
-    /// Full adders used to add up the outputs of accesses and of cores.
-    pub(crate) accumulation_adders: u64,
+    /// What adds up the outputs of accesses and of cores.
+    pub(crate) accumulation: Accumulation,
 }
 
 impl Layer {
@@ -72,17 +72,15 @@ impl Layer {
             PingPong::Shared => beyond(written_half + other_half, capacity),
             PingPong::Halves => beyond(written_half, capacity / 2) + beyond(other_half, capacity / 2),
         };
-        let outputs = self.conv.as_ref().map_or(0, |conv| {
-            // A measured access gives whole outputs; one of components gives a number for each slice and phase.
-            let precision = &conv.precision;
-            let numbers = match hardware.energy.components {
-                Some(_) => precision.slices as u64 * precision.phases as u64,
-                None => precision.passes,
-            };
-            self.accesses() * precision.outputs as u64 * numbers
-        });
-        let sums = outputs + cores.iter().map(|core| core.joined_sums).sum::<u64>();
-        LayerWork { layer: self, placement, cores, spilled_bits, accumulation_adders: sums * ACCUMULATOR_BITS }
+        let joined_sums: u64 = cores.iter().map(|core| core.joined_sums).sum();
+        let of_access = self.conv.as_ref().map(|conv| conv.precision.accumulation);
+        let Accumulation { adders, registers } = of_access.unwrap_or(Accumulation { adders: 0.0, registers: 0.0 });
+        let accesses = self.accesses() as f64;
+        let accumulation = Accumulation {
+            adders: accesses * adders + (joined_sums * ACCUMULATOR_BITS) as f64,
+            registers: accesses * registers,
+        };
+        LayerWork { layer: self, placement, cores, spilled_bits, accumulation }
     }
 }
 
