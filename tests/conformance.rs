@@ -149,18 +149,20 @@ impl Builder {
                 let from = self.last();
                 let wider = channels + filters % 6;
                 self.conv(None, here, filters, odd, stride, same, batch_norm, None);
-                let add = SkipSpec { from, shortcut: Shortcut::Identity, stride };
+                let add = SkipSpec { from, shortcut: Shortcut::Identity, stride, batch_norm: true };
                 let here = self.shape();
                 self.conv(None, here, wider, 3, 1, 1, true, Some(add));
             }
             Kind::Projection => {
-                let add = SkipSpec { from: self.last(), shortcut: Shortcut::Projection, stride };
+                let batch_norm = stretch.padding.is_multiple_of(2);
+                let add = SkipSpec { from: self.last(), shortcut: Shortcut::Projection, stride, batch_norm };
+                let batch_norm = stretch.batch_norm;
                 self.conv(None, here, filters, odd, stride, same, batch_norm, Some(add));
             }
             Kind::Branches => {
                 let input = Some(self.last());
                 let from = self.conv(None, here, filters, odd, stride, same, true, None);
-                let add = SkipSpec { from, shortcut: Shortcut::Identity, stride: 1 };
+                let add = SkipSpec { from, shortcut: Shortcut::Identity, stride: 1, batch_norm: true };
                 self.conv(input, here, filters, 1, stride, 0, batch_norm, Some(add));
             }
             Kind::Max => {

@@ -100,7 +100,7 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                         }
                     }
                     (
-                        Some(Skip::Projection { source, conv: shape }),
+                        Some(Skip::Projection { source, conv: shape, .. }),
                         Some(IntegerSkip::Projection { conv, multipliers }),
                     ) => {
                         let input = read(source, conv.input_bits);
@@ -184,7 +184,7 @@ fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
 
 /// Everything that a network may have: both shortcuts, a stride, padded channels, both pools.
 fn small_network() -> NetworkSpec {
-    let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride });
+    let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride, batch_norm: true });
     let max_pool = LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3, stride: 2, padding: 1 };
     let avg_pool = LayerSpec::AvgPool { name: "avg".into(), input: None, kernel: None };
     spec(
@@ -723,7 +723,7 @@ fn sums_that_wait_take_room() {
 /// Three maps of 4 KiB, of which the residual sum reads one and writes one in the same half.
 #[test]
 fn halves_of_the_ping_pong_fill_up_apart() {
-    let skip = SkipSpec { from: "stem".into(), shortcut: Shortcut::Identity, stride: 1 };
+    let skip = SkipSpec { from: "stem".into(), shortcut: Shortcut::Identity, stride: 1, batch_norm: true };
     let (stem, inner) = (conv("stem", 16, 3, 1, 1, None), conv("inner", 16, 3, 1, 1, None));
     let network = W8A8.network(spec([3, 16, 16], vec![stem, inner, conv("sum", 16, 3, 1, 1, Some(skip))]));
     let mut hardware = Hardware { cores: 1, macros_per_core: 1, ..Hardware::mars() };
@@ -743,7 +743,7 @@ fn halves_of_the_ping_pong_fill_up_apart() {
 /// macro that holds one access, so that each access is loaded, and sums wait between two of them.
 #[test]
 fn energies_are_those_of_the_formulas() {
-    let skip = SkipSpec { from: "a".into(), shortcut: Shortcut::Identity, stride: 1 };
+    let skip = SkipSpec { from: "a".into(), shortcut: Shortcut::Identity, stride: 1, batch_norm: true };
     let pool = LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None };
     let layers = vec![conv("a", 16, 3, 1, 1, None), conv("b", 16, 3, 1, 1, Some(skip)), pool];
     let mut hardware = Hardware { cores: 1, macros_per_core: 1, rows: 64, ..Hardware::mars() };

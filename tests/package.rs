@@ -8,7 +8,7 @@ use std::path::Path;
 use mars::error::PackageError;
 use mars::groups::GroupShape;
 use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
-use mars::network::Graph;
+use mars::network::{Graph, LayerSpec, NetworkSpec, Shortcut};
 use mars::package::{Package, Predictions, Provenance};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -104,15 +104,40 @@ fn many() -> Package {
 fn more_classes_than_a_byte_counts_take_version_2() {
     let bytes = many().to_bytes().unwrap();
     assert_eq!(Package::from_bytes(&bytes).unwrap(), many());
-    let version = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes);
-        let (_, after) = text.split_once("version\\\":").unwrap();
-        after.chars().next().unwrap()
-    };
     assert_eq!((version(&bytes), version(&small().to_bytes().unwrap())), ('2', '1'));
     let other = Predictions { classes: vec![300], ..many().predictions.unwrap() };
     let error = Package { predictions: Some(other), ..many() }.to_bytes().unwrap_err().to_string();
     assert!(error.contains("class 300 of a network with 300 classes"), "{error}");
+}
+
+/// The version that a package says.
+fn version(bytes: &[u8]) -> char {
+    let text = String::from_utf8_lossy(bytes);
+    let (_, after) = text.split_once("version\\\":").unwrap();
+    after.chars().next().unwrap()
+}
+
+/// A network whose description says what those of older versions could not.
+#[track_caller]
+fn takes_version_3(change: impl Fn(&mut NetworkSpec)) {
+    let mut package = small();
+    let mut spec = package.network.graph.spec().clone();
+    change(&mut spec);
+    package.network.graph = Graph::new(spec).unwrap();
+    let bytes = package.to_bytes().unwrap();
+    assert_eq!(version(&bytes), '3');
+    assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
+}
+
+#[test]
+fn a_projection_with_a_bias_takes_version_3() {
+    takes_version_3(|spec| {
+        let skips = spec.layers.iter_mut().filter_map(|layer| match layer {
+            LayerSpec::Conv { add, .. } => add.as_mut(),
+            _ => None,
+        });
+        skips.filter(|skip| skip.shortcut == Shortcut::Projection).for_each(|skip| skip.batch_norm = false);
+    });
 }
 
 /// Every kind of layer and skip.
@@ -317,7 +342,7 @@ fn a_changed_number_is_told_by_the_checksum() {
 fn a_wrong_header_is_named_by_field() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 30] = [
-        (|h| h["version"] = 3.into(), "`header.version` is 3, this program reads 2"),
+        (|h| h["version"] = 4.into(), "`header.version` is 4, this program reads 3"),
         (|h| h["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][3]["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][0]["conv"]["extra"] = 1.into(), "unknown field `extra`"),

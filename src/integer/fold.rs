@@ -271,9 +271,9 @@ impl Folder<'_> {
                     (Some(Skip::Identity { source, .. }), Some(skip_bits)) => {
                         self.with_identity(index, bits, &planned, self.step(source, skip_bits)?, skip_bits)
                     }
-                    (Some(Skip::Projection { source, conv: shape }), Some(skip_bits)) => {
+                    (Some(Skip::Projection { source, conv: shape, batch_norm }), Some(skip_bits)) => {
                         let name = node.projection_name();
-                        let batch_norm = self.batch_norm(true);
+                        let batch_norm = self.batch_norm(batch_norm);
                         let projection = Planned {
                             number: planned.number + 1,
                             name: &name,

@@ -178,7 +178,7 @@ impl IntegerNetwork {
                         check_range("m_skip", *multiplier, MAX_SKIP_MULTIPLIER)
                     }
                     (
-                        Some(Skip::Projection { source, conv: shape }),
+                        Some(Skip::Projection { source, conv: shape, .. }),
                         Some(IntegerSkip::Projection { conv, multipliers }),
                     ) => {
                         self.validate_conv(&shape, source, conv)?;

@@ -31,7 +31,7 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
                 conv: conv(&shape, node.source, bits.input, bits.weights),
                 skip: skip.zip(bits.skip).map(|(skip, skip_bits)| match skip {
                     Skip::Identity { .. } => IntegerSkip::Identity { bits: skip_bits, multiplier: 1 },
-                    Skip::Projection { source, conv: shape } => IntegerSkip::Projection {
+                    Skip::Projection { source, conv: shape, .. } => IntegerSkip::Projection {
                         conv: conv(&shape, source, skip_bits, bits.weights),
                         multipliers: multipliers(shape.filters()),
                     },

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{LayerSpec, NetworkSpec, Shortcut};
+use super::spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 use crate::error::{Error, Result};
 
 /// Where a layer's input comes from.
@@ -104,6 +104,8 @@ pub enum Skip {
         source: Source,
         /// Its geometry.
         conv: ConvShape,
+        /// Batch norm instead of a bias.
+        batch_norm: bool,
     },
 }
 
@@ -296,9 +298,9 @@ impl Graph {
         let epsilon = self.spec.layers[index].batch_norm_epsilon().unwrap_or(self.spec.batch_norm_epsilon);
         let own = Conv { name: node.name.clone(), number, shape, source: node.source, batch_norm, epsilon, logits };
         let projection = match skip {
-            Some(Skip::Projection { source, conv: shape }) => {
+            Some(Skip::Projection { source, conv: shape, batch_norm }) => {
                 let name = node.projection_name();
-                Some(Conv { name, number: number + 1, shape, source, batch_norm: true, epsilon, logits: false })
+                Some(Conv { name, number: number + 1, shape, source, batch_norm, epsilon, logits: false })
             }
             Some(Skip::Identity { .. }) | None => None,
         };
@@ -373,10 +375,7 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
     let op = match layer {
         LayerSpec::Conv { filters, kernel, stride, padding, batch_norm, add, .. } => {
             let conv = conv_shape(input, *filters, [*kernel; 2], *stride, *padding)?;
-            let skip = add
-                .as_ref()
-                .map(|add| resolve_skip(find(&add.from, nodes)?, add.shortcut, add.stride, conv.output, image, nodes))
-                .transpose()?;
+            let skip = add.as_ref().map(|add| resolve_skip(add, conv.output, image, nodes)).transpose()?;
             if logits && skip.is_some() {
                 return Err("the layer that gives the logits cannot have a residual sum".into());
             }
@@ -462,14 +461,9 @@ fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize
     Ok(ConvShape { input, output, kernel, stride, padding })
 }
 
-fn resolve_skip(
-    source: Source,
-    shortcut: Shortcut,
-    stride: usize,
-    output: MapShape,
-    image: MapShape,
-    nodes: &[Node],
-) -> Reason<Skip> {
+fn resolve_skip(add: &SkipSpec, output: MapShape, image: MapShape, nodes: &[Node]) -> Reason<Skip> {
+    let SkipSpec { shortcut, stride, batch_norm, .. } = *add;
+    let source = find(&add.from, nodes)?;
     let Source::Node(index) = source else {
         return Err("the image cannot join a residual sum".into());
     };
@@ -482,7 +476,10 @@ fn resolve_skip(
         ));
     }
     match shortcut {
-        Shortcut::Projection => Ok(Skip::Projection { source, conv }),
+        Shortcut::Projection => Ok(Skip::Projection { source, conv, batch_norm }),
+        Shortcut::Identity if !batch_norm => {
+            Err("an identity has no batch norm to leave out: drop the key from its `add`".into())
+        }
         Shortcut::Identity => {
             let missing = output.channels.checked_sub(from.channels).ok_or_else(|| {
                 format!("the residual value has {} channels, the sum only {}", from.channels, output.channels)

@@ -141,6 +141,9 @@ pub struct SkipSpec {
     /// Step of the shortcut.
     #[serde(default = "one")]
     pub stride: usize,
+    /// Batch norm after a projection; without it the projection has a bias. An identity has neither.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub batch_norm: bool,
 }
 
 /// The ways for a residual value to fit the sum.
@@ -150,7 +153,7 @@ pub enum Shortcut {
     /// Every `stride`-th pixel; missing channels are zeros, half of them in front ("option A").
     #[default]
     Identity,
-    /// A 1x1 convolution with batch norm ("option B").
+    /// A 1x1 convolution with batch norm or bias ("option B").
     Projection,
 }
 
@@ -168,6 +171,10 @@ fn one() -> usize {
 
 fn yes() -> bool {
     true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 impl LayerSpec {

@@ -100,7 +100,7 @@ fn resnet(stem: Vec<LayerSpec>, stages: &[(usize, usize)], blocks: usize, shortc
         for block in 0..blocks {
             let stride = if block == 0 { first_stride } else { 1 };
             let shortcut = if stride == 1 && channels == filters { Shortcut::Identity } else { shortcut };
-            let add = SkipSpec { from, shortcut, stride };
+            let add = SkipSpec { from, shortcut, stride, batch_norm: true };
             let name = format!("layer{stage}.{block}.conv");
             from = format!("{name}2");
             layers.push(conv3x3(format!("{name}1"), filters, stride, None));

@@ -10,6 +10,7 @@ mod provenance;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
@@ -19,15 +20,14 @@ use crate::error::{PackageError, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op};
+use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Skip};
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
 pub use provenance::Provenance;
 
-/// Version of the format.
-/// The versions that are read. The second one has predictions of two bytes; a package is written in the first one that can hold it.
-const VERSIONS: [u64; 2] = [1, 2];
+/// The versions that are read; a package is written in the first one that can hold it.
+const VERSIONS: RangeInclusive<u64> = 1..=3;
 /// Most classes whose numbers have one byte.
 const BYTE_CLASSES: usize = 256;
 /// Key of `__metadata__` that holds the header.
@@ -129,7 +129,7 @@ impl Package {
 
         let mut indices = indices.into_iter();
         let header = Header {
-            version: VERSIONS[usize::from(network.classes.len() > BYTE_CLASSES)],
+            version: version(network),
             sha256: NO_CHECKSUM.into(),
             network: network.graph.spec().clone(),
             zero_points: network.zero_points.clone(),
@@ -238,6 +238,19 @@ impl Package {
     }
 }
 
+/// The first version that can hold a network: the second one has predictions of two bytes, the third one what networks could not say before.
+fn version(network: &IntegerNetwork) -> u64 {
+    let is_new =
+        |node: &Node| matches!(node.op, Op::Conv { skip: Some(Skip::Projection { batch_norm: false, .. }), .. });
+    if network.graph.nodes().iter().any(is_new) {
+        3
+    } else if network.classes.len() > BYTE_CLASSES {
+        2
+    } else {
+        1
+    }
+}
+
 /// How the number of a class is stored.
 fn predictions_dtype(classes: usize) -> Dtype {
     if classes > BYTE_CLASSES { Dtype::U16 } else { Dtype::U8 }
@@ -257,7 +270,7 @@ fn read_header(bytes: &[u8]) -> Checked<Header> {
     let header_error = |error: serde_json::Error| PackageError::Header(error.to_string());
     let VersionHeader { version: found } = serde_json::from_str(text).map_err(header_error)?;
     if !VERSIONS.contains(&found) {
-        return Err(PackageError::Version { read: VERSIONS[1], found });
+        return Err(PackageError::Version { read: *VERSIONS.end(), found });
     }
     let header: Header = serde_json::from_str(text).map_err(header_error)?;
     check_sha256("sha256", &header.sha256)?;

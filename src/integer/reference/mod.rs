@@ -199,7 +199,7 @@ impl SkipStep {
                 let (value, input) = (Value::new(network, source, bits)?, network.graph.shape(source));
                 Some(Self::Identity { value, input, stride, pad_front, multiplier })
             }
-            (Skip::Projection { source, conv: shape }, IntegerSkip::Projection { conv, multipliers }) => {
+            (Skip::Projection { source, conv: shape, .. }, IntegerSkip::Projection { conv, multipliers }) => {
                 let product = Product::new(network, shape, source, conv, multipliers)?;
                 Some(Self::Projection { product: Box::new(product) })
             }

@@ -225,7 +225,7 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                             if inside { i64::from(value(c - pad_front)) * i64::from(*multiplier) } else { 0 }
                         }
                         (
-                            Some(Skip::Projection { source, conv: shape }),
+                            Some(Skip::Projection { source, conv: shape, .. }),
                             Some(IntegerSkip::Projection { conv, multipliers }),
                         ) => {
                             let sum = accumulate(&stored, source, shape, conv, c, y, x);
