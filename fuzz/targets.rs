@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use mars::data::{DataOptions, Dataset};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::integer::{QuantizeConfig, outline};
-use mars::network::{Graph, NetworkSpec, import};
+use mars::network::{Graph, NetworkSpec, OnnxNetwork, Params, import};
 use mars::package::Package;
 use mars::reproduce::Experiment;
 use mars::sweep::Space;
@@ -37,6 +37,16 @@ pub fn checkpoint(bytes: &[u8]) {
 /// A checkpoint that PyTorch saved.
 pub fn pytorch(bytes: &[u8]) {
     with_file("pt", bytes, |path| drop(import(path, tiny32(), &Default::default())));
+}
+
+/// An ONNX file; what is a network has its weights.
+pub fn onnx(bytes: &[u8]) {
+    with_file("onnx", bytes, |path| {
+        let Ok(OnnxNetwork { spec, weights }) = OnnxNetwork::load(path) else { return };
+        if let Ok(graph) = Graph::new(spec) {
+            Params::from_arrays(&graph, &weights).expect("weights of its own network");
+        }
+    });
 }
 
 /// A hardware file; a chip that is one costs and holds a small network.

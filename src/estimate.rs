@@ -10,7 +10,7 @@ use crate::files::to_json;
 use crate::groups::GroupGrid;
 use crate::hardware::{Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, Policy, Used, evaluate};
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
-use crate::network::{ConvShape, Graph, NetworkSpec, Source, ZOO, zoo};
+use crate::network::{ConvShape, Graph, NetworkSpec, Source, read_network, unknown_network, zoo};
 
 /// What the zero groups of an estimate are drawn from.
 pub const SEED: u64 = 1;
@@ -97,7 +97,7 @@ pub struct Estimate {
     pub integer: IntegerNetwork,
 }
 
-/// A network of the zoo, or of a TOML file. Those of the zoo have 10 classes and images of 32 x 32 unless something else is said, networks
+/// A network of the zoo, or of a TOML or ONNX file. Those of the zoo have 10 classes and images of 32 x 32 unless something else is said, networks
 /// for ImageNet 1,000 and 224 x 224.
 ///
 /// # Errors
@@ -106,16 +106,15 @@ pub fn named_network(model: &str, image_size: Option<usize>, classes: Option<usi
     let for_imagenet = model.ends_with("_imagenet");
     let classes_or = classes.unwrap_or(if for_imagenet { 1000 } else { 10 });
     let side = image_size.unwrap_or(if for_imagenet { 224 } else { 32 });
-    match (zoo(model, classes_or), image_size, classes) {
-        (Some(spec), ..) => Ok(NetworkSpec { input: [spec.input[0], side, side], ..spec }),
-        (None, None, None) if model.ends_with(".toml") => NetworkSpec::load(Path::new(model)),
-        (None, ..) if model.ends_with(".toml") => Err(Error::Setting(format!(
+    if let Some(spec) = zoo(model, classes_or) {
+        return Ok(NetworkSpec { input: [spec.input[0], side, side], ..spec });
+    }
+    let spec = read_network(Path::new(model))?.ok_or_else(|| unknown_network(model))?;
+    match (image_size, classes) {
+        (None, None) => Ok(spec),
+        (Some(_), _) | (None, Some(_)) => Err(Error::Setting(format!(
             "{model} says its image size and its classes: leave out --image-size and --classes"
         ))),
-        (None, ..) => {
-            let message = format!("there is no network `{model}`: name one of {} or a .toml file", ZOO.join(", "));
-            Err(Error::Setting(message))
-        }
     }
 }
 

@@ -15,10 +15,11 @@ use common::Random;
 /// A reader, the folder of its corpus, and whether its files hold a checksum.
 type Reader = (&'static str, fn(&[u8]), bool);
 
-const READERS: [Reader; 11] = [
+const READERS: [Reader; 12] = [
     ("package", targets::package, true),
     ("checkpoint", targets::checkpoint, true),
     ("pytorch", targets::pytorch, false),
+    ("onnx", targets::onnx, false),
     ("hardware", targets::hardware, false),
     ("recipe", targets::recipe, false),
     ("network", targets::network, false),

@@ -24,7 +24,7 @@ struct Arguments {
     /// The package, model.mars
     #[arg(required_unless_present_any = ["model", "list_hardware"])]
     package: Option<PathBuf>,
-    /// Cost a network without weights or data instead: a name of the zoo or a TOML file
+    /// Cost a network without weights or data instead: a name of the zoo, a TOML or an ONNX file
     #[arg(long, conflicts_with_all = ["package", "dataset", "images", "sweep", "data_dir", "data_url"])]
     model: Option<String>,
     /// Hardware file, TOML [default: the built-in mars.toml]
@@ -76,10 +76,10 @@ struct Untrained {
     /// Where they are: even, the same share of each layer, or large-layers, those with at least half as many input channels as the one with the most
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, conflicts_with = "package")]
     pattern: Pattern,
-    /// Height and width of an image [default: 32; 224 for NAME_imagenet; a TOML file says its own]
+    /// Height and width of an image [default: 32; 224 for NAME_imagenet; a file says its own]
     #[arg(long, value_name = "SIDE", conflicts_with = "package")]
     image_size: Option<usize>,
-    /// Classes [default: 10; 1000 for NAME_imagenet; a TOML file says its own]
+    /// Classes [default: 10; 1000 for NAME_imagenet; a file says its own]
     #[arg(long, value_name = "N", conflicts_with = "package")]
     classes: Option<usize>,
 }

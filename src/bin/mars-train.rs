@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, say, stop_on_interrupt};
 use mars::error::{Error, Result};
-use mars::run::{Cpu, Environment, Outcome, Plan, catalog};
+use mars::run::{Cpu, Environment, Outcome, Plan, catalog, describe};
 use mars::run_folder::REPORT;
 use mars::simd::isa_limit;
 use mars::terminal::notice;
@@ -24,11 +24,11 @@ struct Arguments {
     /// recipe's]
     #[arg(long)]
     dataset: Option<String>,
-    /// Network: a name of the zoo or a TOML file [default: the recipe's]
+    /// Network: a name of the zoo, a TOML file, or an ONNX file with its weights [default: the recipe's]
     #[arg(long)]
     model: Option<String>,
-    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; or "none" for random weights
-    /// [default: the recipe's, else checkpoints/MODEL.safetensors, else none]
+    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; .onnx; or "none" for random weights
+    /// [default: the recipe's, else the ONNX file's own or checkpoints/MODEL.safetensors, else none]
     #[arg(long, value_name = "FILE")]
     pretrained: Option<String>,
     /// Layer that is trained anew instead of taken from the checkpoint, by its name in the network or in the checkpoint (repeatable)
@@ -58,12 +58,15 @@ struct Arguments {
     /// With --resume: go on where the CPU computes other bits than the one before
     #[arg(long, requires = "resume")]
     allow_other_cpu: bool,
-    /// Report the accuracy of --pretrained FILE on the test images, in float, without training; --json writes each image's logits too
-    #[arg(long, requires = "pretrained", conflicts_with = "resume")]
+    /// Report the accuracy of the weights to start from on the test images, in float, without training; --json writes each image's logits too
+    #[arg(long, conflicts_with = "resume")]
     evaluate: bool,
     /// Check data, checkpoint, network and chip, measure a few steps, and tell how long the run would take and how much memory; nothing is written
     #[arg(long, conflicts_with_all = ["evaluate", "resume", "json"])]
     dry_run: bool,
+    /// Write the network as TOML to this file, without training
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["evaluate", "resume", "dry_run", "json"])]
+    write_network: Option<PathBuf>,
     /// List the networks, data sets, checkpoints, recipes and hardware files that the program knows
     #[arg(long, exclusive = true)]
     list: bool,
@@ -96,6 +99,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
     let (data, observer) = (arguments.common.data(), arguments.common.observer());
     let environment = Environment { data: &data, device: &arguments.device, observer: &*observer };
+    if let Some(file) = &arguments.write_network {
+        let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
+        describe(&recipe, environment)?.save(file)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan = if arguments.resume {
         let folder = arguments.folder;
         let folder =

@@ -4,6 +4,7 @@ mod checkpoint;
 mod config;
 mod data;
 mod diverged;
+mod onnx;
 mod package;
 mod unknown;
 
@@ -14,6 +15,7 @@ pub use checkpoint::CheckpointError;
 pub use config::{Allowed, ConfigError};
 pub use data::DataError;
 pub use diverged::Diverged;
+pub use onnx::OnnxError;
 pub use package::PackageError;
 pub use unknown::UnknownName;
 #[cfg(feature = "train")]
@@ -90,6 +92,9 @@ pub enum Error {
     /// A checkpoint that cannot become a network's weights.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// An ONNX file that cannot become a network.
+    #[error(transparent)]
+    Onnx(#[from] Box<OnnxError>),
     /// A package that cannot be read.
     #[error(transparent)]
     Package(#[from] PackageError),

@@ -1,16 +1,24 @@
 //! The layer graph: its description, its validated form and the zoo.
 
+mod file;
+mod floats;
 mod graph;
 #[cfg(feature = "train")]
 mod import;
+mod onnx;
 mod params;
 mod spec;
 mod weights;
 mod zoo;
 
+pub use file::read_network;
+pub(crate) use file::unknown_network;
 pub use graph::{Conv, ConvShape, Graph, MapShape, Node, Op, Skip, Source};
 #[cfg(feature = "train")]
 pub use import::{ImportOptions, Imported, import};
+pub use onnx::OnnxNetwork;
+#[cfg(feature = "train")]
+pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
 pub use spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 pub use weights::{Array, Weights};

@@ -42,6 +42,11 @@ impl Role {
         }
     }
 
+    /// Name of its array in files, for a layer of this name.
+    pub(super) fn array_name(self, layer: &str) -> String {
+        format!("{layer}.{}", self.suffix())
+    }
+
     /// Whether it is a quantizer's scale.
     pub fn is_scale(self) -> bool {
         matches!(self, Self::WeightScale | Self::OutputScale)
@@ -71,7 +76,7 @@ impl ParamId {
 
     /// Name of its array in files.
     pub fn name(self, graph: &Graph) -> String {
-        format!("{}.{}", self.layer(graph), self.role.suffix())
+        self.role.array_name(&self.layer(graph))
     }
 
     /// Shape of its array, which has `values` values.

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::read_text;
+#[cfg(feature = "train")]
+use crate::files::{to_toml, write_atomically};
 
 /// What batch norms add to a variance before its root, where a network doesn't say otherwise: PyTorch's default.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -221,6 +223,15 @@ impl NetworkSpec {
             }
             None => Error::toml(path.display(), &text, &error, |message| Error::file(path, message)),
         })
+    }
+
+    /// Writes it as a TOML file; one that was there is replaced only by a whole one.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    #[cfg(feature = "train")]
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, to_toml(self)?.as_bytes())
     }
 
     /// An error about this network.

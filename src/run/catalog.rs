@@ -16,13 +16,13 @@ pub fn catalog() -> String {
     let hardware: Vec<&str> = builtin::hardware().collect();
     let mut text = String::new();
     for (kind, names, others) in [
-        ("networks (--model)", ZOO.to_vec(), "a TOML file"),
+        ("networks (--model)", ZOO.to_vec(), "a TOML or ONNX file"),
         (
             "data sets (--dataset)",
             DATASETS.to_vec(),
             "a folder of images (train/CLASS/), a folder of IDX files, an .npz file",
         ),
-        ("checkpoints (--pretrained)", within("checkpoints"), "a file of PyTorch or safetensors"),
+        ("checkpoints (--pretrained)", within("checkpoints"), "a file of PyTorch, safetensors or ONNX"),
         ("recipes (--recipe)", recipes, "a TOML file"),
         ("hardware (--hardware)", hardware, "a TOML file"),
     ] {

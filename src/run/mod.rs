@@ -22,11 +22,11 @@ pub use self::estimate::Estimate;
 use self::estimate::size;
 use self::journal::Journal;
 use self::start::{Origin, Start, network};
-use crate::data::{DataOptions, Dataset};
+use crate::data::{DataOptions, Dataset, ImageShape};
 use crate::error::{Error, Result};
 use crate::files::{part_beside, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
-use crate::network::{NetworkSpec, Weights};
+use crate::network::{Graph, NetworkSpec, Weights};
 use crate::observer::{Observer, StopSignal};
 use crate::package::Package;
 use crate::report;
@@ -123,7 +123,7 @@ impl<'a> Plan<'a> {
         recipe.check()?;
         origin.check()?;
         let data = dataset(&recipe, environment)?;
-        let spec = network(&recipe, &data)?;
+        let spec = network(&recipe, || Ok(shape_and_classes(&data)))?;
         // Cheap checks come before a checkpoint is read.
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let start = origin.read(training.recipe(), training.graph())?;
@@ -148,7 +148,7 @@ impl<'a> Plan<'a> {
         let chip = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
         check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
         let data = dataset(&recipe, environment)?;
-        let spec = network(&recipe, &data)?;
+        let spec = network(&recipe, || Ok(shape_and_classes(&data)))?;
         check_unchanged(&spec, &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let name = &training.recipe().dataset;
@@ -170,7 +170,9 @@ impl<'a> Plan<'a> {
                 let classes = logits.iter().map(|logits| largest(logits) as u16).collect::<Vec<_>>();
                 Ok(FloatEvaluation { accuracy: test.accuracy(&classes), logits })
             }
-            _ => Err(Error::Setting("--evaluate needs --pretrained FILE".into())),
+            _ => {
+                Err(Error::Setting("--evaluate needs --pretrained FILE, or a --model that has weights (.onnx)".into()))
+            }
         }
     }
 
@@ -284,6 +286,20 @@ fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Re
     let training = training.resumed(checkpoint).map_err(|message| Error::file(&path, message))?;
     metrics.map_or(Ok(()), |lines| journal.write_metrics(&lines))?;
     Ok(training)
+}
+
+/// The network that a recipe names, checked. A data set is read only for a network of the zoo, which takes the shape of its images.
+///
+/// # Errors
+/// There is no such network; a file that is none.
+pub fn describe(recipe: &Recipe, environment: Environment) -> Result<NetworkSpec> {
+    let spec = network(recipe, || Ok(shape_and_classes(&dataset(recipe, environment)?)))?;
+    Ok(Graph::new(spec)?.spec().clone())
+}
+
+/// What a network of the zoo must know of its images.
+fn shape_and_classes(data: &Dataset) -> (ImageShape, usize) {
+    (data.train.shape, data.classes.len())
 }
 
 /// The images of a recipe.

@@ -3,10 +3,12 @@
 use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 
-use crate::data::{Dataset, ImageShape};
+use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::files::{Source, exists};
-use crate::network::{Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, zoo};
+use crate::network::{
+    Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network, zoo,
+};
 use crate::train::{DistillationConfig, Recipe, StartFrom};
 
 /// Where a new run's weights come from.
@@ -111,20 +113,18 @@ impl Display for Origin {
     }
 }
 
-/// A recipe's network: one of the zoo, for images of the data's size, or of a TOML file.
+/// A recipe's network: that of a TOML or ONNX file, or one of the zoo, for images of this shape and so many classes.
 ///
 /// # Errors
-/// There is none of that name.
-pub(super) fn network(recipe: &Recipe, data: &Dataset) -> Result<NetworkSpec> {
+/// There is none of that name; a file that is no network.
+pub(super) fn network(recipe: &Recipe, images: impl FnOnce() -> Result<(ImageShape, usize)>) -> Result<NetworkSpec> {
     let model = &recipe.model;
-    let ImageShape { channels, height, width } = data.train.shape;
-    let mut spec = match zoo(model, data.classes.len()) {
-        Some(spec) => NetworkSpec { input: [channels, height, width], ..spec },
-        None if model.ends_with(".toml") => NetworkSpec::load(Path::new(model))?,
-        None => {
-            let message = format!("there is no network `{model}`: name one of {} or a .toml file", ZOO.join(", "));
-            return Err(Error::Setting(message));
-        }
+    let mut spec = if ZOO.contains(&model.as_str()) {
+        let (ImageShape { channels, height, width }, classes) = images()?;
+        let spec = zoo(model, classes).expect("it is in the list");
+        NetworkSpec { input: [channels, height, width], ..spec }
+    } else {
+        read_network(Path::new(model))?.ok_or_else(|| unknown_network(model))?
     };
     spec.batch_norm_epsilon = recipe.batch_norm_epsilon.unwrap_or(spec.batch_norm_epsilon);
     Ok(spec)

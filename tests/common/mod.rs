@@ -3,6 +3,7 @@
 // Each test program compiles this module for itself and uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod onnx;
 pub(crate) mod recipe;
 pub(crate) mod torch;
 

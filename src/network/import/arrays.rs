@@ -5,13 +5,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use pytorch_reader::{DType, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::pytorch;
 use crate::error::{CheckpointError, Error, Result};
 use crate::files::Source;
+use crate::network::floats::FloatFormat;
 use crate::network::weights::{METADATA, unsealed};
 
 /// The longest header that safetensors files have.
@@ -27,17 +27,8 @@ pub(super) struct Arrays {
 pub(super) struct Entry {
     pub shape: Vec<usize>,
     /// None for integers.
-    pub format: Option<Format>,
+    pub format: Option<FloatFormat>,
     place: Place,
-}
-
-/// How floats are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    F16,
-    Bf16,
-    F32,
-    F64,
 }
 
 enum Place {
@@ -83,17 +74,17 @@ impl Arrays {
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         let entry = &self.entries[name];
         let format = entry.format.expect("only floats are asked for");
-        let (bytes, decode): (_, fn(Format, &[u8]) -> f32) = match &entry.place {
+        let (bytes, decode): (_, fn(FloatFormat, &[u8]) -> f32) = match &entry.place {
             Place::File(range) => {
                 let mut bytes = vec![0; (range.end - range.start) as usize];
                 let mut file = Source::open(&self.path)?;
                 let read = file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes));
                 read.map_err(Error::io(&self.path))?;
-                (bytes, Format::read_little_endian)
+                (bytes, FloatFormat::read_little_endian)
             }
             Place::Pytorch(tensor) => (
                 tensor.read().map_err(|error| CheckpointError::unreadable(&self.path, error))?,
-                Format::read_native_endian,
+                FloatFormat::read_native_endian,
             ),
         };
         Ok(bytes.chunks_exact(format.size()).map(|bytes| decode(format, bytes)).collect())
@@ -108,10 +99,10 @@ impl Entry {
 
     fn pytorch(tensor: Tensor) -> Self {
         let format = match tensor.dtype() {
-            DType::F16 => Some(Format::F16),
-            DType::BF16 => Some(Format::Bf16),
-            DType::F32 => Some(Format::F32),
-            DType::F64 => Some(Format::F64),
+            DType::F16 => Some(FloatFormat::F16),
+            DType::BF16 => Some(FloatFormat::Bf16),
+            DType::F32 => Some(FloatFormat::F32),
+            DType::F64 => Some(FloatFormat::F64),
             DType::I64
             | DType::I32
             | DType::I16
@@ -123,35 +114,6 @@ impl Entry {
             | DType::Bool => None,
         };
         Self { shape: tensor.shape().to_vec(), format, place: Place::Pytorch(tensor) }
-    }
-}
-
-impl Format {
-    fn size(self) -> usize {
-        match self {
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-            Self::F64 => 8,
-        }
-    }
-
-    fn read_little_endian(self, bytes: &[u8]) -> f32 {
-        match self {
-            Self::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).into(),
-            Self::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).into(),
-            Self::F32 => f32::from_le_bytes(bytes.try_into().expect("four bytes")),
-            Self::F64 => f64::from_le_bytes(bytes.try_into().expect("eight bytes")) as f32,
-        }
-    }
-
-    fn read_native_endian(self, bytes: &[u8]) -> f32 {
-        let mut little = [0; 8];
-        let little = &mut little[..bytes.len()];
-        little.copy_from_slice(bytes);
-        if cfg!(target_endian = "big") {
-            little.reverse();
-        }
-        self.read_little_endian(little)
     }
 }
 
@@ -186,10 +148,10 @@ fn safetensors_entries(path: &Path, file: &mut Source, header: &[u8]) -> Result<
     }
     let entry = |info: &TensorInfo| {
         let format = match info.dtype {
-            Dtype::F16 => Some(Format::F16),
-            Dtype::BF16 => Some(Format::Bf16),
-            Dtype::F32 => Some(Format::F32),
-            Dtype::F64 => Some(Format::F64),
+            Dtype::F16 => Some(FloatFormat::F16),
+            Dtype::BF16 => Some(FloatFormat::Bf16),
+            Dtype::F32 => Some(FloatFormat::F32),
+            Dtype::F64 => Some(FloatFormat::F64),
             _ => None,
         };
         let (start, end) = info.data_offsets;

@@ -8,9 +8,13 @@
 //! | `modules` | arrays by module: convolutions, batch norms |
 //! | `matching` | which module is which layer |
 //! | `sets` | which of a file's arrays are the weights |
+//! | `imported` | what an import gives |
+//! | `exported` | the same of ONNX files, whose names are the network's |
 //! | `mod` | what becomes of them, and what is said about the rest |
 
 mod arrays;
+mod exported;
+mod imported;
 mod matching;
 mod modules;
 mod pytorch;
@@ -20,35 +24,31 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use self::arrays::Arrays;
+use self::exported::import_onnx;
 use self::matching::{AFFINE, Layer, Matching, STATISTICS};
 use self::modules::{Factor, Part, is_scale, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
+use super::onnx::is_onnx;
 use super::params::{ParamId, Role};
 use super::weights::{Array, Weights, weight_shape};
 use crate::error::{CheckpointError, Result};
 
+pub use self::imported::Imported;
 pub use self::matching::ImportOptions;
-
-/// Weights out of a checkpoint.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Imported {
-    /// The weights, under the network's names; random ones of layers that are trained anew.
-    pub weights: Weights,
-    /// Numbers of the convolutions whose batch norms came without running statistics; theirs are a mean of 0 and a variance of 1.
-    pub without_statistics: Vec<u32>,
-    /// What a person should know: a prefix that was dropped, what was left aside. A line each.
-    pub remarks: Vec<String>,
-}
 
 /// Reads float weights for a network from a checkpoint, ours or another's. `FILE#KEY` reads the arrays whose names begin with `KEY.`.
 ///
-/// Names and shapes are compared with the network's before any value is read. `docs/checkpoints.md` says what is understood.
+/// Names and shapes are compared with the network's before any value is read. `docs/checkpoints.md` says what is understood. A file whose name
+/// ends with `.onnx` is an ONNX file (`docs/onnx.md`).
 ///
 /// # Errors
 /// A missing, damaged or foreign file; several sets of weights; a checkpoint of another network (the message names the first array that doesn't
 /// fit).
 pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imported> {
+    if is_onnx(path) {
+        return import_onnx(path, graph, options);
+    }
     let (path, key) = split_key(path);
     let arrays = Arrays::open(&path)?;
     let set = choose(&arrays, key.as_deref(), graph, options)?;
@@ -65,13 +65,6 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     let lacks = |layer: &&Layer| layer.norm.is_some_and(|norm| norm.statistics.is_none());
     let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.number).collect();
     Ok(Imported { weights, without_statistics, remarks: remarks(&arrays, &set) })
-}
-
-impl From<Weights> for Imported {
-    /// Weights that nothing is to be said about.
-    fn from(weights: Weights) -> Self {
-        Self { weights, without_statistics: Vec::new(), remarks: Vec::new() }
-    }
 }
 
 /// A path and the key behind its last `#`, unless there is a file of the whole name.

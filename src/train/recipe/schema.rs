@@ -9,7 +9,7 @@ use super::phase::{Phase, PhaseKind};
 use crate::data::{DATASETS, Normalization, NormalizationConfig, Split};
 use crate::files::exists;
 use crate::integer::{ImageScale, QuantizeConfig};
-use crate::network::ZOO;
+use crate::network::{ZOO, is_onnx};
 
 /// Channels for which a recipe without `normalization` has ImageNet's constants.
 const COLORS: usize = 3;
@@ -18,7 +18,7 @@ const COLORS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
-    /// A network of the zoo, or a TOML file that describes one.
+    /// A network of the zoo, or a TOML file that describes one, or an ONNX file.
     pub model: String,
     /// Data set.
     pub dataset: String,
@@ -73,7 +73,7 @@ pub struct Recipe {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum StartFrom {
-    /// The network's own checkpoint in `checkpoints/`, or random weights where there is none.
+    /// The network's own weights: those of its ONNX file or of its checkpoint in `checkpoints/`; random ones where there are none.
     #[default]
     Shipped,
     /// Random weights; `none` in a recipe.
@@ -213,11 +213,13 @@ impl Recipe {
         (!from_checkpoint).then_some(float).into_iter().chain(compression).collect()
     }
 
-    /// The checkpoint to start from: the one that is named, or the network's own in `checkpoints/` if it is there.
+    /// The checkpoint to start from: the one that is named; the network's own file where that has weights, or its checkpoint in
+    /// `checkpoints/` if that is there.
     pub fn checkpoint(&self) -> Option<PathBuf> {
         match &self.pretrained {
             StartFrom::File(file) => Some(file.clone()),
             StartFrom::Random => None,
+            StartFrom::Shipped if is_onnx(Path::new(&self.model)) => Some(self.model.clone().into()),
             StartFrom::Shipped => self.shipped_checkpoint().filter(|shipped| exists(shipped)),
         }
     }

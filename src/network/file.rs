@@ -1,0 +1,28 @@
+//! Networks of files, whatever kind they are.
+
+use std::path::Path;
+
+use super::onnx::{OnnxNetwork, is_onnx};
+use super::spec::NetworkSpec;
+use super::zoo::ZOO;
+use crate::error::{Error, Result};
+
+/// What is said where a name is neither in the zoo nor that of a file.
+pub(crate) fn unknown_network(name: &str) -> Error {
+    let known = ZOO.join(", ");
+    Error::Setting(format!("there is no network `{name}`: name one of {known} or a .toml or .onnx file"))
+}
+
+/// Reads the network of a TOML file, which describes it, or of an ONNX file; none for another name.
+///
+/// # Errors
+/// A missing or damaged file; one that is no network.
+pub fn read_network(path: &Path) -> Result<Option<NetworkSpec>> {
+    if is_onnx(path) {
+        return OnnxNetwork::load(path).map(|network| Some(network.spec));
+    }
+    match path.extension().is_some_and(|extension| extension == "toml") {
+        true => NetworkSpec::load(path).map(Some),
+        false => Ok(None),
+    }
+}

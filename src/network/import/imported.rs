@@ -1,0 +1,21 @@
+//! What an import gives.
+
+use crate::network::weights::Weights;
+
+/// Weights out of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    /// The weights, under the network's names; random ones of layers that are trained anew.
+    pub weights: Weights,
+    /// Numbers of the convolutions whose batch norms came without running statistics; theirs are a mean of 0 and a variance of 1.
+    pub without_statistics: Vec<u32>,
+    /// What a person should know: a prefix that was dropped, what was left aside. A line each.
+    pub remarks: Vec<String>,
+}
+
+impl From<Weights> for Imported {
+    /// Weights that nothing is to be said about.
+    fn from(weights: Weights) -> Self {
+        Self { weights, without_statistics: Vec::new(), remarks: Vec::new() }
+    }
+}

@@ -1,0 +1,207 @@
+//! Layers as they are built up: a convolution waits for its batch norm, residual sum and ReLU.
+
+use super::refusal::{Said, refuse};
+use super::window::Window;
+use crate::network::graph::Source;
+use crate::network::params::Role;
+use crate::network::spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+use crate::network::weights::{Array, Weights};
+
+/// A convolution or linear layer without what follows it.
+#[derive(Clone, Debug)]
+pub(super) struct Product {
+    pub name: String,
+    pub source: Source,
+    /// `[filters, channels, kernel height, kernel width]`.
+    pub weight: Array,
+    pub bias: Option<Vec<f32>>,
+    pub norm: Option<Normalization>,
+    pub kind: ProductKind,
+}
+
+/// What a product is to the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProductKind {
+    Conv(Window),
+    Linear,
+}
+
+/// A batch norm: gamma, beta, mean and variance of each filter.
+#[derive(Clone, Debug)]
+pub(super) struct Normalization {
+    pub parts: [Vec<f32>; 4],
+    pub epsilon: f64,
+}
+
+/// A convolution with what follows it, before its ReLU.
+#[derive(Clone, Debug)]
+pub(super) struct Sums {
+    pub product: Product,
+    pub joined: Option<Joined>,
+    /// Maxima between it and its ReLU, which may as well come behind: the larger of two values stays the larger one.
+    pub pools: Vec<(String, Window)>,
+}
+
+/// What joins a residual sum.
+#[derive(Clone, Debug)]
+pub(super) enum Joined {
+    Identity { from: usize, stride: usize },
+    Projection(Box<Product>),
+}
+
+impl Product {
+    pub fn filters(&self) -> usize {
+        self.weight.shape[0]
+    }
+
+    /// Adds to its bias, or to what its batch norm adds.
+    pub fn shift(&mut self, values: impl Fn(usize) -> f32) {
+        let filters = self.filters();
+        let into = match &mut self.norm {
+            Some(norm) => &mut norm.parts[1],
+            None => self.bias.get_or_insert_with(|| vec![0.0; filters]),
+        };
+        into.iter_mut().enumerate().for_each(|(filter, value)| *value += values(filter));
+    }
+
+    /// Stride and filters of a 1x1 convolution, which can be a projection.
+    pub fn projects(&self) -> Option<usize> {
+        match self.kind {
+            ProductKind::Conv(Window { kernel: [1, 1], stride, padding: 0 }) => Some(stride),
+            ProductKind::Conv(_) | ProductKind::Linear => None,
+        }
+    }
+}
+
+/// The layers and weights so far.
+#[derive(Default)]
+pub(super) struct Layers {
+    pub layers: Vec<LayerSpec>,
+    /// Shape of each layer's output.
+    pub shapes: Vec<[usize; 3]>,
+    pub weights: Weights,
+}
+
+impl Layers {
+    /// Adds a layer of a convolution; `shape` is that of its output.
+    ///
+    /// # Errors
+    /// Two batch norms of one layer that add different numbers to variances.
+    pub fn add_product(&mut self, product: Product, joined: Option<Joined>, shape: [usize; 3]) -> Said<Source> {
+        let mut epsilon = product.norm.as_ref().map(|norm| norm.epsilon);
+        let add = match &joined {
+            None => None,
+            Some(Joined::Identity { from, stride }) => Some(SkipSpec {
+                from: self.layers[*from].name().into(),
+                shortcut: Shortcut::Identity,
+                stride: *stride,
+                batch_norm: true,
+            }),
+            Some(Joined::Projection(projection)) => {
+                let other = projection.norm.as_ref().map(|norm| norm.epsilon);
+                if epsilon.zip(other).is_some_and(|(epsilon, other)| epsilon != other) {
+                    return refuse(
+                        "the batch norms of both sums add different numbers (epsilon) to variances",
+                        "use one epsilon for both",
+                    );
+                }
+                epsilon = epsilon.or(other);
+                let Source::Node(from) = projection.source else {
+                    return refuse(
+                        "a convolution of the image joins a residual sum",
+                        "put a layer between the image and the sum",
+                    );
+                };
+                Some(SkipSpec {
+                    from: self.layers[from].name().into(),
+                    shortcut: Shortcut::Projection,
+                    stride: projection.projects().expect("a projection is a 1x1 convolution"),
+                    batch_norm: projection.norm.is_some(),
+                })
+            }
+        };
+        let (name, input) = (product.name.clone(), self.input(product.source));
+        let (filters, batch_norm, batch_norm_epsilon) = (product.filters(), product.norm.is_some(), epsilon);
+        self.layers.push(match product.kind {
+            ProductKind::Linear => LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon },
+            ProductKind::Conv(window) => LayerSpec::Conv {
+                name,
+                input,
+                filters,
+                kernel: window.side()?,
+                stride: window.stride,
+                padding: window.padding,
+                batch_norm,
+                batch_norm_epsilon,
+                add,
+            },
+        });
+        if let Some(Joined::Projection(projection)) = joined {
+            self.add_weights(Product { name: format!("{}.projection", product.name), ..*projection });
+        }
+        self.add_weights(product);
+        self.shapes.push(shape);
+        Ok(Source::Node(self.shapes.len() - 1))
+    }
+
+    /// Adds a maximum.
+    ///
+    /// # Errors
+    /// A window that isn't square.
+    pub fn add_max_pool(&mut self, name: String, source: Source, window: Window, shape: [usize; 3]) -> Said<Source> {
+        let (kernel, input) = (window.side()?, self.input(source));
+        self.layers.push(LayerSpec::MaxPool { name, input, kernel, stride: window.stride, padding: window.padding });
+        self.shapes.push(shape);
+        Ok(Source::Node(self.shapes.len() - 1))
+    }
+
+    /// Adds a mean, over the whole map without a kernel.
+    pub fn add_avg_pool(&mut self, name: String, source: Source, kernel: Option<usize>, shape: [usize; 3]) -> Source {
+        let input = self.input(source);
+        self.layers.push(LayerSpec::AvgPool { name, input, kernel });
+        self.shapes.push(shape);
+        Source::Node(self.shapes.len() - 1)
+    }
+
+    /// The description; what most batch norms add to a variance is the network's.
+    pub fn into_network(self, name: String, input: [usize; 3], classes: usize) -> (NetworkSpec, Weights) {
+        let mut layers = self.layers;
+        let mut epsilons: Vec<f64> = layers.iter().filter_map(LayerSpec::batch_norm_epsilon).collect();
+        epsilons.sort_by(f64::total_cmp);
+        let most = epsilons.chunk_by(|a, b| a == b).max_by_key(|same| same.len());
+        let usual = most.map_or(BATCH_NORM_EPSILON, |same| same[0]);
+        for layer in &mut layers {
+            if let LayerSpec::Conv { batch_norm_epsilon, .. } | LayerSpec::Linear { batch_norm_epsilon, .. } = layer {
+                *batch_norm_epsilon = batch_norm_epsilon.filter(|epsilon| *epsilon != usual);
+            }
+        }
+        (NetworkSpec { name, input, classes, batch_norm_epsilon: usual, layers }, self.weights)
+    }
+
+    /// What a layer says about its input: nothing, where that is the layer before it.
+    fn input(&self, source: Source) -> Option<String> {
+        match source {
+            Source::Image => (!self.layers.is_empty()).then(|| "image".into()),
+            Source::Node(index) => (index + 1 != self.layers.len()).then(|| self.layers[index].name().into()),
+        }
+    }
+
+    fn add_weights(&mut self, product: Product) {
+        let Product { name, weight, bias, norm, .. } = product;
+        let filters = weight.shape[0];
+        let mut add = |role: Role, array| self.weights.insert(role.array_name(&name), array);
+        add(Role::Weight, weight);
+        let Some(Normalization { parts: [gamma, beta, mut mean, variance], .. }) = norm else {
+            add(Role::Bias, Array::vector(bias.unwrap_or_else(|| vec![0.0; filters])));
+            return;
+        };
+        // A bias before a batch norm moves into its mean.
+        for (mean, bias) in mean.iter_mut().zip(bias.into_iter().flatten()) {
+            *mean -= bias;
+        }
+        for (role, values) in [(Role::Gamma, gamma), (Role::Beta, beta), (Role::Mean, mean), (Role::Variance, variance)]
+        {
+            add(role, Array::vector(values));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What cannot be said, and what to do about it.
+
+/// Why a node is refused.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub reason: String,
+    pub way_out: String,
+}
+
+pub(super) type Said<T> = Result<T, Refusal>;
+
+/// Refuses a node.
+pub(super) fn refuse<T>(reason: impl Into<String>, way_out: impl Into<String>) -> Said<T> {
+    Err(Refusal { reason: reason.into(), way_out: way_out.into() })
+}
+
+const DAMAGED: &str = "export the network once more";
+
+impl From<String> for Refusal {
+    /// What doesn't fit the specification of ONNX.
+    fn from(reason: String) -> Self {
+        Self { reason, way_out: DAMAGED.into() }
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(reason: &str) -> Self {
+        reason.to_string().into()
+    }
+}
+
+/// Refuses an operation that no layer has.
+pub(super) fn unknown_kind<T>(kind: &str, domain: &str) -> Said<T> {
+    if !matches!(domain, "" | "ai.onnx") {
+        return refuse(format!("an operation of `{domain}`"), "export with ONNX's own operations alone");
+    }
+    let way_out = match kind {
+        "Clip" | "HardSwish" | "HardSigmoid" | "Sigmoid" | "Tanh" | "LeakyRelu" | "PRelu" | "Elu" | "Selu" | "Celu"
+        | "Gelu" | "Erf" | "Mish" | "Softplus" | "Softsign" | "ThresholdedRelu" | "Swish" => {
+            "a layer ends in a ReLU: put one in its place and train the network anew"
+        }
+        "Concat" | "Split" => "values meet in residual sums alone",
+        "Sub" | "Div" | "Mul" => {
+            "export the network without what normalizes images, which the recipe says (normalization.mean, normalization.std); \
+             nothing else is multiplied by what isn't a weight"
+        }
+        "LayerNormalization" | "GroupNormalization" | "InstanceNormalization" | "LRN" | "RMSNormalization" => {
+            "batch norm alone can be folded into weights: put it in its place and train the network anew"
+        }
+        "QuantizeLinear"
+        | "DequantizeLinear"
+        | "QLinearConv"
+        | "QLinearMatMul"
+        | "ConvInteger"
+        | "MatMulInteger"
+        | "DynamicQuantizeLinear" => "export the float network: its weights and values are quantized here",
+        "If" | "Loop" | "Scan" => "export the network without control flow",
+        _ => "docs/onnx.md lists what a network can have",
+    };
+    refuse("no layer has this operation", way_out)
+}

@@ -1,0 +1,379 @@
+//! ONNX files: what PyTorch's exporters write is the network that they were given, and what cannot be said is refused by node.
+
+#![cfg(feature = "train")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use common::onnx::{Is, OnnxFile};
+use common::{command, success, write_cifar10};
+use mars::data::{Dataset, ImageShape, Split};
+use mars::hardware::Hardware;
+use mars::network::{Graph, ImportOptions, LayerSpec, NetworkSpec, OnnxNetwork, Params, import};
+use mars::train::{Recipe, StartFrom, Training};
+use tempfile::TempDir;
+
+const TRAIN: &str = env!("CARGO_BIN_EXE_mars-train");
+const DEPLOY: &str = env!("CARGO_BIN_EXE_mars-deploy");
+const FIXTURES: &str = "tests/fixtures/onnx";
+const SHAPE: ImageShape = ImageShape { channels: 3, height: 32, width: 32 };
+const IMAGES: usize = 4;
+
+/// The images of `benches/peers/onnx_fixtures.py`.
+fn images() -> Dataset {
+    let bytes = (0..IMAGES * SHAPE.len()).map(|index| ((index * index / 3 + 31 * index) / 5) as u8);
+    let split = Split { shape: SHAPE, images: bytes.collect(), labels: vec![0, 1, 2, 3] };
+    let classes = (0..10).map(|class| class.to_string()).collect();
+    let validation = Split { shape: SHAPE, ..Split::default() };
+    Dataset { name: "made up".into(), classes, train: split.clone(), validation, test: split }
+}
+
+fn logits(network: &OnnxNetwork) -> Vec<Vec<f32>> {
+    let recipe = Recipe { batch_size: IMAGES, pretrained: StartFrom::Random, ..Recipe::default() };
+    let recipe = Recipe { phases: Recipe::default_phases(true), ..recipe };
+    let training = Training::new(recipe, network.spec.clone(), images(), Hardware::mars()).unwrap();
+    training.starting_from(&network.weights).unwrap().float_test_logits().unwrap()
+}
+
+/// What a network ends with, of logits.
+fn softmax(logits: &[f32]) -> Vec<f32> {
+    let sum: f32 = logits.iter().map(|logit| logit.exp()).sum();
+    logits.iter().map(|logit| logit.exp() / sum).collect()
+}
+
+#[test]
+fn exported_networks_compute_what_onnx_runtime_computes() {
+    let expected = fs::read_to_string(Path::new(FIXTURES).join("outputs.json")).unwrap();
+    let expected: BTreeMap<String, Vec<Vec<f32>>> = serde_json::from_str(&expected).unwrap();
+    assert_eq!(expected.len(), 11);
+    for (file, expected) in expected {
+        let network = OnnxNetwork::load(&Path::new(FIXTURES).join(&file)).unwrap();
+        let found = logits(&network).into_iter().map(|logits| match file.split('/').next() {
+            Some("lenet") => softmax(&logits).into_iter().map(f32::ln).collect(),
+            Some("sequential") => softmax(&logits),
+            _ => logits,
+        });
+        let found: Vec<Vec<f32>> = found.collect();
+        let all = || expected.iter().flatten().copied();
+        let range = all().fold(f32::MIN, f32::max) - all().fold(f32::MAX, f32::min);
+        for (expected, found) in expected.iter().zip(&found) {
+            let apart = expected.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart < 1e-4 * range, "{file}: {apart} of {range}");
+            let best = |logits: &[f32]| (0..10).max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+            assert_eq!(best(expected), best(found), "{file}");
+        }
+    }
+}
+
+fn load(file: &str) -> OnnxNetwork {
+    OnnxNetwork::load(&Path::new(FIXTURES).join(file)).unwrap()
+}
+
+#[test]
+fn layers_have_the_names_of_their_modules() {
+    let names =
+        |file: &str| -> Vec<String> { load(file).spec.layers.iter().map(|layer| layer.name().into()).collect() };
+    let expected = ["conv1", "blocks.0.conv1", "blocks.0.conv2", "blocks.1.conv1", "blocks.1.conv2"];
+    for file in
+        ["resnet-padded/TorchScript-open-batch.onnx", "resnet-padded/dynamo.onnx", "resnet-projected/TorchScript.onnx"]
+    {
+        let names = names(file);
+        assert_eq!(
+            (&names[..5], names.last().unwrap().as_str()),
+            (&expected.map(String::from)[..], "linear"),
+            "{file}"
+        );
+    }
+    assert_eq!(names("lenet/TorchScript.onnx"), ["conv1", "MaxPool", "conv2", "MaxPool_1", "fc1", "fc2"]);
+}
+
+#[test]
+fn batch_norms_that_are_left_alone_stay_batch_norms() {
+    let norms = |file: &str| {
+        let NetworkSpec { layers, batch_norm_epsilon, .. } = load(file).spec;
+        let of = |layer: &LayerSpec| match layer {
+            LayerSpec::Conv { batch_norm, add, batch_norm_epsilon, .. } => {
+                Some((*batch_norm, add.as_ref().is_none_or(|add| add.batch_norm), *batch_norm_epsilon))
+            }
+            _ => None,
+        };
+        (layers.iter().filter_map(of).collect::<Vec<_>>(), batch_norm_epsilon)
+    };
+    let (apart, epsilon) = norms("resnet-projected/TorchScript-norm-apart.onnx");
+    let of_its_own = (true, true, Some(1e-3));
+    assert_eq!((apart[0], epsilon), (of_its_own, 1e-5), "the number that was meant");
+    assert!(apart[1..].iter().all(|layer| *layer == (true, true, None)), "{apart:?}");
+    let (folded, _) = norms("resnet-projected/dynamo-open-batch.onnx");
+    assert!(folded.iter().all(|(norm, ..)| !norm) && !folded[4].1, "{folded:?}");
+}
+
+#[test]
+fn a_border_of_its_own_and_a_maximum_before_the_relu_are_the_layers() {
+    let spec = load("sequential/TorchScript-norm-apart.onnx").spec;
+    assert!(matches!(spec.layers[0], LayerSpec::Conv { padding: 1, .. }), "{spec:?}");
+    assert!(matches!(spec.layers[1], LayerSpec::AvgPool { kernel: Some(16), .. }), "{spec:?}");
+    assert!(matches!(spec.layers[2], LayerSpec::Linear { batch_norm: true, .. }), "{spec:?}");
+}
+
+// Files by hand.
+
+/// A convolution of 4 filters, its ReLU, and a linear layer of what `between` gives as `z`.
+fn around(between: impl FnOnce(OnnxFile) -> OnnxFile, features: i64) -> OnnxFile {
+    let file = OnnxFile::new(&[0, 3, 8, 8]).floats("w", &[4, 3, 3, 3]).floats("v", &[10, features]);
+    let file =
+        file.node("Conv", &["x", "w"], "c", &[("pads", Is::Numbers(&[1, 1, 1, 1]))]).node("Relu", &["c"], "r", &[]);
+    let file = between(file).node("Flatten", &["z"], "f", &[]);
+    file.node("Gemm", &["f", "v"], "y", &[("transB", Is::Number(1))])
+}
+
+fn read(bytes: &[u8]) -> mars::error::Result<OnnxNetwork> {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("net.onnx");
+    fs::write(&path, bytes).unwrap();
+    let network = OnnxNetwork::load(&path)?;
+    let graph = Graph::new(network.spec.clone())?;
+    Params::from_arrays(&graph, &network.weights)?;
+    Ok(network)
+}
+
+#[track_caller]
+fn refused(bytes: &[u8], parts: &[&str]) {
+    let message = read(bytes).unwrap_err().to_string();
+    for part in parts {
+        assert!(message.contains(part), "`{message}` lacks `{part}`");
+    }
+}
+
+#[test]
+fn a_file_by_hand_is_a_network() {
+    let file = around(
+        |file| {
+            file.node(
+                "MaxPool",
+                &["r"],
+                "z",
+                &[("kernel_shape", Is::Numbers(&[2, 2])), ("strides", Is::Numbers(&[2, 2]))],
+            )
+        },
+        64,
+    );
+    let network = read(&file.bytes()).unwrap();
+    assert_eq!((network.spec.name.as_str(), network.spec.input, network.spec.classes), ("net", [3, 8, 8], 10));
+    assert_eq!(network.weights.get("node of y.weight").unwrap().shape, [10, 4, 4, 4]);
+}
+
+/// Each thing that cannot be said: its node, its kind, and what to do.
+#[test]
+fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
+    let pads = |pads| ("pads", Is::Numbers(pads));
+    let pool = [("kernel_shape", Is::Numbers(&[2, 2])), ("strides", Is::Numbers(&[2, 2]))];
+    type Between = Box<dyn FnOnce(OnnxFile) -> OnnxFile>;
+    let second = |attributes: &'static [(&'static str, Is<'static>)]| -> Between {
+        Box::new(|file| {
+            file.floats("u", &[4, 4, 3, 3]).node("Conv", &["r", "u"], "d", attributes).node("Relu", &["d"], "z", &[])
+        })
+    };
+    let cases: Vec<(Between, &[&str])> = vec![
+        (
+            Box::new(|file| file.node("HardSwish", &["r"], "z", &[])),
+            &["node `node of z` (HardSwish)", "put one in its place"],
+        ),
+        (
+            Box::new(|file| file.node("Concat", &["r", "r"], "z", &[("axis", Is::Number(1))])),
+            &["(Concat)", "residual sums alone"],
+        ),
+        (Box::new(|file| file.node("LayerNormalization", &["r"], "z", &[])), &["batch norm alone"]),
+        (Box::new(|file| file.node("If", &["r"], "z", &[])), &["without control flow"]),
+        (Box::new(|file| file.node("Einsum", &["r"], "z", &[])), &["(Einsum)", "docs/onnx.md"]),
+        (Box::new(|file| file.floats("s", &[1]).node("Mul", &["r", "s"], "z", &[])), &["(Mul)", "normalization.mean"]),
+        (
+            Box::new(|file| file.floats("s", &[4]).node("BatchNormalization", &["r", "s", "s", "s", "s"], "z", &[])),
+            &["no convolution comes right before it"],
+        ),
+        (second(&[("group", Is::Number(2))]), &["groups"]),
+        (second(&[("dilations", Is::Numbers(&[2, 2]))]), &["node `node of d` (Conv)", "dilated"]),
+        (second(&[("strides", Is::Numbers(&[1, 2]))]), &["strides [1, 2] differ"]),
+        (second(&[("pads", Is::Numbers(&[0, 0, 1, 1]))]), &["borders [0, 0, 1, 1] differ"]),
+        (second(&[("auto_pad", Is::Text("SAME_UPPER"))]), &["SAME_UPPER", "pads"]),
+        (
+            Box::new(move |file| {
+                file.node(
+                    "MaxPool",
+                    &["r"],
+                    "z",
+                    &[pool[0], ("strides", Is::Numbers(&[4, 4])), ("ceil_mode", Is::Number(1))],
+                )
+            }),
+            &["rounded up"],
+        ),
+        (
+            Box::new(move |file| file.node("AveragePool", &["r"], "z", &[pool[0], ("strides", Is::Numbers(&[1, 1]))])),
+            &["overlap"],
+        ),
+        (
+            Box::new(move |file| file.node("AveragePool", &["r"], "z", &[pool[0], pool[1], pads(&[1, 1, 1, 1])])),
+            &["a border"],
+        ),
+        (Box::new(|file| file.node("ReduceMean", &["r"], "z", &[("axes", Is::Numbers(&[1, 2]))])), &["axes [1, 2]"]),
+        (Box::new(|file| file.node("Add", &["r", "r"], "z", &[])), &["both values are behind a ReLU"]),
+        (
+            Box::new(|file| {
+                file.integers("p", &[0, 0, 1, 1, 0, 0, 1, 1]).node(
+                    "Pad",
+                    &["r", "p"],
+                    "z",
+                    &[("mode", Is::Text("reflect"))],
+                )
+            }),
+            &["made by reflect"],
+        ),
+        (
+            Box::new(|file| file.integers("p", &[0, 0, 1, 1, 0, 0, 1, 0]).node("Pad", &["r", "p"], "z", &[])),
+            &["differ"],
+        ),
+        (
+            Box::new(|file| file.integers("p", &[0, 0, 1, 1, 0, 0, 1, 1]).node("Pad", &["r", "p"], "z", &[])),
+            &["(Flatten)", "cut or padded"],
+        ),
+        (Box::new(|file| file.integers("s", &[0, -1, 2]).node("Reshape", &["r", "s"], "z", &[])), &["flattened whole"]),
+        (Box::new(|file| file.integers("s", &[7, 7]).node("Reshape", &["r", "s"], "z", &[])), &["doesn't become"]),
+        (
+            Box::new(|file| file.integers("a", &[1]).integers("b", &[9]).node("Slice", &["r", "a", "b"], "z", &[])),
+            &["(Slice)", "every n-th pixel"],
+        ),
+        (Box::new(|file| file.node("Softmax", &["r"], "z", &[])), &["a softmax comes last"]),
+        (
+            Box::new(|file| file.floats("k", &[4, 3, 1, 1]).node("Conv", &["r", "k"], "z", &[])),
+            &["for 3 channels, its input has 4"],
+        ),
+        (
+            Box::new(|file| {
+                file.floats("u", &[4, 4, 1, 1]).node("Conv", &["r", "u"], "d", &[]).node("Conv", &["d", "u"], "z", &[])
+            }),
+            &["`node of d` has no ReLU"],
+        ),
+        (
+            Box::new(|file| {
+                file.floats("u", &[4, 4, 1, 1]).node("Conv", &["r", "u"], "d", &[]).node("Relu", &["d"], "e", &[]).node(
+                    "Conv",
+                    &["e", "u"],
+                    "z",
+                    &[],
+                )
+            }),
+            &["another layer's too"],
+        ),
+        (
+            Box::new(|file| {
+                file.floats("u", &[4, 4, 1, 1]).node("Conv", &["r", "u"], "d", &[]).node("Relu", &["d"], "e", &[]).node(
+                    "Add",
+                    &["d", "e"],
+                    "z",
+                    &[],
+                )
+            }),
+            &["isn't alone to read"],
+        ),
+        (Box::new(|file| file.node("Relu", &["q"], "z", &[])), &["nothing before it gives `q`"]),
+    ];
+    for (between, parts) in cases {
+        refused(&around(between, 256).bytes(), parts);
+    }
+}
+
+#[test]
+fn graphs_that_are_no_network_are_refused() {
+    let whole = || around(|file| file.node("Identity", &["r"], "z", &[]), 256);
+    read(&whole().bytes()).unwrap();
+    refused(&whole().input("second", &[1, 3, 8, 8]).bytes(), &["2 inputs", "one image"]);
+    for sizes in [&[0, 3, 8][..], &[1, 3, 0, 8], &[0, 0, 8, 8]] {
+        refused(&OnnxFile::new(sizes).node("Relu", &["x"], "y", &[]).bytes(), &["input `x` has the sizes"]);
+    }
+    refused(&OnnxFile::new(&[1, 3, 8, 8]).node("Relu", &["x"], "y", &[]).bytes(), &["it reads the image"]);
+    let relu = OnnxFile::new(&[1, 3, 8, 8]).floats("w", &[4, 3, 8, 8]).node("Conv", &["x", "w"], "c", &[]);
+    refused(&relu.node("Relu", &["c"], "y", &[]).bytes(), &["what a ReLU or a pooling layer gives"]);
+    refused(&OnnxFile::new(&[1, 3, 8, 8]).bytes(), &["doesn't depend on its input"]);
+    refused(b"", &["not a readable ONNX file (it holds no graph)"]);
+    refused(b"\x89PNG\r\n", &["not a readable ONNX file"]);
+}
+
+/// Sizes are compared with what is there before memory is taken for them.
+#[test]
+fn tensors_that_claim_more_than_they_have_are_refused() {
+    let with = |sizes: &[i64], field: u64, values: &[u8]| {
+        let file = OnnxFile::new(&[1, 3, 8, 8]).tensor("w", 1, sizes, field, values);
+        file.node("Conv", &["x", "w"], "y", &[]).bytes()
+    };
+    let huge = [1 << 20, 3, 1 << 20, 1 << 10];
+    refused(&with(&huge, 9, &[0; 8]), &["more than 268435456 weights"]);
+    refused(&with(&[4, 3, 3, 3], 9, &[0; 8]), &["`w` has 8 bytes", "need 432"]);
+    refused(&with(&[4, 3, 3, 3], 5, &[0; 8]), &["holds no floats"]);
+    refused(&with(&[i64::MAX, i64::MAX], 9, &[]), &["sizes that cannot be"]);
+    refused(&with(&[-1, 3], 9, &[]), &["sizes that cannot be"]);
+    refused(&with(&[4, 3, 3, 3], 9, &f32::NAN.to_le_bytes().repeat(108)), &["`w` holds NaN"]);
+    for (place, said) in [
+        ("../w", "isn't within the file's own folder"),
+        ("/etc/passwd", "own folder"),
+        ("missing.data", "missing.data"),
+    ] {
+        let entry = |key: &str, value: &str| common::onnx::Message::default().bytes(1, key).bytes(2, value).0;
+        refused(&with(&[4, 3, 3, 3], 13, &entry("location", place)), &[said]);
+    }
+}
+
+#[test]
+fn weights_are_those_of_the_description_that_the_same_file_gives() {
+    let dir = TempDir::new().unwrap();
+    let file = Path::new(FIXTURES).join("resnet-projected/TorchScript.onnx").canonicalize().unwrap();
+    write_cifar10(dir.path(), 4, 8);
+    let run = |arguments: &[&str]| command(TRAIN, dir.path()).args(arguments).output().unwrap();
+    let model = file.to_str().unwrap();
+    assert_eq!(success(&run(&["--model", model, "--write-network", "net.toml"])), Default::default());
+    let spec = NetworkSpec::load(&dir.path().join("net.toml")).unwrap();
+    assert_eq!(spec, OnnxNetwork::load(&file).unwrap().spec);
+    let evaluate = |model: &str, more: &[&str]| {
+        let arguments = ["--dataset", "cifar10", "--data-dir", ".", "--evaluate", "--model", model];
+        success(&run(&[&arguments, more].concat()))
+    };
+    let (accuracy, said) = evaluate(model, &[]);
+    assert!(accuracy.starts_with("test accuracy ") && said.contains("starting from "), "{accuracy} {said}");
+    assert_eq!(evaluate("net.toml", &["--pretrained", model]).0, accuracy);
+    let (_, said) = evaluate("net.toml", &["--pretrained", model, "--fresh", "linear"]);
+    assert!(said.contains("`linear` is trained anew"), "{said}");
+
+    let graph = Graph::new(NetworkSpec { layers: spec.layers[..4].to_vec(), ..spec }).unwrap_err();
+    assert!(graph.to_string().contains("last layer"), "{graph}");
+    let other = Graph::new(load("means/TorchScript.onnx").spec).unwrap();
+    let error = import(&file, &other, &ImportOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("it has no `conv.weight`") && error.contains("--write-network"), "{error}");
+}
+
+#[test]
+fn what_pytorch_exports_is_costed_before_it_is_trained() {
+    let dir = TempDir::new().unwrap();
+    let file = Path::new(FIXTURES).join("lenet/TorchScript.onnx").canonicalize().unwrap();
+    OnnxNetwork::load(&file).unwrap().spec.save(&dir.path().join("net.toml")).unwrap();
+    let cost = |model: &Path| success(&command(DEPLOY, dir.path()).arg("--model").arg(model).output().unwrap()).0;
+    let table = cost(&file);
+    assert!(table.contains("cycles"), "{table}");
+    assert_eq!(table, cost(Path::new("net.toml")));
+}
+
+/// From a file of PyTorch's to a package, and on after the run has been cut off.
+#[test]
+fn a_network_of_pytorch_is_quantized_and_exported() {
+    let dir = TempDir::new().unwrap();
+    write_cifar10(dir.path(), 8, 8);
+    let file = Path::new(FIXTURES).join("resnet-padded/dynamo.onnx").canonicalize().unwrap();
+    let settings = ["calibration_images=16", "batch_size=8", "phases=[{kind='quantize',epochs=1,learning_rate=1e-3}]"];
+    let mut train = command(TRAIN, dir.path());
+    train.args(["--dataset", "cifar10", "--data-dir", ".", "--run", "run", "--model"]).arg(file);
+    train.args(settings.iter().flat_map(|setting| ["--set", setting]));
+    let (out, _) = success(&train.output().unwrap());
+    assert!(out.contains("agree on every image"), "{out}");
+    let recipe = fs::read_to_string(dir.path().join("run/recipe.toml")).unwrap();
+    assert_eq!(recipe.matches("dynamo.onnx").count(), 2, "the network and its weights: {recipe}");
+}
