@@ -14,6 +14,8 @@ use crate::package::Package;
 
 /// Images that run at a time.
 const BATCH: usize = 200;
+/// Classes from which on accuracy among the five best guesses is told, as CIFAR-100's and ImageNet's papers do.
+const TOP5_CLASSES: usize = 50;
 
 /// What `deploy.json` holds.
 #[derive(Clone, Debug, Serialize)]
@@ -70,6 +72,9 @@ pub struct Accuracy {
     /// The macro model, access by access.
     #[serde(rename = "macro")]
     pub macro_model: f64,
+    /// Share of images whose class is among the five largest logits of the macro model, where there are classes enough for that to say something.
+    #[serde(rename = "macro_top5", skip_serializing_if = "Option::is_none")]
+    pub macro_model_top5: Option<f64>,
 }
 
 /// Where executions differ.
@@ -101,11 +106,13 @@ pub fn validate(
     let chip = MacroNetwork::new(network, hardware)?;
     observer.begins("validating", images, 0);
     let classes = network.classes.len();
-    let (mut integer, mut macros, mut logit_mismatches) = (Vec::new(), Vec::new(), 0);
+    let (mut integer, mut macros, mut logit_mismatches, mut among_five) = (Vec::new(), Vec::new(), 0, 0);
     for batch in Batches::in_order(test, BATCH).first(images) {
         let expected = reference.logits(&batch.images);
         let found = chip.run(integer.len(), &batch.images)?.logits;
         logit_mismatches += expected.iter().zip(&found).filter(|(a, b)| a != b).count();
+        let labels = found.chunks(classes).zip(&batch.labels);
+        among_five += labels.filter(|(logits, label)| place(logits, usize::from(**label)) < 5).count();
         integer.extend(predictions(&expected, classes));
         macros.extend(predictions(&found, classes));
         observer.advances(integer.len(), &String::new);
@@ -131,6 +138,7 @@ pub fn validate(
             fake_quant: fake_quant.map(|predictions| test.accuracy(predictions)),
             integer: test.accuracy(&integer),
             macro_model: test.accuracy(&macros),
+            macro_model_top5: (classes >= TOP5_CLASSES).then(|| 100.0 * among_five as f64 / images as f64),
         },
         mismatches: Mismatches {
             fake_quant_vs_integer_predictions: fake_quant.map(|fake| differences(fake, &integer)),
@@ -188,6 +196,12 @@ fn predictions(logits: &[i32], classes: usize) -> impl Iterator<Item = u16> {
     logits.chunks(classes).map(|logits| predict(logits) as u16)
 }
 
+/// How many classes are guessed before one: those with a larger logit, and of equal ones those with a lower number.
+fn place(logits: &[i32], class: usize) -> usize {
+    let before = |(other, logit): &(usize, &i32)| **logit > logits[class] || **logit == logits[class] && *other < class;
+    logits.iter().enumerate().filter(before).count()
+}
+
 impl Deployment {
     /// The text of `deploy.json`.
     ///
@@ -195,5 +209,18 @@ impl Deployment {
     /// None that is known: every field has a form in JSON.
     pub fn to_json(&self) -> Result<String> {
         to_json(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_place_is_the_prediction() {
+        let logits = [3, 9, -2, 9, 0];
+        let places: Vec<usize> = (0..5).map(|class| place(&logits, class)).collect();
+        assert_eq!(places, [2, 0, 4, 1, 3]);
+        assert_eq!(predictions(&logits, 5).collect::<Vec<_>>(), [1]);
     }
 }

@@ -376,6 +376,8 @@ fn cifar100_goes_all_the_way() {
     let report = json(&dir.path().join("run/deploy.json"));
     assert_eq!(report["images"], 30);
     assert_eq!(report["mismatches"]["fake_quant_vs_macro_predictions"], 0);
+    let accuracy = |name: &str| report["accuracy"][name].as_f64().unwrap();
+    assert!(accuracy("macro") <= accuracy("macro_top5") && accuracy("macro_top5") <= 100.0, "{report}");
     let package = Package::read(&dir.path().join("run/model.mars")).unwrap();
     assert_eq!((package.network.classes.len(), package.network.classes[99].as_str()), (100, "fine_99"));
     assert_eq!(package.provenance.dataset, "cifar100");

@@ -317,7 +317,7 @@ fn without_running(network: IntegerNetwork) -> Deployment {
         scaled_from: evaluation.scaled_from,
         policy: evaluation.policy,
         used: evaluation.used,
-        accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0 },
+        accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0, macro_model_top5: None },
         mismatches: Mismatches {
             fake_quant_vs_integer_predictions: None,
             integer_vs_macro_logits: 0,

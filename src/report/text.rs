@@ -209,13 +209,13 @@ pub(super) fn empty_layers(evaluation: &Evaluation) -> impl Iterator<Item = &str
 }
 
 /// The four executions: name, accuracy in percent, and in what they differ from others.
-pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> [(&'static str, String, String); 4] {
+pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> Vec<(&'static str, String, String)> {
     let images = |found: Option<usize>| found.map_or(UNKNOWN.into(), |found| grouped(found as u64));
     let fake_quant = match (mismatches.fake_quant_vs_integer_predictions, mismatches.fake_quant_vs_macro_predictions) {
         (None, None) => UNKNOWN.into(),
         (integer, chip) => format!("integer in {} images, macro in {}", images(integer), images(chip)),
     };
-    [
+    let mut rows = vec![
         ("float before quantization", accuracy(accuracies.float), String::new()),
         ("fake-quant", accuracy(accuracies.fake_quant), fake_quant),
         (
@@ -224,7 +224,10 @@ pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> [(&'
             format!("macro in {} logits", grouped(mismatches.integer_vs_macro_logits as u64)),
         ),
         ("macro model", accuracy(Some(accuracies.macro_model)), String::new()),
-    ]
+    ];
+    let top5 = accuracies.macro_model_top5;
+    rows.extend(top5.map(|top5| ("macro model, five guesses", accuracy(Some(top5)), String::new())));
+    rows
 }
 
 #[cfg(test)]

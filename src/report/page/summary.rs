@@ -59,7 +59,9 @@ fn figures(first: &[(&str, String)], evaluation: &Evaluation) -> Markup {
 
 pub(super) fn accuracy(deployment: &Deployment) -> Markup {
     let rows = executions(&deployment.accuracy, &deployment.mismatches)
-        .map(|(name, accuracy, differs)| vec![name.into(), accuracy, differs]);
+        .into_iter()
+        .map(|(name, accuracy, differs)| vec![name.into(), accuracy, differs])
+        .collect::<Vec<_>>();
     section(
         "Accuracy",
         html! {
