@@ -8,7 +8,9 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::files::to_json;
 use crate::groups::GroupGrid;
-use crate::hardware::{Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, Policy, Used, evaluate};
+use crate::hardware::{
+    AreaBreakdown, Chip, Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, Policy, Used, evaluate,
+};
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
 use crate::network::{ConvShape, Graph, NetworkSpec, Source, read_network, unknown_network, zoo};
 
@@ -81,6 +83,10 @@ pub struct Estimate {
     pub policy: Policy,
     /// What of the chip they were laid on.
     pub used: Used,
+    /// The chip, with its hash.
+    pub chip: Chip,
+    /// Its area, where the hardware file has the constants.
+    pub area: Option<AreaBreakdown>,
     /// How much smaller the weights are.
     pub compression: Compression,
     /// Per frame, weight reload charged.
@@ -155,6 +161,8 @@ impl Estimate {
             scaled_from: evaluation.scaled_from,
             policy: evaluation.policy,
             used: evaluation.used,
+            chip: evaluation.chip.clone(),
+            area: evaluation.area,
             compression: evaluation.compression,
             cost: evaluation.cost,
             cost_without_reload: evaluation.cost_without_reload,

@@ -6,7 +6,8 @@ use crate::data::{Batches, ImageShape, Split};
 use crate::error::Result;
 use crate::files::to_json;
 use crate::hardware::{
-    Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, MacroNetwork, Policy, Used, evaluate,
+    AreaBreakdown, Chip, Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, MacroNetwork, Policy, Used,
+    evaluate,
 };
 use crate::integer::{IntegerNetwork, Reference, predict};
 use crate::observer::Observer;
@@ -41,6 +42,10 @@ pub struct Deployment {
     pub accuracy: Accuracy,
     /// Images or logits in which two executions differ; null where one is missing.
     pub mismatches: Mismatches,
+    /// The chip, with its hash.
+    pub chip: Chip,
+    /// Its area, where the hardware file has the constants.
+    pub area: Option<AreaBreakdown>,
     /// How much smaller the weights are.
     pub compression: Compression,
     /// Per frame, weight reload charged.
@@ -146,6 +151,8 @@ pub fn validate(
             fake_quant_vs_macro_predictions: fake_quant.map(|fake| differences(fake, &macros)),
         },
         data_sha256,
+        chip: evaluation.chip.clone(),
+        area: evaluation.area,
         compression: evaluation.compression,
         cost: evaluation.cost,
         cost_without_reload: evaluation.cost_without_reload,

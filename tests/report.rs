@@ -146,7 +146,7 @@ fn assert_nested(page: &str) {
 fn table_and_page_read_as_they_did() {
     let deployment = deploy(&package(small("stem"), &images()));
     let table = report::table(&deployment);
-    assert!(table.is_ascii() && table.lines().count() <= 40 && table.lines().all(|line| line.len() <= 80));
+    assert!(table.is_ascii() && table.lines().count() <= 45 && table.lines().all(|line| line.len() <= 80));
     insta::assert_snapshot!("table", table);
     let page = page(&deployment, Some(METRICS.as_bytes()));
     assert_nested(&page);
@@ -224,7 +224,16 @@ fn drawings_are_files_of_their_own() {
     let folder = TempDir::new().unwrap();
     let deployment = deploy(&package(small(HOSTILE), &images()));
     report::write_drawings(&deployment, folder.path()).unwrap();
-    for name in ["timeline-frame", "timeline-layer", "utilization", "energy", "kept-groups"] {
+    for name in [
+        "timeline-frame",
+        "timeline-layer",
+        "utilization",
+        "energy",
+        "energy-layers",
+        "roofline",
+        "chip",
+        "kept-groups",
+    ] {
         let drawing = fs::read_to_string(folder.path().join(format!("{name}.svg"))).unwrap();
         assert!(drawing.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\""), "{name}: {drawing}");
         assert!(!drawing.contains("<script") && !drawing.contains("NaN"), "{name}");
@@ -232,8 +241,23 @@ fn drawings_are_files_of_their_own() {
     }
     let drawing = fs::read_to_string(folder.path().join("timeline-layer.svg")).unwrap();
     for part in ["core 0.0", "0 inputs", "0 outputs"] {
-        assert!(drawing.contains(&format!(">{part}</text>")), "{part}");
+        assert!(drawing.contains(&format!(">{part}")), "{part}");
     }
+}
+
+/// A chip of thousands of macros, most of which do the same or nothing.
+#[test]
+fn the_timeline_of_a_huge_chip_has_a_row_for_macros_that_do_the_same() {
+    let hardware = Hardware { cores: 128, macros_per_core: 128, ..Hardware::mars() };
+    let deployment = validate(&package(small("stem"), &images()), &hardware, &images(), Some(1), &Silent).unwrap();
+    let page = page(&deployment, None);
+    let heights = page.split("<svg class=\"timeline\"").skip(1).map(|svg| {
+        let height = svg.split(" height=\"").nth(1).unwrap().split('"').next().unwrap();
+        height.parse::<usize>().unwrap()
+    });
+    let heights: Vec<usize> = heights.collect();
+    assert!(heights.len() == 2 && heights.iter().all(|height| *height < 2_400), "{heights:?}");
+    assert!(page.len() < 1_500_000, "{} bytes", page.len());
 }
 
 /// The page in a real browser, at a desk and on a phone: it is drawn, with all its sections, and no wider than the screen.
@@ -323,6 +347,8 @@ fn without_running(network: IntegerNetwork) -> Deployment {
             integer_vs_macro_logits: 0,
             fake_quant_vs_macro_predictions: None,
         },
+        chip: evaluation.chip.clone(),
+        area: evaluation.area,
         compression: evaluation.compression,
         cost: evaluation.cost,
         cost_without_reload: evaluation.cost_without_reload,

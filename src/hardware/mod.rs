@@ -27,8 +27,8 @@ pub use chip::{
     Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, StatedFor,
 };
 pub use cost::{
-    AreaBreakdown, Compression, Cost, EnergyBreakdown, EnergyTerm, Evaluation, Evaluator, GroupId, LayerCost, Ledger,
-    PruningStep, Resource, SetGroups, Snapshot, Used, evaluate,
+    AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyTerm, Evaluation,
+    Evaluator, GroupId, LayerCost, Ledger, PruningStep, Resource, SetGroups, Snapshot, Used, evaluate,
 };
 pub use mapping::{ConvMapping, FilterSet, Placement, Split, Start};
 pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, Timeline, Window};

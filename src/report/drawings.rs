@@ -1,17 +1,20 @@
 //! The report's drawings of a network on a chip, for `report.html` and as SVG files.
 
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::Path;
 
 use super::Subject;
-use super::chart::{self, Bar, Color, Drawing, SHADES, Stretch};
+use super::chart::{self, Bar, Color, Drawing, PARTS, Reached, SHADES, Stack, Stretch};
 use super::text::{count, energy as microjoules, grouped, percent, words};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
-use crate::hardware::{Activity, LayerCost, Span};
+use crate::hardware::{Activity, Evaluation, LayerCost, Span};
 use crate::network::Conv;
 
+/// Most rows of a timeline, after those that are the same are one.
+const MAX_ROWS: usize = 96;
 /// Cells that all grids of kept groups have together at most, which bounds the size of the file.
 const CELLS: usize = 160_000;
 
@@ -24,6 +27,9 @@ pub(super) fn write(subject: Subject, folder: &Path) -> Result<()> {
         ("timeline-layer", vec![layer(subject)]),
         ("utilization", vec![utilization(subject)]),
         ("energy", vec![energy(subject)]),
+        ("energy-layers", vec![layer_energy(subject)]),
+        ("roofline", vec![roofline(subject)]),
+        ("chip", vec![chip(subject)]),
         ("kept-groups", kept),
     ] {
         let title = format!("{} of {} on {}", name.replace('-', " "), subject.name, subject.hardware);
@@ -43,6 +49,83 @@ pub(super) fn energy(subject: Subject) -> Drawing {
     });
     let caption = "Energy of a frame by component, weight reload charged";
     chart::bars(caption, caption, &bars)
+}
+
+/// Components of the energy that share a color in [`layer_energy`], and what they are.
+pub(super) const ENERGY_PARTS: [(&str, &[&str]); PARTS] = [
+    ("macros", &["macro"]),
+    ("digital", &["accumulation", "index_decode", "requantization"]),
+    ("weights", &["cell_writes", "weight_buffer"]),
+    ("feature maps", &["feature_buffer"]),
+    ("next level", &["next_level"]),
+    ("leakage", &["leakage", "idle_leakage"]),
+];
+
+/// The energy of each layer by component.
+pub(super) fn layer_energy(subject: Subject) -> Drawing {
+    let stack = |layer: &LayerCost| {
+        let components = layer.energy_breakdown_uj.components();
+        let of = |keys: &[&str]| components.iter().filter(|(key, _)| keys.contains(key)).map(|(_, part)| part).sum();
+        let parts = ENERGY_PARTS.iter().map(|(name, keys)| {
+            let part: f64 = of(keys);
+            (part, format!("{name} {} µJ", microjoules(part)))
+        });
+        Stack {
+            label: layer.name.clone(),
+            text: format!("{} µJ", microjoules(layer.energy_uj)),
+            parts: parts.collect(),
+        }
+    };
+    let stacks: Vec<Stack> = subject.evaluation.layers.iter().map(stack).collect();
+    let caption = "Energy of each layer by component, weight reload charged";
+    chart::stacks(caption, caption, &stacks)
+}
+
+/// What each layer reaches, below what macros and ports allow.
+pub(super) fn roofline(subject: Subject) -> Drawing {
+    let Evaluation { layers, chip, used, cost, .. } = subject.evaluation;
+    let clock_hz = chip.description.clock_mhz * 1e6;
+    let memory = &chip.description.memory;
+    let ports = memory.write_bits_per_cycle
+        + memory.weight_bits_per_cycle
+        + memory.feature_read_bits_per_cycle
+        + memory.feature_write_bits_per_cycle;
+    let bits_per_cycle = used.cores as u64 * ports + memory.next_level_bits_per_cycle;
+    let reached = |layer: &LayerCost| {
+        let (operations, bits) = (2.0 * layer.kept_macs as f64, layer.bits_moved.total() as f64);
+        (operations > 0.0 && bits > 0.0 && layer.cycles > 0).then(|| Reached {
+            name: layer.name.clone(),
+            intensity: operations / bits,
+            tops: operations / (layer.cycles as f64 / clock_hz) / 1e12,
+        })
+    };
+    let points: Vec<Reached> = layers.iter().filter_map(reached).collect();
+    let caption = "Executed operations a second of each layer over those for each bit that moves; the roof is what all macros, and all ports together, allow";
+    chart::roofline(caption, &points, cost.peak_tops, bits_per_cycle as f64 * clock_hz / 1e12)
+}
+
+/// The chip's parts; where no areas are known, each is as large as the others.
+pub(super) fn chip(subject: Subject) -> Drawing {
+    let hardware = &subject.evaluation.chip.description;
+    let cores = hardware.cores;
+    let area = subject.evaluation.area.map(|area| {
+        [area.macros_mm2, area.weight_sram_mm2, area.feature_sram_mm2, area.logic_mm2].map(|mm2| mm2.max(0.0))
+    });
+    let part = |index: usize, class, name, number: usize| {
+        let area = area.map_or(1.0, |areas| areas[index] / number as f64);
+        chart::Part { class, name, number, area }
+    };
+    let parts = [
+        part(0, "part0", "macros", hardware.macros()),
+        part(1, "part2", "weight SRAMs", cores),
+        part(2, "part3", "feature-map SRAM", 1),
+        part(3, "part1", "cores' logic", cores),
+    ];
+    let caption = match subject.evaluation.area {
+        Some(area) => format!("The chip's parts by their area, {:.2} mm² together", area.total_mm2),
+        None => "The chip's parts; their areas are not known".to_owned(),
+    };
+    chart::floorplan(&caption, &parts)
 }
 
 /// The share of zero groups in each layer.
@@ -72,7 +155,7 @@ pub(super) fn utilization(subject: Subject) -> Drawing {
 }
 
 /// A part of a core that is busy or waits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Part {
     Macro(usize),
     Decoder,
@@ -89,6 +172,13 @@ struct Place {
 }
 
 impl Place {
+    fn is_macro(self) -> bool {
+        match self.part {
+            Part::Macro(_) => true,
+            Part::Decoder | Part::Inputs | Part::Outputs | Part::NextLevel => false,
+        }
+    }
+
     /// Where a span is drawn, and in which color; none for adders, which work beside the macros.
     fn of(span: &Span) -> Option<(Self, Color)> {
         let (part, color) = match span.activity {
@@ -144,21 +234,49 @@ fn timeline_of(subject: Subject, caption: String, shown: Range<u64>, has_row: im
     let timeline = &subject.evaluation.timeline;
     let visible = timeline.spans.iter().filter(|span| span.start < shown.end && span.end() > shown.start);
     let spans = visible.filter_map(|span| Place::of(span).map(|(place, color)| (place, color, span)));
-    let spans: Vec<_> = spans.filter(|(place, ..)| has_row(*place)).collect();
-    let mut places: Vec<Place> = spans.iter().map(|(place, ..)| *place).collect();
-    places.sort_unstable();
-    places.dedup();
-    let names: Vec<String> = places.iter().map(|place| place.name()).collect();
-    let mut stretches: Vec<Stretch> = spans
-        .iter()
-        .map(|(place, color, span)| Stretch {
-            row: places.partition_point(|other| other < place),
-            color: *color,
-            shade: shade(span),
-            start: span.start.max(shown.start),
-            end: span.end().min(shown.end),
-        })
-        .collect();
+    let spans = spans.filter(|(place, ..)| has_row(*place));
+    let mut rows: BTreeMap<Place, Vec<(Color, usize, u64, u64)>> = BTreeMap::new();
+    for (place, color, span) in spans {
+        let (start, end) = (span.start.max(shown.start), span.end().min(shown.end));
+        rows.entry(place).or_default().push((color, shade(span), start, end));
+    }
+    // Parts that do the same at the same time share a row.
+    let mut folded: Vec<(Place, usize)> = Vec::new();
+    let mut row_of: HashMap<(Part, Vec<(Color, usize, u64, u64)>), usize> = HashMap::new();
+    let mut stretches = Vec::new();
+    for (place, mut spent) in rows {
+        spent.sort_unstable();
+        let kind = if place.is_macro() { Part::Macro(0) } else { place.part };
+        let row = *row_of.entry((kind, spent.clone())).or_insert(folded.len());
+        if row < folded.len() {
+            folded[row].1 += 1;
+            continue;
+        }
+        folded.push((place, 1));
+        if row < MAX_ROWS {
+            stretches.extend(spent.into_iter().map(|(color, shade, start, end)| Stretch {
+                row,
+                color,
+                shade,
+                start,
+                end,
+            }));
+        }
+    }
+    let left_out = folded.len().saturating_sub(MAX_ROWS);
+    let caption = match left_out {
+        0 => caption,
+        _ => format!(
+            "{caption} {} of {} different rows are drawn.",
+            grouped(MAX_ROWS as u64),
+            grouped(folded.len() as u64)
+        ),
+    };
+    let label = |(place, times): &(Place, usize)| match times {
+        1 => place.name(),
+        times => format!("{} ×{times}", place.name()),
+    };
+    let names: Vec<String> = folded.iter().take(MAX_ROWS).map(label).collect();
     stretches.sort_by_key(|stretch| stretch.start);
     let layers = timeline.layers.iter().filter(|layer| layer.start < shown.end && layer.end > shown.start);
     let layers: Vec<_> = layers.map(|layer| (layer.name.as_str(), layer.start, layer.end)).collect();

@@ -1,4 +1,4 @@
-//! The table in the terminal: plain ASCII, at most 80 columns, and some 40 lines.
+//! The table in the terminal: plain ASCII, at most 80 columns, and some 45 lines.
 
 use crate::estimate::Estimate;
 use crate::hardware::Cost;
@@ -6,8 +6,8 @@ use crate::validation::Deployment;
 
 use super::subject::{Basis, Subject};
 use super::text::{
-    Agreement, UNKNOWN, ascii, bytes, count, empty_layers, energy, executions, grouped, mapping_summary, percent,
-    scaling, words,
+    Agreement, UNKNOWN, ascii, bounds_summary, bytes, count, empty_layers, energy, executions, grouped,
+    mapping_summary, percent, scaling, words,
 };
 
 /// Longest name that is printed whole.
@@ -43,6 +43,7 @@ pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
 
     lines.push(String::new());
     lines.push(format!("  {}", mapping_summary(evaluation)));
+    lines.push(format!("  {}", bounds_summary(evaluation)));
     lines.extend(evaluation.scaled_from.map(|from| format!("  {}", scaling(from))));
 
     let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
@@ -55,6 +56,9 @@ pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
     pair("frames per second", &|cost| format!("{:.0}", cost.fps));
     pair("speed-up over dense", &|cost| format!("{:.2} x", cost.speedup_vs_dense));
     pair("utilization", &|cost| percent(cost.utilization));
+    pair("TOPS, executed of peak", &|cost| format!("{:.3} of {:.3}", cost.tops_executed, cost.peak_tops));
+    pair("average power", &|cost| format!("{:.2} mW", cost.average_power_mw));
+    pair("energy x delay", &|cost| format!("{:.2} uJ us", cost.energy_delay_uj_us));
     pair("TOPS/W, dense-equivalent", &|cost| format!("{:.2}", cost.tops_per_watt_dense_equivalent));
     pair("TOPS/W, executed", &|cost| format!("{:.2}", cost.tops_per_watt_executed));
     if let Some(area) = evaluation.area {

@@ -1,6 +1,6 @@
 //! Numbers and names as text.
 
-use crate::hardware::{Evaluation, Geometry, Placement, Policy, Split, Start, Used};
+use crate::hardware::{Bound, Evaluation, Geometry, Placement, Policy, Split, Start, Used};
 use crate::validation::{Accuracy, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
@@ -120,6 +120,32 @@ pub(super) fn mapping_summary(evaluation: &Evaluation) -> String {
         "Mapping {policy}, {cores} x {macros_per_core} macros, {}: {channels} by channels, {copied} copied, {together} together",
         count(layers().count(), "layer")
     )
+}
+
+/// A part of the chip that bounds a layer.
+pub(super) fn bound_name(bound: Bound) -> &'static str {
+    match bound {
+        Bound::Computing => "computing",
+        Bound::Loading => "loading",
+        Bound::ReadPort => "read port",
+        Bound::WritePort => "write port",
+        Bound::NextLevel => "next level",
+        Bound::Decoder => "decoder",
+    }
+}
+
+/// How many layers each part of the chip bounds, in a line.
+pub(super) fn bounds_summary(evaluation: &Evaluation) -> String {
+    let mut counted: Vec<(Bound, usize)> = Vec::new();
+    for layer in &evaluation.layers {
+        match counted.iter_mut().find(|(bound, _)| *bound == layer.bound) {
+            Some((_, count)) => *count += 1,
+            None => counted.push((layer.bound, 1)),
+        }
+    }
+    counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let parts: Vec<String> = counted.iter().map(|(bound, count)| format!("{} {count}", bound_name(*bound))).collect();
+    format!("Layers are bound by {}", parts.join(", "))
 }
 
 /// What was done to accesses that were measured on another geometry.

@@ -19,6 +19,12 @@ impl Hardware {
         [converter, noisy, stuck].into_iter().flatten().collect()
     }
 
+    /// A hash of the description.
+    pub fn sha256(&self) -> String {
+        let text = serde_json::to_string(self).expect("a hardware file is text");
+        format!("{:x}", Sha256::digest(text))
+    }
+
     /// A hash of all that decides what a chip with losses computes; none for one without, which computes the integer network.
     pub fn losses_sha256(&self) -> Option<String> {
         let widths: Vec<_> = self.access.iter().map(|access| (access.weight_bits, access.input_bits)).collect();

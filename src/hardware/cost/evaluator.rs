@@ -8,9 +8,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::area::AreaBreakdown;
+use super::bounds::{BitsMoved, Bound, Bounds};
 use super::compression::Compression;
 use super::energy::{EnergyBreakdown, Macros, layer_energy};
-use super::mapper::{Chip, KnownParts, Mapped, map};
+use super::mapper::{KnownParts, Mapped, Runner, map};
 use crate::error::{Allowed, ConfigError, Error, Result};
 use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::chip::{Geometry, Hardware, MacroShares, Policy};
@@ -25,6 +26,8 @@ use crate::integer::IntegerNetwork;
 pub struct Evaluation {
     /// Name of the hardware.
     pub hardware: String,
+    /// The whole chip.
+    pub chip: Chip,
     /// What keeps the chip from computing what the integer reference does ([`Hardware::losses`]).
     pub losses: Vec<String>,
     /// How the component `macro` of the energy is split, where the hardware file says so.
@@ -55,6 +58,16 @@ pub struct Evaluation {
     pub timeline: Timeline,
 }
 
+/// A chip as it was described.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Chip {
+    /// SHA-256 of the description as JSON.
+    pub sha256: String,
+    /// The keys of its hardware file, bases resolved.
+    #[serde(flatten)]
+    pub description: Hardware,
+}
+
 /// The part of a chip that a network uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
@@ -77,6 +90,16 @@ pub struct Cost {
     pub latency_us: f64,
     /// Energy in microjoules.
     pub energy_uj: f64,
+    /// Energy x frames a second, in milliwatts.
+    pub average_power_mw: f64,
+    /// Energy x time of a frame, in microjoules x microseconds.
+    pub energy_delay_uj_us: f64,
+    /// What all macros could do at the layers' precisions, in TOPS: executed TOPS / utilization.
+    pub peak_tops: f64,
+    /// `2 x dense MAC x frames a second`.
+    pub tops_dense_equivalent: f64,
+    /// `2 x MAC of kept groups x frames a second`, padding not counted.
+    pub tops_executed: f64,
     /// `2 x dense MAC / energy`.
     pub tops_per_watt_dense_equivalent: f64,
     /// `2 x MAC of kept groups / energy`, padding not counted.
@@ -93,6 +116,8 @@ pub struct Cost {
     pub speedup_vs_dense: f64,
     /// Parts of `energy_uj`.
     pub energy_breakdown_uj: EnergyBreakdown,
+    /// What moves, by memory.
+    pub bits_moved: BitsMoved,
 }
 
 /// Cost of a layer, per frame.
@@ -122,6 +147,12 @@ pub struct LayerCost {
     pub kept_macs: u64,
     /// Parts of `energy_uj`.
     pub energy_breakdown_uj: EnergyBreakdown,
+    /// What moves, by memory.
+    pub bits_moved: BitsMoved,
+    /// Least cycles by each part of the chip.
+    pub bounds: Bounds,
+    /// The part that needs most of them.
+    pub bound: Bound,
 }
 
 /// A checked network whose costs on many chips can be asked for.
@@ -200,6 +231,7 @@ impl<'a> Evaluator<'a> {
         }
         Ok(Evaluation {
             hardware: hardware.name.clone(),
+            chip: Chip { sha256: hardware.sha256(), description: hardware.clone() },
             losses: hardware.losses(),
             macro_shares: hardware.macro_shares(),
             area: AreaBreakdown::new(hardware),
@@ -244,7 +276,7 @@ pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluat
 
 /// Cycles of a frame.
 fn cycles(mapped: &Mapped, loading: Loading) -> u64 {
-    let mut chip = Chip::new(&mapped.part, loading, Macros::all(&mapped.part));
+    let mut chip = Runner::new(&mapped.part, loading, Macros::all(&mapped.part));
     mapped.works.iter().map(|work| chip.run(work)).sum()
 }
 
@@ -261,7 +293,7 @@ impl Run {
     fn new(mapped: &Mapped, hardware: &Hardware, loading: Loading) -> Self {
         let Mapped { works, part, .. } = mapped;
         let macros = mapped.macros(hardware);
-        let mut chip = Chip::new(part, loading, macros);
+        let mut chip = Runner::new(part, loading, macros);
         let mut timeline = Timeline { frames: hardware.frames_per_load, layers: Vec::new(), spans: Vec::new() };
         // A pooling layer keeps the macros waiting that the convolution before it used.
         let mut peak = 0.0;
@@ -276,7 +308,7 @@ impl Run {
             }
             peak_macs += cycles as f64 * peak;
             let energy = layer_energy(work, cycles, part, loading, macros);
-            costs.push(layer_cost(work, cycles, peak, energy));
+            costs.push(layer_cost(work, cycles, peak, energy, part, loading));
             timeline.layers.push(time);
             programs.push(program);
         }
@@ -289,7 +321,14 @@ impl Run {
         let fps = hardware.clock_mhz * 1e6 / cycles as f64;
         let area = AreaBreakdown::new(hardware);
         let tops_per_mm2 = |macs: u64| area.map(|area| 2.0 * macs as f64 * fps / 1e12 / area.total_mm2);
+        let tops = |macs: f64| 2.0 * macs * fps / 1e12;
         let cost = Cost {
+            average_power_mw: energy_uj * fps / 1e3,
+            energy_delay_uj_us: energy_uj * cycles as f64 / hardware.clock_mhz,
+            peak_tops: tops(peak_macs),
+            tops_dense_equivalent: tops(macs as f64),
+            tops_executed: tops(kept_macs as f64),
+            bits_moved: costs.iter().fold(BitsMoved::default(), |sum, layer| sum.plus(&layer.bits_moved)),
             cycles,
             fps,
             latency_us: timeline.cycles() as f64 / hardware.clock_mhz,
@@ -341,7 +380,15 @@ fn tops_per_watt(macs: u64, energy_uj: f64) -> f64 {
     2.0 * macs as f64 / (energy_uj * 1e6)
 }
 
-fn layer_cost(work: &LayerWork, cycles: u64, peak: f64, energy: EnergyBreakdown) -> LayerCost {
+fn layer_cost(
+    work: &LayerWork,
+    cycles: u64,
+    peak: f64,
+    energy: EnergyBreakdown,
+    part: &Hardware,
+    loading: Loading,
+) -> LayerCost {
+    let bounds = Bounds::of(work, part, loading);
     let conv = work.layer.conv.as_ref();
     let count = |count: fn(&ConvMapping) -> u64| conv.map_or(0, count);
     let groups = count(|conv| conv.grid.groups() as u64);
@@ -360,5 +407,8 @@ fn layer_cost(work: &LayerWork, cycles: u64, peak: f64, energy: EnergyBreakdown)
         macs: count(|conv| conv.shape.macs()),
         kept_macs,
         energy_breakdown_uj: energy,
+        bits_moved: BitsMoved::of(work, part, loading),
+        bounds,
+        bound: bounds.tightest(),
     }
 }

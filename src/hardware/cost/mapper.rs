@@ -27,7 +27,7 @@ pub(super) struct Mapped<'a> {
 
 /// A chip that runs one layer after the other.
 #[derive(Clone)]
-pub(super) struct Chip<'a> {
+pub(super) struct Runner<'a> {
     hardware: &'a Hardware,
     loading: Loading,
     macros: Macros,
@@ -36,7 +36,7 @@ pub(super) struct Chip<'a> {
     turns: Vec<usize>,
 }
 
-impl<'a> Chip<'a> {
+impl<'a> Runner<'a> {
     pub(super) fn new(hardware: &'a Hardware, loading: Loading, macros: Macros) -> Self {
         Self { hardware, loading, macros, simulator: Simulator::new(hardware), turns: vec![0; hardware.cores] }
     }
@@ -209,14 +209,14 @@ fn map_part<'a>(layers: &'a [Layer], hardware: &Hardware) -> Mapped<'a> {
 /// The best placement of each layer, after the ones that were chosen before it.
 fn layer_by_layer<'a>(layers: &'a [Layer], hardware: &Hardware, loading: Loading) -> Mapped<'a> {
     let objective = hardware.mapping.objective;
-    let mut chip = Chip::new(hardware, loading, Macros::all(hardware));
+    let mut chip = Runner::new(hardware, loading, Macros::all(hardware));
     let works = layers.iter().map(|layer| {
         let placements = match &layer.conv {
             Some(conv) => Placement::all(conv, hardware).into_iter().map(Some).collect(),
             None => vec![None],
         };
         let mut plain = None;
-        let mut best: Option<((f64, f64), LayerWork, Chip)> = None;
+        let mut best: Option<((f64, f64), LayerWork, Runner)> = None;
         for placement in placements {
             let work = layer.place(placement, hardware);
             let mut after = chip.clone();
@@ -263,7 +263,7 @@ impl<'a> Mapped<'a> {
     }
 
     fn expense_of(&self, macros: Macros) -> Expense {
-        let mut chip = Chip::new(&self.part, self.loading, macros);
+        let mut chip = Runner::new(&self.part, self.loading, macros);
         self.works.iter().map(|work| chip.expense(work)).fold(Expense::default(), |sum, layer| Expense {
             cycles: sum.cycles + layer.cycles,
             energy_uj: sum.energy_uj + layer.energy_uj,

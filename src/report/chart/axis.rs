@@ -67,6 +67,11 @@ impl Scale {
         Self { logarithmic: true, range: ends(ticks.iter().copied()).map(f64::log10), ticks, decimals: None }
     }
 
+    /// The least and the largest value that it covers.
+    pub(super) fn ends(&self) -> [f64; 2] {
+        self.range.map(|end| if self.logarithmic { 10f64.powf(end) } else { end })
+    }
+
     /// Where a value lies between the ends, from 0 to 1.
     fn share(&self, value: f64) -> f64 {
         let value = if self.logarithmic { value.log10() } else { value };

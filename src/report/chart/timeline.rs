@@ -11,7 +11,7 @@ use super::style::Drawing;
 use crate::report::text::{grouped, shorten};
 
 /// What a stretch of time is spent on; later ones are drawn over earlier ones.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Color {
     Load,
     Compute,
@@ -39,7 +39,7 @@ pub(crate) struct Stretch {
 }
 
 /// The rows' labels, each row with the gap below it, and the axis below.
-const LEFT: usize = 86;
+const LEFT: usize = 112;
 const RIGHT: usize = 36;
 const ROW: usize = 18;
 const PITCH: usize = 22;

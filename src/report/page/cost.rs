@@ -9,13 +9,17 @@ use crate::report::text::{UNKNOWN, count, energy, grouped, percent, scaling};
 
 type Value = fn(&Cost) -> String;
 
-const ROWS: [(&str, Value); 8] = [
+const ROWS: [(&str, Value); 12] = [
     ("time", |cost| format!("{} cycles", grouped(cost.cycles))),
     ("latency", |cost| format!("{:.2} µs", cost.latency_us)),
     ("throughput", |cost| format!("{} frames/s", grouped(cost.fps.round() as u64))),
     ("energy", |cost| format!("{} µJ", energy(cost.energy_uj))),
     ("efficiency, dense-equivalent", |cost| format!("{:.2} TOPS/W", cost.tops_per_watt_dense_equivalent)),
     ("efficiency, executed", |cost| format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),
+    ("average power", |cost| format!("{:.2} mW", cost.average_power_mw)),
+    ("energy × delay", |cost| format!("{:.2} µJ µs", cost.energy_delay_uj_us)),
+    ("speed, executed", |cost| format!("{:.3} TOPS", cost.tops_executed)),
+    ("speed, peak", |cost| format!("{:.3} TOPS", cost.peak_tops)),
     ("utilization", |cost| percent(cost.utilization)),
     ("speed-up over dense", |cost| format!("{:.2} ×", cost.speedup_vs_dense)),
 ];

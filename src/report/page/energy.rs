@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::elements::{section, table_of_words};
+use super::elements::{legend, section, table_of_words};
 use crate::hardware::{EnergyBreakdown, Evaluation};
 use crate::report::text::{energy as microjoules, percent, words};
 use crate::report::{Subject, drawings};
@@ -25,6 +25,10 @@ pub(super) fn energy(subject: Subject) -> Markup {
     let all = row(html! { b { "all" } }, cost.energy_uj, cost_without_reload.energy_uj, "");
     let rows: Vec<_> = parts.chain([all]).collect();
     let headings = ["component", "with reload (µJ)", "share (%)", "without reload (µJ)", "what it counts"];
+    let by_layer = drawings::layer_energy(subject);
+    let classes: Vec<String> = (0..drawings::ENERGY_PARTS.len()).map(|part| format!("part{part}")).collect();
+    let keys: Vec<(&str, &str)> =
+        classes.iter().zip(drawings::ENERGY_PARTS).map(|(class, (name, _))| (class.as_str(), name)).collect();
     section(
         "Energy of a frame",
         html! {
@@ -33,6 +37,11 @@ pub(super) fn energy(subject: Subject) -> Markup {
                 figcaption { "Weight reload charged." }
             }
             (table_of_words(&headings, &rows))
+            figure {
+                (legend(&keys))
+                (by_layer.svg)
+                figcaption { (by_layer.caption) "." }
+            }
             (macro_split(subject))
         },
     )

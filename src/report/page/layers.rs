@@ -6,7 +6,7 @@ use super::elements::{key, section, table};
 use crate::hardware::LayerCost;
 use crate::network::ConvShape;
 use crate::report::chart::Drawing;
-use crate::report::text::{UNKNOWN, empty_layers, energy, grouped, mapping_summary, percent, placement};
+use crate::report::text::{UNKNOWN, bound_name, empty_layers, energy, grouped, mapping_summary, percent, placement};
 use crate::report::{Subject, drawings};
 
 pub(super) fn sparsity(subject: Subject) -> Markup {
@@ -23,48 +23,72 @@ pub(super) fn sparsity(subject: Subject) -> Markup {
 
 pub(super) fn layers(subject: Subject) -> Markup {
     let convs: Vec<_> = subject.network.convs().collect();
+    let number = |value: Option<String>| value.unwrap_or(UNKNOWN.into());
     let row = |layer: &LayerCost| {
-        let conv = convs.iter().find(|(conv, _)| conv.name == layer.name);
-        let number = |value: Option<String>| value.unwrap_or(UNKNOWN.into());
         let kept = || format!("{} of {}", grouped(layer.kept_groups), grouped(layer.groups));
         vec![
             layer.name.clone(),
             grouped(layer.cycles),
             energy(layer.energy_uj),
-            number(layer.group_sparsity.map(percent)),
             number(layer.group_sparsity.map(|_| kept())),
             percent(layer.utilization),
+            bound(layer),
             layer.mapping.map_or("all cores".into(), placement),
-            format!("{:.3}", layer.kept_macs as f64 / 1e6),
-            number(conv.map(|(conv, _)| dimensions(&conv.shape))),
-            number(conv.map(|(_, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
         ]
     };
-    let rows: Vec<Vec<String>> = subject.evaluation.layers.iter().map(row).collect();
-    let headings = [
+    let work = |layer: &LayerCost| {
+        let conv = convs.iter().find(|(conv, _)| conv.name == layer.name);
+        let moved = layer.bits_moved;
+        let mut cells = vec![
+            layer.name.clone(),
+            number(conv.map(|(conv, _)| dimensions(&conv.shape))),
+            number(conv.map(|(_, conv)| format!("{}, {}", conv.weight_bits, conv.input_bits))),
+            format!("{:.3}", layer.kept_macs as f64 / 1e6),
+        ];
+        let bits = [moved.cells, moved.weight_sram, moved.feature_sram, moved.next_level];
+        cells.extend(bits.map(|bits| format!("{:.1}", bits as f64 / 1e3)));
+        cells
+    };
+    let layers = &subject.evaluation.layers;
+    let rows: Vec<Vec<String>> = layers.iter().map(row).collect();
+    let headings = ["layer", "cycles", "energy (µJ)", "kept groups", "utilization (%)", "bound by", "mapping"];
+    let works: Vec<Vec<String>> = layers.iter().map(work).collect();
+    let work_headings = [
         "layer",
-        "cycles",
-        "energy (µJ)",
-        "zero groups (%)",
-        "kept groups",
-        "utilization (%)",
-        "mapping",
-        "MAC (millions)",
         "weights",
         "bits",
+        "MAC (millions)",
+        "cells (kb)",
+        "weight SRAM (kb)",
+        "feature SRAM (kb)",
+        "next level (kb)",
     ];
-    section(
-        "Layers",
-        html! {
+    html! {
+        (section("Layers", html! {
             (table(&headings, &rows))
             p.note {
-                "Per frame, weight reload charged. Multiply-accumulates (MAC) are those of kept groups. Weights are filters × channels × \
-                 kernel height × width; bits are those of a weight and of an input. The mapping says what the cores divide among \
-                 themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
+                "Per frame, weight reload charged. " b { "Bound by" } ": the part of the chip that alone needs the most cycles for the layer, and how many of the                  layer's own they are; weights may come before the layer begins. The mapping says what the cores divide among                  themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
             }
             p.note { (mapping_summary(subject.evaluation)) "." }
-        },
-    )
+            (figure(&drawings::roofline(subject)))
+        }))
+        (section("What layers compute and move", html! {
+            (table(&work_headings, &works))
+            p.note {
+                "Multiply-accumulates (MAC) are those of kept groups. Weights are filters × channels × kernel height × width; bits are those of a weight and of an                  input. Kilobits of a frame: written into cells of macros, read and written at the SRAMs, and from and to the next level."
+            }
+        }))
+    }
+}
+
+/// What bounds a layer, and its cycles as a share of the layer's.
+fn bound(layer: &LayerCost) -> String {
+    let cycles = layer.bounds.parts().into_iter().map(|(_, cycles)| cycles).max().unwrap_or(0);
+    if layer.cycles == 0 {
+        bound_name(layer.bound).into()
+    } else {
+        format!("{} {:.0} %", bound_name(layer.bound), 100.0 * cycles as f64 / layer.cycles as f64)
+    }
 }
 
 /// Filters, channels and kernel.

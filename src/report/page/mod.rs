@@ -2,6 +2,7 @@
 //!
 //! Templates escape every text; [`text::visible`] then takes out what a reader could not see.
 
+mod chip;
 mod cost;
 mod elements;
 mod energy;
@@ -38,6 +39,7 @@ pub(super) fn page(subject: Subject, metrics: &Metrics) -> String {
                 (cost::cost(subject))
                 (energy::energy(subject))
                 (cost::area(subject))
+                (chip::chip(subject))
                 (layers::sparsity(subject))
                 (layers::layers(subject))
                 (layers::utilization(subject))

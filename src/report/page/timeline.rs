@@ -20,7 +20,7 @@ pub(super) fn timeline(subject: Subject) -> Markup {
         drawings::frame(subject),
         &[("one", "computes"), ("two", "loads weights"), ("none", "waits")],
         "A row is a macro, numbered core.macro; a stripe is a layer, whose name stands above it where there is room. A core's macros \
-         load one after the other, and may load while those of an earlier layer compute.",
+         load one after the other, and may load while those of an earlier layer compute. Macros that do the same share a row (×).",
     );
     let layer = figure(
         drawings::layer(subject),

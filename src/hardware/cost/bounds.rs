@@ -1,0 +1,134 @@
+//! Bounds: what a layer moves, and the least time that each part of the chip needs for it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hardware::chip::Hardware;
+use crate::hardware::mapping::{CoreWork, LayerWork};
+use crate::hardware::timing::Loading;
+
+/// Bits that a frame moves at each memory; each term of the energy that counts bits is one of these times its constant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BitsMoved {
+    /// Written into cells of the macros.
+    pub cells: u64,
+    /// Read from the cores' weight SRAMs, and written to them where they come from the next level.
+    pub weight_sram: u64,
+    /// Read from the feature-map SRAM and written to it.
+    pub feature_sram: u64,
+    /// From and to the next memory level.
+    pub next_level: u64,
+}
+
+impl BitsMoved {
+    pub(super) fn of(work: &LayerWork, hardware: &Hardware, loading: Loading) -> Self {
+        let frames = hardware.frames_per_load as u64;
+        let sum = |bits: fn(&CoreWork) -> u64| work.cores.iter().map(bits).sum::<u64>().div_ceil(frames);
+        let (cells, packed, fetched) = match loading {
+            Loading::Never => (0, 0, 0),
+            Loading::WeightSram => (sum(CoreWork::cell_bits), sum(CoreWork::packed_bits), 0),
+            Loading::NextLevel => (sum(CoreWork::cell_bits), sum(CoreWork::packed_bits), sum(CoreWork::stored_bits)),
+        };
+        let maps: u64 = work.cores.iter().map(|core| core.traffic().read + core.traffic().written).sum();
+        let maps_beyond = 2 * work.spilled_bits + work.layer.image_bits;
+        Self {
+            cells,
+            weight_sram: packed + fetched,
+            feature_sram: maps + maps_beyond,
+            next_level: fetched + maps_beyond,
+        }
+    }
+
+    pub(super) fn plus(self, other: &Self) -> Self {
+        Self {
+            cells: self.cells + other.cells,
+            weight_sram: self.weight_sram + other.weight_sram,
+            feature_sram: self.feature_sram + other.feature_sram,
+            next_level: self.next_level + other.next_level,
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.cells + self.weight_sram + self.feature_sram + self.next_level
+    }
+}
+
+/// What can keep a layer from being faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// The macros' accesses.
+    Computing,
+    /// Writing weights into the macros.
+    Loading,
+    /// Reading inputs from the feature-map SRAM.
+    ReadPort,
+    /// Writing outputs to the feature-map SRAM.
+    WritePort,
+    /// The next memory level.
+    NextLevel,
+    /// Decoding index codes.
+    Decoder,
+}
+
+/// Least cycles of a layer for a frame, by each part alone: all macros busy, or the busiest core's port without a pause. Weights may come while an earlier layer
+/// computes, so a layer can take less than `loading` and `decoder`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// [`Bound::Computing`].
+    pub computing: u64,
+    /// [`Bound::Loading`].
+    pub loading: u64,
+    /// [`Bound::ReadPort`].
+    pub read_port: u64,
+    /// [`Bound::WritePort`].
+    pub write_port: u64,
+    /// [`Bound::NextLevel`].
+    pub next_level: u64,
+    /// [`Bound::Decoder`].
+    pub decoder: u64,
+}
+
+impl Bounds {
+    pub(super) fn of(work: &LayerWork, hardware: &Hardware, loading: Loading) -> Self {
+        let memory = &hardware.memory;
+        let frames = hardware.frames_per_load as u64;
+        let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
+        let slowest = |cycles: &dyn Fn(&CoreWork) -> u64| work.cores.iter().map(cycles).max().unwrap_or(0);
+        let load = |core: &CoreWork| {
+            let write = core.cell_bits().div_ceil(memory.write_bits_per_cycle);
+            write.max(core.packed_bits().div_ceil(memory.weight_bits_per_cycle)).div_ceil(frames)
+        };
+        let decode = |core: &CoreWork| core.index_bits().div_ceil(memory.index_bits_per_cycle).div_ceil(frames);
+        let loads = |cycles: &dyn Fn(&CoreWork) -> u64| match loading {
+            Loading::Never => 0,
+            Loading::WeightSram | Loading::NextLevel => slowest(cycles),
+        };
+        Self {
+            computing: (work.layer.accesses() * access).div_ceil(hardware.macros() as u64),
+            loading: loads(&load),
+            read_port: slowest(&|core| core.traffic().read.div_ceil(memory.feature_read_bits_per_cycle)),
+            write_port: slowest(&|core| core.traffic().written.div_ceil(memory.feature_write_bits_per_cycle)),
+            next_level: BitsMoved::of(work, hardware, loading).next_level.div_ceil(memory.next_level_bits_per_cycle),
+            decoder: loads(&decode),
+        }
+    }
+
+    /// Each part with its cycles.
+    pub fn parts(&self) -> [(Bound, u64); 6] {
+        [
+            (Bound::Computing, self.computing),
+            (Bound::Loading, self.loading),
+            (Bound::ReadPort, self.read_port),
+            (Bound::WritePort, self.write_port),
+            (Bound::NextLevel, self.next_level),
+            (Bound::Decoder, self.decoder),
+        ]
+    }
+
+    /// The part that needs most; of equal ones the first.
+    pub fn tightest(&self) -> Bound {
+        let [first, rest @ ..] = self.parts();
+        rest.into_iter().fold(first, |most, part| if part.1 > most.1 { part } else { most }).0
+    }
+}
