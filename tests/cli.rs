@@ -598,6 +598,47 @@ filters = 10
     assert_eq!(json(&dir.path().join("again"))["accuracy"], report["accuracy"]);
 }
 
+#[test]
+fn a_package_is_a_start() {
+    let dir = new_place();
+    let package = FINISHED.join("run/model.mars");
+    let package = package.to_str().unwrap();
+    let start = ["--recipe", "recipe.toml", "--pretrained", package, "--json", "json"];
+    let run = |folder: &str, settings: &[&str]| {
+        let arguments = [
+            &start,
+            &["--run", folder][..],
+            &settings.iter().flat_map(|setting| ["--set", *setting]).collect::<Vec<_>>(),
+        ]
+        .concat();
+        success(&train(dir.path(), &arguments).output().unwrap());
+        json(&dir.path().join("json"))
+    };
+    // At the package's own bits a run without training gives what the package gives.
+    let again = run("again", &["phases=[{kind = \"quantize\", epochs = 0}]"]);
+    let before = json(&FINISHED.join("run/deploy.json"));
+    let accuracy = |report: &Value| report["accuracy"]["macro"].as_f64().unwrap();
+    assert!((accuracy(&again) - accuracy(&before)).abs() <= 1.0, "{} {}", again["accuracy"], before["accuracy"]);
+    assert_eq!(again["compression"], before["compression"]);
+    // At others its weights are floats, of which groups stay zero.
+    let wide = ["phases=[{kind = \"quantize\", epochs = 1}]", "quantize.weight_bits=8", "quantize.activation_bits=8"];
+    let wide = run("wide", &wide);
+    assert_eq!(wide["compression"]["group_sparsity"], before["compression"]["group_sparsity"]);
+    assert_eq!(wide["mismatches"]["fake_quant_vs_macro_predictions"], 0);
+    let network =
+        common::tiny_network(10).replacen("kernel = 3", "kernel = 5", 1).replacen("padding = 1", "padding = 2", 1);
+    fs::write(dir.path().join("other.toml"), network).unwrap();
+    let other = [&start[..], &["--model", "other.toml"]].concat();
+    refused(dir.path(), &mut train(dir.path(), &other), &["model.mars: it holds the network `tiny`", "of --model"]);
+    let normalization = ["--set", "normalization.mean=[0.1, 0.2, 0.3]"];
+    let other = [&start[..], &normalization].concat();
+    refused(
+        dir.path(),
+        &mut train(dir.path(), &other),
+        &["the package's images mean 0 at the bytes", "`normalization`"],
+    );
+}
+
 // Interruptions.
 
 /// Waits until a run has written so many lines of metrics. One that ends before leaves nothing to interrupt.

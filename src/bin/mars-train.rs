@@ -27,7 +27,7 @@ struct Arguments {
     /// Network: a name of the zoo, a TOML file, or an ONNX file with its weights [default: the recipe's]
     #[arg(long)]
     model: Option<String>,
-    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; .onnx; or "none" for random weights
+    /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; .onnx; a package .mars; or "none" for random weights
     /// [default: the recipe's, else the ONNX file's own or checkpoints/MODEL.safetensors, else none]
     #[arg(long, value_name = "FILE")]
     pretrained: Option<String>,

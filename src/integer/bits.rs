@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::arithmetic::IMAGE_BITS;
+use super::network::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::network::{Graph, Node, Op, Skip, Source};
 
@@ -224,6 +225,28 @@ pub struct BitPlan {
 }
 
 impl BitPlan {
+    /// The widths that a network has.
+    pub fn of(network: &IntegerNetwork) -> Self {
+        let nodes = network.layers.iter().enumerate().map(|(index, layer)| {
+            let reads = match layer {
+                IntegerLayer::Conv { conv, skip, .. } => Reads::Conv(ConvWidths {
+                    weights: conv.weight_bits,
+                    input: conv.input_bits,
+                    skip: skip.as_ref().map(|skip| match skip {
+                        IntegerSkip::Identity { bits, .. } => *bits,
+                        IntegerSkip::Projection { conv, .. } => conv.input_bits,
+                    }),
+                }),
+                IntegerLayer::MaxPool => Reads::MaxPool,
+                IntegerLayer::AvgPool { input_bits, .. } => Reads::AvgPool { input: *input_bits },
+            };
+            let mut forms = network.forms(Source::Node(index));
+            forms.sort_unstable();
+            NodeBits { reads, forms }
+        });
+        Self { nodes: nodes.collect() }
+    }
+
     /// Derives the widths from what each value's readers ask for.
     pub fn new(graph: &Graph, config: &QuantizeConfig) -> Self {
         let mut forms: Vec<Vec<u8>> = vec![Vec::new(); graph.nodes().len()];

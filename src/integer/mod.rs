@@ -6,6 +6,7 @@
 //! | `network` | | [`IntegerNetwork`]: layers with their integers |
 //! | `bits` | a graph, [`QuantizeConfig`] | [`BitPlan`]: which bit width where |
 //! | `fold` | float weights and steps, a bit plan | an integer network |
+//! | `unfold` | an integer network | float weights and steps that fold to it |
 //! | `outline` | a graph, a bit plan | an integer network whose weights mean nothing |
 //! | `reference` | an integer network, images | [`Reference`]: logits, by direct convolution |
 //!
@@ -25,6 +26,7 @@ mod fold;
 mod network;
 mod outline;
 mod reference;
+mod unfold;
 
 pub use arithmetic::{
     Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
@@ -34,3 +36,4 @@ pub use fold::{FoldOptions, ImageScale, fold};
 pub use network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 pub use outline::outline;
 pub use reference::Reference;
+pub use unfold::{Unfolded, unfold};

@@ -129,7 +129,10 @@ impl<'a> Plan<'a> {
         let start = origin.read(training.recipe(), training.graph())?;
         environment.observer.notice(&start.origin.to_string());
         start.remarks.iter().for_each(|remark| environment.observer.notice(remark));
-        let training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
+        let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
+        if start.folded {
+            training = training.with_measured_norms();
+        }
         Ok(Self { training, start: Some(start), folder, cpu: Cpu::Same, observer: environment.observer })
     }
 

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::files::{Source, exists};
+use crate::integer::{BitPlan, Unfolded, unfold};
 use crate::network::{
     Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network, zoo,
 };
-use crate::train::{DistillationConfig, Recipe, StartFrom};
+use crate::package::Package;
+use crate::train::{DistillationConfig, PhaseKind, Recipe, StartFrom};
 
 /// Where a new run's weights come from.
 pub(super) enum Origin {
@@ -27,6 +29,8 @@ pub(super) struct Start {
     pub weights: Weights,
     /// Numbers of the convolutions whose batch norms have no running statistics.
     pub without_statistics: Vec<u32>,
+    /// Whether all batch norms are folded into the weights, as in a package.
+    pub folded: bool,
     /// What a person should know about the checkpoint, a line each.
     pub remarks: Vec<String>,
     /// What the run learns from.
@@ -67,7 +71,9 @@ impl Origin {
     /// A checkpoint that is missing or of another network; distillation without a network to learn from.
     pub fn read(self, recipe: &Recipe, graph: &Graph) -> Result<Start> {
         let options = ImportOptions { names: Some(&recipe.names), fresh: &recipe.fresh, seed: recipe.seed };
+        let folded = matches!(&self, Self::File(file) if is_package(file));
         let Imported { weights, without_statistics, mut remarks } = match &self {
+            Self::File(file) if folded => unfolded(file, recipe, graph)?,
             Self::File(file) => import(file, graph, &options)?,
             Self::Random | Self::Missing(_) => Weights::random(graph, recipe.seed).into(),
         };
@@ -89,8 +95,45 @@ impl Origin {
                 ));
             }
         };
-        Ok(Start { origin: self, weights, without_statistics, remarks, teacher })
+        Ok(Start { origin: self, weights, without_statistics, folded, remarks, teacher })
     }
+}
+
+/// Whether a path is called as packages are.
+fn is_package(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "mars")
+}
+
+/// The float weights of a package of the network. Its scales stay where the run begins with quantizing at the package's own bits.
+fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
+    let refused = |message: String| Error::file(file, message);
+    let network = Package::read(file)?.network;
+    let found = network.graph.spec();
+    if (NetworkSpec { name: found.name.clone(), ..graph.spec().clone() }) != *found {
+        return Err(refused(format!(
+            "it holds the network `{}`, which isn't `{}` of --model; its images are {:?}, its classes {}",
+            found.name,
+            graph.spec().name,
+            found.input,
+            found.classes
+        )));
+    }
+    if let Some(layer) = recipe.fresh.first() {
+        return Err(refused(format!(
+            "`{layer}` cannot be trained anew: start from a checkpoint, or leave out --fresh"
+        )));
+    }
+    let Unfolded { mut weights, scales } = unfold(&network, &recipe.image_scale())?;
+    let goes_on = recipe.phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize)
+        && BitPlan::new(graph, &recipe.quantize) == BitPlan::of(&network);
+    if goes_on {
+        scales.iter().for_each(|(name, array)| weights.insert(name.into(), array.clone()));
+    }
+    let remark = match goes_on {
+        true => "it is a package of the recipe's bits: its scales are taken over, its batch norms are measured anew",
+        false => "it is a package: its weights are taken as floats, its batch norms are measured anew",
+    };
+    Ok(Imported { weights, without_statistics: Vec::new(), remarks: vec![remark.into()] })
 }
 
 /// A teacher's weights: it is never trained, so nobody would measure what it lacks.

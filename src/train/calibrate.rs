@@ -142,6 +142,21 @@ pub(super) fn measure_statistics(model: &mut Model, convs: &[u32], recipe: &Reci
     }
 }
 
+/// Gives batch norms that change nothing, since their factor is 1 and their mean 0, the statistics of training images, and with them factors and offsets
+/// with which they still change nothing. Each is measured while the others are as they were.
+pub(super) fn measure_folded(model: &mut Model, convs: &[u32], recipe: &Recipe, train: &Split) {
+    let before = model.clone();
+    for &conv in convs {
+        let mut measured = before.clone();
+        measure_statistics(&mut measured, &[conv], recipe, train);
+        let mut params = measured.params.conv(conv).clone();
+        let Norm::Batch(norm) = &mut params.norm else { unreachable!("a convolution with a batch norm") };
+        norm.gamma = (norm.variance.clone() + norm.epsilon).sqrt();
+        norm.beta = norm.beta.clone() + norm.mean.clone();
+        *model.params.conv_mut(conv) = params;
+    }
+}
+
 /// The scale of each node's quantized output, by node.
 fn output_scales(
     model: &Model,

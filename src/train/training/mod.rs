@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
-use super::calibrate::measure_statistics;
+use super::calibrate::{measure_folded, measure_statistics};
 use super::check;
 use super::checkpoint::Position;
 use super::device::default_device;
@@ -136,6 +136,14 @@ impl Training {
     /// The same with the statistics of these convolutions' batch norms, by number, measured on training images, where a checkpoint has none.
     pub fn with_measured_statistics(mut self, convs: &[u32]) -> Self {
         measure_statistics(&mut self.model, convs, &self.recipe, &self.data.train);
+        self
+    }
+
+    /// The same where all batch norms change nothing, as [`unfold`](crate::integer::unfold()) leaves them: they get the statistics of training images, and
+    /// still change nothing.
+    pub fn with_measured_norms(mut self) -> Self {
+        let convs: Vec<u32> = self.graph.convs().filter(|conv| conv.batch_norm).map(|conv| conv.number).collect();
+        measure_folded(&mut self.model, &convs, &self.recipe, &self.data.train);
         self
     }
 
