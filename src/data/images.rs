@@ -1,11 +1,12 @@
 //! Images by class: `train/CLASS/*.png`, `.jpg` or `.webp`, and `test/` or `val/` beside it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageReader, Limits};
+use image::{DynamicImage, ImageError, ImageReader, Limits};
 use rayon::prelude::*;
 
 use super::dataset::Dataset;
@@ -24,8 +25,9 @@ const CLASSES: RangeInclusive<usize> = 2..=1 << 16;
 const SIDES: RangeInclusive<usize> = 1..=1 << 14;
 /// Most bytes of a decoded image, 44 million colored pixels: each thread decodes one.
 const MAX_DECODED: u64 = 1 << 27;
-/// Images that are decoded between two reports.
+/// Images that are decoded between two reports, at most, and the bytes that they may take together; one image may always.
 const CHUNK: usize = 256;
+const CHUNK_BYTES: usize = 1 << 26;
 
 /// An image of a class.
 #[derive(Clone)]
@@ -180,7 +182,13 @@ fn decode(path: &Path) -> Result<DynamicImage, DataError> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED);
     reader.limits(limits);
-    reader.decode().map_err(|error| DataError::content(path, format!("not a readable image ({error})")))
+    reader.decode().map_err(|error| {
+        let message = match error {
+            ImageError::Limits(_) => format!("it takes more than {} MiB decoded: make it smaller", MAX_DECODED >> 20),
+            error => format!("not a readable image ({error})"),
+        };
+        DataError::content(path, message)
+    })
 }
 
 /// 1 where all images are gray.
@@ -190,7 +198,8 @@ fn channels_of(images: &[Labelled]) -> Result<usize, DataError> {
     Ok(if found.unwrap_or(Ok(false))? { 3 } else { 1 })
 }
 
-/// The folder in which so many bytes of decoded images of a data set lie, where they are too many for the memory.
+/// The folder in which so many bytes of decoded images of a data set lie, where they are too many for the memory. It needs room for them twice: those that
+/// are held out are a copy, beside one of the rest.
 fn disk<'a>(
     dataset: &Path,
     bytes: u64,
@@ -202,9 +211,12 @@ fn disk<'a>(
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
     let needs =
         format!("decoded images take {}, more than the {} of memory that they may have", gib(bytes), gib(memory));
-    if let Some(free) = free_disk(options.disk).filter(|free| *free < bytes) {
+    if let Some(free) = free_disk(options.disk).filter(|free| *free < 2 * bytes) {
         let disk = options.disk.display();
-        let message = format!("{needs}, and {disk} has {} free: say --data-dir FOLDER on a larger disk", gib(free));
+        let message = format!(
+            "{needs}, twice that on disk, and {disk} has {} free: say --data-dir FOLDER on a larger disk",
+            gib(free)
+        );
         return Err(DataError::content(dataset, message));
     }
     observer.notice(&format!(
@@ -223,22 +235,33 @@ fn read(
     disk: Option<&Path>,
     observer: &dyn Observer,
 ) -> Result<Split, DataError> {
-    let place = disk.unwrap_or(&images[0].path);
+    let no_room = |error: std::io::Error| match disk {
+        Some(folder) => DataError::io(folder)(error),
+        None => {
+            let bytes = images.len() as f64 * shape.len() as f64 / (1u64 << 30) as f64;
+            let message =
+                format!("{} images of its size take {bytes:.1} GiB: {error}; say a smaller image_size", images.len());
+            DataError::content(&images[0].path, message)
+        }
+    };
     let mut writer = match disk {
         Some(folder) => PixelsWriter::on_disk(folder),
-        None => PixelsWriter::in_memory(images.len() * shape.len()),
+        None => {
+            images.len().checked_mul(shape.len()).ok_or(ErrorKind::OutOfMemory.into()).and_then(PixelsWriter::in_memory)
+        }
     }
-    .map_err(DataError::io(place))?;
-    let mut bytes = vec![0; CHUNK * shape.len()];
-    for (number, images) in images.chunks(CHUNK).enumerate() {
+    .map_err(no_room)?;
+    let chunk = (CHUNK_BYTES / shape.len()).clamp(1, CHUNK);
+    let mut bytes = vec![0; chunk.min(images.len()) * shape.len()];
+    for (number, images) in images.chunks(chunk).enumerate() {
         let bytes = &mut bytes[..images.len() * shape.len()];
         let places = bytes.par_chunks_exact_mut(shape.len()).zip(images);
         places.try_for_each(|(bytes, image)| fill(bytes, &image.path, shape, scales))?;
-        writer.write(bytes).map_err(DataError::io(place))?;
-        observer.advances(number * CHUNK + images.len(), &String::new);
+        writer.write(bytes).map_err(no_room)?;
+        observer.advances(number * chunk + images.len(), &String::new);
     }
     let labels = images.iter().map(|image| image.label).collect();
-    Ok(Split { shape, images: writer.finish().map_err(DataError::io(place))?, labels })
+    Ok(Split { shape, images: writer.finish().map_err(no_room)?, labels })
 }
 
 /// Writes an image's bytes, channel by channel.

@@ -4,7 +4,7 @@ use std::fmt::{Display, Formatter};
 use std::time::{Duration, SystemTime};
 
 use crate::error::Result;
-use crate::system::peak_memory;
+use crate::system::used_memory;
 use crate::train::Training;
 
 /// Steps that are measured, behind the first.
@@ -15,7 +15,7 @@ const STEPS: usize = 3;
 pub struct Estimate {
     /// For each phase its name, its epochs and the seconds of one; none where it has no epochs.
     pub phases: Vec<(&'static str, usize, Option<f64>)>,
-    /// Most memory so far, in bytes, where the system tells.
+    /// Memory that is in use after the steps, which keep theirs for the next ones, in bytes, where the system tells.
     pub memory: Option<u64>,
     /// Bytes of the run folder's checkpoints, the one that is being written among them.
     pub disk: u64,
@@ -38,7 +38,7 @@ impl Estimate {
         let checkpoints = 2 + phases.len() as u64;
         Ok(Self {
             phases: measured,
-            memory: peak_memory(),
+            memory: used_memory(),
             disk: checkpoints * training.checkpoint().bytes(),
             measured: SystemTime::now(),
         })
