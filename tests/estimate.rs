@@ -111,3 +111,39 @@ fn what_cannot_be_estimated_is_refused_with_the_way_out() {
         assert!(said.contains(message), "{arguments:?}: {said}");
     }
 }
+
+/// Chips by a network, trained or not; packages on a chip; and what lacks a network.
+#[test]
+fn chips_and_packages_are_compared_side_by_side() {
+    let folder = TempDir::new().unwrap();
+    let run = folder.path().display().to_string();
+    let library = |name: &str| format!("experiments/hardware/library/{name}.toml");
+    let (wu, guo) = (library("wu-isscc2022"), library("guo-isscc2023"));
+    let output = deploy(&["--model", "resnet20", "--weight-bits", "4", "--compare", &wu, &guo, "--run", &run]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.starts_with("Made up: Nothing was trained"), "{table}");
+    assert!(
+        table.contains("wu-isscc2022") && table.contains("guo-isscc2023") && table.contains("area, mm2"),
+        "{table}"
+    );
+    let page = fs::read_to_string(folder.path().join("compare.html")).unwrap();
+    assert!(page.contains("<b>Made up. </b>Nothing was trained") && page.matches("<svg class").count() == 2);
+    let json: Value = serde_json::from_str(&fs::read_to_string(folder.path().join("compare.json")).unwrap()).unwrap();
+    let alone = Estimate::new(
+        named_network("resnet20", None, None).unwrap(),
+        Assumptions { activation_bits: 8, ..W4A4 },
+        &Hardware::load(wu.as_ref()).unwrap(),
+    );
+    assert_eq!(json[0]["cost"]["cycles"], alone.unwrap().cost.cycles);
+    assert_eq!(json[1]["chip"]["name"], "guo-isscc2023");
+
+    let package = |name: &str| format!("experiments/results/resnet20/{name}/model.mars");
+    let output = deploy(&["--compare", &package("w4a4"), &package("w4a4-sparse50"), "--hardware", &wu]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("w4a4") && table.contains("w4a4-sparse50") && !table.contains("Made up"), "{table}");
+    let output = deploy(&[&package("w4a4"), "--compare", &wu, &guo]);
+    assert!(output.status.success());
+    assert!(refusal(&["--compare", &wu, &guo]).contains("name a package or --model"));
+    assert!(refusal(&["--model", "resnet20", "--compare", &wu]).contains("2 values required"));
+}

@@ -10,7 +10,7 @@ use mars::error::{Error, Result};
 use mars::estimate::{Assumptions, Estimate, Pattern, named_network};
 use mars::hardware::{Evaluator, Hardware};
 use mars::package::Package;
-use mars::report::{self, Subject, hardware_list};
+use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 #[command(version)]
 struct Arguments {
     /// The package, model.mars
-    #[arg(required_unless_present_any = ["model", "list_hardware"])]
+    #[arg(required_unless_present_any = ["model", "list_hardware", "compare"])]
     package: Option<PathBuf>,
     /// Cost a network without weights or data instead: a name of the zoo, a TOML or an ONNX file
     #[arg(long, conflicts_with_all = ["package", "dataset", "images", "sweep", "data_dir", "data_url"])]
@@ -51,6 +51,9 @@ struct Arguments {
     /// Only merge the parts of the sweep
     #[arg(long, requires = "sweep")]
     merge: bool,
+    /// Costs side by side instead: hardware files with the package or --model, packages with --hardware; --run writes compare.html
+    #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["sweep", "images", "dataset", "svg"])]
+    compare: Vec<PathBuf>,
     /// List the hardware files that are part of the program: chips of the project, and published ones
     #[arg(long, exclusive = true)]
     list_hardware: bool,
@@ -86,6 +89,9 @@ struct Untrained {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !arguments.compare.is_empty() {
+        return exit(isa_limit().and_then(|_| compare(&arguments)));
+    }
     exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
         (Some(package), _, Some(file)) => explore(&arguments, package, file),
         (Some(package), _, None) => deploy(&arguments, package),
@@ -112,13 +118,53 @@ fn deploy(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
 
 /// Costs a network that nobody has trained.
 fn estimate(arguments: &Arguments, model: &str) -> Result<ExitCode> {
-    let Untrained { weight_bits, activation_bits, sparsity, pattern, image_size, classes } = arguments.untrained;
-    let assumptions = Assumptions { weight_bits, activation_bits, sparsity, pattern };
-    let network = named_network(model, image_size, classes)?;
     let hardware = hardware(arguments)?;
     let _lock = lock_run(arguments, None, &hardware)?;
-    let estimate = Estimate::new(network, assumptions, &hardware)?;
-    present(arguments, (&estimate).into())
+    present(arguments, (&untrained(arguments, model, &hardware)?).into())
+}
+
+/// A network that nobody has trained, on a chip.
+fn untrained(arguments: &Arguments, model: &str, hardware: &Hardware) -> Result<Estimate> {
+    let Untrained { weight_bits, activation_bits, sparsity, pattern, image_size, classes } = arguments.untrained;
+    let assumptions = Assumptions { weight_bits, activation_bits, sparsity, pattern };
+    Estimate::new(named_network(model, image_size, classes)?, assumptions, hardware)
+}
+
+/// Costs chips or packages, and shows them side by side.
+fn compare(arguments: &Arguments) -> Result<ExitCode> {
+    let is_package = |file: &Path| file.extension().is_some_and(|extension| extension == "mars");
+    let own_chip = hardware(arguments)?;
+    let package = arguments.package.as_deref().map(Package::read).transpose()?;
+    let mut all: Vec<Compared> = Vec::new();
+    for file in &arguments.compare {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        // Packages of several runs have one name: their folders tell them apart.
+        let folder = file.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
+        let of_package = |package: &Package, name: String, chip: &Hardware| -> Result<Compared> {
+            let network = package.network.graph.spec().name.clone();
+            Ok(Compared { name, network, made_up: None, evaluation: Evaluator::new(&package.network)?.evaluate(chip)? })
+        };
+        all.push(match (is_package(file), &package, &arguments.model) {
+            (true, ..) => of_package(&Package::read(file)?, folder.unwrap_or(name), &own_chip)?,
+            (false, Some(package), _) => of_package(package, name, &Hardware::load(file)?)?,
+            (false, None, Some(model)) => {
+                let Estimate { network, made_up, evaluation, .. } =
+                    untrained(arguments, model, &Hardware::load(file)?)?;
+                Compared { name, network, made_up: Some(made_up.what), evaluation }
+            }
+            (false, None, None) => {
+                let message = "a chip is compared with others by a network: name a package or --model";
+                return Err(Error::file(file, message));
+            }
+        });
+    }
+    if let Some(folder) = &arguments.folder {
+        let _lock = RunLock::of_run(folder)?;
+        report::write_comparison(&all, folder)?;
+    }
+    arguments.common.write_json(|| report::comparison_json(&all))?;
+    say(&report::comparison_table(&all))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes what was asked for, and prints the table.

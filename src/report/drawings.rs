@@ -229,20 +229,23 @@ fn shade(span: &Span) -> usize {
     ((share * SHADES as f64).ceil() as usize).clamp(1, SHADES)
 }
 
+/// A stretch of a row: color, shade, first cycle and the one after the last.
+type Spent = (Color, usize, u64, u64);
+
 /// The spans in `shown` whose places are to have a row.
 fn timeline_of(subject: Subject, caption: String, shown: Range<u64>, has_row: impl Fn(Place) -> bool) -> Drawing {
     let timeline = &subject.evaluation.timeline;
     let visible = timeline.spans.iter().filter(|span| span.start < shown.end && span.end() > shown.start);
     let spans = visible.filter_map(|span| Place::of(span).map(|(place, color)| (place, color, span)));
     let spans = spans.filter(|(place, ..)| has_row(*place));
-    let mut rows: BTreeMap<Place, Vec<(Color, usize, u64, u64)>> = BTreeMap::new();
+    let mut rows: BTreeMap<Place, Vec<Spent>> = BTreeMap::new();
     for (place, color, span) in spans {
         let (start, end) = (span.start.max(shown.start), span.end().min(shown.end));
         rows.entry(place).or_default().push((color, shade(span), start, end));
     }
     // Parts that do the same at the same time share a row.
     let mut folded: Vec<(Place, usize)> = Vec::new();
-    let mut row_of: HashMap<(Part, Vec<(Color, usize, u64, u64)>), usize> = HashMap::new();
+    let mut row_of: HashMap<(Part, Vec<Spent>), usize> = HashMap::new();
     let mut stretches = Vec::new();
     for (place, mut spent) in rows {
         spent.sort_unstable();

@@ -3,6 +3,7 @@
 
 pub(crate) mod chart;
 mod chips;
+mod compare;
 mod drawings;
 mod metrics;
 mod page;
@@ -20,6 +21,7 @@ use metrics::Metrics;
 
 pub use chart::{Swing, tornado};
 pub use chips::hardware_list;
+pub use compare::{Compared, comparison_json, comparison_table, write_comparison};
 pub use subject::Subject;
 pub use sweep::{sweep_table, write_sweep};
 pub use table::table;

@@ -6,14 +6,12 @@ use crate::validation::Deployment;
 
 use super::subject::{Basis, Subject};
 use super::text::{
-    Agreement, UNKNOWN, ascii, bounds_summary, bytes, count, empty_layers, energy, executions, grouped,
-    mapping_summary, percent, scaling, words,
+    Agreement, UNKNOWN, WIDTH, ascii, bounds_summary, bytes, count, empty_layers, energy, executions, grouped,
+    mapping_summary, percent, scaling, words, wrapped,
 };
 
 /// Longest name that is printed whole.
 const NAME: usize = 24;
-/// Longest line.
-const WIDTH: usize = 80;
 
 /// What was run or assumed, compression and cost, as text.
 pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
@@ -106,22 +104,6 @@ fn made_up(estimate: &Estimate) -> Vec<String> {
     let names = [&estimate.network, &estimate.hardware].map(|name| ascii(name, NAME));
     let mut lines = vec![format!("{} on {}, made up", names[0], names[1]), String::new()];
     lines.extend(wrapped(&ascii(&estimate.made_up.what, 1000), WIDTH - 2).iter().map(|line| format!("  {line}")));
-    lines
-}
-
-/// Lines of at most `width` characters, broken between words.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().expect("there is a first line");
-        if line.is_empty() {
-            line.push_str(word);
-        } else if line.len() + 1 + word.len() <= width {
-            *line += &format!(" {word}");
-        } else {
-            lines.push(word.into());
-        }
-    }
     lines
 }
 

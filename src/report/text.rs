@@ -6,6 +6,9 @@ use crate::validation::{Accuracy, Deployment, Mismatches};
 /// What stands for a number that isn't known.
 pub(crate) const UNKNOWN: &str = "-";
 
+/// Longest line in the terminal.
+pub(super) const WIDTH: usize = 80;
+
 /// A document in which characters that a reader cannot see are U+FFFD, so that a name from a file cannot disguise itself: control
 /// characters, and those that turn the writing direction.
 pub(super) fn visible(document: &str) -> String {
@@ -33,6 +36,22 @@ pub(crate) fn shorten(text: &str, limit: usize, gap: &str) -> String {
     let (head, tail) = (kept.div_ceil(2), characters.len() - kept / 2);
     let (head, tail) = (characters[..head].iter(), characters[tail..].iter());
     head.copied().chain(gap.chars()).chain(tail.copied()).collect()
+}
+
+/// Lines of at most `width` characters, broken between words.
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is a first line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.len() + 1 + word.len() <= width {
+            *line += &format!(" {word}");
+        } else {
+            lines.push(word.into());
+        }
+    }
+    lines
 }
 
 /// A share from 0 to 1 in percent.

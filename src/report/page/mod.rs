@@ -18,6 +18,9 @@ use super::metrics::Metrics;
 use super::subject::{Basis, Subject};
 use super::{chart, text};
 
+/// Its style, beside that of the drawings.
+pub(super) const PAGE_CSS: &str = include_str!("page.css");
+
 /// The page; of a network that nobody has trained without `metrics`.
 pub(super) fn page(subject: Subject, metrics: &Metrics) -> String {
     let page = html! {
@@ -28,7 +31,7 @@ pub(super) fn page(subject: Subject, metrics: &Metrics) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
                 title { (subject.name) " on " (subject.hardware) }
-                style { (PreEscaped(chart::CSS)) (PreEscaped(include_str!("page.css"))) }
+                style { (PreEscaped(chart::CSS)) (PreEscaped(PAGE_CSS)) }
             }
             body {
                 @match subject.basis {

@@ -1,0 +1,239 @@
+//! Chips, mappings or packages side by side: a table, and `compare.html` with drawings.
+
+use std::path::Path;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde::Serialize;
+
+use super::chart::{self, Stack};
+use super::drawings::ENERGY_PARTS;
+use super::page::PAGE_CSS;
+use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, visible, words, wrapped};
+use crate::error::{Error, Result};
+use crate::files::{to_json, write_atomically};
+use crate::hardware::{AreaBreakdown, Chip, Compression, Cost, Evaluation, LayerCost};
+
+/// A network on a chip, beside others.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// What tells it from the others.
+    pub name: String,
+    /// Name of the network.
+    pub network: String,
+    /// What was assumed, of a network that nobody has trained.
+    pub made_up: Option<String>,
+    /// What it costs.
+    pub evaluation: Evaluation,
+}
+
+/// What `compare.json` holds of each.
+#[derive(Serialize)]
+struct Entry<'a> {
+    name: &'a str,
+    network: &'a str,
+    made_up: &'a Option<String>,
+    chip: &'a Chip,
+    area: Option<AreaBreakdown>,
+    compression: Compression,
+    cost: Cost,
+    cost_without_reload: Cost,
+    layers: &'a [LayerCost],
+}
+
+/// Characters of a name in the table.
+const NAME: usize = 14;
+
+type Value = fn(&Evaluation) -> String;
+
+/// The rows: what is compared, in the terminal's and the page's units alike.
+const ROWS: [(&str, Value); 12] = [
+    ("cycles", |it| grouped(it.cost.cycles)),
+    ("frames per second", |it| format!("{:.0}", it.cost.fps)),
+    ("energy, uJ", |it| energy(it.cost.energy_uj)),
+    ("average power, mW", |it| format!("{:.2}", it.cost.average_power_mw)),
+    ("energy x delay, uJ us", |it| format!("{:.2}", it.cost.energy_delay_uj_us)),
+    ("TOPS/W, dense-equivalent", |it| format!("{:.2}", it.cost.tops_per_watt_dense_equivalent)),
+    ("TOPS/W, executed", |it| format!("{:.2}", it.cost.tops_per_watt_executed)),
+    ("TOPS, executed", |it| format!("{:.3}", it.cost.tops_executed)),
+    ("TOPS, peak", |it| format!("{:.3}", it.cost.peak_tops)),
+    ("utilization", |it| percent(it.cost.utilization)),
+    ("area, mm2", |it| it.area.map_or(UNKNOWN.into(), |area| format!("{:.3}", area.total_mm2))),
+    ("groups that are zero", |it| percent(it.compression.group_sparsity)),
+];
+/// Below the components of the energy.
+const WITHOUT_RELOAD: [(&str, Value); 2] = [
+    ("cycles without reload", |it| grouped(it.cost_without_reload.cycles)),
+    ("energy without reload, uJ", |it| energy(it.cost_without_reload.energy_uj)),
+];
+
+/// The table: a column for each, weight reload charged where nothing else is said; components of the energy below.
+pub fn comparison_table(all: &[Compared]) -> String {
+    let mut text = String::new();
+    for sentence in assumptions(all) {
+        let lines = wrapped(&format!("Made up: {}", ascii(sentence, 1000)), WIDTH);
+        text += &(lines.join("\n") + "\n\n");
+    }
+    let mut line = |name: &str, cells: Vec<String>| {
+        let cells: String = cells.iter().map(|cell| format!(" {cell:>NAME$}")).collect();
+        text += &format!("  {name:<26}{cells}\n");
+    };
+    line("per frame", all.iter().map(|it| ascii(&it.name, NAME)).collect());
+    for (name, value) in ROWS {
+        line(name, all.iter().map(|it| value(&it.evaluation)).collect());
+    }
+    for (name, values) in components(all) {
+        line(&format!("  {}, uJ", words(name)), values.into_iter().map(energy).collect());
+    }
+    for (name, value) in WITHOUT_RELOAD {
+        line(name, all.iter().map(|it| value(&it.evaluation)).collect());
+    }
+    for it in all {
+        text += &format!("  {}: {}\n", ascii(&it.name, NAME), notes(&it.evaluation));
+    }
+    text
+}
+
+/// What is said of one beside its numbers.
+fn notes(evaluation: &Evaluation) -> String {
+    let scaled = evaluation.scaled_from.map(|from| format!("; {}", scaling(from)));
+    bounds_summary(evaluation) + &scaled.unwrap_or_default()
+}
+
+/// What was made up, each once.
+fn assumptions(all: &[Compared]) -> Vec<&str> {
+    let mut sentences: Vec<&str> = Vec::new();
+    for sentence in all.iter().filter_map(|it| it.made_up.as_deref()) {
+        if !sentences.contains(&sentence) {
+            sentences.push(sentence);
+        }
+    }
+    sentences
+}
+
+/// The components of the energy that one of them has.
+fn components(all: &[Compared]) -> Vec<(&'static str, Vec<f64>)> {
+    let of = |it: &Compared| it.evaluation.cost.energy_breakdown_uj.components();
+    let Some(first) = all.first().map(of) else { return Vec::new() };
+    let row = |index: usize| (first[index].0, all.iter().map(|it| of(it)[index].1).collect::<Vec<f64>>());
+    (0..first.len()).map(row).filter(|(_, values)| values.iter().any(|value| *value > 0.0)).collect()
+}
+
+/// The JSON text: an entry for each, with the keys of `deploy.json`.
+///
+/// # Errors
+/// None that is known: every field has a form in JSON.
+pub fn comparison_json(all: &[Compared]) -> Result<String> {
+    let entry = |it: &Compared| -> Result<serde_json::Value> {
+        let Evaluation { chip, area, compression, cost, cost_without_reload, layers, .. } = &it.evaluation;
+        let entry = Entry {
+            name: &it.name,
+            network: &it.network,
+            made_up: &it.made_up,
+            chip,
+            area: *area,
+            compression: *compression,
+            cost: *cost,
+            cost_without_reload: *cost_without_reload,
+            layers,
+        };
+        serde_json::to_value(entry).map_err(|error| Error::Setting(error.to_string()))
+    };
+    to_json(&all.iter().map(entry).collect::<Result<Vec<_>>>()?)
+}
+
+/// Writes `compare.html` and `compare.json` into a folder, which is made if need be.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_comparison(all: &[Compared], folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    write_atomically(&folder.join("compare.json"), comparison_json(all)?.as_bytes())?;
+    write_atomically(&folder.join("compare.html"), page(all).as_bytes())
+}
+
+fn page(all: &[Compared]) -> String {
+    let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
+    let title = names.join(", ");
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
+                title { (title) }
+                style { (PreEscaped(chart::CSS)) (PreEscaped(PAGE_CSS)) }
+            }
+            body {
+                h1 { (title) }
+                @for sentence in assumptions(all) { p class="part" { b { "Made up. " } (sentence) } }
+                (table(all))
+                (drawings(all))
+            }
+        }
+    };
+    visible(&page.0)
+}
+
+fn table(all: &[Compared]) -> Markup {
+    html! {
+        section {
+            h2 { "Per frame" }
+            div.scroll tabindex="0" {
+                table {
+                    thead { tr { th scope="col" { "weight reload charged" } @for it in all { th scope="col" { (it.name) } } } }
+                    tbody {
+                        tr { th scope="row" { "network" } @for it in all { td { (it.network) } } }
+                        tr { th scope="row" { "chip" } @for it in all { td { (it.evaluation.hardware) } } }
+                        @for (name, value) in ROWS {
+                            tr { th scope="row" { (name) } @for it in all { td { (value(&it.evaluation)) } } }
+                        }
+                        @for (name, values) in components(all) {
+                            tr { th scope="row" { (words(name)) ", uJ" } @for value in values { td { (energy(value)) } } }
+                        }
+                        @for (name, value) in WITHOUT_RELOAD {
+                            tr { th scope="row" { (name) } @for it in all { td { (value(&it.evaluation)) } } }
+                        }
+                    }
+                }
+            }
+            @for it in all { p.note { b { (it.name) } ": " (notes(&it.evaluation)) "." } }
+        }
+    }
+}
+
+/// Energy and cycles as bars.
+fn drawings(all: &[Compared]) -> Markup {
+    let of_energy = |it: &Compared| {
+        let components = it.evaluation.cost.energy_breakdown_uj.components();
+        let part = |keys: &[&str]| -> f64 {
+            components.iter().filter(|(key, _)| keys.contains(key)).map(|(_, part)| part).sum()
+        };
+        let parts = ENERGY_PARTS.iter().map(|(name, keys)| (part(keys), format!("{name} {} µJ", energy(part(keys)))));
+        Stack {
+            label: it.name.clone(),
+            text: format!("{} µJ", energy(it.evaluation.cost.energy_uj)),
+            parts: parts.collect(),
+        }
+    };
+    let of_time = |it: &Compared| {
+        let us = 1e6 / it.evaluation.cost.fps;
+        Stack { label: it.name.clone(), text: format!("{us:.1} µs"), parts: vec![(us, format!("{us:.1} µs"))] }
+    };
+    let energies: Vec<Stack> = all.iter().map(of_energy).collect();
+    let times: Vec<Stack> = all.iter().map(of_time).collect();
+    let energies =
+        chart::stacks("Energy of a frame", "Energy of a frame by component, weight reload charged", &energies);
+    let times = chart::stacks("Time of a frame", "Time of a frame, weight reload charged", &times);
+    html! {
+        section {
+            h2 { "Energy and time" }
+            figure {
+                p { @for (index, (name, _)) in ENERGY_PARTS.iter().enumerate() { span class={ "key part" (index) } {} (name) " " } }
+                (energies.svg)
+                figcaption { (energies.caption) }
+            }
+            figure { (times.svg) figcaption { (times.caption) } }
+        }
+    }
+}
