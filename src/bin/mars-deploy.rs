@@ -258,7 +258,7 @@ fn explore(arguments: &Arguments, package_file: &Path, file: &Path) -> Result<Ex
         if missing == 0 {
             report::write_sweep(&rows, &folder)?;
             let table = report::sweep_table(&rows);
-            say(&format!("{table}sweep.csv, sweep.jsonl and sweep.svg are in {}\n", folder.display()))?;
+            say(&format!("{table}sweep.html, sweep.csv, sweep.jsonl and sweep.svg are in {}\n", folder.display()))?;
         } else if arguments.merge {
             let message = format!("{missing} of {} points have no row: run the other shards", space.len());
             return Err(Error::file(&folder, message));

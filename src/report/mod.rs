@@ -9,6 +9,7 @@ mod metrics;
 mod page;
 mod subject;
 mod sweep;
+mod sweep_page;
 mod table;
 pub(crate) mod text;
 

@@ -1,4 +1,4 @@
-//! What a sweep leaves: `sweep.csv`, `sweep.jsonl`, `sweep.svg`, and the best points as a table.
+//! What a sweep leaves: `sweep.csv`, `sweep.jsonl`, `sweep.svg`, `sweep.html`, and the best points as a table.
 
 use std::path::Path;
 
@@ -7,6 +7,7 @@ use crate::files::write_atomically;
 use crate::sweep::{Figures, Outcome, Row, Value, pareto_front};
 
 use super::chart::{Dot, Line, Quantity, Scatter, front, scatters};
+use super::sweep_page::page;
 use super::text::{ascii, count, quoted};
 
 /// Rows that the table shows.
@@ -14,7 +15,7 @@ const SHOWN: usize = 20;
 /// Width of a key's column, and of its name.
 const KEY: usize = 12;
 
-/// Writes the rows as CSV and JSON lines, and the Pareto plots if a point works.
+/// Writes the rows as CSV and JSON lines, the Pareto plots, and a page with both.
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -22,7 +23,9 @@ pub fn write_sweep(rows: &[Row], folder: &Path) -> Result<()> {
     let jsonl: String = rows.iter().map(|row| json(row).map(|text| text.to_string() + "\n")).collect::<Result<_>>()?;
     write_atomically(&folder.join("sweep.jsonl"), jsonl.as_bytes())?;
     write_atomically(&folder.join("sweep.csv"), csv(rows)?.as_bytes())?;
-    write_atomically(&folder.join("sweep.svg"), scatters("Pareto plots of a sweep", &plots(rows)).as_bytes())
+    let plots = scatters("Pareto plots of a sweep", &plots(rows));
+    write_atomically(&folder.join("sweep.svg"), plots.as_bytes())?;
+    write_atomically(&folder.join("sweep.html"), page(rows, &pareto_front(rows), &plots).as_bytes())
 }
 
 /// The points that no other one beats, fastest first, as text.

@@ -78,6 +78,13 @@ impl Figures {
     }
 }
 
+impl Figures {
+    /// True if it is nowhere worse and somewhere better.
+    fn beats(&self, other: &Self) -> bool {
+        self.covers(other) && !other.covers(self)
+    }
+}
+
 impl Row {
     /// What it costs, if it works.
     pub fn figures(&self) -> Option<&Figures> {
@@ -88,14 +95,14 @@ impl Row {
     }
 }
 
-/// The points that no other one beats in one figure without losing in another, ascending; of equal ones the first.
+/// The points that no other one beats in one figure without losing in another, ascending; equal ones all of them.
 ///
 /// Figures are frames a second, energy, and accuracy and area where they are known.
 pub fn pareto_front(rows: &[Row]) -> Vec<usize> {
     let mut front: Vec<(usize, &Figures)> = Vec::new();
     for (point, figures) in rows.iter().filter_map(|row| Some((row.point, row.figures()?))) {
-        if !front.iter().any(|(_, other)| other.covers(figures)) {
-            front.retain(|(_, other)| !figures.covers(other));
+        if !front.iter().any(|(_, other)| other.beats(figures)) {
+            front.retain(|(_, other)| !figures.beats(other));
             front.push((point, figures));
         }
     }
