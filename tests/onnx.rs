@@ -324,6 +324,75 @@ fn tensors_that_claim_more_than_they_have_are_refused() {
     }
 }
 
+/// A size of 0 makes any other size free of bytes.
+#[test]
+fn empty_tensors_ask_for_no_memory() {
+    let conv = |sizes: &[i64]| {
+        let file = OnnxFile::new(&[1, 3, 8, 8]).tensor("w", 1, sizes, 9, &[]);
+        file.node("Conv", &["x", "w"], "y", &[]).bytes()
+    };
+    refused(&conv(&[1 << 60, 3, 0, 0]), &["its weights `w` are empty"]);
+    let image = OnnxFile::new(&[1, 1 << 31, 1 << 31, 1 << 31]).node("Relu", &["x"], "y", &[]);
+    refused(&image.bytes(), &["at most 65536"]);
+    let numbers = |sizes: &[i64], kind: &str, inputs: &[&str]| {
+        let file = OnnxFile::new(&[1, 3, 8, 8]).tensor("n", 7, sizes, 9, &[]).integers("zero", &[0]);
+        file.node(kind, inputs, "m", &[]).node("Reshape", &["x", "m"], "y", &[]).bytes()
+    };
+    for (sizes, kind, inputs) in [
+        (&[1 << 40, 0][..], "Slice", &["n", "zero", "zero"][..]),
+        (&[0, 1 << 62], "Transpose", &["n"]),
+        (&[0, 1 << 40, 1 << 20], "Gather", &["n", "zero"]),
+    ] {
+        refused(&numbers(sizes, kind, inputs), &["net.onnx"]);
+    }
+}
+
+/// A linear layer whose weights are `[features, filters]` or `[filters, features]`, scaled, with a bias of `[1, filters]`.
+#[test]
+fn linear_layers_are_read_as_onnx_says() {
+    let image = || OnnxFile::new(&[1, 2, 1, 1]).node("Flatten", &["x"], "f", &[]);
+    // What `floats` gives six weights.
+    let stored = [-0.5, 0.2, -0.2, 0.5, 0.1, -0.3f32];
+    let turned = [-0.5, 0.5, 0.2, 0.1, -0.2, -0.3f32];
+    let scaled = [("alpha", Is::Float(2.0)), ("beta", Is::Float(3.0))];
+    let transposed = |perm: &'static [i64]| {
+        move |file: OnnxFile| file.node("Transpose", &["w"], "t", &[("perm", Is::Numbers(perm))])
+    };
+    let gemm = image().floats("w", &[2, 3]).floats("b", &[1, 3]).node("Gemm", &["f", "w", "b"], "y", &scaled);
+    let network = read(&gemm.bytes()).unwrap();
+    let layer =
+        |network: &OnnxNetwork, role: &str| network.weights.get(&format!("node of y.{role}")).unwrap().values.clone();
+    assert_eq!(layer(&network, "weight"), turned.map(|weight| 2.0 * weight));
+    assert_eq!(layer(&network, "bias"), [-0.5, 0.2, -0.2f32].map(|bias| 3.0 * bias));
+    let rows = image().floats("w", &[3, 2]).node("Gemm", &["f", "w"], "y", &[("transB", Is::Number(1))]);
+    assert_eq!(layer(&read(&rows.bytes()).unwrap(), "weight"), stored);
+    let same = transposed(&[0, 1])(image().floats("w", &[2, 3])).node("MatMul", &["f", "t"], "y", &[]);
+    assert_eq!(layer(&read(&same.bytes()).unwrap(), "weight"), turned, "an order that changes nothing");
+    let other = transposed(&[1, 0])(image().floats("w", &[3, 2])).node("MatMul", &["f", "t"], "y", &[]);
+    assert_eq!(layer(&read(&other.bytes()).unwrap(), "weight"), stored);
+}
+
+/// `r = relu(c)` and `r.view(c.size(0), -1)`: the shape of sums outlives them.
+#[test]
+fn the_shape_of_sums_is_known_behind_their_relu() {
+    let file = OnnxFile::new(&[0, 3, 8, 8]).floats("w", &[4, 3, 3, 3]).floats("v", &[10, 144]);
+    let file = file.integers("first", &[0]).integers("rest", &[-1]);
+    let file = file.node("Conv", &["x", "w"], "c", &[]).node("Relu", &["c"], "r", &[]).node("Shape", &["c"], "s", &[]);
+    let file =
+        file.node("Gather", &["s", "first"], "n", &[]).node("Concat", &["n", "rest"], "t", &[("axis", Is::Number(0))]);
+    let file = file.node("Reshape", &["r", "t"], "z", &[]).node("Gemm", &["z", "v"], "y", &[("transB", Is::Number(1))]);
+    assert_eq!(read(&file.bytes()).unwrap().spec.classes, 10);
+}
+
+#[test]
+fn a_constant_behind_a_flatten_is_no_bias() {
+    let file = OnnxFile::new(&[1, 3, 8, 8]).floats("w", &[4, 3, 3, 3]).floats("b", &[144]).floats("v", &[10, 144]);
+    let file =
+        file.node("Conv", &["x", "w"], "c", &[]).node("Flatten", &["c"], "f", &[]).node("Add", &["f", "b"], "a", &[]);
+    let file = file.node("Relu", &["a"], "r", &[]).node("Gemm", &["r", "v"], "y", &[("transB", Is::Number(1))]);
+    refused(&file.bytes(), &["node `node of a` (Add)", "behind a flatten", "right behind it"]);
+}
+
 #[test]
 fn weights_are_those_of_the_description_that_the_same_file_gives() {
     let dir = TempDir::new().unwrap();

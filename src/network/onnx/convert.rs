@@ -1,5 +1,7 @@
 //! From nodes to layers: what each node makes of values, until the last one's are the logits.
 
+use std::path::Path;
+
 use super::integers::{Integers, reshaped, squeezed, unsqueezed};
 use super::layers::{Joined, Layers, Normalization, Product, ProductKind, Sums};
 use super::model::OnnxNode;
@@ -39,13 +41,13 @@ impl<'a> Converter<'a> {
             return unknown_kind(node.kind, node.domain);
         }
         let value = match node.kind {
-            "Constant" => constant(node)?,
+            "Constant" => constant(node, self.scope.folder)?,
             "Identity" => self.scope.take(node, 0)?,
             "Shape" => Value::Integers(self.scope.shape(node)?),
             kind => match self.scope.integers(node) {
-                Some(inputs) => {
-                    Value::Integers(compute(node, &inputs, fill(node)?).or_else(|reason| refuse(reason, PYTORCH))?)
-                }
+                Some(inputs) => Value::Integers(
+                    compute(node, &inputs, fill(node, self.scope.folder)?).or_else(|reason| refuse(reason, PYTORCH))?,
+                ),
                 None => match self.scope.constant(node)? {
                     Some(tensor) => Value::Tensor(tensor),
                     None => Value::Map(self.map(node, kind)?),
@@ -325,6 +327,12 @@ impl<'a> Converter<'a> {
                 "a constant is the bias of a convolution, right behind it",
             );
         }
+        if sizes[0] != sums.product.filters() {
+            return refuse(
+                "it adds a constant behind a flatten",
+                "a constant is the bias of a convolution, right behind it",
+            );
+        }
         let bias = self.scope.broadcast(node, constant, &sizes)?;
         sums.product.shift(|filter| bias[filter]);
         Ok(Map { sizes, content: Content::Sums(sums) })
@@ -594,22 +602,23 @@ pub(super) fn title<'a>(node: &OnnxNode<'a>) -> &'a str {
 }
 
 /// The whole number of which a node makes a tensor.
-fn fill(node: &OnnxNode) -> Said<i64> {
+fn fill(node: &OnnxNode, folder: &Path) -> Said<i64> {
     let tensor = match node.attribute("value")?.and_then(|attribute| attribute.tensor) {
         Some(tensor) if node.kind == "ConstantOfShape" => Tensor::read(tensor)?,
         Some(_) | None => return Ok(0),
     };
-    match tensor.integers()? {
+    match tensor.integers(folder)? {
         Some(Integers { values, .. }) if values.len() == 1 => Ok(values[0]),
         Some(_) | None => refuse("it makes a tensor of what is no whole number", PYTORCH),
     }
 }
 
-fn constant<'a>(node: &OnnxNode<'a>) -> Said<Value<'a>> {
+/// The value of a `Constant`; `folder` is that of the file.
+fn constant<'a>(node: &OnnxNode<'a>, folder: &Path) -> Said<Value<'a>> {
     if let Some(tensor) = node.attribute("value")?.and_then(|attribute| attribute.tensor) {
         let tensor = Tensor::read(tensor)?;
         // A constant has the name of its node's output.
-        return Value::of(tensor.named(node.outputs.first().copied().unwrap_or_default()));
+        return Value::of(tensor.named(node.outputs.first().copied().unwrap_or_default()), folder);
     }
     if let Some(integer) = node.attribute("value_int")?.and_then(|attribute| attribute.integer) {
         return Ok(Value::Integers(Integers { sizes: Vec::new(), values: vec![integer] }));

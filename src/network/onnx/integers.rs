@@ -8,8 +8,10 @@ pub(super) struct Integers {
 }
 
 impl Integers {
-    /// Most numbers of a tensor.
+    /// Most numbers of a tensor, and its largest size: with a size of 0 beside it, a size counts nothing.
     pub const MOST: usize = 64;
+    /// Most sizes of a tensor.
+    pub const MOST_SIZES: usize = 8;
 
     /// A list.
     pub fn list(values: Vec<i64>) -> Self {

@@ -45,6 +45,9 @@ use crate::files::Source;
 /// The largest file that protobuf can hold.
 const MAX_BYTES: u64 = (1 << 31) - 1;
 
+/// Most channels, rows and columns of an image: more than any network of ours takes.
+const MAX_SIDE: usize = 1 << 16;
+
 /// A network out of an ONNX file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OnnxNetwork {
@@ -101,6 +104,9 @@ fn convert(graph: &OnnxGraph, path: &Path, name: &str) -> std::result::Result<On
             ));
         }
     };
+    if image.iter().any(|side| *side > MAX_SIDE) {
+        return Err(network(format!("its images have the sizes {image:?}"), "sides and channels are at most 65536"));
+    }
     let nodes = needed(graph);
     let folder = path.parent().unwrap_or(Path::new(""));
     let scope =

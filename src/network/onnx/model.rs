@@ -7,8 +7,10 @@ use super::wire::{Damage, fields};
 
 /// Most nodes of a graph: ten times those of the deepest networks.
 const MAX_NODES: usize = 1 << 14;
-/// Most tensors, inputs, outputs, and inputs or outputs of a node.
+/// Most tensors, inputs and outputs.
 const MAX_NAMES: usize = 1 << 16;
+/// Most inputs, outputs and attributes of all nodes together: each takes two bytes of the file at least, and sixteen of memory.
+const MAX_PARTS: usize = 1 << 20;
 
 /// What a file computes.
 pub(super) struct OnnxGraph<'a> {
@@ -62,12 +64,13 @@ impl<'a> OnnxGraph<'a> {
             }
         }
         let mut read = Self { nodes: Vec::new(), tensors: BTreeMap::new(), inputs: Vec::new(), outputs: Vec::new() };
+        let mut parts = 0;
         for field in fields(graph.ok_or("it holds no graph")?) {
             let field = field?;
             match field.number {
                 1 => {
                     room(read.nodes.len(), MAX_NODES)?;
-                    read.nodes.push(OnnxNode::read(field.bytes()?)?);
+                    read.nodes.push(OnnxNode::read(field.bytes()?, &mut parts)?);
                 }
                 5 => {
                     room(read.tensors.len(), MAX_NAMES)?;
@@ -90,28 +93,30 @@ impl<'a> OnnxGraph<'a> {
 }
 
 impl<'a> OnnxNode<'a> {
-    fn read(message: &'a [u8]) -> Result<Self, Damage> {
+    /// Reads a node and counts its `parts`.
+    fn read(message: &'a [u8], parts: &mut usize) -> Result<Self, Damage> {
         let mut node = Self { name: "", kind: "", domain: "", inputs: vec![], outputs: vec![], attributes: Vec::new() };
         for field in fields(message) {
             let field = field?;
             match field.number {
                 1 => {
-                    room(node.inputs.len(), MAX_NAMES)?;
+                    *parts += 1;
                     node.inputs.push(field.text()?);
                 }
                 2 => {
-                    room(node.outputs.len(), MAX_NAMES)?;
+                    *parts += 1;
                     node.outputs.push(field.text()?);
                 }
                 3 => node.name = field.text()?,
                 4 => node.kind = field.text()?,
                 5 => {
-                    room(node.attributes.len(), MAX_NAMES)?;
+                    *parts += 1;
                     node.attributes.push(field.bytes()?);
                 }
                 7 => node.domain = field.text()?,
                 _ => {}
             }
+            room(*parts, MAX_PARTS)?;
         }
         Ok(node)
     }

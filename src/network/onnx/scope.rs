@@ -7,6 +7,7 @@ use super::integers::Integers;
 use super::layers::{Product, Sums};
 use super::model::{OnnxGraph, OnnxNode};
 use super::refusal::{Said, refuse};
+use super::shapes::turns;
 use super::tensor::Tensor;
 use crate::network::graph::Source;
 
@@ -50,12 +51,14 @@ pub(super) struct View {
 
 /// All names, and who reads them.
 pub(super) struct Scope<'a> {
-    folder: &'a Path,
+    pub folder: &'a Path,
     pub batch: usize,
     pub output: &'a str,
     values: BTreeMap<&'a str, Value<'a>>,
     /// How many nodes read what a name stands for; a shape is no reader.
     readers: BTreeMap<&'a str, usize>,
+    /// Sizes of the sums that a node has taken, whose shape may still be asked for.
+    gone: BTreeMap<&'a str, Vec<usize>>,
     /// Weights that belong to a layer.
     taken: BTreeSet<&'a str>,
     /// How many those are.
@@ -80,6 +83,7 @@ impl<'a> Scope<'a> {
             output: graph.outputs[0],
             values: BTreeMap::new(),
             readers: BTreeMap::new(),
+            gone: BTreeMap::new(),
             taken: BTreeSet::new(),
             weights: 0,
         };
@@ -88,7 +92,7 @@ impl<'a> Scope<'a> {
         }
         for name in nodes.iter().flat_map(|node| &node.inputs) {
             if let Some(tensor) = graph.tensors.get(name) {
-                scope.values.insert(name, Value::of(tensor.clone())?);
+                scope.values.insert(name, Value::of(tensor.clone(), folder)?);
             }
         }
         Ok(scope)
@@ -115,11 +119,13 @@ impl<'a> Scope<'a> {
     pub fn take(&mut self, node: &OnnxNode<'a>, number: usize) -> Said<Value<'a>> {
         let name = node.input(number).ok_or_else(|| format!("its input {number} is missing"))?;
         let value = self.get(name)?;
-        let Value::Map(Map { content: Content::Sums(sums), .. }) = value else { return Ok(value.clone()) };
+        let Value::Map(Map { content: Content::Sums(sums), sizes }) = value else { return Ok(value.clone()) };
         if self.readers.get(name).is_some_and(|count| *count > 1) || name == self.output {
             let layer = &sums.product.name;
             return refuse(format!("it isn't alone to read `{layer}` before its ReLU"), RELU);
         }
+        let sizes = sizes.clone();
+        self.gone.insert(name, sizes);
         Ok(self.values.remove(name).expect("it was there"))
     }
 
@@ -206,6 +212,9 @@ impl<'a> Scope<'a> {
                 "weights must be constants of the file",
             );
         }
+        if tensor.len() == 0 {
+            return Err(format!("its weights `{}` are empty", tensor.name).into());
+        }
         if !self.taken.insert(node.inputs[1]) {
             return refuse(
                 format!("its weights `{}` are another layer's too", tensor.name),
@@ -250,17 +259,10 @@ impl<'a> Scope<'a> {
 
     /// The sizes of what a node reads.
     pub fn shape(&self, node: &OnnxNode<'a>) -> Said<Integers> {
-        let sizes = match self.get(node.input(0).ok_or("it has no input")?)? {
-            Value::Map(Map { content: Content::Stored(_, View { border: 1.., .. }), .. }) => {
-                return refuse(
-                    "it takes the shape of a padded value",
-                    "only convolutions and maxima read a value with a border",
-                );
-            }
-            Value::Map(map) => self.all_sizes(&map.sizes),
-            Value::Tensor(Tensor { sizes, .. }) | Value::Integers(Integers { sizes, .. }) => {
-                sizes.iter().map(|size| *size as i64).collect()
-            }
+        let name = node.input(0).ok_or("it has no input")?;
+        let sizes = match self.gone.get(name) {
+            Some(sizes) => self.all_sizes(sizes),
+            None => self.sizes_of(name)?,
         };
         let place = |name: &str, usual: usize| -> Said<usize> {
             let place = node.attribute(name)?.and_then(|attribute| attribute.integer);
@@ -271,6 +273,22 @@ impl<'a> Scope<'a> {
         Ok(Integers::list(sizes.get(start..end).unwrap_or_default().to_vec()))
     }
 
+    /// The sizes of what a name stands for, with those of a batch.
+    fn sizes_of(&self, name: &str) -> Said<Vec<i64>> {
+        Ok(match self.get(name)? {
+            Value::Map(Map { content: Content::Stored(_, View { border: 1.., .. }), .. }) => {
+                return refuse(
+                    "it takes the shape of a padded value",
+                    "only convolutions and maxima read a value with a border",
+                );
+            }
+            Value::Map(map) => self.all_sizes(&map.sizes),
+            Value::Tensor(Tensor { sizes, .. }) | Value::Integers(Integers { sizes, .. }) => {
+                sizes.iter().map(|size| *size as i64).collect()
+            }
+        })
+    }
+
     /// What a node makes of floats that don't depend on the image; none for another node. An exporter that leaves its graph alone makes
     /// biases of zeros so.
     pub fn constant(&self, node: &OnnxNode<'a>) -> Said<Option<Tensor<'a>>> {
@@ -278,9 +296,10 @@ impl<'a> Scope<'a> {
         let tensor = tensor.clone();
         match node.kind {
             "Cast" | "CastLike" => Ok(Some(tensor)),
-            "Transpose" => match tensor.transposed() {
-                Some(transposed) => Ok(Some(transposed)),
-                None => refuse("it turns weights around", "export weights as layers read them"),
+            "Transpose" => match turns(node, tensor.sizes.len()) {
+                Ok(false) => Ok(Some(tensor)),
+                Ok(true) => Ok(tensor.transposed()),
+                Err(reason) => refuse(reason, "export weights as layers read them"),
             },
             "Expand" => {
                 let sizes = self.whole(node, 1)?.ok_or("it has no sizes")?;
@@ -305,12 +324,12 @@ impl<'a> Scope<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The value of a tensor.
+    /// The value of a tensor; `folder` is that of the file.
     ///
     /// # Errors
     /// Whole numbers that cannot be read.
-    pub fn of(tensor: Tensor<'a>) -> Said<Self> {
-        Ok(tensor.integers()?.map_or(Self::Tensor(tensor), Self::Integers))
+    pub fn of(tensor: Tensor<'a>, folder: &Path) -> Said<Self> {
+        Ok(tensor.integers(folder)?.map_or(Self::Tensor(tensor), Self::Integers))
     }
 }
 

@@ -24,7 +24,8 @@ pub(super) fn compute(node: &OnnxNode, inputs: &[Option<&Integers>], fill: i64) 
         "Squeeze" => Integers { sizes: squeezed(&input(0)?.sizes, &axes(1)?)?, ..input(0)?.clone() },
         "Unsqueeze" => Integers { sizes: unsqueezed(&input(0)?.sizes, &axes(1)?)?, ..input(0)?.clone() },
         "Reshape" => input(0)?.reshape(&input(1)?.values)?,
-        "Transpose" => input(0)?.transpose()?,
+        "Transpose" if turns(node, input(0)?.sizes.len())? => input(0)?.transpose()?,
+        "Transpose" => input(0)?.clone(),
         "Gather" if integer("axis")?.unwrap_or(0) == 0 => input(0)?.gather(input(1)?)?,
         "Slice" => input(0)?.slice(
             [input(1)?, input(2)?],
@@ -48,8 +49,28 @@ pub(super) fn compute(node: &OnnxNode, inputs: &[Option<&Integers>], fill: i64) 
         "Add" | "Sub" | "Mul" | "Div" => input(0)?.combine(input(1)?, node.kind)?,
         _ => return Err("nothing of the kind is done with shapes".into()),
     };
-    if result.values.len() > Integers::MOST || result.sizes.len() > Integers::MOST {
+    let sizes = &result.sizes;
+    let too_large = sizes.len() > Integers::MOST_SIZES || sizes.iter().any(|size| *size > Integers::MOST);
+    if too_large || result.values.len() > Integers::MOST {
         return Err(too_many());
     }
     Ok(result)
+}
+
+/// Whether a `Transpose` exchanges rows and columns; otherwise it leaves things as they are.
+///
+/// # Errors
+/// Another order of more than two dimensions.
+pub(super) fn turns(node: &OnnxNode, dimensions: usize) -> Result<bool, String> {
+    let order = match node.attribute("perm")? {
+        Some(attribute) => attribute.integers,
+        None => (0..dimensions as i64).rev().collect(),
+    };
+    if order.iter().copied().eq(0..dimensions as i64) {
+        return Ok(false);
+    }
+    match order[..] {
+        [1, 0] if dimensions == 2 => Ok(true),
+        _ => Err(format!("it puts {dimensions} dimensions into the order {order:?}")),
+    }
 }

@@ -10,8 +10,6 @@ use crate::network::floats::FloatFormat;
 
 /// FLOAT of `TensorProto.DataType`.
 const FLOAT: i64 = 1;
-/// Most dimensions.
-const MAX_DIMENSIONS: usize = 8;
 
 /// A tensor whose values haven't been read.
 #[derive(Clone, Debug)]
@@ -69,7 +67,7 @@ impl<'a> Tensor<'a> {
                 }
                 _ => {}
             }
-            if sizes.len() > MAX_DIMENSIONS {
+            if sizes.len() > Integers::MOST_SIZES {
                 return Err("a tensor with more than 8 dimensions");
             }
         }
@@ -159,20 +157,32 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// Its values as whole numbers; none for floats and for more numbers than shapes and places have.
-    pub fn integers(&self) -> Result<Option<Integers>, String> {
-        /// INT32, INT64, BOOL.
-        const KINDS: [i64; 3] = [6, 7, 9];
-        if !KINDS.contains(&self.kind) || self.len() > Integers::MOST {
+    /// Its values as whole numbers; none for floats and for more numbers than shapes and places have. `folder` is that of the file.
+    pub fn integers(&self, folder: &Path) -> Result<Option<Integers>, String> {
+        // INT32, INT64 and BOOL, and the bytes of a number.
+        let Some(size) =
+            [(6, 4), (7, 8), (9, 1)].into_iter().find_map(|(kind, size)| (kind == self.kind).then_some(size))
+        else {
+            return Ok(None);
+        };
+        if self.len() > Integers::MOST || self.sizes.iter().any(|size| *size > Integers::MOST) {
             return Ok(None);
         }
-        let values: Vec<i64> = match (self.place, self.kind) {
-            (Place::Varints(packed), _) => self.varints(packed)?,
-            (Place::Raw(raw), 6) => raw.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes).into()).collect(),
-            (Place::Raw(raw), 7) => raw.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect(),
-            (Place::Raw(raw), _) => raw.iter().map(|byte| i64::from(*byte)).collect(),
-            (Place::Filled(_), _) => return Ok(None),
-            (Place::Beside { .. }, _) => return Err(format!("`{}` lies in a file beside this one", self.name)),
+        let decode = |bytes: &[u8]| -> Vec<i64> {
+            match size {
+                4 => bytes.as_chunks().0.iter().map(|bytes| i32::from_le_bytes(*bytes).into()).collect(),
+                8 => bytes.as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect(),
+                _ => bytes.iter().map(|byte| i64::from(*byte)).collect(),
+            }
+        };
+        let values = match self.place {
+            Place::Varints(packed) => self.varints(packed)?,
+            Place::Raw(raw) => decode(raw),
+            Place::Filled(_) => return Ok(None),
+            Place::Beside { location, offset, .. } => {
+                let bytes = read_beside(folder, location, offset, size * self.len());
+                decode(&bytes.map_err(|reason| format!("`{}`: {reason}", self.name))?)
+            }
         };
         self.check_count(values.len(), self.len(), "values")?;
         Ok(Some(Integers { sizes: self.sizes.clone(), values }))
@@ -218,8 +228,9 @@ fn product(sizes: &[usize]) -> Option<usize> {
 
 /// Bytes of a file in the same folder or in one within it.
 fn read_beside(folder: &Path, location: &str, offset: u64, length: usize) -> Result<Vec<u8>, String> {
-    let inside =
-        !location.is_empty() && Path::new(location).components().all(|part| matches!(part, Component::Normal(_)));
+    let parts = || Path::new(location).components();
+    let inside = parts().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+        && parts().any(|part| matches!(part, Component::Normal(_)));
     if !inside {
         return Err(format!("its values lie in `{location}`, which isn't within the file's own folder"));
     }

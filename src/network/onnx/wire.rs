@@ -1,6 +1,6 @@
 //! The wire format of protobuf: a message is a list of numbered fields, each a number or bytes.
 //!
-//! Nothing is copied and nothing is allocated, so that a file cannot ask for more memory than it has bytes. (Structs of a protobuf crate would
+//! Nothing is copied and nothing is allocated, so that what a file asks for stays in proportion to its bytes. (Structs of a protobuf crate would
 //! take some hundred bytes for each empty node of two.)
 
 /// A field of a message.
