@@ -231,8 +231,14 @@ pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern
         (0..=last).filter(wanted).map(|index| grids[index].groups()).sum()
     };
     let (all, of_chosen) = (groups(&prunable), groups(&chosen));
-    if sparsity == 0.0 || of_chosen == 0 {
+    if sparsity == 0.0 {
         return Ok(());
+    }
+    if of_chosen == 0 {
+        return Err(Error::Setting(format!(
+            "a sparsity of {sparsity}: `{}` has no layer between the first and the last, which keep all groups",
+            network.graph.spec().name
+        )));
     }
     let share = sparsity * all as f64 / of_chosen as f64;
     if pattern == Pattern::LargeLayers && share > MOST_OF_A_LAYER {
@@ -318,6 +324,17 @@ mod tests {
             (conv.name, kept.iter().filter(|kept| !**kept).count(), kept.len())
         });
         convs.collect()
+    }
+
+    #[test]
+    fn a_network_with_nothing_to_drop_says_so() {
+        let spec = "name = 'two'\ninput = [3, 8, 8]\nclasses = 10\nlayers = [
+            { op = 'conv', name = 'a', filters = 16, kernel = 3 }, { op = 'linear', name = 'b', filters = 10 }]";
+        let graph = Graph::new(toml::from_str(spec).unwrap()).unwrap();
+        let mut network = outline(&graph, &QuantizeConfig::default(), GroupShape { filters: 16, channels: 16 });
+        drop_groups(&mut network, 0.0, Pattern::Even).unwrap();
+        let error = drop_groups(&mut network, 0.5, Pattern::Even).unwrap_err().to_string();
+        assert!(error.contains("`two` has no layer between the first and the last"), "{error}");
     }
 
     #[test]

@@ -1054,6 +1054,29 @@ fn area_and_its_throughput_follow_from_the_files_constants() {
 }
 
 #[test]
+fn area_and_outputs_follow_the_geometry() {
+    let mars = Hardware::mars();
+    let larger = Hardware { rows: 2 * mars.rows, columns: 4 * mars.columns, ..mars.clone() };
+    assert!(close(larger.macro_mm2().unwrap(), 8.0 * mars.macro_mm2().unwrap()));
+    let papistas = Hardware::load("experiments/hardware/library/papistas-cicc2021.toml".as_ref()).unwrap();
+    let wider = Hardware { columns: 2 * papistas.columns, ..papistas.clone() };
+    let outputs = |chip: &Hardware| chip.precision(2, 7).unwrap().outputs;
+    assert_eq!((outputs(&papistas), outputs(&wider)), (512, 1024));
+    let mut crowded = papistas;
+    crowded.access[0].outputs = Some(1025);
+    let error = crowded.validate().unwrap_err().to_string();
+    assert!(error.contains("outputs is 1025, it must be from 1 to 1024"), "{error}");
+}
+
+/// One row has no adder tree; what is left are its gates.
+#[test]
+fn the_delay_of_an_adder_tree_grows_with_its_rows_from_one_on() {
+    let guo = Hardware::load("experiments/hardware/library/guo-isscc2023.toml".as_ref()).unwrap();
+    let ns = [1, 2, 4, 16].map(|rows_on| Hardware { rows_on, ..guo.clone() }.precision(8, 8).unwrap().ns);
+    assert!(ns[0] > 0.0 && ns.is_sorted(), "{ns:?}");
+}
+
+#[test]
 fn shares_of_an_access_are_chosen_or_those_of_its_components() {
     let adc5 = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
     let shares = adc5.macro_shares().unwrap();
@@ -1271,7 +1294,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
             "access[0].weight_bits 4 is not a multiple of weight_slice_bits 3",
         ),
         ("columns = 64", "columns = 4", "access[1].weight_bits 8 exceeds columns 4"),
-        ("ns = 8.4", "ns = 8.4\noutputs = 65", "access[1].outputs is 65, it must be from 1 to 64"),
+        ("ns = 8.4", "ns = 8.4\noutputs = 65", "access[1].outputs is 65, it must be from 1 to 32"),
         ("energy_pj = 61.6", "", "access[1].energy_pj is missing, and so is energy.components"),
         ("clock_mhz = 100 ", "clock_mhz = nan ", "clock_mhz is NaN, it must be from 1e-6 to 1e6"),
         (

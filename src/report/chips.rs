@@ -27,13 +27,13 @@ pub fn hardware_list() -> Result<String> {
 fn summary(chip: &Hardware) -> String {
     let Hardware { cores, macros_per_core, rows, columns, rows_on, .. } = chip;
     let widest = chip.access.iter().max_by_key(|mode| (mode.weight_bits, mode.input_bits));
-    let widest = widest.map(|mode| mode.weight_bits);
-    let peak = widest.and_then(|bits| Some((bits, chip.precision(bits, bits).ok()?)));
-    let figures = peak.map_or(UNKNOWN.into(), |(bits, precision)| {
+    let widest = widest.map(|mode| (mode.weight_bits, mode.input_bits.max(mode.weight_bits)));
+    let peak = widest.and_then(|(bits, inputs)| Some((bits, inputs, chip.precision(bits, inputs).ok()?)));
+    let figures = peak.map_or(UNKNOWN.into(), |(bits, inputs, precision)| {
         let operations = 2.0 * (rows_on * precision.outputs) as f64;
         let tops = chip.macros() as f64 * operations / precision.ns / 1e3;
-        let area = chip.area.map_or(String::new(), |area| format!(", {:.3} mm2 a macro", area.macro_mm2));
-        format!("macros at {bits} x {bits} b: {:.1} TOPS/W, {tops:.2} TOPS{area}", operations / precision.energy_pj)
+        let area = chip.macro_mm2().map_or(String::new(), |area| format!(", {area:.3} mm2 a macro"));
+        format!("macros at {bits} x {inputs} b: {:.1} TOPS/W, {tops:.2} TOPS{area}", operations / precision.energy_pj)
     });
     format!("{cores} x {macros_per_core} macros of {rows} x {columns} cells, {rows_on} rows on; {figures}")
 }

@@ -187,7 +187,9 @@ impl Hardware {
                 }
             }
             if let Some(outputs) = mode.outputs {
-                check_range(&key("outputs"), outputs as u64, 1, self.columns as u64)?;
+                let columns = mode.measured.map_or(self.columns, |measured| measured.columns);
+                let slices = usize::from(mode.weight_bits.div_ceil(self.weight_slice_bits));
+                check_range(&key("outputs"), outputs as u64, 1, (columns / slices) as u64)?;
             }
             if usize::from(mode.weight_bits) > self.columns {
                 return at_most(&key("weight_bits"), mode.weight_bits.into(), "columns", self.columns, None);

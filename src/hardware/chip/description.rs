@@ -276,7 +276,7 @@ impl MacroShares {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Area {
-    /// A macro with its converters and drivers, mm2.
+    /// A macro with its converters and drivers, mm2, of the geometry that its accesses were measured on.
     pub macro_mm2: f64,
     /// An SRAM without its cells, mm2.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -103,9 +103,13 @@ impl Hardware {
         })
     }
 
-    /// Outputs of an access.
+    /// Outputs of an access: those that the file says grow with the columns.
     fn outputs(&self, mode: &AccessMode) -> usize {
-        mode.outputs.unwrap_or(self.columns / usize::from(mode.weight_bits))
+        match (mode.outputs, mode.measured) {
+            (Some(outputs), Some(measured)) => (outputs * self.columns / measured.columns).max(1),
+            (Some(outputs), None) => outputs,
+            (None, _) => self.columns / usize::from(mode.weight_bits),
+        }
     }
 
     /// What adds up the outputs of one access.

@@ -45,6 +45,8 @@ impl Hardware {
             let (rows, levels) = (rows_on as f64, (rows_on as f64).log2());
             match self.converter {
                 Converter::AdderTree => {
+                    // Below two rows there is no tree: what is left are its gates.
+                    let levels = levels.max(1.0);
                     let carries = f64::from(self.weight_slice_bits) + levels - 2.0;
                     TREE_NS.0 + TREE_NS.1 * (levels - 1.0) + TREE_NS.2 * carries
                 }
@@ -59,6 +61,13 @@ impl Hardware {
     /// Where an access was measured on another geometry: that one.
     fn other_geometry(&self, mode: &AccessMode) -> Option<Geometry> {
         mode.measured.filter(|measured| *measured != self.geometry())
+    }
+
+    /// Area of a macro in mm2, where the file tells it: by cells, from the geometry that accesses were measured on.
+    pub fn macro_mm2(&self) -> Option<f64> {
+        let cells = |geometry: Geometry| (geometry.rows * geometry.columns) as f64;
+        let ratio = self.scaled_from().map_or(1.0, |from| cells(self.geometry()) / cells(from));
+        Some(self.area?.macro_mm2 * ratio)
     }
 
     /// Static power of a macro, in milliwatts: by cells.

@@ -25,7 +25,7 @@ impl AreaBreakdown {
         let area = hardware.area?;
         let sram = |kib: u64| area.sram_mm2_fixed + kib as f64 * area.sram_mm2_per_kib;
         let parts = [
-            hardware.macros() as f64 * area.macro_mm2,
+            hardware.macros() as f64 * hardware.macro_mm2()?,
             hardware.cores as f64 * sram(hardware.memory.weight_sram_kib),
             sram(hardware.memory.feature_sram_kib),
             hardware.cores as f64 * area.logic_mm2_per_core,
