@@ -84,13 +84,13 @@ fn convolutions() {
             seen.push(conv);
             let map = conv.input;
             let x = Tensor::<4>::random([batch, map.height, map.width, map.channels], Distribution::Default, &device);
-            let shape = [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]];
+            let shape = [conv.filters(), conv.depth(), conv.kernel[0], conv.kernel[1]];
             let w = Tensor::<4>::random(shape, Distribution::Default, &device).require_grad();
             // The first layer's input needs no gradient.
             let x = if map.channels > 3 { x.require_grad() } else { x };
             let run = || {
                 let bias = Norm::Bias(Tensor::zeros([conv.filters()], &device));
-                let options = ConvOptions { stride: conv.stride, padding: conv.padding };
+                let options = ConvOptions { stride: conv.stride, padding: conv.padding, groups: conv.groups };
                 conv_block(x.clone(), w.clone(), options, bias, None, false).value
             };
             let forward = time(|| drop(black_box(run())));

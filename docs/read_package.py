@@ -9,12 +9,12 @@ import numpy
 
 
 def read_package(path):
-    """The header, and for each convolution its dense weights `[filters, channels, height, width]` and its biases."""
+    """The header, and for each convolution its weights `[filters, channels of a group, height, width]` and its biases."""
     raw = open(path, "rb").read()
     length = int.from_bytes(raw[:8], "little")
     container = json.loads(raw[8 : 8 + length])
     header = json.loads(container.pop("__metadata__")["mars"])
-    assert header["version"] in (1, 2), "another version of the format"
+    assert header["version"] in (1, 2, 3), "another version of the format"
     digest = header["sha256"].encode()
     assert hashlib.sha256(raw.replace(digest, b"0" * 64, 1)).hexdigest() == header["sha256"], "damaged"
 
@@ -23,15 +23,15 @@ def read_package(path):
         return numpy.frombuffer(raw[start:end], {"U8": "u1", "U16": "<u2", "I32": "<i4"}[container[name]["dtype"]])
 
     convs = {}
-    for name, shape, conv in convolutions(header):
-        weights = dense_weights(shape, conv, header["group"], tensor(name + ".index"), tensor(name + ".weights"))
+    for name, shape, groups, conv in convolutions(header):
+        weights = dense_weights(shape, groups, conv, header["group"], tensor(name + ".index"), tensor(name + ".weights"))
         convs[name] = weights, tensor(name + ".bias")
     predictions = tensor("predictions") if header["predictions"] else None
     return header, convs, predictions
 
 
 def convolutions(header):
-    """Name, shape of the weights and header of each convolution."""
+    """Name, shape of the weights, groups of channels and header of each convolution."""
     maps = {"image": header["network"]["input"]}
     last = "image"
     for layer, numbers in zip(header["network"]["layers"], header["layers"]):
@@ -48,30 +48,38 @@ def convolutions(header):
         size = [(n + 2 * padding - k) // stride + 1 for n, k in zip([height, width], kernel)]
         maps[last] = [layer.get("filters", channels)] + size
         if op in ("conv", "linear"):
-            yield last, [layer["filters"], channels] + kernel, numbers["conv"]
+            groups = layer.get("groups", 1)
+            yield last, [layer["filters"], channels // groups] + kernel, groups, numbers["conv"]
         if layer.get("add", {}).get("shortcut") == "projection":
             source = maps[layer["add"]["from"]][0]
-            yield last + ".projection", [layer["filters"], source, 1, 1], numbers["skip"]["conv"]
+            yield last + ".projection", [layer["filters"], source, 1, 1], 1, numbers["skip"]["conv"]
 
 
-def dense_weights(shape, conv, group, index, stream):
-    filters, channels, height, width = shape
+def dense_weights(shape, groups, conv, group, index, stream):
+    filters, depth, height, width = shape
     taps, bits = height * width, conv["weight_bits"]
-    blocks = -(-channels // group["channels"])
     codes = numpy.unpackbits(index, bitorder="little")
     stream = numpy.unpackbits(stream, bitorder="little")
-    dense = numpy.zeros((filters, channels, taps), numpy.int8)
-    for number, entry in enumerate(conv["index"]):
+    dense = numpy.zeros((filters, depth, taps), numpy.int8)
+    sets = [range(first, min(first + group["filters"], filters)) for first in range(0, filters, group["filters"])]
+    first_channel = [number // (filters // groups) * depth for number in range(filters)]
+    first_block = [first_channel[rows[0]] // group["channels"] for rows in sets]
+    last_block = [(first_channel[rows[-1]] + depth - 1) // group["channels"] for rows in sets]
+    blocks = max(last - first + 1 for first, last in zip(first_block, last_block))
+    for rows, block_of_set, entry in zip(sets, first_block, conv["index"]):
         kept = decode(entry["code"], codes[: entry["bits"]], blocks * taps)
         codes = codes[-(-entry["bits"] // 8) * 8 :]
-        rows = slice(number * group["filters"], (number + 1) * group["filters"])
         for place in kept:
             block, tap = divmod(place, taps)
-            columns = slice(block * group["channels"], (block + 1) * group["channels"])
-            target = dense[rows, columns, tap]
-            values = stream[: target.size * bits].reshape(target.shape + (bits,)) @ (1 << numpy.arange(bits))
-            stream = stream[target.size * bits :]
-            target[...] = values - (values >> (bits - 1) << bits)
+            channel = (block_of_set + block) * group["channels"]
+            # Filters of a set that read the same channels lie together.
+            for first in sorted({first_channel[row] for row in rows}):
+                readers = [row for row in rows if first_channel[row] == first]
+                columns = slice(max(channel - first, 0), max(channel + group["channels"] - first, 0))
+                target = dense[readers[0] : readers[-1] + 1, columns, tap]
+                values = stream[: target.size * bits].reshape(target.shape + (bits,)) @ (1 << numpy.arange(bits))
+                stream = stream[target.size * bits :]
+                target[...] = values - (values >> (bits - 1) << bits)
     return dense.reshape(shape)
 
 

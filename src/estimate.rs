@@ -222,13 +222,13 @@ pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern
     let grids: Vec<GroupGrid> = shapes.iter().map(|(shape, _)| GroupGrid::new(network.group, shape)).collect();
     let last = shapes.len() - 1;
     let prunable = |index: &usize| shapes[*index].1 != Source::Image && *index != last;
-    let most = (0..=last).filter(prunable).map(|index| shapes[index].0.channels()).max().unwrap_or(0);
+    let most = (0..=last).filter(prunable).map(|index| shapes[index].0.depth()).max().unwrap_or(0);
     let chosen = |index: &usize| match pattern {
         Pattern::Even => prunable(index),
-        Pattern::LargeLayers => prunable(index) && 2 * shapes[*index].0.channels() >= most,
+        Pattern::LargeLayers => prunable(index) && 2 * shapes[*index].0.depth() >= most,
     };
     let groups = |wanted: &dyn Fn(&usize) -> bool| -> usize {
-        (0..=last).filter(wanted).map(|index| grids[index].groups()).sum()
+        (0..=last).filter(wanted).map(|index| grids[index].real_groups()).sum()
     };
     let (all, of_chosen) = (groups(&prunable), groups(&chosen));
     if sparsity == 0.0 {
@@ -253,17 +253,14 @@ pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern
     let mut random = SplitMix(SEED);
     for (index, conv) in convs_mut(network).into_iter().enumerate().filter(|(index, _)| chosen(index)) {
         let grid = &grids[index];
-        let mut order: Vec<usize> = (0..grid.groups()).collect();
+        let mut order: Vec<usize> = (0..grid.groups()).filter(|group| grid.exists(*group)).collect();
         random.shuffle(&mut order);
         let mut zero = vec![false; grid.groups()];
-        let count = (share * grid.groups() as f64).round() as usize;
+        let count = (share * order.len() as f64).round() as usize;
         order[..count].iter().for_each(|&group| zero[group] = true);
-        // Weights are [filter][channel][tap], groups [filter set][channel block][tap].
-        for (row, weights) in conv.weights.chunks_exact_mut(grid.taps).enumerate() {
-            let (filter, channel) = (row / grid.channels, row % grid.channels);
-            let block = filter / grid.group.filters * grid.blocks() + channel / grid.group.channels;
-            for (weight, zero) in weights.iter_mut().zip(&zero[block * grid.taps..]) {
-                *weight = if *zero { 0 } else { *weight };
+        for (index, weight) in conv.weights.iter_mut().enumerate() {
+            if zero[grid.group_of(index)] {
+                *weight = 0;
             }
         }
     }

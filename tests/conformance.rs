@@ -50,6 +50,8 @@ struct Stretch {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Conv,
+    /// A convolution in groups, depthwise ones among them.
+    Grouped,
     /// Two convolutions, the second with what the first reads: strided, with channels added.
     Identity,
     /// One convolution with a projection of what it reads.
@@ -62,8 +64,9 @@ enum Kind {
 }
 
 fn stretch() -> impl Strategy<Value = Stretch> {
-    use Kind::{Branches, Conv, Hidden, Identity, Max, Mean, Projection};
-    let kinds = vec![Conv, Conv, Identity, Identity, Projection, Projection, Branches, Max, Mean, Hidden];
+    use Kind::{Branches, Conv, Grouped, Hidden, Identity, Max, Mean, Projection};
+    let kinds =
+        vec![Conv, Conv, Grouped, Grouped, Identity, Identity, Projection, Projection, Branches, Max, Mean, Hidden];
     (prop::sample::select(kinds), 1usize..=20, 1usize..=5, 1usize..=3, 0usize..=4, any::<bool>()).prop_map(
         |(kind, filters, kernel, stride, padding, batch_norm)| Stretch {
             kind,
@@ -126,6 +129,7 @@ impl Builder {
             kernel,
             stride,
             padding,
+            groups: 1,
             batch_norm,
             add,
         });
@@ -143,6 +147,7 @@ impl Builder {
         let odd = stretch.kernel | 1;
         let same = odd / 2;
         match stretch.kind {
+            Kind::Grouped => self.add_grouped(stretch),
             _ if first => self.add_conv(stretch),
             Kind::Conv => self.add_conv(stretch),
             Kind::Identity => {
@@ -193,6 +198,19 @@ impl Builder {
                 (self.channels, self.height, self.width) = (filters, 1, 1);
             }
         }
+    }
+
+    /// As many groups as one of the divisors of the channels, and up to three filters for each of a group's channels.
+    fn add_grouped(&mut self, stretch: &Stretch) {
+        let channels = self.channels;
+        let divisors: Vec<usize> = (1..=channels).rev().filter(|groups| channels.is_multiple_of(*groups)).collect();
+        let chosen = divisors[stretch.padding % divisors.len()];
+        self.add_conv(&Stretch {
+            filters: chosen * (1 + stretch.filters % (3 * channels / chosen)),
+            ..stretch.clone()
+        });
+        let Some(LayerSpec::Conv { groups, .. }) = self.layers.last_mut() else { unreachable!("it was added") };
+        *groups = chosen;
     }
 
     fn add_conv(&mut self, stretch: &Stretch) {
@@ -298,9 +316,10 @@ fn affine(weights: &Weights, name: &str, batch_norm: bool, filter: usize) -> (f6
 fn columns(weights: &Weights, conv: &Conv, fused: bool, colors: &[f64]) -> Vec<Vec<f64>> {
     let Conv { name, shape, source, batch_norm, .. } = conv;
     let values = &weights.get(&format!("{name}.weight")).unwrap().values;
-    let len = shape.channels() * shape.taps();
-    let color = |index: usize| if *source == Source::Image { colors[index / shape.taps()] } else { 1.0 };
+    let len = shape.depth() * shape.taps();
     let column = |(filter, column): (usize, &[f32])| -> Vec<f64> {
+        let first = shape.reads(filter).start;
+        let color = |index: usize| if *source == Source::Image { colors[first + index / shape.taps()] } else { 1.0 };
         let gain = if fused { affine(weights, name, *batch_norm, filter).0 } else { 1.0 };
         column.iter().enumerate().map(|(i, weight)| f64::from(*weight) * gain * color(i)).collect()
     };
@@ -311,12 +330,12 @@ fn columns(weights: &Weights, conv: &Conv, fused: bool, colors: &[f64]) -> Vec<V
 fn float_conv(shape: &ConvShape, columns: &[Vec<f64>], input: &[f64]) -> Vec<f64> {
     let kernel_width = shape.kernel[1];
     let mut sums = Vec::with_capacity(shape.output.len());
-    for column in columns {
+    for (filter, column) in columns.iter().enumerate() {
         for out in 0..shape.output.pixels() {
             let (top, left) = (out / shape.output.width * shape.stride, out % shape.output.width * shape.stride);
             let mut sum = 0.0;
             for (index, weight) in column.iter().enumerate() {
-                let (channel, tap) = (index / shape.taps(), index % shape.taps());
+                let (channel, tap) = (shape.reads(filter).start + index / shape.taps(), index % shape.taps());
                 let y = (top + tap / kernel_width).wrapping_sub(shape.padding);
                 let x = (left + tap % kernel_width).wrapping_sub(shape.padding);
                 if y < shape.input.height && x < shape.input.width {
@@ -757,6 +776,7 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
             kernel,
             stride: 1,
             padding,
+            groups: 1,
             batch_norm: false,
             batch_norm_epsilon: None,
             add: None,
@@ -981,7 +1001,7 @@ proptest! {
             let integer = integers.iter().find(|(other, _)| other == name).unwrap().1;
             let steps = &weights.get(&format!("{name}.weight_step")).unwrap().values;
             let limit = ((1i32 << (integer.weight_bits - 1)) - 1) as f32;
-            let len = shape.channels() * shape.taps();
+            let len = shape.depth() * shape.taps();
             for (filter, column) in columns(&weights, &conv, fused, &colors).iter().enumerate() {
                 let step = steps[if steps.len() > 1 { filter } else { 0 }];
                 let outside = !fused && *batch_norm;

@@ -33,7 +33,7 @@ fn direct_conv(shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[
     for filter in 0..shape.filters() {
         for out in 0..shape.output.pixels() {
             let mut sum = i64::from(conv.bias[filter]);
-            for channel in 0..shape.channels() {
+            for (index, channel) in shape.reads(filter).enumerate() {
                 for tap in 0..shape.taps() {
                     let y = out / shape.output.width * shape.stride + tap / shape.kernel[1];
                     let x = out % shape.output.width * shape.stride + tap % shape.kernel[1];
@@ -43,7 +43,7 @@ fn direct_conv(shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[
                         true => values[channel * height * width + (y - shape.padding) * width + x - shape.padding],
                         false => padding[channel],
                     };
-                    let weight = conv.weights[(filter * shape.channels() + channel) * shape.taps() + tap];
+                    let weight = conv.weights[(filter * shape.depth() + index) * shape.taps() + tap];
                     sum += i64::from(weight) * i64::from(value);
                 }
             }
@@ -165,10 +165,21 @@ fn conv(name: &str, filters: usize, kernel: usize, stride: usize, padding: usize
         kernel,
         stride,
         padding,
+        groups: 1,
         batch_norm: true,
         batch_norm_epsilon: None,
         add,
     }
+}
+
+fn in_groups(count: usize, layer: LayerSpec) -> LayerSpec {
+    let LayerSpec::Conv { name, input, filters, kernel, stride, padding, batch_norm, batch_norm_epsilon, add, .. } =
+        layer
+    else {
+        unreachable!("it is a convolution")
+    };
+    let groups = count;
+    LayerSpec::Conv { name, input, filters, kernel, stride, padding, groups, batch_norm, batch_norm_epsilon, add }
 }
 
 fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
@@ -182,7 +193,7 @@ fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
     NetworkSpec { name: "small".into(), input, classes: 5, batch_norm_epsilon: BATCH_NORM_EPSILON, layers }
 }
 
-/// Everything that a network may have: both shortcuts, a stride, padded channels, both pools.
+/// Everything that a network may have: both shortcuts, a stride, padded channels, groups of channels, both pools.
 fn small_network() -> NetworkSpec {
     let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride, batch_norm: true });
     let max_pool = LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3, stride: 2, padding: 1 };
@@ -196,6 +207,7 @@ fn small_network() -> NetworkSpec {
             conv("b1", 33, 3, 2, 1, None),
             conv("b2", 33, 3, 1, 1, skip("a2", Shortcut::Projection, 2)),
             conv("c1", 40, 3, 2, 1, None),
+            in_groups(8, conv("grouped", 40, 3, 1, 1, None)),
             conv("c2", 40, 1, 1, 0, skip("b2", Shortcut::Identity, 2)),
             max_pool,
             avg_pool,
@@ -230,8 +242,9 @@ fn direct_accesses(
     let (slice_bits, phase_bits) = (u32::from(hardware.weight_slice_bits), u32::from(hardware.input_bits_per_cycle));
     // The products of one group: a 1x1 convolution of its channels at its kernel position.
     let products = |filter: usize, group: usize, out: usize| -> Vec<(u32, u32)> {
-        let (block, tap) = (group / grid.taps, group % grid.taps);
-        (block * channels..shape.channels().min((block + 1) * channels))
+        let (block, tap) = grid.place(filter / filters, group);
+        grid.block_channels(block)
+            .filter(|channel| shape.reads(filter).contains(channel))
             .map(|channel| {
                 let y = (out / shape.output.width * shape.stride + tap / shape.kernel[1]).wrapping_sub(shape.padding);
                 let x = (out % shape.output.width * shape.stride + tap % shape.kernel[1]).wrapping_sub(shape.padding);
@@ -239,7 +252,7 @@ fn direct_accesses(
                     true => values[channel * shape.input.pixels() + y * shape.input.width + x],
                     false => padding[channel],
                 };
-                let weight = conv.weights[(filter * shape.channels() + channel) * grid.taps + tap];
+                let weight = conv.weights[grid.weight(filter, channel, tap)];
                 (i32::from(weight).rem_euclid(1 << bits) as u32, u32::from(value))
             })
             .collect()
@@ -547,6 +560,33 @@ fn a_layer_that_fills_every_macro_keeps_them_busy() {
     // Two cycles for each of 64 pixels, and five until the first inputs are there and the last values are written.
     let layer = &evaluation.layers[1];
     assert_eq!((layer.accesses, layer.cycles, layer.utilization), (16 * 64, 2 * 64 + 5, 128.0 / 133.0));
+}
+
+/// Sixteen filters share their word lines, though each of a depthwise layer needs one of sixteen: such a layer takes the accesses and cell
+/// writes of a dense one whose groups off the diagonal are pruned, for a sixteenth of its products.
+#[test]
+fn a_depthwise_layer_costs_what_the_diagonal_of_a_dense_one_costs() {
+    let layers = |second| vec![conv("a", 64, 1, 1, 0, None), second];
+    let dense = spec([64, 8, 8], layers(conv("b", 64, 3, 1, 1, None)));
+    let depthwise = spec([64, 8, 8], layers(in_groups(64, conv("b", 64, 3, 1, 1, None))));
+    let depthwise = W8A8.network(depthwise);
+    let mut diagonal = W8A8.network(dense);
+    let IntegerLayer::Conv { conv: pruned, .. } = &mut diagonal.layers[1] else { unreachable!("it is a convolution") };
+    for (index, weight) in pruned.weights.iter_mut().enumerate() {
+        let (filter, channel) = (index / 9 / 64, index / 9 % 64);
+        *weight = i8::from(filter / 16 == channel / 16);
+    }
+    let [depthwise, diagonal] = [depthwise, diagonal].map(|network| evaluate(&network, &Hardware::mars()).unwrap());
+    let (layer, other) = (&depthwise.layers[1], &diagonal.layers[1]);
+    // Nine kernel positions of 16 channels are three accesses of four sections; 16 filters at 8 bits are two parts; four sets.
+    assert_eq!((layer.accesses, other.accesses), (3 * 2 * 4 * 64, 3 * 2 * 4 * 64));
+    assert!(layer.cycles <= other.cycles, "fewer bits are fetched for the same cells");
+    assert_eq!((layer.kept_groups, layer.groups, other.groups), (4 * 9, 4 * 9, 4 * 4 * 9));
+    assert_eq!((layer.macs, layer.kept_macs, other.kept_macs), (64 * 9 * 64, 64 * 9 * 64, 16 * 64 * 9 * 64));
+    assert!(layer.utilization < 0.05, "{}", layer.utilization);
+    let writes = |evaluation: &Evaluation| evaluation.cost.energy_breakdown_uj.cell_writes;
+    assert_eq!(writes(&depthwise), writes(&diagonal));
+    assert_eq!(depthwise.compression.group_sparsity, 0.0);
 }
 
 /// One core, one access of two cycles a macro, 64-cycle loads (64 x 64 cells through 64 bits): the second macro loads while the
@@ -1383,11 +1423,13 @@ fn cost(network: &IntegerNetwork, hardware: &Hardware, resource: Resource) -> f6
 fn group_scores(network: &IntegerNetwork, group: GroupShape, random: &mut Random) -> Vec<Vec<f32>> {
     // Layers differ in what their groups matter, as they do in a network.
     let score = |random: &mut Random, scale: f32| scale * (1 + random.below(1000)) as f32;
-    let groups = network.convs().map(|(conv, _)| GroupGrid::new(group, &conv.shape).groups());
-    groups
-        .map(|groups| {
+    let grids = network.convs().map(|(conv, _)| GroupGrid::new(group, &conv.shape));
+    grids
+        .map(|grid| {
             let scale = 10f32.powi(random.below(3) as i32);
-            (0..groups).map(|_| score(random, scale)).collect()
+            // What doesn't exist is no loss.
+            let exists = |group| f32::from(u8::from(grid.exists(group)));
+            (0..grid.groups()).map(|group| score(random, scale) * exists(group)).collect()
         })
         .collect()
 }

@@ -165,6 +165,19 @@ fn a_file_by_hand_is_a_network() {
     assert_eq!(network.weights.get("node of y.weight").unwrap().shape, [10, 4, 4, 4]);
 }
 
+#[test]
+fn a_depthwise_convolution_is_one_with_as_many_groups_as_channels() {
+    let file = around(
+        |file| {
+            let file = file.floats("u", &[8, 1, 3, 3]);
+            file.node("Conv", &["r", "u"], "d", &[("group", Is::Number(4))]).node("Relu", &["d"], "z", &[])
+        },
+        8 * 36,
+    );
+    let spec = read(&file.bytes()).unwrap().spec;
+    assert!(matches!(spec.layers[1], LayerSpec::Conv { groups: 4, filters: 8, .. }), "{spec:?}");
+}
+
 /// Each thing that cannot be said: its node, its kind, and what to do.
 #[test]
 fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
@@ -193,7 +206,8 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
             Box::new(|file| file.floats("s", &[4]).node("BatchNormalization", &["r", "s", "s", "s", "s"], "z", &[])),
             &["no convolution comes right before it"],
         ),
-        (second(&[("group", Is::Number(2))]), &["groups"]),
+        (second(&[("group", Is::Number(2))]), &["for 2 groups of 4 channels, its input has 4"]),
+        (second(&[("group", Is::Number(-1))]), &["no number of groups"]),
         (second(&[("dilations", Is::Numbers(&[2, 2]))]), &["node `node of d` (Conv)", "dilated"]),
         (second(&[("strides", Is::Numbers(&[1, 2]))]), &["strides [1, 2] differ"]),
         (second(&[("pads", Is::Numbers(&[0, 0, 1, 1]))]), &["borders [0, 0, 1, 1] differ"]),
@@ -247,7 +261,7 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
         (Box::new(|file| file.node("Softmax", &["r"], "z", &[])), &["a softmax comes last"]),
         (
             Box::new(|file| file.floats("k", &[4, 3, 1, 1]).node("Conv", &["r", "k"], "z", &[])),
-            &["for 3 channels, its input has 4"],
+            &["for 1 groups of 3 channels, its input has 4"],
         ),
         (
             Box::new(|file| {

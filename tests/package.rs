@@ -140,6 +140,30 @@ fn a_projection_with_a_bias_takes_version_3() {
     });
 }
 
+#[test]
+fn groups_of_channels_take_version_3() {
+    let spec = r#"
+        name = "grouped"
+        input = [4, 3, 3]
+        classes = 2
+        layers = [
+            { op = "conv", name = "conv", filters = 6, kernel = 2, groups = 2 },
+            { op = "linear", name = "linear", filters = 2 },
+        ]
+    "#;
+    let layers = vec![
+        IntegerLayer::Conv {
+            conv: conv(8, 3, weights(6 * 2 * 4, 3), 6),
+            skip: None,
+            output: Some(requantize(&[5], &[(4, 20)])),
+        },
+        IntegerLayer::Conv { conv: conv(4, 8, weights(2 * 24, 8), 2), skip: None, output: None },
+    ];
+    let package = Package { network: network(spec, [4, 3], layers), provenance: provenance(), predictions: None };
+    let bytes = package.to_bytes().unwrap();
+    assert_eq!((version(&bytes), Package::from_bytes(&bytes).unwrap()), ('3', package));
+}
+
 /// Every kind of layer and skip.
 fn small() -> Package {
     let spec = r#"

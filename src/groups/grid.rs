@@ -1,11 +1,15 @@
 //! The grid of groups that covers a convolution.
 
+use std::ops::Range;
+
 use super::shape::GroupShape;
 use crate::network::ConvShape;
 
-/// The grid of groups over a convolution's weights `[filters, channels, kernel height, kernel width]`.
+/// The grid of groups over a convolution's weights `[filters, depth, kernel height, kernel width]`.
 ///
-/// Groups are numbered `(set * blocks + block) * taps + tap`: filter set, channel block, kernel position.
+/// Groups are numbered `(set * blocks + block) * taps + tap`: filter set, channel block, kernel position. Where filters read some of the
+/// channels alone, a set's blocks are counted from the first one that any of its filters reads. What of a group no filter reads are no weights; a
+/// group without any doesn't exist, but has its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GroupGrid {
     /// Shape of a group.
@@ -14,14 +18,45 @@ pub struct GroupGrid {
     pub filters: usize,
     /// The convolution's input channels.
     pub channels: usize,
+    /// Channels that a filter reads.
+    pub depth: usize,
     /// Kernel positions.
     pub taps: usize,
+    /// Channel blocks of a filter set: as many as the set has that reads the most.
+    blocks: usize,
 }
 
 impl GroupGrid {
     /// The grid of a convolution.
     pub fn new(group: GroupShape, conv: &ConvShape) -> Self {
-        Self { group, filters: conv.filters(), channels: conv.channels(), taps: conv.taps() }
+        let (channels, depth) = (conv.channels(), conv.depth());
+        let mut grid = Self { group, filters: conv.filters(), channels, depth, taps: conv.taps(), blocks: 0 };
+        let of_set = |set| {
+            let filters = grid.set_filters(set);
+            grid.reads(filters.end - 1).end.div_ceil(group.channels) - grid.first_block(set)
+        };
+        grid.blocks = match grid.is_dense() {
+            true => grid.channel_blocks(),
+            false => (0..grid.sets()).map(of_set).max().unwrap_or(0),
+        };
+        grid
+    }
+
+    /// The grid of a convolution whose filters read all channels.
+    pub fn dense(group: GroupShape, filters: usize, channels: usize, taps: usize) -> Self {
+        Self { group, filters, channels, depth: channels, taps, blocks: channels.div_ceil(group.channels) }
+    }
+
+    /// Whether every filter reads every channel.
+    pub fn is_dense(&self) -> bool {
+        self.depth == self.channels
+    }
+
+    /// The channels that a filter reads.
+    pub fn reads(&self, filter: usize) -> Range<usize> {
+        // Filters of a group: filters / (channels / depth).
+        let first = filter / (self.filters * self.depth / self.channels) * self.depth;
+        first..first + self.depth
     }
 
     /// Filter sets; the last one may be partly filled.
@@ -29,9 +64,31 @@ impl GroupGrid {
         self.filters.div_ceil(self.group.filters)
     }
 
-    /// Channel blocks; the last one may be partly filled.
-    pub fn blocks(&self) -> usize {
+    /// The filters of a set.
+    pub fn set_filters(&self, set: usize) -> Range<usize> {
+        let first = set * self.group.filters;
+        first..first.saturating_add(self.group.filters).min(self.filters)
+    }
+
+    /// Channel blocks of the input; the last one may be partly filled.
+    pub fn channel_blocks(&self) -> usize {
         self.channels.div_ceil(self.group.channels)
+    }
+
+    /// The channels of a block.
+    pub fn block_channels(&self, block: usize) -> Range<usize> {
+        let first = block * self.group.channels;
+        first.min(self.channels)..first.saturating_add(self.group.channels).min(self.channels)
+    }
+
+    /// Channel blocks of a filter set: as many as the set has that reads the most.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// The first channel block that a set reads.
+    fn first_block(&self, set: usize) -> usize {
+        self.reads(set * self.group.filters).start / self.group.channels
     }
 
     /// Groups of one filter set.
@@ -44,26 +101,53 @@ impl GroupGrid {
         self.sets() * self.groups_per_set()
     }
 
-    /// The group that a weight belongs to; `weight` counts in `[filters, channels, taps]` order.
+    /// Groups that have weights.
+    pub fn real_groups(&self) -> usize {
+        if self.is_dense() { self.groups() } else { (0..self.groups()).filter(|group| self.exists(*group)).count() }
+    }
+
+    /// Whether a group has weights.
+    pub fn exists(&self, group: usize) -> bool {
+        self.real_weights(group) > 0
+    }
+
+    /// The group that a weight belongs to; `weight` counts in `[filters, depth, taps]` order.
     pub fn group_of(&self, weight: usize) -> usize {
         let tap = weight % self.taps;
-        let channel = weight / self.taps % self.channels;
-        let filter = weight / self.taps / self.channels;
-        (filter / self.group.filters * self.blocks() + channel / self.group.channels) * self.taps + tap
+        let filter = weight / self.taps / self.depth;
+        let channel = self.reads(filter).start + weight / self.taps % self.depth;
+        let set = filter / self.group.filters;
+        (set * self.blocks() + channel / self.group.channels - self.first_block(set)) * self.taps + tap
+    }
+
+    /// The weight of a filter at a channel that it reads and a kernel position.
+    pub fn weight(&self, filter: usize, channel: usize, tap: usize) -> usize {
+        (filter * self.depth + channel - self.reads(filter).start) * self.taps + tap
     }
 
     /// Channel block and kernel position of a group that is numbered within its filter set.
-    pub fn place_in_set(&self, group: usize) -> (usize, usize) {
-        (group / self.taps, group % self.taps)
+    pub fn place(&self, set: usize, group: usize) -> (usize, usize) {
+        (self.first_block(set) + group / self.taps, group % self.taps)
     }
 
-    /// Real weights in a group: fewer than its shape says where filters or channels are left over.
+    /// Real weights in a group: fewer than its shape says where filters or channels are left over, or filters don't read all channels.
     pub fn real_weights(&self, group: usize) -> usize {
-        let block = group / self.taps % self.blocks();
         let set = group / self.groups_per_set();
-        let filters = self.group.filters.min(self.filters - set * self.group.filters);
-        let channels = self.group.channels.min(self.channels - block * self.group.channels);
-        filters * channels
+        let (block, _) = self.place(set, group % self.groups_per_set());
+        self.weights_in(self.set_filters(set), block)
+    }
+
+    /// Weights that filters have in a channel block, at one kernel position.
+    pub fn weights_in(&self, filters: Range<usize>, block: usize) -> usize {
+        let block = self.block_channels(block);
+        if self.is_dense() {
+            return filters.len() * block.len();
+        }
+        let shared = |filter| {
+            let reads = self.reads(filter);
+            reads.end.min(block.end).saturating_sub(reads.start.max(block.start))
+        };
+        filters.map(shared).sum()
     }
 
     /// Which groups hold a weight that is not zero.

@@ -147,15 +147,16 @@ struct RealConv<'a> {
     biases: Vec<f64>,
     /// Factor of each input channel.
     colors: Vec<f64>,
-    taps: usize,
+    shape: ConvShape,
 }
 
 impl RealConv<'_> {
     /// The folded weights of a filter.
     fn column(&self, filter: usize) -> impl Iterator<Item = f64> {
-        let len = self.colors.len() * self.taps;
+        let (len, taps) = (self.shape.depth() * self.shape.taps(), self.shape.taps());
+        let colors = &self.colors[self.shape.reads(filter)];
         let weights = self.weights[filter * len..][..len].iter().enumerate();
-        weights.map(move |(index, weight)| f64::from(*weight) * self.gains[filter] * self.colors[index / self.taps])
+        weights.map(move |(index, weight)| f64::from(*weight) * self.gains[filter] * colors[index / taps])
     }
 
     /// The least scale with which a filter's bias stays below `2^30`, and the unit of its accumulator is not less than the limit.
@@ -366,7 +367,7 @@ impl Folder<'_> {
                 Source::Image => self.options.image_scale.color_scales().collect(),
                 Source::Node(_) => vec![1.0; shape.channels()],
             },
-            taps: shape.taps(),
+            shape,
         };
         let limits = Limits { input_step: self.step(source, planned.input_bits)?, least_unit };
         let steps = Scales::new(self.positive(number, Role::WeightScale, params.weight_scale.as_ref())?);
@@ -380,8 +381,9 @@ impl Folder<'_> {
             let column: Vec<i8> = column.collect();
             let mut bias = (bias / (scale * limits.input_step)).round() as i64;
             if source == Source::Image {
+                let zero_points = &self.options.image_scale.zero_points[shape.reads(filter)];
                 for (index, weight) in column.iter().enumerate() {
-                    bias -= i64::from(*weight) * i64::from(self.options.image_scale.zero_points[index / shape.taps()]);
+                    bias -= i64::from(*weight) * i64::from(zero_points[index / shape.taps()]);
                 }
             }
             let bias = i32::try_from(bias).ok().filter(|bias| bias.abs() <= MAX_BIAS);

@@ -50,7 +50,7 @@ pub struct IntegerConv {
     pub input_bits: u8,
     /// Bits of a weight, 2 to 8; weights are within `-(2^(k-1) - 1) ..= 2^(k-1) - 1`.
     pub weight_bits: u8,
-    /// Weights `[filters, channels, kernel height, kernel width]`.
+    /// Weights `[filters, depth, kernel height, kernel width]`.
     pub weights: Vec<i8>,
     /// One bias a filter, below `2^30`; the image's zero points are already in it.
     pub bias: Vec<i32>,

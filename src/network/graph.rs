@@ -1,6 +1,6 @@
 //! A validated layer graph: references resolved, shapes computed, MACs and weights counted.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,8 @@ pub struct ConvShape {
     pub stride: usize,
     /// Border, each side.
     pub padding: usize,
+    /// Groups of channels, each of which is read by as many filters.
+    pub groups: usize,
 }
 
 impl ConvShape {
@@ -70,14 +72,25 @@ impl ConvShape {
         self.input.channels
     }
 
+    /// Input channels that a filter reads: all, or those of its group.
+    pub fn depth(&self) -> usize {
+        self.channels() / self.groups
+    }
+
+    /// The input channels that this filter reads.
+    pub fn reads(&self, filter: usize) -> Range<usize> {
+        let first = filter / (self.filters() / self.groups) * self.depth();
+        first..first + self.depth()
+    }
+
     /// Kernel positions.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Weights `[filters, channels, kernel height, kernel width]`.
+    /// Weights `[filters, depth, kernel height, kernel width]`.
     pub fn weights(&self) -> usize {
-        self.filters() * self.channels() * self.taps()
+        self.filters() * self.depth() * self.taps()
     }
 
     /// Multiply-accumulates of one image, borders included.
@@ -373,8 +386,8 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
     };
     let input = shape_of(source, image, nodes);
     let op = match layer {
-        LayerSpec::Conv { filters, kernel, stride, padding, batch_norm, add, .. } => {
-            let conv = conv_shape(input, *filters, [*kernel; 2], *stride, *padding)?;
+        LayerSpec::Conv { filters, kernel, stride, padding, groups, batch_norm, add, .. } => {
+            let conv = conv_shape(input, *filters, [*kernel; 2], *stride, *padding)?.in_groups(*groups)?;
             let skip = add.as_ref().map(|add| resolve_skip(add, conv.output, image, nodes)).transpose()?;
             if logits && skip.is_some() {
                 return Err("the layer that gives the logits cannot have a residual sum".into());
@@ -458,7 +471,18 @@ fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize
     if weights.max(values) > MAX_VALUES {
         return Err(format!("it would have {weights} weights and {values} output values; the limit is {MAX_VALUES}"));
     }
-    Ok(ConvShape { input, output, kernel, stride, padding })
+    Ok(ConvShape { input, output, kernel, stride, padding, groups: 1 })
+}
+
+impl ConvShape {
+    /// The same whose channels are in groups.
+    fn in_groups(self, groups: usize) -> Reason<Self> {
+        let (channels, filters) = (self.channels(), self.filters());
+        if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
+            return Err(format!("{channels} channels and {filters} filters do not divide into {groups} groups"));
+        }
+        Ok(Self { groups, ..self })
+    }
 }
 
 fn resolve_skip(add: &SkipSpec, output: MapShape, image: MapShape, nodes: &[Node]) -> Reason<Skip> {

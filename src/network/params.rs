@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// What a parameter is to its convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Weights `[filters, channels, kernel height, kernel width]`.
+    /// Weights `[filters, depth, kernel height, kernel width]`.
     Weight,
     /// Bias `[filters]`, of a convolution without batch norm.
     Bias,

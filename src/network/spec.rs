@@ -76,6 +76,9 @@ pub enum LayerSpec {
         /// Border on each side.
         #[serde(default)]
         padding: usize,
+        /// Groups of channels, each of which is read by as many filters; as many as channels for a depthwise convolution.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        groups: usize,
         /// Batch norm after the convolution; without it the convolution has a bias.
         #[serde(default = "yes")]
         batch_norm: bool,
@@ -169,6 +172,10 @@ fn is_default_epsilon(epsilon: &f64) -> bool {
 
 fn one() -> usize {
     1
+}
+
+fn is_one(value: &usize) -> bool {
+    *value == 1
 }
 
 fn yes() -> bool {

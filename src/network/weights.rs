@@ -1,6 +1,6 @@
 //! Float weights by name, as checkpoints hold them.
 //!
-//! For a convolution or linear layer `L` (a projection is `L.projection`): `L.weight` `[filters, channels, kernel height,
+//! For a convolution or linear layer `L` (a projection is `L.projection`): `L.weight` `[filters, depth, kernel height,
 //! kernel width]`, and either `L.bias` or the batch norm's `L.gamma`, `L.beta`, `L.mean`, `L.var`, each `[filters]`. Once a
 //! network is quantized there are steps too: see [`crate::quantize`].
 
@@ -59,12 +59,12 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Random weights: He et al. 2015, normal with variance `2 / (channels * taps)`; batch norm as identity, biases zero.
+    /// Random weights: He et al. 2015, normal with variance `2 / (depth * taps)`; batch norm as identity, biases zero.
     pub fn random(graph: &Graph, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut weights = Self::default();
         for Conv { name, shape, batch_norm, .. } in graph.convs() {
-            let deviation = (2.0 / (shape.channels() * shape.taps()) as f64).sqrt();
+            let deviation = (2.0 / (shape.depth() * shape.taps()) as f64).sqrt();
             let values = StandardNormal
                 .sample_iter(&mut rng)
                 .take(shape.weights())
@@ -196,5 +196,5 @@ pub(super) fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Opti
 }
 
 pub(super) fn weight_shape(conv: &ConvShape) -> Vec<usize> {
-    vec![conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]
+    vec![conv.filters(), conv.depth(), conv.kernel[0], conv.kernel[1]]
 }

@@ -2,20 +2,16 @@
 
 use crate::groups::{GroupGrid, Index, IndexCode};
 
-/// Dense positions of a group's real weights: filter by filter, in each its channels.
+/// Dense positions of a group's real weights: filter by filter, in each the channels that it reads.
 fn positions(grid: &GroupGrid, group: usize) -> impl Iterator<Item = usize> {
     let grid = *grid;
-    let tap = group % grid.taps;
-    let block = group / grid.taps % grid.blocks();
     let set = group / grid.groups_per_set();
-    let span = |number: usize, size: usize, all: usize| {
-        let first = number * size;
-        first..first.saturating_add(size).min(all)
-    };
-    let channels = span(block, grid.group.channels, grid.channels);
-    span(set, grid.group.filters, grid.filters).flat_map(move |filter| {
-        let channels = channels.clone();
-        channels.map(move |channel| (filter * grid.channels + channel) * grid.taps + tap)
+    let (block, tap) = grid.place(set, group % grid.groups_per_set());
+    let block = grid.block_channels(block);
+    grid.set_filters(set).flat_map(move |filter| {
+        let reads = grid.reads(filter);
+        let channels = block.start.max(reads.start)..block.end.min(reads.end);
+        channels.map(move |channel| grid.weight(filter, channel, tap))
     })
 }
 
@@ -56,7 +52,7 @@ pub(super) fn unpack(grid: &GroupGrid, kept: &[bool], stream: &[u8], bits: u8) -
     }
     let mut bytes = stream.iter();
     let (mut pending, mut length) = (0u32, 0);
-    let mut weights = vec![0; grid.filters * grid.channels * grid.taps];
+    let mut weights = vec![0; grid.filters * grid.depth * grid.taps];
     for group in kept_groups(kept) {
         let mut any = false;
         for position in positions(grid, group) {
@@ -101,14 +97,10 @@ mod tests {
 
     use super::*;
     use crate::groups::GroupShape;
+    use crate::network::{ConvShape, MapShape};
 
     fn grid(group: [usize; 2], conv: [usize; 3]) -> GroupGrid {
-        GroupGrid {
-            group: GroupShape { filters: group[0], channels: group[1] },
-            filters: conv[0],
-            channels: conv[1],
-            taps: conv[2],
-        }
+        GroupGrid::dense(GroupShape { filters: group[0], channels: group[1] }, conv[0], conv[1], conv[2])
     }
 
     #[test]
@@ -136,13 +128,20 @@ mod tests {
         #[test]
         fn every_convolution_comes_back(
             group in [1usize..5, 1usize..20],
-            conv in [1usize..9, 1usize..9, 1usize..5],
+            [filters, depth, taps] in [1usize..9, 1usize..9, 1usize..5],
+            divisions in prop_oneof![Just(1usize), 2usize..7],
             bits in 2u8..9,
             seed in any::<u64>(),
         ) {
-            let grid = grid(group, conv);
+            let group = GroupShape { filters: group[0], channels: group[1] };
+            let map = |channels| MapShape { channels: channels * divisions, height: 1, width: 1 };
+            let (input, output) = (map(depth), map(filters));
+            let conv = ConvShape { input, output, kernel: [1, taps], stride: 1, padding: 0, groups: divisions };
+            let grid = GroupGrid::new(group, &conv);
+            let real: usize = (0..grid.groups()).map(|group| grid.real_weights(group)).sum();
+            prop_assert_eq!(real, conv.weights());
             let limit = (1i64 << (bits - 1)) - 1;
-            let weights: Vec<i8> = (0..conv.iter().product())
+            let weights: Vec<i8> = (0..conv.weights())
                 .map(|position| {
                     let random = (position as u64 + 1).wrapping_mul(seed | 1) >> 20;
                     let sparse = grid.group_of(position).is_multiple_of(3);

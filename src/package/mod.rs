@@ -240,8 +240,10 @@ impl Package {
 
 /// The first version that can hold a network: the second one has predictions of two bytes, the third one what networks could not say before.
 fn version(network: &IntegerNetwork) -> u64 {
-    let is_new =
-        |node: &Node| matches!(node.op, Op::Conv { skip: Some(Skip::Projection { batch_norm: false, .. }), .. });
+    let is_new = |node: &Node| {
+        let in_groups = node.conv().is_some_and(|conv| conv.groups > 1);
+        in_groups || matches!(node.op, Op::Conv { skip: Some(Skip::Projection { batch_norm: false, .. }), .. })
+    };
     if network.graph.nodes().iter().any(is_new) {
         3
     } else if network.classes.len() > BYTE_CLASSES {
@@ -449,7 +451,7 @@ fn check_extents(graph: &Graph) -> Checked<()> {
     let maps: Extents = maps.map(|map| [map.channels, map.height, map.width, 1]).collect();
     let of_convs =
         |extent: fn(ConvShape) -> [usize; 4]| graph.convs().map(|conv| extent(conv.shape)).collect::<Extents>();
-    let weights = of_convs(|conv| [conv.filters(), conv.channels(), conv.kernel[0], conv.kernel[1]]);
+    let weights = of_convs(|conv| [conv.filters(), conv.depth(), conv.kernel[0], conv.kernel[1]]);
     // What the reference gathers, and a map with its border.
     let products = of_convs(|conv| [conv.channels(), conv.taps(), conv.output.height, conv.output.width]);
     let bordered = of_convs(|conv| {

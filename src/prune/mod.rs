@@ -6,4 +6,4 @@ mod lasso;
 
 pub use budget::fit_budget;
 #[cfg(feature = "train")]
-pub(crate) use lasso::{Lasso, keep_best};
+pub(crate) use lasso::{ABSENT, Lasso, keep_best};

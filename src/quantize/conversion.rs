@@ -177,7 +177,7 @@ impl Conversions {
             digits,
             numbers: mapping.precision.conversion_numbers(),
             noise,
-            blocks: mapping.grid.blocks(),
+            blocks: mapping.grid.channel_blocks(),
             block_words: hardware.group.channels.div_ceil(WORD),
             bundles: Vec::new(),
         };
@@ -199,11 +199,11 @@ impl Conversions {
 
     /// Lays a bundle's weights out as its word lines see them.
     fn load(&self, mapping: &ConvMapping, set: usize, groups: &[usize], cells: &[i8]) -> Bundle {
-        let (taps, channels) = (mapping.grid.taps, mapping.grid.channels);
+        let grid = &mapping.grid;
         let per_word = (WORD / self.block).max(1);
         let mut bundle = Bundle { words: 0, pieces: Vec::new(), weights: Vec::new() };
         for (section, group) in groups.iter().enumerate() {
-            let (tap, block) = (group % taps, group / taps);
+            let (block, tap) = grid.place(set, *group);
             let [y, x] = [tap / self.shape.kernel[1], tap % self.shape.kernel[1]];
             for part in 0..self.block_words {
                 bundle.pieces.push(Piece {
@@ -219,10 +219,12 @@ impl Conversions {
         for first in filters.clone().step_by(LANES) {
             let mut weights = vec![[0; LANES]; bits * bundle.words];
             for (section, group) in groups.iter().enumerate() {
-                let (tap, block) = (group % taps, group / taps);
+                let (block, tap) = grid.place(set, *group);
                 for (lane, filter) in (first..filters.end.min(first + LANES)).enumerate() {
-                    for (row, channel) in (block * self.block..channels.min((block + 1) * self.block)).enumerate() {
-                        let weight = cells[(filter * channels + channel) * taps + tap];
+                    let reads = grid.reads(filter);
+                    let channels = grid.block_channels(block).enumerate();
+                    for (row, channel) in channels.filter(|(_, channel)| reads.contains(channel)) {
+                        let weight = cells[grid.weight(filter, channel, tap)];
                         let piece = &bundle.pieces[section * self.block_words + row / WORD];
                         for bit in 0..bits {
                             // The sign fills the bits above the weight's own.

@@ -240,16 +240,23 @@ impl ExactConv {
         let shape = conv.shape;
         let [height, width] = shape.kernel;
         let weights: Vec<f32> = held.iter().map(|weight| f32::from(*weight)).collect();
-        let data = TensorData::new(weights, [shape.filters(), shape.channels(), height, width]);
+        let data = TensorData::new(weights, [shape.filters(), shape.depth(), height, width]);
         let weights = Tensor::<4>::from_data(data, device);
         let part = |channels: Range<usize>, taps: Range<usize>| {
-            let part = weights.clone().narrow(1, channels.start, channels.len());
-            if taps.len() == shape.taps() {
-                return (channels, part);
+            if channels.len() == shape.depth() && taps.len() == shape.taps() {
+                return (0..shape.channels(), weights.clone());
             }
-            let mask: Vec<f32> = (0..shape.taps()).map(|tap| f32::from(u8::from(taps.contains(&tap)))).collect();
-            let mask = Tensor::<4>::from_data(TensorData::new(mask, [1, 1, height, width]), device);
-            (channels, part * mask)
+            let ones = |range: &Range<usize>, count| -> Vec<f32> {
+                (0..count).map(|place| f32::from(u8::from(range.contains(&place)))).collect()
+            };
+            let mask = TensorData::new(ones(&taps, shape.taps()), [1, 1, height, width]);
+            let part = weights.clone() * Tensor::<4>::from_data(mask, device);
+            if shape.groups == 1 {
+                return (channels.clone(), part.narrow(1, channels.start, channels.len()));
+            }
+            // A range of each group's channels is no range of the map's.
+            let mask = TensorData::new(ones(&channels, shape.depth()), [1, shape.depth(), 1, 1]);
+            (0..shape.channels(), part * Tensor::<4>::from_data(mask, device))
         };
         let parts = exact_parts(&shape, integer.input_bits, &held);
         let parts = parts.into_iter().map(|(channels, taps)| part(channels, taps)).collect();
@@ -273,9 +280,15 @@ impl ExactConv {
         };
         // A linear layer's kernel is its whole input map, whatever shape that has.
         let parts = self.parts.iter().map(|(range, weights)| {
-            let input =
-                if self.parts.len() == 1 { input.clone() } else { input.clone().narrow(3, range.start, range.len()) };
-            integers(exact_conv(input, weights.clone(), ConvOptions { stride: self.shape.stride, padding }))
+            let input = match range.len() == self.shape.channels() {
+                true => input.clone(),
+                false => input.clone().narrow(3, range.start, range.len()),
+            };
+            integers(exact_conv(
+                input,
+                weights.clone(),
+                ConvOptions { stride: self.shape.stride, padding, groups: self.shape.groups },
+            ))
         });
         let sums = parts.reduce(|sum, part| sum + part).expect("a convolution has channels") + self.bias.clone();
         match errors {
@@ -298,16 +311,16 @@ fn with_borders(pixels: Tensor<4>, zero_points: &[u8], padding: usize) -> Tensor
 /// Taps of one channel whose sum cannot reach 2^24.
 const EXACT_TAPS: usize = 512;
 
-/// Ranges of channels and of kernel positions in each of which no filter's partial sum can reach 2^24.
+/// Ranges of channels that a filter reads and of kernel positions in each of which no filter's partial sum can reach 2^24.
 fn exact_parts(shape: &ConvShape, input_bits: u8, weights: &[i8]) -> Vec<(Range<usize>, Range<usize>)> {
     let largest_input = (1i64 << input_bits) - 1;
     let all = 0..shape.taps();
     let mut parts = Vec::new();
     let (mut start, mut bounds) = (0, vec![0i64; shape.filters()]);
-    for channel in 0..shape.channels() {
+    for channel in 0..shape.depth() {
         let added: Vec<i64> = (0..shape.filters())
             .map(|filter| {
-                let taps = &weights[(filter * shape.channels() + channel) * shape.taps()..][..shape.taps()];
+                let taps = &weights[(filter * shape.depth() + channel) * shape.taps()..][..shape.taps()];
                 taps.iter().map(|weight| i64::from(*weight).abs()).sum::<i64>() * largest_input
             })
             .collect();
@@ -326,8 +339,8 @@ fn exact_parts(shape: &ConvShape, input_bits: u8, weights: &[i8]) -> Vec<(Range<
             *bound += added;
         }
     }
-    if start < shape.channels() {
-        parts.push((start..shape.channels(), all));
+    if start < shape.depth() {
+        parts.push((start..shape.depth(), all));
     }
     parts
 }

@@ -310,7 +310,7 @@ pub(super) fn kept(subject: Subject) -> Vec<KeptMap> {
             let number = kept.iter().filter(|kept| **kept).count();
             let note = [grid.sets(), grid.blocks(), grid.taps].map(|size| size.to_string()).join(" × ");
             let scale = if binned { format!(", a cell is up to {rows} × {columns} groups") } else { String::new() };
-            let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.groups() as u64));
+            let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.real_groups() as u64));
             let block = if binned { usize::MAX } else { grid.taps };
             let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
             let (svg, size) = chart::mask(&caption, &cells, block);

@@ -55,7 +55,8 @@ fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, read: &[Vec<boo
                 Source::Node(_) => vec![1.0; shape.channels()],
             };
             for (index, value) in values.iter_mut().enumerate() {
-                *value *= gains[index / column_len] * colors[index % column_len / shape.taps()];
+                let filter = index / column_len;
+                *value *= gains[filter] * colors[shape.reads(filter).start + index % column_len / shape.taps()];
             }
             let limit = weight_limit(bits.weights);
             let scale = |values: &[f32]| calibrate_step(values, -limit, limit).map(|scale| scale as f32);
@@ -94,10 +95,10 @@ fn read_channels(model: &Model) -> Vec<Vec<bool>> {
         };
         for conv in model.graph.node_convs(index).into_iter().flatten() {
             let weights = to_host(model.params.conv(conv.number).weight.clone());
-            let taps = conv.shape.taps();
+            let (taps, depth) = (conv.shape.taps(), conv.shape.depth());
             let mut used = vec![false; conv.shape.channels()];
             for (place, _) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
-                used[place / taps % conv.shape.channels()] = true;
+                used[conv.shape.reads(place / taps / depth).start + place / taps % depth] = true;
             }
             mark(conv.source, &|channel| used[channel]);
         }

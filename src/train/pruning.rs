@@ -11,7 +11,7 @@ use crate::groups::GroupGrid;
 use crate::hardware::{Hardware, Ledger, Resource};
 use crate::integer::{IntegerNetwork, outline};
 use crate::network::{Graph, Params};
-use crate::prune::{Lasso, fit_budget, keep_best};
+use crate::prune::{ABSENT, Lasso, fit_budget, keep_best};
 
 /// Share of a phase that only observes each group's saliency, before the first one is pruned.
 const LOOK: f64 = 0.1;
@@ -57,7 +57,8 @@ pub(super) fn check_budget(graph: &Graph, recipe: &Recipe, hardware: &Hardware) 
     if !recipe.sparsifies() || recipe.sparsity.budget != Budget::Groups {
         return Ok(());
     }
-    let groups: Vec<usize> = graph.convs().map(|conv| GroupGrid::new(hardware.group, &conv.shape).groups()).collect();
+    let groups: Vec<usize> =
+        graph.convs().map(|conv| GroupGrid::new(hardware.group, &conv.shape).real_groups()).collect();
     let total = groups.iter().sum::<usize>() as f64;
     let most = total - groups.len() as f64;
     let target = recipe.sparsity.target;
@@ -120,7 +121,7 @@ impl Price {
     /// One list for each convolution; `keeps` is asked with a group's number.
     fn masks(&self, keeps: impl Fn(usize) -> bool) -> Vec<Vec<bool>> {
         let grids = self.network.convs().map(|(conv, _)| GroupGrid::new(self.hardware.group, &conv.shape));
-        grids.map(|grid| (0..grid.groups()).map(&keeps).collect()).collect()
+        grids.map(|grid| (0..grid.groups()).map(|group| grid.exists(group) && keeps(group)).collect()).collect()
     }
 
     /// The groups that are kept of each convolution.
@@ -232,10 +233,7 @@ impl Pruner {
         }
         let scores: Vec<Vec<f32>> = self.convs.iter().map(ConvGroups::scores).collect();
         let kept = match (&self.price, self.config.budget) {
-            (Some(price), _) => {
-                let all = || scores.iter().map(|scores| vec![true; scores.len()]).collect();
-                price.fit(&scores, &self.kept().unwrap_or_else(all), wanted)?
-            }
+            (Some(price), _) => price.fit(&scores, &self.kept().unwrap_or_else(|| price.masks(|_| true)), wanted)?,
             (None, Budget::GroupsPerLayer) => {
                 scores.iter().flat_map(|scores| keep_fewer(std::slice::from_ref(scores), wanted)).collect()
             }
@@ -254,9 +252,8 @@ impl Pruner {
 
     /// Masks the groups that are zero already, if there are any.
     pub fn keep_zeros(&mut self, params: &Params<Tensor<1>>) {
-        let kept = self.non_zero(params);
-        if kept.iter().flatten().any(|kept| !*kept) {
-            self.set(kept);
+        if self.zero_share(params) > 0.0 {
+            self.set(self.non_zero(params));
         }
     }
 
@@ -281,8 +278,9 @@ impl Pruner {
     /// Share of all groups that are zero.
     pub fn zero_share(&self, params: &Params<Tensor<1>>) -> f64 {
         let kept = self.non_zero(params);
-        let total: usize = kept.iter().map(Vec::len).sum();
-        kept.iter().flatten().filter(|kept| !**kept).count() as f64 / total as f64
+        let total: usize = self.convs.iter().map(|conv| conv.grid.real_groups()).sum();
+        let kept = kept.iter().flatten().filter(|kept| **kept).count();
+        (total - kept) as f64 / total as f64
     }
 
     /// `sum_g sqrt|g| * ||w'_g||` over all groups.
@@ -313,13 +311,16 @@ impl ConvGroups {
         for (score, _) in scores.iter_mut().zip(kept).filter(|(_, kept)| !**kept) {
             *score = PRUNED;
         }
+        for (_, score) in scores.iter_mut().enumerate().filter(|(group, _)| !self.grid.exists(*group)) {
+            *score = ABSENT;
+        }
         scores
     }
 }
 
 /// [`keep_best`] that gives back nothing of what is masked.
 fn keep_fewer(scores: &[Vec<f32>], wanted: f64) -> Vec<Vec<bool>> {
-    let total: usize = scores.iter().map(Vec::len).sum();
+    let total = scores.iter().flatten().filter(|score| **score != ABSENT).count();
     let masked = scores.iter().flatten().filter(|score| **score == PRUNED).count();
     keep_best(scores, wanted.max(masked as f64 / total as f64))
 }

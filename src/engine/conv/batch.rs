@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::algorithm::{Algorithm, Buffers, Direction, GradientSums};
 use super::direct::Direct;
 use super::geometry::ConvGeometry;
+use super::grouped::Grouped;
 use super::winograd::Winograd;
 use crate::engine::parallel::in_parts;
 
@@ -24,7 +25,9 @@ pub(crate) struct Gradients<T> {
 
 impl ConvGeometry {
     fn algorithm<'a>(&'a self, w: &[f32], exact: bool, direction: Direction) -> Box<dyn Algorithm + 'a> {
-        if !exact && Winograd::takes(self) {
+        if self.groups > 1 {
+            Box::new(Grouped::new(self, w))
+        } else if !exact && Winograd::takes(self) {
             Box::new(Winograd::new(self, w, direction))
         } else {
             Box::new(Direct::new(self, w, direction))
@@ -142,7 +145,8 @@ mod tests {
 
     /// Pairs of an input, a weight and an output that a convolution multiplies and adds up.
     fn products(conv: &ConvGeometry) -> Vec<[usize; 3]> {
-        let ConvGeometry { batch, channels, height, width, filters, kernel, stride, padding } = *conv;
+        let ConvGeometry { batch, channels, height, width, filters, kernel, stride, padding, groups } = *conv;
+        let (depth, in_group) = (channels / groups, filters / groups);
         let mut products = Vec::new();
         for out in 0..batch * conv.out_pixels() {
             let [image, row, column] =
@@ -151,10 +155,11 @@ mod tests {
                 let y = (row * stride + tap / kernel[1]).checked_sub(padding).filter(|y| *y < height);
                 let x = (column * stride + tap % kernel[1]).checked_sub(padding).filter(|x| *x < width);
                 let (Some(y), Some(x)) = (y, x) else { continue };
-                for channel in 0..channels {
-                    let input = ((image * height + y) * width + x) * channels + channel;
-                    for filter in 0..filters {
-                        let weight = (filter * channels + channel) * conv.taps() + tap;
+                for filter in 0..filters {
+                    for channel in 0..depth {
+                        let own = filter / in_group * depth + channel;
+                        let input = ((image * height + y) * width + x) * channels + own;
+                        let weight = (filter * depth + channel) * conv.taps() + tap;
                         products.push([input, weight, out * filters + filter]);
                     }
                 }
@@ -195,14 +200,19 @@ mod tests {
 
     /// Geometries of both algorithms, with channels that fill registers and that don't. Few and small ones under Miri.
     fn geometries() -> Vec<ConvGeometry> {
-        let geometry =
-            |[batch, side]: [usize; 2], [channels, filters]: [usize; 2], kernel, [stride, padding]: [usize; 2]| {
-                ConvGeometry { batch, channels, height: side, width: side + 1, filters, kernel, stride, padding }
-            };
+        let geometry = |[batch, side]: [usize; 2],
+                        [channels, filters]: [usize; 2],
+                        kernel,
+                        [stride, padding]: [usize; 2]| {
+            ConvGeometry { batch, channels, height: side, width: side + 1, filters, kernel, stride, padding, groups: 1 }
+        };
+        let in_groups = |groups, conv| ConvGeometry { groups, ..conv };
         let mut all = vec![
             geometry([1, 3], [8, 8], [3, 3], [1, 1]),
             geometry([2, 3], [2, 3], [2, 1], [2, 0]),
             geometry([1, 2], [64, 4], [1, 1], [1, 0]),
+            in_groups(5, geometry([2, 3], [5, 5], [3, 3], [2, 1])),
+            in_groups(2, geometry([1, 3], [4, 6], [2, 2], [1, 0])),
         ];
         if cfg!(not(miri)) {
             all.extend([
@@ -214,6 +224,9 @@ mod tests {
                 geometry([2, 7], [3, 64], [3, 3], [1, 1]),
                 geometry([4, 8], [20, 20], [1, 1], [2, 0]),
                 geometry([2, 8], [5, 7], [3, 2], [3, 2]),
+                in_groups(48, geometry([5, 7], [48, 48], [3, 3], [1, 1])),
+                in_groups(3, geometry([3, 6], [12, 21], [3, 3], [2, 1])),
+                in_groups(6, geometry([2, 5], [6, 18], [5, 5], [1, 2])),
             ]);
         }
         all

@@ -7,6 +7,8 @@ pub struct ConvOptions {
     pub stride: usize,
     /// Zeros around the map, in pixels.
     pub padding: usize,
+    /// Groups of channels, each with filters of its own.
+    pub groups: usize,
 }
 
 /// Shapes of the convolution of a batch.
@@ -21,22 +23,25 @@ pub(crate) struct ConvGeometry {
     pub kernel: [usize; 2],
     pub stride: usize,
     pub padding: usize,
+    /// Groups of channels, each with filters of its own.
+    pub groups: usize,
 }
 
 impl ConvGeometry {
-    /// Of inputs `[batch, height, width, channels]` and weights `[filters, channels, kernel height, kernel width]`.
+    /// Of inputs `[batch, height, width, channels]` and weights `[filters, channels of a group, kernel height, kernel width]`.
     ///
     /// # Panics
     /// If the shapes don't fit each other.
-    pub(crate) fn new(x: [usize; 4], weight: [usize; 4], ConvOptions { stride, padding }: ConvOptions) -> Self {
+    pub(crate) fn new(x: [usize; 4], weight: [usize; 4], ConvOptions { stride, padding, groups }: ConvOptions) -> Self {
         let [batch, height, width, channels] = x;
         let [filters, weight_channels, kernel_height, kernel_width] = weight;
-        assert_eq!(channels, weight_channels, "input channels of the image and of the weights");
+        assert_eq!(channels, groups * weight_channels, "input channels of the image and of the weights");
+        assert!(filters.is_multiple_of(groups), "each group has as many filters");
         assert!(
             height + 2 * padding >= kernel_height && width + 2 * padding >= kernel_width,
             "kernel larger than the map"
         );
-        Self { batch, channels, height, width, filters, kernel: [kernel_height, kernel_width], stride, padding }
+        Self { batch, channels, height, width, filters, kernel: [kernel_height, kernel_width], stride, padding, groups }
     }
 
     pub(crate) fn out_height(&self) -> usize {
@@ -56,9 +61,14 @@ impl ConvGeometry {
         self.kernel[0] * self.kernel[1]
     }
 
+    /// Channels that a filter reads.
+    pub(crate) fn group_channels(&self) -> usize {
+        self.channels / self.groups
+    }
+
     /// Products that an output adds up.
     pub(crate) fn depth(&self) -> usize {
-        self.taps() * self.channels
+        self.taps() * self.group_channels()
     }
 
     /// Floats of an input.

@@ -1,11 +1,13 @@
 //! Convolution of batches of images on the CPU, forward and backward.
 //!
-//! Images are `[image][height][width][channels]`, weights `[filters][channels][kernel height][kernel width]`.
+//! Images are `[image][height][width][channels]`, weights `[filters][channels][kernel height][kernel width]`, where
+//! a filter has the channels of its group.
 
 mod algorithm;
 mod batch;
 mod direct;
 mod geometry;
+mod grouped;
 mod product;
 mod winograd;
 

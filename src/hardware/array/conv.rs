@@ -160,7 +160,7 @@ impl ArrayConv {
                 }
             }
             let bounds = (0..self.slices.len()).map(|slice| self.bounds(own, groups.len(), slice, largest_input));
-            let sections = groups.iter().map(|group| self.inputs.section(*group));
+            let sections = groups.iter().map(|group| self.inputs.section(set, *group));
             bundles.push(Bundle { sections: sections.collect(), bounds: bounds.collect(), weights: start });
         }
         ArraySet { bundles, weights }
@@ -494,8 +494,14 @@ mod tests {
     /// A convolution with one output pixel, all weights the same.
     fn array(channels: usize, kernel: usize, weight: i8, hardware: &Hardware) -> Result<ArrayConv> {
         let map = |channels, side| MapShape { channels, height: side, width: side };
-        let shape =
-            ConvShape { input: map(channels, kernel), output: map(10, 1), kernel: [kernel; 2], stride: 1, padding: 0 };
+        let shape = ConvShape {
+            input: map(channels, kernel),
+            output: map(10, 1),
+            kernel: [kernel; 2],
+            stride: 1,
+            padding: 0,
+            groups: 1,
+        };
         let conv =
             IntegerConv { input_bits: 8, weight_bits: 8, weights: vec![weight; shape.weights()], bias: vec![0; 10] };
         let mapping = ConvMapping::new("conv", shape, &conv, hardware)?;

@@ -21,7 +21,7 @@ pub(super) struct InputLayout {
 impl InputLayout {
     pub(super) fn new(shape: ConvShape, grid: GroupGrid) -> Self {
         let block = grid.group.channels.next_multiple_of(QUAD);
-        Self { shape, grid, block, pixel: grid.blocks() * block, row: shape.input.width + 2 * shape.padding }
+        Self { shape, grid, block, pixel: grid.channel_blocks() * block, row: shape.input.width + 2 * shape.padding }
     }
 
     /// Quads of word lines of a channel block.
@@ -55,8 +55,8 @@ impl InputLayout {
     }
 
     /// Where the inputs of a group of a filter set start, from a window's start.
-    pub(super) fn section(&self, group: usize) -> usize {
-        let (block, tap) = self.grid.place_in_set(group);
+    pub(super) fn section(&self, set: usize, group: usize) -> usize {
+        let (block, tap) = self.grid.place(set, group);
         let [y, x] = [tap / self.shape.kernel[1], tap % self.shape.kernel[1]];
         (y * self.row + x) * self.pixel + block * self.block
     }

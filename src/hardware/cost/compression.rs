@@ -25,7 +25,7 @@ impl Compression {
     /// Adds up what convolutions keep and store.
     pub(super) fn of<'a>(convs: impl Iterator<Item = &'a ConvMapping> + Clone) -> Self {
         let sum = |count: fn(&ConvMapping) -> u64| -> u64 { convs.clone().map(count).sum() };
-        let groups = sum(|conv| conv.grid.groups() as u64);
+        let groups = sum(|conv| conv.grid.real_groups() as u64);
         let kept = sum(|conv| conv.kept_groups() as u64);
         let weight_bits_dense = sum(|conv| conv.shape.weights() as u64 * u64::from(conv.weight_bits));
         let weight_bits_stored = sum(|conv| conv.kept_weights() * u64::from(conv.weight_bits));

@@ -391,7 +391,7 @@ fn layer_cost(
     let bounds = Bounds::of(work, part, loading);
     let conv = work.layer.conv.as_ref();
     let count = |count: fn(&ConvMapping) -> u64| conv.map_or(0, count);
-    let groups = count(|conv| conv.grid.groups() as u64);
+    let groups = count(|conv| conv.grid.real_groups() as u64);
     let kept_groups = count(|conv| conv.kept_groups() as u64);
     let kept_macs = count(ConvMapping::kept_macs);
     LayerCost {

@@ -11,7 +11,9 @@ use super::mapper::fixed;
 use crate::error::Result;
 use crate::groups::GroupGrid;
 use crate::hardware::chip::{Hardware, Policy};
-use crate::hardware::mapping::{ConvMapping, FilterSet, Layer, LiveValues, Sets, node_workload, sets_of_cores};
+use crate::hardware::mapping::{
+    ConvMapping, FilterSet, Layer, LiveValues, Sets, node_workload, sets_of, sets_of_cores,
+};
 use crate::integer::IntegerNetwork;
 use crate::network::Conv;
 
@@ -85,7 +87,7 @@ pub struct Ledger<'a> {
 }
 
 impl<'a> Ledger<'a> {
-    /// A network of which the groups `kept` are left, one list for each convolution; its weights don't matter.
+    /// A network of which the groups `kept` are left, one list for each convolution, as far as they exist; its weights don't matter.
     ///
     /// # Errors
     /// A chip or a network that isn't valid, weights wider than the macro can hold.
@@ -101,9 +103,7 @@ impl<'a> Ledger<'a> {
             .flat_map(|node| network.graph.node_convs(node).into_iter().flatten().map(move |_| node));
         let sets = |((conv, _), kept): ((Conv, _), &Vec<bool>)| {
             let grid = GroupGrid::new(hardware.group, &conv.shape);
-            let sets = kept.chunks(grid.groups_per_set());
-            let kept = |set: &[bool]| FilterSet::new(&grid, (0..set.len()).filter(|group| set[*group]).collect());
-            Arc::new(sets.map(kept).collect())
+            sets_of(&grid, |group| kept[group] && grid.exists(group))
         };
         let mut ledger = Self {
             network,

@@ -66,7 +66,7 @@ pub(crate) struct Cell {
     pub(crate) row: usize,
     /// Filter within the set.
     pub(crate) filter: usize,
-    /// Index of the weight in `[filters, channels, taps]`.
+    /// Index of the weight in `[filters, depth, taps]`.
     pub(crate) weight: usize,
 }
 
@@ -129,8 +129,7 @@ impl ConvMapping {
 
     /// Real filters of a set: fewer than the group's in the last one.
     pub fn set_filters(&self, set: usize) -> Range<usize> {
-        let start = set * self.grid.group.filters;
-        start..self.grid.filters.min(start + self.grid.group.filters)
+        self.grid.set_filters(set)
     }
 
     /// Real weights of the kept groups.
@@ -182,18 +181,18 @@ impl ConvMapping {
 
     /// The real weights of the groups of a bundle of a set.
     pub(crate) fn cells<'a>(&'a self, set: usize, bundle: &'a [usize]) -> impl Iterator<Item = Cell> + 'a {
-        let GroupGrid { group, channels, taps, .. } = self.grid;
         let filters = self.set_filters(set);
         bundle.iter().enumerate().flat_map(move |(section, &index)| {
-            let (block, tap) = self.grid.place_in_set(index);
-            let (first, filters) = (block * group.channels, filters.clone());
-            (first..channels.min(first + group.channels)).enumerate().flat_map(move |(row, channel)| {
-                let weight = move |filter: usize| (filter * channels + channel) * taps + tap;
-                filters.clone().map(weight).enumerate().map(move |(filter, weight)| Cell {
+            let (block, tap) = self.grid.place(set, index);
+            let filters = filters.clone();
+            self.grid.block_channels(block).enumerate().flat_map(move |(row, channel)| {
+                let readers =
+                    filters.clone().enumerate().filter(move |(_, filter)| self.grid.reads(*filter).contains(&channel));
+                readers.map(move |(number, filter)| Cell {
                     section,
                     row,
-                    filter,
-                    weight,
+                    filter: number,
+                    weight: self.grid.weight(filter, channel, tap),
                 })
             })
         })
@@ -219,6 +218,12 @@ impl ConvMapping {
     /// Real weights of a part in `bundles` at the width in which they are stored.
     pub(crate) fn stored_bits(&self, set: usize, bundles: &Range<usize>, part: usize) -> u64 {
         let groups = self.groups_in(set, bundles);
+        if !self.grid.is_dense() {
+            let weights =
+                |group: &usize| self.grid.weights_in(self.real_filters(set, part), self.grid.place(set, *group).0);
+            let weights: usize = self.sets[set].groups[groups].iter().map(weights).sum();
+            return weights as u64 * u64::from(self.weight_bits);
+        }
         // Groups are in the order of their channel blocks, and only the last block lacks channels.
         let short = self.sets[set].last_block.clamp(groups.start, groups.end);
         let GroupGrid { group, channels, .. } = self.grid;
@@ -246,8 +251,12 @@ impl FilterSet {
     }
 }
 
-/// The groups that hold a weight, for each filter set; `weights` are `[filters, channels, taps]`.
+/// The groups that hold a weight, for each filter set; `weights` are `[filters, depth, taps]`.
 pub(crate) fn kept_sets(grid: &GroupGrid, weights: &[i8]) -> Sets {
+    if !grid.is_dense() {
+        let kept = grid.kept(weights);
+        return sets_of(grid, |group| kept[group]);
+    }
     let filter = grid.channels * grid.taps;
     let sets = weights.chunks(grid.group.filters * filter).map(|filters| {
         // The bits that occur at each kernel position of a channel block.
@@ -268,7 +277,17 @@ pub(crate) fn kept_sets(grid: &GroupGrid, weights: &[i8]) -> Sets {
 
 /// Every group of each filter set.
 pub(crate) fn dense_sets(grid: &GroupGrid) -> Sets {
+    if !grid.is_dense() {
+        return sets_of(grid, |group| grid.exists(group));
+    }
     Arc::new(vec![FilterSet::new(grid, (0..grid.groups_per_set()).collect()); grid.sets()])
+}
+
+/// The filter sets that keep some groups, which are asked for by their number.
+pub(crate) fn sets_of(grid: &GroupGrid, keeps: impl Fn(usize) -> bool) -> Sets {
+    let per_set = grid.groups_per_set();
+    let of_set = |set: usize| (0..per_set).filter(|group| keeps(set * per_set + group)).collect();
+    Arc::new((0..grid.sets()).map(|set| FilterSet::new(grid, of_set(set))).collect())
 }
 
 #[cfg(test)]
@@ -287,7 +306,7 @@ mod tests {
             weights in prop::collection::vec(prop_oneof![9 => Just(0i8), 1 => any::<i8>()], 9 * 9 * 10),
         ) {
             let group = GroupShape { filters: by_filters, channels: by_channels };
-            let grid = GroupGrid { group, filters, channels, taps };
+            let grid = GroupGrid::dense(group, filters, channels, taps);
             let weights = &weights[..filters * channels * taps];
             let mut kept = vec![false; grid.groups()];
             for (set, in_set) in kept_sets(&grid, weights).iter().enumerate() {

@@ -228,7 +228,7 @@ mod tests {
     /// A convolution of 8 filters and three bundles, two output pixels.
     fn conv(chip: &Hardware) -> ConvMapping {
         let map = |channels| MapShape { channels, height: 1, width: 2 };
-        let shape = ConvShape { input: map(192), output: map(8), kernel: [1; 2], stride: 1, padding: 0 };
+        let shape = ConvShape { input: map(192), output: map(8), kernel: [1; 2], stride: 1, padding: 0, groups: 1 };
         let conv = IntegerConv { input_bits: 8, weight_bits: 8, weights: vec![1; shape.weights()], bias: vec![0; 8] };
         ConvMapping::new("conv", shape, &conv, chip).unwrap()
     }

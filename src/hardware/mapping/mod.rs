@@ -24,7 +24,7 @@ mod traffic;
 mod workload;
 
 pub use accesses::{ConvMapping, FilterSet};
-pub(super) use accesses::{Sets, dense_sets, kept_sets};
+pub(super) use accesses::{Sets, dense_sets, kept_sets, sets_of};
 pub(super) use cores::CoreWork;
 pub(super) use live::LiveValues;
 pub use placement::{Placement, Split, Start};

@@ -32,7 +32,7 @@ struct Block {
 impl Convolution {
     /// `border` is what the border of the input holds for each channel.
     pub fn new(shape: ConvShape, mut border: Vec<u8>, conv: &IntegerConv) -> Self {
-        let ConvShape { input, output, kernel, stride, padding } = shape;
+        let ConvShape { input, output, kernel, stride, padding, .. } = shape;
         let channels = input.channels.next_multiple_of(QUAD);
         border.resize(channels, 0);
         let row = (input.width + 2 * padding) * channels;
@@ -92,8 +92,10 @@ impl Block {
             for quad in (0..shape.channels()).step_by(QUAD) {
                 let mut weights = [0; LANES * QUAD];
                 for (lane, filter) in filters.clone().enumerate() {
-                    for (row, channel) in (quad..shape.channels()).take(QUAD).enumerate() {
-                        let place = ((filter * shape.channels() + channel) * height + y) * width + x;
+                    let reads = shape.reads(filter);
+                    let channels = (quad..shape.channels()).take(QUAD).enumerate();
+                    for (row, channel) in channels.filter(|(_, channel)| reads.contains(channel)) {
+                        let place = ((filter * shape.depth() + channel - reads.start) * height + y) * width + x;
                         weights[lane * QUAD + row] = conv.weights[place];
                     }
                 }

@@ -188,9 +188,9 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
     let accumulate = |stored: &Stored, source, shape: ConvShape, conv: &IntegerConv, f: usize, y: usize, x: usize| {
         let values = &stored[&(source, conv.input_bits)];
         let mut sum = conv.bias[f];
-        for c in 0..shape.channels() {
+        for (index, c) in shape.reads(f).enumerate() {
             for (ky, kx) in (0..shape.kernel[0]).flat_map(|ky| (0..shape.kernel[1]).map(move |kx| (ky, kx))) {
-                let weight = ((f * shape.channels() + c) * shape.kernel[0] + ky) * shape.kernel[1] + kx;
+                let weight = ((f * shape.depth() + index) * shape.kernel[0] + ky) * shape.kernel[1] + kx;
                 let row = (y * shape.stride + ky).wrapping_sub(shape.padding);
                 let column = (x * shape.stride + kx).wrapping_sub(shape.padding);
                 let value = if row < shape.input.height && column < shape.input.width {

@@ -108,27 +108,24 @@ impl<'a> Converter<'a> {
         let (source, border, [channels, height, width]) = self.scope.stored_map(node)?;
         let (tensor, values) = self.scope.weights(node)?;
         let groups = node.attribute("group")?.and_then(|attribute| attribute.integer).unwrap_or(1);
-        if groups != 1 {
-            return refuse(
-                format!("its channels are in {groups} groups"),
-                "a filter reads all channels: use groups=1 and train anew",
-            );
-        }
+        let groups = usize::try_from(groups).ok().filter(|groups| (1..=channels).contains(groups));
+        let groups = groups.ok_or_else(|| format!("its group is no number of groups of {channels} channels"))?;
         let weight = Array { shape: tensor.sizes.clone(), values };
         let [filters, depth, kernel_height, kernel_width] = weight.shape[..] else {
             return Err(
                 format!("its weights have sizes {:?}, four are those of a map's convolution", weight.shape).into()
             );
         };
-        if depth != channels || filters == 0 {
-            return Err(format!("its weights are for {depth} channels, its input has {channels}").into());
+        if depth.checked_mul(groups) != Some(channels) || filters == 0 {
+            let reason = format!("its weights are for {groups} groups of {depth} channels, its input has {channels}");
+            return Err(reason.into());
         }
         let window = Window::read(node, Some([kernel_height, kernel_width]), [height, width], border)?;
         window.side()?;
         let [height, width] = window.output([height, width])?;
         let bias = node.input(2).map(|_| self.scope.per_filter(node, 2, filters)).transpose()?;
         let name = self.names.layer(title(node), node.kind, Some(tensor.name));
-        let product = Product { name, source, weight, bias, norm: None, kind: ProductKind::Conv(window) };
+        let product = Product { name, source, weight, bias, norm: None, kind: ProductKind::Conv(window, groups) };
         Ok(Map::sums(product, vec![filters, height, width]))
     }
 
@@ -213,7 +210,7 @@ impl<'a> Converter<'a> {
                 let Sums { product, joined, pools } = *sums;
                 let mut map = match product.kind {
                     ProductKind::Linear => [product.filters(), 1, 1],
-                    ProductKind::Conv(window) => {
+                    ProductKind::Conv(window, _) => {
                         let [_, height, width] = self.shape_of(product.source);
                         let [height, width] = window.output([height, width])?;
                         [product.filters(), height, width]
@@ -252,7 +249,7 @@ impl<'a> Converter<'a> {
         }
         let sizes = a.sizes;
         let plain = |sums: &Sums| match sums {
-            Sums { product: Product { kind: ProductKind::Conv(_), .. }, joined: None, pools } if pools.is_empty() => {
+            Sums { product: Product { kind: ProductKind::Conv(..), .. }, joined: None, pools } if pools.is_empty() => {
                 Ok(())
             }
             Sums { product, .. } => refuse(

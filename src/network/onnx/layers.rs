@@ -12,7 +12,7 @@ use crate::network::weights::{Array, Weights};
 pub(super) struct Product {
     pub name: String,
     pub source: Source,
-    /// `[filters, channels, kernel height, kernel width]`.
+    /// `[filters, depth, kernel height, kernel width]`.
     pub weight: Array,
     pub bias: Option<Vec<f32>>,
     pub norm: Option<Normalization>,
@@ -22,7 +22,8 @@ pub(super) struct Product {
 /// What a product is to the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProductKind {
-    Conv(Window),
+    /// Its window and its groups.
+    Conv(Window, usize),
     Linear,
 }
 
@@ -67,8 +68,8 @@ impl Product {
     /// Stride and filters of a 1x1 convolution, which can be a projection.
     pub fn projects(&self) -> Option<usize> {
         match self.kind {
-            ProductKind::Conv(Window { kernel: [1, 1], stride, padding: 0 }) => Some(stride),
-            ProductKind::Conv(_) | ProductKind::Linear => None,
+            ProductKind::Conv(Window { kernel: [1, 1], stride, padding: 0 }, 1) => Some(stride),
+            ProductKind::Conv(..) | ProductKind::Linear => None,
         }
     }
 }
@@ -124,13 +125,14 @@ impl Layers {
         let (filters, batch_norm, batch_norm_epsilon) = (product.filters(), product.norm.is_some(), epsilon);
         self.layers.push(match product.kind {
             ProductKind::Linear => LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon },
-            ProductKind::Conv(window) => LayerSpec::Conv {
+            ProductKind::Conv(window, groups) => LayerSpec::Conv {
                 name,
                 input,
                 filters,
                 kernel: window.side()?,
                 stride: window.stride,
                 padding: window.padding,
+                groups,
                 batch_norm,
                 batch_norm_epsilon,
                 add,

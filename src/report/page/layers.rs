@@ -94,7 +94,7 @@ fn bound(layer: &LayerCost) -> String {
 /// Filters, channels and kernel.
 fn dimensions(shape: &ConvShape) -> String {
     let [height, width] = shape.kernel;
-    format!("{} × {} × {height} × {width}", shape.filters(), shape.channels())
+    format!("{} × {} × {height} × {width}", shape.filters(), shape.depth())
 }
 
 pub(super) fn utilization(subject: Subject) -> Markup {

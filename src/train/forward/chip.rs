@@ -104,15 +104,16 @@ pub(super) fn load<'a>(
     let zero_points = &image_scale.zero_points;
     let (padding, offsets) = match conv.source {
         Source::Image => {
-            let (taps, channels) = (conv.shape.taps(), conv.shape.channels());
+            let (taps, depth) = (conv.shape.taps(), conv.shape.depth());
             let changes = held.iter().zip(&integer.weights).enumerate();
             let products: Vec<f32> = changes
                 .map(|(index, (held, weight))| {
-                    let zero_point = zero_points[index / taps % channels];
+                    let first = conv.shape.reads(index / taps / depth).start;
+                    let zero_point = zero_points[first + index / taps % depth];
                     (f32::from(*held) - f32::from(*weight)) * f32::from(zero_point)
                 })
                 .collect();
-            let sums: Vec<f32> = products.chunks(taps * channels).map(|column| column.iter().sum()).collect();
+            let sums: Vec<f32> = products.chunks(taps * depth).map(|column| column.iter().sum()).collect();
             let changed = sums.iter().any(|sum| *sum != 0.0);
             (zero_points.clone(), changed.then(|| Tensor::from_data(sums.as_slice(), &rounded.device())))
         }

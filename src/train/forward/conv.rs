@@ -111,7 +111,7 @@ impl Layer<'_> {
         let shape = &self.conv.shape;
         let [kernel_height, kernel_width] = shape.kernel;
         let weight = self.params.weight.clone();
-        let weight = weight.reshape([shape.filters(), shape.channels(), kernel_height, kernel_width]);
+        let weight = weight.reshape([shape.filters(), shape.depth(), kernel_height, kernel_width]);
         match self.conv.source {
             Source::Image => {
                 let scales: Vec<f32> = self.image_scale.color_scales().map(|scale| scale as f32).collect();

@@ -76,7 +76,7 @@ pub(super) fn running_affine(norm: &BatchNorm<Tensor<1>>) -> (Tensor<1>, Tensor<
 
 /// How a convolution moves over its input.
 pub(super) fn options(conv: &Conv) -> ConvOptions {
-    ConvOptions { stride: conv.shape.stride, padding: conv.shape.padding }
+    ConvOptions { stride: conv.shape.stride, padding: conv.shape.padding, groups: conv.shape.groups }
 }
 
 /// One value a filter, as it meets a convolution's weights.

@@ -121,9 +121,9 @@ impl Saved {
         };
         Operands {
             x: found.input.map(|values| flex_tensor(values, [conv.batch, conv.height, conv.width, conv.channels])),
-            weight: found
-                .weight
-                .map(|values| flex_tensor(values, [conv.filters, conv.channels, conv.kernel[0], conv.kernel[1]])),
+            weight: found.weight.map(|values| {
+                flex_tensor(values, [conv.filters, conv.group_channels(), conv.kernel[0], conv.kernel[1]])
+            }),
             scale,
             shift: Some(single(&sums.gradients)),
             skip,

@@ -9,8 +9,12 @@ use super::operands::{BlockOutput, Norm, Shortcut};
 use crate::engine::conv::ConvOptions;
 
 /// `[batch, filters, height, width]`.
-pub(super) fn burn_conv(x: Tensor<4>, weight: Tensor<4>, ConvOptions { stride, padding }: ConvOptions) -> Tensor<4> {
-    let options = burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+pub(super) fn burn_conv(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    ConvOptions { stride, padding, groups }: ConvOptions,
+) -> Tensor<4> {
+    let options = burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
     conv2d(x.permute([0, 3, 1, 2]), weight, None, options)
 }
 

@@ -41,7 +41,7 @@ type Run = fn(Tensor<4>, Tensor<4>, ConvOptions, Norm, Option<Shortcut>, bool) -
 /// Output, statistics and gradients of a loss that weighs each output differently.
 fn results(run: Run, case: &Case) -> Vec<Vec<f32>> {
     let x = tensor([case.batch, case.size[0], case.size[1], case.channels], 1).require_grad();
-    let w = tensor([case.filters, case.channels, case.kernel[0], case.kernel[1]], 2).require_grad();
+    let w = tensor([case.filters, case.channels / case.conv.groups, case.kernel[0], case.kernel[1]], 2).require_grad();
     let first = (tensor([case.filters], 3) + 1.5).require_grad();
     let second = tensor([case.filters], 4).require_grad();
     let norm = if case.batch_norm {
@@ -82,9 +82,11 @@ proptest! {
         filters in prop_oneof![1usize..40, Just(16), Just(32)],
         size in [3usize..12, 3usize..12], kernel in prop_oneof![Just([3, 3]), [1usize..4, 1usize..4]],
         [stride, padding] in prop_oneof![Just([1, 1]), [1usize..4, 0usize..3]],
+        groups in prop_oneof![3 => Just(1usize), 1 => 2usize..6],
         batch_norm: bool, skip in proptest::option::of([1usize..3, 0usize..3]), relu: bool,
     ) {
-        let conv = ConvOptions { stride, padding };
+        let conv = ConvOptions { stride, padding, groups };
+        let (channels, filters) = (channels.next_multiple_of(groups), filters.next_multiple_of(groups));
         let case = Case { batch, channels, filters, size, kernel, conv, batch_norm, skip, relu };
         prop_assume!((0..2).all(|axis| size[axis] + 2 * padding >= kernel[axis]));
         let before_relu = &results(composed, &Case { relu: false, ..case })[0];
@@ -110,7 +112,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             filters: 24,
             size: [9, 9],
             kernel: [3, 3],
-            conv: ConvOptions { stride, padding: 1 },
+            conv: ConvOptions { stride, padding: 1, groups: 1 },
             batch_norm: true,
             skip: Some([1, 0]),
             relu: true,
@@ -133,7 +135,7 @@ fn gradients_are_the_slopes_of_the_function() {
         filters,
         size: [side, side],
         kernel: [3, 3],
-        conv: ConvOptions { stride: 1, padding: 1 },
+        conv: ConvOptions { stride: 1, padding: 1, groups: 1 },
         batch_norm: true,
         skip: None,
         relu: true,
@@ -195,7 +197,7 @@ fn exact_sums_of_integers_are_exact() {
     let device = Device::flex();
     let x = Tensor::<4>::from_data(TensorData::new(integers(2 * 6 * 6 * 32, 1), [2, 6, 6, 32]), &device);
     let w = Tensor::<4>::from_data(TensorData::new(integers(32 * 32 * 9, 2), [32, 32, 3, 3]), &device);
-    let conv = ConvOptions { stride: 1, padding: 1 };
+    let conv = ConvOptions { stride: 1, padding: 1, groups: 1 };
     let expected = burn_conv(x.clone(), w.clone(), conv).permute([0, 2, 3, 1]);
     assert_eq!(numbers(exact_conv(x, w, conv)), numbers(expected));
 }
@@ -209,7 +211,7 @@ fn every_instruction_set_computes_a_block() {
             filters: 32,
             size: [7, 6],
             kernel: [3, 3],
-            conv: ConvOptions { stride, padding: 1 },
+            conv: ConvOptions { stride, padding: 1, groups: 1 },
             batch_norm: true,
             skip: Some([stride, 1]),
             relu: false,
@@ -299,7 +301,7 @@ impl Layer {
 
     /// The gradients by the engine, of a layer that is built as training builds it, with steps too small to be seen.
     fn gradients(&self) -> Parameters<Vec<f32>> {
-        let ConvGeometry { batch, height, width, channels, filters, kernel, stride, padding } = self.conv;
+        let ConvGeometry { batch, height, width, channels, filters, kernel, stride, padding, .. } = self.conv;
         let device = Device::flex().autodiff();
         let parameters = self.parameters();
         let leaf = |index: usize| Tensor::<1>::from_floats(&*parameters[index], &device).require_grad();
@@ -322,7 +324,7 @@ impl Layer {
         };
         let running = || Moments { mean: constant(&self.running.mean), variance: constant(&self.running.variance) };
         let norm = Norm::Batch { gamma: gamma.clone(), beta: beta.clone(), epsilon: EPSILON };
-        let options = ConvOptions { stride, padding };
+        let options = ConvOptions { stride, padding, groups: 1 };
         let (weight, norm) = match self.fusion {
             Fusion::None => (rounded(weight), norm),
             Fusion::Ema => {
@@ -380,6 +382,7 @@ fn gradients_in_each_fusion_mode_are_the_slopes_of_the_function() {
         kernel: [3, 3],
         stride,
         padding: 1,
+        groups: 1,
     };
     for fusion in [Fusion::None, Fusion::Ema, Fusion::Frozen, Fusion::Once, Fusion::Batch] {
         for layer in [Layer::new(fusion, geometry(4, 16, 1), 1, 0), Layer::new(fusion, geometry(5, 3, 2), 2, 3)] {
