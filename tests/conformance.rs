@@ -50,6 +50,8 @@ struct Stretch {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Conv,
+    /// A convolution whose ReLU is clipped.
+    Clipped,
     /// A convolution in groups, depthwise ones among them.
     Grouped,
     /// Two convolutions, the second with what the first reads: strided, with channels added.
@@ -64,9 +66,10 @@ enum Kind {
 }
 
 fn stretch() -> impl Strategy<Value = Stretch> {
-    use Kind::{Branches, Conv, Grouped, Hidden, Identity, Max, Mean, Projection};
-    let kinds =
-        vec![Conv, Conv, Grouped, Grouped, Identity, Identity, Projection, Projection, Branches, Max, Mean, Hidden];
+    use Kind::{Branches, Clipped, Conv, Grouped, Hidden, Identity, Max, Mean, Projection};
+    let kinds = vec![
+        Conv, Clipped, Conv, Grouped, Grouped, Identity, Identity, Projection, Projection, Branches, Max, Mean, Hidden,
+    ];
     (prop::sample::select(kinds), 1usize..=20, 1usize..=5, 1usize..=3, 0usize..=4, any::<bool>()).prop_map(
         |(kind, filters, kernel, stride, padding, batch_norm)| Stretch {
             kind,
@@ -132,6 +135,7 @@ impl Builder {
             groups: 1,
             batch_norm,
             add,
+            clip: None,
         });
         name
     }
@@ -149,6 +153,11 @@ impl Builder {
         match stretch.kind {
             Kind::Grouped => self.add_grouped(stretch),
             _ if first => self.add_conv(stretch),
+            Kind::Clipped => {
+                self.add_conv(stretch);
+                let Some(LayerSpec::Conv { clip, .. }) = self.layers.last_mut() else { unreachable!("it was added") };
+                *clip = Some(1.5);
+            }
             Kind::Conv => self.add_conv(stretch),
             Kind::Identity => {
                 let from = self.last();
@@ -410,7 +419,8 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
                     None => {}
                 }
                 if !logits {
-                    value.iter_mut().for_each(|value| *value = value.max(0.0));
+                    let clip = graph.clip(values.len()).unwrap_or(f64::INFINITY);
+                    value.iter_mut().for_each(|value| *value = value.max(0.0).min(clip));
                 }
                 value
             }
@@ -702,7 +712,17 @@ fn eight_bits_are_near_the_float_network() {
     let mut worst: f64 = 0.0;
     for seed in 0..40 {
         let mut random = Random(seed);
-        let kinds = [Kind::Conv, Kind::Identity, Kind::Projection, Kind::Branches, Kind::Max, Kind::Mean, Kind::Hidden];
+        let kinds = [
+            Kind::Conv,
+            Kind::Clipped,
+            Kind::Grouped,
+            Kind::Identity,
+            Kind::Projection,
+            Kind::Branches,
+            Kind::Max,
+            Kind::Mean,
+            Kind::Hidden,
+        ];
         let stretches: Vec<Stretch> = (0..4)
             .map(|_| Stretch {
                 kind: kinds[random.below(kinds.len())],
@@ -780,6 +800,7 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
             batch_norm: false,
             batch_norm_epsilon: None,
             add: None,
+            clip: None,
         });
         let mut insert = |part: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
             let values = (0..shape.iter().product()).map(value).collect();

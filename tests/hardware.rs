@@ -169,6 +169,7 @@ fn conv(name: &str, filters: usize, kernel: usize, stride: usize, padding: usize
         batch_norm: true,
         batch_norm_epsilon: None,
         add,
+        clip: None,
     }
 }
 
@@ -178,8 +179,8 @@ fn in_groups(count: usize, layer: LayerSpec) -> LayerSpec {
     else {
         unreachable!("it is a convolution")
     };
-    let groups = count;
-    LayerSpec::Conv { name, input, filters, kernel, stride, padding, groups, batch_norm, batch_norm_epsilon, add }
+    let (groups, clip) = (count, None);
+    LayerSpec::Conv { name, input, filters, kernel, stride, padding, groups, batch_norm, batch_norm_epsilon, add, clip }
 }
 
 fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {

@@ -48,7 +48,7 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
 fn exported_networks_compute_what_onnx_runtime_computes() {
     let expected = fs::read_to_string(Path::new(FIXTURES).join("outputs.json")).unwrap();
     let expected: BTreeMap<String, Vec<Vec<f32>>> = serde_json::from_str(&expected).unwrap();
-    assert_eq!(expected.len(), 11);
+    assert_eq!(expected.len(), 14);
     for (file, expected) in expected {
         let network = OnnxNetwork::load(&Path::new(FIXTURES).join(&file)).unwrap();
         let found = logits(&network).into_iter().map(|logits| match file.split('/').next() {
@@ -176,6 +176,28 @@ fn a_depthwise_convolution_is_one_with_as_many_groups_as_channels() {
     );
     let spec = read(&file.bytes()).unwrap().spec;
     assert!(matches!(spec.layers[1], LayerSpec::Conv { groups: 4, filters: 8, .. }), "{spec:?}");
+}
+
+fn clipped(low: f32, high: f32, what: &str) -> OnnxFile {
+    around(
+        |file| {
+            let [low, high] = [low, high].map(f32::to_le_bytes);
+            let file = file.tensor("low", 1, &[], 9, &low).tensor("high", 1, &[], 9, &high);
+            let file = file.floats("u", &[4, 4, 1, 1]).node("Conv", &["r", "u"], "d", &[]);
+            let file = if what == "e" { file.node("Relu", &["d"], "e", &[]) } else { file };
+            file.node("Clip", &[what, "low", "high"], "z", &[])
+        },
+        256,
+    )
+}
+
+#[test]
+fn a_relu6_is_a_relu_that_is_clipped() {
+    let spec = read(&clipped(0.0, 6.0, "d").bytes()).unwrap().spec;
+    assert!(matches!(spec.layers[1], LayerSpec::Conv { clip: Some(6.0), .. }), "{spec:?}");
+    refused(&clipped(-1.0, 1.0, "d").bytes(), &["node `node of z` (Clip)", "it clips at -1"]);
+    refused(&clipped(0.0, 6.0, "e").bytes(), &["behind a ReLU"]);
+    refused(&clipped(0.0, 1e6, "d").bytes(), &["clip = 1000000"]);
 }
 
 /// Each thing that cannot be said: its node, its kind, and what to do.

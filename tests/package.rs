@@ -141,6 +141,14 @@ fn a_projection_with_a_bias_takes_version_3() {
 }
 
 #[test]
+fn a_clipped_relu_takes_version_3() {
+    takes_version_3(|spec| {
+        let LayerSpec::Conv { clip, .. } = &mut spec.layers[0] else { unreachable!("it is a convolution") };
+        *clip = Some(6.0);
+    });
+}
+
+#[test]
 fn groups_of_channels_take_version_3() {
     let spec = r#"
         name = "grouped"

@@ -101,12 +101,28 @@ def sequential() -> nn.Module:
     )
 
 
+def depthwise() -> nn.Module:
+    """The blocks of a MobileNetV1, with ReLU6."""
+    layers = []
+    for channels, filters, kernel, stride, groups in [
+        (3, 8, 3, 2, 1),
+        (8, 8, 3, 1, 8),
+        (8, 20, 1, 1, 1),
+        (20, 20, 5, 2, 4),
+        (20, 12, 1, 1, 1),
+    ]:
+        conv = nn.Conv2d(channels, filters, kernel, stride, kernel // 2, groups=groups, bias=False)
+        layers += [conv, nn.BatchNorm2d(filters), nn.ReLU6()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, CLASSES))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "lenet": (Lenet, 32, 64),
     "resnet-padded": (lambda: Resnet(False), 32, 64),
     "resnet-projected": (lambda: Resnet(True), 32, 64),
     "means": (Means, 32, 64),
     "sequential": (sequential, 32, 64),
+    "depthwise": (depthwise, 32, 64),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=CLASSES), 64, 64),
     "resnet50": (lambda: torchvision.models.resnet50(num_classes=CLASSES), 64, 64),
     "vgg16_bn": (lambda: torchvision.models.vgg16_bn(num_classes=CLASSES), 224, 10),

@@ -22,6 +22,7 @@ KEPT = {
     "resnet-projected": ["TorchScript", "TorchScript norm apart", "dynamo open batch"],
     "means": ["TorchScript", "dynamo"],
     "sequential": ["TorchScript norm apart", "dynamo"],
+    "depthwise": ["TorchScript", "dynamo", "dynamo norm apart"],
 }
 
 

@@ -199,6 +199,8 @@ const MAX_EXTENT: usize = 1 << 16;
 /// Most weights of a layer, and most values of a map.
 const MAX_VALUES: u128 = 1 << 32;
 
+/// What a ReLU may clip at.
+const CLIPS: RangeInclusive<f64> = 1e-3..=1e3;
 /// What a batch norm may add to a variance.
 const EPSILONS: RangeInclusive<f64> = 1e-12..=0.5;
 
@@ -230,6 +232,16 @@ impl Graph {
                 return Err(spec.error(format!("layer {index}: the name `{name}` has a colon, which checkpoints need")));
             }
             let logits = index + 1 == spec.layers.len();
+            if let Some(clip) = layer.clip() {
+                let message = match (logits, CLIPS.contains(&clip)) {
+                    (true, _) => "the layer that gives the logits has no activation to clip".into(),
+                    (false, true) => String::new(),
+                    (false, false) => format!("clip = {clip}: it must be from {} to {}", CLIPS.start(), CLIPS.end()),
+                };
+                if !message.is_empty() {
+                    return Err(spec.error(format!("layer `{name}`: {message}")));
+                }
+            }
             let node = resolve(layer, logits, image, &nodes)
                 .map_err(|message| spec.error(format!("layer `{name}`: {message}")))?;
             nodes.push(node);
@@ -318,6 +330,11 @@ impl Graph {
             Some(Skip::Identity { .. }) | None => None,
         };
         [Some(own), projection]
+    }
+
+    /// The largest value behind a node's ReLU in float, where there is one.
+    pub fn clip(&self, index: usize) -> Option<f64> {
+        self.spec.layers[index].clip()
     }
 
     /// Multiply-accumulates of one image.

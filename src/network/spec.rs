@@ -88,6 +88,9 @@ pub enum LayerSpec {
         /// A value that is added before the ReLU.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         add: Option<SkipSpec>,
+        /// The largest value behind the ReLU in float: 6 makes it a ReLU6. In integers the quantizer's range takes its place.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clip: Option<f64>,
     },
     /// Maximum over windows.
     MaxPool {
@@ -202,6 +205,14 @@ impl LayerSpec {
         match self {
             Self::Conv { batch_norm_epsilon, .. } | Self::Linear { batch_norm_epsilon, .. } => *batch_norm_epsilon,
             Self::MaxPool { .. } | Self::AvgPool { .. } => None,
+        }
+    }
+
+    /// The largest value behind its ReLU, where there is one.
+    pub fn clip(&self) -> Option<f64> {
+        match self {
+            Self::Conv { clip, .. } => *clip,
+            Self::MaxPool { .. } | Self::AvgPool { .. } | Self::Linear { .. } => None,
         }
     }
 

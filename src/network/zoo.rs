@@ -62,6 +62,7 @@ fn conv3x3(name: String, filters: usize, stride: usize, add: Option<SkipSpec>) -
         batch_norm: true,
         batch_norm_epsilon: None,
         add,
+        clip: None,
     }
 }
 
@@ -87,6 +88,7 @@ fn imagenet_stem() -> Vec<LayerSpec> {
             batch_norm: true,
             batch_norm_epsilon,
             add: None,
+            clip: None,
         },
         LayerSpec::MaxPool { name: "maxpool".into(), input: None, kernel: 3, stride: 2, padding: 1 },
     ]

@@ -240,11 +240,12 @@ impl Package {
 
 /// The first version that can hold a network: the second one has predictions of two bytes, the third one what networks could not say before.
 fn version(network: &IntegerNetwork) -> u64 {
+    let clips = network.graph.spec().layers.iter().any(|layer| layer.clip().is_some());
     let is_new = |node: &Node| {
         let in_groups = node.conv().is_some_and(|conv| conv.groups > 1);
         in_groups || matches!(node.op, Op::Conv { skip: Some(Skip::Projection { batch_norm: false, .. }), .. })
     };
-    if network.graph.nodes().iter().any(is_new) {
+    if clips || network.graph.nodes().iter().any(is_new) {
         3
     } else if network.classes.len() > BYTE_CLASSES {
         2

@@ -186,8 +186,11 @@ fn output_scales(
         let Some(&narrowest) = bits.forms.first() else { continue };
         match node.op {
             Op::Conv { .. } | Op::AvgPool { .. } => {
-                let scale = calibrate_step(&samples, 0.0, activation_limit(narrowest));
-                scales.push((index, scale.map_or(SCALE_OF_ZEROS, |scale| scale as f32)));
+                let limit = activation_limit(narrowest);
+                let scale = calibrate_step(&samples, 0.0, limit).map_or(SCALE_OF_ZEROS, |scale| scale as f32);
+                // The quantizer clips where the network does, or below.
+                let most = model.graph.clip(index).map_or(f32::INFINITY, |clip| (clip / limit) as f32);
+                scales.push((index, scale.min(most)));
             }
             // Its forms are those of what it reads.
             Op::MaxPool { .. } => {}

@@ -68,7 +68,8 @@ impl<'a> Converter<'a> {
             "Conv" => self.conv(node),
             "Gemm" | "MatMul" => self.linear(node),
             "BatchNormalization" => self.batch_norm(node),
-            "Relu" => self.relu(node),
+            "Relu" => self.relu(node, None),
+            "Clip" => self.clip(node),
             "Add" => self.add(node),
             "MaxPool" => self.max_pool(node),
             "AveragePool" => self.avg_pool(node),
@@ -100,7 +101,7 @@ impl<'a> Converter<'a> {
             return refuse("its output is more than the sums of a layer", LAST);
         }
         let mut layers = self.layers;
-        layers.add_product(sums.product, None, [classes, 1, 1])?;
+        layers.add_product(sums.product, None, None, [classes, 1, 1])?;
         Ok((layers, classes))
     }
 
@@ -200,10 +201,31 @@ impl<'a> Converter<'a> {
         Ok(Map { sizes, content: Content::Sums(sums) })
     }
 
-    fn relu(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+    /// A ReLU, or one that is clipped, as ReLU6 is.
+    fn clip(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let bound = |number: usize, name: &str| -> Said<Option<f32>> {
+            match node.input(number) {
+                Some(_) => self.scope.float(node, number).map(Some),
+                None => Ok(node.attribute(name)?.and_then(|attribute| attribute.float)),
+            }
+        };
+        let (low, high) = (bound(1, "min")?, bound(2, "max")?);
+        if low != Some(0.0) {
+            let reason = format!("it clips at {}", low.map_or("nothing".into(), |low| low.to_string()));
+            return refuse(reason, "a layer ends in a ReLU: clip at 0 and train anew");
+        }
+        // The number that was meant.
+        self.relu(node, high.map(|high| high.to_string().parse().expect("a float's own text")))
+    }
+
+    /// A ReLU; `clip` is the largest value that it gives, if there is one.
+    fn relu(&mut self, node: &OnnxNode<'a>, clip: Option<f64>) -> Said<Map> {
         let Map { sizes, content } = self.scope.map(node)?;
         let source = match content {
             Content::Stored(Source::Image, _) => return refuse("it reads the image", "begin with a convolution"),
+            Content::Stored(..) if clip.is_some() => {
+                return refuse("it clips a value that is behind a ReLU", "clip where the ReLU is, and train anew");
+            }
             // Stored values aren't negative already.
             Content::Stored(..) => return Ok(Map { sizes, content }),
             Content::Sums(sums) => {
@@ -216,7 +238,7 @@ impl<'a> Converter<'a> {
                         [product.filters(), height, width]
                     }
                 };
-                let mut source = self.layers.add_product(product, joined, map)?;
+                let mut source = self.layers.add_product(product, joined, clip, map)?;
                 for (name, window) in pools {
                     let [height, width] = window.output([map[1], map[2]])?;
                     map = [map[0], height, width];
@@ -619,6 +641,10 @@ fn constant<'a>(node: &OnnxNode<'a>, folder: &Path) -> Said<Value<'a>> {
     }
     if let Some(integer) = node.attribute("value_int")?.and_then(|attribute| attribute.integer) {
         return Ok(Value::Integers(Integers { sizes: Vec::new(), values: vec![integer] }));
+    }
+    if let Some(float) = node.attribute("value_float")?.and_then(|attribute| attribute.float) {
+        let name = node.outputs.first().copied().unwrap_or_default();
+        return Ok(Value::Tensor(Tensor::filled(name, Vec::new(), float).expect("one value is none too many")));
     }
     match node.attribute("value_ints")? {
         Some(list) if list.integers.len() <= Integers::MOST => Ok(Value::Integers(Integers::list(list.integers))),

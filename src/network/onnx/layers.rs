@@ -84,11 +84,17 @@ pub(super) struct Layers {
 }
 
 impl Layers {
-    /// Adds a layer of a convolution; `shape` is that of its output.
+    /// Adds a layer of a convolution, which may be clipped; `shape` is that of its output.
     ///
     /// # Errors
     /// Two batch norms of one layer that add different numbers to variances.
-    pub fn add_product(&mut self, product: Product, joined: Option<Joined>, shape: [usize; 3]) -> Said<Source> {
+    pub fn add_product(
+        &mut self,
+        product: Product,
+        joined: Option<Joined>,
+        clip: Option<f64>,
+        shape: [usize; 3],
+    ) -> Said<Source> {
         let mut epsilon = product.norm.as_ref().map(|norm| norm.epsilon);
         let add = match &joined {
             None => None,
@@ -124,6 +130,12 @@ impl Layers {
         let (name, input) = (product.name.clone(), self.input(product.source));
         let (filters, batch_norm, batch_norm_epsilon) = (product.filters(), product.norm.is_some(), epsilon);
         self.layers.push(match product.kind {
+            ProductKind::Linear if clip.is_some() => {
+                return refuse(
+                    format!("it clips the linear layer `{name}`"),
+                    "a linear layer ends in a plain ReLU: put one in its place and train anew",
+                );
+            }
             ProductKind::Linear => LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon },
             ProductKind::Conv(window, groups) => LayerSpec::Conv {
                 name,
@@ -136,6 +148,7 @@ impl Layers {
                 batch_norm,
                 batch_norm_epsilon,
                 add,
+                clip,
             },
         });
         if let Some(Joined::Projection(projection)) = joined {

@@ -35,8 +35,8 @@ pub(super) fn unknown_kind<T>(kind: &str, domain: &str) -> Said<T> {
         return refuse(format!("an operation of `{domain}`"), "export with ONNX's own operations alone");
     }
     let way_out = match kind {
-        "Clip" | "HardSwish" | "HardSigmoid" | "Sigmoid" | "Tanh" | "LeakyRelu" | "PRelu" | "Elu" | "Selu" | "Celu"
-        | "Gelu" | "Erf" | "Mish" | "Softplus" | "Softsign" | "ThresholdedRelu" | "Swish" => {
+        "HardSwish" | "HardSigmoid" | "Sigmoid" | "Tanh" | "LeakyRelu" | "PRelu" | "Elu" | "Selu" | "Celu" | "Gelu"
+        | "Erf" | "Mish" | "Softplus" | "Softsign" | "ThresholdedRelu" | "Swish" => {
             "a layer ends in a ReLU: put one in its place and train the network anew"
         }
         "Concat" | "Split" => "values meet in residual sums alone",

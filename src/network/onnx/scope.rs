@@ -87,7 +87,13 @@ impl<'a> Scope<'a> {
             taken: BTreeSet::new(),
             weights: 0,
         };
-        for name in nodes.iter().filter(|node| node.kind != "Shape").flat_map(|node| &node.inputs) {
+        // Neither who asks for a shape nor who asks for a kind of number reads a value.
+        let read = |node: &&OnnxNode<'a>| match node.kind {
+            "Shape" => 0,
+            "CastLike" => 1,
+            _ => usize::MAX,
+        };
+        for name in nodes.iter().flat_map(|node| node.inputs.iter().take(read(node))) {
             *scope.readers.entry(name).or_default() += 1;
         }
         for name in nodes.iter().flat_map(|node| &node.inputs) {

@@ -108,6 +108,11 @@ impl Pass<'_> {
                     };
                     let input = ConvInput { x: read(node.source, plans.input_bits), shortcut };
                     let value = run(&plans.conv, &plans.plan, input, activation);
+                    // The ranges of quantizers are clips themselves.
+                    let value = match (activation, self.graph.clip(index)) {
+                        (Activation::Relu, Some(clip)) => value.clamp_max(clip),
+                        (Activation::Relu | Activation::None, _) => value,
+                    };
                     inspect(node, &value);
                     if logits {
                         let [batch, _, _, classes] = value.dims();
