@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
 use serde::Serialize;
 
 use super::chart::{self, Stack};
+use super::document::{Extras, document};
 use super::drawings::ENERGY_PARTS;
-use super::page::PAGE_CSS;
-use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, visible, words, wrapped};
+use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, words, wrapped};
 use crate::error::{Error, Result};
 use crate::files::{to_json, write_atomically};
 use crate::hardware::{AreaBreakdown, Chip, Compression, Cost, Evaluation, LayerCost};
@@ -154,25 +154,13 @@ pub fn write_comparison(all: &[Compared], folder: &Path) -> Result<()> {
 fn page(all: &[Compared]) -> String {
     let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
     let title = names.join(", ");
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
-                title { (title) }
-                style { (PreEscaped(chart::CSS)) (PreEscaped(PAGE_CSS)) }
-            }
-            body {
-                h1 { (title) }
-                @for sentence in assumptions(all) { p class="part" { b { "Made up. " } (sentence) } }
-                (table(all))
-                (drawings(all))
-            }
-        }
+    let body = html! {
+        h1 { (title) }
+        @for sentence in assumptions(all) { p class="part" { b { "Made up. " } (sentence) } }
+        (table(all))
+        (drawings(all))
     };
-    visible(&page.0)
+    document(&title, Extras::default(), &body)
 }
 
 fn table(all: &[Compared]) -> Markup {

@@ -4,6 +4,7 @@
 pub(crate) mod chart;
 mod chips;
 mod compare;
+mod document;
 mod drawings;
 mod metrics;
 mod page;

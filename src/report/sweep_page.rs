@@ -1,10 +1,9 @@
 //! `sweep.html`: the plots of a sweep, the keys that vary, and a table that can be sorted.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 
-use super::chart;
-use super::page::PAGE_CSS;
-use super::text::{UNKNOWN, accuracy, count, energy, grouped, percent, visible};
+use super::document::{Extras, document};
+use super::text::{UNKNOWN, accuracy, count, energy, grouped, percent};
 use crate::sweep::{Figures, Outcome, Row, Value};
 
 /// Most rows of the table: those that no other one beats, then the others in their order.
@@ -26,30 +25,19 @@ pub(super) fn page(rows: &[Row], front: &[usize], plots: &str) -> String {
     let best = rows.iter().filter(|row| on_front(row));
     let others = rows.iter().filter(|row| !on_front(row));
     let shown: Vec<&Row> = best.chain(others).take(SHOWN).collect();
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
-                title { "A sweep of " (count(rows.len(), "chip")) }
-                style { (PreEscaped(chart::CSS)) (PreEscaped(PAGE_CSS)) "#points thead th{cursor:pointer}.scroll>svg{height:auto}" }
-            }
-            body {
-                h1 { "A sweep of " (count(rows.len(), "chip")) }
-                p {
-                    (count(front.len(), "point")) " that no other one beats in speed, energy, accuracy and area, as far as they are known; "
-                    (count(rows.iter().filter(|row| row.figures().is_none()).count(), "point")) " cannot work."
-                }
-                (keys(rows))
-                section { h2 { "Plots" } p.note { "A dot tells its chip where a mouse rests on it." } div.scroll tabindex="0" { (PreEscaped(plots)) } }
-                (points(rows, front, &shown))
-                script { (PreEscaped(SCRIPT)) }
-            }
+    let title = format!("A sweep of {}", count(rows.len(), "chip"));
+    let body = html! {
+        h1 { (title) }
+        p {
+            (count(front.len(), "point")) " that no other one beats in speed, energy, accuracy and area, as far as they are known; "
+            (count(rows.iter().filter(|row| row.figures().is_none()).count(), "point")) " cannot work."
         }
+        (keys(rows))
+        section { h2 { "Plots" } p.note { "A dot tells its chip where a mouse rests on it." } div.scroll tabindex="0" { (PreEscaped(plots)) } }
+        (points(rows, front, &shown))
     };
-    visible(&page.0)
+    let css = "#points thead th{cursor:pointer}.scroll>svg{height:auto}";
+    document(&title, Extras { script: Some(SCRIPT), css }, &body)
 }
 
 /// The keys that vary, with their values.
