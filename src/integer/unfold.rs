@@ -9,6 +9,7 @@
 //!
 //! So `u` follows from the skip where an identity joins, and is free elsewhere.
 
+use super::arithmetic::multiplier;
 use super::fold::ImageScale;
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -128,8 +129,7 @@ impl Unfolder<'_> {
         let (filters, taps) = (conv.shape.filters(), conv.shape.taps());
         let column = integers.weights.len() / filters;
         let input = self.scale(conv.source, integers.input_bits);
-        let units: Vec<f64> = multipliers.iter().map(|multiplier| unit * f64::from(*multiplier)).collect();
-        let unit_of = |filter: usize| units[if units.len() == 1 { 0 } else { filter }];
+        let unit_of = |filter: usize| unit * f64::from(multiplier(multipliers, filter));
         let of_image = conv.source == Source::Image;
         let colors: Vec<f64> = match of_image {
             true => self.image_scale.color_scales().collect(),
@@ -159,7 +159,8 @@ impl Unfolder<'_> {
         } else {
             self.insert(number, Role::Bias, biases);
         }
-        self.insert(number, Role::WeightScale, units.iter().map(|unit| unit / input).collect());
+        let scales = (0..multipliers.len()).map(|column| unit_of(column) / input);
+        self.insert(number, Role::WeightScale, scales.collect());
     }
 
     fn insert(&mut self, conv: u32, role: Role, values: Vec<f64>) {

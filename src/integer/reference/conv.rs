@@ -57,7 +57,7 @@ impl Convolution {
     pub fn accumulate(&self, map: &[u8], bordered: &mut Vec<u8>, accumulators: &mut Vec<i32>) {
         let is_whole = self.shape.padding == 0 && self.channels == self.shape.channels();
         let map = if is_whole { map } else { self.with_border(map, bordered) };
-        accumulators.clear();
+        // All of them are written.
         accumulators.resize(self.windows.len() * self.lanes(), 0);
         dispatch_integers(Accumulate { conv: self, map, accumulators });
     }
