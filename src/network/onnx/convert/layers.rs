@@ -1,0 +1,264 @@
+//! Nodes that a convolution or linear layer does: itself, its batch norm, its bias, its residual sum, its ReLU.
+
+use super::{Converter, title};
+use crate::network::graph::Source;
+use crate::network::onnx::layers::{Joined, Normalization, Product, ProductKind, Sums};
+use crate::network::onnx::model::OnnxNode;
+use crate::network::onnx::refusal::{Refusal, Said, refuse};
+use crate::network::onnx::scope::{Content, Map, Value, View};
+use crate::network::onnx::window::Window;
+use crate::network::weights::Array;
+
+impl<'a> Converter<'a> {
+    pub(super) fn conv(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let (source, border, [channels, height, width]) = self.scope.stored_map(node)?;
+        let (tensor, values) = self.scope.weights(node)?;
+        let groups = node.attribute("group")?.and_then(|attribute| attribute.integer).unwrap_or(1);
+        let groups = usize::try_from(groups).ok().filter(|groups| (1..=channels).contains(groups));
+        let groups = groups.ok_or_else(|| format!("its group is no number of groups of {channels} channels"))?;
+        let weight = Array { shape: tensor.sizes.clone(), values };
+        let [filters, depth, kernel_height, kernel_width] = weight.shape[..] else {
+            return Err(
+                format!("its weights have sizes {:?}, four are those of a map's convolution", weight.shape).into()
+            );
+        };
+        if depth.checked_mul(groups) != Some(channels) || filters == 0 {
+            let reason = format!("its weights are for {groups} groups of {depth} channels, its input has {channels}");
+            return Err(reason.into());
+        }
+        let window = Window::read(node, Some([kernel_height, kernel_width]), [height, width], border)?;
+        window.side()?;
+        let [height, width] = window.output([height, width])?;
+        let bias = node.input(2).map(|_| self.scope.per_filter(node, 2, filters)).transpose()?;
+        let name = self.names.layer(title(node), node.kind, Some(tensor.name));
+        let product = Product { name, source, weight, bias, norm: None, kind: ProductKind::Conv(window, groups) };
+        Ok(Map::sums(product, vec![filters, height, width]))
+    }
+
+    pub(super) fn linear(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let (source, border, sizes) = self.scope.stored(node)?;
+        let [features] = sizes[..] else {
+            let reason = format!("its input has sizes {sizes:?}, not those of a list");
+            return refuse(reason, "flatten a map before a linear layer");
+        };
+        if border > 0 {
+            return refuse("its input is padded", "only convolutions and maxima read a value with a border");
+        }
+        let float =
+            |name: &str| Ok::<_, Refusal>(node.attribute(name)?.and_then(|attribute| attribute.float).unwrap_or(1.0));
+        let flag = |name: &str| {
+            Ok::<_, Refusal>(node.attribute(name)?.and_then(|attribute| attribute.integer).unwrap_or(0) != 0)
+        };
+        if flag("transA")? {
+            return refuse("its input is transposed", "features come second in a linear layer");
+        }
+        let (alpha, beta, rows_are_filters) = (float("alpha")?, float("beta")?, flag("transB")?);
+        let (tensor, mut values) = self.scope.weights(node)?;
+        let [rows, columns] = tensor.sizes[..] else {
+            return Err(format!("its weights have sizes {:?}, a linear layer's are two", tensor.sizes).into());
+        };
+        let (filters, depth) = if rows_are_filters { (rows, columns) } else { (columns, rows) };
+        if depth != features || filters == 0 {
+            return Err(format!("its weights are for {depth} features, its input has {features}").into());
+        }
+        if !rows_are_filters {
+            values = (0..filters)
+                .flat_map(|filter| (0..depth).map(move |row| row * filters + filter))
+                .map(|i| values[i])
+                .collect();
+        }
+        values.iter_mut().for_each(|value| *value *= alpha);
+        let [channels, height, width] = self.shape_of(source);
+        let weight = Array { shape: vec![filters, channels, height, width], values };
+        let name = self.names.layer(title(node), node.kind, Some(tensor.name));
+        let mut product = Product { name, source, weight, bias: None, norm: None, kind: ProductKind::Linear };
+        if node.input(2).is_some() {
+            let bias = self.scope.broadcast(node, 2, &[filters])?;
+            product.shift(|filter| beta * bias[filter]);
+        }
+        Ok(Map::sums(product, vec![filters]))
+    }
+
+    pub(super) fn batch_norm(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let Map { sizes, content } = self.scope.map(node)?;
+        let Content::Sums(mut sums) = content else {
+            return refuse("no convolution comes right before it", "batch norm is folded into the weights before it");
+        };
+        if sums.product.norm.is_some() || sums.joined.is_some() || !sums.pools.is_empty() {
+            return refuse(
+                format!("more than the convolution `{}` comes before it", sums.product.name),
+                "a layer has one batch norm, right behind its convolution",
+            );
+        }
+        if node.attribute("training_mode")?.and_then(|attribute| attribute.integer).unwrap_or(0) != 0 {
+            return refuse("it uses the batch's statistics", "export the network in evaluation mode: model.eval()");
+        }
+        let epsilon = node.attribute("epsilon")?.and_then(|attribute| attribute.float).unwrap_or(1e-5);
+        let filters = sums.product.filters();
+        let part = |number| self.scope.per_filter(node, number, filters);
+        let parts = [part(1)?, part(2)?, part(3)?, part(4)?];
+        if let Some(variance) = parts[3].iter().find(|variance| **variance < 0.0) {
+            return Err(format!("a variance is {variance}").into());
+        }
+        // The number that was meant: 1e-5 is 0.0000099999997 as a float of 32 bits.
+        let epsilon = epsilon.to_string().parse().expect("a float's own text");
+        sums.product.norm = Some(Normalization { parts, epsilon });
+        Ok(Map { sizes, content: Content::Sums(sums) })
+    }
+
+    /// A ReLU, or one that is clipped, as ReLU6 is.
+    pub(super) fn clip(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let bound = |number: usize, name: &str| -> Said<Option<f32>> {
+            match node.input(number) {
+                Some(_) => self.scope.float(node, number).map(Some),
+                None => Ok(node.attribute(name)?.and_then(|attribute| attribute.float)),
+            }
+        };
+        let (low, high) = (bound(1, "min")?, bound(2, "max")?);
+        if low != Some(0.0) {
+            let reason = format!("it clips at {}", low.map_or("nothing".into(), |low| low.to_string()));
+            return refuse(reason, "a layer ends in a ReLU: clip at 0 and train anew");
+        }
+        // The number that was meant.
+        self.relu(node, high.map(|high| high.to_string().parse().expect("a float's own text")))
+    }
+
+    /// A ReLU; `clip` is the largest value that it gives, if there is one.
+    pub(super) fn relu(&mut self, node: &OnnxNode<'a>, clip: Option<f64>) -> Said<Map> {
+        let Map { sizes, content } = self.scope.map(node)?;
+        let source = match content {
+            Content::Stored(Source::Image, _) => return refuse("it reads the image", "begin with a convolution"),
+            Content::Stored(..) if clip.is_some() => {
+                return refuse("it clips a value that is behind a ReLU", "clip where the ReLU is, and train anew");
+            }
+            // Stored values aren't negative already.
+            Content::Stored(..) => return Ok(Map { sizes, content }),
+            Content::Sums(sums) => {
+                let Sums { product, joined, pools } = *sums;
+                let mut map = match product.kind {
+                    ProductKind::Linear => [product.filters(), 1, 1],
+                    ProductKind::Conv(window, _) => {
+                        let [_, height, width] = self.shape_of(product.source);
+                        let [height, width] = window.output([height, width])?;
+                        [product.filters(), height, width]
+                    }
+                };
+                let mut source = self.layers.add_product(product, joined, clip, map)?;
+                for (name, window) in pools {
+                    let [height, width] = window.output([map[1], map[2]])?;
+                    map = [map[0], height, width];
+                    source = self.layers.add_max_pool(name, source, window, map)?;
+                }
+                source
+            }
+        };
+        Ok(Map::stored(source, sizes))
+    }
+
+    pub(super) fn add(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let constant = (0..2).find(|number| {
+            node.input(*number)
+                .and_then(|name| self.scope.get(name).ok())
+                .is_some_and(|value| !matches!(value, Value::Map(_)))
+        });
+        if let Some(constant) = constant {
+            return self.add_bias(node, constant);
+        }
+        let (a, b) = match (self.scope.take(node, 0)?, self.scope.take(node, 1)?) {
+            (Value::Map(a), Value::Map(b)) => (a, b),
+            _ => unreachable!("constants were looked for"),
+        };
+        if a.sizes != b.sizes {
+            return refuse(
+                format!("it adds values of sizes {:?} and {:?}", a.sizes, b.sizes),
+                "values of a sum have the same sizes",
+            );
+        }
+        let sizes = a.sizes;
+        let plain = |sums: &Sums| match sums {
+            Sums { product: Product { kind: ProductKind::Conv(..), .. }, joined: None, pools } if pools.is_empty() => {
+                Ok(())
+            }
+            Sums { product, .. } => refuse(
+                format!("more than the convolution `{}` comes before it", product.name),
+                "a residual sum joins a convolution, right behind its batch norm, once",
+            ),
+        };
+        let sums = match (a.content, b.content) {
+            (Content::Sums(mut sums), Content::Stored(source, view))
+            | (Content::Stored(source, view), Content::Sums(mut sums)) => {
+                plain(&sums)?;
+                sums.joined = Some(self.identity(source, view, sums.product.filters())?);
+                sums
+            }
+            (Content::Sums(a), Content::Sums(b)) => {
+                plain(&a)?;
+                plain(&b)?;
+                // The shortcut is the one that begins earlier.
+                let (mut main, other) = if a.product.source < b.product.source { (b, a) } else { (a, b) };
+                let mut projection = other.product;
+                if projection.projects().is_none() {
+                    std::mem::swap(&mut main.product, &mut projection);
+                }
+                if projection.projects().is_none() {
+                    return refuse(
+                        format!("it adds the sums of `{}` and `{}`", projection.name, main.product.name),
+                        "one of two convolutions that are added is a 1x1 convolution without border: put a ReLU behind the other one",
+                    );
+                }
+                main.joined = Some(Joined::Projection(Box::new(projection)));
+                main
+            }
+            (Content::Stored(..), Content::Stored(..)) => {
+                return refuse(
+                    "both values are behind a ReLU or a pooling layer",
+                    "a residual sum joins a convolution before its ReLU: move the ReLU behind the sum and train anew",
+                );
+            }
+        };
+        Ok(Map { sizes, content: Content::Sums(sums) })
+    }
+
+    /// A stored value that joins a sum of so many channels.
+    fn identity(&self, source: Source, view: View, channels: usize) -> Said<Joined> {
+        let Source::Node(from) = source else {
+            return refuse("the image joins it", "a residual sum takes a layer's output");
+        };
+        let View { border, skipped: [rows, columns], added: [front, behind] } = view;
+        let missing = channels - self.shape_of(source)[0].min(channels);
+        if border > 0 || rows != columns || front != missing / 2 || front + behind != missing {
+            return refuse(
+                format!("what joins it is cut or padded: {view:?}"),
+                "a shortcut takes every n-th pixel both ways, and has half of the channels that it lacks in front (rounded down)",
+            );
+        }
+        Ok(Joined::Identity { from, stride: rows + 1 })
+    }
+
+    fn add_bias(&mut self, node: &OnnxNode<'a>, constant: usize) -> Said<Map> {
+        let Value::Map(Map { sizes, content }) = self.scope.take(node, 1 - constant)? else {
+            return refuse("it adds constants", "export them as one");
+        };
+        let Content::Sums(mut sums) = content else {
+            return refuse(
+                "it adds a constant to a value that is behind a ReLU",
+                "a constant is the bias of a convolution or linear layer",
+            );
+        };
+        if !sums.pools.is_empty() {
+            return refuse(
+                "it adds a constant behind a maximum",
+                "a constant is the bias of a convolution, right behind it",
+            );
+        }
+        if sizes[0] != sums.product.filters() {
+            return refuse(
+                "it adds a constant behind a flatten",
+                "a constant is the bias of a convolution, right behind it",
+            );
+        }
+        let bias = self.scope.broadcast(node, constant, &sizes)?;
+        sums.product.shift(|filter| bias[filter]);
+        Ok(Map { sizes, content: Content::Sums(sums) })
+    }
+}

@@ -1,0 +1,156 @@
+//! From nodes to layers: what each node makes of values, until the last one's are the logits.
+
+mod layers;
+mod pooling;
+mod views;
+
+use std::path::Path;
+
+use super::integers::Integers;
+use super::layers::Layers;
+use super::model::OnnxNode;
+use super::names::Names;
+use super::refusal::{Said, refuse, unknown_kind};
+use super::scope::{Content, Map, Scope, Value};
+use super::shapes::compute;
+use super::tensor::Tensor;
+use crate::network::graph::Source;
+
+/// What is said about a graph that no exporter of PyTorch's writes.
+const PYTORCH: &str = "export with the operations that PyTorch's exporters use";
+
+/// The network so far.
+pub(super) struct Converter<'a> {
+    scope: Scope<'a>,
+    image: [usize; 3],
+    names: Names,
+    layers: Layers,
+}
+
+impl<'a> Converter<'a> {
+    /// A network that has read nothing but its image.
+    pub fn new(mut scope: Scope<'a>, input: &'a str, image: [usize; 3]) -> Self {
+        scope.insert(input, Value::Map(Map::stored(Source::Image, image.to_vec())));
+        Self { scope, image, names: Names::default(), layers: Layers::default() }
+    }
+
+    /// Computes a node.
+    ///
+    /// # Errors
+    /// What no layer can express.
+    pub fn node(&mut self, node: &OnnxNode<'a>) -> Said<()> {
+        if !matches!(node.domain, "" | "ai.onnx") {
+            return unknown_kind(node.kind, node.domain);
+        }
+        let value = match node.kind {
+            "Constant" => constant(node, self.scope.folder)?,
+            "Identity" => self.scope.take(node, 0)?,
+            "Shape" => Value::Integers(self.scope.shape(node)?),
+            kind => match self.scope.integers(node) {
+                Some(inputs) => Value::Integers(
+                    compute(node, &inputs, fill(node, self.scope.folder)?).or_else(|reason| refuse(reason, PYTORCH))?,
+                ),
+                None => match self.scope.constant(node)? {
+                    Some(tensor) => Value::Tensor(tensor),
+                    None => Value::Map(self.map(node, kind)?),
+                },
+            },
+        };
+        let output = *node.outputs.first().ok_or("it has no output")?;
+        if let Some(second) = node.outputs.iter().skip(1).find(|name| self.scope.is_read(name)) {
+            return refuse(format!("its second output `{second}` is read"), "only the first one has a meaning here");
+        }
+        self.scope.insert(output, value);
+        Ok(())
+    }
+
+    /// What a node makes of the image.
+    fn map(&mut self, node: &OnnxNode<'a>, kind: &str) -> Said<Map> {
+        match kind {
+            "Conv" => self.conv(node),
+            "Gemm" | "MatMul" => self.linear(node),
+            "BatchNormalization" => self.batch_norm(node),
+            "Relu" => self.relu(node, None),
+            "Clip" => self.clip(node),
+            "Add" => self.add(node),
+            "MaxPool" => self.max_pool(node),
+            "AveragePool" => self.avg_pool(node),
+            "GlobalAveragePool" | "ReduceMean" => self.mean(node),
+            "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => self.reshape(node),
+            "Pad" => self.pad(node),
+            "Slice" => self.slice(node),
+            "Dropout" => self.dropout(node),
+            "Softmax" | "LogSoftmax" => self.softmax(node),
+            _ => unknown_kind(kind, node.domain),
+        }
+    }
+
+    /// The network, once all nodes are computed: its layers and classes.
+    ///
+    /// # Errors
+    /// An output that isn't the sums of a layer.
+    pub fn finish(self) -> Said<(Layers, usize)> {
+        const LAST: &str =
+            "a network ends with a convolution or linear layer, behind which nothing but a softmax comes";
+        let Some(Value::Map(map)) = self.scope.into_output() else {
+            return refuse("its output doesn't depend on its input", LAST);
+        };
+        let Content::Sums(sums) = map.content else {
+            return refuse("its output is what a ReLU or a pooling layer gives", LAST);
+        };
+        let classes = map.sizes.iter().product();
+        if sums.joined.is_some() || !sums.pools.is_empty() || classes != sums.product.filters() {
+            return refuse("its output is more than the sums of a layer", LAST);
+        }
+        let mut layers = self.layers;
+        layers.add_product(sums.product, None, None, [classes, 1, 1])?;
+        Ok((layers, classes))
+    }
+
+    fn shape_of(&self, source: Source) -> [usize; 3] {
+        match source {
+            Source::Image => self.image,
+            Source::Node(index) => self.layers.shapes[index],
+        }
+    }
+}
+
+/// What a node is called; its output tells where it has no name.
+pub(super) fn title<'a>(node: &OnnxNode<'a>) -> &'a str {
+    match node.name {
+        "" => node.outputs.first().copied().unwrap_or_default(),
+        name => name,
+    }
+}
+
+/// The whole number of which a node makes a tensor.
+fn fill(node: &OnnxNode, folder: &Path) -> Said<i64> {
+    let tensor = match node.attribute("value")?.and_then(|attribute| attribute.tensor) {
+        Some(tensor) if node.kind == "ConstantOfShape" => Tensor::read(tensor)?,
+        Some(_) | None => return Ok(0),
+    };
+    match tensor.integers(folder)? {
+        Some(Integers { values, .. }) if values.len() == 1 => Ok(values[0]),
+        Some(_) | None => refuse("it makes a tensor of what is no whole number", PYTORCH),
+    }
+}
+
+/// The value of a `Constant`; `folder` is that of the file.
+fn constant<'a>(node: &OnnxNode<'a>, folder: &Path) -> Said<Value<'a>> {
+    if let Some(tensor) = node.attribute("value")?.and_then(|attribute| attribute.tensor) {
+        let tensor = Tensor::read(tensor)?;
+        // A constant has the name of its node's output.
+        return Value::of(tensor.named(node.outputs.first().copied().unwrap_or_default()), folder);
+    }
+    if let Some(integer) = node.attribute("value_int")?.and_then(|attribute| attribute.integer) {
+        return Ok(Value::Integers(Integers { sizes: Vec::new(), values: vec![integer] }));
+    }
+    if let Some(float) = node.attribute("value_float")?.and_then(|attribute| attribute.float) {
+        let name = node.outputs.first().copied().unwrap_or_default();
+        return Ok(Value::Tensor(Tensor::filled(name, Vec::new(), float).expect("one value is none too many")));
+    }
+    match node.attribute("value_ints")? {
+        Some(list) if list.integers.len() <= Integers::MOST => Ok(Value::Integers(Integers::list(list.integers))),
+        Some(_) | None => refuse("it is neither a tensor nor whole numbers", "export constants as tensors"),
+    }
+}

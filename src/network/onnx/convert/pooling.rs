@@ -1,0 +1,97 @@
+//! Nodes that a pooling layer does: maxima and means.
+
+use super::{Converter, title};
+use crate::network::graph::Source;
+use crate::network::onnx::model::OnnxNode;
+use crate::network::onnx::refusal::{Said, refuse};
+use crate::network::onnx::scope::{Content, Map, View};
+use crate::network::onnx::window::Window;
+
+impl<'a> Converter<'a> {
+    pub(super) fn max_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let Map { sizes, content } = self.scope.map(node)?;
+        let [channels, height, width] = sizes[..] else {
+            return Err(format!("its input has sizes {sizes:?}, not those of a map").into());
+        };
+        let border = match &content {
+            Content::Stored(_, view) => view.border,
+            Content::Sums(_) => 0,
+        };
+        let window = Window::read(node, None, [height, width], border)?;
+        window.side()?;
+        let [height, width] = window.output([height, width])?;
+        let output = [channels, height, width];
+        let name = self.names.layer(title(node), node.kind, None);
+        match content {
+            // A border of zeros is one that never wins, since stored values aren't negative.
+            Content::Stored(source, View { skipped: [0, 0], added: [0, 0], .. }) => {
+                let source = self.layers.add_max_pool(name, source, window, output)?;
+                Ok(Map::stored(source, output.to_vec()))
+            }
+            Content::Stored(..) => {
+                refuse("its input is cut or padded along its channels", "only residual sums take such values")
+            }
+            Content::Sums(mut sums) => {
+                sums.pools.push((name, window));
+                Ok(Map { sizes: output.to_vec(), content: Content::Sums(sums) })
+            }
+        }
+    }
+
+    pub(super) fn avg_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let (source, border, [channels, height, width]) = self.scope.stored_map(node)?;
+        let window = Window::read(node, None, [height, width], border)?;
+        let whole_map = window.kernel == [height, width];
+        let tiles = height.is_multiple_of(window.kernel[0]) && width.is_multiple_of(window.kernel[1]);
+        let apart = whole_map || window.kernel == [window.stride; 2];
+        if window.padding > 0 || !tiles || !apart {
+            return refuse(
+                format!(
+                    "its windows of {:?} at stride {} overlap, have a border or leave pixels over",
+                    window.kernel, window.stride
+                ),
+                "a mean is over windows that tile the map, or over the whole map",
+            );
+        }
+        let kernel = if whole_map { None } else { Some(window.side()?) };
+        let output = [channels, height / window.kernel[0], width / window.kernel[1]];
+        Ok(self.pooled(node, source, kernel, output, output.to_vec()))
+    }
+
+    /// A mean over the whole map.
+    pub(super) fn mean(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        let (source, border, [channels, ..]) = self.scope.stored_map(node)?;
+        if border > 0 {
+            return refuse("its input is padded", "only convolutions and maxima read a value with a border");
+        }
+        let mut sizes = vec![channels, 1, 1];
+        if node.kind == "ReduceMean" {
+            let mut axes = self.scope.axes(node, 1)?.unwrap_or_default();
+            axes.iter_mut().filter(|axis| **axis < 0).for_each(|axis| *axis += 4);
+            axes.sort_unstable();
+            if axes != [2, 3] {
+                return refuse(format!("it is over the axes {axes:?}"), "a mean is over rows and columns, together");
+            }
+            if node.attribute("keepdims")?.and_then(|attribute| attribute.integer) == Some(0) {
+                sizes.truncate(1);
+            }
+        }
+        Ok(self.pooled(node, source, None, [channels, 1, 1], sizes))
+    }
+
+    fn pooled(
+        &mut self,
+        node: &OnnxNode<'a>,
+        source: Source,
+        kernel: Option<usize>,
+        output: [usize; 3],
+        sizes: Vec<usize>,
+    ) -> Map {
+        // The mean of one value is that value.
+        if self.shape_of(source) == output {
+            return Map::stored(source, sizes);
+        }
+        let name = self.names.layer(title(node), node.kind, None);
+        Map::stored(self.layers.add_avg_pool(name, source, kernel, output), sizes)
+    }
+}
