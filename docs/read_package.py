@@ -14,7 +14,7 @@ def read_package(path):
     length = int.from_bytes(raw[:8], "little")
     container = json.loads(raw[8 : 8 + length])
     header = json.loads(container.pop("__metadata__")["mars"])
-    assert header["version"] in (1, 2, 3), "another version of the format"
+    assert header["version"] in (1, 2, 3, 4), "another version of the format"
     digest = header["sha256"].encode()
     assert hashlib.sha256(raw.replace(digest, b"0" * 64, 1)).hexdigest() == header["sha256"], "damaged"
 

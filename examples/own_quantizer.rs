@@ -7,6 +7,7 @@
 //! cargo run --release --example own_quantizer
 //! ```
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
@@ -31,8 +32,8 @@ impl Quantizer for StraightThrough {
         round(weights, scale.detach().reshape([-1, 1, 1, 1]), -limit, limit)
     }
 
-    fn values(&self, values: Tensor<4>, scale: Tensor<1>, bits: u8) -> Tensor<4> {
-        round(values, scale.detach().reshape([1, 1, 1, 1]), 0.0, f64::from((1u32 << bits) - 1))
+    fn values(&self, values: Tensor<4>, scale: Tensor<1>, codes: RangeInclusive<i32>) -> Tensor<4> {
+        round(values, scale.detach().reshape([1, 1, 1, 1]), f64::from(*codes.start()), f64::from(*codes.end()))
     }
 }
 

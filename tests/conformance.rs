@@ -18,7 +18,8 @@ use mars::integer::{
     Reference, WeightScale, fold, predict,
 };
 use mars::network::{
-    Array, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Skip, SkipSpec, Source, Weights,
+    Activation, Array, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Skip, SkipSpec, Source,
+    Weights,
 };
 use mars::observer::{Silent, StopSignal};
 use mars::package::Package;
@@ -45,6 +46,8 @@ struct Stretch {
     stride: usize,
     padding: usize,
     batch_norm: bool,
+    /// Its last layer has no activation.
+    is_linear: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,6 +57,10 @@ enum Kind {
     Clipped,
     /// A convolution in groups, depthwise ones among them.
     Grouped,
+    /// A convolution without an activation.
+    Linear,
+    /// Three convolutions, the second depthwise, the third with what the first reads and without an activation: MobileNetV2's.
+    Inverted,
     /// Two convolutions, the second with what the first reads: strided, with channels added.
     Identity,
     /// One convolution with a projection of what it reads.
@@ -66,18 +73,21 @@ enum Kind {
 }
 
 fn stretch() -> impl Strategy<Value = Stretch> {
-    use Kind::{Branches, Clipped, Conv, Grouped, Hidden, Identity, Max, Mean, Projection};
+    use Kind::{Branches, Clipped, Conv, Grouped, Hidden, Identity, Inverted, Linear, Max, Mean, Projection};
     let kinds = vec![
-        Conv, Clipped, Conv, Grouped, Grouped, Identity, Identity, Projection, Projection, Branches, Max, Mean, Hidden,
+        Conv, Clipped, Conv, Grouped, Grouped, Linear, Linear, Inverted, Inverted, Identity, Identity, Projection,
+        Projection, Branches, Max, Mean, Hidden,
     ];
-    (prop::sample::select(kinds), 1usize..=20, 1usize..=5, 1usize..=3, 0usize..=4, any::<bool>()).prop_map(
-        |(kind, filters, kernel, stride, padding, batch_norm)| Stretch {
+    let sizes = (1usize..=20, 1usize..=5, 1usize..=3, 0usize..=4);
+    (prop::sample::select(kinds), sizes, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+        |(kind, (filters, kernel, stride, padding), batch_norm, is_linear)| Stretch {
             kind,
             filters,
             kernel,
             stride,
             padding,
             batch_norm,
+            is_linear,
         },
     )
 }
@@ -135,6 +145,7 @@ impl Builder {
             groups: 1,
             batch_norm,
             add,
+            activation: Activation::Relu,
             clip: None,
         });
         name
@@ -145,6 +156,22 @@ impl Builder {
     }
 
     fn add(&mut self, stretch: &Stretch, first: bool) {
+        self.add_layers(stretch, first);
+        let clipped = self.layers.last().and_then(LayerSpec::clip).is_some();
+        if (stretch.is_linear || matches!(stretch.kind, Kind::Linear | Kind::Inverted)) && !clipped {
+            self.leave_linear();
+        }
+    }
+
+    /// Takes the activation off the last layer, where it has one.
+    fn leave_linear(&mut self) {
+        if let Some(LayerSpec::Conv { activation, .. } | LayerSpec::Linear { activation, .. }) = self.layers.last_mut()
+        {
+            *activation = Activation::None;
+        }
+    }
+
+    fn add_layers(&mut self, stretch: &Stretch, first: bool) {
         let &Stretch { filters, stride, batch_norm, .. } = stretch;
         let here = self.shape();
         let [channels, height, width] = here;
@@ -158,7 +185,21 @@ impl Builder {
                 let Some(LayerSpec::Conv { clip, .. }) = self.layers.last_mut() else { unreachable!("it was added") };
                 *clip = Some(1.5);
             }
-            Kind::Conv => self.add_conv(stretch),
+            Kind::Conv | Kind::Linear => self.add_conv(stretch),
+            Kind::Inverted => {
+                let from = self.last();
+                let wide = channels * (1 + filters % 3);
+                self.conv(None, here, wide, 1, 1, 0, batch_norm, None);
+                let Some(LayerSpec::Conv { clip, .. }) = self.layers.last_mut() else { unreachable!("it was added") };
+                *clip = Some(6.0);
+                let here = self.shape();
+                self.conv(None, here, wide, odd, stride, same, true, None);
+                let Some(LayerSpec::Conv { groups, .. }) = self.layers.last_mut() else { unreachable!("it was added") };
+                *groups = wide;
+                let add = SkipSpec { from, shortcut: Shortcut::Identity, stride, batch_norm: true };
+                let here = self.shape();
+                self.conv(None, here, channels, 1, 1, 0, true, (filters % 4 > 0).then_some(add));
+            }
             Kind::Identity => {
                 let from = self.last();
                 let wider = channels + filters % 6;
@@ -203,6 +244,7 @@ impl Builder {
                     filters,
                     batch_norm,
                     batch_norm_epsilon: Some(EPSILON),
+                    activation: Activation::Relu,
                 });
                 (self.channels, self.height, self.width) = (filters, 1, 1);
             }
@@ -258,6 +300,7 @@ fn network_spec(input: [usize; 3], stretches: &[Stretch], end: End) -> NetworkSp
             filters: CLASSES,
             batch_norm,
             batch_norm_epsilon: None,
+            activation: Activation::Relu,
         });
     }
     NetworkSpec { name: "random".into(), input, classes: CLASSES, batch_norm_epsilon: EPSILON, layers: builder.layers }
@@ -379,7 +422,7 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
             sums.iter().enumerate().map(|(index, sum)| sum + bias(index)).collect::<Vec<f64>>()
         };
         let (input, output) = (node.input, node.output);
-        // The largest or the sum of a window; what lies outside is 0, which a ReLU's values are not below.
+        // The largest or the sum of a window, of what lies inside.
         let pool = |kernel: [usize; 2], stride: [usize; 2], padding: usize, join: fn(f64, f64) -> f64| {
             let value = read(node.source);
             let pooled = (0..output.len()).map(|index| {
@@ -391,12 +434,12 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
                     let inside = y < input.height && x < input.width;
                     inside.then(|| value[channel * input.pixels() + y * input.width + x])
                 });
-                taps.fold(0.0, join)
+                taps.reduce(join).expect("a window reaches the map")
             });
             pooled.collect::<Vec<f64>>()
         };
         let value = match node.op {
-            Op::Conv { skip, logits, .. } => {
+            Op::Conv { skip, activation, .. } => {
                 let mut value = sums(&node.name);
                 match skip {
                     Some(Skip::Identity { source, stride, pad_front }) => {
@@ -418,7 +461,7 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
                     }
                     None => {}
                 }
-                if !logits {
+                if activation == Activation::Relu {
                     let clip = graph.clip(values.len()).unwrap_or(f64::INFINITY);
                     value.iter_mut().for_each(|value| *value = value.max(0.0).min(clip));
                 }
@@ -451,7 +494,7 @@ fn add_steps(
     let largest = |values: &[f64]| values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
     let values = float_values(graph, weights, image_scale, image);
     let convs: Vec<Conv> = graph.convs().collect();
-    for ((node, bits), value) in graph.nodes().iter().zip(&plan.nodes).zip(values) {
+    for (index, ((node, bits), value)) in graph.nodes().iter().zip(&plan.nodes).zip(values).enumerate() {
         let own = |name: &str| *name == node.name || *name == node.projection_name();
         for conv in convs.iter().filter(|conv| own(&conv.name)) {
             let limit = f64::from((1u32 << (bits.conv().unwrap().weights - 1)) - 1);
@@ -468,7 +511,8 @@ fn add_steps(
             weights.insert(format!("{}.weight_step", conv.name), Array::vector(steps));
         }
         if let (Op::Conv { .. } | Op::AvgPool { .. }, Some(&narrowest)) = (node.op, bits.forms.first()) {
-            let limit = f64::from((1u32 << narrowest) - 1);
+            let is_signed = graph.is_signed(Source::Node(index));
+            let limit = f64::from((1u32 << (narrowest - u8::from(is_signed))) - 1);
             let range = largest(&value);
             let step = if range > 0.0 { range } else { 1.0 } * random.real(share[0], share[1]) / limit;
             weights.insert(format!("{}.output_step", node.name), Array::vector(vec![step as f32]));
@@ -709,13 +753,15 @@ fn random_networks_give_the_same_logits_in_all_executions() {
 #[test]
 fn eight_bits_are_near_the_float_network() {
     let config = QuantizeConfig { weight_scale: WeightScale::Column, ..QuantizeConfig::default() };
-    let mut worst: f64 = 0.0;
+    let (mut worst, mut mean) = (0.0f64, 0.0);
     for seed in 0..40 {
         let mut random = Random(seed);
         let kinds = [
             Kind::Conv,
             Kind::Clipped,
             Kind::Grouped,
+            Kind::Linear,
+            Kind::Inverted,
             Kind::Identity,
             Kind::Projection,
             Kind::Branches,
@@ -731,6 +777,7 @@ fn eight_bits_are_near_the_float_network() {
                 stride: 1 + random.below(2),
                 padding: random.below(3),
                 batch_norm: random.below(2) == 0,
+                is_linear: random.below(4) == 0,
             })
             .collect();
         let input = [3, 9, 8];
@@ -755,9 +802,10 @@ fn eight_bits_are_near_the_float_network() {
         let source = graph.nodes().last().unwrap().source;
         let unit = f64::from(weight_step) * step_of(&graph, &weights, source);
         let error = float.iter().zip(&integer).map(|(a, b)| (a - f64::from(*b) * unit).abs()).fold(0.0, f64::max);
+        mean += error / largest / 40.0;
         worst = worst.max(error / largest);
     }
-    assert!(worst < 0.05, "{worst}");
+    assert!(mean < 0.025 && worst < 0.08, "{mean} on average, {worst} at worst");
 }
 
 /// The step of a value that has one form.
@@ -800,6 +848,7 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
             batch_norm: false,
             batch_norm_epsilon: None,
             add: None,
+            activation: Activation::Relu,
             clip: None,
         });
         let mut insert = |part: &str, shape: Vec<usize>, value: &dyn Fn(usize) -> f32| {
@@ -1039,12 +1088,18 @@ proptest! {
     }
 }
 
-/// A run's folder and its data.
+/// Runs a recipe on the small network.
 fn run(folder: &Path, data: &Path, device: &str, recipe: &str) -> mars::validation::Deployment {
+    run_network(&common::tiny_network(10), folder, data, device, recipe)
+}
+
+/// Runs a recipe on a network of a TOML file.
+fn run_network(network: &str, folder: &Path, data: &Path, device: &str, recipe: &str) -> mars::validation::Deployment {
     fs::create_dir_all(folder).unwrap();
-    let (network, file) = (folder.join("tiny.toml"), folder.join("in.toml"));
-    fs::write(&network, common::tiny_network(10)).unwrap();
-    fs::write(&file, format!("model = {:?}\npretrained = \"none\"\n{recipe}", network.display().to_string())).unwrap();
+    let (description, file) = (folder.join("network.toml"), folder.join("in.toml"));
+    fs::write(&description, network).unwrap();
+    let model = description.display().to_string();
+    fs::write(&file, format!("model = {model:?}\npretrained = \"none\"\n{recipe}")).unwrap();
     let recipe = Recipe::load(Some(&file), &[]).unwrap();
     let data = DataOptions { data_dir: Some(data.into()), ..DataOptions::default() };
     let environment = Environment { data: &data, device, observer: &Silent };
@@ -1112,11 +1167,24 @@ fn training_computes_the_loss_of_what_it_exports() {
         ["4", "ema", "layer", "2", "freeze_at = 1"],
         ["4", "batch", "layer", "2", "freeze_at = 0.5"],
     ];
-    for case in cases {
-        let folder = dir.path().join(case.join("-").replace([' ', '='], ""));
+    let signed_cases = [
+        ["6", "frozen", "layer", "1", ""],
+        ["2", "frozen", "column", "1", ""],
+        ["3", "once", "layer", "1", ""],
+        ["4", "batch", "layer", "80", "freeze_at = 80"],
+        ["4", "ema", "column", "80", "freeze_at = 80"],
+        ["4", "none", "layer", "80", ""],
+    ];
+    let (tiny, bottleneck) = (common::tiny_network(10), common::bottleneck_network(10));
+    let cases = cases.map(|case| (&tiny, case)).into_iter().chain(signed_cases.map(|case| (&bottleneck, case)));
+    for (network, case) in cases {
+        let kind = if *network == tiny { "tiny" } else { "bottleneck" };
+        let folder = dir.path().join(format!("{kind}-{}", case.join("-").replace([' ', '='], "")));
         let [bits, fusion, scale, epochs, extra] = case;
         let recipe = still(bits, fusion, scale, epochs, "", "", extra);
-        let deployment = run(&folder, dir.path(), "flex", &recipe);
+        let deployment = run_network(network, &folder, dir.path(), "flex", &recipe);
+        assert_eq!(deployment.mismatches.fake_quant_vs_macro_predictions, Some(0), "{}", folder.display());
+        assert_eq!(deployment.mismatches.integer_vs_macro_logits, 0, "{}", folder.display());
         let reference = Reference::new(&deployment.package.network).unwrap();
         // Running variances are unbiased, a batch's isn't. Elsewhere the losses differ by some 1e-7, or 1e-4 for a value that rounding
         // takes to the other side of a half.
@@ -1173,14 +1241,22 @@ fn converter_aware_training_computes_the_loss_of_the_chip() {
         ("adc5", "frozen", "layer", false, 1),
         ("noisy", "frozen", "layer", true, 1),
     ];
-    for (chip, fusion, scale, aware, epochs) in cases {
+    let signed_cases = [
+        ("adc5", "frozen", "layer", true, 1),
+        ("stuck", "once", "layer", true, 1),
+        ("adc5", "none", "layer", true, 80),
+    ];
+    let (tiny, bottleneck) = (common::tiny_network(10), common::bottleneck_network(10));
+    let cases = cases.map(|case| (&tiny, case)).into_iter().chain(signed_cases.map(|case| (&bottleneck, case)));
+    for (network, (chip, fusion, scale, aware, epochs)) in cases {
         let hardware = dir.path().join(format!("{chip}.toml")).display().to_string();
         let chip_file = format!("hardware = \"{hardware}\"");
         let aware_key = format!("converter_aware = {aware}");
         let freeze = if matches!(fusion, "batch" | "ema") { "freeze_at = 80" } else { "" };
         let recipe = still("4", fusion, scale, &epochs.to_string(), &chip_file, &aware_key, freeze);
-        let folder = dir.path().join(format!("{chip}-{fusion}-{scale}-{aware}"));
-        let deployment = run(&folder, dir.path(), "flex", &recipe);
+        let kind = if *network == tiny { "tiny" } else { "bottleneck" };
+        let folder = dir.path().join(format!("{kind}-{chip}-{fusion}-{scale}-{aware}"));
+        let deployment = run_network(network, &folder, dir.path(), "flex", &recipe);
         let mismatches = &deployment.mismatches;
         assert_eq!(mismatches.fake_quant_vs_macro_predictions, Some(0), "{}", folder.display());
         assert!(mismatches.integer_vs_macro_logits > 0);
@@ -1199,7 +1275,13 @@ fn converter_aware_training_computes_the_loss_of_the_chip() {
         let reference = Reference::new(&deployment.package.network).unwrap();
         let logits = |images: &[u8]| if aware { macros.logits(images).unwrap() } else { reference.logits(images) };
         // Weights that round to the other side with the running statistics meet the converter's stairs.
-        compare_losses(&folder, dir.path(), logits, if epochs > 1 { 0.1 } else { 2e-3 });
+        // A value that rounding takes to the other side of a half climbs a stair with what follows it: more often where maps are larger.
+        let tolerance = match (epochs > 1, *network == tiny) {
+            (true, _) => 0.1,
+            (false, true) => 2e-3,
+            (false, false) => 2e-2,
+        };
+        compare_losses(&folder, dir.path(), logits, tolerance);
     }
 }
 

@@ -16,8 +16,8 @@ use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
 };
 use mars::network::{
-    BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip, SkipSpec, Source,
-    zoo,
+    Activation, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip,
+    SkipSpec, Source, zoo,
 };
 use mars::prune::fit_budget;
 use proptest::prelude::*;
@@ -67,16 +67,22 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
         let requantize = |output: &Requantize, sums: &[i64]| -> Vec<(u8, Vec<u8>)> {
             let clamp = |form: &Form, sum: i64| {
                 let rounded = (sum + (1i64 << (form.shift - 1))).div_euclid(1i64 << form.shift);
-                rounded.clamp(0, (1i64 << form.bits) - 1) as u8
+                (rounded + i64::from(form.zero_point)).clamp(0, (1i64 << form.bits) - 1) as u8
             };
             let form = |form: &Form| (form.bits, sums.iter().map(|sum| clamp(form, *sum)).collect());
             output.forms.iter().map(form).collect()
+        };
+        // What a value stands for, which pooling layers and residual sums read.
+        let units = |source: Source, bits: u8| -> Vec<i64> {
+            let Source::Node(index) = source else { unreachable!("only convolutions read the image") };
+            let zero_point = i64::from(network.zero_point(index, bits));
+            read(source, bits).into_iter().map(|code| i64::from(code) - zero_point).collect()
         };
         let pixels = node.output.pixels();
         match (node.op, layer) {
             (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                 let input = read(node.source, conv.input_bits);
-                let sums = convolve(&shape, conv, &input, &network.padding_values(node.source));
+                let sums = convolve(&shape, conv, &input, &network.padding_values(node.source, conv.input_bits));
                 let Some(output) = output else {
                     return sums.iter().map(|sum| *sum as i32).collect();
                 };
@@ -88,14 +94,13 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                         Some(IntegerSkip::Identity { bits, multiplier }),
                     ) => {
                         let from = network.graph.shape(source);
-                        let value = read(source, *bits);
+                        let value = units(source, *bits);
                         for channel in 0..from.channels {
                             for pixel in 0..pixels {
                                 let y = pixel / node.output.width * stride;
                                 let x = pixel % node.output.width * stride;
                                 let value = value[channel * from.pixels() + y * from.width + x];
-                                sums[(channel + pad_front) * pixels + pixel] +=
-                                    i64::from(value) * i64::from(*multiplier);
+                                sums[(channel + pad_front) * pixels + pixel] += value * i64::from(*multiplier);
                             }
                         }
                     }
@@ -104,7 +109,7 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                         Some(IntegerSkip::Projection { conv, multipliers }),
                     ) => {
                         let input = read(source, conv.input_bits);
-                        let joined = convolve(&shape, conv, &input, &network.padding_values(source));
+                        let joined = convolve(&shape, conv, &input, &network.padding_values(source, conv.input_bits));
                         for (index, sum) in joined.iter().enumerate() {
                             sums[index] += sum * i64::from(multiplier(multipliers, index / pixels));
                         }
@@ -140,13 +145,13 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 values.push(pooled);
             }
             (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output }) => {
-                let value = read(node.source, *input_bits);
+                let value = units(node.source, *input_bits);
                 let mut sums = vec![0; node.output.len()];
                 for (index, value) in value.iter().enumerate() {
                     let channel = index / node.input.pixels();
                     let y = index % node.input.pixels() / node.input.width / kernel[0];
                     let x = index % node.input.width / kernel[1];
-                    sums[channel * pixels + y * node.output.width + x] += i64::from(*value);
+                    sums[channel * pixels + y * node.output.width + x] += value;
                 }
                 sums.iter_mut().for_each(|sum| *sum *= i64::from(output.multipliers[0]));
                 values.push(requantize(output, &sums));
@@ -169,18 +174,22 @@ fn conv(name: &str, filters: usize, kernel: usize, stride: usize, padding: usize
         batch_norm: true,
         batch_norm_epsilon: None,
         add,
+        activation: Activation::Relu,
         clip: None,
     }
 }
 
-fn in_groups(count: usize, layer: LayerSpec) -> LayerSpec {
-    let LayerSpec::Conv { name, input, filters, kernel, stride, padding, batch_norm, batch_norm_epsilon, add, .. } =
-        layer
-    else {
-        unreachable!("it is a convolution")
-    };
-    let (groups, clip) = (count, None);
-    LayerSpec::Conv { name, input, filters, kernel, stride, padding, groups, batch_norm, batch_norm_epsilon, add, clip }
+/// The same layer without an activation.
+fn linear(mut layer: LayerSpec) -> LayerSpec {
+    let LayerSpec::Conv { activation, .. } = &mut layer else { unreachable!("it is a convolution") };
+    *activation = Activation::None;
+    layer
+}
+
+fn in_groups(count: usize, mut layer: LayerSpec) -> LayerSpec {
+    let LayerSpec::Conv { groups, .. } = &mut layer else { unreachable!("it is a convolution") };
+    *groups = count;
+    layer
 }
 
 fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
@@ -190,6 +199,7 @@ fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
         filters: 5,
         batch_norm: false,
         batch_norm_epsilon: None,
+        activation: Activation::Relu,
     });
     NetworkSpec { name: "small".into(), input, classes: 5, batch_norm_epsilon: BATCH_NORM_EPSILON, layers }
 }
@@ -211,6 +221,27 @@ fn small_network() -> NetworkSpec {
             in_groups(8, conv("grouped", 40, 3, 1, 1, None)),
             conv("c2", 40, 1, 1, 0, skip("b2", Shortcut::Identity, 2)),
             max_pool,
+            avg_pool,
+        ],
+    )
+}
+
+/// Values with a sign wherever they may be: read by convolutions with borders, in groups, by both shortcuts and by both pools.
+fn signed_network() -> NetworkSpec {
+    let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride, batch_norm: true });
+    let max_pool = LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3, stride: 2, padding: 1 };
+    let avg_pool = LayerSpec::AvgPool { name: "avg".into(), input: None, kernel: None };
+    spec(
+        [3, 9, 7],
+        vec![
+            linear(conv("stem", 18, 3, 1, 1, None)),
+            in_groups(18, conv("a1", 18, 3, 1, 1, None)),
+            linear(conv("a2", 24, 1, 1, 0, skip("stem", Shortcut::Identity, 1))),
+            conv("b1", 33, 3, 2, 1, None),
+            linear(conv("b2", 33, 3, 1, 1, skip("a2", Shortcut::Projection, 2))),
+            linear(conv("c", 36, 5, 1, 2, skip("b2", Shortcut::Identity, 1))),
+            max_pool,
+            linear(conv("d", 36, 1, 1, 0, skip("max", Shortcut::Identity, 1))),
             avg_pool,
         ],
     )
@@ -321,8 +352,10 @@ proptest! {
             input_bits_per_cycle: phase,
             ..with_geometry(group, channels + extra_rows)
         };
-        let network = recipe.network(small_network());
-        agree(&network, &hardware, &Random(seed).bytes(2 * 3 * 9 * 7), &direct_conv);
+        for spec in [small_network(), signed_network()] {
+            let network = recipe.network(spec);
+            agree(&network, &hardware, &Random(seed).bytes(2 * 3 * 9 * 7), &direct_conv);
+        }
     }
 
     #[test]
@@ -346,11 +379,13 @@ proptest! {
             input_bits_per_cycle: phase,
             ..with_geometry(group, 40)
         };
-        let network = recipe.network(small_network());
         let convolve = |shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[u8]| {
             direct_accesses(&hardware, shape, conv, values, padding)
         };
-        agree(&network, &hardware, &Random(seed).bytes(3 * 9 * 7), &convolve);
+        for spec in [small_network(), signed_network()] {
+            let network = recipe.network(spec);
+            agree(&network, &hardware, &Random(seed).bytes(3 * 9 * 7), &convolve);
+        }
     }
 
     #[test]
@@ -376,7 +411,7 @@ proptest! {
     ) {
         let group = GroupShape { filters, channels };
         let recipe = Recipe { weight_bits, input_bits, edge_bits: 8, sparsity, group, seed };
-        let network = recipe.network(small_network());
+        let network = recipe.network(if seed % 2 == 0 { small_network() } else { signed_network() });
         let mut hardware = Hardware { cores, macros_per_core, frames_per_load, ..with_geometry(group, channels + extra_rows) };
         hardware.rows = hardware.rows_on * accesses_per_macro;
         hardware.mapping.policy = policy;

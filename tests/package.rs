@@ -8,7 +8,7 @@ use std::path::Path;
 use mars::error::PackageError;
 use mars::groups::GroupShape;
 use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
-use mars::network::{Graph, LayerSpec, NetworkSpec, Shortcut};
+use mars::network::{Activation, Graph, LayerSpec, NetworkSpec, Shortcut};
 use mars::package::{Package, Predictions, Provenance};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ fn weights(count: usize, bits: u8) -> Vec<i8> {
 fn requantize(multipliers: &[u32], forms: &[(u8, u8)]) -> Requantize {
     Requantize {
         multipliers: multipliers.into(),
-        forms: forms.iter().map(|&(bits, shift)| Form { bits, shift }).collect(),
+        forms: forms.iter().map(|&(bits, shift)| Form { bits, shift, zero_point: 0 }).collect(),
     }
 }
 
@@ -146,6 +146,41 @@ fn a_clipped_relu_takes_version_3() {
         let LayerSpec::Conv { clip, .. } = &mut spec.layers[0] else { unreachable!("it is a convolution") };
         *clip = Some(6.0);
     });
+}
+
+/// `small` without activations, each form with a zero point of its own.
+fn signed() -> Package {
+    let mut package = small();
+    let mut spec = package.network.graph.spec().clone();
+    for layer in &mut spec.layers {
+        if let LayerSpec::Conv { activation, .. } = layer {
+            *activation = Activation::None;
+        }
+    }
+    package.network.graph = Graph::new(spec).unwrap();
+    for layer in &mut package.network.layers {
+        if let IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. } = layer {
+            output.forms.iter_mut().for_each(|form| form.zero_point = 3 + form.bits / 2);
+        }
+    }
+    package
+}
+
+#[test]
+fn values_with_a_sign_take_version_4() {
+    let bytes = signed().to_bytes().unwrap();
+    assert_eq!(version(&bytes), '4');
+    assert_eq!(Package::from_bytes(&bytes).unwrap(), signed());
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    assert!(text.contains(r#"\"zero_point\":7"#) && text.contains(r#"\"activation\":\"none\""#));
+}
+
+#[test]
+fn a_zero_point_has_a_place_in_its_form() {
+    let error = header_error(&signed(), |header| header["layers"][1]["output"]["forms"][0]["zero_point"] = json!(8));
+    assert!(error.contains("layer `identity`: form of 3 bits has the zero point 8"), "{error}");
+    let error = header_error(&small(), |header| header["layers"][0]["output"]["forms"][0]["zero_point"] = json!(1));
+    assert!(error.contains("layer `stem`: form of 4 bits has the zero point 1: behind a ReLU it is 0"), "{error}");
 }
 
 #[test]
@@ -289,7 +324,7 @@ fn header_error(package: &Package, change: impl FnOnce(&mut Value)) -> String {
 
 #[test]
 fn a_package_comes_back() {
-    for package in [tiny(), small()] {
+    for package in [tiny(), small(), signed()] {
         let bytes = package.to_bytes().unwrap();
         assert_eq!(package.to_bytes().unwrap(), bytes);
         assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
@@ -374,7 +409,7 @@ fn a_changed_number_is_told_by_the_checksum() {
 fn a_wrong_header_is_named_by_field() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 30] = [
-        (|h| h["version"] = 4.into(), "`header.version` is 4, this program reads 3"),
+        (|h| h["version"] = 5.into(), "`header.version` is 5, this program reads 4"),
         (|h| h["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][3]["extra"] = 1.into(), "unknown field `extra`"),
         (|h| h["layers"][0]["conv"]["extra"] = 1.into(), "unknown field `extra`"),

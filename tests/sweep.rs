@@ -234,7 +234,8 @@ fn ten_classes() -> Package {
         weights: (0..weights).map(|index| ((index * index + 3 * index) % 15) as i8 - 7).collect(),
         bias: vec![0; filters],
     };
-    let output = |shift| Requantize { multipliers: vec![30_000], forms: vec![Form { bits: IMAGE_BITS, shift }] };
+    let output =
+        |shift| Requantize { multipliers: vec![30_000], forms: vec![Form { bits: IMAGE_BITS, shift, zero_point: 0 }] };
     let layers = vec![
         IntegerLayer::Conv { conv: conv(8 * 48, 8), skip: None, output: Some(output(18)) },
         IntegerLayer::AvgPool { input_bits: IMAGE_BITS, output: output(21) },

@@ -27,14 +27,22 @@ pub struct Form {
     pub bits: u8,
     /// `n`.
     pub shift: u8,
+    /// `z`, the code that means 0: 0 behind a ReLU, above it for values with a sign.
+    pub zero_point: u8,
+}
+
+/// The zero point that a form of values with a sign is given: the middle of its codes, so that they reach from `-2^(bits-1)` to
+/// `2^(bits-1) - 1`.
+pub fn signed_zero_point(bits: u8) -> u8 {
+    1 << (bits - 1)
 }
 
 impl Form {
-    /// Requantizes a sum: rounds half up, clamps to the form's range.
+    /// Requantizes a sum: rounds half up, adds the zero point, clamps to the form's range.
     pub fn apply(self, sum: i64) -> u8 {
         let rounded = (sum + (1 << (self.shift - 1))) >> self.shift;
         // The clamp keeps it within a byte, since a form has at most 8 bits.
-        rounded.clamp(0, (1 << self.bits) - 1) as u8
+        (rounded + i64::from(self.zero_point)).clamp(0, (1 << self.bits) - 1) as u8
     }
 }
 
@@ -59,4 +67,38 @@ pub fn predict(logits: &[i32]) -> usize {
         }
     }
     best
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The nearest whole number, of two the upper one, in codes that reach from `-z` to `2^bits - 1 - z`.
+        #[test]
+        fn a_code_less_its_zero_point_is_the_rounded_sum(
+            sum in -(1i64 << 56)..1 << 56, bits in 2u8..=8, shift in 1u8..SHIFT_LIMIT, zero_point in any::<u8>(),
+        ) {
+            let zero_point = (u16::from(zero_point) % (1 << bits)) as u8;
+            let code = Form { bits, shift, zero_point }.apply(sum);
+            let (least, most) = (-i128::from(zero_point), (1i128 << bits) - 1 - i128::from(zero_point));
+            let (sum, unit) = (i128::from(sum), 1i128 << shift);
+            let exact = (sum * 2 + unit).div_euclid(2 * unit);
+            prop_assert_eq!(i128::from(code) - i128::from(zero_point), exact.clamp(least, most));
+        }
+
+        /// What a filter reads of a border is nothing: `z` times its weights, which its bias takes off.
+        #[test]
+        fn a_bias_takes_its_inputs_zero_points_off(
+            weights in prop::collection::vec(-127i64..=127, 1..40), codes in prop::collection::vec(any::<u8>(), 40), zero_point: u8,
+        ) {
+            let bias = -weights.iter().sum::<i64>() * i64::from(zero_point);
+            let sum = |code: &dyn Fn(usize) -> i64| weights.iter().enumerate().map(|(i, w)| w * code(i)).sum::<i64>();
+            let units = |i: usize| i64::from(codes[i]) - i64::from(zero_point);
+            prop_assert_eq!(sum(&|i| codes[i].into()) + bias, sum(&units));
+            prop_assert_eq!(sum(&|_| zero_point.into()) + bias, 0);
+        }
+    }
 }

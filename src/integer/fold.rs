@@ -4,11 +4,13 @@
 //!
 //! ```text
 //! gain_c = gamma / sqrt(var + eps)     w' = w * gain_c            b' = beta - gain_c * mean
-//! q = round(w' / s_c)                  bias = round(b' / (s_c * s_in)) [- sum q * z for the image]
+//! q = round(w' / s_c)                  bias = round(b' / (s_c * s_in)) - sum q * z, the zero points of what is read
 //! m_c / 2^n = s_c * s_in / s_out       m_skip / 2^n = s_skip / s_out
 //! ```
 
-use super::arithmetic::{Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT};
+use super::arithmetic::{
+    Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, signed_zero_point,
+};
 use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -250,7 +252,7 @@ impl Folder<'_> {
                 let output = self.requantize(index, bits, &unit, &Joining::Nothing)?.output;
                 Ok(IntegerLayer::AvgPool { input_bits: input, output })
             }
-            (Op::Conv { conv: shape, batch_norm, skip, logits }, Reads::Conv(widths)) => {
+            (Op::Conv { conv: shape, batch_norm, skip, logits, .. }, Reads::Conv(widths)) => {
                 let planned = Planned {
                     number: 2 * index as u32,
                     name: &node.name,
@@ -375,16 +377,15 @@ impl Folder<'_> {
         let limit = f64::from((1 << (planned.weight_bits - 1)) - 1);
         let mut weights = Vec::with_capacity(shape.weights());
         let mut biases = Vec::with_capacity(shape.filters());
+        let zero_points = self.zero_points(source, planned.input_bits);
         for (filter, bias) in real.biases.iter().enumerate() {
             let scale = scales.get(filter);
             let column = real.column(filter).map(|weight| (weight / scale).round().clamp(-limit, limit) as i8);
             let column: Vec<i8> = column.collect();
             let mut bias = (bias / (scale * limits.input_step)).round() as i64;
-            if source == Source::Image {
-                let zero_points = &self.options.image_scale.zero_points[shape.reads(filter)];
-                for (index, weight) in column.iter().enumerate() {
-                    bias -= i64::from(*weight) * i64::from(zero_points[index / shape.taps()]);
-                }
+            let zero_points = &zero_points[shape.reads(filter)];
+            for (index, weight) in column.iter().enumerate() {
+                bias -= i64::from(*weight) * i64::from(zero_points[index / shape.taps()]);
             }
             let bias = i32::try_from(bias).ok().filter(|bias| bias.abs() <= MAX_BIAS);
             biases.push(bias.ok_or_else(|| Error::layer(name, format!("the bias of filter {filter} reaches 2^30")))?);
@@ -393,6 +394,19 @@ impl Folder<'_> {
         let Planned { input_bits, weight_bits, .. } = *planned;
         let conv = IntegerConv { input_bits, weight_bits, weights, bias: biases };
         Ok(FoldedConv { conv, units: scales.times(limits.input_step) })
+    }
+
+    /// The code of each channel that means 0 in one of a value's forms.
+    fn zero_points(&self, source: Source, bits: u8) -> Vec<u8> {
+        match source {
+            Source::Image => self.options.image_scale.zero_points.clone(),
+            Source::Node(_) => vec![self.zero_point(source, bits); self.graph.shape(source).channels],
+        }
+    }
+
+    /// The code that means 0 in one of the forms of a node's output.
+    fn zero_point(&self, source: Source, bits: u8) -> u8 {
+        if self.graph.is_signed(source) { signed_zero_point(bits) } else { 0 }
     }
 
     /// Step of a value in one of its forms.
@@ -444,13 +458,15 @@ impl Folder<'_> {
             )
         };
         let shift = (widest - narrowest + 1..SHIFT_LIMIT).rev().find(|shift| fits(*shift)).ok_or_else(unusable)?;
+        let form = |bits: u8| Form {
+            bits,
+            shift: shift - (bits - narrowest),
+            zero_point: self.zero_point(Source::Node(node), bits),
+        };
         let mut requantizer = Requantizer {
             output_step,
             shift,
-            output: Requantize {
-                multipliers: Vec::new(),
-                forms: bits.forms.iter().map(|&bits| Form { bits, shift: shift - (bits - narrowest) }).collect(),
-            },
+            output: Requantize { multipliers: Vec::new(), forms: bits.forms.iter().map(|&bits| form(bits)).collect() },
         };
         requantizer.output.multipliers = requantizer.multipliers(units);
         let joined = match joining {

@@ -12,13 +12,15 @@
 //!
 //! It knows nothing of burn, of files or of the hardware.
 //!
-//! Values are unsigned. A value may be kept in several *forms*, one for each bit width that its readers ask for, all
+//! Codes are unsigned; a code `q` of a form with the zero point `z` stands for `q - z`. A value may be kept in several *forms*, one for each bit width that its readers ask for, all
 //! requantized from the same sum (see `docs/package-format.md`):
 //!
 //! ```text
-//! sum  = (acc + bias_c) * m_c  [+ skip * m_skip | + (acc2 + bias2_c) * m2_c]        i64
-//! form = clamp((sum + 2^(n-1)) >> n, 0, 2^bits - 1)                                 arithmetic shift, 0 < n < 40
+//! sum  = (acc + bias_c) * m_c  [+ (skip - z_skip) * m_skip | + (acc2 + bias2_c) * m2_c]        i64
+//! form = clamp(((sum + 2^(n-1)) >> n) + z, 0, 2^bits - 1)                                      arithmetic shift, 0 < n < 40
 //! ```
+//!
+//! `acc` sums up codes: what its input's zero point adds, `z` times the sum of the filter's weights, is taken off the bias, and borders hold `z`.
 
 mod arithmetic;
 mod bits;
@@ -30,6 +32,7 @@ mod unfold;
 
 pub use arithmetic::{
     Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
+    signed_zero_point,
 };
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};
 pub use fold::{FoldOptions, ImageScale, fold};

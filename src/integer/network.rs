@@ -36,7 +36,7 @@ pub enum IntegerLayer {
     MaxPool,
     /// Sum over the window, then one requantization (one multiplier, no bias).
     AvgPool {
-        /// The form of the input that is summed.
+        /// The form of the input that is summed, code less zero point.
         input_bits: u8,
         /// Requantization of the sum.
         output: Requantize,
@@ -52,7 +52,7 @@ pub struct IntegerConv {
     pub weight_bits: u8,
     /// Weights `[filters, depth, kernel height, kernel width]`.
     pub weights: Vec<i8>,
-    /// One bias a filter, below `2^30`; the image's zero points are already in it.
+    /// One bias a filter, below `2^30`; the zero points of its input are already in it.
     pub bias: Vec<i32>,
 }
 
@@ -61,7 +61,7 @@ pub struct IntegerConv {
 pub enum IntegerSkip {
     /// A form of the source, times `multiplier`.
     Identity {
-        /// The form that is read.
+        /// The form that is read, code less zero point.
         bits: u8,
         /// `m_skip`, at most 31 bits.
         multiplier: u32,
@@ -90,11 +90,22 @@ impl IntegerNetwork {
         }
     }
 
-    /// What borders of a node's input hold for each channel: the zero points for the image, else zeros.
-    pub fn padding_values(&self, source: Source) -> Vec<u8> {
+    /// The code that means 0 in one of the forms of a node's output: 0 for a form that there isn't.
+    pub fn zero_point(&self, node: usize, bits: u8) -> u8 {
+        match (&self.layers[node], self.graph.nodes()[node].source) {
+            (IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. }, _) => {
+                output.forms.iter().find(|form| form.bits == bits).map_or(0, |form| form.zero_point)
+            }
+            (IntegerLayer::MaxPool, Source::Node(source)) => self.zero_point(source, bits),
+            (IntegerLayer::MaxPool, Source::Image) | (IntegerLayer::Conv { output: None, .. }, _) => 0,
+        }
+    }
+
+    /// What borders of a value hold for each channel in one of its forms: its zero points.
+    pub fn padding_values(&self, source: Source, bits: u8) -> Vec<u8> {
         match source {
             Source::Image => self.zero_points.clone(),
-            Source::Node(_) => vec![0; self.graph.shape(source).channels],
+            Source::Node(index) => vec![self.zero_point(index, bits); self.graph.shape(source).channels],
         }
     }
 
@@ -153,18 +164,19 @@ impl IntegerNetwork {
         if self.layers.len() != self.graph.nodes().len() {
             return network(format!("it has {} layers for {} nodes", self.layers.len(), self.graph.nodes().len()));
         }
-        for (node, layer) in self.graph.nodes().iter().zip(&self.layers) {
-            self.validate_layer(node, layer).map_err(|message| Error::layer(&node.name, message))?;
+        for (index, (node, layer)) in self.graph.nodes().iter().zip(&self.layers).enumerate() {
+            self.validate_layer(index, node, layer).map_err(|message| Error::layer(&node.name, message))?;
         }
         Ok(())
     }
 
-    fn validate_layer(&self, node: &Node, layer: &IntegerLayer) -> std::result::Result<(), String> {
+    fn validate_layer(&self, index: usize, node: &Node, layer: &IntegerLayer) -> std::result::Result<(), String> {
+        let is_signed = self.graph.is_signed(Source::Node(index));
         match (node.op, layer) {
             (Op::Conv { conv: shape, skip, logits, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                 self.validate_conv(&shape, node.source, conv)?;
                 match output {
-                    Some(output) => validate_requantize(output, shape.filters())?,
+                    Some(output) => validate_requantize(output, shape.filters(), is_signed)?,
                     None if logits => {}
                     None => return Err("it has no requantization and isn't the last layer".into()),
                 }
@@ -192,7 +204,7 @@ impl IntegerNetwork {
             (Op::MaxPool { .. }, IntegerLayer::MaxPool) => Ok(()),
             (Op::AvgPool { .. }, IntegerLayer::AvgPool { input_bits, output }) => {
                 self.check_form(node.source, *input_bits)?;
-                validate_requantize(output, 1)
+                validate_requantize(output, 1, is_signed)
             }
             (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
                 Err("its kind differs from the graph's".into())
@@ -258,7 +270,7 @@ fn validate_multipliers(multipliers: &[u32], filters: usize) -> std::result::Res
     multipliers.iter().try_for_each(|m| check_range("multiplier", *m, MAX_MULTIPLIER))
 }
 
-fn validate_requantize(output: &Requantize, filters: usize) -> std::result::Result<(), String> {
+fn validate_requantize(output: &Requantize, filters: usize, is_signed: bool) -> std::result::Result<(), String> {
     validate_multipliers(&output.multipliers, filters)?;
     if output.forms.is_empty() {
         return Err("it stores no form of its output".into());
@@ -266,6 +278,19 @@ fn validate_requantize(output: &Requantize, filters: usize) -> std::result::Resu
     for (index, form) in output.forms.iter().enumerate() {
         if !(2..=8).contains(&form.bits) || form.shift == 0 || form.shift >= SHIFT_LIMIT {
             return Err(format!("form of {} bits with shift {} is out of range", form.bits, form.shift));
+        }
+        let zero_points = if is_signed { 1..1u32 << form.bits } else { 0..1 };
+        if !zero_points.contains(&form.zero_point.into()) {
+            let (least, most) = (zero_points.start, zero_points.end - 1);
+            return Err(match is_signed {
+                true => format!(
+                    "form of {} bits has the zero point {}: without an activation it is from {least} to {most}",
+                    form.bits, form.zero_point
+                ),
+                false => {
+                    format!("form of {} bits has the zero point {}: behind a ReLU it is 0", form.bits, form.zero_point)
+                }
+            });
         }
         if output.forms[..index].iter().any(|other| other.bits == form.bits) {
             return Err(format!("two forms of {} bits", form.bits));

@@ -4,12 +4,12 @@
 //! a layer's multiplied sums,
 //!
 //! ```text
-//! s_out = u * 2^n        s_w * s_in = u * m        s_skip = u * m_skip        w = s_w * q        b = (bias [+ sum q * z]) * u * m
+//! s_out = u * 2^n        s_w * s_in = u * m        s_skip = u * m_skip        w = s_w * q        b = (bias + sum q * z) * u * m
 //! ```
 //!
 //! So `u` follows from the skip where an identity joins, and is free elsewhere.
 
-use super::arithmetic::multiplier;
+use super::arithmetic::{Form, multiplier, signed_zero_point};
 use super::fold::ImageScale;
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -31,13 +31,29 @@ pub struct Unfolded {
 /// a float holds 24. Batch norms change nothing: their factor is 1 and their mean 0.
 ///
 /// # Errors
-/// The network's zero points aren't those of `image_scale`; a scale beyond what floats hold.
+/// The network's zero points aren't those of `image_scale`, or those of its values aren't the ones that [`fold`](super::fold()) gives; a scale
+/// beyond what floats hold.
 pub fn unfold(network: &IntegerNetwork, image_scale: &ImageScale) -> Result<Unfolded> {
     if network.zero_points != image_scale.zero_points {
         return Err(Error::Setting(format!(
             "the package's images mean 0 at the bytes {:?}, the recipe's at {:?}: set `normalization` to what the package was trained with",
             network.zero_points, image_scale.zero_points
         )));
+    }
+    for (node, layer) in network.graph.nodes().iter().zip(&network.layers) {
+        let (IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. }) = layer else {
+            continue;
+        };
+        let other = |form: &&Form| form.zero_point != 0 && form.zero_point != signed_zero_point(form.bits);
+        if let Some(Form { bits, zero_point, .. }) = output.forms.iter().find(other) {
+            return Err(Error::layer(
+                &node.name,
+                format!(
+                    "its form of {bits} bits has the zero point {zero_point}; training has {}: start from float weights",
+                    signed_zero_point(*bits)
+                ),
+            ));
+        }
     }
     let mut unfolder = Unfolder { network, image_scale, units: Vec::new(), unfolded: Unfolded::default() };
     for (index, layer) in network.layers.iter().enumerate() {
@@ -91,7 +107,7 @@ impl Unfolder<'_> {
                     return self.units.push(0.0);
                 };
                 let narrowest = output.forms.iter().min_by_key(|form| form.bits).expect("a form");
-                let codes = f64::from((1u32 << narrowest.bits) - 1);
+                let codes = f64::from((1u32 << narrowest.bits) - 1 - u32::from(narrowest.zero_point));
                 let free = LARGEST_OUTPUT / codes / f64::from(narrowest.shift).exp2();
                 let joined = match (skip, node.op) {
                     (
@@ -130,21 +146,23 @@ impl Unfolder<'_> {
         let column = integers.weights.len() / filters;
         let input = self.scale(conv.source, integers.input_bits);
         let unit_of = |filter: usize| unit * f64::from(multiplier(multipliers, filter));
-        let of_image = conv.source == Source::Image;
-        let colors: Vec<f64> = match of_image {
-            true => self.image_scale.color_scales().collect(),
-            false => vec![1.0; conv.shape.channels()],
+        let colors: Vec<f64> = match conv.source {
+            Source::Image => self.image_scale.color_scales().collect(),
+            Source::Node(_) => vec![1.0; conv.shape.channels()],
         };
         let weights = integers.weights.iter().enumerate().map(|(place, weight)| {
-            f64::from(*weight) * unit_of(place / column) / input / colors[place % column / taps]
+            let (filter, place) = (place / column, place % column);
+            f64::from(*weight) * unit_of(filter) / input / colors[conv.shape.reads(filter)][place / taps]
         });
         let weights: Vec<f64> = weights.collect();
+        let zero_points = self.network.padding_values(conv.source, integers.input_bits);
         let biases = integers.bias.iter().zip(integers.weights.chunks(column)).enumerate();
         let biases = biases.map(|(filter, (bias, weights))| {
-            let zeros = weights.iter().enumerate().map(|(place, weight)| match of_image {
-                true => i64::from(*weight) * i64::from(self.image_scale.zero_points[place / taps]),
-                false => 0,
-            });
+            let zero_points = &zero_points[conv.shape.reads(filter)];
+            let zeros = weights
+                .iter()
+                .zip(0..)
+                .map(|(weight, place)| i64::from(*weight) * i64::from(zero_points[place / taps]));
             (i64::from(*bias) + zeros.sum::<i64>()) as f64 * unit_of(filter)
         });
         let biases: Vec<f64> = biases.collect();
@@ -233,7 +251,18 @@ mod tests {
             { op = 'linear', name = 'd', filters = 10 },
         ]";
         let own: NetworkSpec = toml::from_str(own).unwrap();
-        for spec in [zoo("resnet20", 10).unwrap(), zoo("resnet18", 10).unwrap(), own] {
+        let signed = "name = 'signed'\ninput = [3, 8, 8]\nclasses = 10\nlayers = [
+            { op = 'conv', name = 'a', filters = 12, kernel = 3, padding = 1, groups = 3, activation = 'none' },
+            { op = 'conv', name = 'b', filters = 12, kernel = 3, padding = 1, groups = 12 },
+            { op = 'conv', name = 'c', filters = 12, kernel = 1, activation = 'none', add = { from = 'a' } },
+            { op = 'max_pool', name = 'm', kernel = 2, stride = 2 },
+            { op = 'conv', name = 'd', filters = 16, kernel = 1, activation = 'none',
+              add = { from = 'm', shortcut = 'projection' } },
+            { op = 'avg_pool', name = 'p' },
+            { op = 'linear', name = 'e', filters = 10 },
+        ]";
+        let signed: NetworkSpec = toml::from_str(signed).unwrap();
+        for spec in [zoo("resnet20", 10).unwrap(), zoo("resnet18", 10).unwrap(), own, signed] {
             let graph = Graph::new(spec).unwrap();
             for (bits, weight_scale) in [(4, WeightScale::Layer), (8, WeightScale::Column)] {
                 let config =
@@ -254,6 +283,22 @@ mod tests {
                 assert!(again == network, "{} at {bits} bits", graph.spec().name);
             }
         }
+    }
+
+    /// Training's forms of values with a sign are symmetric.
+    #[test]
+    fn a_form_with_another_zero_point_is_refused() {
+        let spec = "name = 'n'\ninput = [3, 4, 4]\nclasses = 2\nlayers = [
+            { op = 'conv', name = 'a', filters = 2, kernel = 3, activation = 'none' },
+            { op = 'linear', name = 'b', filters = 2 },
+        ]";
+        let graph = Graph::new(toml::from_str(spec).unwrap()).unwrap();
+        let mut network = quantized(&graph, &QuantizeConfig::default(), &scale());
+        let IntegerLayer::Conv { output: Some(output), .. } = &mut network.layers[0] else { unreachable!() };
+        assert_eq!(output.forms[0].zero_point, 128);
+        output.forms[0].zero_point = 100;
+        let error = unfold(&network, &scale()).unwrap_err().to_string();
+        assert!(error.contains("layer `a`") && error.contains("the zero point 100; training has 128"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::{Range, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+use super::spec::{Activation, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 use crate::error::{Error, Result};
 
 /// Where a layer's input comes from.
@@ -133,7 +133,9 @@ pub enum Op {
         batch_norm: bool,
         /// Residual sum.
         skip: Option<Skip>,
-        /// True for the last layer, whose sums are the logits; every other one ends in a ReLU.
+        /// What follows the sums; nothing where they are the logits.
+        activation: Activation,
+        /// True for the last layer, whose sums are the logits.
         logits: bool,
     },
     /// Maximum over `kernel` x `kernel` windows.
@@ -142,7 +144,7 @@ pub enum Op {
         kernel: usize,
         /// Step.
         stride: usize,
-        /// Border, each side; it never wins, since values are not negative.
+        /// Border, each side; it never wins.
         padding: usize,
     },
     /// Mean over `kernel[0]` x `kernel[1]` windows that do not overlap.
@@ -233,10 +235,11 @@ impl Graph {
             }
             let logits = index + 1 == spec.layers.len();
             if let Some(clip) = layer.clip() {
-                let message = match (logits, CLIPS.contains(&clip)) {
-                    (true, _) => "the layer that gives the logits has no activation to clip".into(),
-                    (false, true) => String::new(),
-                    (false, false) => format!("clip = {clip}: it must be from {} to {}", CLIPS.start(), CLIPS.end()),
+                let message = match (logits, layer.activation(), CLIPS.contains(&clip)) {
+                    (true, ..) => "the layer that gives the logits has no activation to clip".into(),
+                    (false, Some(Activation::None), _) => "it has no ReLU to clip: drop `clip` or `activation`".into(),
+                    (false, _, true) => String::new(),
+                    (false, _, false) => format!("clip = {clip}: it must be from {} to {}", CLIPS.start(), CLIPS.end()),
                 };
                 if !message.is_empty() {
                     return Err(spec.error(format!("layer `{name}`: {message}")));
@@ -318,7 +321,7 @@ impl Graph {
     /// A node's own convolution and its projection.
     pub fn node_convs(&self, index: usize) -> [Option<Conv>; 2] {
         let node = &self.nodes[index];
-        let Op::Conv { conv: shape, batch_norm, skip, logits } = node.op else { return [None, None] };
+        let Op::Conv { conv: shape, batch_norm, skip, logits, .. } = node.op else { return [None, None] };
         let number = 2 * index as u32;
         let epsilon = self.spec.layers[index].batch_norm_epsilon().unwrap_or(self.spec.batch_norm_epsilon);
         let own = Conv { name: node.name.clone(), number, shape, source: node.source, batch_norm, epsilon, logits };
@@ -330,6 +333,16 @@ impl Graph {
             Some(Skip::Identity { .. }) | None => None,
         };
         [Some(own), projection]
+    }
+
+    /// Whether a value has a sign: what pooling layers make of one that has keeps it. The image's bytes have zero points of their own.
+    pub fn is_signed(&self, source: Source) -> bool {
+        let Source::Node(index) = source else { return false };
+        let node = &self.nodes[index];
+        match node.op {
+            Op::Conv { activation, .. } => activation == Activation::None,
+            Op::MaxPool { .. } | Op::AvgPool { .. } => self.is_signed(node.source),
+        }
     }
 
     /// The largest value behind a node's ReLU in float, where there is one.
@@ -402,6 +415,7 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
         None => nodes.len().checked_sub(1).map_or(Source::Image, Source::Node),
     };
     let input = shape_of(source, image, nodes);
+    let activation = if logits { Activation::None } else { layer.activation().unwrap_or_default() };
     let op = match layer {
         LayerSpec::Conv { filters, kernel, stride, padding, groups, batch_norm, add, .. } => {
             let conv = conv_shape(input, *filters, [*kernel; 2], *stride, *padding)?.in_groups(*groups)?;
@@ -409,11 +423,11 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
             if logits && skip.is_some() {
                 return Err("the layer that gives the logits cannot have a residual sum".into());
             }
-            Op::Conv { conv, batch_norm: *batch_norm, skip, logits }
+            Op::Conv { conv, batch_norm: *batch_norm, skip, activation, logits }
         }
         LayerSpec::Linear { filters, batch_norm, .. } => {
             let conv = conv_shape(input, *filters, [input.height, input.width], 1, 0)?;
-            Op::Conv { conv, batch_norm: *batch_norm, skip: None, logits }
+            Op::Conv { conv, batch_norm: *batch_norm, skip: None, activation, logits }
         }
         LayerSpec::MaxPool { kernel, stride, padding, .. } => {
             if *padding >= *kernel {

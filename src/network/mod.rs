@@ -20,6 +20,6 @@ pub use onnx::OnnxNetwork;
 #[cfg(feature = "train")]
 pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
-pub use spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 pub use weights::{Array, Weights};
 pub use zoo::{ZOO, zoo};

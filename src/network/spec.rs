@@ -1,7 +1,7 @@
 //! The description of a network that everything reads: the trainable module, the exporter and the mapper.
 //!
 //! A layer is what the chip executes in one pass: a convolution with its batch norm, an optional residual sum and its
-//! ReLU are *one* layer. It knows nothing of weights, training or hardware.
+//! activation are *one* layer. It knows nothing of weights, training or hardware.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ pub struct NetworkSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LayerSpec {
-    /// Convolution with batch norm or bias, then an optional residual sum, then ReLU.
+    /// Convolution with batch norm or bias, then an optional residual sum, then its activation.
     Conv {
         /// Unique name.
         name: String,
@@ -85,9 +85,12 @@ pub enum LayerSpec {
         /// What its batch norm and that of its projection add to a variance; the network's if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         batch_norm_epsilon: Option<f64>,
-        /// A value that is added before the ReLU.
+        /// A value that is added before the activation.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         add: Option<SkipSpec>,
+        /// What follows; nothing follows the last layer.
+        #[serde(default, skip_serializing_if = "Activation::is_relu")]
+        activation: Activation,
         /// The largest value behind the ReLU in float: 6 makes it a ReLU6. In integers the quantizer's range takes its place.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         clip: Option<f64>,
@@ -119,7 +122,7 @@ pub enum LayerSpec {
         kernel: Option<usize>,
     },
     /// Fully connected layer over the flattened map: a convolution whose kernel is the whole map. The last one gives the
-    /// logits; one before it is followed by a ReLU.
+    /// logits; one before it is followed by its activation.
     Linear {
         /// Unique name.
         name: String,
@@ -134,7 +137,27 @@ pub enum LayerSpec {
         /// What its batch norm adds to a variance; the network's if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         batch_norm_epsilon: Option<f64>,
+        /// What follows; nothing follows the last layer.
+        #[serde(default, skip_serializing_if = "Activation::is_relu")]
+        activation: Activation,
     },
+}
+
+/// What follows the sums of a layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// A ReLU: values aren't negative.
+    #[default]
+    Relu,
+    /// Nothing: values have a sign, as behind a linear bottleneck.
+    None,
+}
+
+impl Activation {
+    fn is_relu(&self) -> bool {
+        *self == Self::Relu
+    }
 }
 
 /// A residual sum: which value joins, and how its shape is made to fit.
@@ -204,6 +227,14 @@ impl LayerSpec {
     pub fn batch_norm_epsilon(&self) -> Option<f64> {
         match self {
             Self::Conv { batch_norm_epsilon, .. } | Self::Linear { batch_norm_epsilon, .. } => *batch_norm_epsilon,
+            Self::MaxPool { .. } | Self::AvgPool { .. } => None,
+        }
+    }
+
+    /// What follows its sums; none for a pooling layer, whose values have a sign where those that it reads do.
+    pub fn activation(&self) -> Option<Activation> {
+        match self {
+            Self::Conv { activation, .. } | Self::Linear { activation, .. } => Some(*activation),
             Self::MaxPool { .. } | Self::AvgPool { .. } => None,
         }
     }

@@ -1,6 +1,6 @@
 //! The networks that the project knows by name, for 3x32x32 images.
 
-use super::spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+use super::spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 
 /// Names that [`zoo`] knows.
 pub const ZOO: [&str; 9] = [
@@ -47,7 +47,14 @@ pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
 }
 
 fn linear(name: &str, filters: usize) -> LayerSpec {
-    LayerSpec::Linear { name: name.into(), input: None, filters, batch_norm: false, batch_norm_epsilon: None }
+    LayerSpec::Linear {
+        name: name.into(),
+        input: None,
+        filters,
+        batch_norm: false,
+        batch_norm_epsilon: None,
+        activation: Activation::Relu,
+    }
 }
 
 fn conv3x3(name: String, filters: usize, stride: usize, add: Option<SkipSpec>) -> LayerSpec {
@@ -62,6 +69,7 @@ fn conv3x3(name: String, filters: usize, stride: usize, add: Option<SkipSpec>) -
         batch_norm: true,
         batch_norm_epsilon: None,
         add,
+        activation: Activation::Relu,
         clip: None,
     }
 }
@@ -88,6 +96,7 @@ fn imagenet_stem() -> Vec<LayerSpec> {
             batch_norm: true,
             batch_norm_epsilon,
             add: None,
+            activation: Activation::Relu,
             clip: None,
         },
         LayerSpec::MaxPool { name: "maxpool".into(), input: None, kernel: 3, stride: 2, padding: 1 },

@@ -79,6 +79,24 @@ pub(super) struct RequantizeHeader {
 struct FormHeader {
     bits: u8,
     shift: u8,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    zero_point: u8,
+}
+
+fn is_zero(value: &u8) -> bool {
+    *value == 0
+}
+
+impl From<&Form> for FormHeader {
+    fn from(&Form { bits, shift, zero_point }: &Form) -> Self {
+        Self { bits, shift, zero_point }
+    }
+}
+
+impl From<FormHeader> for Form {
+    fn from(FormHeader { bits, shift, zero_point }: FormHeader) -> Self {
+        Self { bits, shift, zero_point }
+    }
 }
 
 impl LayerHeader {
@@ -110,20 +128,12 @@ impl LayerHeader {
 
 impl From<&Requantize> for RequantizeHeader {
     fn from(output: &Requantize) -> Self {
-        let forms = output.forms.iter();
-        Self {
-            multipliers: output.multipliers.clone(),
-            forms: forms.map(|&Form { bits, shift }| FormHeader { bits, shift }).collect(),
-        }
+        Self { multipliers: output.multipliers.clone(), forms: output.forms.iter().map(FormHeader::from).collect() }
     }
 }
 
 impl From<RequantizeHeader> for Requantize {
     fn from(header: RequantizeHeader) -> Self {
-        let forms = header.forms.into_iter();
-        Self {
-            multipliers: header.multipliers,
-            forms: forms.map(|FormHeader { bits, shift }| Form { bits, shift }).collect(),
-        }
+        Self { multipliers: header.multipliers, forms: header.forms.into_iter().map(Form::from).collect() }
     }
 }

@@ -20,14 +20,14 @@ use crate::error::{PackageError, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Skip};
+use crate::network::{Activation, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Skip};
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
 pub use provenance::Provenance;
 
 /// The versions that are read; a package is written in the first one that can hold it.
-const VERSIONS: RangeInclusive<u64> = 1..=3;
+const VERSIONS: RangeInclusive<u64> = 1..=4;
 /// Most classes whose numbers have one byte.
 const BYTE_CLASSES: usize = 256;
 /// Key of `__metadata__` that holds the header.
@@ -238,14 +238,17 @@ impl Package {
     }
 }
 
-/// The first version that can hold a network: the second one has predictions of two bytes, the third one what networks could not say before.
+/// The first version that can hold a network: the second one has predictions of two bytes, the third one groups,
+/// clips and projections with a bias, the fourth one values with a sign.
 fn version(network: &IntegerNetwork) -> u64 {
     let clips = network.graph.spec().layers.iter().any(|layer| layer.clip().is_some());
     let is_new = |node: &Node| {
         let in_groups = node.conv().is_some_and(|conv| conv.groups > 1);
         in_groups || matches!(node.op, Op::Conv { skip: Some(Skip::Projection { batch_norm: false, .. }), .. })
     };
-    if clips || network.graph.nodes().iter().any(is_new) {
+    if network.graph.spec().layers.iter().any(|layer| layer.activation() == Some(Activation::None)) {
+        4
+    } else if clips || network.graph.nodes().iter().any(is_new) {
         3
     } else if network.classes.len() > BYTE_CLASSES {
         2

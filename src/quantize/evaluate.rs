@@ -58,7 +58,8 @@ impl<'a> FakeQuant<'a> {
     fn build(network: &'a IntegerNetwork, chip: Option<&Hardware>, device: &Device) -> Result<Self> {
         let device = device.clone().inner();
         let place = |(conv, integer): (Conv, &IntegerConv)| {
-            let exact = ExactConv::new(&conv, integer, network.padding_values(conv.source), chip, &device)?;
+            let exact =
+                ExactConv::new(&conv, integer, network.padding_values(conv.source, integer.input_bits), chip, &device)?;
             Ok((conv.name, exact))
         };
         let convs = network.convs().map(place).collect::<Result<_>>()?;
@@ -87,7 +88,8 @@ impl<'a> FakeQuant<'a> {
             let forms = match (node.op, layer) {
                 (Op::Conv { skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                     let input = self.input(node.source, conv.input_bits, &pixels, &values);
-                    let sums = self.convs[&node.name].sums(first, input, self.borders(node.source));
+                    let borders = self.borders(node.source, conv.input_bits);
+                    let sums = self.convs[&node.name].sums(first, input, borders);
                     let Some(output) = output else {
                         let logits = sums.into_data().convert::<i64>();
                         let logits = logits.try_into_vec::<i64>().expect("64-bit integers");
@@ -99,7 +101,7 @@ impl<'a> FakeQuant<'a> {
                             Some(skip @ Skip::Identity { source, .. }),
                             Some(IntegerSkip::Identity { bits, multiplier }),
                         ) => {
-                            let value = integers(self.input(source, *bits, &pixels, &values));
+                            let value = self.units(source, *bits, &values);
                             let joined = identity(value, skip, node.output);
                             sums = sums + joined * i64::from(*multiplier);
                         }
@@ -109,8 +111,8 @@ impl<'a> FakeQuant<'a> {
                         ) => {
                             let projection = &self.convs[&node.projection_name()];
                             let input = self.input(source, conv.input_bits, &pixels, &values);
-                            sums =
-                                sums + projection.sums(first, input, self.borders(source)) * self.columns(multipliers);
+                            let borders = self.borders(source, conv.input_bits);
+                            sums = sums + projection.sums(first, input, borders) * self.columns(multipliers);
                         }
                         (None, None) => {}
                         (Some(Skip::Identity { .. } | Skip::Projection { .. }) | None, _) => {
@@ -130,7 +132,7 @@ impl<'a> FakeQuant<'a> {
                     })
                     .collect(),
                 (Op::AvgPool { kernel: [height, width] }, IntegerLayer::AvgPool { input_bits, output }) => {
-                    let value = integers(self.input(node.source, *input_bits, &pixels, &values));
+                    let value = self.units(node.source, *input_bits, &values);
                     let MapShape { channels, height: rows, width: cols } = node.output;
                     let sums = value
                         .reshape([batch * rows, height, cols * width * channels])
@@ -160,8 +162,23 @@ impl<'a> FakeQuant<'a> {
         }
     }
 
-    fn borders(&self, source: Source) -> Option<&[u8]> {
-        (source == Source::Image).then_some(&self.network.zero_points)
+    /// A stored value as the integers that it stands for: codes less their zero point.
+    fn units(&self, source: Source, bits: u8, values: &[Forms]) -> Tensor<4, Int> {
+        let forms = forms_of(source, values).iter();
+        let (_, codes) =
+            forms.clone().find(|(form, _)| *form == bits).expect("a validated network stores what is read");
+        let codes = integers(codes.clone());
+        match source {
+            Source::Node(index) if self.network.zero_point(index, bits) != 0 => {
+                codes - i64::from(self.network.zero_point(index, bits))
+            }
+            Source::Image | Source::Node(_) => codes,
+        }
+    }
+
+    /// What borders of a value hold, where that isn't 0 for all channels.
+    fn borders(&self, source: Source, bits: u8) -> Option<Vec<u8>> {
+        Some(self.network.padding_values(source, bits)).filter(|values| values.iter().any(|value| *value != 0))
     }
 
     /// Multipliers as a tensor that broadcasts over `[batch, height, width, filters]`.
@@ -187,13 +204,14 @@ fn integers(value: Tensor<4>) -> Tensor<4, Int> {
     value.int().cast(IntDType::I64)
 }
 
-/// All forms of the same sums: `clamp((sum + 2^(n-1)) >> n, 0, 2^bits - 1)`.
+/// All forms of the same sums: `clamp(((sum + 2^(n-1)) >> n) + z, 0, 2^bits - 1)`.
 fn requantize(sums: Tensor<4, Int>, forms: &[Form]) -> Forms {
     forms
         .iter()
         .map(|form| {
             let rounded = (sums.clone() + (1i64 << (form.shift - 1))).bitwise_right_shift_scalar(i64::from(form.shift));
-            (form.bits, rounded.clamp(0i64, (1i64 << form.bits) - 1).float())
+            let codes = rounded + i64::from(form.zero_point);
+            (form.bits, codes.clamp(0i64, (1i64 << form.bits) - 1).float())
         })
         .collect()
 }
@@ -264,8 +282,8 @@ impl ExactConv {
         Ok(Self { shape, parts, bias, conversions })
     }
 
-    /// `acc + bias` as 64-bit integers of images from number `first` on; `borders` are the image's zero points.
-    fn sums(&self, first: u64, input: Tensor<4>, borders: Option<&[u8]>) -> Tensor<4, Int> {
+    /// `acc + bias` as 64-bit integers of images from number `first` on; `borders` is what borders hold for each channel, where that isn't 0.
+    fn sums(&self, first: u64, input: Tensor<4>, borders: Option<Vec<u8>>) -> Tensor<4, Int> {
         let errors = self.conversions.as_ref().map(|conversions| {
             let device = input.device();
             let values = input.clone().into_data().convert::<u8>().try_into_vec::<u8>().expect("bytes");
@@ -275,7 +293,7 @@ impl ExactConv {
             Tensor::<4, Int>::from_data(data, (&device, DType::I64))
         });
         let (input, padding) = match borders {
-            Some(zero_points) if self.shape.padding > 0 => (with_borders(input, zero_points, self.shape.padding), 0),
+            Some(values) if self.shape.padding > 0 => (with_borders(input, &values, self.shape.padding), 0),
             _ => (input, self.shape.padding),
         };
         // A linear layer's kernel is its whole input map, whatever shape that has.
@@ -298,14 +316,14 @@ impl ExactConv {
     }
 }
 
-/// The image with `padding` zero-point bytes on each side.
-fn with_borders(pixels: Tensor<4>, zero_points: &[u8], padding: usize) -> Tensor<4> {
-    let [batch, height, width, channels] = pixels.dims();
-    let device = pixels.device();
-    let values: Vec<f32> = zero_points.iter().map(|z| f32::from(*z)).collect();
+/// A map with `padding` pixels on each side that hold a value for each channel.
+fn with_borders(map: Tensor<4>, values: &[u8], padding: usize) -> Tensor<4> {
+    let [batch, height, width, channels] = map.dims();
+    let device = map.device();
+    let values: Vec<f32> = values.iter().map(|value| f32::from(*value)).collect();
     let column = Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, channels]), &device);
     let bordered = column.expand([batch, height + 2 * padding, width + 2 * padding, channels]);
-    bordered.slice_assign([0..batch, padding..padding + height, padding..padding + width, 0..channels], pixels)
+    bordered.slice_assign([0..batch, padding..padding + height, padding..padding + width, 0..channels], map)
 }
 
 /// Taps of one channel whose sum cannot reach 2^24.

@@ -2,10 +2,12 @@
 //!
 //! Learned steps follow Esser et al., *Learned Step Size Quantization*, ICLR 2020.
 
+use std::ops::RangeInclusive;
+
 use burn::tensor::Tensor;
 
 use crate::engine::{self, Clamp};
-use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT};
+use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT, signed_zero_point};
 
 /// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
 pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {
@@ -15,11 +17,16 @@ pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -
     engine::fake_quantize(weights, steps, clamp, gradient_scale(share, limit))
 }
 
-/// Values on the grid of `bits` bits from zero; `share` is the number of values of one image, so that the gradient's scale doesn't
+/// Values on the grid of whole numbers in `codes`; `share` is the number of values of one image, so that the gradient's scale doesn't
 /// depend on the batch.
-pub(crate) fn quantize_values(values: Tensor<4>, step: Tensor<1>, bits: u8, share: usize) -> Tensor<4> {
-    let limit = activation_limit(bits);
-    engine::fake_quantize(values, step, Clamp { low: 0.0, high: limit as f32 }, gradient_scale(share, limit))
+pub(crate) fn quantize_values(
+    values: Tensor<4>,
+    step: Tensor<1>,
+    codes: RangeInclusive<i32>,
+    share: usize,
+) -> Tensor<4> {
+    let [low, high] = [*codes.start(), *codes.end()].map(f64::from);
+    engine::fake_quantize(values, step, Clamp { low: low as f32, high: high as f32 }, gradient_scale(share, high))
 }
 
 /// Biases on the grid of the sums, whose unit is one value or one a filter; the gradient passes straight through.
@@ -52,9 +59,11 @@ pub(crate) fn weight_limit(bits: u8) -> f64 {
     f64::from((1u32 << (bits - 1)) - 1)
 }
 
-/// Largest value of an activation of `bits` bits: `2^bits - 1`.
-pub(crate) fn activation_limit(bits: u8) -> f64 {
-    f64::from((1u32 << bits) - 1)
+/// The whole numbers that values of `bits` bits stand for, codes less their zero point: from 0 to `2^bits - 1` behind a ReLU, from `-2^(bits-1)` to
+/// `2^(bits-1) - 1` where they have a sign.
+pub(crate) fn value_codes(bits: u8, is_signed: bool) -> RangeInclusive<i32> {
+    let zero_point = if is_signed { i32::from(signed_zero_point(bits)) } else { 0 };
+    -zero_point..=(1 << bits) - 1 - zero_point
 }
 
 /// The step with the smallest squared error over `values` on the grid `low..=high`: a search over shares of the largest magnitude.

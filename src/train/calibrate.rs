@@ -11,7 +11,7 @@ use super::tensors::{to_device, to_host};
 use crate::data::{Batches, Split};
 use crate::integer::{BitPlan, Fusion, WeightScale};
 use crate::network::{Conv, Norm, Op, Skip, Source};
-use crate::quantize::{activation_limit, calibrate_step, weight_limit};
+use crate::quantize::{calibrate_step, value_codes, weight_limit};
 
 /// Images that go through the network at a time.
 const BATCH: usize = 128;
@@ -186,8 +186,9 @@ fn output_scales(
         let Some(&narrowest) = bits.forms.first() else { continue };
         match node.op {
             Op::Conv { .. } | Op::AvgPool { .. } => {
-                let limit = activation_limit(narrowest);
-                let scale = calibrate_step(&samples, 0.0, limit).map_or(SCALE_OF_ZEROS, |scale| scale as f32);
+                let codes = value_codes(narrowest, model.graph.is_signed(Source::Node(index)));
+                let [least, limit] = [*codes.start(), *codes.end()].map(f64::from);
+                let scale = calibrate_step(&samples, least, limit).map_or(SCALE_OF_ZEROS, |scale| scale as f32);
                 // The quantizer clips where the network does, or below.
                 let most = model.graph.clip(index).map_or(f32::INFINITY, |clip| (clip / limit) as f32);
                 scales.push((index, scale.min(most)));

@@ -160,8 +160,10 @@ mod tests {
     use super::super::recipe::Recipe;
     use super::*;
     use crate::data::{DataOptions, Dataset};
-    use crate::hardware::Hardware;
+    use crate::hardware::{Hardware, Noise};
+    use crate::integer::{FoldOptions, QuantizeConfig, fold};
     use crate::network::{Weights, zoo};
+    use crate::quantize::FakeQuant;
 
     fn resnet20(graph: &Graph, seed: u64) -> Params<Array> {
         Params::from_arrays(graph, &Weights::random(graph, seed)).unwrap()
@@ -223,5 +225,58 @@ mod tests {
         let (plain, corrected) = (distance(means(&model, Some(chip))), distance(means(&corrected, Some(chip))));
         // Biases are whole units of the sums.
         assert!(plain > 0.01 && corrected < plain / 20.0, "{plain} {corrected}");
+    }
+
+    /// Values with a sign on a chip with a coarse converter and stuck cells: the pass that trains gives the logits that evaluation gives.
+    #[test]
+    fn signed_values_meet_a_chip_in_training_as_in_evaluation() {
+        let network = "name = 'signed'\ninput = [3, 32, 32]\nclasses = 10\nlayers = [
+            { op = 'conv', name = 'a', filters = 8, kernel = 3, stride = 2, padding = 1, activation = 'none' },
+            { op = 'max_pool', name = 'm', kernel = 3, stride = 2, padding = 1 },
+            { op = 'conv', name = 'b', filters = 24, kernel = 1, clip = 6.0 },
+            { op = 'conv', name = 'c', filters = 24, kernel = 3, padding = 1, groups = 24, activation = 'none' },
+            { op = 'conv', name = 'd', filters = 8, kernel = 3, padding = 1, activation = 'none', add = { from = 'm' } },
+            { op = 'conv', name = 'e', filters = 16, kernel = 3, padding = 1, stride = 2, activation = 'none',
+              add = { from = 'd', shortcut = 'projection', stride = 2 } },
+            { op = 'avg_pool', name = 'mean' },
+            { op = 'linear', name = 'linear', filters = 10 },
+        ]";
+        let graph = Graph::new(toml::from_str(network).unwrap()).unwrap();
+        let recipe = Recipe { calibration_images: 64, ..Recipe::default() };
+        let train = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap().train;
+        let mut model = Model::new(&graph, &recipe.image_scale(), &resnet20(&graph, 3), &Device::flex());
+        calibrate(&mut model, &recipe, &train);
+        let plan = BitPlan::new(&graph, &recipe.quantize);
+        let noise = Noise { sigma: 0.0, stuck_at_zero: 0.0, stuck_at_one: 0.01, seed: 5 };
+        let adc = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+        for hardware in
+            [Hardware { noise: Some(noise), ..Hardware::mars() }, adc.clone(), Hardware { noise: Some(noise), ..adc }]
+        {
+            let chip = Some(Chip { hardware: &hardware, first: 0, bias: ChipBias::Kept });
+            let mode = Mode::Quantized { plan: &plan, fusion: Fusion::Frozen, chip };
+            let images = &train.images[..16 * graph.image().len()];
+            let trained = to_host(model.forward(model.images(images), mode).logits.reshape::<1, _>([-1]));
+            let quantize = QuantizeConfig { fusion: Fusion::Frozen, ..recipe.quantize.clone() };
+            let options = FoldOptions {
+                quantize: &quantize,
+                image_scale: &recipe.image_scale(),
+                group: hardware.group,
+                classes: &vec![String::new(); 10],
+            };
+            let network = fold(&graph, &model.params_on_host(), &options).unwrap();
+            let evaluated = FakeQuant::on_chip(&network, &hardware, &model.device).unwrap().logits(images);
+            let [weights, mean] =
+                [model.params.conv(14).weight_scale.clone().unwrap(), model.params.output_scale(6).unwrap().clone()];
+            let unit = to_host(weights * mean)[0];
+            let evaluated: Vec<f32> = evaluated.iter().map(|logit| *logit as f32 * unit).collect();
+            let largest = evaluated.iter().fold(0.0f32, |largest, logit| largest.max(logit.abs()));
+            let same = |image: usize| {
+                let logits = image * 10..image * 10 + 10;
+                trained[logits.clone()].iter().zip(&evaluated[logits]).all(|(a, b)| (a - b).abs() < 1e-4 * largest)
+            };
+            let same = (0..16).filter(|image| same(*image)).count();
+            // In 32 bits a value may round to the other side of a half.
+            assert!(same >= 14, "{same} of 16 images have the same logits");
+        }
     }
 }

@@ -158,6 +158,30 @@ filters = {classes}
     )
 }
 
+/// A network for 32x32 images whose values have signs, as MobileNetV2's: inverted residuals with linear bottlenecks, of which one joins a sum, a
+/// convolution without an activation before a projection, and pools of such values.
+pub(crate) fn bottleneck_network(classes: usize) -> String {
+    format!(
+        r#"
+name = "bottleneck"
+input = [3, 32, 32]
+classes = {classes}
+layers = [
+    {{ op = "conv", name = "stem", filters = 8, kernel = 3, stride = 2, padding = 1, activation = "none" }},
+    {{ op = "max_pool", name = "max", kernel = 3, stride = 2, padding = 1 }},
+    {{ op = "conv", name = "expand", filters = 24, kernel = 1, clip = 6.0 }},
+    {{ op = "conv", name = "depthwise", filters = 24, kernel = 3, padding = 1, groups = 24, clip = 6.0 }},
+    {{ op = "conv", name = "bottleneck", filters = 8, kernel = 1, activation = "none", add = {{ from = "max" }} }},
+    {{ op = "conv", name = "grouped", filters = 16, kernel = 3, stride = 2, padding = 1, groups = 4, activation = "none" }},
+    {{ op = "conv", name = "sum", filters = 16, kernel = 3, padding = 1, activation = "none",
+      add = {{ from = "bottleneck", shortcut = "projection", stride = 2 }} }},
+    {{ op = "avg_pool", name = "mean" }},
+    {{ op = "linear", name = "linear", filters = {classes} }},
+]
+"#
+    )
+}
+
 /// An integer network with the same zero point for each color and made-up names of classes.
 pub(crate) fn integer_network(graph: Graph, group: GroupShape, layers: Vec<IntegerLayer>) -> IntegerNetwork {
     IntegerNetwork {

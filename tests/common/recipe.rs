@@ -54,10 +54,10 @@ impl Recipe {
     }
 
     /// A shift that brings sums over `terms` products to about the width of the form.
-    fn forms(&self, widths: &[u8], terms: usize, weight_bits: u8, input_bits: u8) -> Vec<Form> {
+    fn forms(&self, widths: &[u8], is_signed: bool, terms: usize, weight_bits: u8, input_bits: u8) -> Vec<Form> {
         let spread = (terms as f64).sqrt() * 2f64.powi(i32::from(weight_bits) - 2 + i32::from(input_bits) - 1 + 15);
-        let form =
-            |&bits: &u8| Form { bits, shift: (spread.log2() - f64::from(bits) + 1.0).round().clamp(1.0, 39.0) as u8 };
+        let shift = |bits: u8| (spread.log2() - f64::from(bits) + 1.0).round().clamp(1.0, 39.0) as u8;
+        let form = |&bits: &u8| Form { bits, shift: shift(bits), zero_point: zero_point(is_signed, bits) };
         widths.iter().map(form).collect()
     }
 
@@ -118,7 +118,13 @@ impl Recipe {
                         }),
                         output: (!logits).then(|| Requantize {
                             multipliers: multipliers(&mut random, shape.filters()),
-                            forms: self.forms(&widths[index], terms, weight_bits, conv.input_bits),
+                            forms: self.forms(
+                                &widths[index],
+                                graph.is_signed(Source::Node(index)),
+                                terms,
+                                weight_bits,
+                                conv.input_bits,
+                            ),
                         }),
                         conv,
                     }
@@ -126,12 +132,17 @@ impl Recipe {
                 Op::MaxPool { .. } => IntegerLayer::MaxPool,
                 Op::AvgPool { kernel } => {
                     let values = kernel[0] * kernel[1];
-                    let shift = |bits: u8| 15 + values.ilog2() as u8 + input_bits(index) - bits;
+                    let is_signed = graph.is_signed(Source::Node(index));
+                    let form = |&bits: &u8| Form {
+                        bits,
+                        shift: 15 + values.ilog2() as u8 + input_bits(index) - bits,
+                        zero_point: zero_point(is_signed, bits),
+                    };
                     IntegerLayer::AvgPool {
                         input_bits: input_bits(index),
                         output: Requantize {
                             multipliers: multipliers(&mut random, 1),
-                            forms: widths[index].iter().map(|&bits| Form { bits, shift: shift(bits) }).collect(),
+                            forms: widths[index].iter().map(form).collect(),
                         },
                     }
                 }
@@ -147,4 +158,9 @@ impl Recipe {
         network.validate().unwrap();
         network
     }
+}
+
+/// A zero point that values with a sign may have, another one for each width.
+fn zero_point(is_signed: bool, bits: u8) -> u8 {
+    if is_signed { (1u8 << (bits - 1)) - bits / 3 } else { 0 }
 }

@@ -58,6 +58,7 @@ enum Step {
         output: MapShape,
         kernel: [usize; 2],
         slot: usize,
+        zero_point: i64,
         multiplier: i64,
         forms: Vec<(Form, usize)>,
     },
@@ -77,7 +78,7 @@ struct ConvStep {
 /// What joins a sum before it is requantized.
 #[derive(Debug)]
 enum Join {
-    Identity { slot: usize, from: MapShape, stride: usize, pad_front: usize, multiplier: i64 },
+    Identity { slot: usize, zero_point: i64, from: MapShape, stride: usize, pad_front: usize, multiplier: i64 },
     Projection { conv: Box<ArrayConv>, input: usize, multipliers: Vec<i64> },
 }
 
@@ -196,9 +197,9 @@ impl MacroNetwork {
                         values[to] = pooled;
                     }
                 }
-                Step::AvgPool { input, output, kernel, slot, multiplier, forms } => {
+                Step::AvgPool { input, output, kernel, slot, zero_point, multiplier, forms } => {
                     let sums = &mut scratch.row[..output.len()];
-                    sum_pool(&values[*slot], *input, sums, *output, *kernel);
+                    sum_pool(&values[*slot], *zero_point, *input, sums, *output, *kernel);
                     for (form, slot) in forms {
                         for (value, sum) in values[*slot].iter_mut().zip(&*sums) {
                             *value = form.apply(sum * multiplier);
@@ -260,6 +261,14 @@ impl Plan<'_> {
         self.first_slots[index] + form.expect("a valid network reads forms that exist")
     }
 
+    /// The code that means 0 in a form that a pooling layer or a residual sum reads.
+    fn zero_point(&self, source: Source, bits: u8) -> i64 {
+        match source {
+            Source::Image => unreachable!("only convolutions read the image"),
+            Source::Node(index) => self.network.zero_point(index, bits).into(),
+        }
+    }
+
     fn step(&self, index: usize) -> Result<Step> {
         let node = &self.network.graph.nodes()[index];
         let stored = |output: &Requantize| {
@@ -297,6 +306,7 @@ impl Plan<'_> {
                 output: node.output,
                 kernel,
                 slot: self.slot(node.source, *input_bits),
+                zero_point: self.zero_point(node.source, *input_bits),
                 multiplier: output.multiplier(0).into(),
                 forms: stored(output),
             },
@@ -311,6 +321,7 @@ impl Plan<'_> {
             (Skip::Identity { source, stride, pad_front }, _, IntegerSkip::Identity { bits, multiplier }) => {
                 Join::Identity {
                     slot: self.slot(source, *bits),
+                    zero_point: self.zero_point(source, *bits),
                     from: self.network.graph.shape(source),
                     stride,
                     pad_front,
@@ -334,7 +345,8 @@ impl Plan<'_> {
 
     fn conv(&self, conv: &Conv, integer: &IntegerConv) -> Result<ArrayConv> {
         let mapping = ConvMapping::new(&conv.name, conv.shape, integer, self.hardware)?;
-        ArrayConv::new(conv.number, &mapping, integer, self.network.padding_values(conv.source), self.hardware)
+        let padding_values = self.network.padding_values(conv.source, integer.input_bits);
+        ArrayConv::new(conv.number, &mapping, integer, padding_values, self.hardware)
     }
 }
 
@@ -364,11 +376,11 @@ impl IntegerKernel for Requantization<'_> {
             }
             match self.join {
                 None => {}
-                Some(Join::Identity { slot, from, stride, pad_front, multiplier }) => {
+                Some(Join::Identity { slot, zero_point, from, stride, pad_front, multiplier }) => {
                     let source = pixel / width * stride * from.width + pixel % width * stride;
                     let skip = &self.values[*slot][source * from.channels..][..from.channels];
                     for (value, skip) in row[*pad_front..].iter_mut().zip(skip) {
-                        *value += i64::from(*skip) * multiplier;
+                        *value += (i64::from(*skip) - zero_point) * multiplier;
                     }
                 }
                 Some(Join::Projection { conv, multipliers, .. }) => {
@@ -403,12 +415,12 @@ fn max_pool(input: &[u8], from: MapShape, output: &mut [u8], to: MapShape, windo
     }
 }
 
-/// Sums over windows that do not overlap, `[pixel][channel]`.
-fn sum_pool(input: &[u8], from: MapShape, output: &mut [i64], to: MapShape, kernel: [usize; 2]) {
+/// Sums over windows that do not overlap, code less zero point, `[pixel][channel]`.
+fn sum_pool(input: &[u8], zero_point: i64, from: MapShape, output: &mut [i64], to: MapShape, kernel: [usize; 2]) {
     output.fill(0);
     for (pixel, values) in input.chunks_exact(from.channels).enumerate() {
         let [y, x] = [pixel / from.width / kernel[0], pixel % from.width / kernel[1]];
         let sums = &mut output[(y * to.width + x) * to.channels..][..to.channels];
-        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += i64::from(*value));
+        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += i64::from(*value) - zero_point);
     }
 }

@@ -196,6 +196,10 @@ impl Builder<'_> {
             (Some(Skip::Identity { source, pad_front, .. }), Some(IntegerSkip::Identity { bits, .. })) => {
                 let bits = u64::from(*bits);
                 let channels = self.network.graph.shape(source).channels;
+                if self.network.graph.is_signed(source) {
+                    // The zero point comes off.
+                    finish.add(channels as u64 * pixels, bits);
+                }
                 finish.add(channels as u64 * pixels, SUM_BITS);
                 finish.multiply(channels as u64 * pixels, bits, SKIP_MULTIPLIER_BITS);
                 vec![self.conv(own, join(pad_front..pad_front + channels, bits), 0, finish)]
@@ -230,6 +234,10 @@ impl Builder<'_> {
                 let window = inputs / outputs;
                 let sum_bits = POOL_BITS.max(u64::from(*input_bits) + u64::from(window.next_power_of_two().ilog2()));
                 logic.add(inputs, sum_bits);
+                if self.network.graph.is_signed(node.source) {
+                    // The window's zero points come off at once.
+                    logic.add(outputs, sum_bits);
+                }
                 logic.multiply(outputs, sum_bits, MULTIPLIER_BITS);
                 logic.store(outputs, output.forms.len());
                 u64::from(*input_bits)

@@ -15,7 +15,7 @@ mod passes;
 use rayon::prelude::*;
 
 use self::conv::Convolution;
-use self::passes::{Windows, add_products, join, max_pool, round, sum_pool};
+use self::passes::{Skipped, Windows, add_products, join, max_pool, round, sum_pool};
 use super::arithmetic::{Form, Requantize, multiplier};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -43,6 +43,7 @@ enum Step<'a> {
     },
     AvgPool {
         value: Value,
+        zero_point: u8,
         windows: Windows,
         output: &'a Requantize,
     },
@@ -51,7 +52,7 @@ enum Step<'a> {
 /// What joins a sum.
 #[derive(Clone, Debug)]
 enum SkipStep {
-    Identity { value: Value, input: MapShape, stride: usize, pad_front: usize, multiplier: u32 },
+    Identity { value: Value, zero_point: u8, input: MapShape, stride: usize, pad_front: usize, multiplier: u32 },
     Projection { product: Box<Product> },
 }
 
@@ -145,10 +146,11 @@ impl<'a> Reference<'a> {
                         max_pool(values, *windows, form);
                     }
                 }
-                Step::AvgPool { value, windows, output } => {
+                Step::AvgPool { value, zero_point, windows, output } => {
                     let mut sums = std::mem::take(&mut scratch.sums);
                     sums.resize(node.output.len(), 0);
-                    sum_pool(scratch.value(*value), *windows, output.multiplier(0).into(), &mut sums);
+                    let multiplier = output.multiplier(0).into();
+                    sum_pool(scratch.value(*value), (*zero_point).into(), *windows, multiplier, &mut sums);
                     requantize(&sums, &output.forms, &mut forms);
                     scratch.sums = sums;
                 }
@@ -184,6 +186,7 @@ impl<'a> Step<'a> {
             },
             (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output: requantize }) => Self::AvgPool {
                 value: Value::new(network, node.source, *input_bits)?,
+                zero_point: zero_point(network, node.source, *input_bits),
                 windows: Windows { input, output, kernel, stride: kernel, padding: 0 },
                 output: requantize,
             },
@@ -197,7 +200,8 @@ impl SkipStep {
         match (skip, joins) {
             (Skip::Identity { source, stride, pad_front }, &IntegerSkip::Identity { bits, multiplier }) => {
                 let (value, input) = (Value::new(network, source, bits)?, network.graph.shape(source));
-                Some(Self::Identity { value, input, stride, pad_front, multiplier })
+                let zero_point = zero_point(network, source, bits);
+                Some(Self::Identity { value, zero_point, input, stride, pad_front, multiplier })
             }
             (Skip::Projection { source, conv: shape, .. }, IntegerSkip::Projection { conv, multipliers }) => {
                 let product = Product::new(network, shape, source, conv, multipliers)?;
@@ -214,10 +218,12 @@ impl SkipStep {
                 product.accumulate(scratch);
                 product.add(scratch);
             }
-            Self::Identity { value, input, stride, pad_front, multiplier } => {
+            Self::Identity { value, zero_point, input, stride, pad_front, multiplier } => {
                 let mut sums = std::mem::take(&mut scratch.sums);
                 let multiplier = i64::from(*multiplier);
-                join(scratch.value(*value), *input, *stride, multiplier, *pad_front, output, &mut sums);
+                let skipped =
+                    Skipped { input: *input, stride: *stride, first: *pad_front, zero_point: (*zero_point).into() };
+                join(scratch.value(*value), skipped, multiplier, output, &mut sums);
                 scratch.sums = sums;
             }
         }
@@ -236,7 +242,7 @@ impl Product {
         let filters = if multipliers.is_empty() { 0 } else { shape.filters() };
         Some(Self {
             value: Value::new(network, source, conv.input_bits)?,
-            conv: Convolution::new(shape, network.padding_values(source), conv),
+            conv: Convolution::new(shape, network.padding_values(source, conv.input_bits), conv),
             multipliers: (0..filters).map(|filter| multiplier(multipliers, filter).into()).collect(),
         })
     }
@@ -281,6 +287,14 @@ impl Scratch {
                 *logit = accumulators[channel];
             }
         }
+    }
+}
+
+/// The code that means 0 in a form of a node's output, which pooling layers and residual sums read.
+fn zero_point(network: &IntegerNetwork, source: Source, bits: u8) -> u8 {
+    match source {
+        Source::Image => unreachable!("only convolutions read the image"),
+        Source::Node(index) => network.zero_point(index, bits),
     }
 }
 

@@ -16,6 +16,18 @@ pub(super) struct Windows {
     pub padding: usize,
 }
 
+/// Where a residual value lies in a sum.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Skipped {
+    pub input: MapShape,
+    /// Rows and columns from one pixel that is taken to the next.
+    pub stride: usize,
+    /// The sum's channel that its first one joins.
+    pub first: usize,
+    /// The code that means 0.
+    pub zero_point: i64,
+}
+
 impl Windows {
     /// For each output pixel the input pixels of its window that lie within the map.
     #[inline(always)]
@@ -44,16 +56,15 @@ vectorized! {
         }
     }
 
-    /// Adds every `stride`-th pixel of a map times a multiplier to sums, from a channel on.
-    pub(super) fn join(
-        values: &[u8], input: MapShape, stride: usize, multiplier: i64, first: usize, output: MapShape, sums: &mut [i64],
-    ) {
+    /// Adds a residual value times a multiplier to sums.
+    pub(super) fn join(values: &[u8], skipped: Skipped, multiplier: i64, output: MapShape, sums: &mut [i64]) {
+        let Skipped { input, stride, first, zero_point } = skipped;
         let rows = values.chunks_exact(input.width * input.channels).step_by(stride);
         for (row, sums) in rows.zip(sums.chunks_exact_mut(output.width * output.channels)) {
             let pixels = row.chunks_exact(input.channels).step_by(stride);
             for (values, sums) in pixels.zip(sums.chunks_exact_mut(output.channels)) {
                 for (sum, &value) in sums[first..].iter_mut().zip(values) {
-                    *sum += i64::from(value) * multiplier;
+                    *sum += (i64::from(value) - zero_point) * multiplier;
                 }
             }
         }
@@ -66,7 +77,7 @@ vectorized! {
         }
     }
 
-    /// Largest value of each window; the border never wins, since values are not negative.
+    /// Largest code of each window; the border never wins, since codes are not negative.
     pub(super) fn max_pool(values: &[u8], windows: Windows, output: &mut [u8]) {
         let channels = windows.input.channels;
         output.fill(0);
@@ -79,14 +90,14 @@ vectorized! {
         }
     }
 
-    /// Sum of each window times a multiplier.
-    pub(super) fn sum_pool(values: &[u8], windows: Windows, multiplier: i64, sums: &mut [i64]) {
+    /// Sum of each window, code less zero point, times a multiplier.
+    pub(super) fn sum_pool(values: &[u8], zero_point: i64, windows: Windows, multiplier: i64, sums: &mut [i64]) {
         let channels = windows.input.channels;
         sums.fill(0);
         for (sums, window) in sums.chunks_exact_mut(channels).zip(windows.pixels()) {
             for pixel in window {
                 for (sum, &value) in sums.iter_mut().zip(&values[pixel * channels..][..channels]) {
-                    *sum += i64::from(value);
+                    *sum += i64::from(value) - zero_point;
                 }
             }
             sums.iter_mut().for_each(|sum| *sum *= multiplier);

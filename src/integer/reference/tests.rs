@@ -17,7 +17,7 @@ fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {
 fn requantize(multipliers: &[u32], forms: &[(u8, u8)]) -> Requantize {
     Requantize {
         multipliers: multipliers.into(),
-        forms: forms.iter().map(|&(bits, shift)| Form { bits, shift }).collect(),
+        forms: forms.iter().map(|&(bits, shift)| Form { bits, shift, zero_point: 0 }).collect(),
     }
 }
 
@@ -93,6 +93,37 @@ fn each_form_and_each_filter_is_requantized_on_its_own() {
     // Form 8: (10 + 1) >> 1 and (15 * 4 + 1) >> 1; form 3: (10 + 2) >> 2 and (60 + 2) >> 2, at most 7.
     assert_eq!(logits(&shown("[1, 1, 1]", 2, head, layers.clone(), 8, 2), &[10]), [5, 30]);
     assert_eq!(logits(&shown("[1, 1, 1]", 2, head, layers, 3, 2), &[10]), [3, 7]);
+}
+
+/// A layer without an activation: codes around the zero point, which the next layer's bias takes off again.
+#[test]
+fn a_value_without_activation_keeps_its_sign() {
+    let head = "{ op = 'conv', name = 'c', filters = 1, kernel = 1, activation = 'none' }";
+    let mut output = requantize(&[3], &[(4, 2)]);
+    output.forms[0].zero_point = 8;
+    let layers = vec![layer(conv(8, &[-1], &[2]), None, output)];
+    let mut network = shown("[1, 2, 4]", 8, head, layers, 4, 1);
+    let IntegerLayer::Conv { conv, .. } = &mut network.layers[1] else { unreachable!() };
+    conv.bias[0] = -8;
+    // 3 (2 - x) / 4, half of a step below zero rounded up: from -8 to 7.
+    assert_eq!(logits(&network, &[0, 1, 2, 3, 4, 5, 13, 255]), [2, 1, 0, -1, -1, -2, -8, -8]);
+}
+
+#[test]
+fn zero_points_belong_to_values_with_a_sign() {
+    let head = |activation: &str| {
+        format!("{{ op = 'conv', name = 'c', filters = 1, kernel = 1, activation = '{activation}' }}")
+    };
+    let network = |activation: &str, zero_point| {
+        let mut output = requantize(&[3], &[(4, 2)]);
+        output.forms[0].zero_point = zero_point;
+        shown("[1, 1, 1]", 1, &head(activation), vec![layer(conv(8, &[1], &[0]), None, output)], 4, 1)
+    };
+    let error = |activation, zero_point| network(activation, zero_point).validate().unwrap_err().to_string();
+    assert!(error("relu", 8).contains("the zero point 8: behind a ReLU it is 0"), "{}", error("relu", 8));
+    assert!(error("none", 0).contains("the zero point 0: without an activation it is from 1 to 15"));
+    assert!(error("none", 16).contains("the zero point 16: without an activation it is from 1 to 15"));
+    assert!(network("none", 15).validate().is_ok() && network("relu", 0).validate().is_ok());
 }
 
 #[test]
@@ -184,6 +215,10 @@ fn positions(map: MapShape) -> impl Iterator<Item = (usize, usize, usize)> {
 /// The logits by definition: every sum from its pixels, one by one.
 fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
     type Stored = HashMap<(Source, u8), Vec<u8>>;
+    let zero_point = |source, bits| match source {
+        Source::Image => unreachable!(),
+        Source::Node(index) => i64::from(network.zero_point(index, bits)),
+    };
     let at = |map: MapShape, c: usize, y: usize, x: usize| (c * map.height + y) * map.width + x;
     let accumulate = |stored: &Stored, source, shape: ConvShape, conv: &IntegerConv, f: usize, y: usize, x: usize| {
         let values = &stored[&(source, conv.input_bits)];
@@ -198,7 +233,7 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                 } else if source == Source::Image {
                     network.zero_points[c]
                 } else {
-                    0
+                    zero_point(source, conv.input_bits) as u8
                 };
                 sum += i32::from(conv.weights[weight]) * i32::from(value);
             }
@@ -224,7 +259,8 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                             let map = network.graph.shape(source);
                             let inside = c >= pad_front && c - pad_front < map.channels;
                             let value = |c| stored[&(source, *bits)][at(map, c, y * stride, x * stride)];
-                            if inside { i64::from(value(c - pad_front)) * i64::from(*multiplier) } else { 0 }
+                            let value = |c| i64::from(value(c)) - zero_point(source, *bits);
+                            if inside { value(c - pad_front) * i64::from(*multiplier) } else { 0 }
                         }
                         (
                             Some(Skip::Projection { source, conv: shape, .. }),
@@ -243,6 +279,7 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                     for (row, column) in (0..kernel[0]).flat_map(|row| (0..kernel[1]).map(move |column| (row, column)))
                     {
                         sum += i64::from(values[at(node.input, c, y * kernel[0] + row, x * kernel[1] + column)]);
+                        sum -= zero_point(node.source, *input_bits);
                     }
                     sums.push(sum * i64::from(output.multipliers[0]));
                 }
@@ -255,7 +292,10 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
             (IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. }, _) => {
                 for form in &output.forms {
                     let half = 1i64 << (form.shift - 1);
-                    let value = |sum: &i64| (sum + half).div_euclid(2 * half).clamp(0, (1 << form.bits) - 1) as u8;
+                    let value = |sum: &i64| {
+                        let code = (sum + half).div_euclid(2 * half) + i64::from(form.zero_point);
+                        code.clamp(0, (1 << form.bits) - 1) as u8
+                    };
                     stored.insert((source, form.bits), sums.iter().map(value).collect());
                 }
             }
@@ -281,17 +321,20 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
     unreachable!()
 }
 
-/// A network with every operation; `random` gives its integers.
-fn every_operation(sizes: [usize; 6], random: &mut impl FnMut() -> u32) -> IntegerNetwork {
+/// A network with every operation; `random` gives its integers. Where its values have signs, no layer has an activation.
+fn every_operation(sizes: [usize; 6], is_signed: bool, random: &mut impl FnMut() -> u32) -> IntegerNetwork {
     let [colors, side, channels, more, kernel, classes] = sizes;
     let padding = kernel / 2;
+    let activation = if is_signed { "none" } else { "relu" };
     let spec = format!(
         "name = 'n'\ninput = [{colors}, {side}, {}]\nclasses = {classes}
         layers = [
-            {{ op = 'conv', name = 'a', filters = {channels}, kernel = {kernel}, padding = {padding} }},
+            {{ op = 'conv', name = 'a', filters = {channels}, kernel = {kernel}, padding = {padding},
+               activation = '{activation}' }},
             {{ op = 'conv', name = 'b', filters = {more}, kernel = {kernel}, padding = {padding}, stride = 2,
-               add = {{ from = 'a', stride = 2 }} }},
-            {{ op = 'conv', name = 'c', filters = 3, kernel = 1, add = {{ from = 'b', shortcut = 'projection' }} }},
+               activation = '{activation}', add = {{ from = 'a', stride = 2 }} }},
+            {{ op = 'conv', name = 'c', filters = 3, kernel = 1, activation = '{activation}',
+               add = {{ from = 'b', shortcut = 'projection' }} }},
             {{ op = 'max_pool', name = 'm', kernel = 2, stride = 1, padding = 1 }},
             {{ op = 'avg_pool', name = 'p' }},
             {{ op = 'linear', name = 'l', filters = {classes} }}
@@ -327,7 +370,16 @@ fn every_operation(sizes: [usize; 6], random: &mut impl FnMut() -> u32) -> Integ
         IntegerLayer::AvgPool { input_bits: 6, output: requantize(&[20_000], &[(8, 18)]) },
         last(next(8)),
     ];
-    network(&spec, layers)
+    drop(convs);
+    let mut network = network(&spec, layers);
+    for layer in &mut network.layers {
+        if let IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. } = layer {
+            for form in output.forms.iter_mut().filter(|_| is_signed) {
+                form.zero_point = 1 + (random() % ((1 << form.bits) - 1)) as u8;
+            }
+        }
+    }
+    network
 }
 
 proptest! {
@@ -341,6 +393,7 @@ proptest! {
         extra in 0usize..4,
         kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
         classes in 1usize..5,
+        is_signed in any::<bool>(),
         seed in any::<u32>(),
     ) {
         let mut state = seed;
@@ -348,7 +401,7 @@ proptest! {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state >> 8
         };
-        let network = every_operation([colors, side, channels, channels + extra, kernel, classes], &mut random);
+        let network = every_operation([colors, side, channels, channels + extra, kernel, classes], is_signed, &mut random);
         let image_bytes = network.graph.image().len();
         let images: Vec<u8> = (0..3 * image_bytes).map(|_| random() as u8).collect();
         let expected: Vec<i32> = images.chunks(image_bytes).flat_map(|image| by_definition(&network, image)).collect();

@@ -4,7 +4,7 @@ use super::refusal::{Said, refuse};
 use super::window::Window;
 use crate::network::graph::Source;
 use crate::network::params::Role;
-use crate::network::spec::{BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+use crate::network::spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 use crate::network::weights::{Array, Weights};
 
 /// A convolution or linear layer without what follows it.
@@ -136,7 +136,9 @@ impl Layers {
                     "a linear layer ends in a plain ReLU: put one in its place and train anew",
                 );
             }
-            ProductKind::Linear => LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon },
+            ProductKind::Linear => {
+                LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon, activation: Activation::Relu }
+            }
             ProductKind::Conv(window, groups) => LayerSpec::Conv {
                 name,
                 input,
@@ -148,6 +150,7 @@ impl Layers {
                 batch_norm,
                 batch_norm_epsilon,
                 add,
+                activation: Activation::Relu,
                 clip,
             },
         });

@@ -6,8 +6,8 @@
 use burn::tensor::{Tensor, TensorData};
 
 use super::mode::{Chip, ChipBias};
-use crate::integer::{ImageScale, IntegerConv};
-use crate::network::{Conv, Source};
+use crate::integer::IntegerConv;
+use crate::network::Conv;
 use crate::quantize::{Conversions, cells};
 use crate::train::tensors::to_host;
 
@@ -24,7 +24,7 @@ pub(super) struct Losses<'a> {
     chip: Chip<'a>,
     /// None where every partial sum is converted exactly.
     conversions: Option<Conversions>,
-    /// What stuck cells make of the image's zero points, which the biases know of the weights as they should be; one a filter.
+    /// What stuck cells make of the input's zero points, which the biases know of the weights as they should be; one a filter.
     offsets: Option<Tensor<1>>,
     /// What one unit of its sums stands for before batch norm, one value or one a filter.
     unit: Tensor<1>,
@@ -85,11 +85,11 @@ pub(super) struct SignedScales {
     pub sums: Tensor<1>,
 }
 
-/// Rounded weights as the cells of a chip hold them, with straight-through gradients.
+/// Rounded weights as the cells of a chip hold them, with straight-through gradients; `zero_points` are the codes of the input's channels that mean 0.
 pub(super) fn load<'a>(
     conv: &Conv,
     bits: ConvBits,
-    image_scale: &ImageScale,
+    zero_points: &[u8],
     chip: Chip<'a>,
     rounded: Tensor<4>,
     scales: SignedScales,
@@ -101,24 +101,19 @@ pub(super) fn load<'a>(
     let integer = IntegerConv { input_bits: bits.input, weight_bits: bits.weights, weights, bias };
     let checked = "the recipe's check found that the weights fit the macro";
     let held = cells(conv, &integer, chip.hardware).expect(checked);
-    let zero_points = &image_scale.zero_points;
-    let (padding, offsets) = match conv.source {
-        Source::Image => {
-            let (taps, depth) = (conv.shape.taps(), conv.shape.depth());
-            let changes = held.iter().zip(&integer.weights).enumerate();
-            let products: Vec<f32> = changes
-                .map(|(index, (held, weight))| {
-                    let first = conv.shape.reads(index / taps / depth).start;
-                    let zero_point = zero_points[first + index / taps % depth];
-                    (f32::from(*held) - f32::from(*weight)) * f32::from(zero_point)
-                })
-                .collect();
-            let sums: Vec<f32> = products.chunks(taps * depth).map(|column| column.iter().sum()).collect();
-            let changed = sums.iter().any(|sum| *sum != 0.0);
-            (zero_points.clone(), changed.then(|| Tensor::from_data(sums.as_slice(), &rounded.device())))
-        }
-        Source::Node(_) => (vec![0; conv.shape.channels()], None),
-    };
+    let (taps, depth) = (conv.shape.taps(), conv.shape.depth());
+    let changes = held.iter().zip(&integer.weights).enumerate();
+    let products: Vec<f32> = changes
+        .map(|(index, (held, weight))| {
+            let first = conv.shape.reads(index / taps / depth).start;
+            let zero_point = zero_points[first + index / taps % depth];
+            (f32::from(*held) - f32::from(*weight)) * f32::from(zero_point)
+        })
+        .collect();
+    let sums: Vec<f32> = products.chunks(taps * depth).map(|column| column.iter().sum()).collect();
+    let changed = sums.iter().any(|sum| *sum != 0.0);
+    let offsets = changed.then(|| Tensor::from_data(sums.as_slice(), &rounded.device()));
+    let padding = zero_points.to_vec();
     let conversions = Conversions::new(conv, &integer, &held, padding, chip.hardware).expect(checked);
     let losses = Some(Losses { chip, conversions, offsets, unit: scales.sums });
     if held == integer.weights {
@@ -130,15 +125,10 @@ pub(super) fn load<'a>(
     Held { weight: rounded + change, losses }
 }
 
-/// A value of a pass with fake quantizers as the integers that it stands for, in units of its scale.
-pub(super) fn to_integers(x: &Tensor<4>, scale: &Tensor<1>, source: Source, image_scale: &ImageScale) -> Vec<u8> {
+/// A value of a pass with fake quantizers as the codes that stand for it, of which `zero_points` mean 0, one a channel.
+pub(super) fn to_integers(x: &Tensor<4>, scale: &Tensor<1>, zero_points: &[u8]) -> Vec<u8> {
     let scale = to_host(scale.clone().detach())[0];
     let values = to_host(x.clone().detach());
-    match source {
-        Source::Image => {
-            let places = image_scale.zero_points.iter().cycle();
-            values.iter().zip(places).map(|(value, zero)| (value / scale + f32::from(*zero) + 0.5) as u8).collect()
-        }
-        Source::Node(_) => values.iter().map(|value| (value / scale + 0.5) as u8).collect(),
-    }
+    let places = zero_points.iter().cycle();
+    values.iter().zip(places).map(|(value, zero)| (value / scale + f32::from(*zero) + 0.5) as u8).collect()
 }

@@ -7,7 +7,7 @@ use super::fold::{Fold, by_filter, gain, options, running_affine};
 use super::mode::{Chip, Statistics};
 use crate::engine::{BlockOutput, Moments, Norm, Shortcut, conv_block};
 use crate::integer::{Fusion, ImageScale};
-use crate::network::{BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
+use crate::network::{Activation, BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
 use crate::quantize::{Quantizer, quantize_biases};
 
 /// How a convolution is computed.
@@ -26,6 +26,8 @@ pub(super) struct Quantized<'a> {
     pub bits: ConvBits,
     /// Scale of the form that it reads, `[1]`.
     pub input_scale: Tensor<1>,
+    /// The codes of that form that mean 0, one a channel.
+    pub zero_points: Vec<u8>,
     pub fusion: Fusion,
     pub rounding: Rounding,
     /// The chip, where its conversions lose something.
@@ -57,15 +59,6 @@ pub(super) struct ConvInput {
     pub x: Tensor<4>,
     /// The residual that joins its sums.
     pub shortcut: Option<Shortcut>,
-}
-
-/// What follows a convolution within the same operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Activation {
-    /// Nothing.
-    None,
-    /// A ReLU.
-    Relu,
 }
 
 /// What a convolution gives.
@@ -154,7 +147,7 @@ impl Layer<'_> {
                     _ => Tensor::ones([1], &rounded.device()),
                 };
                 let scales = SignedScales { weights: scale * signs.clone(), sums: plan.rounding.unit.clone() * signs };
-                load(self.conv, plan.bits, self.image_scale, chip, rounded, scales)
+                load(self.conv, plan.bits, &plan.zero_points, chip, rounded, scales)
             }
         };
         let batch_norm = || batch_norm(self.params.batch_norm().expect("a bias is folded"));
@@ -181,7 +174,7 @@ impl Layer<'_> {
                     }
                     _ => plan.rounding.multiplier.clone(),
                 };
-                let integers = || to_integers(&x, &plan.input_scale, self.conv.source, self.image_scale);
+                let integers = || to_integers(&x, &plan.input_scale, &plan.zero_points);
                 losses.convert(value, gain, integers)
             }
         };

@@ -21,13 +21,13 @@ use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, Tensor};
 
 use self::chip::ConvBits;
-use self::conv::{Activation, ConvInput, ConvPlan, Layer, Quantized, Rounding, convolve};
+use self::conv::{ConvInput, ConvPlan, Layer, Quantized, Rounding, convolve};
 pub(super) use self::fold::gain;
 pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
 use crate::engine::{PoolWindow, Shortcut, max_pool};
-use crate::integer::{ImageScale, Reads};
-use crate::network::{Conv, Graph, Node, Op, Params, Skip, Source};
-use crate::quantize::{Quantizer, multiplier_errors};
+use crate::integer::{ImageScale, Reads, signed_zero_point};
+use crate::network::{Activation, Conv, Graph, Node, Op, Params, Skip, Source};
+use crate::quantize::{Quantizer, multiplier_errors, value_codes};
 
 /// A value in its stored forms.
 #[expect(clippy::large_enum_variant, reason = "one for each node")]
@@ -78,7 +78,7 @@ impl Pass<'_> {
                 Source::Node(index) => values[index].form(bits),
             };
             let stored = match node.op {
-                Op::Conv { skip, logits, .. } => {
+                Op::Conv { skip, activation, logits, .. } => {
                     let mut run = |conv: &Conv, plan: &ConvPlan, input, activation| {
                         let (params, image_scale) = (self.params.conv(conv.number), self.image_scale);
                         let layer = Layer { conv, params, image_scale, quantizer: self.quantizer };
@@ -99,12 +99,10 @@ impl Pass<'_> {
                             Shortcut { value: projected, stride: 1, front: 0 }
                         }
                     });
-                    // The quantizers of values are ReLUs themselves.
+                    // The quantizers of values are the ReLUs.
                     let activation = match self.mode {
-                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } if !logits => Activation::Relu,
-                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } | Mode::Quantized { .. } => {
-                            Activation::None
-                        }
+                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } => activation,
+                        Mode::Quantized { .. } => Activation::None,
                     };
                     let input = ConvInput { x: read(node.source, plans.input_bits), shortcut };
                     let value = run(&plans.conv, &plans.plan, input, activation);
@@ -184,10 +182,10 @@ impl Pass<'_> {
             scale.map(|scale| multiplier_errors(unit.clone(), other, scale))
         };
         let quantized = |conv: &Conv, unit: Tensor<1>, other, input_bits| {
-            let input_scale = self.scale(conv.source, input_bits);
+            let (input_scale, zero_points) = (self.scale(conv.source, input_bits), self.zero_points(conv, input_bits));
             let rounding = Rounding { multiplier: error(&unit, other), unit };
             let bits = ConvBits { input: input_bits, weights: bits.weights };
-            ConvPlan::Quantized(Quantized { bits, input_scale, fusion, rounding, chip })
+            ConvPlan::Quantized(Quantized { bits, input_scale, zero_points, fusion, rounding, chip })
         };
         let own_plan = quantized(&conv, own_unit.clone(), joined.as_ref().map(|(unit, ..)| unit.clone()), bits.input);
         let projection = joined.map(|(unit, bits, conv)| {
@@ -212,6 +210,17 @@ impl Pass<'_> {
         }
     }
 
+    /// The codes that mean 0 in the form that a convolution reads, one a channel.
+    fn zero_points(&self, conv: &Conv, bits: u8) -> Vec<u8> {
+        match conv.source {
+            Source::Image => self.image_scale.zero_points.clone(),
+            Source::Node(_) => {
+                let zero_point = if self.graph.is_signed(conv.source) { signed_zero_point(bits) } else { 0 };
+                vec![zero_point; conv.shape.channels()]
+            }
+        }
+    }
+
     fn output_scale(&self, node: usize) -> Tensor<1> {
         self.params.output_scale(node).expect("a calibrated network").clone()
     }
@@ -222,10 +231,10 @@ impl Pass<'_> {
             return Value::Whole(value);
         };
         let forms = &plan.nodes[index].forms;
-        let scale = self.output_scale(index);
+        let (scale, is_signed) = (self.output_scale(index), self.graph.is_signed(Source::Node(index)));
         let quantized = forms.iter().map(|&bits| {
             let scale = scale.clone() / f64::from(1u32 << (bits - forms[0]));
-            (bits, self.quantizer.values(value.clone(), scale, bits))
+            (bits, self.quantizer.values(value.clone(), scale, value_codes(bits, is_signed)))
         });
         Value::Forms(quantized.collect())
     }
