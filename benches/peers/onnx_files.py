@@ -116,6 +116,23 @@ def depthwise() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, CLASSES))
 
 
+class Signed(nn.Module):
+    """Values without an activation: inverted residuals as torchvision has them, a sum of two convolutions, a maximum and a mean of such values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8))
+        block = torchvision.models.mobilenetv2.InvertedResidual
+        self.blocks = nn.Sequential(block(8, 8, 1, 6), block(8, 8, 1, 6), block(8, 12, 2, 6))
+        self.left, self.right = nn.Conv2d(12, 16, 3, 1, 1), nn.Conv2d(12, 16, 3, 1, 1)
+        self.linear = nn.Linear(16, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.stem(x))
+        x = functional.max_pool2d(self.left(x) + self.right(x), 2)
+        return self.linear(x.mean((2, 3)))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "lenet": (Lenet, 32, 64),
     "resnet-padded": (lambda: Resnet(False), 32, 64),
@@ -123,8 +140,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "means": (Means, 32, 64),
     "sequential": (sequential, 32, 64),
     "depthwise": (depthwise, 32, 64),
+    "signed": (Signed, 32, 64),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=CLASSES), 64, 64),
     "resnet50": (lambda: torchvision.models.resnet50(num_classes=CLASSES), 64, 64),
+    "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=CLASSES), 64, 64),
     "vgg16_bn": (lambda: torchvision.models.vgg16_bn(num_classes=CLASSES), 224, 10),
 }
 

@@ -23,6 +23,7 @@ KEPT = {
     "means": ["TorchScript", "dynamo"],
     "sequential": ["TorchScript norm apart", "dynamo"],
     "depthwise": ["TorchScript", "dynamo", "dynamo norm apart"],
+    "signed": ["TorchScript", "dynamo", "dynamo norm apart"],
 }
 
 

@@ -1,4 +1,4 @@
-//! Layers as they are built up: a convolution waits for its batch norm, residual sum and ReLU.
+//! Layers as they are built up: a convolution waits for its batch norm, residual sum and activation.
 
 use super::refusal::{Said, refuse};
 use super::window::Window;
@@ -34,7 +34,7 @@ pub(super) struct Normalization {
     pub epsilon: f64,
 }
 
-/// A convolution with what follows it, before its ReLU.
+/// A convolution with what follows it, before its activation.
 #[derive(Clone, Debug)]
 pub(super) struct Sums {
     pub product: Product,
@@ -80,11 +80,13 @@ pub(super) struct Layers {
     pub layers: Vec<LayerSpec>,
     /// Shape of each layer's output.
     pub shapes: Vec<[usize; 3]>,
+    /// Whether its values have a sign.
+    signs: Vec<bool>,
     pub weights: Weights,
 }
 
 impl Layers {
-    /// Adds a layer of a convolution, which may be clipped; `shape` is that of its output.
+    /// Adds a layer of a convolution with its activation, which may be clipped; `shape` is that of its output.
     ///
     /// # Errors
     /// Two batch norms of one layer that add different numbers to variances.
@@ -92,6 +94,7 @@ impl Layers {
         &mut self,
         product: Product,
         joined: Option<Joined>,
+        activation: Activation,
         clip: Option<f64>,
         shape: [usize; 3],
     ) -> Said<Source> {
@@ -137,7 +140,7 @@ impl Layers {
                 );
             }
             ProductKind::Linear => {
-                LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon, activation: Activation::Relu }
+                LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon, activation }
             }
             ProductKind::Conv(window, groups) => LayerSpec::Conv {
                 name,
@@ -150,7 +153,7 @@ impl Layers {
                 batch_norm,
                 batch_norm_epsilon,
                 add,
-                activation: Activation::Relu,
+                activation,
                 clip,
             },
         });
@@ -158,8 +161,7 @@ impl Layers {
             self.add_weights(Product { name: format!("{}.projection", product.name), ..*projection });
         }
         self.add_weights(product);
-        self.shapes.push(shape);
-        Ok(Source::Node(self.shapes.len() - 1))
+        Ok(self.stored(shape, activation == Activation::None))
     }
 
     /// Adds a maximum.
@@ -169,15 +171,28 @@ impl Layers {
     pub fn add_max_pool(&mut self, name: String, source: Source, window: Window, shape: [usize; 3]) -> Said<Source> {
         let (kernel, input) = (window.side()?, self.input(source));
         self.layers.push(LayerSpec::MaxPool { name, input, kernel, stride: window.stride, padding: window.padding });
-        self.shapes.push(shape);
-        Ok(Source::Node(self.shapes.len() - 1))
+        Ok(self.stored(shape, self.is_signed(source)))
     }
 
     /// Adds a mean, over the whole map without a kernel.
     pub fn add_avg_pool(&mut self, name: String, source: Source, kernel: Option<usize>, shape: [usize; 3]) -> Source {
         let input = self.input(source);
         self.layers.push(LayerSpec::AvgPool { name, input, kernel });
+        self.stored(shape, self.is_signed(source))
+    }
+
+    /// Whether a value has a sign.
+    pub fn is_signed(&self, source: Source) -> bool {
+        match source {
+            Source::Image => true,
+            Source::Node(index) => self.signs[index],
+        }
+    }
+
+    /// The output of the layer that was added.
+    fn stored(&mut self, shape: [usize; 3], is_signed: bool) -> Source {
         self.shapes.push(shape);
+        self.signs.push(is_signed);
         Source::Node(self.shapes.len() - 1)
     }
 

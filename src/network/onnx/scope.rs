@@ -34,7 +34,7 @@ pub(super) struct Map {
 pub(super) enum Content {
     /// The image or a layer's output, as it is stored.
     Stored(Source, View),
-    /// Sums before their ReLU.
+    /// Sums before their activation.
     Sums(Box<Sums>),
 }
 
@@ -65,9 +65,6 @@ pub(super) struct Scope<'a> {
     weights: usize,
 }
 
-/// What is said where a value is read before its ReLU.
-pub(super) const RELU: &str =
-    "MARS stores values that aren't negative: put a ReLU behind the convolution and train anew";
 /// Most weights of a network: those of a package.
 const MAX_WEIGHTS: usize = 1 << 28;
 
@@ -121,47 +118,23 @@ impl<'a> Scope<'a> {
         self.readers.contains_key(name)
     }
 
-    /// What an input stands for. Sums have one reader, which takes them.
+    /// What an input stands for. Sums are taken out, since they are part of the layer that reads them.
     pub fn take(&mut self, node: &OnnxNode<'a>, number: usize) -> Said<Value<'a>> {
         let name = node.input(number).ok_or_else(|| format!("its input {number} is missing"))?;
         let value = self.get(name)?;
         let Value::Map(Map { content: Content::Sums(sums), sizes }) = value else { return Ok(value.clone()) };
-        if self.readers.get(name).is_some_and(|count| *count > 1) || name == self.output {
+        if name == self.output {
             let layer = &sums.product.name;
-            return refuse(format!("it isn't alone to read `{layer}` before its ReLU"), RELU);
+            return refuse(format!("it reads `{layer}`, which is the network's output"), "nothing reads the logits");
         }
         let sizes = sizes.clone();
         self.gone.insert(name, sizes);
         Ok(self.values.remove(name).expect("it was there"))
     }
 
-    pub fn map(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        match self.take(node, 0)? {
-            Value::Map(map) => Ok(map),
-            Value::Tensor(_) | Value::Integers(_) => {
-                refuse("its input doesn't depend on the image", "export such values as constants")
-            }
-        }
-    }
-
-    /// A stored value with its border: what layers read.
-    pub fn stored(&mut self, node: &OnnxNode<'a>) -> Said<(Source, usize, Vec<usize>)> {
-        let Map { sizes, content } = self.map(node)?;
-        match content {
-            Content::Stored(source, View { border, skipped: [0, 0], added: [0, 0] }) => Ok((source, border, sizes)),
-            Content::Stored(..) => refuse(
-                "its input is cut or padded along its channels",
-                "only residual sums take such values: begin with a layer",
-            ),
-            Content::Sums(sums) => refuse(format!("`{}` has no ReLU before it", sums.product.name), RELU),
-        }
-    }
-
-    /// The same of a map with height and width.
-    pub fn stored_map(&mut self, node: &OnnxNode<'a>) -> Said<(Source, usize, [usize; 3])> {
-        let (source, border, sizes) = self.stored(node)?;
-        let sizes = sizes.try_into().map_err(|sizes| format!("its input has sizes {sizes:?}, not those of a map"))?;
-        Ok((source, border, sizes))
+    /// Whether several nodes read an input.
+    pub fn is_shared(&self, node: &OnnxNode<'a>, number: usize) -> bool {
+        node.input(number).and_then(|name| self.readers.get(name)).is_some_and(|count| *count > 1)
     }
 
     /// An input that doesn't depend on the image.

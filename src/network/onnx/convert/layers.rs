@@ -1,4 +1,4 @@
-//! Nodes that a convolution or linear layer does: itself, its batch norm, its bias, its residual sum, its ReLU.
+//! Nodes that a convolution or linear layer does: itself, its batch norm, its bias, its residual sum, its activation.
 
 use super::{Converter, title};
 use crate::network::graph::Source;
@@ -7,11 +7,12 @@ use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Refusal, Said, refuse};
 use crate::network::onnx::scope::{Content, Map, Value, View};
 use crate::network::onnx::window::Window;
+use crate::network::spec::Activation;
 use crate::network::weights::Array;
 
 impl<'a> Converter<'a> {
     pub(super) fn conv(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let (source, border, [channels, height, width]) = self.scope.stored_map(node)?;
+        let (source, border, [channels, height, width]) = self.stored_map(node)?;
         let (tensor, values) = self.scope.weights(node)?;
         let groups = node.attribute("group")?.and_then(|attribute| attribute.integer).unwrap_or(1);
         let groups = usize::try_from(groups).ok().filter(|groups| (1..=channels).contains(groups));
@@ -36,7 +37,7 @@ impl<'a> Converter<'a> {
     }
 
     pub(super) fn linear(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let (source, border, sizes) = self.scope.stored(node)?;
+        let (source, border, sizes) = self.stored(node)?;
         let [features] = sizes[..] else {
             let reason = format!("its input has sizes {sizes:?}, not those of a list");
             return refuse(reason, "flatten a map before a linear layer");
@@ -80,7 +81,7 @@ impl<'a> Converter<'a> {
     }
 
     pub(super) fn batch_norm(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let Map { sizes, content } = self.scope.map(node)?;
+        let Map { sizes, content } = self.take_map(node)?;
         let Content::Sums(mut sums) = content else {
             return refuse("no convolution comes right before it", "batch norm is folded into the weights before it");
         };
@@ -125,32 +126,21 @@ impl<'a> Converter<'a> {
 
     /// A ReLU; `clip` is the largest value that it gives, if there is one.
     pub(super) fn relu(&mut self, node: &OnnxNode<'a>, clip: Option<f64>) -> Said<Map> {
-        let Map { sizes, content } = self.scope.map(node)?;
+        let Map { sizes, content } = self.take_map(node)?;
         let source = match content {
             Content::Stored(Source::Image, _) => return refuse("it reads the image", "begin with a convolution"),
+            Content::Stored(source, _) if self.layers.is_signed(source) => {
+                return refuse(
+                    "it reads a value that is stored before its activation",
+                    "a ReLU comes right behind the sums of a layer, or a maximum of them, and alone reads them: move it and train anew",
+                );
+            }
             Content::Stored(..) if clip.is_some() => {
                 return refuse("it clips a value that is behind a ReLU", "clip where the ReLU is, and train anew");
             }
             // Stored values aren't negative already.
             Content::Stored(..) => return Ok(Map { sizes, content }),
-            Content::Sums(sums) => {
-                let Sums { product, joined, pools } = *sums;
-                let mut map = match product.kind {
-                    ProductKind::Linear => [product.filters(), 1, 1],
-                    ProductKind::Conv(window, _) => {
-                        let [_, height, width] = self.shape_of(product.source);
-                        let [height, width] = window.output([height, width])?;
-                        [product.filters(), height, width]
-                    }
-                };
-                let mut source = self.layers.add_product(product, joined, clip, map)?;
-                for (name, window) in pools {
-                    let [height, width] = window.output([map[1], map[2]])?;
-                    map = [map[0], height, width];
-                    source = self.layers.add_max_pool(name, source, window, map)?;
-                }
-                source
-            }
+            Content::Sums(sums) => self.store(*sums, Activation::Relu, clip)?,
         };
         Ok(Map::stored(source, sizes))
     }
@@ -164,7 +154,7 @@ impl<'a> Converter<'a> {
         if let Some(constant) = constant {
             return self.add_bias(node, constant);
         }
-        let (a, b) = match (self.scope.take(node, 0)?, self.scope.take(node, 1)?) {
+        let (a, b) = match (self.take(node, 0)?, self.take(node, 1)?) {
             (Value::Map(a), Value::Map(b)) => (a, b),
             _ => unreachable!("constants were looked for"),
         };
@@ -175,48 +165,44 @@ impl<'a> Converter<'a> {
             );
         }
         let sizes = a.sizes;
-        let plain = |sums: &Sums| match sums {
-            Sums { product: Product { kind: ProductKind::Conv(..), .. }, joined: None, pools } if pools.is_empty() => {
-                Ok(())
-            }
-            Sums { product, .. } => refuse(
-                format!("more than the convolution `{}` comes before it", product.name),
-                "a residual sum joins a convolution, right behind its batch norm, once",
-            ),
-        };
         let sums = match (a.content, b.content) {
             (Content::Sums(mut sums), Content::Stored(source, view))
             | (Content::Stored(source, view), Content::Sums(mut sums)) => {
-                plain(&sums)?;
+                check_plain(&sums)?;
                 sums.joined = Some(self.identity(source, view, sums.product.filters())?);
                 sums
             }
-            (Content::Sums(a), Content::Sums(b)) => {
-                plain(&a)?;
-                plain(&b)?;
-                // The shortcut is the one that begins earlier.
-                let (mut main, other) = if a.product.source < b.product.source { (b, a) } else { (a, b) };
-                let mut projection = other.product;
-                if projection.projects().is_none() {
-                    std::mem::swap(&mut main.product, &mut projection);
-                }
-                if projection.projects().is_none() {
-                    return refuse(
-                        format!("it adds the sums of `{}` and `{}`", projection.name, main.product.name),
-                        "one of two convolutions that are added is a 1x1 convolution without border: put a ReLU behind the other one",
-                    );
-                }
-                main.joined = Some(Joined::Projection(Box::new(projection)));
-                main
-            }
+            (Content::Sums(a), Content::Sums(b)) => Box::new(self.sum(*a, *b)?),
             (Content::Stored(..), Content::Stored(..)) => {
                 return refuse(
-                    "both values are behind a ReLU or a pooling layer",
-                    "a residual sum joins a convolution before its ReLU: move the ReLU behind the sum and train anew",
+                    "both values are stored: behind an activation or a pooling layer, or read by other nodes, too",
+                    "a residual sum joins a convolution before its activation, alone: move the activation behind the sum and train anew",
                 );
             }
         };
         Ok(Map { sizes, content: Content::Sums(sums) })
+    }
+
+    /// The sum of two layers' sums: a 1x1 convolution joins as a projection; else one of them is stored without an activation.
+    fn sum(&mut self, a: Sums, b: Sums) -> Said<Sums> {
+        // The shortcut is the one that begins earlier.
+        let (mut main, mut other) = if a.product.source < b.product.source { (b, a) } else { (a, b) };
+        if check_plain(&main).is_err() {
+            std::mem::swap(&mut main, &mut other);
+        }
+        check_plain(&main)?;
+        let projects = |sums: &Sums| check_plain(sums).is_ok() && sums.product.projects().is_some();
+        if !projects(&other) && projects(&main) && check_plain(&other).is_ok() {
+            std::mem::swap(&mut main, &mut other);
+        }
+        main.joined = Some(match projects(&other) {
+            true => Joined::Projection(Box::new(other.product)),
+            false => {
+                let source = self.store(other, Activation::None, None)?;
+                self.identity(source, View::default(), main.product.filters())?
+            }
+        });
+        Ok(main)
     }
 
     /// A stored value that joins a sum of so many channels.
@@ -236,12 +222,12 @@ impl<'a> Converter<'a> {
     }
 
     fn add_bias(&mut self, node: &OnnxNode<'a>, constant: usize) -> Said<Map> {
-        let Value::Map(Map { sizes, content }) = self.scope.take(node, 1 - constant)? else {
+        let Value::Map(Map { sizes, content }) = self.take(node, 1 - constant)? else {
             return refuse("it adds constants", "export them as one");
         };
         let Content::Sums(mut sums) = content else {
             return refuse(
-                "it adds a constant to a value that is behind a ReLU",
+                "it adds a constant to a value that is stored: behind an activation, or read by other nodes, too",
                 "a constant is the bias of a convolution or linear layer",
             );
         };
@@ -260,5 +246,18 @@ impl<'a> Converter<'a> {
         let bias = self.scope.broadcast(node, constant, &sizes)?;
         sums.product.shift(|filter| bias[filter]);
         Ok(Map { sizes, content: Content::Sums(sums) })
+    }
+}
+
+/// Checks that a residual value may join these sums.
+fn check_plain(sums: &Sums) -> Said<()> {
+    match sums {
+        Sums { product: Product { kind: ProductKind::Conv(..), .. }, joined: None, pools } if pools.is_empty() => {
+            Ok(())
+        }
+        Sums { product, .. } => refuse(
+            format!("more than the convolution `{}` comes before it", product.name),
+            "a residual sum joins a convolution, right behind its batch norm, once",
+        ),
     }
 }

@@ -7,14 +7,15 @@ mod views;
 use std::path::Path;
 
 use super::integers::Integers;
-use super::layers::Layers;
+use super::layers::{Layers, ProductKind, Sums};
 use super::model::OnnxNode;
 use super::names::Names;
 use super::refusal::{Said, refuse, unknown_kind};
-use super::scope::{Content, Map, Scope, Value};
+use super::scope::{Content, Map, Scope, Value, View};
 use super::shapes::compute;
 use super::tensor::Tensor;
 use crate::network::graph::Source;
+use crate::network::spec::Activation;
 
 /// What is said about a graph that no exporter of PyTorch's writes.
 const PYTORCH: &str = "export with the operations that PyTorch's exporters use";
@@ -44,7 +45,7 @@ impl<'a> Converter<'a> {
         }
         let value = match node.kind {
             "Constant" => constant(node, self.scope.folder)?,
-            "Identity" => self.scope.take(node, 0)?,
+            "Identity" => self.take(node, 0)?,
             "Shape" => Value::Integers(self.scope.shape(node)?),
             kind => match self.scope.integers(node) {
                 Some(inputs) => Value::Integers(
@@ -96,15 +97,87 @@ impl<'a> Converter<'a> {
             return refuse("its output doesn't depend on its input", LAST);
         };
         let Content::Sums(sums) = map.content else {
-            return refuse("its output is what a ReLU or a pooling layer gives", LAST);
+            return refuse("its output is what an activation or a pooling layer gives", LAST);
         };
         let classes = map.sizes.iter().product();
         if sums.joined.is_some() || !sums.pools.is_empty() || classes != sums.product.filters() {
             return refuse("its output is more than the sums of a layer", LAST);
         }
         let mut layers = self.layers;
-        layers.add_product(sums.product, None, None, [classes, 1, 1])?;
+        layers.add_product(sums.product, None, Activation::Relu, None, [classes, 1, 1])?;
         Ok((layers, classes))
+    }
+
+    /// What an input stands for. Sums that other nodes read, too, are stored without an activation.
+    fn take(&mut self, node: &OnnxNode<'a>, number: usize) -> Said<Value<'a>> {
+        let value = self.scope.take(node, number)?;
+        match (value, node.input(number)) {
+            (Value::Map(Map { sizes, content: Content::Sums(sums) }), Some(name))
+                if self.scope.is_shared(node, number) =>
+            {
+                let map = Value::Map(Map::stored(self.store(*sums, Activation::None, None)?, sizes));
+                self.scope.insert(name, map.clone());
+                Ok(map)
+            }
+            (value, _) => Ok(value),
+        }
+    }
+
+    /// What becomes of the image, as a node's first input.
+    fn take_map(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        match self.take(node, 0)? {
+            Value::Map(map) => Ok(map),
+            Value::Tensor(_) | Value::Integers(_) => {
+                refuse("its input doesn't depend on the image", "export such values as constants")
+            }
+        }
+    }
+
+    /// A stored value as it is looked at, and its sizes. Sums are stored without an activation.
+    fn viewed(&mut self, node: &OnnxNode<'a>) -> Said<(Source, View, Vec<usize>)> {
+        let Map { sizes, content } = self.take_map(node)?;
+        match content {
+            Content::Stored(source, view) => Ok((source, view, sizes)),
+            Content::Sums(sums) => Ok((self.store(*sums, Activation::None, None)?, View::default(), sizes)),
+        }
+    }
+
+    /// A stored value with its border: what layers read.
+    fn stored(&mut self, node: &OnnxNode<'a>) -> Said<(Source, usize, Vec<usize>)> {
+        match self.viewed(node)? {
+            (source, View { border, skipped: [0, 0], added: [0, 0] }, sizes) => Ok((source, border, sizes)),
+            _ => refuse(
+                "its input is cut or padded along its channels",
+                "only residual sums take such values: begin with a layer",
+            ),
+        }
+    }
+
+    /// The same of a map with height and width.
+    fn stored_map(&mut self, node: &OnnxNode<'a>) -> Said<(Source, usize, [usize; 3])> {
+        let (source, border, sizes) = self.stored(node)?;
+        let sizes = sizes.try_into().map_err(|sizes| format!("its input has sizes {sizes:?}, not those of a map"))?;
+        Ok((source, border, sizes))
+    }
+
+    /// Adds the layer of sums with its activation, which may be clipped, and the maxima behind it.
+    fn store(&mut self, sums: Sums, activation: Activation, clip: Option<f64>) -> Said<Source> {
+        let Sums { product, joined, pools } = sums;
+        let mut map = match product.kind {
+            ProductKind::Linear => [product.filters(), 1, 1],
+            ProductKind::Conv(window, _) => {
+                let [_, height, width] = self.shape_of(product.source);
+                let [height, width] = window.output([height, width])?;
+                [product.filters(), height, width]
+            }
+        };
+        let mut source = self.layers.add_product(product, joined, activation, clip, map)?;
+        for (name, window) in pools {
+            let [height, width] = window.output([map[1], map[2]])?;
+            map = [map[0], height, width];
+            source = self.layers.add_max_pool(name, source, window, map)?;
+        }
+        Ok(source)
     }
 
     fn shape_of(&self, source: Source) -> [usize; 3] {

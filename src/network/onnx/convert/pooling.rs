@@ -9,7 +9,7 @@ use crate::network::onnx::window::Window;
 
 impl<'a> Converter<'a> {
     pub(super) fn max_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let Map { sizes, content } = self.scope.map(node)?;
+        let Map { sizes, content } = self.take_map(node)?;
         let [channels, height, width] = sizes[..] else {
             return Err(format!("its input has sizes {sizes:?}, not those of a map").into());
         };
@@ -23,7 +23,11 @@ impl<'a> Converter<'a> {
         let output = [channels, height, width];
         let name = self.names.layer(title(node), node.kind, None);
         match content {
-            // A border of zeros is one that never wins, since stored values aren't negative.
+            Content::Stored(source, _) if border > 0 && self.layers.is_signed(source) => refuse(
+                "its input has a sign and a border of zeros, which may win",
+                "give the maximum the border: its own never wins",
+            ),
+            // A border of zeros is one that never wins where values aren't negative.
             Content::Stored(source, View { skipped: [0, 0], added: [0, 0], .. }) => {
                 let source = self.layers.add_max_pool(name, source, window, output)?;
                 Ok(Map::stored(source, output.to_vec()))
@@ -39,7 +43,7 @@ impl<'a> Converter<'a> {
     }
 
     pub(super) fn avg_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let (source, border, [channels, height, width]) = self.scope.stored_map(node)?;
+        let (source, border, [channels, height, width]) = self.stored_map(node)?;
         let window = Window::read(node, None, [height, width], border)?;
         let whole_map = window.kernel == [height, width];
         let tiles = height.is_multiple_of(window.kernel[0]) && width.is_multiple_of(window.kernel[1]);
@@ -60,7 +64,7 @@ impl<'a> Converter<'a> {
 
     /// A mean over the whole map.
     pub(super) fn mean(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let (source, border, [channels, ..]) = self.scope.stored_map(node)?;
+        let (source, border, [channels, ..]) = self.stored_map(node)?;
         if border > 0 {
             return refuse("its input is padded", "only convolutions and maxima read a value with a border");
         }

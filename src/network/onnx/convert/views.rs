@@ -4,11 +4,11 @@ use super::Converter;
 use crate::network::onnx::integers::{reshaped, squeezed, unsqueezed};
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Said, refuse};
-use crate::network::onnx::scope::{Content, Map, RELU, View};
+use crate::network::onnx::scope::{Content, Map, View};
 
 impl<'a> Converter<'a> {
     pub(super) fn reshape(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let map = self.scope.map(node)?;
+        let map = self.take_map(node)?;
         let all: Vec<usize> = std::iter::once(self.scope.batch).chain(map.sizes.iter().copied()).collect();
         let sizes = match node.kind {
             "Flatten" => {
@@ -62,7 +62,7 @@ impl<'a> Converter<'a> {
     }
 
     pub(super) fn pad(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let Map { sizes, content } = self.scope.map(node)?;
+        let (source, mut view, sizes) = self.viewed(node)?;
         let mode = node.attribute("mode")?.map_or(&b""[..], |attribute| attribute.text);
         if !matches!(mode, b"" | b"constant") {
             let reason = format!("its border is made by {}", String::from_utf8_lossy(mode));
@@ -90,8 +90,8 @@ impl<'a> Converter<'a> {
                 "a border is added around a map's rows and columns",
             );
         };
-        let (Content::Stored(source, mut view), [channels, height, width]) = (content, &sizes[..]) else {
-            return refuse("its input isn't a map behind a ReLU", RELU);
+        let [channels, height, width] = &sizes[..] else {
+            return refuse("its input isn't a map", "a border is added around a map's rows and columns");
         };
         if [left, bottom, right].into_iter().any(|pad| pad != top) {
             return refuse(
@@ -109,10 +109,7 @@ impl<'a> Converter<'a> {
     /// Every n-th row or column.
     pub(super) fn slice(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         const WAY_OUT: &str = "a shortcut takes every n-th pixel, from the first one on; nothing else is cut";
-        let Map { mut sizes, content } = self.scope.map(node)?;
-        let Content::Stored(source, mut view) = content else {
-            return refuse("its input has no ReLU before it", RELU);
-        };
+        let (source, mut view, mut sizes) = self.viewed(node)?;
         let list = |number: usize| self.scope.whole(node, number);
         let (Some(starts), Some(ends)) = (list(1)?, list(2)?) else {
             return refuse("its places are attributes, as in old versions of ONNX", "export with opset 11 or later");
@@ -150,12 +147,12 @@ impl<'a> Converter<'a> {
         if self.scope.whole(node, 2)?.is_some_and(|training| training != [0]) {
             return refuse("it drops values", "export the network in evaluation mode: model.eval()");
         }
-        self.scope.map(node)
+        self.take_map(node)
     }
 
     /// A softmax at the end changes no prediction.
     pub(super) fn softmax(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
-        let map = self.scope.map(node)?;
+        let map = self.take_map(node)?;
         let axis = node.attribute("axis")?.and_then(|attribute| attribute.integer).unwrap_or(-1);
         let is_last = node.outputs.first() == Some(&self.scope.output) && !self.scope.is_read(self.scope.output);
         if !is_last
