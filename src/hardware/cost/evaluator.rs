@@ -11,14 +11,15 @@ use super::area::AreaBreakdown;
 use super::bounds::{BitsMoved, Bound, Bounds};
 use super::compression::Compression;
 use super::energy::{EnergyBreakdown, Macros, layer_energy};
-use super::mapper::{KnownParts, Mapped, Runner, map};
+use super::mapper::{KnownParts, Mapped, map};
+use super::search::Runner;
 use crate::error::{Allowed, ConfigError, Error, Result};
 use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::chip::{Geometry, Hardware, MacroShares, Policy};
 use crate::hardware::mapping::{
     ConvMapping, CoreWork, Layer, LayerWork, Placement, Sets, dense_sets, kept_sets, workload,
 };
-use crate::hardware::timing::{LayerProgram, Loading, Timeline};
+use crate::hardware::timing::{LayerProgram, LayerTime, Loading, Timeline, cycles_of_a_frame};
 use crate::integer::IntegerNetwork;
 
 /// What a network costs on a chip.
@@ -219,15 +220,20 @@ impl<'a> Evaluator<'a> {
         hardware.validate()?;
         let groups = self.groups(hardware.group);
         let layers = workload(self.network, hardware, &groups.kept)?;
-        let dense = workload(self.network, hardware, &groups.dense)?;
-        check_cycles(&dense, hardware)?;
-        let (mapped, dense) =
-            rayon::join(|| map(&layers, hardware, &self.parts), || map(&dense, hardware, &self.dense_parts));
+        let dense_layers = workload(self.network, hardware, &groups.dense)?;
+        check_cycles(&dense_layers, hardware)?;
+        let all_kept = groups.kept == groups.dense;
+        let (mapped, other) = rayon::join(
+            || map(&layers, hardware, &self.parts),
+            || (!all_kept).then(|| map(&dense_layers, hardware, &self.dense_parts)),
+        );
+        let dense = other.as_ref().unwrap_or(&mapped);
 
-        let Run { programs, timeline, mut cost, layers: layer_costs } = Run::new(&mapped, hardware, mapped.loading);
+        let Run { programs, timeline, mut cost, layers: layer_costs } =
+            Run::new(&mapped, hardware, mapped.plan.loading);
         let mut cost_without_reload = Run::new(&mapped, hardware, Loading::Never).cost;
-        for (cost, loading) in [(&mut cost, dense.loading), (&mut cost_without_reload, Loading::Never)] {
-            cost.speedup_vs_dense = cycles(&dense, loading) as f64 / cost.cycles as f64;
+        for (cost, loading) in [(&mut cost, dense.plan.loading), (&mut cost_without_reload, Loading::Never)] {
+            cost.speedup_vs_dense = cycles(dense, loading) as f64 / cost.cycles as f64;
         }
         Ok(Evaluation {
             hardware: hardware.name.clone(),
@@ -242,8 +248,8 @@ impl<'a> Evaluator<'a> {
                 macros_per_core: mapped.part.macros_per_core,
                 rows: mapped.part.rows,
             },
-            resident: mapped.loading == Loading::Never,
-            fits_weight_sram: mapped.fits_weight_sram,
+            resident: mapped.plan.loading == Loading::Never,
+            fits_weight_sram: mapped.plan.fits_weight_sram,
             compression: Compression::of(layers.iter().filter_map(|layer| layer.conv.as_ref())),
             cost,
             cost_without_reload,
@@ -277,7 +283,7 @@ pub fn evaluate(network: &IntegerNetwork, hardware: &Hardware) -> Result<Evaluat
 /// Cycles of a frame.
 fn cycles(mapped: &Mapped, loading: Loading) -> u64 {
     let mut chip = Runner::new(&mapped.part, loading, Macros::all(&mapped.part));
-    mapped.works.iter().map(|work| chip.run(work)).sum()
+    mapped.plan.works.iter().map(|work| chip.run(work)).sum()
 }
 
 /// What running placed layers gives.
@@ -291,28 +297,27 @@ struct Run {
 
 impl Run {
     fn new(mapped: &Mapped, hardware: &Hardware, loading: Loading) -> Self {
-        let Mapped { works, part, .. } = mapped;
-        let macros = mapped.macros(hardware);
+        let Mapped { plan, part } = mapped;
+        let macros = plan.macros(hardware);
         let mut chip = Runner::new(part, loading, macros);
         let mut timeline = Timeline { frames: hardware.frames_per_load, layers: Vec::new(), spans: Vec::new() };
         // A pooling layer keeps the macros waiting that the convolution before it used.
         let mut peak = 0.0;
         let mut peak_macs = 0.0;
         let (mut costs, mut programs) = (Vec::new(), Vec::new());
-        for work in works {
-            let program = chip.program(work);
-            let time = chip.simulator.run(&program, |span| timeline.spans.push(span));
-            let cycles = time.cycles_of_a_frame(timeline.frames);
+        for work in &plan.works {
+            let (program, time) = chip.trace(work, |span| timeline.spans.push(span));
+            let cycles = cycles_of_a_frame(&time, timeline.frames);
             if let Some(conv) = &work.layer.conv {
                 peak = hardware.peak_macs_per_cycle(&conv.precision);
             }
             peak_macs += cycles as f64 * peak;
             let energy = layer_energy(work, cycles, part, loading, macros);
             costs.push(layer_cost(work, cycles, peak, energy, part, loading));
-            timeline.layers.push(time);
+            timeline.layers.push(LayerTime { name: program.name.clone(), start: time.start, end: time.end });
             programs.push(program);
         }
-        assert_bounds(works, &timeline, part, loading);
+        assert_bounds(&plan.works, &timeline, part, loading);
         let cycles: u64 = costs.iter().map(|layer| layer.cycles).sum();
         let macs: u64 = costs.iter().map(|layer| layer.macs).sum();
         let kept_macs: u64 = costs.iter().map(|layer| layer.kept_macs).sum();
@@ -346,7 +351,7 @@ impl Run {
 }
 
 /// No layer is done before its ports, macros and memories can be.
-fn assert_bounds(works: &[LayerWork], timeline: &Timeline, hardware: &Hardware, loading: Loading) {
+fn assert_bounds(works: &[Arc<LayerWork>], timeline: &Timeline, hardware: &Hardware, loading: Loading) {
     let memory = &hardware.memory;
     let frames = timeline.frames as u64;
     let bound = |name: &str, cycles: u64, least: u64| {

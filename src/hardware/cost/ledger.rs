@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 
-use super::mapper::fixed;
+use super::search::fixed;
 use crate::error::Result;
 use crate::groups::GroupGrid;
 use crate::hardware::chip::{Hardware, Policy};
@@ -149,7 +149,7 @@ impl<'a> Ledger<'a> {
 
     /// What the network costs.
     pub fn total(&self) -> f64 {
-        let expense = || fixed(&self.layers, &self.hardware, Policy::FilterSets).expense_on(&self.hardware);
+        let expense = || fixed(&self.layers, &self.hardware, Policy::FilterSets).whole_expense(&self.hardware);
         match self.resource {
             Resource::StoredBits => (0..self.convs()).map(|conv| self.conv_bits(conv)).sum::<u64>() as f64,
             Resource::Cycles => expense().cycles as f64,

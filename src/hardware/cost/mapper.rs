@@ -1,108 +1,57 @@
-//! The mapper: which part of a chip a network uses, and which placement each layer gets there, by the model's own time and energy.
+//! The mapper: which part of a chip a network uses, and which placement each layer gets there.
 //!
-//! The automatic policy looks at every part of the chip: so many cores, so many macros of each, so many rows. In a part it compares every placement of a
-//! layer with the plain one (filter sets over cores, nothing twice). Because a part of a chip is a part of every larger chip, and costs the same
-//! there, a larger chip is never worse by the objective, up to [`MANY_MACROS`].
+//! The automatic policy looks at every part of the chip that may be the best: so many cores, so many macros of each, so many rows. Because a part of a
+//! chip is a part of every larger chip, and costs the same there, a larger chip is never worse by the objective, up to the number of macros of which
+//! every part is looked at.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::energy::{Macros, layer_energy};
-use crate::hardware::chip::{Hardware, Objective, Policy};
-use crate::hardware::mapping::{Layer, LayerWork, Placement};
-use crate::hardware::timing::{LayerProgram, Loading, Simulator, program};
+use super::parts::{Least, Part, parts};
+use super::search::{Expense, Plan, ROUNDING, best_plan, fixed};
+use crate::hardware::chip::{Hardware, Policy};
+use crate::hardware::mapping::Layer;
 
 /// A network on the part of a chip that it uses.
 pub(super) struct Mapped<'a> {
-    pub(super) works: Vec<LayerWork<'a>>,
-    pub(super) loading: Loading,
-    pub(super) fits_weight_sram: bool,
-    /// Macros that hold a tile in a frame.
-    holding: usize,
+    pub(super) plan: Plan<'a>,
     /// The chip as if it had nothing but this part.
     pub(super) part: Hardware,
 }
 
-/// A chip that runs one layer after the other.
-#[derive(Clone)]
-pub(super) struct Runner<'a> {
-    hardware: &'a Hardware,
-    loading: Loading,
-    macros: Macros,
-    pub(super) simulator: Simulator,
-    /// Tiles that each core has had.
-    turns: Vec<usize>,
-}
-
-impl<'a> Runner<'a> {
-    pub(super) fn new(hardware: &'a Hardware, loading: Loading, macros: Macros) -> Self {
-        Self { hardware, loading, macros, simulator: Simulator::new(hardware), turns: vec![0; hardware.cores] }
-    }
-
-    /// Writes the programs of the next layer.
-    pub(super) fn program(&mut self, work: &LayerWork) -> LayerProgram {
-        program(work, self.hardware, self.loading, &mut self.turns)
-    }
-
-    /// Runs the next layer; gives its cycles for a frame.
-    pub(super) fn run(&mut self, work: &LayerWork) -> u64 {
-        let program = self.program(work);
-        self.simulator.run(&program, |_| {}).cycles_of_a_frame(self.hardware.frames_per_load)
-    }
-
-    /// Runs the next layer; gives what it takes for a frame.
-    fn expense(&mut self, work: &LayerWork) -> Expense {
-        let cycles = self.run(work);
-        let energy = layer_energy(work, cycles, self.hardware, self.loading, self.macros);
-        Expense { cycles, energy_uj: energy.total() }
-    }
-}
-
-/// What a layer or network takes for a frame.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Expense {
-    pub(super) cycles: u64,
-    pub(super) energy_uj: f64,
-}
-
-impl Expense {
-    /// What the objective makes small first, and what decides where that is equal.
-    fn worth(&self, objective: Objective) -> (f64, f64) {
-        let (cycles, energy) = (self.cycles as f64, self.energy_uj);
-        match objective {
-            Objective::Cycles => (cycles, energy),
-            Objective::Energy => (energy, cycles),
-            Objective::Product => (cycles * energy, cycles),
-        }
-    }
-
-    /// The worth beside a plain placement: the product counts for what is neither slower nor costlier.
-    fn rank(&self, plain: &Self, objective: Objective) -> (f64, f64) {
-        // Sums in another order may differ in their last bits.
-        let worse = self.cycles > plain.cycles || self.energy_uj > plain.energy_uj * (1.0 + 1e-12);
-        match objective {
-            Objective::Product if worse => (f64::INFINITY, f64::INFINITY),
-            objective => self.worth(objective),
-        }
-    }
-}
-
-/// What parts of chips were found to take, by their hardware files: chips of a sweep share them.
+/// What parts of chips were found to take: chips of a sweep share them.
 #[derive(Debug, Default)]
-pub(super) struct KnownParts(Mutex<HashMap<String, Expense>>);
+pub(super) struct KnownParts(Mutex<HashMap<String, Arc<Expenses>>>);
 
 impl KnownParts {
-    /// What a part takes whose accesses take `access_pj`: they may be those of a chip with more rows.
-    fn get(&self, part: &Hardware, access_pj: &[f64], find: impl FnOnce() -> Expense) -> Expense {
-        let key = serde_json::to_string(&(part, access_pj)).expect("a hardware file is text");
+    /// Those of a chip whose accesses take `access_pj`: they may be those of a chip with more rows.
+    fn of(&self, chip: &Hardware, access_pj: &[f64]) -> Arc<Expenses> {
+        let alike = Part { cores: 0, macros_per_core: 0, rows: 0 }.of(chip);
+        let key = serde_json::to_string(&(alike, access_pj)).expect("a hardware file is text");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
+    }
+}
+
+/// What the parts of chips take that are alike in all else.
+#[derive(Debug, Default)]
+struct Expenses(Mutex<HashMap<(usize, usize), Vec<(RangeInclusive<usize>, Expense)>>>);
+
+impl Expenses {
+    /// What a part takes; `find` gives it with the fewest rows that take the same.
+    fn get(&self, part: Part, find: impl FnOnce() -> (usize, Expense)) -> Expense {
+        let key = (part.cores, part.macros_per_core);
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known().get(&key).copied();
+        let of_rows = |found: &Vec<(RangeInclusive<usize>, Expense)>| {
+            found.iter().find(|(rows, _)| rows.contains(&part.rows)).map(|(_, expense)| *expense)
+        };
+        let found = known().get(&key).and_then(of_rows);
         // Not under the lock: a thread that waits for others here may take up work that comes here as well.
         found.unwrap_or_else(|| {
-            let expense = find();
-            known().insert(key, expense);
+            let (least_rows, expense) = find();
+            known().entry(key).or_default().push((least_rows..=part.rows, expense));
             expense
         })
     }
@@ -111,182 +60,41 @@ impl KnownParts {
 /// Lays layers on the cores as the hardware file's policy says.
 pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownParts) -> Mapped<'a> {
     if hardware.mapping.policy != Policy::Auto {
-        return fixed(layers, hardware, hardware.mapping.policy);
+        return Mapped { plan: fixed(layers, hardware, hardware.mapping.policy), part: hardware.clone() };
     }
     let objective = hardware.mapping.objective;
     let access_pj: Vec<f64> =
         layers.iter().filter_map(|layer| Some(layer.conv.as_ref()?.precision.energy_pj)).collect();
-    let expense = |part: &Hardware| known.get(part, &access_pj, || map_part(layers, part).expense());
     // A name costs nothing, and a part of a macro takes and leaks what the whole does.
-    let whole = Hardware { name: String::new(), ..hardware.resolved() };
-    let mut best = (whole.clone(), expense(&whole));
-    let least = Least::new(layers);
-    let promising = |part: &Hardware, best: &Expense| least.on(part).worth(objective).0 < best.worth(objective).0;
-    for parts in parts(&whole) {
-        let worth: Vec<_> =
-            parts.into_par_iter().filter(|part| promising(part, &best.1)).map(|part| (expense(&part), part)).collect();
-        for (expense, part) in worth {
-            if expense.worth(objective) < best.1.worth(objective) {
-                best = (part, expense);
-            }
-        }
-    }
-    map_part(layers, &best.0)
-}
-
-/// Most macros of a chip of which every number of cores, macros and rows is looked at.
-const MANY_MACROS: usize = 128;
-
-/// Parts of a chip, larger ones first: each number of cores and of macros, with all rows or a power of two of accesses. Of a chip with many macros the
-/// numbers are powers of two and its own, with all rows.
-fn parts(hardware: &Hardware) -> impl Iterator<Item = Vec<Hardware>> {
-    let many = hardware.macros() > MANY_MACROS;
-    let numbers =
-        move |most: usize| (1..=most).rev().filter(move |number| !many || number.is_power_of_two() || *number == most);
-    let accesses = hardware.accesses_per_macro();
-    let powers = (0..=accesses.ilog2()).map(|power| 1 << power).filter(|held| *held < accesses && !many);
-    let held: Vec<usize> = powers.chain([accesses]).collect();
-    numbers(hardware.cores).map(move |cores| {
-        let rows = |macros_per_core: usize| {
-            let rows = held.iter().rev().map(|held| held * hardware.rows_on);
-            rows.map(move |rows| Hardware { cores, macros_per_core, rows, ..hardware.clone() })
-        };
-        numbers(hardware.macros_per_core).flat_map(rows).collect()
-    })
-}
-
-/// What no placement takes less than.
-struct Least {
-    /// Of all accesses, one after the other.
-    cycles: u64,
-    energy_uj: f64,
-}
-
-impl Least {
-    fn new(layers: &[Layer]) -> Self {
-        let of_layer = |layer: &Layer| {
-            let precision = layer.conv.as_ref().map(|conv| &conv.precision);
-            let accesses = layer.accesses();
-            precision.map_or((0, 0.0), |precision| {
-                (accesses * precision.cycles, accesses as f64 * precision.energy_pj / 1e6)
-            })
-        };
-        let (cycles, energy): (Vec<u64>, Vec<f64>) = layers.iter().map(of_layer).unzip();
-        Self { cycles: cycles.iter().sum(), energy_uj: energy.iter().sum() }
-    }
-
-    fn on(&self, part: &Hardware) -> Expense {
-        Expense { cycles: self.cycles / part.macros() as u64, energy_uj: self.energy_uj }
-    }
-}
-
-/// All layers alike.
-pub(super) fn fixed<'a>(layers: &'a [Layer], hardware: &Hardware, policy: Policy) -> Mapped<'a> {
-    let place = |layer: &'a Layer| {
-        let placement = layer.conv.as_ref().and_then(|conv| Placement::of_policy(policy, conv, hardware));
-        layer.place(placement, hardware)
-    };
-    Mapped::new(layers.iter().map(place).collect(), hardware)
-}
-
-/// The best placements found on all of a chip.
-fn map_part<'a>(layers: &'a [Layer], hardware: &Hardware) -> Mapped<'a> {
-    let objective = hardware.mapping.objective;
-    let plain = fixed(layers, hardware, Policy::FilterSets);
-    let others = [Policy::Together, Policy::InputChannels, Policy::Duplicate];
-    let others = others.map(|policy| fixed(layers, hardware, policy));
-    // Where copies don't fit, placements that were chosen as if weights stayed would be worth nothing.
-    let loadings = [Loading::Never, Loading::WeightSram, Loading::NextLevel].into_iter();
-    let loadings = loadings.filter(|loading| *loading >= plain.loading);
-    let chosen: Vec<_> = loadings.map(|loading| layer_by_layer(layers, hardware, loading)).collect();
-    let least = plain.expense();
-    let rank = |mapped: &Mapped| mapped.expense().rank(&least, objective);
-    let all = [plain].into_iter().chain(chosen).chain(others).map(|mapped| (rank(&mapped), mapped));
-    let best = all.reduce(|best, next| if next.0 < best.0 { next } else { best });
-    best.expect("the plain placement is there").1
-}
-
-/// The best placement of each layer, after the ones that were chosen before it.
-fn layer_by_layer<'a>(layers: &'a [Layer], hardware: &Hardware, loading: Loading) -> Mapped<'a> {
-    let objective = hardware.mapping.objective;
-    let mut chip = Runner::new(hardware, loading, Macros::all(hardware));
-    let works = layers.iter().map(|layer| {
-        let placements = match &layer.conv {
-            Some(conv) => Placement::all(conv, hardware).into_iter().map(Some).collect(),
-            None => vec![None],
-        };
-        let mut plain = None;
-        let mut best: Option<((f64, f64), LayerWork, Runner)> = None;
-        for placement in placements {
-            let work = layer.place(placement, hardware);
-            let mut after = chip.clone();
-            let expense = after.expense(&work);
-            let rank = expense.rank(plain.get_or_insert(expense), objective);
-            if best.as_ref().is_none_or(|(least, ..)| rank < *least) {
-                best = Some((rank, work, after));
-            }
-        }
-        let (_, work, after) = best.expect("each layer has a placement");
-        chip = after;
-        work
-    });
-    Mapped::new(works.collect(), hardware)
-}
-
-impl<'a> Mapped<'a> {
-    fn new(works: Vec<LayerWork<'a>>, hardware: &Hardware) -> Self {
-        let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
-        let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_kib * 8192);
-        let room = hardware.accesses_per_macro() as u64;
-        let held: Vec<u64> = held(&works, hardware).into_iter().flatten().flatten().collect();
-        let loading = match held.iter().all(|held| *held <= room) {
-            true => Loading::Never,
-            false if fits_weight_sram => Loading::WeightSram,
-            false => Loading::NextLevel,
-        };
-        Self { works, loading, fits_weight_sram, holding: held.len(), part: hardware.clone() }
-    }
-
-    /// Macros that hold a tile in a frame, and of all that the whole chip has those that don't.
-    pub(super) fn macros(&self, hardware: &Hardware) -> Macros {
-        Macros { holding: self.holding, idle: hardware.macros() - self.holding }
-    }
-
-    /// What a frame takes, without the leakage of macros that hold nothing.
-    fn expense(&self) -> Expense {
-        self.expense_of(Macros { holding: self.holding, idle: 0 })
-    }
-
-    /// What a frame takes on a chip that it is laid on.
-    pub(super) fn expense_on(&self, hardware: &Hardware) -> Expense {
-        self.expense_of(self.macros(hardware))
-    }
-
-    fn expense_of(&self, macros: Macros) -> Expense {
-        let mut chip = Runner::new(&self.part, self.loading, macros);
-        self.works.iter().map(|work| chip.expense(work)).fold(Expense::default(), |sum, layer| Expense {
-            cycles: sum.cycles + layer.cycles,
-            energy_uj: sum.energy_uj + layer.energy_uj,
+    let chip = Hardware { name: String::new(), ..hardware.resolved() };
+    let known = known.of(&chip, &access_pj);
+    let expense = |part: Part| {
+        known.get(part, || {
+            let hardware = part.of(&chip);
+            let found = best_plan(layers, &hardware);
+            (found.least_room * chip.rows_on, found.plan.expense(&hardware))
         })
-    }
-}
-
-/// Accesses of all layers that each macro of each core is to hold; none for a macro without a tile.
-fn held(works: &[LayerWork], hardware: &Hardware) -> Vec<Vec<Option<u64>>> {
-    let of_core = |number: usize| {
-        let mut held = vec![None; hardware.macros_per_core];
-        let mut turn = 0;
-        for core in works.iter().map(|work| &work.cores[number]) {
-            for copy in 0..core.pixels.len() {
-                for (index, tile) in core.tiles.iter().enumerate() {
-                    *held[core.unit_of(turn, copy, index)].get_or_insert(0) += tile.accesses;
-                }
-            }
-            turn += core.tiles.len();
-        }
-        held
     };
-    (0..hardware.cores).map(of_core).collect()
+    let least = Least::new(layers, &chip);
+    let worth = |(index, part): (usize, Part)| (least.on(part).worth(objective).0, index, part);
+    let mut candidates: Vec<(f64, usize, Part)> = parts(&chip).into_iter().enumerate().map(worth).collect();
+    candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // The best part, of equal ones the largest. Those that promise most come first, and none is better once they promise less.
+    let mut best: Option<((f64, f64), usize, Part)> = None;
+    for candidates in candidates.chunks(rayon::current_num_threads()) {
+        let promising = |least: f64| best.is_none_or(|(worth, ..)| least * (1.0 - ROUNDING) <= worth.0);
+        let candidates = candidates.par_iter().filter(|candidate| promising(candidate.0));
+        let found: Vec<_> =
+            candidates.map(|(_, index, part)| (expense(*part).worth(objective), *index, *part)).collect();
+        if found.is_empty() {
+            break;
+        }
+        let order = |found: &((f64, f64), usize, Part)| (found.0, found.1);
+        best = best.into_iter().chain(found).reduce(|a, b| if order(&b) < order(&a) { b } else { a });
+    }
+    let (.., part) = best.expect("a chip has a part");
+    let part = part.of(&chip);
+    Mapped { plan: best_plan(layers, &part).plan, part }
 }
 
 #[cfg(test)]
@@ -295,8 +103,8 @@ mod tests {
 
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
-    use crate::hardware::chip::StatedFor;
-    use crate::hardware::mapping::{FilterSet, Split, Start, workload};
+    use crate::hardware::chip::{Objective, StatedFor};
+    use crate::hardware::mapping::{FilterSet, LayerWork, Placement, Split, Start, workload};
     use crate::integer::{QuantizeConfig, outline};
     use crate::network::{Graph, NetworkSpec};
 
@@ -338,6 +146,11 @@ mod tests {
         workload(&network, chip, &kept_sets).unwrap()
     }
 
+    fn expense_of(layers: &[Layer], chip: &Hardware) -> Expense {
+        let Mapped { plan, part } = map(layers, chip, &KnownParts::default());
+        plan.expense(&part)
+    }
+
     /// Every way to divide a layer: any split, start and number of copies that gives each copy whole cores, or each core whole copies.
     fn every_placement(layer: &Layer, chip: &Hardware) -> Vec<Placement> {
         let conv = layer.conv.as_ref().unwrap();
@@ -364,12 +177,13 @@ mod tests {
                 let chip = chip(cores, macros, held);
                 let layers = layers(&chip, kept);
                 let layer = &layers[..1];
-                let expense = |placement| Mapped::new(vec![layer[0].place(Some(placement), &chip)], &chip).expense();
+                let expense =
+                    |placement| Plan::new(vec![Arc::new(layer[0].place(Some(placement), &chip))], &chip).expense(&chip);
                 let plain = expense(Placement::PLAIN);
                 let rank = |expense: Expense| expense.rank(&plain, Objective::Product);
                 let ranks = every_placement(&layer[0], &chip).into_iter().map(|placement| rank(expense(placement)));
                 let least = ranks.fold((f64::INFINITY, f64::INFINITY), |a, b| if b < a { b } else { a });
-                let found = rank(map_part(layer, &chip).expense());
+                let found = rank(best_plan(layer, &chip).plan.expense(&chip));
                 assert_eq!(found, least, "{cores} x {macros} macros of {held} accesses, {kept} of 5 groups");
                 improved += usize::from(found < rank(plain));
             }
@@ -382,15 +196,15 @@ mod tests {
         let objective = chip.mapping.objective;
         let worth = |expense: &Expense| expense.worth(objective);
         let of_part = |part: Hardware| {
-            let plain = fixed(layers, &part, Policy::FilterSets).expense();
-            let mut plans: Vec<Vec<LayerWork>> = vec![Vec::new()];
+            let plain = fixed(layers, &part, Policy::FilterSets).expense(&part);
+            let mut plans: Vec<Vec<Arc<LayerWork>>> = vec![Vec::new()];
             for layer in layers {
-                let works: Vec<LayerWork> = match layer.conv {
+                let works: Vec<Arc<LayerWork>> = match layer.conv {
                     Some(_) => {
                         let placements = every_placement(layer, &part).into_iter();
-                        placements.map(|placement| layer.place(Some(placement), &part)).collect()
+                        placements.map(|placement| Arc::new(layer.place(Some(placement), &part))).collect()
                     }
-                    None => vec![layer.place(None, &part)],
+                    None => vec![Arc::new(layer.place(None, &part))],
                 };
                 let mut longer = Vec::new();
                 for plan in &plans {
@@ -398,11 +212,11 @@ mod tests {
                 }
                 plans = longer;
             }
-            let expenses = plans.into_iter().map(|works| Mapped::new(works, &part).expense());
+            let expenses = plans.into_iter().map(|works| Plan::new(works, &part).expense(&part));
             let rank = |expense: &Expense| expense.rank(&plain, objective);
             expenses.min_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap()).unwrap()
         };
-        let all = parts(chip).flatten().map(of_part);
+        let all = parts(chip).into_iter().map(|part| of_part(part.of(chip)));
         all.min_by(|a, b| worth(a).partial_cmp(&worth(b)).unwrap()).unwrap()
     }
 
@@ -418,7 +232,7 @@ mod tests {
                     let mut chip = chip(cores, macros, held);
                     chip.mapping.objective = objective;
                     let layers = layers(&chip, kept);
-                    let found = map(&layers, &chip, &KnownParts::default()).expense().worth(objective).0;
+                    let found = expense_of(&layers, &chip).worth(objective).0;
                     gaps.push(found / brute_force(&layers, &chip).worth(objective).0);
                 }
             }
@@ -437,7 +251,7 @@ mod tests {
                 let worth = |cores: usize, macros: usize, held: usize| {
                     let mut chip = chip(cores, macros, held);
                     chip.mapping.objective = objective;
-                    map(&layers(&chip, kept), &chip, &KnownParts::default()).expense().worth(objective).0
+                    expense_of(&layers(&chip, kept), &chip).worth(objective).0
                 };
                 for (cores, macros, held) in
                     [(1, 1, 1), (1, 3, 2), (2, 2, 1), (3, 1, 4), (3, 2, 8), (4, 3, 2), (5, 2, 16)]
@@ -470,7 +284,7 @@ mod tests {
             let expense = |policy| {
                 let chip =
                     Hardware { mapping: crate::hardware::Mapping { policy, ..Default::default() }, ..chip.clone() };
-                map(&layers, &chip, &KnownParts::default()).expense()
+                expense_of(&layers, &chip)
             };
             let plain = expense(Policy::FilterSets);
             let found = expense(Policy::Auto).rank(&plain, Objective::Product);
@@ -481,5 +295,49 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Parts are left out by what they take at least.
+    #[test]
+    fn no_plan_takes_less_than_the_least() {
+        for (cores, macros, held, kept) in [(1, 1, 1, 5), (2, 3, 2, 3), (3, 2, 4, 1), (4, 2, 16, 5), (1, 4, 64, 4)] {
+            for weight_sram_kib in [1, 16] {
+                let mut chip = chip(cores, macros, held);
+                chip.memory.weight_sram_kib = weight_sram_kib;
+                chip.energy.leakage_mw_per_macro = 1.0;
+                let layers = layers(&chip, kept);
+                let least = Least::new(&layers, &chip);
+                for part in parts(&chip) {
+                    let of_part = part.of(&chip);
+                    let policies = [Policy::FilterSets, Policy::Together, Policy::InputChannels, Policy::Duplicate];
+                    let plans = policies.map(|policy| fixed(&layers, &of_part, policy));
+                    let least = least.on(part);
+                    for plan in plans.into_iter().chain([best_plan(&layers, &of_part).plan]) {
+                        let found = plan.expense(&of_part);
+                        assert!(least.cycles <= found.cycles, "{part:?}: {least:?}, found {found:?}");
+                        let energy_uj = found.energy_uj * (1.0 + ROUNDING);
+                        assert!(least.energy_uj <= energy_uj, "{part:?}: {least:?}, found {found:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Rows between those that a part was looked at with and the fewest that give the same plan aren't looked at.
+    #[test]
+    fn fewer_rows_take_the_same_down_to_the_least_room() {
+        let mut shared = 0;
+        for (cores, macros, held, kept) in [(1, 1, 24, 3), (2, 3, 8, 3), (3, 2, 16, 2), (4, 2, 16, 5), (1, 4, 32, 4)] {
+            let large = chip(cores, macros, held);
+            let layers = layers(&large, kept);
+            let found = best_plan(&layers, &large);
+            for room in found.least_room..held {
+                let small = chip(cores, macros, room);
+                let (a, b) = (found.plan.expense(&large), best_plan(&layers, &small).plan.expense(&small));
+                assert_eq!((a.cycles, a.energy_uj), (b.cycles, b.energy_uj), "{cores} x {macros} of {held}, {room}");
+                shared += 1;
+            }
+        }
+        assert!(shared > 20, "hardly any rows share a plan: {shared}");
     }
 }

@@ -6,7 +6,9 @@
 //! | `area` | a chip | [`AreaBreakdown`] |
 //! | `bounds` | a placed layer | [`BitsMoved`]; [`Bounds`]: what keeps it from being faster |
 //! | `compression` | mappings | [`Compression`]: how much smaller the weights are |
-//! | `mapper` | layers | the cheapest placement of each |
+//! | `search` | layers, a chip | the best placement of each on all of it |
+//! | `parts` | layers, a chip | its parts, and what no placement takes less than |
+//! | `mapper` | layers, a chip | the best part of it |
 //! | `evaluator` | a network, a chip | [`Evaluation`]: all of these |
 //! | `ledger` | a network, a chip | [`Ledger`]: what a network costs while its groups are pruned |
 
@@ -17,6 +19,8 @@ mod energy;
 mod evaluator;
 mod ledger;
 mod mapper;
+mod parts;
+mod search;
 
 pub use area::AreaBreakdown;
 pub use bounds::{BitsMoved, Bound, Bounds};

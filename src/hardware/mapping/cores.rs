@@ -1,5 +1,7 @@
 //! Cores: what each core does of a layer, once the layer is placed.
 
+use std::sync::Arc;
+
 use super::accesses::{ACCUMULATOR_BITS, ConvMapping};
 use super::outputs::Outputs;
 use super::placement::{Placement, Split, Start};
@@ -12,7 +14,9 @@ use crate::hardware::chip::Hardware;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CoreWork {
     /// In load order; tile *i* goes to macro *i mod macros* of each copy in the core.
-    pub(crate) tiles: Vec<Tile>,
+    pub(crate) tiles: Arc<[Tile]>,
+    /// Their sum.
+    total: Tile,
     /// Output pixels of each copy in the core.
     pub(crate) pixels: Vec<u64>,
     /// Macros of a copy.
@@ -77,12 +81,12 @@ impl CoreWork {
             }
         }
         let waiting_sums = most_waiting + for_other_cores;
-        Self { tiles, macros, tiles_per_round, waiting_sums, ..Self::default() }
+        let total = tiles.iter().sum();
+        Self { tiles: tiles.into(), total, macros, tiles_per_round, waiting_sums, ..Self::default() }
     }
 
-    /// A sum over tiles and copies.
-    fn loads(&self, bits: impl Fn(&Tile) -> u64) -> u64 {
-        self.tiles.iter().map(bits).sum::<u64>() * self.pixels.len() as u64
+    fn copies(&self) -> u64 {
+        self.pixels.len() as u64
     }
 
     /// The macro that a tile of a copy goes to. Macros that start together are neighbors from the first one on; others take turns
@@ -94,22 +98,22 @@ impl CoreWork {
 
     /// Cells written when all tiles of all copies are loaded, in bits.
     pub(crate) fn cell_bits(&self) -> u64 {
-        self.loads(|tile| tile.cell_bits)
+        self.total.cell_bits * self.copies()
     }
 
     /// Bits read from the weight SRAM when all tiles of all copies are loaded.
     pub(crate) fn packed_bits(&self) -> u64 {
-        self.loads(|tile| tile.packed_bits)
+        self.total.packed_bits * self.copies()
     }
 
     /// Bits of index codes decoded when all tiles of all copies are loaded.
     pub(crate) fn index_bits(&self) -> u64 {
-        self.loads(|tile| tile.index_bits)
+        self.total.index_bits * self.copies()
     }
 
     /// Room in the core's weight SRAM, where copies share their weights.
     pub(crate) fn stored_bits(&self) -> u64 {
-        self.tiles.iter().map(|tile| tile.packed_bits).sum()
+        self.total.packed_bits
     }
 
     /// Output pixels of all copies.
@@ -124,7 +128,7 @@ impl CoreWork {
 
     /// What a frame moves from and to the feature-map SRAM.
     pub(crate) fn traffic(&self) -> Traffic {
-        self.at_end + self.tiles.iter().map(|tile| tile.traffic).sum::<Traffic>() * self.all_pixels()
+        self.at_end + self.total.traffic * self.all_pixels()
     }
 }
 
@@ -188,9 +192,8 @@ fn ends(shares: &[Vec<Share>], mapping: &ConvMapping, outputs: &Outputs) -> Vec<
 /// Each access and each kept group is computed once for each output pixel.
 fn assert_conserved(mapping: &ConvMapping, cores: &[CoreWork]) {
     let pixels = mapping.shape.output.pixels() as u64;
-    let computed = |count: fn(&Tile) -> u64| -> u64 {
-        cores.iter().map(|core| core.all_pixels() * core.tiles.iter().map(count).sum::<u64>()).sum()
-    };
+    let computed =
+        |count: fn(&Tile) -> u64| -> u64 { cores.iter().map(|core| core.all_pixels() * count(&core.total)).sum() };
     let name = &mapping.name;
     let accesses = mapping.accesses() as u64 * pixels;
     assert_eq!(

@@ -24,6 +24,7 @@
 //!
 //! Each formula is in `docs/cost-model.md`, sections 2 and 5.
 
+use std::iter::Sum;
 use std::ops::Range;
 
 use super::accesses::{ACCUMULATOR_BITS, ConvMapping};
@@ -47,6 +48,20 @@ pub(crate) struct Tile {
     pub(crate) traffic: Traffic,
     /// Whether it goes on with partial sums that waited.
     pub(crate) continues: bool,
+}
+
+impl<'a> Sum<&'a Tile> for Tile {
+    fn sum<I: Iterator<Item = &'a Tile>>(tiles: I) -> Self {
+        tiles.fold(Self::default(), |sum, tile| Self {
+            accesses: sum.accesses + tile.accesses,
+            groups: sum.groups + tile.groups,
+            cell_bits: sum.cell_bits + tile.cell_bits,
+            packed_bits: sum.packed_bits + tile.packed_bits,
+            index_bits: sum.index_bits + tile.index_bits,
+            traffic: sum.traffic + tile.traffic,
+            continues: sum.continues || tile.continues,
+        })
+    }
 }
 
 /// How a core's accesses are cut: in order and evenly.

@@ -124,8 +124,15 @@ pub struct LayerProgram {
     pub cores: Vec<Vec<Instruction>>,
 }
 
-/// Writes a layer's programs. `turns` count the tiles that each core has had, so that its macros take turns across layers.
-pub(crate) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, turns: &mut [usize]) -> LayerProgram {
+/// Writes a layer's programs, one for each core, over those that are there. `turns` count the tiles that each core has had, so that its macros take turns
+/// across layers.
+pub(crate) fn write_programs(
+    work: &LayerWork,
+    hardware: &Hardware,
+    loading: Loading,
+    turns: &mut [usize],
+    programs: &mut Vec<Vec<Instruction>>,
+) {
     let memory = &hardware.memory;
     let frames = hardware.frames_per_load as u64;
     // All cores move an even part of the maps, each through its share of the next level.
@@ -133,12 +140,13 @@ pub(crate) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, t
     let spill = (2 * frames * work.spilled_bits).div_ceil(memory.next_level_bits_per_cycle);
     let joins = work.cores.iter().any(|core| core.at_end != Traffic::default());
     let move_maps = |cycles| Instruction::Move { activity: Activity::MoveMaps, cycles };
-    let cores = work.cores.iter().zip(turns).map(|(core, turn)| {
-        let mut steps = Vec::with_capacity(8 * core.tiles.len() * core.pixels.len() + 8);
+    programs.resize_with(work.cores.len(), Vec::new);
+    for ((core, turn), steps) in work.cores.iter().zip(turns).zip(programs) {
+        steps.clear();
         if fetch > 0 {
             steps.extend([move_maps(fetch), Instruction::Join]);
         }
-        Beats::new(core, work, hardware).steps(core, hardware, loading, *turn, &mut steps);
+        Beats::new(core, work, hardware).steps(core, hardware, loading, *turn, steps);
         *turn += core.tiles.len();
         if joins {
             steps.push(Instruction::Join);
@@ -153,9 +161,7 @@ pub(crate) fn program(work: &LayerWork, hardware: &Hardware, loading: Loading, t
         if spill > 0 {
             steps.extend([Instruction::Join, move_maps(spill)]);
         }
-        steps
-    });
-    LayerProgram { name: work.layer.name.clone(), cores: cores.collect() }
+    }
 }
 
 /// The beat of a core in a layer.
@@ -163,11 +169,14 @@ struct Beats {
     period: u64,
     /// Cycles of an access.
     access: u64,
-    /// For each copy in the core the places that its tiles take in turn.
-    places: Vec<Vec<Place>>,
+    /// The places that a copy's tiles take in turn, copy by copy.
+    places: Vec<Place>,
+    /// Places of a copy.
+    count: usize,
 }
 
 /// When the macro that holds a tile uses the ports.
+#[derive(Clone, Copy)]
 struct Place {
     read: u64,
     compute: u64,
@@ -181,41 +190,39 @@ impl Beats {
         // The inputs of one bundle come before its access.
         let lead = bundle_bits.div_ceil(hardware.memory.feature_read_bits_per_cycle);
         let count = core.macros.min(core.tiles.len());
-        let most = |place: usize, cycles: &dyn Fn(&Tile) -> u64| {
-            core.tiles[place..].iter().step_by(core.macros).map(cycles).max().unwrap_or(0)
-        };
-        let reads: Vec<u64> = (0..count).map(|place| most(place, &|tile| tile.read_cycles(hardware))).collect();
-        let writes: Vec<u64> = (0..count).map(|place| most(place, &|tile| tile.write_cycles(hardware))).collect();
-        let computes: Vec<u64> =
-            (0..count).map(|place| most(place, &|tile| tile.compute_cycles(access, hardware))).collect();
-        let copies = core.pixels.len() as u64;
-        let port = reads.iter().sum::<u64>().max(writes.iter().sum()) * copies;
-        let period = computes.iter().copied().fold(port, u64::max).max(1);
+        // The longest that a tile of each place takes.
+        let mut longest = vec![Place { read: 0, compute: 0, write: 0 }; count];
+        for (tile, place) in core.tiles.iter().zip((0..count).cycle()) {
+            let Place { read, compute, write } = &mut longest[place];
+            *read = tile.read_cycles(hardware).max(*read);
+            *compute = tile.compute_cycles(access, hardware).max(*compute);
+            *write = tile.write_cycles(hardware).max(*write);
+        }
+        let copies = core.pixels.len();
+        let sum = |cycles: fn(&Place) -> u64| longest.iter().map(cycles).sum::<u64>();
+        let port = sum(|place| place.read).max(sum(|place| place.write)) * copies as u64;
+        let period = longest.iter().map(|place| place.compute).fold(port, u64::max).max(1);
 
-        let mut places: Vec<Vec<Place>> = Vec::new();
+        let mut places = Vec::with_capacity(copies * count);
         let (mut read, mut summed) = (0, 0);
-        for _ in 0..copies {
-            let copy = (0..count).map(|place| {
-                let compute = read + lead.min(reads[place]);
-                // The outputs of a cycle are added up in the next one.
-                summed = summed.max(compute + computes[place] + 1);
-                let at = Place { read, compute, write: 0 };
-                read += reads[place];
-                at
-            });
-            places.push(copy.collect());
+        for longest in std::iter::repeat_n(&longest, copies).flatten() {
+            let compute = read + lead.min(longest.read);
+            // The outputs of a cycle are added up in the next one.
+            summed = summed.max(compute + longest.compute + 1);
+            places.push(Place { read, compute, write: 0 });
+            read += longest.read;
         }
         let mut write = summed;
-        for (place, cycles) in places.iter_mut().flat_map(|copy| copy.iter_mut().zip(&writes)) {
+        for (place, longest) in places.iter_mut().zip(longest.iter().cycle()) {
             place.write = write;
-            write += cycles;
+            write += longest.write;
         }
-        Self { period, access, places }
+        Self { period, access, places, count }
     }
 
     /// When the macro that gets a tile of a copy uses the ports.
-    fn place(&self, core: &CoreWork, copy: usize, tile: usize) -> &Place {
-        &self.places[copy][tile % core.macros]
+    fn place(&self, copy: usize, tile: usize) -> &Place {
+        &self.places[copy * self.count + tile % self.count]
     }
 
     /// What a round waits for whose tiles go on with sums of the round before: they are written before they are read.
@@ -225,9 +232,9 @@ impl Beats {
                 .zip(core.tiles[round * core.tiles_per_round..].iter().take(core.tiles_per_round))
         };
         let reading = tiles(round).filter(|(_, tile)| tile.continues);
-        let start = reading.map(|(index, _)| self.place(core, copy, index).read).min()?;
+        let start = reading.map(|(index, _)| self.place(copy, index).read).min()?;
         let before = round.checked_sub(1)?;
-        let ends = tiles(before).map(|(index, tile)| self.place(core, copy, index).write + tile.write_cycles(hardware));
+        let ends = tiles(before).map(|(index, tile)| self.place(copy, index).write + tile.write_cycles(hardware));
         let cycles = ends.max()?.saturating_sub(start);
         Some(After { unit: core.unit_of(turn, copy, before * core.tiles_per_round), cycles })
     }
@@ -255,7 +262,7 @@ impl Beats {
                 steps.push(Instruction::Wait { unit: unit_of(0), count: tiles.len(), period, after });
                 for (place, tile) in tiles.iter().enumerate() {
                     let unit = unit_of(place);
-                    let at = self.place(core, copy, round * core.tiles_per_round + place);
+                    let at = self.place(copy, round * core.tiles_per_round + place);
                     let compute = if tile.accesses > 0 { tile.compute_cycles(self.access, hardware) } else { 0 };
                     let windows = [
                         (Activity::LoadInputs, at.read, tile.read_cycles(hardware)),

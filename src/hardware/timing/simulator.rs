@@ -4,26 +4,30 @@
 //! the order of its program, each as soon as what it uses is free, so weights come through the write port while macros compute,
 //! also those of an earlier layer. A macro that loads doesn't compute. Steps that repeat are run at once, not beat by beat.
 
-use super::program::{Activity, Instruction, LayerProgram};
-use super::timeline::{LayerTime, Span};
+use std::ops::Range;
+
+use super::program::{Activity, Instruction};
+use super::timeline::Span;
 use crate::hardware::chip::Hardware;
 
 /// The chip between two steps.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Simulator {
     cores: Vec<Core>,
+    /// The macros of all cores, core by core.
+    units: Vec<Unit>,
+    units_per_core: usize,
     /// When all cores were last done.
     joined: u64,
     layers: usize,
 }
 
 /// When the parts of a core are free.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Core {
     write_port: u64,
     next_level: u64,
     decoder: u64,
-    units: Vec<Unit>,
     /// The beat that the last wait found.
     beat: u64,
     /// When everything that began since the last join is done.
@@ -43,24 +47,45 @@ struct Unit {
     beat: u64,
 }
 
-impl Simulator {
-    pub(crate) fn new(hardware: &Hardware) -> Self {
-        let units = vec![Unit::default(); hardware.macros_per_core];
-        let core = Core { write_port: 0, next_level: 0, decoder: 0, units, beat: 0, done: 0 };
-        Self { cores: vec![core; hardware.cores], joined: 0, layers: 0 }
+impl Clone for Simulator {
+    fn clone(&self) -> Self {
+        Self { cores: self.cores.clone(), units: self.units.clone(), ..*self }
     }
 
-    /// Runs a layer from where the one before ended, and gives its end. `trace` gets what the parts of the cores do.
-    pub(crate) fn run(&mut self, program: &LayerProgram, mut trace: impl FnMut(Span)) -> LayerTime {
+    /// Takes no new memory.
+    fn clone_from(&mut self, from: &Self) {
+        let Self { cores, units, units_per_core, joined, layers } = from;
+        self.cores.clone_from(cores);
+        self.units.clone_from(units);
+        (self.units_per_core, self.joined, self.layers) = (*units_per_core, *joined, *layers);
+    }
+}
+
+impl Simulator {
+    pub(crate) fn new(hardware: &Hardware) -> Self {
+        Self {
+            cores: vec![Core::default(); hardware.cores],
+            units: vec![Unit::default(); hardware.macros()],
+            units_per_core: hardware.macros_per_core,
+            joined: 0,
+            layers: 0,
+        }
+    }
+
+    /// Runs a layer's programs, one for each core, from where the layer before ended, and gives the cycles that it takes. `trace` gets what the parts
+    /// of the cores do.
+    pub(crate) fn run(&mut self, programs: &[Vec<Instruction>], mut trace: impl FnMut(Span)) -> Range<u64> {
         let start = self.joined;
         let layer = self.layers;
         self.layers += 1;
-        let mut rest: Vec<&[Instruction]> = program.cores.iter().map(Vec::as_slice).collect();
+        let mut rest: Vec<&[Instruction]> = programs.iter().map(Vec::as_slice).collect();
         loop {
-            for (number, (core, rest)) in self.cores.iter_mut().zip(&mut rest).enumerate() {
+            let cores = self.cores.iter_mut().zip(self.units.chunks_exact_mut(self.units_per_core));
+            for (number, ((core, units), rest)) in cores.zip(&mut rest).enumerate() {
                 let length = rest.iter().position(|step| *step == Instruction::Join).unwrap_or(rest.len());
                 for step in &rest[..length] {
-                    if let Some(Stretch { unit, activity, start, cycles, times, period }) = core.step(step, self.joined)
+                    if let Some(Stretch { unit, activity, start, cycles, times, period }) =
+                        core.step(units, step, self.joined)
                     {
                         trace(Span { core: number, unit, layer, activity, start, cycles, times, period });
                     }
@@ -70,7 +95,7 @@ impl Simulator {
             self.joined = self.cores.iter().map(|core| core.done).fold(self.joined, u64::max);
             // All programs have the same number of joins.
             if rest.iter().all(|rest| rest.is_empty()) {
-                return LayerTime { name: program.name.clone(), start, end: self.joined };
+                return start..self.joined;
             }
             rest.iter_mut().for_each(|rest| *rest = &rest[1..]);
         }
@@ -95,35 +120,37 @@ impl Stretch {
 
 impl Core {
     /// Begins a step, and gives what the core does in it; nothing that needs the layer's inputs begins before `joined`.
-    fn step(&mut self, step: &Instruction, joined: u64) -> Option<Stretch> {
+    fn step(&mut self, units: &mut [Unit], step: &Instruction, joined: u64) -> Option<Stretch> {
         match *step {
             Instruction::DecodeIndex { unit, cycles } => {
-                let start = self.decoder.max(self.units[unit].computed);
+                let start = self.decoder.max(units[unit].computed);
                 self.decoder = start + cycles;
-                self.units[unit].loaded = self.units[unit].loaded.max(self.decoder);
+                units[unit].loaded = units[unit].loaded.max(self.decoder);
                 Some(Stretch::once(Some(unit), Activity::DecodeIndex, start, cycles))
             }
             Instruction::LoadWeights { unit, cycles, from_next_level } => {
-                let mut start = self.write_port.max(self.units[unit].computed);
+                let mut start = self.write_port.max(units[unit].computed);
                 if from_next_level {
                     start = start.max(self.next_level);
                     self.next_level = start + cycles;
                 }
                 self.write_port = start + cycles;
-                self.units[unit].loaded = self.units[unit].loaded.max(self.write_port);
+                units[unit].loaded = units[unit].loaded.max(self.write_port);
                 Some(Stretch::once(Some(unit), Activity::LoadWeights, start, cycles))
             }
             Instruction::Wait { unit, count, period, after } => {
-                let units = &self.units[unit..unit + count];
-                let sums = after.map_or(0, |after| self.units[after.unit].began + after.cycles);
-                let ready = units.iter().map(|unit| unit.loaded.max(unit.beat)).fold(joined.max(sums), u64::max);
+                let sums = after.map_or(0, |after| units[after.unit].began + after.cycles);
+                let ready = units[unit..unit + count]
+                    .iter()
+                    .map(|unit| unit.loaded.max(unit.beat))
+                    .fold(joined.max(sums), u64::max);
                 self.beat = joined + (ready - joined).next_multiple_of(period);
                 None
             }
             Instruction::Repeat { activity, unit, window, beats, period } => {
                 let start = self.beat + window.offset;
                 let end = start + (beats - 1) * period + window.cycles;
-                let of_unit = &mut self.units[unit];
+                let of_unit = &mut units[unit];
                 of_unit.began = self.beat;
                 of_unit.beat = self.beat + beats * period;
                 if activity == Activity::Compute {

@@ -1,5 +1,7 @@
 //! The timeline: when each part of a core does what, as the simulator found it.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 use super::program::Activity;
@@ -43,11 +45,9 @@ pub struct LayerTime {
     pub end: u64,
 }
 
-impl LayerTime {
-    /// A frame's share of it, where `frames` frames go through the layer, in whole cycles.
-    pub(crate) fn cycles_of_a_frame(&self, frames: usize) -> u64 {
-        (self.end - self.start).div_ceil(frames as u64)
-    }
+/// A frame's share of the cycles of a layer that `frames` frames go through, in whole cycles.
+pub(crate) fn cycles_of_a_frame(time: &Range<u64>, frames: usize) -> u64 {
+    (time.end - time.start).div_ceil(frames as u64)
 }
 
 /// What happens while `frames` frames are computed.

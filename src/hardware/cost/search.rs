@@ -1,0 +1,259 @@
+//! Search: the best placement of each layer on all of a chip, by the model's own time and energy.
+//!
+//! Every placement of a layer is compared with the plain one (filter sets over cores, nothing twice), after the ones that were chosen before it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::energy::{Macros, layer_energy};
+use crate::hardware::chip::{Hardware, Objective, Policy};
+use crate::hardware::mapping::{Layer, LayerWork, Placement};
+use crate::hardware::timing::{Instruction, LayerProgram, Loading, Simulator, Span, cycles_of_a_frame, write_programs};
+
+/// Layers on all of a chip.
+pub(super) struct Plan<'a> {
+    pub(super) works: Vec<Arc<LayerWork<'a>>>,
+    pub(super) loading: Loading,
+    pub(super) fits_weight_sram: bool,
+    /// Macros that hold a tile in a frame.
+    holding: usize,
+    /// Most accesses that one of them holds.
+    most_held: u64,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(works: Vec<Arc<LayerWork<'a>>>, hardware: &Hardware) -> Self {
+        let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
+        let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_kib * 8192);
+        let room = hardware.accesses_per_macro() as u64;
+        let held: Vec<u64> = held(&works, hardware).into_iter().flatten().flatten().collect();
+        let most_held = held.iter().copied().max().unwrap_or(0);
+        let loading = match most_held <= room {
+            true => Loading::Never,
+            false if fits_weight_sram => Loading::WeightSram,
+            false => Loading::NextLevel,
+        };
+        Self { works, loading, fits_weight_sram, holding: held.len(), most_held }
+    }
+
+    /// Macros that hold a tile in a frame, and of all that the whole chip has those that don't.
+    pub(super) fn macros(&self, hardware: &Hardware) -> Macros {
+        Macros { holding: self.holding, idle: hardware.macros() - self.holding }
+    }
+
+    /// What a frame takes, without the leakage of macros that hold nothing.
+    pub(super) fn expense(&self, hardware: &Hardware) -> Expense {
+        self.expense_of(hardware, Macros { holding: self.holding, idle: 0 })
+    }
+
+    /// What a frame takes, with the leakage of macros that hold nothing.
+    pub(super) fn whole_expense(&self, hardware: &Hardware) -> Expense {
+        self.expense_of(hardware, self.macros(hardware))
+    }
+
+    fn expense_of(&self, hardware: &Hardware, macros: Macros) -> Expense {
+        let mut chip = Runner::new(hardware, self.loading, macros);
+        self.works.iter().map(|work| chip.expense(work)).fold(Expense::default(), |sum, layer| Expense {
+            cycles: sum.cycles + layer.cycles,
+            energy_uj: sum.energy_uj + layer.energy_uj,
+        })
+    }
+}
+
+/// Accesses of all layers that each macro of each core is to hold; none for a macro without a tile.
+fn held(works: &[Arc<LayerWork>], hardware: &Hardware) -> Vec<Vec<Option<u64>>> {
+    let of_core = |number: usize| {
+        let mut held = vec![None; hardware.macros_per_core];
+        let mut turn = 0;
+        for core in works.iter().map(|work| &work.cores[number]) {
+            for copy in 0..core.pixels.len() {
+                for (index, tile) in core.tiles.iter().enumerate() {
+                    *held[core.unit_of(turn, copy, index)].get_or_insert(0) += tile.accesses;
+                }
+            }
+            turn += core.tiles.len();
+        }
+        held
+    };
+    (0..hardware.cores).map(of_core).collect()
+}
+
+/// A chip that runs one layer after the other.
+pub(super) struct Runner<'a> {
+    hardware: &'a Hardware,
+    loading: Loading,
+    macros: Macros,
+    state: State,
+    /// The programs of the layer that ran last.
+    programs: Vec<Vec<Instruction>>,
+}
+
+/// A chip between two layers.
+#[derive(Debug)]
+struct State {
+    simulator: Simulator,
+    /// Tiles that each core has had.
+    turns: Vec<usize>,
+}
+
+impl Clone for State {
+    fn clone(&self) -> Self {
+        Self { simulator: self.simulator.clone(), turns: self.turns.clone() }
+    }
+
+    /// Takes no new memory.
+    fn clone_from(&mut self, from: &Self) {
+        self.simulator.clone_from(&from.simulator);
+        self.turns.clone_from(&from.turns);
+    }
+}
+
+impl<'a> Runner<'a> {
+    pub(super) fn new(hardware: &'a Hardware, loading: Loading, macros: Macros) -> Self {
+        let state = State { simulator: Simulator::new(hardware), turns: vec![0; hardware.cores] };
+        Self { hardware, loading, macros, state, programs: Vec::new() }
+    }
+
+    /// Runs the next layer; gives its programs and its time, and `trace` what the parts of the cores do.
+    pub(super) fn trace(&mut self, work: &LayerWork, trace: impl FnMut(Span)) -> (LayerProgram, Range<u64>) {
+        let time = self.run_traced(work, trace);
+        (LayerProgram { name: work.layer.name.clone(), cores: self.programs.clone() }, time)
+    }
+
+    /// Runs the next layer; gives its cycles for a frame.
+    pub(super) fn run(&mut self, work: &LayerWork) -> u64 {
+        cycles_of_a_frame(&self.run_traced(work, |_| {}), self.hardware.frames_per_load)
+    }
+
+    fn run_traced(&mut self, work: &LayerWork, trace: impl FnMut(Span)) -> Range<u64> {
+        write_programs(work, self.hardware, self.loading, &mut self.state.turns, &mut self.programs);
+        self.state.simulator.run(&self.programs, trace)
+    }
+
+    /// Runs the next layer; gives what it takes for a frame.
+    fn expense(&mut self, work: &LayerWork) -> Expense {
+        let cycles = self.run(work);
+        let energy = layer_energy(work, cycles, self.hardware, self.loading, self.macros);
+        Expense { cycles, energy_uj: energy.total() }
+    }
+}
+
+/// What a layer or network takes for a frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Expense {
+    pub(super) cycles: u64,
+    pub(super) energy_uj: f64,
+}
+
+impl Expense {
+    /// What the objective makes small first, and what decides where that is equal.
+    pub(super) fn worth(&self, objective: Objective) -> (f64, f64) {
+        let (cycles, energy) = (self.cycles as f64, self.energy_uj);
+        match objective {
+            Objective::Cycles => (cycles, energy),
+            Objective::Energy => (energy, cycles),
+            Objective::Product => (cycles * energy, cycles),
+        }
+    }
+
+    /// The worth beside a plain placement: the product counts for what is neither slower nor costlier.
+    pub(super) fn rank(&self, plain: &Self, objective: Objective) -> (f64, f64) {
+        // Sums in another order may differ in their last bits.
+        let worse = self.cycles > plain.cycles || self.energy_uj > plain.energy_uj * (1.0 + ROUNDING);
+        match objective {
+            Objective::Product if worse => (f64::INFINITY, f64::INFINITY),
+            objective => self.worth(objective),
+        }
+    }
+}
+
+/// By how much sums in another order may differ, relative to them.
+pub(super) const ROUNDING: f64 = 1e-12;
+
+/// All layers alike.
+pub(super) fn fixed<'a>(layers: &'a [Layer], hardware: &Hardware, policy: Policy) -> Plan<'a> {
+    let place = |layer: &'a Layer| {
+        let placement = layer.conv.as_ref().and_then(|conv| Placement::of_policy(policy, conv, hardware));
+        Arc::new(layer.place(placement, hardware))
+    };
+    Plan::new(layers.iter().map(place).collect(), hardware)
+}
+
+/// The best plan found on all of a chip.
+pub(super) struct Found<'a> {
+    pub(super) plan: Plan<'a>,
+    /// The fewest accesses that a macro may have room for, so that the same plan is found.
+    pub(super) least_room: usize,
+}
+
+/// Looks for the best plan on all of a chip.
+pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Found<'a> {
+    let objective = hardware.mapping.objective;
+    let works: Vec<Works> = layers.iter().map(|layer| works_of(layer, hardware)).collect();
+    let plain = Plan::new(works.iter().map(|works| works[0].clone()).collect(), hardware);
+    let others = [Policy::Together, Policy::InputChannels, Policy::Duplicate];
+    let others = others.map(|policy| fixed(layers, hardware, policy));
+    // Where copies don't fit, placements that were chosen as if weights stayed would be worth nothing.
+    let loadings = [Loading::Never, Loading::WeightSram, Loading::NextLevel].into_iter();
+    let loadings = loadings.filter(|loading| *loading >= plain.loading);
+    let chosen: Vec<_> = loadings.map(|loading| layer_by_layer(&works, hardware, loading)).collect();
+    let plans: Vec<Plan> = [plain].into_iter().chain(chosen).chain(others).collect();
+
+    let least_room = least_room(&works, &plans, hardware);
+    let least = plans[0].expense(hardware);
+    let rank = |plan: &Plan| plan.expense(hardware).rank(&least, objective);
+    let all = plans.into_iter().map(|plan| (rank(&plan), plan));
+    let best = all.reduce(|best, next| if next.0 < best.0 { next } else { best });
+    Found { plan: best.expect("the plain plan is there").1, least_room }
+}
+
+/// A layer in each of its placements, the plain one first.
+type Works<'a> = Vec<Arc<LayerWork<'a>>>;
+
+fn works_of<'a>(layer: &'a Layer, hardware: &Hardware) -> Works<'a> {
+    let placements = match &layer.conv {
+        Some(conv) => Placement::all(conv, hardware).into_iter().map(Some).collect(),
+        None => vec![None],
+    };
+    placements.into_iter().map(|placement| Arc::new(layer.place(placement, hardware))).collect()
+}
+
+/// The best placement of each layer, after the ones that were chosen before it.
+fn layer_by_layer<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> Plan<'a> {
+    let objective = hardware.mapping.objective;
+    let mut chip = Runner::new(hardware, loading, Macros::all(hardware));
+    let mut before = chip.state.clone();
+    let mut after_best = before.clone();
+    let chosen = works.iter().map(|works| {
+        let mut plain = None;
+        let mut best: Option<((f64, f64), &Arc<LayerWork>)> = None;
+        for work in works {
+            chip.state.clone_from(&before);
+            let expense = chip.expense(work);
+            let rank = expense.rank(plain.get_or_insert(expense), objective);
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, work));
+                std::mem::swap(&mut after_best, &mut chip.state);
+            }
+        }
+        std::mem::swap(&mut before, &mut after_best);
+        best.expect("each layer has a placement").1.clone()
+    });
+    Plan::new(chosen.collect(), hardware)
+}
+
+/// The fewest accesses that a macro may have room for, so that each layer is cut into the same tiles and copied as often, and the same plans stay loaded.
+fn least_room(works: &[Works], plans: &[Plan], hardware: &Hardware) -> usize {
+    let works = works.iter().flatten().chain(plans.iter().flat_map(|plan| &plan.works));
+    let of_work = |work: &Arc<LayerWork>| {
+        let tiles = work.cores.iter().flat_map(|core| core.tiles.iter());
+        // As many tiles as before have to hold what they held: they are even.
+        let most = tiles.map(|tile| tile.accesses).max().unwrap_or(0) as usize;
+        let copies = work.placement.map_or(1, |placement| placement.copies);
+        let accesses = work.layer.conv.as_ref().map_or(0, |conv| conv.accesses());
+        let copied = if copies > 1 { (accesses * copies).div_ceil(hardware.macros()) } else { 0 };
+        most.max(copied)
+    };
+    let loaded = plans.iter().filter(|plan| plan.loading == Loading::Never).map(|plan| plan.most_held as usize);
+    works.map(of_work).chain(loaded).max().unwrap_or(0).max(1)
+}
