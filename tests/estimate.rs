@@ -78,7 +78,12 @@ fn every_output_says_that_it_is_made_up() {
 
 #[test]
 fn networks_for_imagenet_have_its_images_and_classes() {
-    for (name, macs) in [("resnet18_imagenet", 1_814_073_344), ("vgg16_imagenet", 15_470_264_320)] {
+    for (name, macs) in [
+        ("resnet18_imagenet", 1_814_073_344),
+        ("resnet50_imagenet", 4_089_184_256),
+        ("vgg16_imagenet", 15_470_264_320),
+        ("mobilenetv2_imagenet", 300_774_272),
+    ] {
         let estimate = Estimate::new(named_network(name, None, None).unwrap(), W4A4, &Hardware::mars()).unwrap();
         assert_eq!((estimate.made_up.image, estimate.made_up.classes), ([3, 224, 224], 1000));
         assert_eq!(estimate.layers.iter().map(|layer| layer.macs).sum::<u64>(), macs, "{name}");
