@@ -138,7 +138,7 @@ impl<'a> Converter<'a> {
             Content::Stored(..) if clip.is_some() => {
                 return refuse("it clips a value that is behind a ReLU", "clip where the ReLU is, and train anew");
             }
-            // Stored values aren't negative already.
+            // Values behind a ReLU stay as they are.
             Content::Stored(..) => return Ok(Map { sizes, content }),
             Content::Sums(sums) => self.store(*sums, Activation::Relu, clip)?,
         };
