@@ -138,6 +138,9 @@ def main() -> None:
     row("  torch.compile", net, torch.compile(net).state_dict(), 64, imagenet)
     row("  Lightning", net, {"state_dict": prefixed, "optimizer_states": [optimizer]}, 64, imagenet)
     row("  16 bits", net, half, 64, imagenet)
+    for name, zoo in [("resnet50", "resnet50_imagenet"), ("mobilenet_v2", "mobilenetv2_imagenet")]:
+        net = settled(getattr(torchvision.models, name)(num_classes=CLASSES), 64)
+        row(f"torchvision {name}", net, net.state_dict(), 64, zoo)
     net = settled(timm.create_model("resnet18", num_classes=CLASSES), 64)
     row("timm ResNet18", net, {"state_dict": net.state_dict()}, 64, imagenet)
     model = folder / "vgg.toml"
