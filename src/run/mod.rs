@@ -26,6 +26,7 @@ use crate::data::{DataOptions, Dataset, ImageShape};
 use crate::error::{Error, Result};
 use crate::files::{part_beside, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
+use crate::integer::{Fusion, WeightScale};
 use crate::network::{Graph, NetworkSpec, Weights};
 use crate::observer::{Observer, StopSignal};
 use crate::package::Package;
@@ -33,7 +34,7 @@ use crate::report;
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
-use crate::train::{Checkpoint, Recipe, Training, device, largest};
+use crate::train::{Checkpoint, PhaseKind, Recipe, Training, device, largest};
 use crate::validation::{Deployment, validate};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
@@ -55,6 +56,20 @@ pub struct Plan<'a> {
     folder: PathBuf,
     cpu: Cpu,
     observer: &'a dyn Observer,
+}
+
+/// What is said where depthwise convolutions, whose filters fold to weights of very different size, are to share one scale.
+fn scale_remark(recipe: &Recipe, graph: &Graph) -> Option<String> {
+    let quantizes = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Quantize);
+    let shares = recipe.quantize.weight_scale == WeightScale::Layer && recipe.quantize.fusion != Fusion::None;
+    let mut depthwise = graph.convs().filter(|conv| conv.shape.groups > 1 && conv.shape.depth() == 1);
+    let first = depthwise.next().filter(|_| quantizes && shares)?;
+    Some(format!(
+        "`{}` and {} other layers read one channel a filter: quantize.weight_scale = \"column\" spares them much of what one scale a layer \
+         loses (docs/training.md)",
+        first.name,
+        depthwise.count()
+    ))
 }
 
 /// Which CPU a run may go on with.
@@ -129,6 +144,9 @@ impl<'a> Plan<'a> {
         let start = origin.read(training.recipe(), training.graph())?;
         environment.observer.notice(&start.origin.to_string());
         start.remarks.iter().for_each(|remark| environment.observer.notice(remark));
+        if let Some(remark) = scale_remark(training.recipe(), training.graph()) {
+            environment.observer.notice(&remark);
+        }
         let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
         if start.folded {
             training = training.with_measured_norms();
@@ -350,4 +368,33 @@ fn free_folder(recipe: &Recipe) -> PathBuf {
     let (model, dataset) = (stem(&recipe.model), stem(&recipe.dataset));
     let folder = |number| Path::new("runs").join(format!("{model}-{dataset}-{number}"));
     (1..).map(folder).find(|folder| !folder.exists()).expect("a free number")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::integer::QuantizeConfig;
+    use crate::network::zoo;
+    use crate::train::Phase;
+
+    #[test]
+    fn depthwise_convolutions_are_told_of_scales_for_each_filter() {
+        let graph = |name| Graph::new(zoo(name, 10).unwrap()).unwrap();
+        let recipe = |kind, weight_scale, fusion| Recipe {
+            phases: vec![Phase::new(kind, 1, 0.001)],
+            quantize: QuantizeConfig { weight_scale, fusion, ..QuantizeConfig::default() },
+            ..Recipe::default()
+        };
+        let shared = recipe(PhaseKind::Quantize, WeightScale::Layer, Fusion::Ema);
+        let said = scale_remark(&shared, &graph("mobilenetv2")).unwrap();
+        assert!(said.starts_with("`features.1.conv.0.0` and 16 other layers read one channel a filter"), "{said}");
+        assert_eq!(scale_remark(&shared, &graph("resnet20")), None);
+        for recipe in [
+            recipe(PhaseKind::Float, WeightScale::Layer, Fusion::Ema),
+            recipe(PhaseKind::Quantize, WeightScale::Column, Fusion::Ema),
+            recipe(PhaseKind::Quantize, WeightScale::Layer, Fusion::None),
+        ] {
+            assert_eq!(scale_remark(&recipe, &graph("mobilenetv2")), None);
+        }
+    }
 }
