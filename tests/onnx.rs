@@ -217,6 +217,13 @@ fn a_convolution_that_is_read_before_a_relu_has_no_activation() {
     });
     assert_eq!(activations(&sum).1, [RELU, NONE, NONE, RELU, RELU]);
 
+    // The image's own projection is stored, too, since only layers' outputs are projected.
+    let image = OnnxFile::new(&[0, 3, 8, 8]).floats("w", &[4, 3, 3, 3]).floats("u", &[4, 3, 1, 1]);
+    let image = image.floats("v", &[10, 256]).node("Conv", &["x", "w"], "c", &same);
+    let image = image.node("Conv", &["x", "u"], "d", &[]).node("Add", &["c", "d"], "a", &[]);
+    let image = image.node("Relu", &["a"], "r", &[]).node("Flatten", &["r"], "f", &[]);
+    assert_eq!(activations(&image.node("Gemm", &["f", "v"], "y", &[("transB", Is::Number(1))])).1, [NONE, RELU, RELU]);
+
     // A mean of values with a sign.
     let mean = around(
         |file| {

@@ -543,3 +543,39 @@ fn resolve_skip(add: &SkipSpec, output: MapShape, image: MapShape, nodes: &[Node
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn graph(layers: &str) -> Result<Graph> {
+        let text = format!("name = 'n'\ninput = [3, 8, 8]\nclasses = 2\nlayers = [{}]", layers.replace('\n', " "));
+        Graph::new(toml::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn values_have_a_sign_until_a_relu() {
+        let graph = graph(
+            "{ op = 'conv', name = 'a', filters = 4, kernel = 1, activation = 'none' },
+            { op = 'max_pool', name = 'm', kernel = 2, stride = 2 },
+            { op = 'avg_pool', name = 'p', kernel = 2 },
+            { op = 'conv', name = 'b', filters = 4, kernel = 1, activation = 'relu' },
+            { op = 'linear', name = 'h', filters = 3, activation = 'none' },
+            { op = 'linear', name = 'l', filters = 2 }",
+        );
+        let graph = graph.unwrap();
+        let signs: Vec<bool> = (0..6).map(|node| graph.is_signed(Source::Node(node))).collect();
+        assert_eq!(signs, [true, true, true, false, true, true]);
+        assert!(!graph.is_signed(Source::Image));
+    }
+
+    #[test]
+    fn what_has_no_relu_is_not_clipped() {
+        let last = "{ op = 'linear', name = 'l', filters = 2 }";
+        let clipped =
+            |keys: &str| graph(&format!("{{ op = 'conv', name = 'a', filters = 4, kernel = 1, {keys} }}, {last}"));
+        assert!(clipped("clip = 6.0").is_ok());
+        let error = clipped("clip = 6.0, activation = 'none'").unwrap_err().to_string();
+        assert!(error.contains("layer `a`: it has no ReLU to clip: drop `clip` or `activation`"), "{error}");
+    }
+}

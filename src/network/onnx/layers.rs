@@ -117,10 +117,7 @@ impl Layers {
                 }
                 epsilon = epsilon.or(other);
                 let Source::Node(from) = projection.source else {
-                    return refuse(
-                        "a convolution of the image joins a residual sum",
-                        "put a layer between the image and the sum",
-                    );
+                    unreachable!("a convolution of the image is stored before it joins a sum")
                 };
                 Some(SkipSpec {
                     from: self.layers[from].name().into(),

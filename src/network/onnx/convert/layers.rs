@@ -191,11 +191,12 @@ impl<'a> Converter<'a> {
             std::mem::swap(&mut main, &mut other);
         }
         check_plain(&main)?;
-        let projects = |sums: &Sums| check_plain(sums).is_ok() && sums.product.projects().is_some();
-        if !projects(&other) && projects(&main) && check_plain(&other).is_ok() {
+        let projects = |Sums { product, .. }: &Sums| product.projects().is_some() && product.source != Source::Image;
+        let both = check_plain(&other).is_ok();
+        if both && !projects(&other) && projects(&main) {
             std::mem::swap(&mut main, &mut other);
         }
-        main.joined = Some(match projects(&other) {
+        main.joined = Some(match both && projects(&other) {
             true => Joined::Projection(Box::new(other.product)),
             false => {
                 let source = self.store(other, Activation::None, None)?;
