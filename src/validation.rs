@@ -6,8 +6,8 @@ use crate::data::{Batches, ImageShape, Split};
 use crate::error::Result;
 use crate::files::to_json;
 use crate::hardware::{
-    AreaBreakdown, Chip, Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, MacroNetwork, Policy, Used,
-    evaluate,
+    AreaBreakdown, Chip, Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, MacroNetwork,
+    PartialSumsOfNetwork, Policy, Used, evaluate,
 };
 use crate::integer::{IntegerNetwork, Reference, predict};
 use crate::observer::Observer;
@@ -179,6 +179,36 @@ pub fn macro_accuracy(
     Ok(test.accuracy(&found))
 }
 
+/// How the partial sums of a network are distributed over images.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PartialSumsOnImages {
+    /// Name of the network.
+    pub network: String,
+    /// Name of the hardware.
+    pub hardware: String,
+    /// Images that were run.
+    pub images: usize,
+    /// What the converters saw.
+    #[serde(flatten)]
+    pub partial_sums: PartialSumsOfNetwork,
+}
+
+/// How the partial sums of the first `images` test images (all for `None`) are distributed.
+///
+/// # Errors
+/// Those of [`validate`].
+pub fn partial_sums(
+    network: &IntegerNetwork,
+    hardware: &Hardware,
+    test: &Split,
+    images: Option<usize>,
+) -> Result<PartialSumsOnImages> {
+    let images = check_images(network, test, images)?;
+    let partial_sums = MacroNetwork::new(network, hardware)?.partial_sums(&test.images[..images * test.shape.len()])?;
+    let (network, hardware) = (network.graph.spec().name.clone(), hardware.name.clone());
+    Ok(PartialSumsOnImages { network, hardware, images, partial_sums })
+}
+
 /// How many images are run; images and labels have to fit the network.
 fn check_images(network: &IntegerNetwork, test: &Split, images: Option<usize>) -> Result<usize> {
     let images = images.unwrap_or(test.len()).min(test.len());
@@ -211,6 +241,16 @@ fn place(logits: &[i32], class: usize) -> usize {
 
 impl Deployment {
     /// The text of `deploy.json`.
+    ///
+    /// # Errors
+    /// None that is known: every field has a form in JSON.
+    pub fn to_json(&self) -> Result<String> {
+        to_json(self)
+    }
+}
+
+impl PartialSumsOnImages {
+    /// The text of a JSON file.
     ///
     /// # Errors
     /// None that is known: every field has a form in JSON.

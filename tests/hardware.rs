@@ -950,6 +950,36 @@ fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
     assert!(evaluate(&network, &hardware).unwrap().cost.energy_uj > 0.0);
 }
 
+/// Converters with the bits that the distribution of partial sums asks for lose nothing, those with one less lose something.
+#[test]
+fn the_bits_that_partial_sums_ask_for_lose_nothing() {
+    let network = W4A4.network(small_network());
+    let images = Random(3).bytes(3 * 9 * 7 * 12);
+    let mut hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    let exact = MacroNetwork::new(&network, &Hardware::mars()).unwrap().logits(&images).unwrap();
+    let mut run = |bits: u8| {
+        hardware.converter = Converter::Bits { bits, step: 1 };
+        let chip = MacroNetwork::new(&network, &hardware).unwrap();
+        (chip.run(0, &images).unwrap(), chip.partial_sums(&images).unwrap())
+    };
+    let needed = run(8).1.layers.iter().map(|layer| layer.lossless_bits).max().unwrap() as u8;
+    let (execution, found) = run(needed);
+    assert_eq!(execution.logits, exact);
+    assert!(found.layers.iter().all(|layer| layer.lossy.is_some_and(|lossy| lossy.rms_error == 0.0)));
+    // Filters that a group is filled up with are converted, but nobody reads them.
+    let conversions: u64 = found.layers.iter().map(|layer| layer.conversions).sum();
+    assert!(conversions > 0 && conversions <= execution.counters.conversions, "{conversions}");
+    let (execution, found) = run(needed - 1);
+    assert_ne!(execution.logits, exact);
+    assert!(found.layers.iter().any(|layer| layer.lossy.is_some_and(|lossy| lossy.saturated > 0.0)));
+
+    // However the images are divided among threads.
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let chip = MacroNetwork::new(&network, &hardware).unwrap();
+    let [one, four] = [1, 4].map(|threads| pool(threads).install(|| chip.partial_sums(&images).unwrap()));
+    assert_eq!(one, four);
+}
+
 /// Noise follows from an image's place in its data set: neither batches nor threads nor the order change it.
 #[test]
 fn noise_does_not_depend_on_batches_threads_or_order() {

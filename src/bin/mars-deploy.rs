@@ -14,7 +14,7 @@ use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
-use mars::validation::{macro_accuracy, validate};
+use mars::validation::{macro_accuracy, partial_sums, validate};
 use sha2::{Digest, Sha256};
 
 /// Run a package on the hardware model: is it what training promised, and what does it cost? Or cost a network that nobody has trained.
@@ -54,6 +54,9 @@ struct Arguments {
     /// Costs side by side instead: hardware files with the package or --model, packages with --hardware; --run writes compare.html
     #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["sweep", "images", "dataset", "svg"])]
     compare: Vec<PathBuf>,
+    /// How the partial sums of each layer are distributed instead, and what the chip's converter loses of them
+    #[arg(long, conflicts_with_all = ["model", "sweep", "compare", "folder", "svg"])]
+    partial_sums: bool,
     /// List the hardware files that are part of the program: chips of the project, and published ones
     #[arg(long, exclusive = true)]
     list_hardware: bool,
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
     }
     exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
         (Some(package), _, Some(file)) => explore(&arguments, package, file),
+        (Some(package), _, None) if arguments.partial_sums => distribute(&arguments, package),
         (Some(package), _, None) => deploy(&arguments, package),
         (None, Some(model), _) => estimate(&arguments, model),
         // Neither a package nor a model: the list was asked for.
@@ -105,15 +109,32 @@ fn main() -> ExitCode {
 }
 
 fn deploy(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
-    if arguments.images == Some(0) {
-        return Err(Error::Setting("--images 0: at least one image is needed".into()));
-    }
+    check_images(arguments)?;
     let package = Package::read(file)?;
     let hardware = hardware(arguments)?;
     let _lock = lock_run(arguments, Some(&package), &hardware)?;
     let dataset = dataset(arguments, file, &package)?;
     let deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
     present(arguments, (&deployment).into())
+}
+
+/// Tells how partial sums are distributed over images.
+fn distribute(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
+    check_images(arguments)?;
+    let package = Package::read(file)?;
+    let hardware = hardware(arguments)?;
+    let dataset = dataset(arguments, file, &package)?;
+    let found = partial_sums(&package.network, &hardware, &dataset.test, arguments.images)?;
+    arguments.common.write_json(|| found.to_json())?;
+    say(&report::partial_sums_table(&found, &hardware))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_images(arguments: &Arguments) -> Result<()> {
+    match arguments.images {
+        Some(0) => Err(Error::Setting("--images 0: at least one image is needed".into())),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Costs a network that nobody has trained.

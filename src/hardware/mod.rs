@@ -17,9 +17,9 @@ mod cost;
 mod mapping;
 mod timing;
 
+pub use array::{ConversionLoss, Counters, Execution, MacroNetwork, PartialSums, PartialSumsOfNetwork};
 #[cfg(feature = "train")]
 pub(crate) use array::{ConversionNoise, stuck_weights};
-pub use array::{Counters, Execution, MacroNetwork};
 #[cfg(feature = "train")]
 pub(crate) use chip::ConversionNumbers;
 pub use chip::{

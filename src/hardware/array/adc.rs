@@ -69,7 +69,7 @@ pub(super) struct Codes<T> {
 
 impl Conversion {
     /// The converter's ranges; `signed` tells whether the slice has negative digits.
-    fn new(converter: Converter, signed: bool) -> Self {
+    pub(super) fn new(converter: Converter, signed: bool) -> Self {
         match converter {
             Converter::Ideal | Converter::AdderTree => Self::Exact,
             Converter::Clipping { range } => Self::Clamped { range: [-range, range] },
@@ -118,12 +118,28 @@ impl Conversion {
         }
     }
 
+    /// Whether a partial sum lies beyond the codes: it is farther from the last one than rounding takes it.
+    pub(super) fn saturates(self, sum: i32) -> bool {
+        match self {
+            Self::Exact => false,
+            Self::Clamped { range: [low, high] } => !(low..=high).contains(&sum),
+            Self::Coded(Codes { range, step, .. }) => beyond(range, step, sum),
+            Self::WideCoded(Codes { range, step, .. }) => beyond(range, step, sum),
+        }
+    }
+
     /// What the converter makes of a partial sum.
     pub(super) fn convert(self, sum: i32) -> i32 {
         let mut sums = [Portable.lanes([sum; LANES])];
         self.apply(Portable, &mut sums);
         sums[0].to_lanes()[0]
     }
+}
+
+/// Whether a sum would round to a code outside of those that reach over `range`.
+fn beyond([low, high]: [i32; 2], step: i32, sum: i32) -> bool {
+    let code = (2 * i64::from(sum) + i64::from(step)).div_euclid(2 * i64::from(step)) * i64::from(step);
+    !(i64::from(low)..=i64::from(high)).contains(&code)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use super::adc::Slice;
 use super::layout::{InputLayout, WeightLayout};
 use super::noise::{ConversionNoise, STREAM_CONVERSIONS, stuck_weights};
+use super::partial_sums::Histogram;
 use super::random::Key;
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
@@ -32,7 +33,7 @@ pub struct Counters {
 /// A convolution on the arrays.
 #[derive(Debug)]
 pub(super) struct ArrayConv {
-    name: String,
+    pub(super) name: String,
     pub(super) shape: ConvShape,
     padding_values: Vec<u8>,
     pub(super) bias: Vec<i32>,
@@ -247,7 +248,21 @@ impl ArrayConv {
         }
     }
 
-    /// The accumulators `[pixel][filter]` of image `image` of its data set, without bias.
+    /// Histograms of its partial sums, one for each kind of digit, without sums yet.
+    pub(super) fn histograms(&self) -> Vec<Histogram> {
+        let noise = self.noise.map_or(0, |noise| noise.largest());
+        let of_digits = |signed: bool| {
+            let slices = || (0..self.slices.len()).filter(move |slice| self.slices[*slice].signed == signed);
+            let bundles = || self.sets.iter().flat_map(|set| &set.bundles);
+            let bounds = || bundles().flat_map(|bundle| slices().map(|slice| bundle.bounds[slice]));
+            let low = bounds().map(|bounds| bounds.low - noise).min()?;
+            let high = bounds().map(|bounds| bounds.high + noise).max()?;
+            Some(Histogram::new(signed, low, high))
+        };
+        [false, true].into_iter().filter_map(of_digits).collect()
+    }
+
+    /// The accumulators `[pixel][filter]` of image `image` of its data set, without bias. Partial sums are counted in `histograms`, where there are some.
     pub(super) fn run(
         &self,
         image: u64,
@@ -255,6 +270,7 @@ impl ArrayConv {
         planes: &mut [u8],
         sums: &mut Vec<i32>,
         counters: &mut Counters,
+        histograms: Option<&[Histogram]>,
     ) -> Result<()> {
         let MapShape { channels, height, width } = self.shape.input;
         for y in 0..height {
@@ -265,10 +281,18 @@ impl ArrayConv {
         }
         sums.clear();
         sums.resize(self.shape.output.len(), 0);
-        let done = match &self.noise {
-            None => dispatch_integers(Accumulation { conv: self, planes, sums, counters, noise: Noiseless }),
-            Some(noise) => {
-                dispatch_integers(Accumulation { conv: self, planes, sums, counters, noise: Noisy { noise, image } })
+        let done = match (&self.noise, histograms) {
+            (None, None) => dispatch_integers(Accumulation { conv: self, planes, sums, counters, at: Noiseless }),
+            (Some(noise), None) => {
+                dispatch_integers(Accumulation { conv: self, planes, sums, counters, at: Noisy { noise, image } })
+            }
+            (None, Some(histograms)) => {
+                let at = Counted { at: Noiseless, conv: self, histograms };
+                dispatch_integers(Accumulation { conv: self, planes, sums, counters, at })
+            }
+            (Some(noise), Some(histograms)) => {
+                let at = Counted { at: Noisy { noise, image }, conv: self, histograms };
+                dispatch_integers(Accumulation { conv: self, planes, sums, counters, at })
             }
         };
         done.map_err(|at| {
@@ -290,46 +314,97 @@ impl ArrayConv {
 /// Output pixels that share a load of the weights.
 const PIXELS: usize = 8;
 
-/// What is added to partial sums before they are converted.
-trait Disturb: Copy {
-    /// What picks the numbers of one vector of a filter set.
-    fn stream(self, set: usize, vector: usize) -> Key;
-    /// Disturbs the partial sums of neighboring pixels from `first` on, conversion `number` of the stream.
-    fn add<S: IntegerSimd>(self, simd: S, stream: Key, first: usize, number: usize, sums: &mut [S::I32; PIXELS]);
+/// What happens to partial sums before they are converted.
+trait BeforeConversion: Copy {
+    /// What it needs to know of one vector of a filter set.
+    type Vector: Copy;
+
+    fn vector(self, set: usize, vector: usize) -> Self::Vector;
+    /// Takes the partial sums of neighboring pixels from `first` on, conversion `number` of the vector.
+    fn take<S: IntegerSimd>(
+        self,
+        simd: S,
+        vector: Self::Vector,
+        first: usize,
+        number: usize,
+        sums: &mut [S::I32; PIXELS],
+    );
 }
 
+/// Nothing.
 #[derive(Clone, Copy)]
 struct Noiseless;
 
-impl Disturb for Noiseless {
-    #[inline(always)]
-    fn stream(self, _: usize, _: usize) -> Key {
-        Key::default()
-    }
+impl BeforeConversion for Noiseless {
+    type Vector = ();
 
     #[inline(always)]
-    fn add<S: IntegerSimd>(self, _: S, _: Key, _: usize, _: usize, _: &mut [S::I32; PIXELS]) {}
+    fn vector(self, _: usize, _: usize) {}
+
+    #[inline(always)]
+    fn take<S: IntegerSimd>(self, _: S, (): (), _: usize, _: usize, _: &mut [S::I32; PIXELS]) {}
 }
 
+/// Noise is added.
 #[derive(Clone, Copy)]
 struct Noisy<'a> {
     noise: &'a ConversionNoise,
     image: u64,
 }
 
-impl Disturb for Noisy<'_> {
+impl BeforeConversion for Noisy<'_> {
+    /// What picks its numbers.
+    type Vector = Key;
+
     #[inline(always)]
-    fn stream(self, set: usize, vector: usize) -> Key {
+    fn vector(self, set: usize, vector: usize) -> Key {
         self.noise.stream(self.image, set, vector)
     }
 
     #[inline(always)]
-    fn add<S: IntegerSimd>(self, simd: S, stream: Key, first: usize, number: usize, sums: &mut [S::I32; PIXELS]) {
+    fn take<S: IntegerSimd>(self, simd: S, stream: Key, first: usize, number: usize, sums: &mut [S::I32; PIXELS]) {
         for (pair, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
             let noise = self.noise.pair(stream, (first / 2 + pair) as u32, number as u32);
             for (sums, noise) in sums.iter_mut().zip(noise) {
                 *sums = sums.add_product(simd.lanes(noise), 1);
             }
+        }
+    }
+}
+
+/// They are counted, after what happens first.
+#[derive(Clone, Copy)]
+struct Counted<'a, T> {
+    at: T,
+    conv: &'a ArrayConv,
+    histograms: &'a [Histogram],
+}
+
+impl<T: BeforeConversion> BeforeConversion for Counted<'_, T> {
+    /// Beside the other's: how many lanes are filters.
+    type Vector = (T::Vector, usize);
+
+    #[inline(always)]
+    fn vector(self, set: usize, vector: usize) -> Self::Vector {
+        (self.at.vector(set, vector), self.conv.lanes(set, vector))
+    }
+
+    #[inline(always)]
+    fn take<S: IntegerSimd>(
+        self,
+        simd: S,
+        (vector, lanes): Self::Vector,
+        first: usize,
+        number: usize,
+        sums: &mut [S::I32; PIXELS],
+    ) {
+        self.at.take(simd, vector, first, number, sums);
+        let signed = self.conv.slices[self.conv.numbers.slice(number)].signed;
+        // Slices without sign come first.
+        let histogram = if signed { self.histograms.last() } else { self.histograms.first() };
+        let histogram = histogram.expect("a histogram for each kind of digit");
+        for sums in sums.iter().take(self.conv.windows.len() - first) {
+            sums.to_lanes()[..lanes].iter().for_each(|sum| histogram.count(*sum));
         }
     }
 }
@@ -344,16 +419,16 @@ struct Place<'a> {
     bases: [usize; PIXELS],
 }
 
-struct Accumulation<'a, D> {
+struct Accumulation<'a, T> {
     conv: &'a ArrayConv,
     planes: &'a [u8],
     /// `[pixel][filter]`.
     sums: &'a mut [i32],
     counters: &'a mut Counters,
-    noise: D,
+    at: T,
 }
 
-impl<D: Disturb> IntegerKernel for Accumulation<'_, D> {
+impl<T: BeforeConversion> IntegerKernel for Accumulation<'_, T> {
     type Output = std::result::Result<(), OutOfRange>;
 
     #[inline(always)]
@@ -361,20 +436,19 @@ impl<D: Disturb> IntegerKernel for Accumulation<'_, D> {
         let conv = self.conv;
         let filters = conv.shape.filters();
         for (index, set) in conv.sets.iter().enumerate() {
-            let in_set = conv.group.filters.min(filters - index * conv.group.filters);
-            for vector in 0..in_set.div_ceil(LANES) {
+            for vector in 0..conv.set_filters(index).div_ceil(LANES) {
                 let filter = index * conv.group.filters + vector * LANES;
-                let real = LANES.min(in_set - vector * LANES);
-                let stream = self.noise.stream(index, vector);
+                let real = conv.lanes(index, vector);
+                let of_vector = self.at.vector(index, vector);
                 for (first, windows) in (0..).step_by(PIXELS).zip(conv.windows.chunks(PIXELS)) {
                     // The last pixels may be fewer; the last one then stands in for those that are missing.
                     let bases = std::array::from_fn(|pixel| windows[pixel.min(windows.len() - 1)]);
-                    let disturb = |number: usize, sums: &mut [S::I32; PIXELS]| {
-                        self.noise.add(simd, stream, first, number, sums);
+                    let take = |number: usize, sums: &mut [S::I32; PIXELS]| {
+                        self.at.take(simd, of_vector, first, number, sums);
                     };
                     let place = Place { set, vector, bases };
                     let totals = conv
-                        .access_pixels(simd, place, self.planes, disturb)
+                        .access_pixels(simd, place, self.planes, take)
                         .map_err(|at| OutOfRange { set: index, ..at })?;
                     for (pixel, totals) in totals.iter().enumerate().take(windows.len()) {
                         self.sums[(first + pixel) * filters + filter..][..real].copy_from_slice(&totals[..real]);
@@ -392,14 +466,14 @@ impl<D: Disturb> IntegerKernel for Accumulation<'_, D> {
 impl ArrayConv {
     /// Makes all accesses of a filter set for some output pixels and gives the accumulators of one vector of its filters.
     ///
-    /// `disturb` adds noise to the partial sums of one conversion of each lane and pixel, which are numbered from 0.
+    /// `before_conversion` takes the partial sums of one conversion of each lane and pixel, which are numbered from 0.
     #[inline(always)]
     fn access_pixels<S: IntegerSimd>(
         &self,
         simd: S,
         Place { set, vector, bases }: Place,
         planes: &[u8],
-        disturb: impl Fn(usize, &mut [S::I32; PIXELS]),
+        before_conversion: impl Fn(usize, &mut [S::I32; PIXELS]),
     ) -> std::result::Result<[[i32; LANES]; PIXELS], OutOfRange> {
         let mut totals = [simd.lanes([0; LANES]); PIXELS];
         for (index, bundle) in set.bundles.iter().enumerate() {
@@ -420,7 +494,7 @@ impl ArrayConv {
                     if partial.iter().any(|sums| sums.beyond(low, high)) {
                         return Err(OutOfRange { set: 0, bundle: index, slice, phase, bounds });
                     }
-                    disturb(self.numbers.of(index, slice, phase), &mut partial);
+                    before_conversion(self.numbers.of(index, slice, phase), &mut partial);
                     digits.conversion.apply(simd, &mut partial);
                     for (total, sums) in totals.iter_mut().zip(partial) {
                         *total = total.add_product(sums, place);
@@ -436,6 +510,16 @@ impl ArrayConv {
     pub(super) fn biased<'a>(&'a self, sums: &'a [i32], pixel: usize) -> impl Iterator<Item = i64> + 'a {
         let sums = &sums[pixel * self.shape.filters()..][..self.shape.filters()];
         sums.iter().zip(&self.bias).map(|(sum, bias)| i64::from(sum + bias))
+    }
+
+    /// Filters of a set.
+    fn set_filters(&self, set: usize) -> usize {
+        self.group.filters.min(self.shape.filters() - set * self.group.filters)
+    }
+
+    /// Lanes of a set's vector that are filters.
+    fn lanes(&self, set: usize, vector: usize) -> usize {
+        LANES.min(self.set_filters(set) - vector * LANES)
     }
 
     fn count(&self, set: &ArraySet, pixels: u64, counters: &mut Counters) {
@@ -513,7 +597,7 @@ mod tests {
         let mut array = array(256, 1, 1, &Hardware::mars()).unwrap();
         let run = |array: &ArrayConv| {
             let mut sums = Vec::new();
-            array.run(0, &[255; 256], &mut array.empty_planes(), &mut sums, &mut Counters::default())?;
+            array.run(0, &[255; 256], &mut array.empty_planes(), &mut sums, &mut Counters::default(), None)?;
             Ok::<_, Error>(sums)
         };
         assert_eq!(run(&array).unwrap(), [255 * 256; 10]);

@@ -7,6 +7,7 @@
 //! | `layout` | where inputs and weights lie in memory |
 //! | `adc` | weight slices and the converter of their partial sums |
 //! | `noise` | noise of the conversions, and stuck cells |
+//! | `partial_sums` | how partial sums are distributed, and what converters lose of them |
 //! | `random` | numbers that follow from where they are used |
 //!
 //! It knows nothing of cores, time or energy.
@@ -16,9 +17,11 @@ mod conv;
 mod layout;
 mod network;
 mod noise;
+mod partial_sums;
 mod random;
 
 pub use conv::Counters;
 pub use network::{Execution, MacroNetwork};
 #[cfg(feature = "train")]
 pub(crate) use noise::{ConversionNoise, stuck_weights};
+pub use partial_sums::{ConversionLoss, PartialSums, PartialSumsOfNetwork};

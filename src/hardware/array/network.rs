@@ -13,8 +13,9 @@
 use rayon::prelude::*;
 
 use super::conv::{ArrayConv, Counters};
+use super::partial_sums::{Histogram, PartialSumsOfNetwork};
 use crate::error::{Error, Result};
-use crate::hardware::chip::Hardware;
+use crate::hardware::chip::{Converter, Hardware};
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::network::{Conv, MapShape, Op, Skip, Source};
@@ -30,6 +31,7 @@ pub struct MacroNetwork {
     slots: Vec<usize>,
     /// [`IntegerNetwork::parallel_images`].
     parallel_images: usize,
+    converter: Converter,
 }
 
 /// Logits and counters of a batch.
@@ -107,7 +109,7 @@ impl MacroNetwork {
         let plan = Plan { network, hardware, first_slots };
         let steps = (0..network.layers.len()).map(|index| plan.step(index)).collect::<Result<_>>()?;
         let (classes, parallel_images) = (network.graph.spec().classes, network.parallel_images());
-        Ok(Self { image, classes, steps, slots, parallel_images })
+        Ok(Self { image, classes, steps, slots, parallel_images, converter: hardware.converter })
     }
 
     /// Logits `[image][class]` of a data set's first images, `[image][channel][height][width]`.
@@ -125,13 +127,7 @@ impl MacroNetwork {
     /// # Errors
     /// Bytes that aren't whole images; a partial sum out of range, which names layer and access.
     pub fn run(&self, first: usize, images: &[u8]) -> Result<Execution> {
-        if !images.len().is_multiple_of(self.image.len()) {
-            return Err(Error::Setting(format!(
-                "{} bytes are not whole images of {} bytes",
-                images.len(),
-                self.image.len()
-            )));
-        }
+        self.check_images(images)?;
         let mut logits = vec![0; images.len() / self.image.len() * self.classes];
         let counters: Vec<Result<Counters>> = images
             .par_chunks_exact(self.image.len())
@@ -139,7 +135,7 @@ impl MacroNetwork {
             .enumerate()
             .with_min_len((images.len() / self.image.len()).div_ceil(self.parallel_images))
             .map_init(
-                || Scratch::new(self),
+                || Scratch::new(self, false),
                 |scratch, (index, (image, logits))| self.image((first + index) as u64, image, logits, scratch),
             )
             .collect();
@@ -154,6 +150,67 @@ impl MacroNetwork {
         Ok(Execution { logits, counters })
     }
 
+    fn check_images(&self, images: &[u8]) -> Result<()> {
+        match images.len().is_multiple_of(self.image.len()) {
+            true => Ok(()),
+            false => Err(Error::Setting(format!(
+                "{} bytes are not whole images of {} bytes",
+                images.len(),
+                self.image.len()
+            ))),
+        }
+    }
+
+    /// How partial sums are distributed over a data set's first images, `[image][channel][height][width]`.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn partial_sums(&self, images: &[u8]) -> Result<PartialSumsOfNetwork> {
+        self.check_images(images)?;
+        let run = |mut scratch: Scratch, (number, image): (usize, &[u8])| {
+            let mut logits = vec![0; self.classes];
+            self.image(number as u64, image, &mut logits, &mut scratch)?;
+            Ok::<_, Error>(scratch)
+        };
+        let sums = images
+            .par_chunks_exact(self.image.len())
+            .enumerate()
+            .with_min_len((images.len() / self.image.len()).div_ceil(self.parallel_images))
+            .try_fold(|| Scratch::new(self, true), run)
+            .map(|scratch| Ok::<_, Error>(scratch?.histograms))
+            .try_reduce(
+                || self.histograms(),
+                |all, more| {
+                    all.iter()
+                        .flatten()
+                        .flatten()
+                        .zip(more.iter().flatten().flatten())
+                        .for_each(|(all, more)| all.add(more));
+                    Ok(all)
+                },
+            )?;
+        let convs = self.convs().zip(sums.into_iter().flatten());
+        let named: Vec<_> = convs.filter_map(|(conv, histograms)| Some((conv?.name.as_str(), histograms))).collect();
+        Ok(PartialSumsOfNetwork::new(&named, self.converter))
+    }
+
+    /// For each step its convolution and its projection.
+    fn convs(&self) -> impl Iterator<Item = Option<&ArrayConv>> {
+        self.steps.iter().flat_map(|step| match step {
+            Step::Conv(step) => match &step.join {
+                Some(Join::Projection { conv, .. }) => [Some(&step.conv), Some(&**conv)],
+                Some(Join::Identity { .. }) | None => [Some(&step.conv), None],
+            },
+            Step::MaxPool { .. } | Step::AvgPool { .. } => [None, None],
+        })
+    }
+
+    /// For each step the histograms of its convolution and of its projection.
+    fn histograms(&self) -> Vec<[Vec<Histogram>; 2]> {
+        let of_convs: Vec<_> = self.convs().map(|conv| conv.map_or_else(Vec::new, ArrayConv::histograms)).collect();
+        of_convs.as_chunks().0.to_vec()
+    }
+
     /// Computes image `number` of its data set.
     fn image(&self, number: u64, image: &[u8], logits: &mut [i32], scratch: &mut Scratch) -> Result<Counters> {
         let mut counters = Counters::default();
@@ -163,13 +220,30 @@ impl MacroNetwork {
                 scratch.values[0][pixel * channels + channel] = *value;
             }
         }
-        for (step, planes) in self.steps.iter().zip(&mut scratch.planes) {
+        for (index, (step, planes)) in self.steps.iter().zip(&mut scratch.planes).enumerate() {
             let values = &mut scratch.values;
+            let histograms = |conv: usize| scratch.histograms.get(index).map(|histograms| histograms[conv].as_slice());
             match step {
                 Step::Conv(step) => {
-                    step.conv.run(number, &values[step.input], &mut planes[0], &mut scratch.sums, &mut counters)?;
+                    let planes_of = &mut planes[0];
+                    step.conv.run(
+                        number,
+                        &values[step.input],
+                        planes_of,
+                        &mut scratch.sums,
+                        &mut counters,
+                        histograms(0),
+                    )?;
                     if let Some(Join::Projection { conv, input, .. }) = &step.join {
-                        conv.run(number, &values[*input], &mut planes[1], &mut scratch.joined, &mut counters)?;
+                        let planes_of = &mut planes[1];
+                        conv.run(
+                            number,
+                            &values[*input],
+                            planes_of,
+                            &mut scratch.joined,
+                            &mut counters,
+                            histograms(1),
+                        )?;
                     }
                     if let Some(finish) = &step.requantize {
                         let slots = || finish.forms.iter().map(|(_, slot)| *slot);
@@ -220,10 +294,12 @@ struct Scratch {
     sums: Vec<i32>,
     joined: Vec<i32>,
     row: Vec<i64>,
+    /// [`MacroNetwork::histograms`]; empty where nothing is counted.
+    histograms: Vec<[Vec<Histogram>; 2]>,
 }
 
 impl Scratch {
-    fn new(network: &MacroNetwork) -> Self {
+    fn new(network: &MacroNetwork, counts: bool) -> Self {
         let planes = network.steps.iter().map(|step| match step {
             Step::Conv(step) => match &step.join {
                 Some(Join::Projection { conv, .. }) => [step.conv.empty_planes(), conv.empty_planes()],
@@ -242,6 +318,7 @@ impl Scratch {
             sums: Vec::new(),
             joined: Vec::new(),
             row: vec![0; rows.max().unwrap_or(0)],
+            histograms: if counts { network.histograms() } else { Vec::new() },
         }
     }
 }

@@ -53,6 +53,12 @@ impl ConversionNumbers {
     pub(crate) fn of(self, bundle: usize, slice: usize, phase: usize) -> usize {
         (bundle * self.slices + slice) * self.phases + phase
     }
+
+    /// The weight slice of a conversion.
+    #[inline(always)]
+    pub(crate) fn slice(self, number: usize) -> usize {
+        number / self.phases % self.slices
+    }
 }
 
 impl Precision {
