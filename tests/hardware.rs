@@ -9,8 +9,8 @@ use mars::error::{Allowed, ConfigError, Error};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
     Accumulation, Accumulator, Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, LayerCost,
-    Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise, PingPong, Policy, Precision, Resource, Span, Split,
-    StatedFor, evaluate,
+    LayerMapping, LayerPlacement, Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise, PingPong, Placement,
+    Placements, Policy, Precision, Resource, Span, Split, StatedFor, evaluate,
 };
 use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
@@ -948,6 +948,73 @@ fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
     let logits = |hardware: &Hardware| MacroNetwork::new(&network, hardware).unwrap().logits(&image_scale).unwrap();
     assert_ne!(logits(&hardware), logits(&Hardware::mars()));
     assert!(evaluate(&network, &hardware).unwrap().cost.energy_uj > 0.0);
+}
+
+/// What the hardware file decides about layers by name is so, the mapper chooses the rest, and what cannot be is refused.
+#[test]
+fn a_hardware_file_decides_placements_by_name() {
+    let network = W4A4.network(small_network());
+    let names: Vec<String> = evaluate(&network, &Hardware::mars())
+        .unwrap()
+        .layers
+        .into_iter()
+        .filter(|layer| layer.mapping.is_some())
+        .map(|layer| layer.name)
+        .collect();
+    let with = |mapping: &str| Hardware { mapping: toml::from_str(mapping).unwrap(), ..Hardware::mars() };
+    let layer = &names[1];
+    let hardware = with(&format!(
+        "policy = \"auto\"\n[[layers]]\npattern = \"*\"\ncopies = 1\n[[layers]]\npattern = \"{layer}\"\nsplit = \"input_channels\"\n"
+    ));
+    let evaluation = evaluate(&network, &hardware).unwrap();
+    let placements = || evaluation.layers.iter().filter_map(|layer| Some((&layer.name, layer.mapping?)));
+    assert!(placements().all(|(_, placement)| placement.copies == 1), "{:?}", placements().collect::<Vec<_>>());
+    let of_layer = placements().find(|(name, _)| *name == layer).unwrap().1;
+    assert!(of_layer.split == Split::InputChannels || evaluation.used.cores == 1);
+
+    let error = |rules: &str| evaluate(&network, &with(rules)).unwrap_err().to_string();
+    let found = error("policy = \"auto\"\n[[layers]]\npattern = \"nobody*\"\ncopies = 1\n");
+    assert!(
+        found.starts_with("mapping.layers: no layer matches `nobody*`; there are ") && found.contains(layer),
+        "{found}"
+    );
+    let found = error(&format!("policy = \"auto\"\n[[layers]]\npattern = \"{layer}\"\ncopies = 3\n"));
+    assert!(found.contains(layer) && found.contains("mapping.layers leaves it no placement on this chip"), "{found}");
+    let fixed = "policy = \"together\"\n[[layers]]\npattern = \"*\"\ncopies = 1\n";
+    let found = with(fixed).validate().unwrap_err().to_string();
+    assert!(found.contains("mapping.layers: these layers need mapping.policy = \"auto\""), "{found}");
+}
+
+/// Placements that are all decided cost what they cost where they were chosen; a decision for the next best one costs at most what was told.
+#[test]
+fn the_next_best_placement_costs_what_is_told() {
+    let network = W4A4.network(small_network());
+    let evaluator = Evaluator::new(&network).unwrap();
+    let chip = Hardware::mars();
+    let found = evaluator.placements(&chip).unwrap();
+    let worth = |cycles: u64, energy_uj: f64| cycles as f64 * energy_uj;
+    let decided = |other: Option<usize>| {
+        let rule = |(index, layer): (usize, &LayerPlacement)| {
+            let next = layer.next_best.filter(|_| other == Some(index)).map(|next| next.placement);
+            let Placement { split, copies, start } = next.unwrap_or(layer.placement);
+            let (split, copies, start) = (Some(split), Some(copies), Some(start));
+            LayerMapping { pattern: layer.layer.clone(), split, copies, start }
+        };
+        let layers = found.layers.iter().enumerate().map(rule).collect();
+        let decided = Hardware { mapping: Mapping { layers, ..chip.mapping.clone() }, ..chip.clone() };
+        let Placements { cycles, energy_uj, .. } = evaluator.placements(&decided).unwrap();
+        worth(cycles, energy_uj)
+    };
+    let chosen = worth(found.cycles, found.energy_uj);
+    assert!((decided(None) / chosen - 1.0).abs() < 1e-12);
+    let mut told = 0;
+    for (index, layer) in found.layers.iter().enumerate() {
+        let Some(next) = layer.next_best else { continue };
+        assert_ne!(next.placement, layer.placement);
+        assert!(decided(Some(index)) <= worth(next.cycles, next.energy_uj) * (1.0 + 1e-12), "{}", layer.layer);
+        told += 1;
+    }
+    assert!(told > 3, "{found:?}");
 }
 
 /// Converters with the bits that the distribution of partial sums asks for lose nothing, those with one less lose something.

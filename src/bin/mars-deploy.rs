@@ -55,8 +55,11 @@ struct Arguments {
     #[arg(long, value_name = "FILE", num_args = 2.., conflicts_with_all = ["sweep", "images", "dataset", "svg"])]
     compare: Vec<PathBuf>,
     /// How the partial sums of each layer are distributed instead, and what the chip's converter loses of them
-    #[arg(long, conflicts_with_all = ["model", "sweep", "compare", "folder", "svg"])]
+    #[arg(long, conflicts_with_all = ["model", "sweep", "compare", "folder", "svg", "placements"])]
     partial_sums: bool,
+    /// Where each layer lies on the chip instead, and what its next best placement would cost
+    #[arg(long, conflicts_with_all = ["images", "dataset", "sweep", "compare", "folder", "svg"])]
+    placements: bool,
     /// List the hardware files that are part of the program: chips of the project, and published ones
     #[arg(long, exclusive = true)]
     list_hardware: bool,
@@ -97,6 +100,7 @@ fn main() -> ExitCode {
     }
     exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
         (Some(package), _, Some(file)) => explore(&arguments, package, file),
+        (_, _, None) if arguments.placements => lay(&arguments),
         (Some(package), _, None) if arguments.partial_sums => distribute(&arguments, package),
         (Some(package), _, None) => deploy(&arguments, package),
         (None, Some(model), _) => estimate(&arguments, model),
@@ -127,6 +131,20 @@ fn distribute(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let found = partial_sums(&package.network, &hardware, &dataset.test, arguments.images)?;
     arguments.common.write_json(|| found.to_json())?;
     say(&report::partial_sums_table(&found, &hardware))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Tells where layers lie.
+fn lay(arguments: &Arguments) -> Result<ExitCode> {
+    let hardware = hardware(arguments)?;
+    let network = match (&arguments.package, &arguments.model) {
+        (Some(file), _) => Package::read(file)?.network,
+        (None, Some(model)) => untrained(arguments, model, &hardware)?.integer,
+        (None, None) => return Err(Error::Setting("--placements: name a package or a --model".into())),
+    };
+    let found = Evaluator::new(&network)?.placements(&hardware)?;
+    arguments.common.write_json(|| found.to_json())?;
+    say(&report::placements_table(&found, &network.graph.spec().name, &hardware.name))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -76,6 +76,8 @@ pub enum Allowed {
     },
     /// A kind whose energy `energy.components` can tell.
     BitsBesideComponents,
+    /// Nothing unless the mapper chooses placements.
+    WithAutomaticPolicy,
 }
 
 impl Display for ConfigError {
@@ -91,6 +93,7 @@ impl Display for ConfigError {
             Allowed::WholePartitions { partitions } => {
                 write!(f, "{key} {value} does not divide into {partitions} partitions")
             }
+            Allowed::WithAutomaticPolicy => write!(f, "{key}: these layers need mapping.policy = \"auto\""),
             Allowed::MultipleOf { other, unit } => write!(f, "{key} {value} is not a multiple of {other} {unit}"),
             Allowed::CountableCycles { cycles, limit } => {
                 write!(

@@ -23,12 +23,13 @@ pub(crate) use array::{ConversionNoise, stuck_weights};
 #[cfg(feature = "train")]
 pub(crate) use chip::ConversionNumbers;
 pub use chip::{
-    AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, MacroShares,
-    Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, StatedFor,
+    AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, LayerMapping,
+    MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
 };
 pub use cost::{
     AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyTerm, Evaluation,
-    Evaluator, GroupId, LayerCost, Ledger, PruningStep, Resource, SetGroups, Snapshot, Used, evaluate,
+    Evaluator, GroupId, LayerCost, LayerPlacement, Ledger, NextBest, Placements, PruningStep, Resource, SetGroups,
+    Snapshot, Used, evaluate,
 };
-pub use mapping::{ConvMapping, FilterSet, Placement, Split, Start};
+pub use mapping::{ConvMapping, FilterSet, Placement};
 pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, Timeline, Window};

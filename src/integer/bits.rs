@@ -99,16 +99,16 @@ impl Fusion {
 
 impl LayerBits {
     fn matches(&self, name: &str) -> bool {
-        matches(&self.pattern, name)
+        matches_pattern(&self.pattern, name)
     }
 }
 
 /// Whether `name` is `pattern`, in which `*` stands for any characters.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches_pattern(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
-            name.char_indices().map(|(end, _)| end).chain([name.len()]).any(|end| matches(rest, &name[end..]))
+            name.char_indices().map(|(end, _)| end).chain([name.len()]).any(|end| matches_pattern(rest, &name[end..]))
         }),
     }
 }
@@ -464,10 +464,10 @@ mod tests {
         for (pattern, name) in
             [("a", "a"), ("*", ""), ("a*", "abc"), ("*c", "abc"), ("a*c*", "abcbc"), ("*.1.*", "x.1.y")]
         {
-            assert!(matches(pattern, name), "{pattern} {name}");
+            assert!(matches_pattern(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("a", "ab"), ("", "a"), ("a*", "ba"), ("*c", "ca"), ("a*b*c", "acb")] {
-            assert!(!matches(pattern, name), "{pattern} {name}");
+            assert!(!matches_pattern(pattern, name), "{pattern} {name}");
         }
     }
 

@@ -34,6 +34,7 @@ pub use arithmetic::{
     Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
     signed_zero_point,
 };
+pub(crate) use bits::matches_pattern;
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};
 pub use fold::{FoldOptions, ImageScale, fold};
 pub use network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::description::{AccessMode, Geometry, Hardware};
+use super::description::{AccessMode, Geometry, Hardware, Policy};
 use super::losses::Converter;
 use crate::error::{Allowed, ConfigError, Error, Result};
 
@@ -56,6 +56,9 @@ impl Hardware {
             if !value.is_multiple_of(self.partitions) {
                 return refuse(key, value, Allowed::WholePartitions { partitions: self.partitions });
             }
+        }
+        if !self.mapping.layers.is_empty() && self.mapping.policy != Policy::Auto {
+            return refuse("mapping.layers", self.mapping.layers.len(), Allowed::WithAutomaticPolicy);
         }
         if self.group.channels > self.rows_on {
             let reason = Some("a group has to fit the word lines of one access");

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::losses::{Converter, Noise};
 use crate::groups::GroupShape;
+use crate::integer::matches_pattern;
 
 /// A multi-macro SRAM computing-in-memory chip.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,7 +104,7 @@ pub enum Policy {
 }
 
 /// How layers are laid on the cores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mapping {
     /// One policy for all layers, or the cheapest for each.
@@ -111,6 +112,52 @@ pub struct Mapping {
     /// What the automatic policy makes small.
     #[serde(default, skip_serializing_if = "Objective::is_product")]
     pub objective: Objective,
+    /// What is decided about single layers, with the automatic policy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerMapping>,
+}
+
+/// What is decided about the placement of the layers whose names match a pattern; the mapper chooses the rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerMapping {
+    /// A name in which `*` stands for any characters.
+    pub pattern: String,
+    /// What the cores divide among themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// How often the layer's weights are on the chip.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<usize>,
+    /// When the macros of a core start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
+}
+
+impl LayerMapping {
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        matches_pattern(&self.pattern, name)
+    }
+}
+
+/// What cores divide among themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// Filter sets: a set is on one core.
+    FilterSets,
+    /// Input channels: a set's kept groups are on all cores, whose sums are added at the end of the layer.
+    InputChannels,
+}
+
+/// When the macros of a core start. Weights stay where they are written until all output pixels are computed, either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// Each as soon as it is written; sums of a filter set wait in the feature-map SRAM from one tile to the next.
+    Staggered,
+    /// All once all are written; sums of a filter set that is on several of them meet in the core.
+    Together,
 }
 
 /// What the mapper makes small: the key `mapping.objective` of a hardware file. Energy is that of a frame without the leakage of macros that hold no

@@ -21,8 +21,8 @@ mod precision;
 mod scaling;
 
 pub use description::{
-    AccessMode, Accumulator, Area, Components, Energy, Geometry, Hardware, MacroShares, Mapping, Memory, Objective,
-    PingPong, Policy, StatedFor,
+    AccessMode, Accumulator, Area, Components, Energy, Geometry, Hardware, LayerMapping, MacroShares, Mapping, Memory,
+    Objective, PingPong, Policy, Split, Start, StatedFor,
 };
 pub use losses::{Converter, Noise};
 pub(crate) use precision::ConversionNumbers;

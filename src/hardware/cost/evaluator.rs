@@ -12,10 +12,11 @@ use super::bounds::{BitsMoved, Bound, Bounds};
 use super::compression::Compression;
 use super::energy::{EnergyBreakdown, Macros, layer_energy};
 use super::mapper::{KnownParts, Mapped, map};
-use super::search::Runner;
+use super::search::{Expense, Runner, next_best};
 use crate::error::{Allowed, ConfigError, Error, Result};
+use crate::files::to_json;
 use crate::groups::{GroupGrid, GroupShape};
-use crate::hardware::chip::{Geometry, Hardware, MacroShares, Policy};
+use crate::hardware::chip::{Geometry, Hardware, MacroShares, Mapping, Policy};
 use crate::hardware::mapping::{
     ConvMapping, CoreWork, Layer, LayerWork, Placement, Sets, dense_sets, kept_sets, workload,
 };
@@ -156,6 +157,49 @@ pub struct LayerCost {
     pub bound: Bound,
 }
 
+/// Where the layers of a network lie on a chip. Cycles and energy are of a frame, weight reload charged, without the leakage of macros that hold no weights.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Placements {
+    /// Cycles.
+    pub cycles: u64,
+    /// Microjoules.
+    pub energy_uj: f64,
+    /// Each convolution.
+    pub layers: Vec<LayerPlacement>,
+}
+
+impl Placements {
+    /// The text of a JSON file.
+    ///
+    /// # Errors
+    /// None that is known: every field has a form in JSON.
+    pub fn to_json(&self) -> Result<String> {
+        to_json(self)
+    }
+}
+
+/// Where a convolution lies.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LayerPlacement {
+    /// Its name.
+    pub layer: String,
+    /// How it lies there.
+    pub placement: Placement,
+    /// What else it could be; none where there is no other way.
+    pub next_best: Option<NextBest>,
+}
+
+/// A network with another placement of one layer: of all that this layer may have, the best by the chip's objective.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct NextBest {
+    /// The layer's placement.
+    pub placement: Placement,
+    /// Cycles of a frame.
+    pub cycles: u64,
+    /// Microjoules of a frame.
+    pub energy_uj: f64,
+}
+
 /// A checked network whose costs on many chips can be asked for.
 ///
 /// Which groups hold a weight is found once for each group shape; it is most of the work.
@@ -222,11 +266,14 @@ impl<'a> Evaluator<'a> {
         let layers = workload(self.network, hardware, &groups.kept)?;
         let dense_layers = workload(self.network, hardware, &groups.dense)?;
         check_cycles(&dense_layers, hardware)?;
-        let all_kept = groups.kept == groups.dense;
+        // What is decided about single layers is about this network: copies of a dense layer may not fit.
+        let free = Hardware { mapping: Mapping { layers: Vec::new(), ..hardware.mapping.clone() }, ..hardware.clone() };
+        let same = groups.kept == groups.dense && free == *hardware;
         let (mapped, other) = rayon::join(
             || map(&layers, hardware, &self.parts),
-            || (!all_kept).then(|| map(&dense_layers, hardware, &self.dense_parts)),
+            || (!same).then(|| map(&dense_layers, &free, &self.dense_parts)),
         );
+        let (mapped, other) = (mapped?, other.transpose()?);
         let dense = other.as_ref().unwrap_or(&mapped);
 
         let Run { programs, timeline, mut cost, layers: layer_costs } =
@@ -257,6 +304,25 @@ impl<'a> Evaluator<'a> {
             programs,
             timeline,
         })
+    }
+
+    /// Where each layer lies on a chip, and what a frame would take with the next best placement of one layer.
+    ///
+    /// # Errors
+    /// Those of [`evaluate`](Self::evaluate).
+    pub fn placements(&self, hardware: &Hardware) -> Result<Placements> {
+        hardware.validate()?;
+        let layers = workload(self.network, hardware, &self.groups(hardware.group).kept)?;
+        check_cycles(&layers, hardware)?;
+        let Mapped { plan, part } = map(&layers, hardware, &self.parts)?;
+        let frame = plan.expense(&part);
+        let placed = plan.works.iter().zip(next_best(&plan, &part));
+        let layers = placed.filter_map(|(work, next)| {
+            let next_best =
+                next.map(|(placement, Expense { cycles, energy_uj })| NextBest { placement, cycles, energy_uj });
+            Some(LayerPlacement { layer: work.layer.name.clone(), placement: work.placement?, next_best })
+        });
+        Ok(Placements { cycles: frame.cycles, energy_uj: frame.energy_uj, layers: layers.collect() })
     }
 
     /// The groups for a shape, found now or before.

@@ -12,8 +12,9 @@ use rayon::prelude::*;
 
 use super::parts::{Least, Part, parts};
 use super::search::{Expense, Plan, ROUNDING, best_plan, fixed};
+use crate::error::{Error, Result};
 use crate::hardware::chip::{Hardware, Policy};
-use crate::hardware::mapping::Layer;
+use crate::hardware::mapping::{Layer, Placement};
 
 /// A network on the part of a chip that it uses.
 pub(super) struct Mapped<'a> {
@@ -37,31 +38,43 @@ impl KnownParts {
 
 /// What the parts of chips take that are alike in all else.
 #[derive(Debug, Default)]
-struct Expenses(Mutex<HashMap<(usize, usize), Vec<(RangeInclusive<usize>, Expense)>>>);
+struct Expenses(Mutex<HashMap<Part, Vec<KnownRows>>>);
+
+/// What a part takes with any of these rows; nothing where no placement is allowed.
+#[derive(Clone, Debug)]
+struct KnownRows {
+    rows: RangeInclusive<usize>,
+    expense: Option<Expense>,
+}
 
 impl Expenses {
     /// What a part takes; `find` gives it with the fewest rows that take the same.
-    fn get(&self, part: Part, find: impl FnOnce() -> (usize, Expense)) -> Expense {
-        let key = (part.cores, part.macros_per_core);
+    fn get(&self, part: Part, find: impl FnOnce() -> (usize, Option<Expense>)) -> Option<Expense> {
+        let key = Part { rows: 0, ..part };
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_rows = |found: &Vec<(RangeInclusive<usize>, Expense)>| {
-            found.iter().find(|(rows, _)| rows.contains(&part.rows)).map(|(_, expense)| *expense)
-        };
+        let of_rows = |known: &Vec<KnownRows>| known.iter().find(|known| known.rows.contains(&part.rows)).cloned();
         let found = known().get(&key).and_then(of_rows);
         // Not under the lock: a thread that waits for others here may take up work that comes here as well.
-        found.unwrap_or_else(|| {
+        let found = found.unwrap_or_else(|| {
             let (least_rows, expense) = find();
-            known().entry(key).or_default().push((least_rows..=part.rows, expense));
-            expense
-        })
+            let found = KnownRows { rows: least_rows..=part.rows, expense };
+            known().entry(key).or_default().push(found.clone());
+            found
+        });
+        found.expense
     }
 }
 
 /// Lays layers on the cores as the hardware file's policy says.
-pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownParts) -> Mapped<'a> {
+///
+/// # Errors
+/// What it decides about a layer matches none, or cannot be.
+pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownParts) -> Result<Mapped<'a>> {
     if hardware.mapping.policy != Policy::Auto {
-        return Mapped { plan: fixed(layers, hardware, hardware.mapping.policy), part: hardware.clone() };
+        let plan = fixed(layers, hardware, hardware.mapping.policy);
+        return Ok(Mapped { plan, part: hardware.clone() });
     }
+    check_layers(layers, hardware)?;
     let objective = hardware.mapping.objective;
     let access_pj: Vec<f64> =
         layers.iter().filter_map(|layer| Some(layer.conv.as_ref()?.precision.energy_pj)).collect();
@@ -71,8 +84,10 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
     let expense = |part: Part| {
         known.get(part, || {
             let hardware = part.of(&chip);
-            let found = best_plan(layers, &hardware);
-            (found.least_room * chip.rows_on, found.plan.expense(&hardware))
+            match best_plan(layers, &hardware) {
+                Some(found) => (found.least_room * chip.rows_on, Some(found.plan.expense(&hardware))),
+                None => (part.rows, None),
+            }
         })
     };
     let least = Least::new(layers, &chip);
@@ -80,21 +95,54 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
     let mut candidates: Vec<(f64, usize, Part)> = parts(&chip).into_iter().enumerate().map(worth).collect();
     candidates.sort_by(|a, b| a.0.total_cmp(&b.0));
     // The best part, of equal ones the largest. Those that promise most come first, and none is better once they promise less.
-    let mut best: Option<((f64, f64), usize, Part)> = None;
+    let mut best: Option<Candidate> = None;
     for candidates in candidates.chunks(rayon::current_num_threads()) {
         let promising = |least: f64| best.is_none_or(|(worth, ..)| least * (1.0 - ROUNDING) <= worth.0);
-        let candidates = candidates.par_iter().filter(|candidate| promising(candidate.0));
-        let found: Vec<_> =
-            candidates.map(|(_, index, part)| (expense(*part).worth(objective), *index, *part)).collect();
-        if found.is_empty() {
+        // They are in this order.
+        if !promising(candidates[0].0) {
             break;
         }
-        let order = |found: &((f64, f64), usize, Part)| (found.0, found.1);
+        let candidates = candidates.par_iter().filter(|candidate| promising(candidate.0));
+        let found: Vec<_> =
+            candidates.filter_map(|(_, index, part)| Some((expense(*part)?.worth(objective), *index, *part))).collect();
+        let order = |found: &Candidate| (found.0, found.1);
         best = best.into_iter().chain(found).reduce(|a, b| if order(&b) < order(&a) { b } else { a });
     }
-    let (.., part) = best.expect("a chip has a part");
-    let part = part.of(&chip);
-    Mapped { plan: best_plan(layers, &part).plan, part }
+    let found = best.and_then(|(.., part)| {
+        let part = part.of(&chip);
+        Some(Mapped { plan: best_plan(layers, &part)?.plan, part })
+    });
+    found.ok_or_else(|| {
+        Error::Setting("mapping.layers: no part of the chip can be all that it decides: decide less".into())
+    })
+}
+
+/// What a part takes, its place among the parts, and the part.
+type Candidate = ((f64, f64), usize, Part);
+
+/// Each pattern has to be one of a layer, and each layer has to have a placement left on the whole chip.
+fn check_layers(layers: &[Layer], hardware: &Hardware) -> Result<()> {
+    let convs = || layers.iter().filter_map(|layer| layer.conv.as_ref());
+    if let Some(rule) = hardware.mapping.layers.iter().find(|rule| !convs().any(|conv| rule.matches(&conv.name))) {
+        let names: Vec<&str> = convs().map(|conv| conv.name.as_str()).collect();
+        return Err(Error::Setting(format!(
+            "mapping.layers: no layer matches `{}`; there are {}",
+            rule.pattern,
+            names.join(", ")
+        )));
+    }
+    match convs().find(|conv| Placement::all(conv, hardware).is_empty()) {
+        None => Ok(()),
+        Some(conv) => {
+            let copies: Vec<String> =
+                Placement::copy_numbers(conv, hardware).map(|copies| copies.to_string()).collect();
+            let message = format!(
+                "mapping.layers leaves it no placement on this chip, where it can have {} copies",
+                copies.join(", ")
+            );
+            Err(Error::layer(&conv.name, message))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -103,8 +151,8 @@ mod tests {
 
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
-    use crate::hardware::chip::{Objective, StatedFor};
-    use crate::hardware::mapping::{FilterSet, LayerWork, Placement, Split, Start, workload};
+    use crate::hardware::chip::{Objective, Split, Start, StatedFor};
+    use crate::hardware::mapping::{FilterSet, LayerWork, workload};
     use crate::integer::{QuantizeConfig, outline};
     use crate::network::{Graph, NetworkSpec};
 
@@ -147,7 +195,7 @@ mod tests {
     }
 
     fn expense_of(layers: &[Layer], chip: &Hardware) -> Expense {
-        let Mapped { plan, part } = map(layers, chip, &KnownParts::default());
+        let Mapped { plan, part } = map(layers, chip, &KnownParts::default()).unwrap();
         plan.expense(&part)
     }
 
@@ -183,7 +231,7 @@ mod tests {
                 let rank = |expense: Expense| expense.rank(&plain, Objective::Product);
                 let ranks = every_placement(&layer[0], &chip).into_iter().map(|placement| rank(expense(placement)));
                 let least = ranks.fold((f64::INFINITY, f64::INFINITY), |a, b| if b < a { b } else { a });
-                let found = rank(best_plan(layer, &chip).plan.expense(&chip));
+                let found = rank(best_plan(layer, &chip).unwrap().plan.expense(&chip));
                 assert_eq!(found, least, "{cores} x {macros} macros of {held} accesses, {kept} of 5 groups");
                 improved += usize::from(found < rank(plain));
             }
@@ -312,7 +360,7 @@ mod tests {
                     let policies = [Policy::FilterSets, Policy::Together, Policy::InputChannels, Policy::Duplicate];
                     let plans = policies.map(|policy| fixed(&layers, &of_part, policy));
                     let least = least.on(part);
-                    for plan in plans.into_iter().chain([best_plan(&layers, &of_part).plan]) {
+                    for plan in plans.into_iter().chain([best_plan(&layers, &of_part).unwrap().plan]) {
                         let found = plan.expense(&of_part);
                         assert!(least.cycles <= found.cycles, "{part:?}: {least:?}, found {found:?}");
                         let energy_uj = found.energy_uj * (1.0 + ROUNDING);
@@ -330,10 +378,10 @@ mod tests {
         for (cores, macros, held, kept) in [(1, 1, 24, 3), (2, 3, 8, 3), (3, 2, 16, 2), (4, 2, 16, 5), (1, 4, 32, 4)] {
             let large = chip(cores, macros, held);
             let layers = layers(&large, kept);
-            let found = best_plan(&layers, &large);
+            let found = best_plan(&layers, &large).unwrap();
             for room in found.least_room..held {
                 let small = chip(cores, macros, room);
-                let (a, b) = (found.plan.expense(&large), best_plan(&layers, &small).plan.expense(&small));
+                let (a, b) = (found.plan.expense(&large), best_plan(&layers, &small).unwrap().plan.expense(&small));
                 assert_eq!((a.cycles, a.energy_uj), (b.cycles, b.energy_uj), "{cores} x {macros} of {held}, {room}");
                 shared += 1;
             }

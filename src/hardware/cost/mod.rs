@@ -26,5 +26,7 @@ pub use area::AreaBreakdown;
 pub use bounds::{BitsMoved, Bound, Bounds};
 pub use compression::Compression;
 pub use energy::{EnergyBreakdown, EnergyTerm};
-pub use evaluator::{Chip, Cost, Evaluation, Evaluator, LayerCost, Used, evaluate};
+pub use evaluator::{
+    Chip, Cost, Evaluation, Evaluator, LayerCost, LayerPlacement, NextBest, Placements, Used, evaluate,
+};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};

@@ -36,6 +36,12 @@ impl<'a> Plan<'a> {
         Self { works, loading, fits_weight_sram, holding: held.len(), most_held }
     }
 
+    /// Whether each layer is placed as the hardware file decides.
+    fn is_allowed(&self, hardware: &Hardware) -> bool {
+        let placed = self.works.iter().filter_map(|work| Some((work.placement?, work.layer.conv.as_ref()?)));
+        placed.into_iter().all(|(placement, conv)| placement.is_allowed(conv, hardware))
+    }
+
     /// Macros that hold a tile in a frame, and of all that the whole chip has those that don't.
     pub(super) fn macros(&self, hardware: &Hardware) -> Macros {
         Macros { holding: self.holding, idle: hardware.macros() - self.holding }
@@ -186,10 +192,13 @@ pub(super) struct Found<'a> {
     pub(super) least_room: usize,
 }
 
-/// Looks for the best plan on all of a chip.
-pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Found<'a> {
+/// Looks for the best plan on all of a chip; there is none where the hardware file decides what a layer can't be there.
+pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<Found<'a>> {
     let objective = hardware.mapping.objective;
     let works: Vec<Works> = layers.iter().map(|layer| works_of(layer, hardware)).collect();
+    if works.iter().any(Vec::is_empty) {
+        return None;
+    }
     let plain = Plan::new(works.iter().map(|works| works[0].clone()).collect(), hardware);
     let others = [Policy::Together, Policy::InputChannels, Policy::Duplicate];
     let others = others.map(|policy| fixed(layers, hardware, policy));
@@ -197,6 +206,7 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Found<'
     let loadings = [Loading::Never, Loading::WeightSram, Loading::NextLevel].into_iter();
     let loadings = loadings.filter(|loading| *loading >= plain.loading);
     let chosen: Vec<_> = loadings.map(|loading| layer_by_layer(&works, hardware, loading)).collect();
+    let others = others.into_iter().filter(|plan| plan.is_allowed(hardware));
     let plans: Vec<Plan> = [plain].into_iter().chain(chosen).chain(others).collect();
 
     let least_room = least_room(&works, &plans, hardware);
@@ -204,7 +214,24 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Found<'
     let rank = |plan: &Plan| plan.expense(hardware).rank(&least, objective);
     let all = plans.into_iter().map(|plan| (rank(&plan), plan));
     let best = all.reduce(|best, next| if next.0 < best.0 { next } else { best });
-    Found { plan: best.expect("the plain plan is there").1, least_room }
+    Some(Found { plan: best.expect("the plain plan is there").1, least_room })
+}
+
+/// For each layer of a plan the best other placement that it may have, with what a frame takes then.
+pub(super) fn next_best(plan: &Plan, hardware: &Hardware) -> Vec<Option<(Placement, Expense)>> {
+    let objective = hardware.mapping.objective;
+    let of_layer = |(index, own): (usize, &Arc<LayerWork>)| {
+        let others = works_of(own.layer, hardware).into_iter().filter(|work| work.placement != own.placement);
+        let expenses = others.filter_map(|work| {
+            let placement = work.placement?;
+            let mut works = plan.works.clone();
+            works[index] = work;
+            Some((placement, Plan::new(works, hardware).expense(hardware)))
+        });
+        let worth = |expense: &(Placement, Expense)| expense.1.worth(objective);
+        expenses.reduce(|best, next| if worth(&next) < worth(&best) { next } else { best })
+    };
+    plan.works.iter().enumerate().map(of_layer).collect()
 }
 
 /// A layer in each of its placements, the plain one first.

@@ -27,7 +27,7 @@ pub use accesses::{ConvMapping, FilterSet};
 pub(super) use accesses::{Sets, dense_sets, kept_sets, sets_of};
 pub(super) use cores::CoreWork;
 pub(super) use live::LiveValues;
-pub use placement::{Placement, Split, Start};
+pub use placement::Placement;
 pub(super) use shares::sets_of_cores;
 pub(super) use tiles::Tile;
 pub(super) use traffic::Traffic;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::accesses::ConvMapping;
-use crate::hardware::chip::{Hardware, Policy};
+use crate::hardware::chip::{Hardware, LayerMapping, Policy, Split, Start};
 
 /// How one layer lies on the cores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -17,31 +17,11 @@ pub struct Placement {
     pub start: Start,
 }
 
-/// What cores divide among themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    /// Filter sets: a set is on one core.
-    FilterSets,
-    /// Input channels: a set's kept groups are on all cores, whose sums are added at the end of the layer.
-    InputChannels,
-}
-
-/// When the macros of a core start. Weights stay where they are written until all output pixels are computed, either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Start {
-    /// Each as soon as it is written; sums of a filter set wait in the feature-map SRAM from one tile to the next.
-    Staggered,
-    /// All once all are written; sums of a filter set that is on several of them meet in the core.
-    Together,
-}
-
 impl Placement {
     /// Filter sets over cores, nothing twice, no macro waits for another.
     pub(crate) const PLAIN: Self = Self { split: Split::FilterSets, copies: 1, start: Start::Staggered };
 
-    /// Every placement that a layer may have on a chip, the plain one first.
+    /// Every placement that a layer may have on a chip, the plain one first; none where the hardware file decides what isn't possible there.
     ///
     /// Only a layer of which all copies together have no more accesses than the chip's macros hold is copied.
     pub(crate) fn all(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Self> {
@@ -57,8 +37,19 @@ impl Placement {
         all.retain(|placement| {
             (placement.split == Split::FilterSets || placement.cores(hardware) > 1)
                 && (placement.start == Start::Staggered || placement.macros(hardware) > 1)
+                && placement.is_allowed(mapping, hardware)
         });
         all
+    }
+
+    /// Whether it is what the hardware file decides about the layer, as far as that makes a difference.
+    pub(crate) fn is_allowed(&self, mapping: &ConvMapping, hardware: &Hardware) -> bool {
+        let obeys = |rule: &LayerMapping| {
+            rule.copies.is_none_or(|copies| copies == self.copies)
+                && rule.split.is_none_or(|split| split == self.split || self.cores(hardware) == 1)
+                && rule.start.is_none_or(|start| start == self.start || self.macros(hardware) == 1)
+        };
+        hardware.mapping.layers.iter().filter(|rule| rule.matches(&mapping.name)).all(obeys)
     }
 
     /// The placement that a fixed policy gives; none for the automatic one.
@@ -76,7 +67,7 @@ impl Placement {
     }
 
     /// Numbers of copies: those that divide the cores, then whole numbers of copies in each core.
-    fn copy_numbers(mapping: &ConvMapping, hardware: &Hardware) -> impl Iterator<Item = usize> {
+    pub(crate) fn copy_numbers(mapping: &ConvMapping, hardware: &Hardware) -> impl Iterator<Item = usize> {
         let (cores, macros) = (hardware.cores, hardware.macros_per_core);
         let over_cores = (1..=cores).filter(move |copies| cores.is_multiple_of(*copies));
         let in_cores =

@@ -1,0 +1,57 @@
+//! The table of placements in the terminal.
+
+use super::text::{UNKNOWN, WIDTH, ascii, energy, grouped, wrapped};
+use crate::hardware::{LayerPlacement, Placement, Placements, Split, Start};
+
+/// Longest name that is printed whole.
+const NAME: usize = 18;
+/// Longest placement: all copies of the largest chip by channels, together.
+const PLACEMENT: usize = 21;
+
+/// Where each layer of a network lies on a chip, and what a frame would take with the next best placement of one layer.
+pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String {
+    let Placements { cycles, energy_uj, layers } = found;
+    let names = [network, chip].map(|name| ascii(name, NAME));
+    let frame = format!("{} cycles and {} uJ a frame", grouped(*cycles), energy(*energy_uj));
+    let mut lines = vec![format!("placements of {} on {}: {frame}", names[0], names[1]), String::new()];
+    let header = ["layer", "lies", "next best"];
+    lines.push(format!(
+        "  {:<NAME$}{:<PLACEMENT$}{:<PLACEMENT$}{:>9}{:>9}",
+        header[0], header[1], header[2], "cycles", "energy"
+    ));
+    lines.extend(layers.iter().map(|layer| row(layer, found)));
+    lines.push(String::new());
+    let notes = "cycles, energy: of a frame, if this layer alone were placed so; weight reload charged, macros without weights not. \
+                 The mapper goes from layer to layer and may miss what is better for all of them. \
+                 [[mapping.layers]] in the hardware file decides for layers by name.";
+    lines.extend(wrapped(notes, WIDTH - 2).iter().map(|line| format!("  {line}")));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn row(layer: &LayerPlacement, found: &Placements) -> String {
+    let (name, own) = (ascii(&layer.layer, NAME - 1), short(layer.placement));
+    let head = format!("  {name:<NAME$}{own:<PLACEMENT$}");
+    let Some(next) = layer.next_best else { return format!("{head}{UNKNOWN}") };
+    // Rounded first, so that nothing is less than nothing.
+    let more = |new: f64, own: f64| format!("{:+.1} %", (1000.0 * (new / own - 1.0)).round() / 10.0 + 0.0);
+    let cycles = more(next.cycles as f64, found.cycles as f64);
+    let energy = more(next.energy_uj, found.energy_uj);
+    format!("{head}{:<PLACEMENT$}{cycles:>9}{energy:>9}", short(next.placement))
+}
+
+/// A placement in few characters.
+fn short(placement: Placement) -> String {
+    let split = match placement.split {
+        Split::FilterSets => "sets",
+        Split::InputChannels => "channels",
+    };
+    let start = match placement.start {
+        Start::Staggered => "",
+        Start::Together => " together",
+    };
+    match placement.copies {
+        1 => format!("{split}{start}"),
+        copies => format!("{copies} x {split}{start}"),
+    }
+}
