@@ -202,9 +202,14 @@ pub fn partial_sums(
     hardware: &Hardware,
     test: &Split,
     images: Option<usize>,
+    observer: &dyn Observer,
 ) -> Result<PartialSumsOnImages> {
     let images = check_images(network, test, images)?;
-    let partial_sums = MacroNetwork::new(network, hardware)?.partial_sums(&test.images[..images * test.shape.len()])?;
+    let chip = MacroNetwork::new(network, hardware)?;
+    observer.begins("counting", images, 0);
+    let advance = |done| observer.advances(done, &String::new);
+    let partial_sums = chip.partial_sums(&test.images[..images * test.shape.len()], advance)?;
+    observer.ends(None);
     let (network, hardware) = (network.graph.spec().name.clone(), hardware.name.clone());
     Ok(PartialSumsOnImages { network, hardware, images, partial_sums })
 }

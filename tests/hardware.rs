@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -259,13 +260,14 @@ fn agree(network: &IntegerNetwork, hardware: &Hardware, images: &[u8], convolve:
 }
 
 /// A convolution as the macros are documented to do it: kept groups of a filter set share an access in their order, each
-/// access, weight slice and input phase has its partial sum, and the converter sees each of them.
+/// access, weight slice and input phase has its partial sum, and the converter sees each of them; `saw` gets it, and whether the slice has a sign.
 fn direct_accesses(
     hardware: &Hardware,
     shape: &ConvShape,
     conv: &IntegerConv,
     values: &[u8],
     padding: &[u8],
+    saw: &dyn Fn(bool, i64),
 ) -> Vec<i64> {
     let GroupShape { filters, channels } = hardware.group;
     let grid = GroupGrid::new(hardware.group, shape);
@@ -317,6 +319,7 @@ fn direct_accesses(
                         };
                         let input = |value: u32| i64::from(value >> (phase * phase_bits) & ((1 << phase_bits) - 1));
                         let sum = rows.iter().map(|&(weight, value)| digit(weight) * input(value)).sum();
+                        saw(top && slice_bits > 1, sum);
                         let sign = if top && slice_bits == 1 { -1 } else { 1 };
                         let sum = sign * convert(sum, top && slice_bits > 1);
                         total += sum << (slice * slice_bits + phase * phase_bits);
@@ -380,7 +383,7 @@ proptest! {
             ..with_geometry(group, 40)
         };
         let convolve = |shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[u8]| {
-            direct_accesses(&hardware, shape, conv, values, padding)
+            direct_accesses(&hardware, shape, conv, values, padding, &|_, _| {})
         };
         for spec in [small_network(), signed_network()] {
             let network = recipe.network(spec);
@@ -1017,6 +1020,51 @@ fn the_next_best_placement_costs_what_is_told() {
     assert!(told > 3, "{found:?}");
 }
 
+/// Partial sums are distributed as those of the definition, noise or not.
+#[test]
+fn partial_sums_are_distributed_as_the_definitions_are() {
+    let adc5 = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    let noise = Some(Noise { sigma: 0.5, stuck_at_zero: 0.0, stuck_at_one: 0.0, seed: 5 });
+    for hardware in
+        [Hardware::mars(), Hardware { converter: Converter::Bits { bits: 6, step: 9 }, ..Hardware::mars() }, adc5]
+    {
+        for spec in [small_network(), signed_network()] {
+            let network = W4A4.network(spec);
+            let image = Random(8).bytes(3 * 9 * 7);
+            let of_convs = RefCell::new(Vec::new());
+            let convolve = |shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[u8]| {
+                let seen = RefCell::new([Vec::new(), Vec::new()]);
+                let saw = |signed: bool, sum: i64| seen.borrow_mut()[usize::from(signed)].push(sum as i32);
+                let sums = direct_accesses(&hardware, shape, conv, values, padding, &saw);
+                of_convs.borrow_mut().push(seen.into_inner());
+                sums
+            };
+            direct_logits(&network, &image, &convolve);
+            let found = MacroNetwork::new(&network, &hardware).unwrap().partial_sums(&image, |_| {}).unwrap().layers;
+            let expected =
+                of_convs.into_inner().into_iter().flat_map(|[unsigned, signed]| [(false, unsigned), (true, signed)]);
+            let expected: Vec<_> = expected.filter(|(_, sums)| !sums.is_empty()).collect();
+            assert_eq!(found.len(), expected.len());
+            for (found, (signed, mut sums)) in found.into_iter().zip(expected) {
+                sums.sort_unstable();
+                let count = sums.len();
+                let at = |share: f64| sums[(count as f64 * share).ceil() as usize - 1];
+                let name = &found.layer;
+                assert_eq!((found.signed, found.conversions), (signed, count as u64), "{name}");
+                assert_eq!((found.least, found.median), (sums[0], at(0.5)), "{name}");
+                assert_eq!((found.quantile_999, found.largest), (at(0.999), sums[count - 1]), "{name}");
+            }
+        }
+        let network = W4A4.network(small_network());
+        let first = |noise| {
+            let noisy = Hardware { noise, ..hardware.clone() };
+            let found = MacroNetwork::new(&network, &noisy).unwrap().partial_sums(&[9; 3 * 9 * 7], |_| {}).unwrap();
+            found.layers[0].clone()
+        };
+        assert_eq!(first(noise), first(None));
+    }
+}
+
 /// Converters with the bits that the distribution of partial sums asks for lose nothing, those with one less lose something.
 #[test]
 fn the_bits_that_partial_sums_ask_for_lose_nothing() {
@@ -1027,7 +1075,7 @@ fn the_bits_that_partial_sums_ask_for_lose_nothing() {
     let mut run = |bits: u8| {
         hardware.converter = Converter::Bits { bits, step: 1 };
         let chip = MacroNetwork::new(&network, &hardware).unwrap();
-        (chip.run(0, &images).unwrap(), chip.partial_sums(&images).unwrap())
+        (chip.run(0, &images).unwrap(), chip.partial_sums(&images, |_| {}).unwrap())
     };
     let needed = run(8).1.layers.iter().map(|layer| layer.lossless_bits).max().unwrap() as u8;
     let (execution, found) = run(needed);
@@ -1043,7 +1091,7 @@ fn the_bits_that_partial_sums_ask_for_lose_nothing() {
     // However the images are divided among threads.
     let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let chip = MacroNetwork::new(&network, &hardware).unwrap();
-    let [one, four] = [1, 4].map(|threads| pool(threads).install(|| chip.partial_sums(&images).unwrap()));
+    let [one, four] = [1, 4].map(|threads| pool(threads).install(|| chip.partial_sums(&images, |_| {}).unwrap()));
     assert_eq!(one, four);
 }
 

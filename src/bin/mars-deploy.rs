@@ -128,7 +128,8 @@ fn distribute(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let package = Package::read(file)?;
     let hardware = hardware(arguments)?;
     let dataset = dataset(arguments, file, &package)?;
-    let found = partial_sums(&package.network, &hardware, &dataset.test, arguments.images)?;
+    let observer = arguments.common.observer();
+    let found = partial_sums(&package.network, &hardware, &dataset.test, arguments.images, &*observer)?;
     arguments.common.write_json(|| found.to_json())?;
     say(&report::partial_sums_table(&found, &hardware))?;
     Ok(ExitCode::SUCCESS)

@@ -105,12 +105,15 @@ impl LayerBits {
 
 /// Whether `name` is `pattern`, in which `*` stands for any characters.
 pub(crate) fn matches_pattern(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((start, rest)) => name.strip_prefix(start).is_some_and(|name| {
-            name.char_indices().map(|(end, _)| end).chain([name.len()]).any(|end| matches_pattern(rest, &name[end..]))
-        }),
-    }
+    let Some((start, rest)) = pattern.split_once('*') else { return pattern == name };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let Some(mut left) = name.strip_prefix(start).and_then(|name| name.strip_suffix(end)) else { return false };
+    // The first place of a part leaves the most to those behind it.
+    middle.split('*').all(|part| {
+        let found = left.find(part);
+        left = found.map_or(left, |at| &left[at + part.len()..]);
+        found.is_some()
+    })
 }
 
 impl QuantizeConfig {

@@ -14,19 +14,23 @@ pub fn partial_sums_table(found: &PartialSumsOnImages, hardware: &Hardware) -> S
     let mut lines = vec![
         format!("partial sums of {network} on {chip}, {}; {}", count(found.images, "image"), converter(hardware)),
         String::new(),
-        format!(
-            "  {:<NAME$}{:>7}{:>7}{:>7}{:>7}{:>5}{:>11}{:>7}{:>6}",
-            "layer", "least", "median", "99.9 %", "most", "bits", "saturated", "error", "step"
-        ),
+        format!("  {:<NAME$}{:>7}{:>7}{:>7}{:>7}{:>5}", "layer", "least", "median", "99.9 %", "most", "bits"),
     ];
+    let is_lossy = found.partial_sums.layers.iter().any(|layer| layer.lossy.is_some());
+    if is_lossy {
+        lines[2] += &format!("{:>11}{:>7}{:>6}", "saturated", "error", "step");
+    }
     lines.extend(found.partial_sums.layers.iter().map(row));
     lines.push(String::new());
     let mut notes = "bits: of a converter with step 1 that loses nothing.".to_owned();
     if found.partial_sums.layers.iter().any(|layer| layer.signed) {
         notes += " +-: the weight slice whose digits have a sign.";
     }
-    if found.partial_sums.layers.iter().any(|layer| layer.lossy.is_some()) {
+    if is_lossy {
         notes += " saturated: share beyond the codes. error: root of the mean squared difference between a sum and what comes out.";
+    }
+    if hardware.noise.is_some() {
+        notes += " Noise is in none of these.";
     }
     if let (Some(step), Converter::Bits { bits, step: own }) = (found.partial_sums.best_step, hardware.converter) {
         notes += &format!(

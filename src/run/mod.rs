@@ -62,13 +62,18 @@ pub struct Plan<'a> {
 fn scale_remark(recipe: &Recipe, graph: &Graph) -> Option<String> {
     let quantizes = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Quantize);
     let shares = recipe.quantize.weight_scale == WeightScale::Layer && recipe.quantize.fusion != Fusion::None;
-    let mut depthwise = graph.convs().filter(|conv| conv.shape.groups > 1 && conv.shape.depth() == 1);
-    let first = depthwise.next().filter(|_| quantizes && shares)?;
+    let depthwise = graph.convs().filter(|conv| conv.shape.groups > 1 && conv.shape.depth() == 1);
+    let depthwise: Vec<String> = depthwise.map(|conv| conv.name).collect();
+    let who = match depthwise.as_slice() {
+        _ if !quantizes || !shares => return None,
+        [] => return None,
+        [one] => format!("`{one}` reads one channel a filter"),
+        [first, others @ ..] => {
+            format!("`{first}` and {} read one channel a filter", report::text::count(others.len(), "other layer"))
+        }
+    };
     Some(format!(
-        "`{}` and {} other layers read one channel a filter: quantize.weight_scale = \"column\" spares them much of what one scale a layer \
-         loses (docs/training.md)",
-        first.name,
-        depthwise.count()
+        "{who}: quantize.weight_scale = \"column\" spares much of what one scale a layer loses there (docs/training.md)"
     ))
 }
 
@@ -388,6 +393,15 @@ mod tests {
         let shared = recipe(PhaseKind::Quantize, WeightScale::Layer, Fusion::Ema);
         let said = scale_remark(&shared, &graph("mobilenetv2")).unwrap();
         assert!(said.starts_with("`features.1.conv.0.0` and 16 other layers read one channel a filter"), "{said}");
+        let one = r#"name = "one"
+            input = [8, 4, 4]
+            classes = 2
+            layers = [
+                { op = "conv", name = "depthwise", filters = 8, kernel = 3, padding = 1, groups = 8 },
+                { op = "linear", name = "linear", filters = 2 },
+            ]"#;
+        let said = scale_remark(&shared, &Graph::new(toml::from_str(one).unwrap()).unwrap()).unwrap();
+        assert!(said.starts_with("`depthwise` reads one channel a filter"), "{said}");
         assert_eq!(scale_remark(&shared, &graph("resnet20")), None);
         for recipe in [
             recipe(PhaseKind::Float, WeightScale::Layer, Fusion::Ema),

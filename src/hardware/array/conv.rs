@@ -250,19 +250,17 @@ impl ArrayConv {
 
     /// Histograms of its partial sums, one for each kind of digit, without sums yet.
     pub(super) fn histograms(&self) -> Vec<Histogram> {
-        let noise = self.noise.map_or(0, |noise| noise.largest());
         let of_digits = |signed: bool| {
             let slices = || (0..self.slices.len()).filter(move |slice| self.slices[*slice].signed == signed);
             let bundles = || self.sets.iter().flat_map(|set| &set.bundles);
             let bounds = || bundles().flat_map(|bundle| slices().map(|slice| bundle.bounds[slice]));
-            let low = bounds().map(|bounds| bounds.low - noise).min()?;
-            let high = bounds().map(|bounds| bounds.high + noise).max()?;
+            let (low, high) = (bounds().map(|bounds| bounds.low).min()?, bounds().map(|bounds| bounds.high).max()?);
             Some(Histogram::new(signed, low, high))
         };
         [false, true].into_iter().filter_map(of_digits).collect()
     }
 
-    /// The accumulators `[pixel][filter]` of image `image` of its data set, without bias. Partial sums are counted in `histograms`, where there are some.
+    /// The accumulators `[pixel][filter]` of image `image` of its data set, without bias. Partial sums are counted in `histograms`, where there are some, before noise.
     pub(super) fn run(
         &self,
         image: u64,
@@ -282,17 +280,17 @@ impl ArrayConv {
         sums.clear();
         sums.resize(self.shape.output.len(), 0);
         let done = match (&self.noise, histograms) {
-            (None, None) => dispatch_integers(Accumulation { conv: self, planes, sums, counters, at: Noiseless }),
+            (None, None) => dispatch_integers(Accumulation { conv: self, planes, sums, counters, before: Noiseless }),
             (Some(noise), None) => {
-                dispatch_integers(Accumulation { conv: self, planes, sums, counters, at: Noisy { noise, image } })
+                dispatch_integers(Accumulation { conv: self, planes, sums, counters, before: Noisy { noise, image } })
             }
             (None, Some(histograms)) => {
-                let at = Counted { at: Noiseless, conv: self, histograms };
-                dispatch_integers(Accumulation { conv: self, planes, sums, counters, at })
+                let before = Counted { then: Noiseless, conv: self, histograms };
+                dispatch_integers(Accumulation { conv: self, planes, sums, counters, before })
             }
             (Some(noise), Some(histograms)) => {
-                let at = Counted { at: Noisy { noise, image }, conv: self, histograms };
-                dispatch_integers(Accumulation { conv: self, planes, sums, counters, at })
+                let before = Counted { then: Noisy { noise, image }, conv: self, histograms };
+                dispatch_integers(Accumulation { conv: self, planes, sums, counters, before })
             }
         };
         done.map_err(|at| {
@@ -372,10 +370,10 @@ impl BeforeConversion for Noisy<'_> {
     }
 }
 
-/// They are counted, after what happens first.
+/// They are counted, before anything else happens.
 #[derive(Clone, Copy)]
 struct Counted<'a, T> {
-    at: T,
+    then: T,
     conv: &'a ArrayConv,
     histograms: &'a [Histogram],
 }
@@ -386,7 +384,7 @@ impl<T: BeforeConversion> BeforeConversion for Counted<'_, T> {
 
     #[inline(always)]
     fn vector(self, set: usize, vector: usize) -> Self::Vector {
-        (self.at.vector(set, vector), self.conv.lanes(set, vector))
+        (self.then.vector(set, vector), self.conv.lanes(set, vector))
     }
 
     #[inline(always)]
@@ -398,7 +396,6 @@ impl<T: BeforeConversion> BeforeConversion for Counted<'_, T> {
         number: usize,
         sums: &mut [S::I32; PIXELS],
     ) {
-        self.at.take(simd, vector, first, number, sums);
         let signed = self.conv.slices[self.conv.numbers.slice(number)].signed;
         // Slices without sign come first.
         let histogram = if signed { self.histograms.last() } else { self.histograms.first() };
@@ -406,6 +403,7 @@ impl<T: BeforeConversion> BeforeConversion for Counted<'_, T> {
         for sums in sums.iter().take(self.conv.windows.len() - first) {
             sums.to_lanes()[..lanes].iter().for_each(|sum| histogram.count(*sum));
         }
+        self.then.take(simd, vector, first, number, sums);
     }
 }
 
@@ -425,7 +423,7 @@ struct Accumulation<'a, T> {
     /// `[pixel][filter]`.
     sums: &'a mut [i32],
     counters: &'a mut Counters,
-    at: T,
+    before: T,
 }
 
 impl<T: BeforeConversion> IntegerKernel for Accumulation<'_, T> {
@@ -439,12 +437,12 @@ impl<T: BeforeConversion> IntegerKernel for Accumulation<'_, T> {
             for vector in 0..conv.set_filters(index).div_ceil(LANES) {
                 let filter = index * conv.group.filters + vector * LANES;
                 let real = conv.lanes(index, vector);
-                let of_vector = self.at.vector(index, vector);
+                let of_vector = self.before.vector(index, vector);
                 for (first, windows) in (0..).step_by(PIXELS).zip(conv.windows.chunks(PIXELS)) {
                     // The last pixels may be fewer; the last one then stands in for those that are missing.
                     let bases = std::array::from_fn(|pixel| windows[pixel.min(windows.len() - 1)]);
                     let take = |number: usize, sums: &mut [S::I32; PIXELS]| {
-                        self.at.take(simd, of_vector, first, number, sums);
+                        self.before.take(simd, of_vector, first, number, sums);
                     };
                     let place = Place { set, vector, bases };
                     let totals = conv

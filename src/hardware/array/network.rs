@@ -34,6 +34,9 @@ pub struct MacroNetwork {
     converter: Converter,
 }
 
+/// Images after which [`MacroNetwork::partial_sums`] tells how far it is.
+const COUNTED_IMAGES: usize = 32;
+
 /// Logits and counters of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Execution {
@@ -161,34 +164,35 @@ impl MacroNetwork {
         }
     }
 
-    /// How partial sums are distributed over a data set's first images, `[image][channel][height][width]`.
+    /// How partial sums are distributed over images `[image][channel][height][width]`; `advance` is told how many images are done.
     ///
     /// # Errors
     /// Those of [`run`](Self::run).
-    pub fn partial_sums(&self, images: &[u8]) -> Result<PartialSumsOfNetwork> {
+    pub fn partial_sums(&self, images: &[u8], advance: impl Fn(usize)) -> Result<PartialSumsOfNetwork> {
         self.check_images(images)?;
-        let run = |mut scratch: Scratch, (number, image): (usize, &[u8])| {
-            let mut logits = vec![0; self.classes];
-            self.image(number as u64, image, &mut logits, &mut scratch)?;
-            Ok::<_, Error>(scratch)
-        };
-        let sums = images
-            .par_chunks_exact(self.image.len())
-            .enumerate()
-            .with_min_len((images.len() / self.image.len()).div_ceil(self.parallel_images))
-            .try_fold(|| Scratch::new(self, true), run)
-            .map(|scratch| Ok::<_, Error>(scratch?.histograms))
-            .try_reduce(
-                || self.histograms(),
-                |all, more| {
-                    all.iter()
-                        .flatten()
-                        .flatten()
-                        .zip(more.iter().flatten().flatten())
-                        .for_each(|(all, more)| all.add(more));
-                    Ok(all)
-                },
-            )?;
+        let image = self.image.len();
+        // A thread has histograms of its own for all its images.
+        let threads = rayon::current_num_threads().min(self.parallel_images).max(1);
+        let mut scratches: Vec<Scratch> = (0..threads).map(|_| Scratch::new(self, true)).collect();
+        let mut done = 0;
+        for batch in images.chunks(COUNTED_IMAGES * image) {
+            let of_thread = (batch.len() / image).div_ceil(threads);
+            let threads = scratches.par_iter_mut().zip(batch.par_chunks(of_thread * image)).enumerate();
+            threads.try_for_each(|(thread, (scratch, images))| {
+                let mut logits = vec![0; self.classes];
+                let first = done + thread * of_thread;
+                (first..)
+                    .zip(images.chunks_exact(image))
+                    .try_for_each(|(number, image)| self.image(number as u64, image, &mut logits, scratch).map(drop))
+            })?;
+            done += batch.len() / image;
+            advance(done);
+        }
+        let sums = self.histograms();
+        for scratch in &scratches {
+            let pairs = sums.iter().flatten().flatten().zip(scratch.histograms.iter().flatten().flatten());
+            pairs.for_each(|(all, more)| all.add(more));
+        }
         let convs = self.convs().zip(sums.into_iter().flatten());
         let named: Vec<_> = convs.filter_map(|(conv, histograms)| Some((conv?.name.as_str(), histograms))).collect();
         Ok(PartialSumsOfNetwork::new(&named, self.converter))
