@@ -39,6 +39,8 @@ pub struct Assumptions {
     pub weight_bits: u8,
     /// Bits of a convolution's input, 2 to 8.
     pub activation_bits: u8,
+    /// Bits of weights and inputs of the first and last layer, 2 to 8; the image has 8.
+    pub first_last_bits: u8,
     /// Zero groups of all layers but the first and the last / all their groups, from 0 to below 1.
     pub sparsity: f64,
     /// Which layers they are in.
@@ -53,8 +55,6 @@ pub struct MadeUp {
     /// What was asked for.
     #[serde(flatten)]
     pub assumptions: Assumptions,
-    /// Bits of weights and inputs of the first and last layer.
-    pub first_last_bits: u8,
     /// Bits of residual values.
     pub skip_bits: u8,
     /// What the zero groups are drawn from.
@@ -130,8 +130,8 @@ impl Estimate {
     /// # Errors
     /// A description that isn't a network; bits or a sparsity that cannot be; a chip that isn't valid.
     pub fn new(spec: NetworkSpec, assumptions: Assumptions, hardware: &Hardware) -> Result<Self> {
-        let Assumptions { weight_bits, activation_bits, sparsity, pattern } = assumptions;
-        let config = QuantizeConfig { weight_bits, activation_bits, ..QuantizeConfig::default() };
+        let Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern } = assumptions;
+        let config = QuantizeConfig { weight_bits, activation_bits, first_last_bits, ..QuantizeConfig::default() };
         config.check()?;
         hardware.validate()?;
         let graph = Graph::new(spec)?;
@@ -146,7 +146,6 @@ impl Estimate {
         let mut made_up = MadeUp {
             what: String::new(),
             assumptions,
-            first_last_bits: config.first_last_bits,
             skip_bits: config.skip_bits,
             seed: SEED,
             image: spec.input,
@@ -183,8 +182,8 @@ impl Estimate {
 
 impl MadeUp {
     fn sentence(&self) -> String {
-        let Self { assumptions, first_last_bits, skip_bits, seed, image, classes, .. } = self;
-        let Assumptions { weight_bits, activation_bits, sparsity, pattern } = assumptions;
+        let Self { assumptions, skip_bits, seed, image, classes, .. } = self;
+        let Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern } = assumptions;
         let [channels, height, width] = image;
         let zeros = match pattern {
             _ if *sparsity == 0.0 => "no group is zero".to_owned(),

@@ -10,7 +10,8 @@ use mars::package::Package;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const W4A4: Assumptions = Assumptions { weight_bits: 4, activation_bits: 4, sparsity: 0.0, pattern: Pattern::Even };
+const W4A4: Assumptions =
+    Assumptions { weight_bits: 4, activation_bits: 4, first_last_bits: 8, sparsity: 0.0, pattern: Pattern::Even };
 
 fn deploy(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_mars-deploy")).args(arguments).output().unwrap()
@@ -35,6 +36,18 @@ fn a_dense_network_costs_what_it_costs_once_it_is_trained() {
         assert_eq!(estimate.cost, trained.cost, "{network}");
         assert_eq!(estimate.layers, trained.layers, "{network}");
     }
+}
+
+/// A chip whose accesses take narrow weights alone needs a narrow first and last layer.
+#[test]
+fn the_first_and_the_last_layer_have_bits_of_their_own() {
+    let papistas = Hardware::load("experiments/hardware/library/papistas-cicc2021.toml".as_ref()).unwrap();
+    let network = || named_network("resnet20", None, None).unwrap();
+    let assumptions = Assumptions { weight_bits: 2, ..W4A4 };
+    let error = Estimate::new(network(), assumptions, &papistas).unwrap_err().to_string();
+    assert!(error.starts_with("layer `conv1`: its weights have 8 bits"), "{error}");
+    let estimate = Estimate::new(network(), Assumptions { first_last_bits: 2, ..assumptions }, &papistas).unwrap();
+    assert!(estimate.made_up.what.contains("2 bits in the first and last layer"), "{}", estimate.made_up.what);
 }
 
 #[test]

@@ -162,8 +162,13 @@ const ELSEWHERE: [Elsewhere; 4] = [
 
 /// A dense network of 8 bits on a chip.
 fn dense(network: &str, chip: &Hardware) -> Estimate {
-    let assumptions =
-        mars::estimate::Assumptions { weight_bits: 8, activation_bits: 8, sparsity: 0.0, pattern: Pattern::Even };
+    let assumptions = mars::estimate::Assumptions {
+        weight_bits: 8,
+        activation_bits: 8,
+        first_last_bits: 8,
+        sparsity: 0.0,
+        pattern: Pattern::Even,
+    };
     Estimate::new(named_network(network, None, None).unwrap(), assumptions, chip).unwrap()
 }
 

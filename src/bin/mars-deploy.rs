@@ -73,12 +73,15 @@ struct Arguments {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "With --model")]
 struct Untrained {
-    /// Bits of a weight, 2 to 8; 8 in the first and last layer
+    /// Bits of a weight, 2 to 8, but in the first and last layer
     #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
     weight_bits: u8,
-    /// Bits of a layer's input, 2 to 8; 8 in the first and last layer
+    /// Bits of a layer's input, 2 to 8, but in the first and last layer
     #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
     activation_bits: u8,
+    /// Bits of both in the first and last layer, 2 to 8; the image has 8
+    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
+    first_last_bits: u8,
     /// Share of the groups that is zero, 0 to below 1; of all layers but the first and the last
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "package")]
     sparsity: f64,
@@ -165,8 +168,9 @@ fn estimate(arguments: &Arguments, model: &str) -> Result<ExitCode> {
 
 /// A network that nobody has trained, on a chip.
 fn untrained(arguments: &Arguments, model: &str, hardware: &Hardware) -> Result<Estimate> {
-    let Untrained { weight_bits, activation_bits, sparsity, pattern, image_size, classes } = arguments.untrained;
-    let assumptions = Assumptions { weight_bits, activation_bits, sparsity, pattern };
+    let Untrained { weight_bits, activation_bits, first_last_bits, sparsity, pattern, image_size, classes } =
+        arguments.untrained;
+    let assumptions = Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern };
     Estimate::new(named_network(model, image_size, classes)?, assumptions, hardware)
 }
 
