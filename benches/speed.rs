@@ -17,7 +17,7 @@ use mars::data::{DataOptions, Dataset};
 use mars::engine::{ConvOptions, Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
 use mars::integer::{BitPlan, FoldOptions, Fusion, ImageScale, IntegerNetwork, QuantizeConfig, Reference, fold};
-use mars::network::{Array, Conv, Graph, NetworkSpec, Op, Params, Weights, zoo};
+use mars::network::{Array, Conv, Graph, NetworkSpec, Op, Params, Weights, Window, zoo};
 use mars::train::{Allocator, Phase, PhaseKind, Recipe, Training, inference_seconds, keep_memory};
 
 #[global_allocator]
@@ -84,13 +84,15 @@ fn convolutions() {
             seen.push(conv);
             let map = conv.input;
             let x = Tensor::<4>::random([batch, map.height, map.width, map.channels], Distribution::Default, &device);
-            let shape = [conv.filters(), conv.depth(), conv.kernel[0], conv.kernel[1]];
+            let [height, width] = conv.window.kernel;
+            let shape = [conv.filters(), conv.depth(), height, width];
             let w = Tensor::<4>::random(shape, Distribution::Default, &device).require_grad();
             // The first layer's input needs no gradient.
             let x = if map.channels > 3 { x.require_grad() } else { x };
             let run = || {
                 let bias = Norm::Bias(Tensor::zeros([conv.filters()], &device));
-                let options = ConvOptions { stride: conv.stride, padding: conv.padding, groups: conv.groups };
+                let Window { stride, padding, .. } = conv.window;
+                let options = ConvOptions { stride, padding, dilation: conv.dilation, groups: conv.groups };
                 conv_block(x.clone(), w.clone(), options, bias, None, false).value
             };
             let forward = time(|| drop(black_box(run())));
@@ -98,14 +100,12 @@ fn convolutions() {
             let flops = 2.0 * (conv.macs() * batch as u64) as f64 / 1e9;
             let of_backward = if map.channels > 3 { 2.0 } else { 1.0 } * flops;
             let title = format!(
-                "{name} {batch} x {}x{}x{} -> {} {}x{}/{}",
+                "{name} {batch} x {}x{}x{} -> {} {height}x{width}/{}",
                 map.channels,
                 map.height,
                 map.width,
                 conv.filters(),
-                conv.kernel[0],
-                conv.kernel[1],
-                conv.stride
+                conv.window.stride[0]
             );
             println!(
                 "{title:<44}{:>7.2} ms {:>6.1} GFLOP/s {:>7.2} ms {:>6.1} GFLOP/s",

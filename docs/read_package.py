@@ -37,15 +37,11 @@ def convolutions(header):
     for layer, numbers in zip(header["network"]["layers"], header["layers"]):
         channels, height, width = maps[layer.get("input", last)]
         op, last = layer["op"], layer["name"]
-        if op == "linear":
-            kernel, stride, padding = [height, width], 1, 0
-        elif op == "avg_pool":
-            kernel = [layer["kernel"]] * 2 if "kernel" in layer else [height, width]
-            maps[last] = [channels, height // kernel[0], width // kernel[1]]
-            continue
-        else:
-            kernel, stride, padding = [layer["kernel"]] * 2, layer.get("stride", 1), layer.get("padding", 0)
-        size = [(n + 2 * padding - k) // stride + 1 for n, k in zip([height, width], kernel)]
+        kernel = sides(layer.get("kernel", [height, width]))
+        stride = sides(layer.get("stride", kernel if op == "avg_pool" else 1))
+        before, behind = border(layer.get("padding", 0))
+        span = [(k - 1) * d + 1 for k, d in zip(kernel, sides(layer.get("dilation", 1)))]
+        size = [(n + a + b - k) // s + 1 for n, a, b, k, s in zip([height, width], before, behind, span, stride)]
         maps[last] = [layer.get("filters", channels)] + size
         if op in ("conv", "linear"):
             groups = layer.get("groups", 1)
@@ -53,6 +49,17 @@ def convolutions(header):
         if layer.get("add", {}).get("shortcut") == "projection":
             source = maps[layer["add"]["from"]][0]
             yield last + ".projection", [layer["filters"], source, 1, 1], 1, numbers["skip"]["conv"]
+
+
+def sides(value):
+    """One number is that of rows and of columns."""
+    return value if isinstance(value, list) else [value, value]
+
+
+def border(value):
+    """Top and left, bottom and right; two numbers are those of rows and of columns."""
+    numbers = sides(value)
+    return numbers[:2], numbers[-2:]
 
 
 def dense_weights(shape, groups, conv, group, index, stream):

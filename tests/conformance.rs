@@ -18,8 +18,8 @@ use mars::integer::{
     Reference, WeightScale, fold, predict,
 };
 use mars::network::{
-    Activation, Array, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Skip, SkipSpec, Source,
-    Weights,
+    Activation, Array, Border, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Sides, Skip,
+    SkipSpec, Source, Weights, Window,
 };
 use mars::observer::{Silent, StopSignal};
 use mars::package::Package;
@@ -48,6 +48,21 @@ struct Stretch {
     batch_norm: bool,
     /// Its last layer has no activation.
     is_linear: bool,
+    /// What makes windows differ by side.
+    uneven: Uneven,
+}
+
+/// How windows differ by side; sizes that don't fit the map at hand are made to.
+#[derive(Clone, Copy, Debug, Default)]
+struct Uneven {
+    /// The height of the kernel, where it isn't the width.
+    height: Option<usize>,
+    /// Added to the stride of columns.
+    stride: usize,
+    /// Added to the dilation of rows and of columns.
+    dilation: [usize; 2],
+    /// Added to the border below and on the right.
+    padding: [usize; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,8 +94,8 @@ fn stretch() -> impl Strategy<Value = Stretch> {
         Projection, Branches, Max, Mean, Hidden,
     ];
     let sizes = (1usize..=20, 1usize..=5, 1usize..=3, 0usize..=4);
-    (prop::sample::select(kinds), sizes, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
-        |(kind, (filters, kernel, stride, padding), batch_norm, is_linear)| Stretch {
+    (prop::sample::select(kinds), sizes, any::<bool>(), prop::bool::weighted(0.2), uneven()).prop_map(
+        |(kind, (filters, kernel, stride, padding), batch_norm, is_linear, uneven)| Stretch {
             kind,
             filters,
             kernel,
@@ -88,8 +103,15 @@ fn stretch() -> impl Strategy<Value = Stretch> {
             padding,
             batch_norm,
             is_linear,
+            uneven,
         },
     )
+}
+
+fn uneven() -> impl Strategy<Value = Uneven> {
+    let draw = (prop::option::of(1usize..=5), 0usize..=2, [0usize..=2, 0usize..=2], [0usize..=2, 0usize..=2]);
+    let draw = draw.prop_map(|(height, stride, dilation, padding)| Uneven { height, stride, dilation, padding });
+    prop_oneof![Just(Uneven::default()), draw]
 }
 
 /// How a network ends.
@@ -125,23 +147,24 @@ impl Builder {
         input: Option<String>,
         from: [usize; 3],
         filters: usize,
-        kernel: usize,
-        stride: usize,
-        padding: usize,
+        window: Window,
+        dilation: [usize; 2],
         batch_norm: bool,
         add: Option<SkipSpec>,
     ) -> String {
         let name = self.name();
-        let extent = |size: usize| (size + 2 * padding - kernel) / stride + 1;
-        (self.channels, self.height, self.width) = (filters, extent(from[1]), extent(from[2]));
+        let kernel = [0, 1].map(|side| (window.kernel[side] - 1) * dilation[side] + 1);
+        let [height, width] = Window { kernel, ..window }.windows([from[1], from[2]]).expect("a window that fits");
+        (self.channels, self.height, self.width) = (filters, height, width);
         self.layers.push(LayerSpec::Conv {
             batch_norm_epsilon: None,
             name: name.clone(),
             input,
             filters,
-            kernel,
-            stride,
-            padding,
+            kernel: Sides(window.kernel),
+            stride: Sides(window.stride),
+            padding: Border(window.padding),
+            dilation: Sides(dilation),
             groups: 1,
             batch_norm,
             add,
@@ -149,6 +172,20 @@ impl Builder {
             clip: None,
         });
         name
+    }
+
+    /// A square one that moves the same both ways.
+    fn square(
+        &mut self,
+        input: Option<String>,
+        from: [usize; 3],
+        filters: usize,
+        window: [usize; 3],
+        batch_norm: bool,
+        add: Option<SkipSpec>,
+    ) -> String {
+        let [kernel, stride, padding] = window;
+        self.conv(input, from, filters, Window::square(kernel, stride, padding), [1; 2], batch_norm, add)
     }
 
     fn shape(&self) -> [usize; 3] {
@@ -189,51 +226,51 @@ impl Builder {
             Kind::Inverted => {
                 let from = self.last();
                 let wide = channels * (1 + filters % 3);
-                self.conv(None, here, wide, 1, 1, 0, batch_norm, None);
+                self.square(None, here, wide, [1, 1, 0], batch_norm, None);
                 let Some(LayerSpec::Conv { clip, .. }) = self.layers.last_mut() else { unreachable!("it was added") };
                 *clip = Some(6.0);
                 let here = self.shape();
-                self.conv(None, here, wide, odd, stride, same, true, None);
+                self.square(None, here, wide, [odd, stride, same], true, None);
                 let Some(LayerSpec::Conv { groups, .. }) = self.layers.last_mut() else { unreachable!("it was added") };
                 *groups = wide;
                 let add = SkipSpec { from, shortcut: Shortcut::Identity, stride, batch_norm: true };
                 let here = self.shape();
-                self.conv(None, here, channels, 1, 1, 0, true, (filters % 4 > 0).then_some(add));
+                self.square(None, here, channels, [1, 1, 0], true, (filters % 4 > 0).then_some(add));
             }
             Kind::Identity => {
                 let from = self.last();
                 let wider = channels + filters % 6;
-                self.conv(None, here, filters, odd, stride, same, batch_norm, None);
+                self.square(None, here, filters, [odd, stride, same], batch_norm, None);
                 let add = SkipSpec { from, shortcut: Shortcut::Identity, stride, batch_norm: true };
                 let here = self.shape();
-                self.conv(None, here, wider, 3, 1, 1, true, Some(add));
+                self.square(None, here, wider, [3, 1, 1], true, Some(add));
             }
             Kind::Projection => {
                 let batch_norm = stretch.padding.is_multiple_of(2);
                 let add = SkipSpec { from: self.last(), shortcut: Shortcut::Projection, stride, batch_norm };
                 let batch_norm = stretch.batch_norm;
-                self.conv(None, here, filters, odd, stride, same, batch_norm, Some(add));
+                self.square(None, here, filters, [odd, stride, same], batch_norm, Some(add));
             }
             Kind::Branches => {
                 let input = Some(self.last());
-                let from = self.conv(None, here, filters, odd, stride, same, true, None);
+                let from = self.square(None, here, filters, [odd, stride, same], true, None);
                 let add = SkipSpec { from, shortcut: Shortcut::Identity, stride: 1, batch_norm: true };
-                self.conv(input, here, filters, 1, stride, 0, batch_norm, Some(add));
+                self.square(input, here, filters, [1, stride, 0], batch_norm, Some(add));
             }
             Kind::Max => {
-                let kernel = stretch.kernel.min(3).min(height).min(width);
-                let padding = stretch.padding.min(kernel - 1);
+                let largest = Stretch { kernel: stretch.kernel.min(3), ..stretch.clone() };
+                let (window, _) =
+                    self.window(&Stretch { uneven: Uneven { dilation: [0; 2], ..stretch.uneven }, ..largest });
                 let name = self.name();
+                let (kernel, stride, padding) = (Sides(window.kernel), Sides(window.stride), Border(window.padding));
                 self.layers.push(LayerSpec::MaxPool { name, input: None, kernel, stride, padding });
-                let extent = |size: usize| (size + 2 * padding - kernel) / stride + 1;
-                (self.height, self.width) = (extent(height), extent(width));
+                [self.height, self.width] = window.windows([height, width]).expect("a window that fits");
             }
             Kind::Mean => {
                 let tiles = |k: &usize| height.is_multiple_of(*k) && width.is_multiple_of(*k);
-                let kernel = (1..=stretch.kernel).rev().find(tiles);
+                let kernel = (1..=stretch.kernel).rev().find(tiles).expect("1 divides every size");
                 let name = self.name();
-                self.layers.push(LayerSpec::AvgPool { name, input: None, kernel });
-                let kernel = kernel.expect("1 divides every size");
+                self.layers.push(LayerSpec::AvgPool { name, input: None, kernel: Some(kernel.into()) });
                 (self.height, self.width) = (height / kernel, width / kernel);
             }
             Kind::Hidden => {
@@ -265,15 +302,38 @@ impl Builder {
     }
 
     fn add_conv(&mut self, stretch: &Stretch) {
-        let mut kernel = stretch.kernel;
-        let mut padding = stretch.padding.min(kernel - 1);
-        let smallest = self.height.min(self.width);
-        if smallest + 2 * padding < kernel {
-            kernel = smallest;
-            padding = padding.min(kernel - 1);
-        }
+        let (window, dilation) = self.window(stretch);
         let here = self.shape();
-        self.conv(None, here, stretch.filters, kernel, stretch.stride, padding, stretch.batch_norm, None);
+        self.conv(None, here, stretch.filters, window, dilation, stretch.batch_norm, None);
+    }
+
+    /// The window of a stretch that fits the map at hand, and its dilation.
+    fn window(&self, stretch: &Stretch) -> (Window, [usize; 2]) {
+        let Uneven { height, stride, dilation, padding } = stretch.uneven;
+        let mut window = Window::square(stretch.kernel, stretch.stride, stretch.padding);
+        window.kernel[0] = height.unwrap_or(stretch.kernel);
+        window.stride[1] += stride;
+        let mut dilations = [1 + dilation[0], 1 + dilation[1]];
+        for (side, size) in [self.height, self.width].into_iter().enumerate() {
+            window.padding[side][1] += padding[side];
+            let span = |kernel: usize, dilation: usize| (kernel - 1) * dilation + 1;
+            let bordered = |window: &Window, span: usize| {
+                size + window.padding[side].iter().map(|padding| (*padding).min(span - 1)).sum::<usize>()
+            };
+            let fits = |window: &Window, dilation: usize| {
+                let span = span(window.kernel[side], dilation);
+                bordered(window, span) >= span
+            };
+            if !fits(&window, dilations[side]) {
+                dilations[side] = 1;
+            }
+            if !fits(&window, dilations[side]) {
+                window.kernel[side] = size;
+            }
+            let most = span(window.kernel[side], dilations[side]) - 1;
+            window.padding[side] = window.padding[side].map(|padding| padding.min(most));
+        }
+        (window, dilations)
     }
 }
 
@@ -290,7 +350,7 @@ fn network_spec(input: [usize; 3], stretches: &[Stretch], end: End) -> NetworkSp
     }
     if let End::MeanThenConv = end {
         let here = builder.shape();
-        builder.conv(None, here, CLASSES, 1, 1, 0, false, None);
+        builder.square(None, here, CLASSES, [1, 1, 0], false, None);
     } else {
         let batch_norm = matches!(end, End::BatchNorm);
         let name = builder.name();
@@ -380,16 +440,16 @@ fn columns(weights: &Weights, conv: &Conv, fused: bool, colors: &[f64]) -> Vec<V
 
 /// A convolution of `[channels][height][width]` in `f64`, with zeros around.
 fn float_conv(shape: &ConvShape, columns: &[Vec<f64>], input: &[f64]) -> Vec<f64> {
-    let kernel_width = shape.kernel[1];
+    let Window { kernel, stride, padding } = shape.window;
     let mut sums = Vec::with_capacity(shape.output.len());
     for (filter, column) in columns.iter().enumerate() {
         for out in 0..shape.output.pixels() {
-            let (top, left) = (out / shape.output.width * shape.stride, out % shape.output.width * shape.stride);
+            let (top, left) = (out / shape.output.width * stride[0], out % shape.output.width * stride[1]);
             let mut sum = 0.0;
             for (index, weight) in column.iter().enumerate() {
                 let (channel, tap) = (shape.reads(filter).start + index / shape.taps(), index % shape.taps());
-                let y = (top + tap / kernel_width).wrapping_sub(shape.padding);
-                let x = (left + tap % kernel_width).wrapping_sub(shape.padding);
+                let y = (top + tap / kernel[1] * shape.dilation[0]).wrapping_sub(padding[0][0]);
+                let x = (left + tap % kernel[1] * shape.dilation[1]).wrapping_sub(padding[1][0]);
                 if y < shape.input.height && x < shape.input.width {
                     sum += weight * input[channel * shape.input.pixels() + y * shape.input.width + x];
                 }
@@ -423,14 +483,14 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
         };
         let (input, output) = (node.input, node.output);
         // The largest or the sum of a window, of what lies inside.
-        let pool = |kernel: [usize; 2], stride: [usize; 2], padding: usize, join: fn(f64, f64) -> f64| {
+        let pool = |Window { kernel, stride, padding }: Window, join: fn(f64, f64) -> f64| {
             let value = read(node.source);
             let pooled = (0..output.len()).map(|index| {
                 let (channel, pixel) = (index / output.pixels(), index % output.pixels());
                 let (top, left) = (pixel / output.width * stride[0], pixel % output.width * stride[1]);
                 let taps = (0..kernel[0] * kernel[1]).filter_map(|tap| {
-                    let y = (top + tap / kernel[1]).wrapping_sub(padding);
-                    let x = (left + tap % kernel[1]).wrapping_sub(padding);
+                    let y = (top + tap / kernel[1]).wrapping_sub(padding[0][0]);
+                    let x = (left + tap % kernel[1]).wrapping_sub(padding[1][0]);
                     let inside = y < input.height && x < input.width;
                     inside.then(|| value[channel * input.pixels() + y * input.width + x])
                 });
@@ -467,10 +527,10 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
                 }
                 value
             }
-            Op::MaxPool { kernel, stride, padding } => pool([kernel; 2], [stride; 2], padding, f64::max),
-            Op::AvgPool { kernel } => {
-                let mut value = pool(kernel, kernel, 0, |a, b| a + b);
-                value.iter_mut().for_each(|value| *value /= (kernel[0] * kernel[1]) as f64);
+            Op::MaxPool { window } => pool(window, f64::max),
+            Op::AvgPool { window } => {
+                let mut value = pool(window, |a, b| a + b);
+                value.iter_mut().for_each(|value| *value /= window.taps() as f64);
                 value
             }
         };
@@ -778,6 +838,12 @@ fn eight_bits_are_near_the_float_network() {
                 padding: random.below(3),
                 batch_norm: random.below(2) == 0,
                 is_linear: random.below(4) == 0,
+                uneven: Uneven {
+                    height: (random.below(3) == 0).then(|| 1 + random.below(4)),
+                    stride: random.below(2),
+                    dilation: [random.below(2), random.below(2)],
+                    padding: [random.below(2), random.below(2)],
+                },
             })
             .collect();
         let input = [3, 9, 8];
@@ -841,9 +907,10 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
             name: name.into(),
             input: None,
             filters,
-            kernel,
-            stride: 1,
-            padding,
+            kernel: kernel.into(),
+            stride: 1.into(),
+            padding: padding.into(),
+            dilation: 1.into(),
             groups: 1,
             batch_norm: false,
             batch_norm_epsilon: None,

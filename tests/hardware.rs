@@ -17,8 +17,8 @@ use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
 };
 use mars::network::{
-    Activation, BATCH_NORM_EPSILON, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut, Skip,
-    SkipSpec, Source, zoo,
+    Activation, BATCH_NORM_EPSILON, Border, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut,
+    Sides, Skip, SkipSpec, Source, Window, zoo,
 };
 use mars::prune::fit_budget;
 use proptest::prelude::*;
@@ -30,18 +30,19 @@ use common::recipe::{Recipe, W4A4, W8A8};
 /// Sums of a convolution, `[filter][pixel]`, straight from its definition. `values` are `[channel][pixel]`.
 fn direct_conv(shape: &ConvShape, conv: &IntegerConv, values: &[u8], padding: &[u8]) -> Vec<i64> {
     let MapShape { height, width, .. } = shape.input;
+    let Window { stride, padding: [[top, _], [left, _]], .. } = shape.window;
     let mut sums = Vec::new();
     for filter in 0..shape.filters() {
         for out in 0..shape.output.pixels() {
             let mut sum = i64::from(conv.bias[filter]);
             for (index, channel) in shape.reads(filter).enumerate() {
                 for tap in 0..shape.taps() {
-                    let y = out / shape.output.width * shape.stride + tap / shape.kernel[1];
-                    let x = out % shape.output.width * shape.stride + tap % shape.kernel[1];
-                    let inside = (shape.padding..height + shape.padding).contains(&y)
-                        && (shape.padding..width + shape.padding).contains(&x);
+                    let kernel = shape.window.kernel;
+                    let y = out / shape.output.width * stride[0] + tap / kernel[1] * shape.dilation[0];
+                    let x = out % shape.output.width * stride[1] + tap % kernel[1] * shape.dilation[1];
+                    let inside = (top..height + top).contains(&y) && (left..width + left).contains(&x);
                     let value = match inside {
-                        true => values[channel * height * width + (y - shape.padding) * width + x - shape.padding],
+                        true => values[channel * height * width + (y - top) * width + x - left],
                         false => padding[channel],
                     };
                     let weight = conv.weights[(filter * shape.depth() + index) * shape.taps() + tap];
@@ -119,7 +120,7 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 }
                 values.push(requantize(output, &sums));
             }
-            (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => {
+            (Op::MaxPool { window: Window { kernel, stride, padding } }, IntegerLayer::MaxPool) => {
                 let forms = network.forms(node.source);
                 let pooled = forms.iter().map(|&bits| {
                     let value = read(node.source, bits);
@@ -127,13 +128,14 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                     for channel in 0..node.output.channels {
                         for pixel in 0..pixels {
                             let mut largest = 0;
-                            for tap in 0..kernel * kernel {
-                                let y = pixel / node.output.width * stride + tap / kernel;
-                                let x = pixel % node.output.width * stride + tap % kernel;
-                                if (padding..node.input.height + padding).contains(&y)
-                                    && (padding..node.input.width + padding).contains(&x)
+                            let [[top, _], [left, _]] = padding;
+                            for tap in 0..kernel[0] * kernel[1] {
+                                let y = pixel / node.output.width * stride[0] + tap / kernel[1];
+                                let x = pixel % node.output.width * stride[1] + tap % kernel[1];
+                                if (top..node.input.height + top).contains(&y)
+                                    && (left..node.input.width + left).contains(&x)
                                 {
-                                    let at = (y - padding) * node.input.width + x - padding;
+                                    let at = (y - top) * node.input.width + x - left;
                                     largest = largest.max(value[channel * node.input.pixels() + at]);
                                 }
                             }
@@ -145,7 +147,7 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 let pooled = pooled.collect();
                 values.push(pooled);
             }
-            (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output }) => {
+            (Op::AvgPool { window: Window { kernel, .. } }, IntegerLayer::AvgPool { input_bits, output }) => {
                 let value = units(node.source, *input_bits);
                 let mut sums = vec![0; node.output.len()];
                 for (index, value) in value.iter().enumerate() {
@@ -168,9 +170,10 @@ fn conv(name: &str, filters: usize, kernel: usize, stride: usize, padding: usize
         name: name.into(),
         input: None,
         filters,
-        kernel,
-        stride,
-        padding,
+        kernel: kernel.into(),
+        stride: stride.into(),
+        padding: padding.into(),
+        dilation: 1.into(),
         groups: 1,
         batch_norm: true,
         batch_norm_epsilon: None,
@@ -193,6 +196,12 @@ fn in_groups(count: usize, mut layer: LayerSpec) -> LayerSpec {
     layer
 }
 
+fn dilated(by: [usize; 2], border: [[usize; 2]; 2], mut layer: LayerSpec) -> LayerSpec {
+    let LayerSpec::Conv { dilation, padding, .. } = &mut layer else { unreachable!("it is a convolution") };
+    (*dilation, *padding) = (Sides(by), Border(border));
+    layer
+}
+
 fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
     layers.push(LayerSpec::Linear {
         name: "linear".into(),
@@ -205,16 +214,23 @@ fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
     NetworkSpec { name: "small".into(), input, classes: 5, batch_norm_epsilon: BATCH_NORM_EPSILON, layers }
 }
 
-/// Everything that a network may have: both shortcuts, a stride, padded channels, groups of channels, both pools.
+/// Everything that a network may have: both shortcuts, a stride, padded channels, groups of channels, a dilated kernel, a border that differs by
+/// side, both pools.
 fn small_network() -> NetworkSpec {
     let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride, batch_norm: true });
-    let max_pool = LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3, stride: 2, padding: 1 };
+    let max_pool = LayerSpec::MaxPool {
+        name: "max".into(),
+        input: None,
+        kernel: Sides([3, 2]),
+        stride: 2.into(),
+        padding: Border([[1, 2], [0, 1]]),
+    };
     let avg_pool = LayerSpec::AvgPool { name: "avg".into(), input: None, kernel: None };
     spec(
         [3, 9, 7],
         vec![
             conv("stem", 18, 3, 1, 1, None),
-            conv("a1", 18, 3, 1, 1, None),
+            dilated([2, 1], [[3, 1], [1, 1]], conv("a1", 18, 3, 1, 1, None)),
             conv("a2", 18, 3, 1, 1, skip("stem", Shortcut::Identity, 1)),
             conv("b1", 33, 3, 2, 1, None),
             conv("b2", 33, 3, 1, 1, skip("a2", Shortcut::Projection, 2)),
@@ -230,7 +246,8 @@ fn small_network() -> NetworkSpec {
 /// Values with a sign wherever they may be: read by convolutions with borders, in groups, by both shortcuts and by both pools.
 fn signed_network() -> NetworkSpec {
     let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride, batch_norm: true });
-    let max_pool = LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3, stride: 2, padding: 1 };
+    let max_pool =
+        LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3.into(), stride: 2.into(), padding: 1.into() };
     let avg_pool = LayerSpec::AvgPool { name: "avg".into(), input: None, kernel: None };
     spec(
         [3, 9, 7],
@@ -270,6 +287,7 @@ fn direct_accesses(
     saw: &dyn Fn(bool, i64),
 ) -> Vec<i64> {
     let GroupShape { filters, channels } = hardware.group;
+    let Window { stride, padding: [[top, _], [left, _]], .. } = shape.window;
     let grid = GroupGrid::new(hardware.group, shape);
     let kept = grid.kept(&conv.weights);
     let bits = u32::from(hardware.precision(conv.weight_bits, conv.input_bits).unwrap().weight_bits);
@@ -280,8 +298,10 @@ fn direct_accesses(
         grid.block_channels(block)
             .filter(|channel| shape.reads(filter).contains(channel))
             .map(|channel| {
-                let y = (out / shape.output.width * shape.stride + tap / shape.kernel[1]).wrapping_sub(shape.padding);
-                let x = (out % shape.output.width * shape.stride + tap % shape.kernel[1]).wrapping_sub(shape.padding);
+                let kernel = shape.window.kernel;
+                let y = out / shape.output.width * stride[0] + tap / kernel[1] * shape.dilation[0];
+                let x = out % shape.output.width * stride[1] + tap % kernel[1] * shape.dilation[1];
+                let (y, x) = (y.wrapping_sub(top), x.wrapping_sub(left));
                 let value = match y < shape.input.height && x < shape.input.width {
                     true => values[channel * shape.input.pixels() + y * shape.input.width + x],
                     false => padding[channel],

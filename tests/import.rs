@@ -74,7 +74,8 @@ struct Writer {
 impl Writer {
     fn conv(&mut self, ours: &str, conv: &str, norm: &str, shape: &ConvShape, bias: bool) {
         let filters = [shape.filters()];
-        let sizes = [shape.filters(), shape.depth(), shape.kernel[0], shape.kernel[1]];
+        let [height, width] = shape.window.kernel;
+        let sizes = [shape.filters(), shape.depth(), height, width];
         let random = &mut self.random;
         let weight = self.theirs.add(format!("{conv}.weight"), &sizes, random);
         self.ours.insert(format!("{ours}.weight"), Array { shape: sizes.to_vec(), values: weight });
@@ -92,7 +93,8 @@ impl Writer {
     fn linear(&mut self, ours: &str, theirs: &str, shape: &ConvShape) {
         let inputs = shape.weights() / shape.filters();
         let weight = self.theirs.add(format!("{theirs}.weight"), &[shape.filters(), inputs], &mut self.random);
-        let shape = vec![shape.filters(), shape.depth(), shape.kernel[0], shape.kernel[1]];
+        let [height, width] = shape.window.kernel;
+        let shape = vec![shape.filters(), shape.depth(), height, width];
         let bias = self.theirs.add(format!("{theirs}.bias"), &shape[..1], &mut self.random);
         self.ours.insert(format!("{ours}.weight"), Array { shape, values: weight });
         self.ours.insert(format!("{ours}.bias"), Array::vector(bias));

@@ -12,7 +12,9 @@ use common::onnx::{Is, OnnxFile};
 use common::{command, success, write_cifar10};
 use mars::data::{Dataset, ImageShape, Split};
 use mars::hardware::Hardware;
-use mars::network::{Activation, Graph, ImportOptions, LayerSpec, NetworkSpec, OnnxNetwork, Params, import};
+use mars::network::{
+    Activation, Border, Graph, ImportOptions, LayerSpec, NetworkSpec, OnnxNetwork, Params, Sides, import,
+};
 use mars::train::{Recipe, StartFrom, Training};
 use tempfile::TempDir;
 
@@ -113,8 +115,8 @@ fn batch_norms_that_are_left_alone_stay_batch_norms() {
 #[test]
 fn a_border_of_its_own_and_a_maximum_before_the_relu_are_the_layers() {
     let spec = load("sequential/TorchScript-norm-apart.onnx").spec;
-    assert!(matches!(spec.layers[0], LayerSpec::Conv { padding: 1, .. }), "{spec:?}");
-    assert!(matches!(spec.layers[1], LayerSpec::AvgPool { kernel: Some(16), .. }), "{spec:?}");
+    assert!(matches!(spec.layers[0], LayerSpec::Conv { padding: Border([[1, 1], [1, 1]]), .. }), "{spec:?}");
+    assert!(matches!(spec.layers[1], LayerSpec::AvgPool { kernel: Some(Sides([16, 16])), .. }), "{spec:?}");
     assert!(matches!(spec.layers[2], LayerSpec::Linear { batch_norm: true, .. }), "{spec:?}");
 }
 
@@ -245,6 +247,58 @@ fn a_border_of_zeros_may_be_the_largest_of_values_with_a_sign() {
     refused(&file.bytes(), &["node `node of z` (MaxPool)", "a border of zeros, which may win"]);
 }
 
+#[test]
+fn windows_that_differ_by_side_are_read_as_they_are() {
+    let file = around(
+        |file| {
+            let file = file.floats("u", &[4, 4, 3, 1]).integers("p", &[0, 0, 1, 0, 0, 0, 2, 3]);
+            let conv = [
+                ("dilations", Is::Numbers(&[2, 5])),
+                ("strides", Is::Numbers(&[1, 2])),
+                ("pads", Is::Numbers(&[1, 0, 0, 0])),
+            ];
+            let file = file.node("Pad", &["r", "p"], "q", &[]).node("Conv", &["q", "u"], "d", &conv);
+            let pool = [("kernel_shape", Is::Numbers(&[2, 3])), ("pads", Is::Numbers(&[0, 1, 1, 0]))];
+            file.node("Relu", &["d"], "e", &[]).node("MaxPool", &["e"], "z", &pool)
+        },
+        4 * 8 * 5,
+    );
+    let spec = read(&file.bytes()).unwrap().spec;
+    // A single column has no dilation.
+    let LayerSpec::Conv { kernel, stride, padding, dilation, .. } = &spec.layers[1] else { panic!("{spec:?}") };
+    assert_eq!((*kernel, *stride, *dilation), (Sides([3, 1]), Sides([1, 2]), Sides([2, 1])));
+    assert_eq!(*padding, Border([[2, 2], [0, 3]]));
+    let LayerSpec::MaxPool { kernel, stride, padding, .. } = &spec.layers[2] else { panic!("{spec:?}") };
+    assert_eq!((*kernel, *stride, *padding), (Sides([2, 3]), Sides([1, 1]), Border([[0, 1], [1, 0]])));
+}
+
+#[test]
+fn a_border_that_keeps_a_maps_size_is_computed() {
+    let padding = |auto_pad, strides: &'static [i64], features| {
+        let file = around(
+            |file| {
+                let file = file.floats("u", &[4, 4, 4, 3]);
+                let conv = [
+                    ("auto_pad", Is::Text(auto_pad)),
+                    ("strides", Is::Numbers(strides)),
+                    ("dilations", Is::Numbers(&[1, 2])),
+                ];
+                file.node("Conv", &["r", "u"], "d", &conv).node("Relu", &["d"], "z", &[])
+            },
+            features,
+        );
+        match &read(&file.bytes()).unwrap().spec.layers[1] {
+            LayerSpec::Conv { padding, .. } => *padding,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(padding("SAME_UPPER", &[1, 1], 4 * 64), Border([[1, 2], [2, 2]]));
+    assert_eq!(padding("SAME_LOWER", &[1, 1], 4 * 64), Border([[2, 1], [2, 2]]));
+    // Three rows reach over 3 + 3 + 4 pixels, four columns over 2 + 2 + 2 + 5.
+    assert_eq!(padding("SAME_UPPER", &[3, 2], 4 * 12), Border([[1, 1], [1, 2]]));
+    assert_eq!(padding("VALID", &[1, 1], 4 * 20), Border([[0, 0], [0, 0]]));
+}
+
 fn clipped(low: f32, high: f32, what: &str) -> OnnxFile {
     around(
         |file| {
@@ -297,10 +351,9 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
         ),
         (second(&[("group", Is::Number(2))]), &["for 2 groups of 4 channels, its input has 4"]),
         (second(&[("group", Is::Number(-1))]), &["no number of groups"]),
-        (second(&[("dilations", Is::Numbers(&[2, 2]))]), &["node `node of d` (Conv)", "dilated"]),
-        (second(&[("strides", Is::Numbers(&[1, 2]))]), &["strides [1, 2] differ"]),
-        (second(&[("pads", Is::Numbers(&[0, 0, 1, 1]))]), &["borders [0, 0, 1, 1] differ"]),
-        (second(&[("auto_pad", Is::Text("SAME_UPPER"))]), &["SAME_UPPER", "pads"]),
+        (second(&[("dilations", Is::Numbers(&[4, 4]))]), &["node `node of d` (Conv)", "larger than the map"]),
+        (second(&[("pads", Is::Numbers(&[0, 0, 1]))]), &["its pads aren't those of a map with two sides"]),
+        (second(&[("auto_pad", Is::Text("SAME"))]), &["its auto_pad is SAME"]),
         (
             Box::new(move |file| {
                 file.node(
@@ -334,8 +387,8 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
             &["made by reflect"],
         ),
         (
-            Box::new(|file| file.integers("p", &[0, 0, 1, 1, 0, 0, 1, 0]).node("Pad", &["r", "p"], "z", &[])),
-            &["differ"],
+            Box::new(move |file| file.node("MaxPool", &["r"], "z", &[pool[0], ("dilations", Is::Numbers(&[2, 1]))])),
+            &["its window is dilated", "dense"],
         ),
         (
             Box::new(|file| file.integers("p", &[0, 0, 1, 1, 0, 0, 1, 1]).node("Pad", &["r", "p"], "z", &[])),

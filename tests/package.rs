@@ -207,6 +207,41 @@ fn groups_of_channels_take_version_3() {
     assert_eq!((version(&bytes), Package::from_bytes(&bytes).unwrap()), ('3', package));
 }
 
+/// A convolution whose window is written so, of which `outputs` pixels remain, and the package that it is in.
+fn windowed(keys: &str, taps: usize, outputs: usize) -> Package {
+    let spec = format!(
+        "name = 'windowed'\ninput = [4, 6, 6]\nclasses = 2
+        layers = [{{ op = 'conv', name = 'conv', filters = 6, {keys} }}, {{ op = 'linear', name = 'linear', filters = 2 }}]"
+    );
+    let layers = vec![
+        IntegerLayer::Conv {
+            conv: conv(8, 3, weights(6 * 4 * taps, 3), 6),
+            skip: None,
+            output: Some(requantize(&[5], &[(4, 20)])),
+        },
+        IntegerLayer::Conv { conv: conv(4, 8, weights(12 * outputs, 8), 2), skip: None, output: None },
+    ];
+    Package { network: network(&spec, [4, 3], layers), provenance: provenance(), predictions: None }
+}
+
+#[test]
+fn windows_that_differ_by_side_and_dilated_kernels_take_version_4() {
+    for (keys, taps, outputs, expected) in [
+        ("kernel = [3, 3], padding = [1, 1]", 9, 36, '1'),
+        ("kernel = 3, padding = 1, dilation = 1", 9, 36, '1'),
+        ("kernel = [3, 1]", 3, 24, '4'),
+        ("kernel = 3, stride = [1, 2]", 9, 8, '4'),
+        ("kernel = 3, padding = [1, 0]", 9, 24, '4'),
+        ("kernel = 3, padding = [2, 1, 0, 1]", 9, 36, '4'),
+        ("kernel = 3, dilation = 2", 9, 4, '4'),
+    ] {
+        let package = windowed(keys, taps, outputs);
+        let bytes = package.to_bytes().unwrap();
+        assert_eq!(version(&bytes), expected, "{keys}");
+        assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
+    }
+}
+
 /// Every kind of layer and skip.
 fn small() -> Package {
     let spec = r#"
@@ -453,12 +488,18 @@ fn a_wrong_header_is_named_by_field() {
 #[test]
 fn absurd_sizes_are_errors() {
     type Change = fn(&mut Value);
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 11] = [
         (|h| h["network"]["input"] = json!([65536, 65536, 65536]), "values"),
         (|h| h["network"]["input"] = json!([u64::MAX, 2, 2]), "input"),
         (|h| h["network"]["layers"][1]["filters"] = 65536.into(), "must be a conv or linear layer"),
         (|h| h["network"]["layers"][0]["filters"] = 65536.into(), "`header.layers[0].conv.index`"),
         (|h| h["network"]["layers"][0]["kernel"] = 257.into(), "`header.network.layers[0].kernel`: 257 is above 256"),
+        (
+            |h| h["network"]["layers"][0]["kernel"] = json!([1, 257]),
+            "`header.network.layers[0].kernel`: 257 is above 256",
+        ),
+        (|h| h["network"]["layers"][0]["padding"] = json!([1, 2, 3]), "[top, left, bottom, right]"),
+        (|h| h["network"]["layers"][0]["dilation"] = 257.into(), "`header.network.layers[0].dilation`: 257"),
         (|h| h["network"]["layers"][0]["filters"] = u64::MAX.into(), "65536"),
         (
             |h| {

@@ -133,6 +133,29 @@ class Signed(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
+def windows() -> nn.Module:
+    """Windows that differ by side, dilated kernels, borders that differ by side, "same" padding of an even kernel."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, (3, 1), padding=(1, 0)),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, (1, 7), (1, 2), padding=(0, 3), bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=2, dilation=2, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.ZeroPad2d((1, 0, 2, 1)),
+        nn.Conv2d(12, 12, 3, (2, 1), padding=(0, 1), dilation=(1, 2), groups=3),
+        nn.ReLU(),
+        nn.MaxPool2d((2, 3), (2, 1), (0, 1)),
+        nn.Conv2d(12, 8, (4, 2), padding="same"),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, CLASSES),
+    )
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "lenet": (Lenet, 32, 64),
     "resnet-padded": (lambda: Resnet(False), 32, 64),
@@ -141,6 +164,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "sequential": (sequential, 32, 64),
     "depthwise": (depthwise, 32, 64),
     "signed": (Signed, 32, 64),
+    "windows": (windows, 32, 64),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=CLASSES), 64, 64),
     "resnet50": (lambda: torchvision.models.resnet50(num_classes=CLASSES), 64, 64),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=CLASSES), 64, 64),

@@ -246,9 +246,8 @@ impl Folder<'_> {
     fn layer(&self, index: usize, node: &Node, bits: &NodeBits) -> Result<IntegerLayer> {
         match (node.op, bits.reads) {
             (Op::MaxPool { .. }, Reads::MaxPool) => Ok(IntegerLayer::MaxPool),
-            (Op::AvgPool { kernel }, Reads::AvgPool { input }) => {
-                let window = (kernel[0] * kernel[1]) as f64;
-                let unit = Scales::Shared(self.step(node.source, input)? / window);
+            (Op::AvgPool { window }, Reads::AvgPool { input }) => {
+                let unit = Scales::Shared(self.step(node.source, input)? / window.taps() as f64);
                 let output = self.requantize(index, bits, &unit, &Joining::Nothing)?.output;
                 Ok(IntegerLayer::AvgPool { input_bits: input, output })
             }

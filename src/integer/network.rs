@@ -130,7 +130,7 @@ impl IntegerNetwork {
         let stored: usize = nodes.map(|(node, shape)| shape.output.len() * self.forms(Source::Node(node)).len()).sum();
         let layer = |conv: ConvShape| {
             // The input with its border, what filters gather of it, and three kinds of sums, of whole registers.
-            let [height, width] = [conv.input.height, conv.input.width].map(|side| side + 2 * conv.padding);
+            let [height, width] = conv.window.bordered([conv.input.height, conv.input.width]);
             let inputs = conv.channels() * (height * width + conv.taps() * conv.output.pixels());
             2 * inputs + 20 * conv.filters().next_multiple_of(16) * conv.output.pixels()
         };

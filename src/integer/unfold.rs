@@ -96,8 +96,8 @@ impl Unfolder<'_> {
             // Never read: its forms are its source's.
             IntegerLayer::MaxPool => 0.0,
             IntegerLayer::AvgPool { input_bits, output } => {
-                let Op::AvgPool { kernel } = node.op else { unreachable!("a layer of its node's kind") };
-                let sums = self.scale(node.source, *input_bits) / (kernel[0] * kernel[1]) as f64;
+                let Op::AvgPool { window } = node.op else { unreachable!("a layer of its node's kind") };
+                let sums = self.scale(node.source, *input_bits) / window.taps() as f64;
                 sums / f64::from(output.multiplier(0))
             }
             IntegerLayer::Conv { conv, skip, output } => {

@@ -5,6 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use serde::{Deserialize, Serialize};
 
 use super::spec::{Activation, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+use super::window::{Border, Sides, Window};
 use crate::error::{Error, Result};
 
 /// Where a layer's input comes from.
@@ -51,12 +52,10 @@ pub struct ConvShape {
     pub input: MapShape,
     /// Output map; its channels are the filters.
     pub output: MapShape,
-    /// Kernel height and width.
-    pub kernel: [usize; 2],
-    /// Step, both ways.
-    pub stride: usize,
-    /// Border, each side.
-    pub padding: usize,
+    /// Its kernel, which moves over the input.
+    pub window: Window,
+    /// Pixels from one value of the kernel to the next, of rows and of columns.
+    pub dilation: [usize; 2],
     /// Groups of channels, each of which is read by as many filters.
     pub groups: usize,
 }
@@ -85,7 +84,18 @@ impl ConvShape {
 
     /// Kernel positions.
     pub fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
+        self.window.taps()
+    }
+
+    /// Row and column of the input, from the window's first one, that a kernel position reads.
+    pub fn tap(&self, tap: usize) -> [usize; 2] {
+        let width = self.window.kernel[1];
+        [tap / width * self.dilation[0], tap % width * self.dilation[1]]
+    }
+
+    /// Rows and columns of the input that a window spans.
+    pub fn span(&self) -> [usize; 2] {
+        span(self.window.kernel, self.dilation)
     }
 
     /// Weights `[filters, depth, kernel height, kernel width]`.
@@ -124,6 +134,7 @@ pub enum Skip {
 
 /// What a node computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "one for each node")]
 pub enum Op {
     /// Convolution or linear layer.
     Conv {
@@ -138,19 +149,15 @@ pub enum Op {
         /// True for the last layer, whose sums are the logits.
         logits: bool,
     },
-    /// Maximum over `kernel` x `kernel` windows.
+    /// Maximum over windows.
     MaxPool {
-        /// Side of the window.
-        kernel: usize,
-        /// Step.
-        stride: usize,
-        /// Border, each side; it never wins.
-        padding: usize,
+        /// The windows; a border never wins.
+        window: Window,
     },
-    /// Mean over `kernel[0]` x `kernel[1]` windows that do not overlap.
+    /// Mean over windows that do not overlap.
     AvgPool {
-        /// Height and width of the window.
-        kernel: [usize; 2],
+        /// The windows.
+        window: Window,
     },
 }
 
@@ -417,8 +424,9 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
     let input = shape_of(source, image, nodes);
     let activation = if logits { Activation::None } else { layer.activation().unwrap_or_default() };
     let op = match layer {
-        LayerSpec::Conv { filters, kernel, stride, padding, groups, batch_norm, add, .. } => {
-            let conv = conv_shape(input, *filters, [*kernel; 2], *stride, *padding)?.in_groups(*groups)?;
+        LayerSpec::Conv { filters, kernel, stride, padding, dilation, groups, batch_norm, add, .. } => {
+            let window = Window { kernel: kernel.0, stride: stride.0, padding: padding.0 };
+            let conv = conv_shape(input, *filters, window, dilation.0)?.in_groups(*groups)?;
             let skip = add.as_ref().map(|add| resolve_skip(add, conv.output, image, nodes)).transpose()?;
             if logits && skip.is_some() {
                 return Err("the layer that gives the logits cannot have a residual sum".into());
@@ -426,22 +434,22 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
             Op::Conv { conv, batch_norm: *batch_norm, skip, activation, logits }
         }
         LayerSpec::Linear { filters, batch_norm, .. } => {
-            let conv = conv_shape(input, *filters, [input.height, input.width], 1, 0)?;
+            let window = Window { kernel: [input.height, input.width], ..Window::square(1, 1, 0) };
+            let conv = conv_shape(input, *filters, window, [1; 2])?;
             Op::Conv { conv, batch_norm: *batch_norm, skip: None, activation, logits }
         }
         LayerSpec::MaxPool { kernel, stride, padding, .. } => {
-            if *padding >= *kernel {
-                return Err(format!("padding {padding} must be smaller than the window {kernel}"));
-            }
-            Op::MaxPool { kernel: *kernel, stride: *stride, padding: *padding }
+            let window = Window { kernel: kernel.0, stride: stride.0, padding: padding.0 };
+            check_border(&window)?;
+            Op::MaxPool { window }
         }
         LayerSpec::AvgPool { kernel, .. } => {
-            let kernel = kernel.map_or([input.height, input.width], |k| [k, k]);
+            let kernel = kernel.map_or([input.height, input.width], |kernel| kernel.0);
             if kernel.contains(&0) || !input.height.is_multiple_of(kernel[0]) || !input.width.is_multiple_of(kernel[1])
             {
                 return Err(format!("a window of {kernel:?} does not tile a map of {}x{}", input.height, input.width));
             }
-            Op::AvgPool { kernel }
+            Op::AvgPool { window: Window { kernel, stride: kernel, padding: Default::default() } }
         }
     };
     if source == Source::Image && !matches!(op, Op::Conv { .. }) {
@@ -449,12 +457,7 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
     }
     let output = match op {
         Op::Conv { conv, .. } => conv.output,
-        Op::MaxPool { kernel, stride, padding } => {
-            conv_shape(input, input.channels, [kernel; 2], stride, padding)?.output
-        }
-        Op::AvgPool { kernel } => {
-            MapShape { channels: input.channels, height: input.height / kernel[0], width: input.width / kernel[1] }
-        }
+        Op::MaxPool { window } | Op::AvgPool { window } => conv_shape(input, input.channels, window, [1; 2])?.output,
     };
     Ok(Node { name: layer.name().into(), source, input, output, op })
 }
@@ -477,32 +480,45 @@ fn shape_of(source: Source, image: MapShape, nodes: &[Node]) -> MapShape {
     }
 }
 
-fn conv_shape(input: MapShape, filters: usize, kernel: [usize; 2], stride: usize, padding: usize) -> Reason<ConvShape> {
-    let too_large = [filters, kernel[0], kernel[1], stride, padding].iter().any(|&n| n > MAX_EXTENT);
-    if filters == 0 || kernel.contains(&0) || stride == 0 || too_large {
-        return Err(format!("filters, kernel and stride must be from 1 to {MAX_EXTENT}, padding at most that"));
+/// Each window of a pooling layer holds a pixel of the map.
+fn check_border(window: &Window) -> Reason<()> {
+    let fits = |side: usize| window.padding[side].iter().all(|padding| *padding < window.kernel[side]);
+    if fits(0) && fits(1) {
+        return Ok(());
     }
-    if padding >= kernel[0].max(kernel[1]) {
-        return Err(format!("padding {padding} must be smaller than the kernel {}", kernel[0]));
+    Err(format!("padding {} must be smaller than the window {}", Border(window.padding), Sides(window.kernel)))
+}
+
+/// Pixels that a kernel spans whose values are `dilation` apart.
+fn span(kernel: [usize; 2], dilation: [usize; 2]) -> [usize; 2] {
+    [0, 1].map(|side| (kernel[side] - 1) * dilation[side] + 1)
+}
+
+fn conv_shape(input: MapShape, filters: usize, window: Window, dilation: [usize; 2]) -> Reason<ConvShape> {
+    let Window { kernel, stride, padding } = window;
+    let sizes = [&kernel[..], &stride, &dilation, &[filters]].concat();
+    if sizes.contains(&0) || sizes.iter().chain(padding.as_flattened()).any(|&n| n > MAX_EXTENT) {
+        return Err(format!(
+            "filters, kernel, stride and dilation must be from 1 to {MAX_EXTENT}, padding at most that"
+        ));
     }
-    let extent = |size: usize, kernel: usize| {
-        (size + 2 * padding)
-            .checked_sub(kernel)
-            .map(|room| room / stride + 1)
-            .ok_or_else(|| format!("a kernel of {kernel} does not fit a map of {size} with padding {padding}"))
-    };
-    let output = MapShape {
-        channels: filters,
-        height: extent(input.height, kernel[0])?,
-        width: extent(input.width, kernel[1])?,
-    };
+    let span = span(kernel, dilation);
+    let [height, width] = Window { kernel: span, ..window }.windows([input.height, input.width]).ok_or_else(|| {
+        format!(
+            "a kernel of {} does not fit a map of {} with padding {}",
+            Sides(span),
+            Sides([input.height, input.width]),
+            Border(padding)
+        )
+    })?;
+    let output = MapShape { channels: filters, height, width };
     let product = |sizes: [usize; 4]| sizes.iter().map(|&size| size as u128).product::<u128>();
     let weights = product([filters, input.channels, kernel[0], kernel[1]]);
     let values = product([filters, output.height, output.width, 1]);
     if weights.max(values) > MAX_VALUES {
         return Err(format!("it would have {weights} weights and {values} output values; the limit is {MAX_VALUES}"));
     }
-    Ok(ConvShape { input, output, kernel, stride, padding, groups: 1 })
+    Ok(ConvShape { input, output, window, dilation, groups: 1 })
 }
 
 impl ConvShape {
@@ -523,7 +539,7 @@ fn resolve_skip(add: &SkipSpec, output: MapShape, image: MapShape, nodes: &[Node
         return Err("the image cannot join a residual sum".into());
     };
     let from = shape_of(source, image, nodes);
-    let conv = conv_shape(from, output.channels, [1, 1], stride, 0)?;
+    let conv = conv_shape(from, output.channels, Window::square(1, stride, 0), [1; 2])?;
     if conv.output != output {
         return Err(format!(
             "the residual value `{}` gives {}x{} at stride {stride}, the sum needs {}x{}",

@@ -9,6 +9,7 @@ mod onnx;
 mod params;
 mod spec;
 mod weights;
+mod window;
 mod zoo;
 
 pub use file::read_network;
@@ -22,4 +23,5 @@ pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 pub use weights::{Array, Weights};
+pub use window::{Border, Sides, Window};
 pub use zoo::{ZOO, zoo};

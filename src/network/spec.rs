@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::window::{Border, Sides};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 #[cfg(feature = "train")]
@@ -68,14 +69,17 @@ pub enum LayerSpec {
         input: Option<String>,
         /// Output channels.
         filters: usize,
-        /// Side of the square kernel.
-        kernel: usize,
+        /// Height and width of the kernel.
+        kernel: Sides,
         /// Step between outputs.
-        #[serde(default = "one")]
-        stride: usize,
-        /// Border on each side.
+        #[serde(default = "Sides::one")]
+        stride: Sides,
+        /// Border.
         #[serde(default)]
-        padding: usize,
+        padding: Border,
+        /// Step between the kernel's own values: 2 leaves out every second pixel.
+        #[serde(default = "Sides::one", skip_serializing_if = "Sides::is_one")]
+        dilation: Sides,
         /// Groups of channels, each of which is read by as many filters; as many as channels for a depthwise convolution.
         #[serde(default = "one", skip_serializing_if = "is_one")]
         groups: usize,
@@ -102,13 +106,13 @@ pub enum LayerSpec {
         /// The layer it reads.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<String>,
-        /// Side of the square window.
-        kernel: usize,
+        /// Height and width of the window.
+        kernel: Sides,
         /// Step between windows.
-        stride: usize,
-        /// Border on each side.
+        stride: Sides,
+        /// Border.
         #[serde(default)]
-        padding: usize,
+        padding: Border,
     },
     /// Mean over windows without border; without a kernel, over the whole map.
     AvgPool {
@@ -117,9 +121,9 @@ pub enum LayerSpec {
         /// The layer it reads.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<String>,
-        /// Side of the square window, which is also its step.
+        /// Height and width of the window, which are also its steps.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        kernel: Option<usize>,
+        kernel: Option<Sides>,
     },
     /// Fully connected layer over the flattened map: a convolution whose kernel is the whole map. The last one gives the
     /// logits; one before it is followed by its activation.

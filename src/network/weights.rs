@@ -196,5 +196,6 @@ pub(super) fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Opti
 }
 
 pub(super) fn weight_shape(conv: &ConvShape) -> Vec<usize> {
-    vec![conv.filters(), conv.depth(), conv.kernel[0], conv.kernel[1]]
+    let [height, width] = conv.window.kernel;
+    vec![conv.filters(), conv.depth(), height, width]
 }

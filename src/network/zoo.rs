@@ -80,9 +80,10 @@ fn conv(name: String, filters: usize, kernel: usize, stride: usize) -> LayerSpec
         name,
         input: None,
         filters,
-        kernel,
-        stride,
-        padding: kernel / 2,
+        kernel: kernel.into(),
+        stride: stride.into(),
+        padding: (kernel / 2).into(),
+        dilation: 1.into(),
         groups: 1,
         batch_norm: true,
         batch_norm_epsilon: None,
@@ -102,6 +103,11 @@ fn with_sum(mut layer: LayerSpec, skip: Option<SkipSpec>) -> LayerSpec {
         *add = skip;
     }
     layer
+}
+
+/// Of every second window.
+fn max_pool(name: String, kernel: usize, padding: usize) -> LayerSpec {
+    LayerSpec::MaxPool { name, input: None, kernel: kernel.into(), stride: 2.into(), padding: padding.into() }
 }
 
 fn resnet_cifar(blocks: usize) -> Vec<LayerSpec> {
@@ -125,8 +131,7 @@ const MOBILENETV2: [(usize, usize, usize, Option<usize>); 7] = [
 ];
 
 fn imagenet_stem() -> Vec<LayerSpec> {
-    let pool = LayerSpec::MaxPool { name: "maxpool".into(), input: None, kernel: 3, stride: 2, padding: 1 };
-    vec![conv("conv1".into(), 64, 7, 2), pool]
+    vec![conv("conv1".into(), 64, 7, 2), max_pool("maxpool".into(), 3, 1)]
 }
 
 /// Behind a stem of 64 channels ResNet-50's bottlenecks.
@@ -230,7 +235,7 @@ fn vgg(stages: &[&[usize]]) -> Vec<LayerSpec> {
         for (index, &filters) in (1..).zip(*filters) {
             layers.push(conv3x3(format!("conv{stage}_{index}"), filters, 1, None));
         }
-        layers.push(LayerSpec::MaxPool { name: format!("pool{stage}"), input: None, kernel: 2, stride: 2, padding: 0 });
+        layers.push(max_pool(format!("pool{stage}"), 2, 0));
     }
     layers
 }

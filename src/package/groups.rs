@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
     use crate::groups::GroupShape;
-    use crate::network::{ConvShape, MapShape};
+    use crate::network::{ConvShape, MapShape, Window};
 
     fn grid(group: [usize; 2], conv: [usize; 3]) -> GroupGrid {
         GroupGrid::dense(GroupShape { filters: group[0], channels: group[1] }, conv[0], conv[1], conv[2])
@@ -136,7 +136,8 @@ mod tests {
             let group = GroupShape { filters: group[0], channels: group[1] };
             let map = |channels| MapShape { channels: channels * divisions, height: 1, width: 1 };
             let (input, output) = (map(depth), map(filters));
-            let conv = ConvShape { input, output, kernel: [1, taps], stride: 1, padding: 0, groups: divisions };
+            let window = Window { kernel: [1, taps], ..Window::square(1, 1, 0) };
+            let conv = ConvShape { input, output, window, dilation: [1; 2], groups: divisions };
             let grid = GroupGrid::new(group, &conv);
             let real: usize = (0..grid.groups()).map(|group| grid.real_weights(group)).sum();
             prop_assert_eq!(real, conv.weights());

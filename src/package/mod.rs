@@ -20,7 +20,7 @@ use crate::error::{PackageError, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Activation, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Skip};
+use crate::network::{Activation, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Sides, Skip};
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
@@ -239,8 +239,22 @@ impl Package {
 }
 
 /// The first version that can hold a network: the second one has predictions of two bytes, the third one groups,
-/// clips and projections with a bias, the fourth one values with a sign.
+/// clips and projections with a bias, the fourth one values with a sign, windows
+/// that differ by side and kernels that are dilated.
 fn version(network: &IntegerNetwork) -> u64 {
+    let has_sides = |layer: &LayerSpec| match layer {
+        LayerSpec::Conv { kernel, stride, padding, dilation, .. } => {
+            !(kernel.is_square() && stride.is_square() && padding.is_even()) || *dilation != Sides::from(1)
+        }
+        LayerSpec::MaxPool { kernel, stride, padding, .. } => {
+            !(kernel.is_square() && stride.is_square() && padding.is_even())
+        }
+        LayerSpec::AvgPool { kernel, .. } => kernel.is_some_and(|kernel| !kernel.is_square()),
+        LayerSpec::Linear { .. } => false,
+    };
+    if network.graph.spec().layers.iter().any(has_sides) {
+        return 4;
+    }
     let clips = network.graph.spec().layers.iter().any(|layer| layer.clip().is_some());
     let is_new = |node: &Node| {
         let in_groups = node.conv().is_some_and(|conv| conv.groups > 1);
@@ -434,15 +448,16 @@ fn check_description(spec: &NetworkSpec) -> Checked<()> {
         ));
     }
     for (number, layer) in spec.layers.iter().enumerate() {
-        let kernel = match layer {
-            LayerSpec::Conv { kernel, .. } | LayerSpec::MaxPool { kernel, .. } => *kernel,
+        let (kernel, dilation) = match layer {
+            LayerSpec::Conv { kernel, dilation, .. } => (*kernel, *dilation),
+            LayerSpec::MaxPool { kernel, .. } => (*kernel, Sides::from(1)),
             LayerSpec::AvgPool { .. } | LayerSpec::Linear { .. } => continue,
         };
-        if kernel > MAX_KERNEL {
-            return Err(PackageError::field(
-                format!("network.layers[{number}].kernel"),
-                format!("{kernel} is above {MAX_KERNEL}"),
-            ));
+        for (key, sides) in [("kernel", kernel), ("dilation", dilation)] {
+            if let Some(side) = sides.0.into_iter().find(|side| *side > MAX_KERNEL) {
+                let field = format!("network.layers[{number}].{key}");
+                return Err(PackageError::field(field, format!("{side} is above {MAX_KERNEL}")));
+            }
         }
     }
     Ok(())
@@ -455,11 +470,11 @@ fn check_extents(graph: &Graph) -> Checked<()> {
     let maps: Extents = maps.map(|map| [map.channels, map.height, map.width, 1]).collect();
     let of_convs =
         |extent: fn(ConvShape) -> [usize; 4]| graph.convs().map(|conv| extent(conv.shape)).collect::<Extents>();
-    let weights = of_convs(|conv| [conv.filters(), conv.depth(), conv.kernel[0], conv.kernel[1]]);
+    let weights = of_convs(|conv| [conv.filters(), conv.depth(), conv.window.kernel[0], conv.window.kernel[1]]);
     // What the reference gathers, and a map with its border.
     let products = of_convs(|conv| [conv.channels(), conv.taps(), conv.output.height, conv.output.width]);
     let bordered = of_convs(|conv| {
-        let [height, width] = [conv.input.height, conv.input.width].map(|side| side + 2 * conv.padding);
+        let [height, width] = conv.window.bordered([conv.input.height, conv.input.width]);
         [conv.channels(), height, width, 1]
     });
     let all = |extents: &[[usize; 4]], limit: usize| total(extents).is_some_and(|total| total <= limit);

@@ -146,7 +146,7 @@ pub fn keep_best(scores: &[Vec<f32>], target: f64) -> Vec<Vec<bool>> {
 mod tests {
     use super::*;
     use crate::groups::GroupShape;
-    use crate::network::{ConvShape, MapShape};
+    use crate::network::{ConvShape, MapShape, Window};
 
     /// Five filters and three channels in groups of 2 x 2: the last set and block are partly filled.
     fn dense() -> GroupGrid {
@@ -157,7 +157,7 @@ mod tests {
     fn lassos() -> [Lasso; 2] {
         let map = |channels| MapShape { channels, height: 1, width: 1 };
         let (input, output) = (map(6), map(15));
-        let conv = ConvShape { input, output, kernel: [1, 1], stride: 1, padding: 0, groups: 3 };
+        let conv = ConvShape { input, output, window: Window::square(1, 1, 0), dilation: [1; 2], groups: 3 };
         let grouped = GroupGrid::new(dense().group, &conv);
         [dense(), grouped].map(|grid| Lasso::new(grid, &Device::flex()))
     }

@@ -189,8 +189,13 @@ impl Conversions {
         Ok(Some(conversions))
     }
 
+    /// Rows of the input with its border, and pixels of one.
+    fn bordered(&self) -> [usize; 2] {
+        self.shape.window.bordered([self.shape.input.height, self.shape.input.width])
+    }
+
     fn row(&self) -> usize {
-        self.shape.input.width + 2 * self.shape.padding
+        self.bordered()[1]
     }
 
     fn pixel_words(&self) -> usize {
@@ -204,7 +209,7 @@ impl Conversions {
         let mut bundle = Bundle { words: 0, pieces: Vec::new(), weights: Vec::new() };
         for (section, group) in groups.iter().enumerate() {
             let (block, tap) = grid.place(set, *group);
-            let [y, x] = [tap / self.shape.kernel[1], tap % self.shape.kernel[1]];
+            let [y, x] = self.shape.tap(tap);
             for part in 0..self.block_words {
                 bundle.pieces.push(Piece {
                     offset: (y * self.row() + x) * self.pixel_words() + block * self.block_words + part,
@@ -258,15 +263,16 @@ impl Conversions {
     /// The input's bits, with its border: `[bit][row][column][block][word]`.
     fn spread(&self, input: &[u8], planes: &mut Vec<Word>) {
         let MapShape { channels, height, width } = self.shape.input;
-        let (padding, row, pixel_words) = (self.shape.padding, self.row(), self.pixel_words());
+        let ([rows, row], pixel_words) = (self.bordered(), self.pixel_words());
+        let [[top, _], [left, _]] = self.shape.window.padding;
         let bits = self.digits.phases * self.digits.phase_bits;
         planes.clear();
         planes.resize(bits * self.plane(), 0);
-        for y in 0..height + 2 * padding {
+        for y in 0..rows {
             for x in 0..row {
-                let inside = (padding..padding + height).contains(&y) && (padding..padding + width).contains(&x);
+                let inside = (top..top + height).contains(&y) && (left..left + width).contains(&x);
                 let values = match inside {
-                    true => &input[((y - padding) * width + x - padding) * channels..][..channels],
+                    true => &input[((y - top) * width + x - left) * channels..][..channels],
                     false => &self.padding,
                 };
                 for (channel, value) in values.iter().enumerate().filter(|(_, value)| **value != 0) {
@@ -282,14 +288,16 @@ impl Conversions {
 
     /// Words of one bit of the input.
     fn plane(&self) -> usize {
-        (self.shape.input.height + 2 * self.shape.padding) * self.row() * self.pixel_words()
+        let [rows, row] = self.bordered();
+        rows * row * self.pixel_words()
     }
 
     fn image(&self, image: u64, planes: &[Word], errors: &mut [i32]) {
         let (pixels, filters, width) = (self.shape.output.pixels(), self.shape.filters(), self.shape.output.width);
         let start = |pixel: usize| {
             let [y, x] = [pixel / width, pixel % width];
-            (y * self.shape.stride * self.row() + x * self.shape.stride) * self.pixel_words()
+            let [down, right] = self.shape.window.stride;
+            (y * down * self.row() + x * right) * self.pixel_words()
         };
         let mut inputs = Vec::new();
         let mut partial = vec![[[0; LANES]; 2]; self.digits.slices * self.digits.phases];

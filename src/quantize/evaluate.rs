@@ -17,7 +17,7 @@ use crate::engine::{ConvOptions, exact_conv};
 use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Conv, ConvShape, MapShape, Op, Skip, Source};
+use crate::network::{Conv, ConvShape, MapShape, Op, Skip, Source, Window};
 
 /// Floats hold every integer below this.
 const EXACT: i64 = 1 << 24;
@@ -121,17 +121,17 @@ impl<'a> FakeQuant<'a> {
                     }
                     requantize(sums, &output.forms)
                 }
-                (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => forms_of(node.source, &values)
-                    .iter()
-                    .map(|(bits, value)| {
-                        let pooled = max_pool2d(
-                            value.clone().permute([0, 3, 1, 2]),
-                            MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]),
-                        );
+                (Op::MaxPool { window: Window { kernel, stride, padding } }, IntegerLayer::MaxPool) => {
+                    let padding = padding.map(|[before, behind]| (before, behind));
+                    let options = MaxPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
+                    let pooled = forms_of(node.source, &values).iter().map(|(bits, value)| {
+                        let pooled = max_pool2d(value.clone().permute([0, 3, 1, 2]), options.clone());
                         (*bits, pooled.permute([0, 2, 3, 1]))
-                    })
-                    .collect(),
-                (Op::AvgPool { kernel: [height, width] }, IntegerLayer::AvgPool { input_bits, output }) => {
+                    });
+                    pooled.collect()
+                }
+                (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
+                    let [height, width] = window.kernel;
                     let value = self.units(node.source, *input_bits, &values);
                     let MapShape { channels, height: rows, width: cols } = node.output;
                     let sums = value
@@ -256,7 +256,7 @@ impl ExactConv {
             }
         };
         let shape = conv.shape;
-        let [height, width] = shape.kernel;
+        let [height, width] = shape.window.kernel;
         let weights: Vec<f32> = held.iter().map(|weight| f32::from(*weight)).collect();
         let data = TensorData::new(weights, [shape.filters(), shape.depth(), height, width]);
         let weights = Tensor::<4>::from_data(data, device);
@@ -292,21 +292,21 @@ impl ExactConv {
             let data = TensorData::new(errors, [input.dims()[0], height, width, channels]);
             Tensor::<4, Int>::from_data(data, (&device, DType::I64))
         });
+        let Window { stride, padding, .. } = self.shape.window;
         let (input, padding) = match borders {
-            Some(values) if self.shape.padding > 0 => (with_borders(input, &values, self.shape.padding), 0),
-            _ => (input, self.shape.padding),
+            Some(values) if self.shape.window.has_border() => {
+                (with_borders(input, &values, self.shape.window), Default::default())
+            }
+            _ => (input, padding),
         };
+        let options = ConvOptions { stride, padding, dilation: self.shape.dilation, groups: self.shape.groups };
         // A linear layer's kernel is its whole input map, whatever shape that has.
         let parts = self.parts.iter().map(|(range, weights)| {
             let input = match range.len() == self.shape.channels() {
                 true => input.clone(),
                 false => input.clone().narrow(3, range.start, range.len()),
             };
-            integers(exact_conv(
-                input,
-                weights.clone(),
-                ConvOptions { stride: self.shape.stride, padding, groups: self.shape.groups },
-            ))
+            integers(exact_conv(input, weights.clone(), options))
         });
         let sums = parts.reduce(|sum, part| sum + part).expect("a convolution has channels") + self.bias.clone();
         match errors {
@@ -316,14 +316,16 @@ impl ExactConv {
     }
 }
 
-/// A map with `padding` pixels on each side that hold a value for each channel.
-fn with_borders(map: Tensor<4>, values: &[u8], padding: usize) -> Tensor<4> {
+/// A map with the border of a window, which holds a value for each channel.
+fn with_borders(map: Tensor<4>, values: &[u8], window: Window) -> Tensor<4> {
     let [batch, height, width, channels] = map.dims();
     let device = map.device();
     let values: Vec<f32> = values.iter().map(|value| f32::from(*value)).collect();
     let column = Tensor::<4>::from_data(TensorData::new(values, [1, 1, 1, channels]), &device);
-    let bordered = column.expand([batch, height + 2 * padding, width + 2 * padding, channels]);
-    bordered.slice_assign([0..batch, padding..padding + height, padding..padding + width, 0..channels], map)
+    let [rows, columns] = window.bordered([height, width]);
+    let [[top, _], [left, _]] = window.padding;
+    let bordered = column.expand([batch, rows, columns, channels]);
+    bordered.slice_assign([0..batch, top..top + height, left..left + width, 0..channels], map)
 }
 
 /// Taps of one channel whose sum cannot reach 2^24.

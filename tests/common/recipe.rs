@@ -130,8 +130,8 @@ impl Recipe {
                     }
                 }
                 Op::MaxPool { .. } => IntegerLayer::MaxPool,
-                Op::AvgPool { kernel } => {
-                    let values = kernel[0] * kernel[1];
+                Op::AvgPool { window } => {
+                    let values = window.taps();
                     let is_signed = graph.is_signed(Source::Node(index));
                     let form = |&bits: &u8| Form {
                         bits,

@@ -130,6 +130,7 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::conv::geometry::ConvOptions;
     use crate::simd::{Isa, on_each_isa};
 
     /// Numbers in `-1..1`.
@@ -145,15 +146,16 @@ mod tests {
 
     /// Pairs of an input, a weight and an output that a convolution multiplies and adds up.
     fn products(conv: &ConvGeometry) -> Vec<[usize; 3]> {
-        let ConvGeometry { batch, channels, height, width, filters, kernel, stride, padding, groups } = *conv;
+        let ConvGeometry { batch, channels, height, width, filters, stride, padding, groups, .. } = *conv;
         let (depth, in_group) = (channels / groups, filters / groups);
         let mut products = Vec::new();
         for out in 0..batch * conv.out_pixels() {
             let [image, row, column] =
                 [out / conv.out_pixels(), out % conv.out_pixels() / conv.out_width(), out % conv.out_width()];
             for tap in 0..conv.taps() {
-                let y = (row * stride + tap / kernel[1]).checked_sub(padding).filter(|y| *y < height);
-                let x = (column * stride + tap % kernel[1]).checked_sub(padding).filter(|x| *x < width);
+                let [down, right] = conv.tap(tap);
+                let y = (row * stride[0] + down).checked_sub(padding[0][0]).filter(|y| *y < height);
+                let x = (column * stride[1] + right).checked_sub(padding[1][0]).filter(|x| *x < width);
                 let (Some(y), Some(x)) = (y, x) else { continue };
                 for filter in 0..filters {
                     for channel in 0..depth {
@@ -200,19 +202,27 @@ mod tests {
 
     /// Geometries of both algorithms, with channels that fill registers and that don't. Few and small ones under Miri.
     fn geometries() -> Vec<ConvGeometry> {
-        let geometry = |[batch, side]: [usize; 2],
-                        [channels, filters]: [usize; 2],
-                        kernel,
-                        [stride, padding]: [usize; 2]| {
-            ConvGeometry { batch, channels, height: side, width: side + 1, filters, kernel, stride, padding, groups: 1 }
-        };
+        let geometry =
+            |[batch, side]: [usize; 2], [channels, filters]: [usize; 2], kernel, [stride, padding]: [usize; 2]| {
+                let ConvOptions { stride, padding, dilation, groups } = ConvOptions::square(stride, padding);
+                let (height, width) = (side, side + 1);
+                ConvGeometry { batch, channels, height, width, filters, kernel, stride, padding, dilation, groups }
+            };
         let in_groups = |groups, conv| ConvGeometry { groups, ..conv };
+        let dilated = |dilation, conv| ConvGeometry { dilation, ..conv };
+        let uneven = |stride, padding, conv| ConvGeometry { stride, padding, ..conv };
         let mut all = vec![
             geometry([1, 3], [8, 8], [3, 3], [1, 1]),
             geometry([2, 3], [2, 3], [2, 1], [2, 0]),
             geometry([1, 2], [64, 4], [1, 1], [1, 0]),
             in_groups(5, geometry([2, 3], [5, 5], [3, 3], [2, 1])),
             in_groups(2, geometry([1, 3], [4, 6], [2, 2], [1, 0])),
+            dilated([2, 2], geometry([1, 3], [3, 4], [2, 2], [1, 1])),
+            uneven([2, 1], [[2, 0], [0, 1]], geometry([1, 3], [2, 3], [3, 1], [1, 0])),
+            // Outputs that see nothing but the border.
+            geometry([1, 2], [3, 2], [1, 2], [1, 3]),
+            geometry([1, 2], [64, 2], [1, 2], [2, 3]),
+            in_groups(2, geometry([1, 2], [4, 2], [1, 2], [1, 3])),
         ];
         if cfg!(not(miri)) {
             all.extend([
@@ -227,6 +237,18 @@ mod tests {
                 in_groups(48, geometry([5, 7], [48, 48], [3, 3], [1, 1])),
                 in_groups(3, geometry([3, 6], [12, 21], [3, 3], [2, 1])),
                 in_groups(6, geometry([2, 5], [6, 18], [5, 5], [1, 2])),
+                // Winograd's algorithm takes these but for what is added to them.
+                dilated([2, 2], geometry([3, 7], [16, 32], [3, 3], [1, 1])),
+                uneven([1, 1], [[1, 2], [1, 1]], geometry([2, 7], [16, 16], [3, 3], [1, 1])),
+                uneven([1, 2], [[1, 1], [1, 1]], geometry([2, 7], [16, 16], [3, 3], [1, 1])),
+                // Each kernel position is a product of its own.
+                dilated([1, 3], geometry([2, 8], [64, 20], [3, 3], [1, 2])),
+                uneven([2, 1], [[0, 2], [3, 0]], geometry([3, 6], [70, 9], [3, 4], [1, 0])),
+                geometry([2, 6], [66, 16], [1, 7], [1, 0]),
+                in_groups(
+                    4,
+                    dilated([3, 1], uneven([1, 2], [[2, 1], [0, 1]], geometry([2, 9], [8, 12], [3, 2], [1, 0]))),
+                ),
             ]);
         }
         all

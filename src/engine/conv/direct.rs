@@ -1,4 +1,4 @@
-//! Convolution by the direct sum, for any kernel, stride and padding: matrix products that read the images in place.
+//! Convolution by the direct sum, for any kernel, stride, dilation and padding: matrix products that read the images in place.
 //!
 //! A kernel position pairs pixels of the input with pixels of the output, and is a matrix product over them. With many channels
 //! each position is a product of its own, over those outputs whose input lies on the map; with few channels the products
@@ -54,8 +54,8 @@ struct Pairs {
 struct Frame {
     height: usize,
     width: usize,
-    /// Zeros around the map.
-    border: usize,
+    /// Zeros above the map and on its left.
+    border: [usize; 2],
     /// Floats from pixel to pixel.
     pitch: usize,
 }
@@ -72,7 +72,8 @@ impl Frame {
         frame.resize(images.len() / conv.in_len() * self.len(), 0.0);
         for (image, frame) in images.chunks(conv.in_len()).zip(frame.chunks_mut(self.len())) {
             for (y, row) in image.chunks(row).enumerate() {
-                let to = &mut frame[((y + self.border) * self.width + self.border) * self.pitch..];
+                let [top, left] = self.border;
+                let to = &mut frame[((y + top) * self.width + left) * self.pitch..];
                 if self.pitch == conv.channels {
                     to[..row.len()].copy_from_slice(row);
                 } else {
@@ -112,7 +113,7 @@ impl<'a> Direct<'a> {
                 let b_runs: Vec<usize> = (0..pairs.runs.len()).collect();
                 Product {
                     a: x,
-                    rows: pairs.inputs(rows, self.conv.stride * pitch, pitch),
+                    rows: pairs.inputs(rows, self.conv.stride[1] * pitch, pitch),
                     depth: Axis { starts: &pairs.runs, unit: pitch, len: pairs.run, step: 1 },
                     b: &weights[first * panel..],
                     b_rows: Axis { starts: &b_runs, unit: pairs.run * panel, len: pairs.run, step: panel },
@@ -140,7 +141,7 @@ impl<'a> Direct<'a> {
                     b: &weights[tap * filters * panel..][..filters * panel],
                     b_rows: Axis::line(filters, panel),
                     c: &mut input[index * panel..],
-                    c_rows: pairs.inputs(rows, stride * pitch, pitch),
+                    c_rows: pairs.inputs(rows, stride[1] * pitch, pitch),
                     width: panel,
                     accumulate: true,
                 }
@@ -165,7 +166,7 @@ impl<'a> Direct<'a> {
                     Product {
                         a: x,
                         rows: Axis { starts: &pairs.runs, unit: pitch, len: pairs.run, step: 1 },
-                        depth: pairs.inputs(block.clone(), conv.stride * pitch, pitch),
+                        depth: pairs.inputs(block.clone(), conv.stride[1] * pitch, pitch),
                         b,
                         b_rows: pairs.outputs(block.clone(), panel),
                         c: &mut c[pairs.taps.start * conv.channels * panel..],
@@ -186,8 +187,12 @@ fn many_channels(conv: &ConvGeometry) -> bool {
 
 /// Where [`Direct::sums`] read the input.
 fn frame(conv: &ConvGeometry) -> Frame {
-    let border = if many_channels(conv) { 0 } else { conv.padding };
-    Frame { height: conv.height + 2 * border, width: conv.width + 2 * border, border, pitch: conv.channels }
+    let (height, width, pitch) = (conv.height, conv.width, conv.channels);
+    if many_channels(conv) {
+        return Frame { height, width, border: [0; 2], pitch };
+    }
+    let [[top, _], [left, _]] = conv.padding;
+    Frame { height: conv.bordered(0), width: conv.bordered(1), border: [top, left], pitch }
 }
 
 /// Images that are worked on together.
@@ -198,19 +203,20 @@ fn images(conv: &ConvGeometry) -> usize {
 impl Pairs {
     /// The outputs whose input at one kernel position lies on the map.
     fn of_tap(conv: &ConvGeometry, tap: usize) -> Self {
-        let reach = |offset: usize, size: usize, out: usize| {
-            let first = conv.padding.saturating_sub(offset).div_ceil(conv.stride);
-            let end = (size + conv.padding).saturating_sub(offset).div_ceil(conv.stride).min(out);
+        let [[top, _], [left, _]] = conv.padding;
+        let reach = |offset: usize, before: usize, stride: usize, size: usize, out: usize| {
+            let first = before.saturating_sub(offset).div_ceil(stride);
+            let end = (size + before).saturating_sub(offset).div_ceil(stride).min(out);
             first.min(end)..end
         };
-        let (y, x) = (tap / conv.kernel[1], tap % conv.kernel[1]);
-        let rows = reach(y, conv.height, conv.out_height());
-        let columns = reach(x, conv.width, conv.out_width());
+        let [y, x] = conv.tap(tap);
+        let rows = reach(y, top, conv.stride[0], conv.height, conv.out_height());
+        let columns = reach(x, left, conv.stride[1], conv.width, conv.out_width());
         let count = if columns.is_empty() { 0 } else { images(conv) };
         let places = || (0..count).flat_map(|image| rows.clone().map(move |row| (image, row)));
         let input = |(image, row): (usize, usize)| {
-            let row = image * conv.height + row * conv.stride + y - conv.padding;
-            row * conv.width + columns.start * conv.stride + x - conv.padding
+            let row = image * conv.height + row * conv.stride[0] + y - top;
+            row * conv.width + columns.start * conv.stride[1] + x - left
         };
         let output =
             |(image, row): (usize, usize)| (image * conv.out_height() + row) * conv.out_width() + columns.start;
@@ -229,13 +235,16 @@ impl Pairs {
     fn of_all_taps(conv: &ConvGeometry) -> Self {
         let (frame, height) = (frame(conv), conv.out_height());
         let places = || (0..images(conv)).flat_map(|image| (0..height).map(move |row| (image, row)));
+        // Neighbors in a row of the kernel lie behind each other, unless it is dilated.
+        let together = if conv.dilation[1] == 1 { conv.kernel[1] } else { 1 };
+        let place = |[row, column]: [usize; 2]| row * frame.width + column;
         Self {
             taps: 0..conv.taps(),
-            runs: (0..conv.kernel[0]).map(|row| row * frame.width).collect(),
-            run: conv.kernel[1] * conv.channels,
+            runs: (0..conv.taps()).step_by(together).map(|tap| place(conv.tap(tap))).collect(),
+            run: together * conv.channels,
             rows: height,
             columns: conv.out_width(),
-            inputs: places().map(|(image, row)| (image * frame.height + row * conv.stride) * frame.width).collect(),
+            inputs: places().map(|(image, row)| (image * frame.height + row * conv.stride[0]) * frame.width).collect(),
             outputs: places().map(|(image, row)| (image * height + row) * conv.out_width()).collect(),
         }
     }
@@ -328,7 +337,7 @@ impl Algorithm for Direct<'_> {
         let images = x.len() / self.conv.in_len();
         let Buffers { input: framed, output: sums } = buffers;
         let frame = frame(self.conv);
-        let x = if frame.border == 0 {
+        let x = if frame.len() == self.conv.in_len() {
             x
         } else {
             frame.fill(self.conv, x, framed);

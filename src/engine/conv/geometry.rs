@@ -1,14 +1,23 @@
 //! Shapes of a convolution.
 
-/// How a kernel moves over the map, the same both ways.
+/// How a kernel moves over the map. What has two sides is for rows first, then for columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvOptions {
     /// Pixels from one position of the kernel to the next.
-    pub stride: usize,
-    /// Zeros around the map, in pixels.
-    pub padding: usize,
+    pub stride: [usize; 2],
+    /// Zeros around the map, in pixels: `[[top, bottom], [left, right]]`.
+    pub padding: [[usize; 2]; 2],
+    /// Pixels from one value of the kernel to the next.
+    pub dilation: [usize; 2],
     /// Groups of channels, each with filters of its own.
     pub groups: usize,
+}
+
+impl ConvOptions {
+    /// A dense kernel over all channels that moves the same both ways.
+    pub fn square(stride: usize, padding: usize) -> Self {
+        Self { stride: [stride; 2], padding: [[padding; 2]; 2], dilation: [1; 2], groups: 1 }
+    }
 }
 
 /// Shapes of the convolution of a batch.
@@ -21,8 +30,10 @@ pub(crate) struct ConvGeometry {
     pub filters: usize,
     /// Height and width.
     pub kernel: [usize; 2],
-    pub stride: usize,
-    pub padding: usize,
+    pub stride: [usize; 2],
+    /// `[[top, bottom], [left, right]]`.
+    pub padding: [[usize; 2]; 2],
+    pub dilation: [usize; 2],
     /// Groups of channels, each with filters of its own.
     pub groups: usize,
 }
@@ -32,24 +43,43 @@ impl ConvGeometry {
     ///
     /// # Panics
     /// If the shapes don't fit each other.
-    pub(crate) fn new(x: [usize; 4], weight: [usize; 4], ConvOptions { stride, padding, groups }: ConvOptions) -> Self {
+    pub(crate) fn new(x: [usize; 4], weight: [usize; 4], options: ConvOptions) -> Self {
+        let ConvOptions { stride, padding, dilation, groups } = options;
         let [batch, height, width, channels] = x;
         let [filters, weight_channels, kernel_height, kernel_width] = weight;
         assert_eq!(channels, groups * weight_channels, "input channels of the image and of the weights");
         assert!(filters.is_multiple_of(groups), "each group has as many filters");
-        assert!(
-            height + 2 * padding >= kernel_height && width + 2 * padding >= kernel_width,
-            "kernel larger than the map"
-        );
-        Self { batch, channels, height, width, filters, kernel: [kernel_height, kernel_width], stride, padding, groups }
+        let kernel = [kernel_height, kernel_width];
+        let conv = Self { batch, channels, height, width, filters, kernel, stride, padding, dilation, groups };
+        assert!((0..2).all(|side| conv.bordered(side) >= conv.span(side)), "kernel larger than the map");
+        conv
+    }
+
+    /// Rows or columns of the map with its border.
+    pub(crate) fn bordered(&self, side: usize) -> usize {
+        [self.height, self.width][side] + self.padding[side][0] + self.padding[side][1]
+    }
+
+    /// Rows or columns that the kernel spans.
+    fn span(&self, side: usize) -> usize {
+        (self.kernel[side] - 1) * self.dilation[side] + 1
+    }
+
+    fn positions(&self, side: usize) -> usize {
+        (self.bordered(side) - self.span(side)) / self.stride[side] + 1
     }
 
     pub(crate) fn out_height(&self) -> usize {
-        (self.height + 2 * self.padding - self.kernel[0]) / self.stride + 1
+        self.positions(0)
     }
 
     pub(crate) fn out_width(&self) -> usize {
-        (self.width + 2 * self.padding - self.kernel[1]) / self.stride + 1
+        self.positions(1)
+    }
+
+    /// Row and column that a kernel position reads, from the first one.
+    pub(crate) fn tap(&self, tap: usize) -> [usize; 2] {
+        [tap / self.kernel[1] * self.dilation[0], tap % self.kernel[1] * self.dilation[1]]
     }
 
     pub(crate) fn out_pixels(&self) -> usize {

@@ -51,13 +51,14 @@ impl<'a> Grouped<'a> {
     /// All that meets in an image.
     fn meetings(&self) -> impl Iterator<Item = Meeting> + '_ {
         let conv = self.conv;
-        let ConvGeometry { height, width, kernel, stride, padding, .. } = *conv;
+        let ConvGeometry { height, width, stride, padding, .. } = *conv;
         let weights = conv.group_channels() * conv.filters;
         (0..conv.out_pixels()).flat_map(move |out| {
-            let [top, left] = [out / conv.out_width() * stride, out % conv.out_width() * stride];
+            let [top, left] = [out / conv.out_width() * stride[0], out % conv.out_width() * stride[1]];
             (0..conv.taps()).filter_map(move |tap| {
-                let y = (top + tap / kernel[1]).checked_sub(padding).filter(|y| *y < height)?;
-                let x = (left + tap % kernel[1]).checked_sub(padding).filter(|x| *x < width)?;
+                let [row, column] = conv.tap(tap);
+                let y = (top + row).checked_sub(padding[0][0]).filter(|y| *y < height)?;
+                let x = (left + column).checked_sub(padding[1][0]).filter(|x| *x < width)?;
                 let input = (y * width + x) * conv.channels;
                 Some(Meeting { input, output: out * conv.filters, weights: tap * weights })
             })

@@ -38,7 +38,7 @@ mod tests {
             let maps = fake_quantize(x.clone(), scale.clone(), Clamp { low: -7.0, high: 7.0 }, 0.1);
             let maps = maps.reshape([3, 5, 7, 19]);
             let Moments { mean, variance } = moments(maps.clone());
-            let pooled = max_pool(maps, PoolWindow { kernel: 2, stride: 2, padding: 1 });
+            let pooled = max_pool(maps, PoolWindow { kernel: [2; 2], stride: [2; 2], padding: [[1; 2]; 2] });
             let loss = (mean * variance).sum() + (pooled.clone() * pooled).sum();
             let grads = loss.clone().backward();
             let gradient = x.grad(&grads).unwrap();

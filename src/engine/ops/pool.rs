@@ -16,9 +16,19 @@ use crate::simd::vectorized;
 /// Which pixels are pooled, the same both ways.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolWindow {
-    pub kernel: usize,
-    pub stride: usize,
-    pub padding: usize,
+    /// Rows and columns.
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    /// `[[top, bottom], [left, right]]`.
+    pub padding: [[usize; 2]; 2],
+}
+
+impl PoolWindow {
+    /// Burn's options for the same windows.
+    fn burn_options(self) -> MaxPoolOptions<2> {
+        let padding = self.padding.map(|[before, behind]| (before, behind));
+        MaxPoolOptions::new(self.kernel).with_stride(self.stride).with_padding_pairs(padding)
+    }
 }
 
 /// Largest value of each window of `maps` `[batch, height, width, channels]`. The gradient goes to the first of equal ones.
@@ -26,9 +36,7 @@ pub(crate) fn max_pool(maps: Tensor<4>, window: PoolWindow) -> Tensor<4> {
     if ours(&maps) {
         return Tensor::from_dispatch(<Dispatch as PoolBackend>::max_pool_channels_last(maps.into_dispatch(), window));
     }
-    let PoolWindow { kernel, stride, padding } = window;
-    let options = MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]);
-    max_pool2d(maps.permute([0, 3, 1, 2]), options).permute([0, 2, 3, 1])
+    max_pool2d(maps.permute([0, 3, 1, 2]), window.burn_options()).permute([0, 2, 3, 1])
 }
 
 #[backend_extension(Flex, Autodiff)]
@@ -51,8 +59,11 @@ impl Pool {
         (batch, Self { window, height, width, channels })
     }
 
-    fn out(&self, size: usize) -> usize {
-        (size + 2 * self.window.padding - self.window.kernel) / self.window.stride + 1
+    /// Rows or columns of the output.
+    fn out(&self, side: usize) -> usize {
+        let PoolWindow { kernel, stride, padding } = self.window;
+        let [before, behind] = padding[side];
+        ([self.height, self.width][side] + before + behind - kernel[side]) / stride[side] + 1
     }
 
     fn len(&self) -> usize {
@@ -60,17 +71,19 @@ impl Pool {
     }
 
     fn out_len(&self) -> usize {
-        self.out(self.height) * self.out(self.width) * self.channels
+        self.out(0) * self.out(1) * self.channels
     }
 
     /// Offsets of the pixels in the window of an output pixel, row by row.
     fn pixels(self, pixel: usize) -> impl Iterator<Item = usize> {
         let PoolWindow { kernel, stride, padding } = self.window;
-        let reach = move |at: usize, size: usize| {
-            (at * stride).saturating_sub(padding)..(at * stride + kernel).saturating_sub(padding).min(size)
+        let reach = move |at: usize, side: usize, size: usize| {
+            let (first, [before, _]) = (at * stride[side], padding[side]);
+            first.saturating_sub(before)..(first + kernel[side]).saturating_sub(before).min(size)
         };
-        let (y, x) = (pixel / self.out(self.width), pixel % self.out(self.width));
-        reach(y, self.height).flat_map(move |y| reach(x, self.width).map(move |x| (y * self.width + x) * self.channels))
+        let (y, x) = (pixel / self.out(1), pixel % self.out(1));
+        let columns = reach(x, 1, self.width);
+        reach(y, 0, self.height).flat_map(move |y| columns.clone().map(move |x| (y * self.width + x) * self.channels))
     }
 
     fn forward(self, map: &[f32], out: &mut [f32]) {
@@ -118,7 +131,7 @@ impl PoolBackend for Flex {
         let make =
             |(): &mut (), image: usize, out: &mut [f32]| pool.forward(&values[image * pool.len()..][..pool.len()], out);
         let (out, _) = in_parts(batch * pool.out_len(), pool.out_len(), || (), make);
-        flex_tensor(out, [batch, pool.out(pool.height), pool.out(pool.width), pool.channels])
+        flex_tensor(out, [batch, pool.out(0), pool.out(1), pool.channels])
     }
 }
 
@@ -174,9 +187,10 @@ mod tests {
         #[test]
         fn pooling_and_its_gradient_equal_burns_operations(
             batch in 1usize..4, size in [1usize..9, 1usize..9], channels in 1usize..20,
-            kernel in 1usize..4, stride in 1usize..4, padding in 0usize..2,
+            kernel in [1usize..4, 1usize..4], stride in [1usize..4, 1usize..4], padding in [[0usize..3, 0usize..3], [0usize..3, 0usize..3]],
         ) {
-            prop_assume!(padding * 2 <= kernel && size.iter().all(|size| size + 2 * padding >= kernel));
+            let fits = |side: usize| size[side] + padding[side][0] + padding[side][1] >= kernel[side];
+            prop_assume!((0..2).all(|side| padding[side].iter().all(|padding| *padding < kernel[side]) && fits(side)));
             let window = PoolWindow { kernel, stride, padding };
             let random = |device: &Device| {
                 let maps = Tensor::<4>::random([batch, size[0], size[1], channels], Distribution::Uniform(-4.0, 4.0), device);
@@ -191,8 +205,7 @@ mod tests {
                 (out.into_data(), maps.grad(&gradient).unwrap().into_data())
             };
             let ours = run(&|maps| max_pool(maps, window));
-            let options = MaxPoolOptions::new([kernel; 2]).with_stride([stride; 2]).with_padding([padding; 2]);
-            let burns = run(&|maps| max_pool2d(maps.permute([0, 3, 1, 2]), options.clone()).permute([0, 2, 3, 1]));
+            let burns = run(&|maps| max_pool2d(maps.permute([0, 3, 1, 2]), window.burn_options()).permute([0, 2, 3, 1]));
             prop_assert_eq!(ours, burns);
         }
     }

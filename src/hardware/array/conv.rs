@@ -572,6 +572,7 @@ impl WordLines<'_> {
 mod tests {
     use super::*;
     use crate::hardware::chip::Converter;
+    use crate::network::Window;
 
     /// A convolution with one output pixel, all weights the same.
     fn array(channels: usize, kernel: usize, weight: i8, hardware: &Hardware) -> Result<ArrayConv> {
@@ -579,9 +580,8 @@ mod tests {
         let shape = ConvShape {
             input: map(channels, kernel),
             output: map(10, 1),
-            kernel: [kernel; 2],
-            stride: 1,
-            padding: 0,
+            window: Window::square(kernel, 1, 0),
+            dilation: [1; 2],
             groups: 1,
         };
         let conv =

@@ -21,7 +21,8 @@ pub(super) struct InputLayout {
 impl InputLayout {
     pub(super) fn new(shape: ConvShape, grid: GroupGrid) -> Self {
         let block = grid.group.channels.next_multiple_of(QUAD);
-        Self { shape, grid, block, pixel: grid.channel_blocks() * block, row: shape.input.width + 2 * shape.padding }
+        let [_, row] = shape.window.bordered([shape.input.height, shape.input.width]);
+        Self { shape, grid, block, pixel: grid.channel_blocks() * block, row }
     }
 
     /// Quads of word lines of a channel block.
@@ -32,7 +33,8 @@ impl InputLayout {
 
     /// Pixels of the map with its border.
     pub(super) fn pixels(&self) -> usize {
-        (self.shape.input.height + 2 * self.shape.padding) * self.row
+        let [rows, row] = self.shape.window.bordered([self.shape.input.height, self.shape.input.width]);
+        rows * row
     }
 
     /// Bytes of a plane.
@@ -42,22 +44,23 @@ impl InputLayout {
 
     /// The pixel of a map's place within the border.
     pub(super) fn pixel_at(&self, y: usize, x: usize) -> usize {
-        (y + self.shape.padding) * self.row + x + self.shape.padding
+        let [[top, _], [left, _]] = self.shape.window.padding;
+        (y + top) * self.row + x + left
     }
 
     /// Where the window of each output pixel starts in a plane.
     pub(super) fn windows(&self) -> Vec<usize> {
-        let ConvShape { output, stride, .. } = self.shape;
+        let ConvShape { output, window, .. } = self.shape;
         (0..output.pixels())
             .map(|out| [out / output.width, out % output.width])
-            .map(|[y, x]| (y * stride * self.row + x * stride) * self.pixel)
+            .map(|[y, x]| (y * window.stride[0] * self.row + x * window.stride[1]) * self.pixel)
             .collect()
     }
 
     /// Where the inputs of a group of a filter set start, from a window's start.
     pub(super) fn section(&self, set: usize, group: usize) -> usize {
         let (block, tap) = self.grid.place(set, group);
-        let [y, x] = [tap / self.shape.kernel[1], tap % self.shape.kernel[1]];
+        let [y, x] = self.shape.tap(tap);
         (y * self.row + x) * self.pixel + block * self.block
     }
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::hardware::chip::{Converter, Hardware};
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
-use crate::network::{Conv, MapShape, Op, Skip, Source};
+use crate::network::{Conv, MapShape, Op, Skip, Source, Window};
 use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers};
 
 /// An integer network mapped to a chip, ready to compute.
@@ -52,16 +52,14 @@ enum Step {
     MaxPool {
         input: MapShape,
         output: MapShape,
-        kernel: usize,
-        stride: usize,
-        padding: usize,
+        window: Window,
         /// Slots of each form, read and written.
         slots: Vec<(usize, usize)>,
     },
     AvgPool {
         input: MapShape,
         output: MapShape,
-        kernel: [usize; 2],
+        window: Window,
         slot: usize,
         zero_point: i64,
         multiplier: i64,
@@ -268,16 +266,16 @@ impl MacroNetwork {
                         logits.iter_mut().zip(sums).for_each(|(logit, (sum, bias))| *logit = sum + bias);
                     }
                 }
-                Step::MaxPool { input, output, kernel, stride, padding, slots } => {
+                Step::MaxPool { input, output, window, slots } => {
                     for &(from, to) in slots {
                         let mut pooled = std::mem::take(&mut values[to]);
-                        max_pool(&values[from], *input, &mut pooled, *output, [*kernel, *stride, *padding]);
+                        max_pool(&values[from], *input, &mut pooled, *output, *window);
                         values[to] = pooled;
                     }
                 }
-                Step::AvgPool { input, output, kernel, slot, zero_point, multiplier, forms } => {
+                Step::AvgPool { input, output, window, slot, zero_point, multiplier, forms } => {
                     let sums = &mut scratch.row[..output.len()];
-                    sum_pool(&values[*slot], *zero_point, *input, sums, *output, *kernel);
+                    sum_pool(&values[*slot], *zero_point, *input, sums, *output, window.kernel);
                     for (form, slot) in forms {
                         for (value, sum) in values[*slot].iter_mut().zip(&*sums) {
                             *value = form.apply(sum * multiplier);
@@ -372,20 +370,18 @@ impl Plan<'_> {
                     }),
                 }))
             }
-            (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => Step::MaxPool {
+            (Op::MaxPool { window }, IntegerLayer::MaxPool) => Step::MaxPool {
                 input: node.input,
                 output: node.output,
-                kernel,
-                stride,
-                padding,
+                window,
                 slots: (self.network.forms(node.source).iter())
                     .map(|bits| (self.slot(node.source, *bits), self.slot(Source::Node(index), *bits)))
                     .collect(),
             },
-            (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output }) => Step::AvgPool {
+            (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => Step::AvgPool {
                 input: node.input,
                 output: node.output,
-                kernel,
+                window,
                 slot: self.slot(node.source, *input_bits),
                 zero_point: self.zero_point(node.source, *input_bits),
                 multiplier: output.multiplier(0).into(),
@@ -481,15 +477,15 @@ impl IntegerKernel for Requantization<'_> {
     }
 }
 
-/// Maximum over windows, `[pixel][channel]`; the border never wins. `window` is its side, step and border.
-fn max_pool(input: &[u8], from: MapShape, output: &mut [u8], to: MapShape, window: [usize; 3]) {
-    let [kernel, stride, padding] = window;
+/// Maximum over windows, `[pixel][channel]`; the border never wins.
+fn max_pool(input: &[u8], from: MapShape, output: &mut [u8], to: MapShape, window: Window) {
+    let Window { kernel, stride, padding: [[top, _], [left, _]] } = window;
     output.fill(0);
     for (pixel, largest) in output.chunks_exact_mut(to.channels).enumerate() {
-        let [y, x] = [pixel / to.width * stride, pixel % to.width * stride];
-        for y in y.max(padding)..(y + kernel).min(from.height + padding) {
-            for x in x.max(padding)..(x + kernel).min(from.width + padding) {
-                let values = &input[((y - padding) * from.width + x - padding) * from.channels..][..from.channels];
+        let [y, x] = [pixel / to.width * stride[0], pixel % to.width * stride[1]];
+        for y in y.max(top)..(y + kernel[0]).min(from.height + top) {
+            for x in x.max(left)..(x + kernel[1]).min(from.width + left) {
+                let values = &input[((y - top) * from.width + x - left) * from.channels..][..from.channels];
                 largest.iter_mut().zip(values).for_each(|(largest, value)| *largest = (*largest).max(*value));
             }
         }

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::groups::GroupShape;
     use crate::integer::IntegerConv;
-    use crate::network::{ConvShape, MapShape};
+    use crate::network::{ConvShape, MapShape, Window};
 
     /// A chip with one core of two macros with room for 4 accesses each; a bundle is 4 groups of 16 channels, a part 4 filters.
     fn chip() -> Hardware {
@@ -231,7 +231,8 @@ mod tests {
     /// A convolution of 8 filters and three bundles, two output pixels.
     fn conv(chip: &Hardware) -> ConvMapping {
         let map = |channels| MapShape { channels, height: 1, width: 2 };
-        let shape = ConvShape { input: map(192), output: map(8), kernel: [1; 2], stride: 1, padding: 0, groups: 1 };
+        let window = Window::square(1, 1, 0);
+        let shape = ConvShape { input: map(192), output: map(8), window, dilation: [1; 2], groups: 1 };
         let conv = IntegerConv { input_bits: 8, weight_bits: 8, weights: vec![1; shape.weights()], bias: vec![0; 8] };
         ConvMapping::new("conv", shape, &conv, chip).unwrap()
     }

@@ -32,18 +32,22 @@ struct Block {
 impl Convolution {
     /// `border` is what the border of the input holds for each channel.
     pub fn new(shape: ConvShape, mut border: Vec<u8>, conv: &IntegerConv) -> Self {
-        let ConvShape { input, output, kernel, stride, padding, .. } = shape;
+        let ConvShape { input, output, window, .. } = shape;
         let channels = input.channels.next_multiple_of(QUAD);
         border.resize(channels, 0);
-        let row = (input.width + 2 * padding) * channels;
+        let [_, width] = window.bordered([input.height, input.width]);
+        let row = width * channels;
         let place = |y: usize, x: usize| y * row + x * channels;
         let pixels = (0..output.height).flat_map(|y| (0..output.width).map(move |x| (y, x)));
         Self {
             shape,
             channels,
             border,
-            windows: pixels.map(|(y, x)| place(y * stride, x * stride)).collect(),
-            span: place(kernel[0] - 1, kernel[1]),
+            windows: pixels.map(|(y, x)| place(y * window.stride[0], x * window.stride[1])).collect(),
+            span: {
+                let [height, width] = shape.span();
+                place(height - 1, width)
+            },
             blocks: (0..shape.filters()).step_by(LANES).map(|first| Block::new(&shape, conv, first, place)).collect(),
         }
     }
@@ -55,24 +59,25 @@ impl Convolution {
 
     /// `acc + bias` for each pixel and lane, `[height][width][lanes]`, of a map. `bordered` is room for the map with its border.
     pub fn accumulate(&self, map: &[u8], bordered: &mut Vec<u8>, accumulators: &mut Vec<i32>) {
-        let is_whole = self.shape.padding == 0 && self.channels == self.shape.channels();
+        let is_whole = !self.shape.window.has_border() && self.channels == self.shape.channels();
         let map = if is_whole { map } else { self.with_border(map, bordered) };
         // All of them are written.
         accumulators.resize(self.windows.len() * self.lanes(), 0);
         dispatch_integers(Accumulate { conv: self, map, accumulators });
     }
 
-    /// The map with its border, `[height + 2 padding][width + 2 padding][channels]`.
+    /// The map with its border, `[rows][columns][channels]`.
     fn with_border<'b>(&self, map: &[u8], bordered: &'b mut Vec<u8>) -> &'b [u8] {
-        let ConvShape { input, padding, .. } = self.shape;
-        let width = input.width + 2 * padding;
+        let ConvShape { input, window, .. } = self.shape;
+        let [height, width] = window.bordered([input.height, input.width]);
+        let [[top, _], [left, _]] = window.padding;
         bordered.clear();
-        for _ in 0..(input.height + 2 * padding) * width {
+        for _ in 0..height * width {
             bordered.extend_from_slice(&self.border);
         }
-        let rows = bordered.chunks_exact_mut(width * self.channels).skip(padding);
+        let rows = bordered.chunks_exact_mut(width * self.channels).skip(top);
         for (row, values) in rows.zip(map.chunks_exact(input.width * input.channels)) {
-            let pixels = row.chunks_exact_mut(self.channels).skip(padding);
+            let pixels = row.chunks_exact_mut(self.channels).skip(left);
             for (pixel, values) in pixels.zip(values.chunks_exact(input.channels)) {
                 pixel[..input.channels].copy_from_slice(values);
             }
@@ -84,7 +89,7 @@ impl Convolution {
 impl Block {
     /// The filters from `first` on; `place` is where a row and a column of the kernel lie in a window.
     fn new(shape: &ConvShape, conv: &IntegerConv, first: usize, place: impl Fn(usize, usize) -> usize) -> Self {
-        let [height, width] = shape.kernel;
+        let [height, width] = shape.window.kernel;
         let filters = first..shape.filters().min(first + LANES);
         let mut block = Self { bias: [0; LANES], offsets: Vec::new(), weights: Vec::new() };
         block.bias[..filters.len()].copy_from_slice(&conv.bias[filters.clone()]);
@@ -100,7 +105,7 @@ impl Block {
                     }
                 }
                 if weights != [0; LANES * QUAD] {
-                    block.offsets.push(place(y, x) + quad);
+                    block.offsets.push(place(y * shape.dilation[0], x * shape.dilation[1]) + quad);
                     block.weights.push(weights);
                 }
             }

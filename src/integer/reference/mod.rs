@@ -177,17 +177,17 @@ impl<'a> Step<'a> {
                 },
                 output: output.as_ref(),
             },
-            (Op::MaxPool { kernel, stride, padding }, IntegerLayer::MaxPool) => Self::MaxPool {
+            (Op::MaxPool { window }, IntegerLayer::MaxPool) => Self::MaxPool {
                 source: match node.source {
                     Source::Node(index) => index,
                     Source::Image => return None,
                 },
-                windows: Windows { input, output, kernel: [kernel; 2], stride: [stride; 2], padding },
+                windows: Windows { input, output, window },
             },
-            (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output: requantize }) => Self::AvgPool {
+            (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output: requantize }) => Self::AvgPool {
                 value: Value::new(network, node.source, *input_bits)?,
                 zero_point: zero_point(network, node.source, *input_bits),
-                windows: Windows { input, output, kernel, stride: kernel, padding: 0 },
+                windows: Windows { input, output, window },
                 output: requantize,
             },
             (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => return None,

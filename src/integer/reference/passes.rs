@@ -1,7 +1,7 @@
 //! What is done with each value of a map `[height][width][channels]`, compiled for each instruction set.
 
 use crate::integer::Form;
-use crate::network::MapShape;
+use crate::network::{MapShape, Window};
 use crate::simd::vectorized;
 
 /// Windows of a map and where they lie.
@@ -9,11 +9,7 @@ use crate::simd::vectorized;
 pub(super) struct Windows {
     pub input: MapShape,
     pub output: MapShape,
-    /// Rows and columns of a window.
-    pub kernel: [usize; 2],
-    /// Rows and columns from one window to the next.
-    pub stride: [usize; 2],
-    pub padding: usize,
+    pub window: Window,
 }
 
 /// Where a residual value lies in a sum.
@@ -32,10 +28,11 @@ impl Windows {
     /// For each output pixel the input pixels of its window that lie within the map.
     #[inline(always)]
     fn pixels(self) -> impl Iterator<Item = impl Iterator<Item = usize>> {
-        let Self { input, output, kernel, stride, padding } = self;
+        let Self { input, output, window: Window { kernel, stride, padding } } = self;
         let span = move |position: usize, side: usize, size: usize| {
             let first = position * stride[side];
-            first.saturating_sub(padding)..(first + kernel[side]).saturating_sub(padding).min(size)
+            let [before, _] = padding[side];
+            first.saturating_sub(before)..(first + kernel[side]).saturating_sub(before).min(size)
         };
         let outputs = (0..output.height).flat_map(move |y| (0..output.width).map(move |x| (y, x)));
         outputs.map(move |(y, x)| {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::groups::GroupShape;
 use crate::integer::{IMAGE_BITS, predict};
-use crate::network::{Conv, Graph, NetworkSpec};
+use crate::network::{Conv, Graph, NetworkSpec, Window};
 use crate::simd::on_each_isa;
 
 fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {
@@ -224,10 +224,11 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
         let values = &stored[&(source, conv.input_bits)];
         let mut sum = conv.bias[f];
         for (index, c) in shape.reads(f).enumerate() {
-            for (ky, kx) in (0..shape.kernel[0]).flat_map(|ky| (0..shape.kernel[1]).map(move |kx| (ky, kx))) {
-                let weight = ((f * shape.depth() + index) * shape.kernel[0] + ky) * shape.kernel[1] + kx;
-                let row = (y * shape.stride + ky).wrapping_sub(shape.padding);
-                let column = (x * shape.stride + kx).wrapping_sub(shape.padding);
+            let Window { kernel, stride, padding } = shape.window;
+            for (ky, kx) in (0..kernel[0]).flat_map(|ky| (0..kernel[1]).map(move |kx| (ky, kx))) {
+                let weight = ((f * shape.depth() + index) * kernel[0] + ky) * kernel[1] + kx;
+                let row = (y * stride[0] + ky * shape.dilation[0]).wrapping_sub(padding[0][0]);
+                let column = (x * stride[1] + kx * shape.dilation[1]).wrapping_sub(padding[1][0]);
                 let value = if row < shape.input.height && column < shape.input.width {
                     values[at(shape.input, c, row, column)]
                 } else if source == Source::Image {
@@ -273,7 +274,7 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                     };
                     sums.push(own * i64::from(output.multipliers[c % output.multipliers.len()]) + joined);
                 }
-                (Op::AvgPool { kernel }, IntegerLayer::AvgPool { input_bits, output }) => {
+                (Op::AvgPool { window: Window { kernel, .. } }, IntegerLayer::AvgPool { input_bits, output }) => {
                     let values = &stored[&(node.source, *input_bits)];
                     let mut sum = 0;
                     for (row, column) in (0..kernel[0]).flat_map(|row| (0..kernel[1]).map(move |column| (row, column)))
@@ -299,15 +300,16 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                     stored.insert((source, form.bits), sums.iter().map(value).collect());
                 }
             }
-            (IntegerLayer::MaxPool, Op::MaxPool { kernel, stride, padding }) => {
+            (IntegerLayer::MaxPool, Op::MaxPool { window: Window { kernel, stride, padding } }) => {
                 for bits in network.forms(node.source) {
                     let values = &stored[&(node.source, bits)];
                     let window = |(c, y, x): (usize, usize, usize)| {
-                        let places = (0..kernel).flat_map(|row| (0..kernel).map(move |column| (row, column)));
+                        let places = (0..kernel[0]).flat_map(|row| (0..kernel[1]).map(move |column| (row, column)));
                         let inside = places.filter_map(|(row, column)| {
-                            let row = (y * stride + row).checked_sub(padding).filter(|&row| row < node.input.height)?;
-                            let column = (x * stride + column).checked_sub(padding)?;
-                            (column < node.input.width).then(|| values[at(node.input, c, row, column)])
+                            let row = (y * stride[0] + row).checked_sub(padding[0][0])?;
+                            let column = (x * stride[1] + column).checked_sub(padding[1][0])?;
+                            let inside = row < node.input.height && column < node.input.width;
+                            inside.then(|| values[at(node.input, c, row, column)])
                         });
                         inside.max().unwrap()
                     };
@@ -321,21 +323,34 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
     unreachable!()
 }
 
-/// A network with every operation; `random` gives its integers. Where its values have signs, no layer has an activation.
-fn every_operation(sizes: [usize; 6], is_signed: bool, random: &mut impl FnMut() -> u32) -> IntegerNetwork {
+/// A network with every operation; `random` gives its integers. Where its values have signs, no layer has an activation; where it
+/// isn't `square`, its windows differ by side.
+fn every_operation(
+    sizes: [usize; 6],
+    is_signed: bool,
+    square: bool,
+    random: &mut impl FnMut() -> u32,
+) -> IntegerNetwork {
     let [colors, side, channels, more, kernel, classes] = sizes;
     let padding = kernel / 2;
     let activation = if is_signed { "none" } else { "relu" };
+    let (first, largest) = match square {
+        true => (format!("kernel = {kernel}, padding = {padding}"), "kernel = 2, stride = 1, padding = 1"),
+        false => (
+            format!("kernel = [2, {kernel}], dilation = [3, 2], padding = [2, {}, 1, {}]", 2 * padding, 2 * padding),
+            "kernel = [1, 3], stride = [1, 2], padding = [0, 2, 0, 1]",
+        ),
+    };
     let spec = format!(
         "name = 'n'\ninput = [{colors}, {side}, {}]\nclasses = {classes}
         layers = [
-            {{ op = 'conv', name = 'a', filters = {channels}, kernel = {kernel}, padding = {padding},
+            {{ op = 'conv', name = 'a', filters = {channels}, {first},
                activation = '{activation}' }},
             {{ op = 'conv', name = 'b', filters = {more}, kernel = {kernel}, padding = {padding}, stride = 2,
                activation = '{activation}', add = {{ from = 'a', stride = 2 }} }},
             {{ op = 'conv', name = 'c', filters = 3, kernel = 1, activation = '{activation}',
                add = {{ from = 'b', shortcut = 'projection' }} }},
-            {{ op = 'max_pool', name = 'm', kernel = 2, stride = 1, padding = 1 }},
+            {{ op = 'max_pool', name = 'm', {largest} }},
             {{ op = 'avg_pool', name = 'p' }},
             {{ op = 'linear', name = 'l', filters = {classes} }}
         ]",
@@ -394,6 +409,7 @@ proptest! {
         kernel in prop_oneof![Just(1usize), Just(3), Just(5)],
         classes in 1usize..5,
         is_signed in any::<bool>(),
+        square in any::<bool>(),
         seed in any::<u32>(),
     ) {
         let mut state = seed;
@@ -401,7 +417,7 @@ proptest! {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             state >> 8
         };
-        let network = every_operation([colors, side, channels, channels + extra, kernel, classes], is_signed, &mut random);
+        let network = every_operation([colors, side, channels, channels + extra, kernel, classes], is_signed, square, &mut random);
         let image_bytes = network.graph.image().len();
         let images: Vec<u8> = (0..3 * image_bytes).map(|_| random() as u8).collect();
         let expected: Vec<i32> = images.chunks(image_bytes).flat_map(|image| by_definition(&network, image)).collect();

@@ -157,7 +157,8 @@ impl WeightParts<'_> {
     /// Whether it has the shape of a convolution; a linear layer reads the flattened map: channels, rows, pixels.
     pub fn fits(&self, conv: &ConvShape) -> bool {
         let inputs = conv.depth() * conv.taps();
-        let convolution = [conv.filters(), conv.depth(), conv.kernel[0], conv.kernel[1]];
+        let [height, width] = conv.window.kernel;
+        let convolution = [conv.filters(), conv.depth(), height, width];
         let fits = |part: &Part| part.entry.shape == convolution || part.entry.shape == [conv.filters(), inputs];
         let factor_fits = match &self.factor {
             None => true,

@@ -1,11 +1,12 @@
 //! Layers as they are built up: a convolution waits for its batch norm, residual sum and activation.
 
 use super::refusal::{Said, refuse};
-use super::window::Window;
+use super::window::Placed;
 use crate::network::graph::Source;
 use crate::network::params::Role;
 use crate::network::spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 use crate::network::weights::{Array, Weights};
+use crate::network::window::{Border, Sides, Window};
 
 /// A convolution or linear layer without what follows it.
 #[derive(Clone, Debug)]
@@ -23,7 +24,7 @@ pub(super) struct Product {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProductKind {
     /// Its window and its groups.
-    Conv(Window, usize),
+    Conv(Placed, usize),
     Linear,
 }
 
@@ -68,7 +69,10 @@ impl Product {
     /// Stride and filters of a 1x1 convolution, which can be a projection.
     pub fn projects(&self) -> Option<usize> {
         match self.kind {
-            ProductKind::Conv(Window { kernel: [1, 1], stride, padding: 0 }, 1) => Some(stride),
+            ProductKind::Conv(Placed { window, .. }, 1) => {
+                let stride = window.stride[0];
+                (window == Window::square(1, stride, 0)).then_some(stride)
+            }
             ProductKind::Conv(..) | ProductKind::Linear => None,
         }
     }
@@ -139,13 +143,14 @@ impl Layers {
             ProductKind::Linear => {
                 LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon, activation }
             }
-            ProductKind::Conv(window, groups) => LayerSpec::Conv {
+            ProductKind::Conv(Placed { window, dilation }, groups) => LayerSpec::Conv {
                 name,
                 input,
                 filters,
-                kernel: window.side()?,
-                stride: window.stride,
-                padding: window.padding,
+                kernel: Sides(window.kernel),
+                stride: Sides(window.stride),
+                padding: Border(window.padding),
+                dilation: Sides(dilation),
                 groups,
                 batch_norm,
                 batch_norm_epsilon,
@@ -162,17 +167,16 @@ impl Layers {
     }
 
     /// Adds a maximum.
-    ///
-    /// # Errors
-    /// A window that isn't square.
-    pub fn add_max_pool(&mut self, name: String, source: Source, window: Window, shape: [usize; 3]) -> Said<Source> {
-        let (kernel, input) = (window.side()?, self.input(source));
-        self.layers.push(LayerSpec::MaxPool { name, input, kernel, stride: window.stride, padding: window.padding });
-        Ok(self.stored(shape, self.is_signed(source)))
+    pub fn add_max_pool(&mut self, name: String, source: Source, window: Window, shape: [usize; 3]) -> Source {
+        let Window { kernel, stride, padding } = window;
+        let input = self.input(source);
+        let (kernel, stride, padding) = (Sides(kernel), Sides(stride), Border(padding));
+        self.layers.push(LayerSpec::MaxPool { name, input, kernel, stride, padding });
+        self.stored(shape, self.is_signed(source))
     }
 
     /// Adds a mean, over the whole map without a kernel.
-    pub fn add_avg_pool(&mut self, name: String, source: Source, kernel: Option<usize>, shape: [usize; 3]) -> Source {
+    pub fn add_avg_pool(&mut self, name: String, source: Source, kernel: Option<Sides>, shape: [usize; 3]) -> Source {
         let input = self.input(source);
         self.layers.push(LayerSpec::AvgPool { name, input, kernel });
         self.stored(shape, self.is_signed(source))

@@ -9,6 +9,7 @@ use super::model::{OnnxGraph, OnnxNode};
 use super::refusal::{Said, refuse};
 use super::shapes::turns;
 use super::tensor::Tensor;
+use super::window::NO_BORDER;
 use crate::network::graph::Source;
 
 /// What a name stands for.
@@ -41,8 +42,8 @@ pub(super) enum Content {
 /// How a stored value is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
-    /// A border of zeros on each side, which the map's sizes don't count.
-    pub border: usize,
+    /// A border of zeros, which the map's sizes don't count: `[[top, bottom], [left, right]]`.
+    pub border: [[usize; 2]; 2],
     /// Distance of the pixels that are taken, less one.
     pub skipped: [usize; 2],
     /// Channels of zeros before and behind.
@@ -255,7 +256,7 @@ impl<'a> Scope<'a> {
     /// The sizes of what a name stands for, with those of a batch.
     fn sizes_of(&self, name: &str) -> Said<Vec<i64>> {
         Ok(match self.get(name)? {
-            Value::Map(Map { content: Content::Stored(_, View { border: 1.., .. }), .. }) => {
+            Value::Map(Map { content: Content::Stored(_, View { border, .. }), .. }) if *border != NO_BORDER => {
                 return refuse(
                     "it takes the shape of a padded value",
                     "only convolutions and maxima read a value with a border",

@@ -93,7 +93,7 @@ fn bound(layer: &LayerCost) -> String {
 
 /// Filters, channels and kernel.
 fn dimensions(shape: &ConvShape) -> String {
-    let [height, width] = shape.kernel;
+    let [height, width] = shape.window.kernel;
     format!("{} × {} × {height} × {width}", shape.filters(), shape.depth())
 }
 

@@ -102,7 +102,7 @@ impl Layer<'_> {
     /// The weights `[filters, channels, kernel height, kernel width]`; the first layer's have the factor of each color.
     fn weight(&self) -> Tensor<4> {
         let shape = &self.conv.shape;
-        let [kernel_height, kernel_width] = shape.kernel;
+        let [kernel_height, kernel_width] = shape.window.kernel;
         let weight = self.params.weight.clone();
         let weight = weight.reshape([shape.filters(), shape.depth(), kernel_height, kernel_width]);
         match self.conv.source {

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::engine::{ConvOptions, Moments, Norm, conv_block, moments};
 use crate::integer::Fusion;
-use crate::network::{BatchNorm, Conv, Norm as ParamNorm};
+use crate::network::{BatchNorm, Conv, ConvShape, Norm as ParamNorm, Window};
 
 /// How batch norm and rounded weights meet.
 #[expect(clippy::large_enum_variant, reason = "made once a layer and consumed at once")]
@@ -76,7 +76,8 @@ pub(super) fn running_affine(norm: &BatchNorm<Tensor<1>>) -> (Tensor<1>, Tensor<
 
 /// How a convolution moves over its input.
 pub(super) fn options(conv: &Conv) -> ConvOptions {
-    ConvOptions { stride: conv.shape.stride, padding: conv.shape.padding, groups: conv.shape.groups }
+    let ConvShape { window: Window { stride, padding, .. }, dilation, groups, .. } = conv.shape;
+    ConvOptions { stride, padding, dilation, groups }
 }
 
 /// One value a filter, as it meets a convolution's weights.

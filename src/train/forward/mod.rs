@@ -26,7 +26,7 @@ pub(super) use self::fold::gain;
 pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
 use crate::engine::{PoolWindow, Shortcut, max_pool};
 use crate::integer::{ImageScale, Reads, signed_zero_point};
-use crate::network::{Activation, Conv, Graph, Node, Op, Params, Skip, Source};
+use crate::network::{Activation, Conv, Graph, Node, Op, Params, Skip, Source, Window};
 use crate::quantize::{Quantizer, multiplier_errors, value_codes};
 
 /// A value in its stored forms.
@@ -118,13 +118,13 @@ impl Pass<'_> {
                     }
                     self.store(index, value)
                 }
-                Op::MaxPool { kernel, stride, padding } => {
+                Op::MaxPool { window: Window { kernel, stride, padding } } => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
                     inspect(node, &read(node.source, self.pool_bits(index)));
                     values[source].map(|value| max_pool(value, PoolWindow { kernel, stride, padding }))
                 }
-                Op::AvgPool { kernel } => {
-                    let options = AvgPoolOptions::new(kernel).with_stride(kernel);
+                Op::AvgPool { window } => {
+                    let options = AvgPoolOptions::new(window.kernel).with_stride(window.stride);
                     let x = read(node.source, self.pool_bits(index)).permute([0, 3, 1, 2]);
                     let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
                     inspect(node, &value);

@@ -34,8 +34,9 @@ impl<'a> Winograd<'a> {
     /// True for convolutions that this algorithm computes, and faster than the direct sum.
     pub(super) fn takes(conv: &ConvGeometry) -> bool {
         conv.kernel == [3, 3]
-            && conv.stride == 1
-            && conv.padding == 1
+            && conv.stride == [1, 1]
+            && conv.padding == [[1, 1], [1, 1]]
+            && conv.dilation == [1, 1]
             && conv.height > 2
             && conv.width > 2
             && conv.channels.is_multiple_of(COLUMNS)

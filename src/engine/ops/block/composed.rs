@@ -12,9 +12,10 @@ use crate::engine::conv::ConvOptions;
 pub(super) fn burn_conv(
     x: Tensor<4>,
     weight: Tensor<4>,
-    ConvOptions { stride, padding, groups }: ConvOptions,
+    ConvOptions { stride, padding, dilation, groups }: ConvOptions,
 ) -> Tensor<4> {
-    let options = burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1, 1], groups);
+    let padding = padding.map(|[before, behind]| (before, behind));
+    let options = burn::tensor::ops::ConvOptions::new_with_padding(stride, padding, dilation, groups);
     conv2d(x.permute([0, 3, 1, 2]), weight, None, options)
 }
 

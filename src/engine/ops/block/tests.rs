@@ -49,7 +49,8 @@ fn results(run: Run, case: &Case) -> Vec<Vec<f32>> {
     } else {
         Norm::Bias(first.clone())
     };
-    let out = |axis: usize| (case.size[axis] + 2 * case.conv.padding - case.kernel[axis]) / case.conv.stride + 1;
+    let geometry = ConvGeometry::new(x.dims(), w.dims(), case.conv);
+    let out = |axis: usize| [geometry.out_height(), geometry.out_width()][axis];
     let value = |[stride, front]: [usize; 2]| {
         let size = [out(0), out(1)].map(|size| (size - 1) * stride + 1);
         tensor([case.batch, size[0], size[1], case.filters - front.min(case.filters - 1)], 5).require_grad()
@@ -82,13 +83,18 @@ proptest! {
         filters in prop_oneof![1usize..40, Just(16), Just(32)],
         size in [3usize..12, 3usize..12], kernel in prop_oneof![Just([3, 3]), [1usize..4, 1usize..4]],
         [stride, padding] in prop_oneof![Just([1, 1]), [1usize..4, 0usize..3]],
+        [more_stride, more_padding] in prop_oneof![2 => Just([[0; 2]; 2]), 1 => [[0usize..2, 0usize..2], [0usize..3, 0usize..3]]],
+        dilation in prop_oneof![2 => Just([1, 1]), 1 => [1usize..4, 1usize..4]],
         groups in prop_oneof![3 => Just(1usize), 1 => 2usize..6],
         batch_norm: bool, skip in proptest::option::of([1usize..3, 0usize..3]), relu: bool,
     ) {
-        let conv = ConvOptions { stride, padding, groups };
+        let stride = more_stride.map(|more| stride + more);
+        let padding = more_padding.map(|more| [padding, padding + more]);
+        let conv = ConvOptions { stride, padding, dilation, groups };
         let (channels, filters) = (channels.next_multiple_of(groups), filters.next_multiple_of(groups));
         let case = Case { batch, channels, filters, size, kernel, conv, batch_norm, skip, relu };
-        prop_assume!((0..2).all(|axis| size[axis] + 2 * padding >= kernel[axis]));
+        let span = |axis: usize| (kernel[axis] - 1) * dilation[axis] + 1;
+        prop_assume!((0..2).all(|axis| size[axis] + padding[axis][0] + padding[axis][1] >= span(axis)));
         let before_relu = &results(composed, &Case { relu: false, ..case })[0];
         // Rounding decides on which side of the ReLU such a value is.
         prop_assume!(!relu || before_relu.iter().all(|value| value.abs() > 1e-5));
@@ -112,7 +118,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
             filters: 24,
             size: [9, 9],
             kernel: [3, 3],
-            conv: ConvOptions { stride, padding: 1, groups: 1 },
+            conv: ConvOptions::square(stride, 1),
             batch_norm: true,
             skip: Some([1, 0]),
             relu: true,
@@ -135,7 +141,7 @@ fn gradients_are_the_slopes_of_the_function() {
         filters,
         size: [side, side],
         kernel: [3, 3],
-        conv: ConvOptions { stride: 1, padding: 1, groups: 1 },
+        conv: ConvOptions::square(1, 1),
         batch_norm: true,
         skip: None,
         relu: true,
@@ -197,7 +203,7 @@ fn exact_sums_of_integers_are_exact() {
     let device = Device::flex();
     let x = Tensor::<4>::from_data(TensorData::new(integers(2 * 6 * 6 * 32, 1), [2, 6, 6, 32]), &device);
     let w = Tensor::<4>::from_data(TensorData::new(integers(32 * 32 * 9, 2), [32, 32, 3, 3]), &device);
-    let conv = ConvOptions { stride: 1, padding: 1, groups: 1 };
+    let conv = ConvOptions::square(1, 1);
     let expected = burn_conv(x.clone(), w.clone(), conv).permute([0, 2, 3, 1]);
     assert_eq!(numbers(exact_conv(x, w, conv)), numbers(expected));
 }
@@ -211,7 +217,7 @@ fn every_instruction_set_computes_a_block() {
             filters: 32,
             size: [7, 6],
             kernel: [3, 3],
-            conv: ConvOptions { stride, padding: 1, groups: 1 },
+            conv: ConvOptions::square(stride, 1),
             batch_norm: true,
             skip: Some([stride, 1]),
             relu: false,
@@ -301,7 +307,8 @@ impl Layer {
 
     /// The gradients by the engine, of a layer that is built as training builds it, with steps too small to be seen.
     fn gradients(&self) -> Parameters<Vec<f32>> {
-        let ConvGeometry { batch, height, width, channels, filters, kernel, stride, padding, .. } = self.conv;
+        let ConvGeometry { batch, height, width, channels, filters, kernel, stride, padding, dilation, groups } =
+            self.conv;
         let device = Device::flex().autodiff();
         let parameters = self.parameters();
         let leaf = |index: usize| Tensor::<1>::from_floats(&*parameters[index], &device).require_grad();
@@ -324,7 +331,7 @@ impl Layer {
         };
         let running = || Moments { mean: constant(&self.running.mean), variance: constant(&self.running.variance) };
         let norm = Norm::Batch { gamma: gamma.clone(), beta: beta.clone(), epsilon: EPSILON };
-        let options = ConvOptions { stride, padding, groups: 1 };
+        let options = ConvOptions { stride, padding, dilation, groups };
         let (weight, norm) = match self.fusion {
             Fusion::None => (rounded(weight), norm),
             Fusion::Ema => {
@@ -357,8 +364,11 @@ fn sum(conv: &ConvGeometry, x: &[f64], weight: &[f64], pixel: usize, filter: usi
     let [row, column] = [pixel / conv.out_width(), pixel % conv.out_width()];
     let mut sum = 0.0;
     for tap in 0..conv.taps() {
-        let [y, z] = [row * conv.stride + tap / conv.kernel[1], column * conv.stride + tap % conv.kernel[1]];
-        let (Some(y), Some(z)) = (y.checked_sub(conv.padding), z.checked_sub(conv.padding)) else { continue };
+        let [down, right] = conv.tap(tap);
+        let [y, z] = [row * conv.stride[0] + down, column * conv.stride[1] + right];
+        let (Some(y), Some(z)) = (y.checked_sub(conv.padding[0][0]), z.checked_sub(conv.padding[1][0])) else {
+            continue;
+        };
         if y < conv.height && z < conv.width {
             for channel in 0..conv.channels {
                 sum += x[((image * conv.height + y) * conv.width + z) * conv.channels + channel]
@@ -380,12 +390,21 @@ fn gradients_in_each_fusion_mode_are_the_slopes_of_the_function() {
         width: side,
         filters: 16,
         kernel: [3, 3],
-        stride,
-        padding: 1,
+        stride: [stride; 2],
+        padding: [[1; 2]; 2],
+        dilation: [1; 2],
         groups: 1,
     };
+    let uneven = ConvGeometry {
+        kernel: [2, 3],
+        stride: [1, 2],
+        padding: [[2, 1], [0, 2]],
+        dilation: [2, 1],
+        ..geometry(4, 5, 1)
+    };
     for fusion in [Fusion::None, Fusion::Ema, Fusion::Frozen, Fusion::Once, Fusion::Batch] {
-        for layer in [Layer::new(fusion, geometry(4, 16, 1), 1, 0), Layer::new(fusion, geometry(5, 3, 2), 2, 3)] {
+        let layers = [(geometry(4, 16, 1), 1, 0), (geometry(5, 3, 2), 2, 3), (uneven, 2, 1)];
+        for layer in layers.map(|(conv, stride, front)| Layer::new(fusion, conv, stride, front)) {
             let parameters = layer.parameters().map(|values| values.into_iter().map(f64::from).collect::<Vec<_>>());
             let slope = |part: usize, index: usize| {
                 let at = |shift: f64| {

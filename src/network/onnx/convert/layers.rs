@@ -6,7 +6,7 @@ use crate::network::onnx::layers::{Joined, Normalization, Product, ProductKind, 
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Refusal, Said, refuse};
 use crate::network::onnx::scope::{Content, Map, Value, View};
-use crate::network::onnx::window::Window;
+use crate::network::onnx::window::{NO_BORDER, Placed};
 use crate::network::spec::Activation;
 use crate::network::weights::Array;
 
@@ -27,8 +27,7 @@ impl<'a> Converter<'a> {
             let reason = format!("its weights are for {groups} groups of {depth} channels, its input has {channels}");
             return Err(reason.into());
         }
-        let window = Window::read(node, Some([kernel_height, kernel_width]), [height, width], border)?;
-        window.side()?;
+        let window = Placed::read(node, Some([kernel_height, kernel_width]), [height, width], border)?;
         let [height, width] = window.output([height, width])?;
         let bias = node.input(2).map(|_| self.scope.per_filter(node, 2, filters)).transpose()?;
         let name = self.names.layer(title(node), node.kind, Some(tensor.name));
@@ -42,7 +41,7 @@ impl<'a> Converter<'a> {
             let reason = format!("its input has sizes {sizes:?}, not those of a list");
             return refuse(reason, "flatten a map before a linear layer");
         };
-        if border > 0 {
+        if border != NO_BORDER {
             return refuse("its input is padded", "only convolutions and maxima read a value with a border");
         }
         let float =
@@ -213,7 +212,7 @@ impl<'a> Converter<'a> {
         };
         let View { border, skipped: [rows, columns], added: [front, behind] } = view;
         let missing = channels - self.shape_of(source)[0].min(channels);
-        if border > 0 || rows != columns || front != missing / 2 || front + behind != missing {
+        if border != NO_BORDER || rows != columns || front != missing / 2 || front + behind != missing {
             return refuse(
                 format!("what joins it is cut or padded: {view:?}"),
                 "a shortcut takes every n-th pixel both ways, and has half of the channels that it lacks in front (rounded down)",

@@ -143,7 +143,7 @@ impl<'a> Converter<'a> {
     }
 
     /// A stored value with its border: what layers read.
-    fn stored(&mut self, node: &OnnxNode<'a>) -> Said<(Source, usize, Vec<usize>)> {
+    fn stored(&mut self, node: &OnnxNode<'a>) -> Said<(Source, [[usize; 2]; 2], Vec<usize>)> {
         match self.viewed(node)? {
             (source, View { border, skipped: [0, 0], added: [0, 0] }, sizes) => Ok((source, border, sizes)),
             _ => refuse(
@@ -154,7 +154,7 @@ impl<'a> Converter<'a> {
     }
 
     /// The same of a map with height and width.
-    fn stored_map(&mut self, node: &OnnxNode<'a>) -> Said<(Source, usize, [usize; 3])> {
+    fn stored_map(&mut self, node: &OnnxNode<'a>) -> Said<(Source, [[usize; 2]; 2], [usize; 3])> {
         let (source, border, sizes) = self.stored(node)?;
         let sizes = sizes.try_into().map_err(|sizes| format!("its input has sizes {sizes:?}, not those of a map"))?;
         Ok((source, border, sizes))
@@ -173,9 +173,9 @@ impl<'a> Converter<'a> {
         };
         let mut source = self.layers.add_product(product, joined, activation, clip, map)?;
         for (name, window) in pools {
-            let [height, width] = window.output([map[1], map[2]])?;
+            let [height, width] = window.windows([map[1], map[2]]).expect("it was read over this map");
             map = [map[0], height, width];
-            source = self.layers.add_max_pool(name, source, window, map)?;
+            source = self.layers.add_max_pool(name, source, window, map);
         }
         Ok(source)
     }

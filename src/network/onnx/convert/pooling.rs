@@ -5,7 +5,8 @@ use crate::network::graph::Source;
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Said, refuse};
 use crate::network::onnx::scope::{Content, Map, View};
-use crate::network::onnx::window::Window;
+use crate::network::onnx::window::{NO_BORDER, Placed};
+use crate::network::window::Sides;
 
 impl<'a> Converter<'a> {
     pub(super) fn max_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
@@ -15,21 +16,21 @@ impl<'a> Converter<'a> {
         };
         let border = match &content {
             Content::Stored(_, view) => view.border,
-            Content::Sums(_) => 0,
+            Content::Sums(_) => NO_BORDER,
         };
-        let window = Window::read(node, None, [height, width], border)?;
-        window.side()?;
-        let [height, width] = window.output([height, width])?;
+        let placed = Placed::read(node, None, [height, width], border)?;
+        let window = placed.dense()?;
+        let [height, width] = placed.output([height, width])?;
         let output = [channels, height, width];
         let name = self.names.layer(title(node), node.kind, None);
         match content {
-            Content::Stored(source, _) if border > 0 && self.layers.is_signed(source) => refuse(
+            Content::Stored(source, _) if border != NO_BORDER && self.layers.is_signed(source) => refuse(
                 "its input has a sign and a border of zeros, which may win",
                 "give the maximum the border: its own never wins",
             ),
             // A border of zeros is one that never wins where values aren't negative.
             Content::Stored(source, View { skipped: [0, 0], added: [0, 0], .. }) => {
-                let source = self.layers.add_max_pool(name, source, window, output)?;
+                let source = self.layers.add_max_pool(name, source, window, output);
                 Ok(Map::stored(source, output.to_vec()))
             }
             Content::Stored(..) => {
@@ -44,20 +45,20 @@ impl<'a> Converter<'a> {
 
     pub(super) fn avg_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         let (source, border, [channels, height, width]) = self.stored_map(node)?;
-        let window = Window::read(node, None, [height, width], border)?;
+        let window = Placed::read(node, None, [height, width], border)?.dense()?;
         let whole_map = window.kernel == [height, width];
         let tiles = height.is_multiple_of(window.kernel[0]) && width.is_multiple_of(window.kernel[1]);
-        let apart = whole_map || window.kernel == [window.stride; 2];
-        if window.padding > 0 || !tiles || !apart {
+        let apart = whole_map || window.kernel == window.stride;
+        if window.has_border() || !tiles || !apart {
             return refuse(
                 format!(
-                    "its windows of {:?} at stride {} overlap, have a border or leave pixels over",
+                    "its windows of {:?} at stride {:?} overlap, have a border or leave pixels over",
                     window.kernel, window.stride
                 ),
                 "a mean is over windows that tile the map, or over the whole map",
             );
         }
-        let kernel = if whole_map { None } else { Some(window.side()?) };
+        let kernel = if whole_map { None } else { Some(Sides(window.kernel)) };
         let output = [channels, height / window.kernel[0], width / window.kernel[1]];
         Ok(self.pooled(node, source, kernel, output, output.to_vec()))
     }
@@ -65,7 +66,7 @@ impl<'a> Converter<'a> {
     /// A mean over the whole map.
     pub(super) fn mean(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         let (source, border, [channels, ..]) = self.stored_map(node)?;
-        if border > 0 {
+        if border != NO_BORDER {
             return refuse("its input is padded", "only convolutions and maxima read a value with a border");
         }
         let mut sizes = vec![channels, 1, 1];
@@ -87,7 +88,7 @@ impl<'a> Converter<'a> {
         &mut self,
         node: &OnnxNode<'a>,
         source: Source,
-        kernel: Option<usize>,
+        kernel: Option<Sides>,
         output: [usize; 3],
         sizes: Vec<usize>,
     ) -> Map {

@@ -5,6 +5,7 @@ use crate::network::onnx::integers::{reshaped, squeezed, unsqueezed};
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Said, refuse};
 use crate::network::onnx::scope::{Content, Map, View};
+use crate::network::onnx::window::NO_BORDER;
 
 impl<'a> Converter<'a> {
     pub(super) fn reshape(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
@@ -93,14 +94,9 @@ impl<'a> Converter<'a> {
         let [channels, height, width] = &sizes[..] else {
             return refuse("its input isn't a map", "a border is added around a map's rows and columns");
         };
-        if [left, bottom, right].into_iter().any(|pad| pad != top) {
-            return refuse(
-                format!("its borders {pads:?} differ"),
-                "a border is the same on all sides: pad evenly and train anew",
-            );
-        }
         // Its sizes stay those without the border, which the layer that reads it adds.
-        view.border += top;
+        let [rows, columns] = view.border;
+        view.border = [[rows[0] + top, rows[1] + bottom], [columns[0] + left, columns[1] + right]];
         view.added = [view.added[0] + front, view.added[1] + behind];
         let sizes = vec![channels + front + behind, *height, *width];
         Ok(Map { sizes, content: Content::Stored(source, view) })
@@ -116,7 +112,7 @@ impl<'a> Converter<'a> {
         };
         let axes = list(3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = list(4)?.unwrap_or_else(|| vec![1; starts.len()]);
-        if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] || sizes.len() != 3 || view.border > 0 {
+        if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] || sizes.len() != 3 || view.border != NO_BORDER {
             return refuse("its input is no map, or its places aren't", WAY_OUT);
         }
         for (((start, end), axis), step) in starts.into_iter().zip(ends).zip(axes).zip(steps) {
