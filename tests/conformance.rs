@@ -267,11 +267,15 @@ impl Builder {
                 [self.height, self.width] = window.windows([height, width]).expect("a window that fits");
             }
             Kind::Mean => {
-                let tiles = |k: &usize| height.is_multiple_of(*k) && width.is_multiple_of(*k);
-                let kernel = (1..=stretch.kernel).rev().find(tiles).expect("1 divides every size");
+                let dense = Stretch { uneven: Uneven { dilation: [0; 2], ..stretch.uneven }, ..stretch.clone() };
+                let (mut window, _) = self.window(&dense);
+                // Every second one lies side by side, as far as it goes.
+                let stride = (!filters.is_multiple_of(2)).then_some(Sides(window.stride));
+                window.stride = stride.map_or(window.kernel, |stride| stride.0);
+                let (kernel, padding) = (Some(Sides(window.kernel)), Border(window.padding));
                 let name = self.name();
-                self.layers.push(LayerSpec::AvgPool { name, input: None, kernel: Some(kernel.into()) });
-                (self.height, self.width) = (height / kernel, width / kernel);
+                self.layers.push(LayerSpec::AvgPool { name, input: None, kernel, stride, padding });
+                [self.height, self.width] = window.windows([height, width]).expect("a window that fits");
             }
             Kind::Hidden => {
                 let name = self.name();
@@ -345,7 +349,7 @@ fn network_spec(input: [usize; 3], stretches: &[Stretch], end: End) -> NetworkSp
     }
     if let End::MeanThenLinear | End::MeanThenConv = end {
         let name = builder.name();
-        builder.layers.push(LayerSpec::AvgPool { name, input: None, kernel: None });
+        builder.layers.push(LayerSpec::AvgPool { name, input: None, kernel: None, stride: None, padding: 0.into() });
         (builder.height, builder.width) = (1, 1);
     }
     if let End::MeanThenConv = end {

@@ -147,14 +147,23 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 let pooled = pooled.collect();
                 values.push(pooled);
             }
-            (Op::AvgPool { window: Window { kernel, .. } }, IntegerLayer::AvgPool { input_bits, output }) => {
+            (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
                 let value = units(node.source, *input_bits);
                 let mut sums = vec![0; node.output.len()];
                 for (index, value) in value.iter().enumerate() {
                     let channel = index / node.input.pixels();
-                    let y = index % node.input.pixels() / node.input.width / kernel[0];
-                    let x = index % node.input.width / kernel[1];
-                    sums[channel * pixels + y * node.output.width + x] += value;
+                    let place = [index % node.input.pixels() / node.input.width, index % node.input.width];
+                    // The value is in every window that begins at most a kernel before it.
+                    for pixel in 0..pixels {
+                        let first = [pixel / node.output.width, pixel % node.output.width];
+                        let within = |side: usize| {
+                            let first = first[side] * window.stride[side];
+                            (first..first + window.kernel[side]).contains(&(place[side] + window.padding[side][0]))
+                        };
+                        if within(0) && within(1) {
+                            sums[channel * pixels + pixel] += value;
+                        }
+                    }
                 }
                 sums.iter_mut().for_each(|sum| *sum *= i64::from(output.multipliers[0]));
                 values.push(requantize(output, &sums));
@@ -188,6 +197,17 @@ fn linear(mut layer: LayerSpec) -> LayerSpec {
     let LayerSpec::Conv { activation, .. } = &mut layer else { unreachable!("it is a convolution") };
     *activation = Activation::None;
     layer
+}
+
+/// Over the whole map.
+fn mean(name: &str) -> LayerSpec {
+    LayerSpec::AvgPool { name: name.into(), input: None, kernel: None, stride: None, padding: 0.into() }
+}
+
+/// Means of windows that overlap, with a border that differs by side.
+fn overlapping() -> LayerSpec {
+    let (kernel, stride) = (Some(Sides([2, 2])), Some(Sides([1, 1])));
+    LayerSpec::AvgPool { name: "overlapping".into(), input: None, kernel, stride, padding: Border([[1, 0], [0, 1]]) }
 }
 
 fn in_groups(count: usize, mut layer: LayerSpec) -> LayerSpec {
@@ -225,7 +245,7 @@ fn small_network() -> NetworkSpec {
         stride: 2.into(),
         padding: Border([[1, 2], [0, 1]]),
     };
-    let avg_pool = LayerSpec::AvgPool { name: "avg".into(), input: None, kernel: None };
+    let avg_pool = mean("avg");
     spec(
         [3, 9, 7],
         vec![
@@ -238,6 +258,7 @@ fn small_network() -> NetworkSpec {
             in_groups(8, conv("grouped", 40, 3, 1, 1, None)),
             conv("c2", 40, 1, 1, 0, skip("b2", Shortcut::Identity, 2)),
             max_pool,
+            overlapping(),
             avg_pool,
         ],
     )
@@ -248,7 +269,7 @@ fn signed_network() -> NetworkSpec {
     let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride, batch_norm: true });
     let max_pool =
         LayerSpec::MaxPool { name: "max".into(), input: None, kernel: 3.into(), stride: 2.into(), padding: 1.into() };
-    let avg_pool = LayerSpec::AvgPool { name: "avg".into(), input: None, kernel: None };
+    let avg_pool = mean("avg");
     spec(
         [3, 9, 7],
         vec![
@@ -260,6 +281,7 @@ fn signed_network() -> NetworkSpec {
             linear(conv("c", 36, 5, 1, 2, skip("b2", Shortcut::Identity, 1))),
             max_pool,
             linear(conv("d", 36, 1, 1, 0, skip("max", Shortcut::Identity, 1))),
+            overlapping(),
             avg_pool,
         ],
     )
@@ -612,7 +634,7 @@ fn dense_vgg16_at_8_bits_costs_what_the_arithmetic_says() {
 /// 64 channels fill the word lines, 128 filters the outputs of 16 accesses, which 8 macros make two by two.
 #[test]
 fn a_layer_that_fills_every_macro_keeps_them_busy() {
-    let pool = LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None };
+    let pool = mean("pool");
     let layers = vec![conv("a", 64, 1, 1, 0, None), conv("b", 128, 1, 1, 0, None), pool];
     let evaluation = evaluate(&W8A8.network(spec([64, 8, 8], layers)), &Hardware::mars()).unwrap();
     assert!(evaluation.resident);
@@ -782,7 +804,7 @@ fn maps_beyond_the_feature_sram_go_to_the_next_level() {
 /// sums of each pixel.
 #[test]
 fn sums_are_read_when_they_are_written() {
-    let pool = LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None };
+    let pool = mean("pool");
     let network = W8A8.network(spec([64, 8, 8], vec![conv("conv", 64, 3, 1, 1, None), pool]));
     let mapping = Mapping { policy: Policy::FilterSets, ..Mapping::default() };
     let evaluation = evaluate(&network, &Hardware { mapping, ..Hardware::mars() }).unwrap();
@@ -843,7 +865,7 @@ fn halves_of_the_ping_pong_fill_up_apart() {
 #[test]
 fn energies_are_those_of_the_formulas() {
     let skip = SkipSpec { from: "a".into(), shortcut: Shortcut::Identity, stride: 1, batch_norm: true };
-    let pool = LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None };
+    let pool = mean("pool");
     let layers = vec![conv("a", 16, 3, 1, 1, None), conv("b", 16, 3, 1, 1, Some(skip)), pool];
     let mut hardware = Hardware { cores: 1, macros_per_core: 1, rows: 64, ..Hardware::mars() };
     hardware.mapping.policy = Policy::FilterSets;

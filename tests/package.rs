@@ -242,6 +242,37 @@ fn windows_that_differ_by_side_and_dilated_kernels_take_version_4() {
     }
 }
 
+#[test]
+fn means_that_overlap_have_a_border_or_leave_pixels_over_take_version_4() {
+    for (keys, outputs, expected) in [
+        ("", 1, '1'),
+        (", kernel = 3", 4, '1'),
+        (", kernel = [3, 2]", 6, '4'),
+        (", kernel = 3, stride = 1", 16, '4'),
+        (", kernel = 3, padding = 1", 4, '4'),
+        (", kernel = 4", 1, '4'),
+    ] {
+        let spec = format!(
+            "name = 'mean'\ninput = [4, 6, 6]\nclasses = 2
+            layers = [{{ op = 'conv', name = 'conv', filters = 3, kernel = 1 }}, {{ op = 'avg_pool', name = 'mean'{keys} }},
+                {{ op = 'linear', name = 'linear', filters = 2 }}]"
+        );
+        let layers = vec![
+            IntegerLayer::Conv {
+                conv: conv(8, 3, weights(12, 3), 3),
+                skip: None,
+                output: Some(requantize(&[5], &[(4, 20)])),
+            },
+            IntegerLayer::AvgPool { input_bits: 4, output: requantize(&[4], &[(4, 4)]) },
+            IntegerLayer::Conv { conv: conv(4, 8, weights(6 * outputs, 8), 2), skip: None, output: None },
+        ];
+        let package = Package { network: network(&spec, [4, 3], layers), provenance: provenance(), predictions: None };
+        let bytes = package.to_bytes().unwrap();
+        assert_eq!(version(&bytes), expected, "{keys}");
+        assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
+    }
+}
+
 /// Every kind of layer and skip.
 fn small() -> Package {
     let spec = r#"

@@ -156,6 +156,27 @@ def windows() -> nn.Module:
     )
 
 
+def means() -> nn.Module:
+    """Means that overlap, that leave pixels over, and whose border counts; several linear layers behind a flattened map."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, 1),
+        nn.Conv2d(8, 12, 3, 1, 1),
+        nn.ReLU(),
+        nn.AvgPool2d((2, 3), (1, 2), (1, 0)),
+        nn.Conv2d(12, 12, 1),
+        nn.ReLU(),
+        nn.AvgPool2d(4, 3),
+        nn.Flatten(),
+        nn.Linear(24, 20),
+        nn.ReLU(),
+        nn.Linear(20, 14),
+        nn.ReLU(),
+        nn.Linear(14, CLASSES),
+    )
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "lenet": (Lenet, 32, 64),
     "resnet-padded": (lambda: Resnet(False), 32, 64),
@@ -165,6 +186,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "depthwise": (depthwise, 32, 64),
     "signed": (Signed, 32, 64),
     "windows": (windows, 32, 64),
+    "overlapping-means": (means, 32, 64),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=CLASSES), 64, 64),
     "resnet50": (lambda: torchvision.models.resnet50(num_classes=CLASSES), 64, 64),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=CLASSES), 64, 64),

@@ -154,9 +154,9 @@ pub enum Op {
         /// The windows; a border never wins.
         window: Window,
     },
-    /// Mean over windows that do not overlap.
+    /// Mean over windows.
     AvgPool {
-        /// The windows.
+        /// The windows; what of one lies in the border counts as zeros.
         window: Window,
     },
 }
@@ -443,13 +443,17 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
             check_border(&window)?;
             Op::MaxPool { window }
         }
-        LayerSpec::AvgPool { kernel, .. } => {
-            let kernel = kernel.map_or([input.height, input.width], |kernel| kernel.0);
-            if kernel.contains(&0) || !input.height.is_multiple_of(kernel[0]) || !input.width.is_multiple_of(kernel[1])
-            {
-                return Err(format!("a window of {kernel:?} does not tile a map of {}x{}", input.height, input.width));
+        LayerSpec::AvgPool { kernel: None, stride, padding, .. } => {
+            if stride.is_some() || !padding.is_none() {
+                return Err("a mean over the whole map has neither stride nor padding: give its kernel".into());
             }
-            Op::AvgPool { window: Window { kernel, stride: kernel, padding: Default::default() } }
+            let kernel = [input.height, input.width];
+            Op::AvgPool { window: Window { kernel, stride: kernel, padding: padding.0 } }
+        }
+        LayerSpec::AvgPool { kernel: Some(kernel), stride, padding, .. } => {
+            let window = Window { kernel: kernel.0, stride: stride.unwrap_or(*kernel).0, padding: padding.0 };
+            check_border(&window)?;
+            Op::AvgPool { window }
         }
     };
     if source == Source::Image && !matches!(op, Op::Conv { .. }) {

@@ -114,16 +114,22 @@ pub enum LayerSpec {
         #[serde(default)]
         padding: Border,
     },
-    /// Mean over windows without border; without a kernel, over the whole map.
+    /// Mean over windows, whose border counts as zeros; without a kernel, over the whole map.
     AvgPool {
         /// Unique name.
         name: String,
         /// The layer it reads.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         input: Option<String>,
-        /// Height and width of the window, which are also its steps.
+        /// Height and width of the window.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kernel: Option<Sides>,
+        /// Step between windows; without it they lie side by side.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stride: Option<Sides>,
+        /// Border.
+        #[serde(default, skip_serializing_if = "Border::is_none")]
+        padding: Border,
     },
     /// Fully connected layer over the flattened map: a convolution whose kernel is the whole map. The last one gives the
     /// logits; one before it is followed by its activation.

@@ -38,6 +38,12 @@ impl Window {
         self.kernel[0] * self.kernel[1]
     }
 
+    /// Whether each pixel of a map is in one window, and no border in any.
+    pub fn tiles(&self, map: [usize; 2]) -> bool {
+        let whole = |side: usize| map[side].is_multiple_of(self.kernel[side]);
+        !self.has_border() && self.stride == self.kernel && whole(0) && whole(1)
+    }
+
     /// Whether the map has a border.
     pub fn has_border(&self) -> bool {
         self.padding != [[0; 2]; 2]
@@ -77,6 +83,11 @@ impl Border {
     pub fn is_even(&self) -> bool {
         let Self([[top, bottom], [left, right]]) = *self;
         [bottom, left, right] == [top; 3]
+    }
+
+    /// Whether there are no pixels around the map.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
     }
 }
 

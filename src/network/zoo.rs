@@ -105,6 +105,11 @@ fn with_sum(mut layer: LayerSpec, skip: Option<SkipSpec>) -> LayerSpec {
     layer
 }
 
+/// Over the whole map.
+fn mean() -> LayerSpec {
+    LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None, stride: None, padding: 0.into() }
+}
+
 /// Of every second window.
 fn max_pool(name: String, kernel: usize, padding: usize) -> LayerSpec {
     LayerSpec::MaxPool { name, input: None, kernel: kernel.into(), stride: 2.into(), padding: padding.into() }
@@ -150,7 +155,7 @@ fn bottleneck_resnet(stem: Vec<LayerSpec>) -> Vec<LayerSpec> {
             layers.push(with_sum(conv(name(3), 4 * filters, 1, 1), Some(add)));
         }
     }
-    layers.push(LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None });
+    layers.push(mean());
     layers
 }
 
@@ -195,7 +200,7 @@ fn mobilenet(width: f64, strides: [usize; 2]) -> Vec<LayerSpec> {
         }
     }
     layers.push(relu6(format!("features.{number}.0"), share(1280, width.max(1.0)), 1, 1, 1));
-    layers.push(LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None });
+    layers.push(mean());
     layers
 }
 
@@ -224,7 +229,7 @@ fn resnet(stem: Vec<LayerSpec>, stages: &[(usize, usize)], blocks: usize, shortc
             channels = filters;
         }
     }
-    layers.push(LayerSpec::AvgPool { name: "pool".into(), input: None, kernel: None });
+    layers.push(mean());
     layers
 }
 

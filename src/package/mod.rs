@@ -240,7 +240,7 @@ impl Package {
 
 /// The first version that can hold a network: the second one has predictions of two bytes, the third one groups,
 /// clips and projections with a bias, the fourth one values with a sign, windows
-/// that differ by side and kernels that are dilated.
+/// that differ by side, kernels that are dilated and means that overlap, have a border or leave pixels over.
 fn version(network: &IntegerNetwork) -> u64 {
     let has_sides = |layer: &LayerSpec| match layer {
         LayerSpec::Conv { kernel, stride, padding, dilation, .. } => {
@@ -249,10 +249,16 @@ fn version(network: &IntegerNetwork) -> u64 {
         LayerSpec::MaxPool { kernel, stride, padding, .. } => {
             !(kernel.is_square() && stride.is_square() && padding.is_even())
         }
-        LayerSpec::AvgPool { kernel, .. } => kernel.is_some_and(|kernel| !kernel.is_square()),
+        LayerSpec::AvgPool { kernel, stride, padding, .. } => {
+            kernel.is_some_and(|kernel| !kernel.is_square()) || stride.is_some() || !padding.is_none()
+        }
         LayerSpec::Linear { .. } => false,
     };
-    if network.graph.spec().layers.iter().any(has_sides) {
+    let leaves_pixels = |node: &Node| match node.op {
+        Op::AvgPool { window } => !window.tiles([node.input.height, node.input.width]),
+        Op::Conv { .. } | Op::MaxPool { .. } => false,
+    };
+    if network.graph.spec().layers.iter().any(has_sides) || network.graph.nodes().iter().any(leaves_pixels) {
         return 4;
     }
     let clips = network.graph.spec().layers.iter().any(|layer| layer.clip().is_some());
@@ -450,8 +456,10 @@ fn check_description(spec: &NetworkSpec) -> Checked<()> {
     for (number, layer) in spec.layers.iter().enumerate() {
         let (kernel, dilation) = match layer {
             LayerSpec::Conv { kernel, dilation, .. } => (*kernel, *dilation),
-            LayerSpec::MaxPool { kernel, .. } => (*kernel, Sides::from(1)),
-            LayerSpec::AvgPool { .. } | LayerSpec::Linear { .. } => continue,
+            LayerSpec::MaxPool { kernel, .. } | LayerSpec::AvgPool { kernel: Some(kernel), .. } => {
+                (*kernel, Sides::from(1))
+            }
+            LayerSpec::AvgPool { kernel: None, .. } | LayerSpec::Linear { .. } => continue,
         };
         for (key, sides) in [("kernel", kernel), ("dilation", dilation)] {
             if let Some(side) = sides.0.into_iter().find(|side| *side > MAX_KERNEL) {

@@ -131,15 +131,8 @@ impl<'a> FakeQuant<'a> {
                     pooled.collect()
                 }
                 (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
-                    let [height, width] = window.kernel;
                     let value = self.units(node.source, *input_bits, &values);
-                    let MapShape { channels, height: rows, width: cols } = node.output;
-                    let sums = value
-                        .reshape([batch * rows, height, cols * width * channels])
-                        .sum_dim(1)
-                        .reshape([batch * rows * cols, width, channels])
-                        .sum_dim(1)
-                        .reshape([batch, rows, cols, channels]);
+                    let sums = window_sums(value, window);
                     requantize(sums * i64::from(output.multipliers[0]), &output.forms)
                 }
                 (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
@@ -237,6 +230,32 @@ fn subsample(value: Tensor<4, Int>, stride: usize) -> Tensor<4, Int> {
     let [_, height, width, _] = value.dims();
     let every = |size: usize| Tensor::<1, Int>::arange_step(0..size as i64, stride, &device);
     value.select(1, every(height)).select(2, every(width))
+}
+
+/// The sum of each window, whose border holds zeros: over rows, then over columns.
+fn window_sums(value: Tensor<4, Int>, window: Window) -> Tensor<4, Int> {
+    let Window { kernel, stride, padding } = window;
+    let [batch, height, width, channels] = value.dims();
+    let [rows, columns] = window.windows([height, width]).expect("a window of the graph fits its map");
+    let device = value.device();
+    let value = match window.has_border() {
+        false => value,
+        true => {
+            let [[top, _], [left, _]] = padding;
+            let [height, width] = window.bordered([height, width]);
+            let zeros = Tensor::zeros([batch, height, width, channels], (&device, DType::I64));
+            let [_, rows, columns, _] = value.dims();
+            zeros.slice_assign([0..batch, top..top + rows, left..left + columns, 0..channels], value)
+        }
+    };
+    let along = |value: Tensor<4, Int>, side: usize, windows: usize| {
+        let places = |first: usize| {
+            let places = Tensor::<1, Int>::arange(0..windows as i64, &device) * stride[side] as i64;
+            value.clone().select(1 + side, places + first as i64)
+        };
+        (0..kernel[side]).map(places).reduce(|sum, part| sum + part).expect("a window holds a value")
+    };
+    along(along(value, 0, rows), 1, columns)
 }
 
 impl ExactConv {

@@ -275,7 +275,7 @@ impl MacroNetwork {
                 }
                 Step::AvgPool { input, output, window, slot, zero_point, multiplier, forms } => {
                     let sums = &mut scratch.row[..output.len()];
-                    sum_pool(&values[*slot], *zero_point, *input, sums, *output, window.kernel);
+                    sum_pool(&values[*slot], *zero_point, *input, sums, *output, *window);
                     for (form, slot) in forms {
                         for (value, sum) in values[*slot].iter_mut().zip(&*sums) {
                             *value = form.apply(sum * multiplier);
@@ -492,12 +492,17 @@ fn max_pool(input: &[u8], from: MapShape, output: &mut [u8], to: MapShape, windo
     }
 }
 
-/// Sums over windows that do not overlap, code less zero point, `[pixel][channel]`.
-fn sum_pool(input: &[u8], zero_point: i64, from: MapShape, output: &mut [i64], to: MapShape, kernel: [usize; 2]) {
+/// Sums over windows, code less zero point, `[pixel][channel]`; a border adds nothing.
+fn sum_pool(input: &[u8], zero_point: i64, from: MapShape, output: &mut [i64], to: MapShape, window: Window) {
+    let Window { kernel, stride, padding: [[top, _], [left, _]] } = window;
     output.fill(0);
-    for (pixel, values) in input.chunks_exact(from.channels).enumerate() {
-        let [y, x] = [pixel / from.width / kernel[0], pixel % from.width / kernel[1]];
-        let sums = &mut output[(y * to.width + x) * to.channels..][..to.channels];
-        sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += i64::from(*value) - zero_point);
+    for (pixel, sums) in output.chunks_exact_mut(to.channels).enumerate() {
+        let [y, x] = [pixel / to.width * stride[0], pixel % to.width * stride[1]];
+        for y in y.max(top)..(y + kernel[0]).min(from.height + top) {
+            for x in x.max(left)..(x + kernel[1]).min(from.width + left) {
+                let values = &input[((y - top) * from.width + x - left) * from.channels..][..from.channels];
+                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += i64::from(*value) - zero_point);
+            }
+        }
     }
 }

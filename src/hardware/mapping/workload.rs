@@ -231,9 +231,10 @@ impl Builder<'_> {
         let mut logic = Logic::default();
         let input_bits = match &self.network.layers[self.index] {
             IntegerLayer::AvgPool { input_bits, output } => {
-                let window = inputs / outputs;
-                let sum_bits = POOL_BITS.max(u64::from(*input_bits) + u64::from(window.next_power_of_two().ilog2()));
-                logic.add(inputs, sum_bits);
+                let Op::AvgPool { window } = node.op else { unreachable!("a layer of its node's kind") };
+                let values = window.taps() as u64;
+                let sum_bits = POOL_BITS.max(u64::from(*input_bits) + u64::from(values.next_power_of_two().ilog2()));
+                logic.add(outputs * values, sum_bits);
                 if self.network.graph.is_signed(node.source) {
                     // The window's zero points come off at once.
                     logic.add(outputs, sum_bits);

@@ -274,13 +274,20 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                     };
                     sums.push(own * i64::from(output.multipliers[c % output.multipliers.len()]) + joined);
                 }
-                (Op::AvgPool { window: Window { kernel, .. } }, IntegerLayer::AvgPool { input_bits, output }) => {
+                (
+                    Op::AvgPool { window: Window { kernel, stride, padding } },
+                    IntegerLayer::AvgPool { input_bits, output },
+                ) => {
                     let values = &stored[&(node.source, *input_bits)];
                     let mut sum = 0;
                     for (row, column) in (0..kernel[0]).flat_map(|row| (0..kernel[1]).map(move |column| (row, column)))
                     {
-                        sum += i64::from(values[at(node.input, c, y * kernel[0] + row, x * kernel[1] + column)]);
-                        sum -= zero_point(node.source, *input_bits);
+                        let row = (y * stride[0] + row).wrapping_sub(padding[0][0]);
+                        let column = (x * stride[1] + column).wrapping_sub(padding[1][0]);
+                        if row < node.input.height && column < node.input.width {
+                            sum += i64::from(values[at(node.input, c, row, column)])
+                                - zero_point(node.source, *input_bits);
+                        }
                     }
                     sums.push(sum * i64::from(output.multipliers[0]));
                 }
@@ -334,11 +341,12 @@ fn every_operation(
     let [colors, side, channels, more, kernel, classes] = sizes;
     let padding = kernel / 2;
     let activation = if is_signed { "none" } else { "relu" };
-    let (first, largest) = match square {
-        true => (format!("kernel = {kernel}, padding = {padding}"), "kernel = 2, stride = 1, padding = 1"),
+    let (first, largest, mean) = match square {
+        true => (format!("kernel = {kernel}, padding = {padding}"), "kernel = 2, stride = 1, padding = 1", ""),
         false => (
             format!("kernel = [2, {kernel}], dilation = [3, 2], padding = [2, {}, 1, {}]", 2 * padding, 2 * padding),
             "kernel = [1, 3], stride = [1, 2], padding = [0, 2, 0, 1]",
+            ", kernel = [2, 3], stride = [1, 2], padding = [1, 2, 0, 1]",
         ),
     };
     let spec = format!(
@@ -351,7 +359,7 @@ fn every_operation(
             {{ op = 'conv', name = 'c', filters = 3, kernel = 1, activation = '{activation}',
                add = {{ from = 'b', shortcut = 'projection' }} }},
             {{ op = 'max_pool', name = 'm', {largest} }},
-            {{ op = 'avg_pool', name = 'p' }},
+            {{ op = 'avg_pool', name = 'p'{mean} }},
             {{ op = 'linear', name = 'l', filters = {classes} }}
         ]",
         side + 1

@@ -175,10 +175,13 @@ impl Layers {
         self.stored(shape, self.is_signed(source))
     }
 
-    /// Adds a mean, over the whole map without a kernel.
-    pub fn add_avg_pool(&mut self, name: String, source: Source, kernel: Option<Sides>, shape: [usize; 3]) -> Source {
+    /// Adds a mean, over the whole map without a window.
+    pub fn add_avg_pool(&mut self, name: String, source: Source, window: Option<Window>, shape: [usize; 3]) -> Source {
         let input = self.input(source);
-        self.layers.push(LayerSpec::AvgPool { name, input, kernel });
+        let kernel = window.map(|window| Sides(window.kernel));
+        let stride = window.filter(|window| window.stride != window.kernel).map(|window| Sides(window.stride));
+        let padding = window.map_or(Border::default(), |window| Border(window.padding));
+        self.layers.push(LayerSpec::AvgPool { name, input, kernel, stride, padding });
         self.stored(shape, self.is_signed(source))
     }
 

@@ -123,8 +123,9 @@ impl Pass<'_> {
                     inspect(node, &read(node.source, self.pool_bits(index)));
                     values[source].map(|value| max_pool(value, PoolWindow { kernel, stride, padding }))
                 }
-                Op::AvgPool { window } => {
-                    let options = AvgPoolOptions::new(window.kernel).with_stride(window.stride);
+                Op::AvgPool { window: Window { kernel, stride, padding } } => {
+                    let padding = padding.map(|[before, behind]| (before, behind));
+                    let options = AvgPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
                     let x = read(node.source, self.pool_bits(index)).permute([0, 3, 1, 2]);
                     let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
                     inspect(node, &value);

@@ -6,7 +6,7 @@ use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Said, refuse};
 use crate::network::onnx::scope::{Content, Map, View};
 use crate::network::onnx::window::{NO_BORDER, Placed};
-use crate::network::window::Sides;
+use crate::network::window::Window;
 
 impl<'a> Converter<'a> {
     pub(super) fn max_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
@@ -45,22 +45,19 @@ impl<'a> Converter<'a> {
 
     pub(super) fn avg_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         let (source, border, [channels, height, width]) = self.stored_map(node)?;
-        let window = Placed::read(node, None, [height, width], border)?.dense()?;
-        let whole_map = window.kernel == [height, width];
-        let tiles = height.is_multiple_of(window.kernel[0]) && width.is_multiple_of(window.kernel[1]);
-        let apart = whole_map || window.kernel == window.stride;
-        if window.has_border() || !tiles || !apart {
+        let placed = Placed::read(node, None, [height, width], border)?;
+        let window = placed.dense()?;
+        let counts = node.attribute("count_include_pad")?.and_then(|attribute| attribute.integer).unwrap_or(0) != 0;
+        if !counts && window.padding != border {
             return refuse(
-                format!(
-                    "its windows of {:?} at stride {:?} overlap, have a border or leave pixels over",
-                    window.kernel, window.stride
-                ),
-                "a mean is over windows that tile the map, or over the whole map",
+                "its means at the border are of fewer values (count_include_pad=False)",
+                "each mean is of as many values, zeros of the border among them: use count_include_pad=True and train anew",
             );
         }
-        let kernel = if whole_map { None } else { Some(Sides(window.kernel)) };
-        let output = [channels, height / window.kernel[0], width / window.kernel[1]];
-        Ok(self.pooled(node, source, kernel, output, output.to_vec()))
+        let [rows, columns] = placed.output([height, width])?;
+        let output = [channels, rows, columns];
+        let is_whole = window.kernel == [height, width] && !window.has_border();
+        Ok(self.pooled(node, source, (!is_whole).then_some(window), output, output.to_vec()))
     }
 
     /// A mean over the whole map.
@@ -88,7 +85,7 @@ impl<'a> Converter<'a> {
         &mut self,
         node: &OnnxNode<'a>,
         source: Source,
-        kernel: Option<Sides>,
+        window: Option<Window>,
         output: [usize; 3],
         sizes: Vec<usize>,
     ) -> Map {
@@ -97,6 +94,6 @@ impl<'a> Converter<'a> {
             return Map::stored(source, sizes);
         }
         let name = self.names.layer(title(node), node.kind, None);
-        Map::stored(self.layers.add_avg_pool(name, source, kernel, output), sizes)
+        Map::stored(self.layers.add_avg_pool(name, source, window, output), sizes)
     }
 }
