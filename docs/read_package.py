@@ -35,8 +35,12 @@ def convolutions(header):
     maps = {"image": header["network"]["input"]}
     last = "image"
     for layer, numbers in zip(header["network"]["layers"], header["layers"]):
-        channels, height, width = maps[layer.get("input", last)]
+        inputs = layer.get("inputs", [layer.get("input", last)])
+        channels, height, width = maps[inputs[0]]
         op, last = layer["op"], layer["name"]
+        if op == "concat":
+            maps[last] = [sum(maps[name][0] for name in inputs), height, width]
+            continue
         kernel = sides(layer.get("kernel", [height, width]))
         stride = sides(layer.get("stride", kernel if op == "avg_pool" else 1))
         before, behind = border(layer.get("padding", 0))

@@ -278,7 +278,7 @@ fn convs_mut(network: &mut IntegerNetwork) -> Vec<&mut IntegerConv> {
                     Some(IntegerSkip::Identity { .. }) | None => {}
                 }
             }
-            IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => {}
+            IntegerLayer::MaxPool | IntegerLayer::Concat | IntegerLayer::AvgPool { .. } => {}
         }
     }
     convs

@@ -85,13 +85,15 @@ enum Kind {
     Max,
     Mean,
     Hidden,
+    /// Two convolutions of the same value, and a maximum of it or a mean of one of them, behind each other.
+    Concat,
 }
 
 fn stretch() -> impl Strategy<Value = Stretch> {
-    use Kind::{Branches, Clipped, Conv, Grouped, Hidden, Identity, Inverted, Linear, Max, Mean, Projection};
+    use Kind::{Branches, Clipped, Concat, Conv, Grouped, Hidden, Identity, Inverted, Linear, Max, Mean, Projection};
     let kinds = vec![
         Conv, Clipped, Conv, Grouped, Grouped, Linear, Linear, Inverted, Inverted, Identity, Identity, Projection,
-        Projection, Branches, Max, Mean, Hidden,
+        Projection, Branches, Max, Mean, Hidden, Concat, Concat,
     ];
     let sizes = (1usize..=20, 1usize..=5, 1usize..=3, 0usize..=4);
     (prop::sample::select(kinds), sizes, any::<bool>(), prop::bool::weighted(0.2), uneven()).prop_map(
@@ -200,6 +202,19 @@ impl Builder {
         }
     }
 
+    /// Whether a layer's values have a sign.
+    fn is_signed(&self, name: &str) -> bool {
+        let index = self.layers.iter().position(|layer| layer.name() == name).expect("a layer before it");
+        match &self.layers[index] {
+            LayerSpec::Conv { activation, .. } | LayerSpec::Linear { activation, .. } => {
+                *activation == Activation::None
+            }
+            layer @ (LayerSpec::MaxPool { .. } | LayerSpec::AvgPool { .. } | LayerSpec::Concat { .. }) => {
+                self.is_signed(layer.input().unwrap_or_else(|| self.layers[index - 1].name()))
+            }
+        }
+    }
+
     /// Takes the activation off the last layer, where it has one.
     fn leave_linear(&mut self) {
         if let Some(LayerSpec::Conv { activation, .. } | LayerSpec::Linear { activation, .. }) = self.layers.last_mut()
@@ -256,6 +271,35 @@ impl Builder {
                 let from = self.square(None, here, filters, [odd, stride, same], true, None);
                 let add = SkipSpec { from, shortcut: Shortcut::Identity, stride: 1, batch_norm: true };
                 self.square(input, here, filters, [1, stride, 0], batch_norm, Some(add));
+            }
+            Kind::Concat => {
+                let from = self.last();
+                let first = self.square(Some(from.clone()), here, filters, [1, stride, 0], batch_norm, None);
+                let kernel = 1 + stretch.padding % 3;
+                let (mut inputs, mut channels) = (vec![first.clone()], filters);
+                // The scale of a maximum is that of what it reads.
+                let shares = !self.is_signed(&from) && self.layers.iter().all(|layer| layer.clip().is_none());
+                match filters % 3 {
+                    0 => {
+                        let padding = Border([[kernel / 2, (kernel - 1) / 2]; 2]);
+                        let (name, kernel, stride) = (self.name(), Some(kernel.into()), Some(1.into()));
+                        self.layers.push(LayerSpec::AvgPool { name, input: Some(first), kernel, stride, padding });
+                        inputs.push(self.last());
+                        channels += filters;
+                    }
+                    1 if shares => {
+                        let (name, input) = (self.name(), Some(from.clone()));
+                        let (kernel, stride, padding) = (odd.into(), stride.into(), same.into());
+                        self.layers.push(LayerSpec::MaxPool { name, input, kernel, stride, padding });
+                        inputs.push(self.last());
+                        channels += here[0];
+                    }
+                    _ => {}
+                }
+                inputs.push(self.square(Some(from), here, 1 + filters / 2, [odd, stride, same], true, None));
+                let name = self.name();
+                self.layers.push(LayerSpec::Concat { name, inputs });
+                self.channels = channels + 1 + filters / 2;
             }
             Kind::Max => {
                 let largest = Stretch { kernel: stretch.kernel.min(3), ..stretch.clone() };
@@ -532,6 +576,7 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
                 value
             }
             Op::MaxPool { window } => pool(window, f64::max),
+            Op::Concat => node.sources().flat_map(|source| read(source).clone()).collect(),
             Op::AvgPool { window } => {
                 let mut value = pool(window, |a, b| a + b);
                 value.iter_mut().for_each(|value| *value /= window.taps() as f64);
@@ -558,7 +603,7 @@ fn add_steps(
     let largest = |values: &[f64]| values.iter().fold(0.0f64, |a, b| a.max(b.abs()));
     let values = float_values(graph, weights, image_scale, image);
     let convs: Vec<Conv> = graph.convs().collect();
-    for (index, ((node, bits), value)) in graph.nodes().iter().zip(&plan.nodes).zip(values).enumerate() {
+    for (index, (node, bits)) in graph.nodes().iter().zip(&plan.nodes).enumerate() {
         let own = |name: &str| *name == node.name || *name == node.projection_name();
         for conv in convs.iter().filter(|conv| own(&conv.name)) {
             let limit = f64::from((1u32 << (bits.conv().unwrap().weights - 1)) - 1);
@@ -574,10 +619,13 @@ fn add_steps(
             };
             weights.insert(format!("{}.weight_step", conv.name), Array::vector(steps));
         }
-        if let (Op::Conv { .. } | Op::AvgPool { .. }, Some(&narrowest)) = (node.op, bits.forms.first()) {
+        if graph.scale_node(index) == index && !bits.forms.is_empty() {
+            let narrowest = plan.narrowest(Source::Node(index));
             let is_signed = graph.is_signed(Source::Node(index));
             let limit = f64::from((1u32 << (narrowest - u8::from(is_signed))) - 1);
-            let range = largest(&value);
+            // Of all that shares the step.
+            let sharing = (index..values.len()).filter(|node| graph.scale_node(*node) == index);
+            let range = sharing.map(|node| largest(&values[node])).fold(0.0, f64::max);
             let step = if range > 0.0 { range } else { 1.0 } * random.real(share[0], share[1]) / limit;
             weights.insert(format!("{}.output_step", node.name), Array::vector(vec![step as f32]));
         }
@@ -832,6 +880,7 @@ fn eight_bits_are_near_the_float_network() {
             Kind::Max,
             Kind::Mean,
             Kind::Hidden,
+            Kind::Concat,
         ];
         let stretches: Vec<Stretch> = (0..4)
             .map(|_| Stretch {
@@ -881,11 +930,8 @@ fn eight_bits_are_near_the_float_network() {
 /// The step of a value that has one form.
 fn step_of(graph: &Graph, weights: &Weights, source: Source) -> f64 {
     let Source::Node(index) = source else { panic!("these networks have hidden layers") };
-    let node = &graph.nodes()[index];
-    match node.op {
-        Op::MaxPool { .. } => step_of(graph, weights, node.source),
-        _ => f64::from(weights.get(&format!("{}.output_step", node.name)).unwrap().values[0]),
-    }
+    let node = &graph.nodes()[graph.scale_node(index)];
+    f64::from(weights.get(&format!("{}.output_step", node.name)).unwrap().values[0])
 }
 
 // Named cases.
@@ -1247,9 +1293,21 @@ fn training_computes_the_loss_of_what_it_exports() {
         ["4", "none", "layer", "80", ""],
     ];
     let (tiny, bottleneck) = (common::tiny_network(10), common::bottleneck_network(10));
-    let cases = cases.map(|case| (&tiny, case)).into_iter().chain(signed_cases.map(|case| (&bottleneck, case)));
-    for (network, case) in cases {
-        let kind = if *network == tiny { "tiny" } else { "bottleneck" };
+    let joined = common::joined_network(10);
+    let joined_cases = [
+        ["6", "frozen", "layer", "1", ""],
+        ["3", "once", "column", "1", ""],
+        ["4", "ema", "layer", "80", "freeze_at = 80"],
+        ["4", "none", "layer", "80", ""],
+    ];
+    let others =
+        signed_cases.map(|case| (&bottleneck, case)).into_iter().chain(joined_cases.map(|case| (&joined, case)));
+    for (network, case) in cases.map(|case| (&tiny, case)).into_iter().chain(others) {
+        let kind = match network {
+            network if *network == tiny => "tiny",
+            network if *network == bottleneck => "bottleneck",
+            _ => "joined",
+        };
         let folder = dir.path().join(format!("{kind}-{}", case.join("-").replace([' ', '='], "")));
         let [bits, fusion, scale, epochs, extra] = case;
         let recipe = still(bits, fusion, scale, epochs, "", "", extra);
@@ -1358,6 +1416,15 @@ fn converter_aware_training_computes_the_loss_of_the_chip() {
 
 #[test]
 fn a_step_and_an_evaluation_agree_on_both_devices() {
+    agree_on_both_devices(&common::tiny_network(10));
+}
+
+#[test]
+fn both_devices_agree_on_windows_of_every_kind_and_on_maps_behind_each_other() {
+    agree_on_both_devices(&common::joined_network(10));
+}
+
+fn agree_on_both_devices(network: &str) {
     let dir = TempDir::new().unwrap();
     common::write_cifar10(dir.path(), 4, 20);
     // One step of each kind; after the first, float noise may tip a rounding or a choice to the other side.
@@ -1378,7 +1445,7 @@ fn a_step_and_an_evaluation_agree_on_both_devices() {
     "#;
     let results = ["flex", "ndarray"].map(|device| {
         let folder = dir.path().join(device);
-        let deployment = run(&folder, dir.path(), device, recipe);
+        let deployment = run_network(network, &folder, dir.path(), device, recipe);
         let (arrays, _) = Weights::load(&folder.join("run/checkpoints/0-float.safetensors")).unwrap();
         (metrics(&folder), arrays, deployment.mismatches)
     });

@@ -147,6 +147,12 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 let pooled = pooled.collect();
                 values.push(pooled);
             }
+            (Op::Concat, IntegerLayer::Concat) => {
+                let forms = network.forms(Source::Node(values.len())).into_iter();
+                let joined = forms.map(|bits| (bits, node.sources().flat_map(|source| read(source, bits)).collect()));
+                let joined = joined.collect();
+                values.push(joined);
+            }
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
                 let value = units(node.source, *input_bits);
                 let mut sums = vec![0; node.output.len()];
@@ -210,6 +216,10 @@ fn overlapping() -> LayerSpec {
     LayerSpec::AvgPool { name: "overlapping".into(), input: None, kernel, stride, padding: Border([[1, 0], [0, 1]]) }
 }
 
+fn concat(name: &str, inputs: &[&str]) -> LayerSpec {
+    LayerSpec::Concat { name: name.into(), inputs: inputs.iter().map(|input| input.to_string()).collect() }
+}
+
 fn in_groups(count: usize, mut layer: LayerSpec) -> LayerSpec {
     let LayerSpec::Conv { groups, .. } = &mut layer else { unreachable!("it is a convolution") };
     *groups = count;
@@ -235,7 +245,7 @@ fn spec(input: [usize; 3], mut layers: Vec<LayerSpec>) -> NetworkSpec {
 }
 
 /// Everything that a network may have: both shortcuts, a stride, padded channels, groups of channels, a dilated kernel, a border that differs by
-/// side, both pools.
+/// side, both pools, maps behind each other.
 fn small_network() -> NetworkSpec {
     let skip = |from: &str, shortcut, stride| Some(SkipSpec { from: from.into(), shortcut, stride, batch_norm: true });
     let max_pool = LayerSpec::MaxPool {
@@ -257,6 +267,7 @@ fn small_network() -> NetworkSpec {
             conv("c1", 40, 3, 2, 1, None),
             in_groups(8, conv("grouped", 40, 3, 1, 1, None)),
             conv("c2", 40, 1, 1, 0, skip("b2", Shortcut::Identity, 2)),
+            concat("joined", &["c2", "grouped", "c2"]),
             max_pool,
             overlapping(),
             avg_pool,
@@ -281,6 +292,7 @@ fn signed_network() -> NetworkSpec {
             linear(conv("c", 36, 5, 1, 2, skip("b2", Shortcut::Identity, 1))),
             max_pool,
             linear(conv("d", 36, 1, 1, 0, skip("max", Shortcut::Identity, 1))),
+            concat("joined", &["max", "d"]),
             overlapping(),
             avg_pool,
         ],

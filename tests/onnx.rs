@@ -50,7 +50,7 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
 fn exported_networks_compute_what_onnx_runtime_computes() {
     let expected = fs::read_to_string(Path::new(FIXTURES).join("outputs.json")).unwrap();
     let expected: BTreeMap<String, Vec<Vec<f32>>> = serde_json::from_str(&expected).unwrap();
-    assert_eq!(expected.len(), 17);
+    assert_eq!(expected.len(), 22);
     for (file, expected) in expected {
         let network = OnnxNetwork::load(&Path::new(FIXTURES).join(&file)).unwrap();
         let found = logits(&network).into_iter().map(|logits| match file.split('/').next() {
@@ -299,6 +299,54 @@ fn means_overlap_and_count_the_zeros_of_their_border() {
 }
 
 #[test]
+fn maps_are_joined_along_their_channels_whether_flat_or_not() {
+    let joined = |between: fn(OnnxFile) -> OnnxFile, features| {
+        let file = around(
+            |file| {
+                let file = file.floats("u", &[2, 4, 1, 1]).floats("t", &[3, 4, 1, 1]);
+                between(file.node("Conv", &["r", "u"], "d", &[]).node("Conv", &["r", "t"], "e", &[]))
+            },
+            features,
+        );
+        let spec = read(&file.bytes()).unwrap().spec;
+        let LayerSpec::Concat { inputs, .. } = &spec.layers[3] else { panic!("{spec:?}") };
+        (inputs.clone(), spec.layers[1].activation(), spec.layers[2].activation())
+    };
+    let inputs = vec!["node of d".to_string(), "node of e".to_string()];
+    let relu = Some(Activation::Relu);
+    let behind_relu = |file: OnnxFile| {
+        let file = file.node("Relu", &["d"], "f1", &[]).node("Relu", &["e"], "f2", &[]);
+        file.node("Concat", &["f1", "f2"], "z", &[("axis", Is::Number(-3))])
+    };
+    assert_eq!(joined(behind_relu, 5 * 64), (inputs.clone(), relu, relu));
+    let before_any = |file: OnnxFile| file.node("Concat", &["d", "e"], "z", &[("axis", Is::Number(1))]);
+    assert_eq!(joined(before_any, 5 * 64), (inputs.clone(), Some(Activation::None), Some(Activation::None)));
+    let flat = |file: OnnxFile| {
+        let file = file.node("Relu", &["d"], "f1", &[]).node("Relu", &["e"], "f2", &[]);
+        let file = file.node("Flatten", &["f1"], "g1", &[]).node("Flatten", &["f2"], "g2", &[]);
+        file.node("Concat", &["g1", "g2"], "z", &[("axis", Is::Number(1))])
+    };
+    assert_eq!(joined(flat, 5 * 64), (inputs, relu, relu));
+}
+
+#[test]
+fn a_maximum_that_rounds_up_has_room_below_and_on_the_right() {
+    let padding = |strides: &'static [i64], features| {
+        let pool =
+            [("kernel_shape", Is::Numbers(&[3, 3])), ("strides", Is::Numbers(strides)), ("ceil_mode", Is::Number(1))];
+        let file = around(|file| file.node("MaxPool", &["r"], "z", &pool), features);
+        match &read(&file.bytes()).unwrap().spec.layers[1] {
+            LayerSpec::MaxPool { padding, .. } => *padding,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(padding(&[2, 2], 4 * 16), Border([[0, 1], [0, 1]]));
+    assert_eq!(padding(&[5, 1], 4 * 2 * 6), Border([[0, 0], [0, 0]]));
+    // Windows at 0, 4 and 8 would be three, but the map ends before the last one.
+    assert_eq!(padding(&[4, 4], 4 * 4), Border([[0, 0], [0, 0]]));
+}
+
+#[test]
 fn a_border_that_keeps_a_maps_size_is_computed() {
     let padding = |auto_pad, strides: &'static [i64], features| {
         let file = around(
@@ -364,9 +412,29 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
             &["node `node of z` (HardSwish)", "put one in its place"],
         ),
         (
-            Box::new(|file| file.node("Concat", &["r", "r"], "z", &[("axis", Is::Number(1))])),
-            &["(Concat)", "residual sums alone"],
+            Box::new(|file| file.node("Concat", &["r", "r"], "z", &[("axis", Is::Number(2))])),
+            &["(Concat)", "along axis 2", "axis 1"],
         ),
+        (
+            Box::new(|file| {
+                let file = file.floats("u", &[4, 4, 1, 1]).node("Conv", &["r", "u"], "d", &[]);
+                file.node("Concat", &["r", "d"], "z", &[("axis", Is::Number(1))])
+            }),
+            &["(Concat)", "behind a ReLU and some isn't", "or behind none"],
+        ),
+        (
+            Box::new(|file| {
+                let file =
+                    file.floats("u", &[4, 4, 3, 3]).node("Conv", &["r", "u"], "d", &[]).node("Relu", &["d"], "e", &[]);
+                file.node("Concat", &["r", "e"], "z", &[("axis", Is::Number(1))])
+            }),
+            &["(Concat)", "maps 8 x 8 and 6 x 6"],
+        ),
+        (
+            Box::new(|file| file.node("Concat", &["x", "r"], "z", &[("axis", Is::Number(1))])),
+            &["(Concat)", "the image is part of it"],
+        ),
+        (Box::new(|file| file.node("Split", &["r"], "z", &[("axis", Is::Number(1))])), &["(Split)", "read whole"]),
         (Box::new(|file| file.node("LayerNormalization", &["r"], "z", &[])), &["batch norm alone"]),
         (Box::new(|file| file.node("If", &["r"], "z", &[])), &["without control flow"]),
         (Box::new(|file| file.node("Einsum", &["r"], "z", &[])), &["(Einsum)", "docs/onnx.md"]),
@@ -383,10 +451,10 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
         (
             Box::new(move |file| {
                 file.node(
-                    "MaxPool",
+                    "AveragePool",
                     &["r"],
                     "z",
-                    &[pool[0], ("strides", Is::Numbers(&[4, 4])), ("ceil_mode", Is::Number(1))],
+                    &[("kernel_shape", Is::Numbers(&[3, 3])), pool[1], ("ceil_mode", Is::Number(1))],
                 )
             }),
             &["rounded up"],

@@ -8,7 +8,7 @@ use std::path::Path;
 use mars::error::PackageError;
 use mars::groups::GroupShape;
 use mars::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize};
-use mars::network::{Activation, Graph, LayerSpec, NetworkSpec, Shortcut};
+use mars::network::{Activation, Graph, LayerSpec, NetworkSpec, Shortcut, Source};
 use mars::package::{Package, Predictions, Provenance};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -271,6 +271,43 @@ fn means_that_overlap_have_a_border_or_leave_pixels_over_take_version_4() {
         assert_eq!(version(&bytes), expected, "{keys}");
         assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
     }
+}
+
+/// Two maps behind each other, of forms in these widths, with these zero points.
+fn joined(forms: [&[(u8, u8)]; 2], zero_points: [u8; 2], activation: &str) -> Package {
+    let spec = format!(
+        "name = 'joined'\ninput = [4, 3, 3]\nclasses = 2
+        layers = [{{ op = 'conv', name = 'a', filters = 3, kernel = 1, activation = '{activation}' }},
+            {{ op = 'conv', name = 'b', filters = 2, kernel = 3, padding = 1, input = 'image', activation = '{activation}' }},
+            {{ op = 'concat', name = 'both', inputs = ['b', 'a'] }},
+            {{ op = 'linear', name = 'linear', filters = 2 }}]"
+    );
+    let conv_layer = |weights, filters, forms: &[(u8, u8)], zero_point: u8| {
+        let mut output = requantize(&[5], forms);
+        output.forms.iter_mut().for_each(|form| form.zero_point = zero_point);
+        IntegerLayer::Conv { conv: conv(8, 3, weights, filters), skip: None, output: Some(output) }
+    };
+    let layers = vec![
+        conv_layer(weights(12, 3), 3, forms[0], zero_points[0]),
+        conv_layer(weights(72, 3), 2, forms[1], zero_points[1]),
+        IntegerLayer::Concat,
+        IntegerLayer::Conv { conv: conv(4, 8, weights(90, 8), 2), skip: None, output: None },
+    ];
+    Package { network: network(&spec, [4, 3], layers), provenance: provenance(), predictions: None }
+}
+
+#[test]
+fn maps_behind_each_other_take_version_4_and_share_a_width_and_a_zero_point() {
+    let package = joined([&[(4, 20), (8, 16)], &[(5, 19), (4, 20)]], [0, 0], "relu");
+    let bytes = package.to_bytes().unwrap();
+    assert_eq!(version(&bytes), '4');
+    assert_eq!(Package::from_bytes(&bytes).unwrap(), package);
+    assert_eq!(package.network.forms(Source::Node(2)), [4]);
+    let error = |package: Package| package.to_bytes().unwrap_err().to_string();
+    let apart = error(joined([&[(8, 16)], &[(4, 20)]], [0, 0], "relu"));
+    assert!(apart.contains("layer `both`: what it joins has no width in common"), "{apart}");
+    let apart = error(joined([&[(4, 16)], &[(4, 20)]], [8, 7], "none"));
+    assert!(apart.contains("layer `both`: what it joins has several zero points in its form of 4 bits"), "{apart}");
 }
 
 /// Every kind of layer and skip.

@@ -167,7 +167,7 @@ def means() -> nn.Module:
         nn.AvgPool2d((2, 3), (1, 2), (1, 0)),
         nn.Conv2d(12, 12, 1),
         nn.ReLU(),
-        nn.AvgPool2d(4, 3),
+        nn.AvgPool2d((4, 2), 3),
         nn.Flatten(),
         nn.Linear(24, 20),
         nn.ReLU(),
@@ -175,6 +175,28 @@ def means() -> nn.Module:
         nn.ReLU(),
         nn.Linear(14, CLASSES),
     )
+
+
+class Fires(nn.Module):
+    """Concatenation: fire modules, branches that are pooled, maxima that round up, flattened maps behind each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 1, 1)
+        self.fires = nn.Sequential(
+            torchvision.models.squeezenet.Fire(8, 4, 6, 6),
+            nn.MaxPool2d(3, 2, ceil_mode=True),
+            torchvision.models.squeezenet.Fire(12, 4, 6, 10),
+        )
+        self.left, self.right = nn.Conv2d(16, 8, (1, 3), padding=(0, 1)), nn.Conv2d(16, 8, 1)
+        self.linear = nn.Linear(24 * 64, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fires(functional.relu(self.stem(x)))
+        left, right = functional.relu(self.left(x)), functional.relu(self.right(x))
+        x = torch.cat([left, functional.avg_pool2d(right, 3, 1, 1)], 1)
+        x, right = functional.max_pool2d(x, 2), functional.max_pool2d(right, 2)
+        return self.linear(torch.cat([x.flatten(1), right.flatten(1)], 1))
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
@@ -187,9 +209,16 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "signed": (Signed, 32, 64),
     "windows": (windows, 32, 64),
     "overlapping-means": (means, 32, 64),
+    "fires": (Fires, 32, 64),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=CLASSES), 64, 64),
     "resnet50": (lambda: torchvision.models.resnet50(num_classes=CLASSES), 64, 64),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=CLASSES), 64, 64),
+    "googlenet": (lambda: torchvision.models.googlenet(num_classes=CLASSES, aux_logits=False, init_weights=False), 64, 64),
+    "inception_v3": (
+        lambda: torchvision.models.inception_v3(num_classes=CLASSES, aux_logits=False, init_weights=False),
+        128,
+        16,
+    ),
     "vgg16_bn": (lambda: torchvision.models.vgg16_bn(num_classes=CLASSES), 224, 10),
 }
 

@@ -24,6 +24,9 @@ KEPT = {
     "sequential": ["TorchScript norm apart", "dynamo"],
     "depthwise": ["TorchScript", "dynamo", "dynamo norm apart"],
     "signed": ["TorchScript", "dynamo", "dynamo norm apart"],
+    "windows": ["TorchScript", "dynamo norm apart"],
+    "overlapping-means": ["dynamo"],
+    "fires": ["TorchScript", "dynamo"],
 }
 
 

@@ -199,6 +199,8 @@ pub enum Reads {
         /// The form of its input that it sums: the widest that its own readers ask for.
         input: u8,
     },
+    /// A concatenation reads each form that it stores.
+    Concat,
 }
 
 /// The widths of one node.
@@ -215,7 +217,7 @@ impl NodeBits {
     pub fn conv(&self) -> Option<&ConvWidths> {
         match &self.reads {
             Reads::Conv(bits) => Some(bits),
-            Reads::MaxPool | Reads::AvgPool { .. } => None,
+            Reads::MaxPool | Reads::AvgPool { .. } | Reads::Concat => None,
         }
     }
 }
@@ -225,6 +227,8 @@ impl NodeBits {
 pub struct BitPlan {
     /// One for each node.
     pub nodes: Vec<NodeBits>,
+    /// For each node the narrowest form of the values that share its scale; none for the logits.
+    narrowest: Vec<Option<u8>>,
 }
 
 impl BitPlan {
@@ -242,12 +246,13 @@ impl BitPlan {
                 }),
                 IntegerLayer::MaxPool => Reads::MaxPool,
                 IntegerLayer::AvgPool { input_bits, .. } => Reads::AvgPool { input: *input_bits },
+                IntegerLayer::Concat => Reads::Concat,
             };
             let mut forms = network.forms(Source::Node(index));
             forms.sort_unstable();
             NodeBits { reads, forms }
         });
-        Self { nodes: nodes.collect() }
+        Self::with_nodes(&network.graph, nodes.collect())
     }
 
     /// Derives the widths from what each value's readers ask for.
@@ -276,21 +281,35 @@ impl BitPlan {
                     ask(&mut forms, node.source, &[input]);
                     Reads::AvgPool { input }
                 }
+                Op::Concat => {
+                    node.sources().for_each(|source| ask(&mut forms, source, &own));
+                    Reads::Concat
+                }
             };
             plan.push(NodeBits { reads, forms: own });
         }
         plan.reverse();
-        Self { nodes: plan }
+        Self::with_nodes(graph, plan)
     }
 
-    /// The narrowest form of a value, whose step is the learned one; the image's bytes for the image.
+    fn with_nodes(graph: &Graph, nodes: Vec<NodeBits>) -> Self {
+        let mut narrowest = vec![None; nodes.len()];
+        for (index, node) in nodes.iter().enumerate() {
+            let shared: &mut Option<u8> = &mut narrowest[graph.scale_node(index)];
+            *shared = shared.iter().chain(node.forms.first()).copied().min();
+        }
+        let narrowest = (0..nodes.len()).map(|index| narrowest[graph.scale_node(index)]).collect();
+        Self { nodes, narrowest }
+    }
+
+    /// The narrowest form of a value and of those that share its scale, whose step is the learned one; the image's bytes for the image.
     ///
     /// # Panics
     /// For the logits, which have no form.
     pub fn narrowest(&self, source: Source) -> u8 {
         match source {
             Source::Image => IMAGE_BITS,
-            Source::Node(index) => *self.nodes[index].forms.first().expect("every value but the logits is read"),
+            Source::Node(index) => self.narrowest[index].expect("every value but the logits is read"),
         }
     }
 }

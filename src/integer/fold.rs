@@ -246,6 +246,7 @@ impl Folder<'_> {
     fn layer(&self, index: usize, node: &Node, bits: &NodeBits) -> Result<IntegerLayer> {
         match (node.op, bits.reads) {
             (Op::MaxPool { .. }, Reads::MaxPool) => Ok(IntegerLayer::MaxPool),
+            (Op::Concat, Reads::Concat) => Ok(IntegerLayer::Concat),
             (Op::AvgPool { window }, Reads::AvgPool { input }) => {
                 let unit = Scales::Shared(self.step(node.source, input)? / window.taps() as f64);
                 let output = self.requantize(index, bits, &unit, &Joining::Nothing)?.output;
@@ -290,7 +291,9 @@ impl Folder<'_> {
                     (Some(_), None) => unreachable!("a plan gives every residual its bits"),
                 }
             }
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => unreachable!("the plan is of this graph"),
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+                unreachable!("the plan is of this graph")
+            }
         }
     }
 
@@ -413,14 +416,11 @@ impl Folder<'_> {
         let Source::Node(index) = source else {
             return Ok(self.options.image_scale.step());
         };
-        let node = &self.graph.nodes()[index];
-        if let Op::MaxPool { .. } = node.op {
-            return self.step(node.source, bits);
-        }
         Ok(self.output_step(index)? / f64::from(1u32 << (bits - self.plan.narrowest(source))))
     }
 
     fn output_step(&self, node: usize) -> Result<f64> {
+        let node = self.graph.scale_node(node);
         Ok(self.positive(2 * node as u32, Role::OutputScale, self.params.output_scale(node))?[0])
     }
 
@@ -437,7 +437,7 @@ impl Folder<'_> {
     /// Chooses the largest shift with which every multiplier stays within its bits.
     fn requantize(&self, node: usize, bits: &NodeBits, units: &Scales, joining: &Joining) -> Result<Requantizer> {
         let output_step = self.output_step(node)?;
-        let narrowest = bits.forms[0];
+        let narrowest = self.plan.narrowest(Source::Node(node));
         let widest = bits.forms[bits.forms.len() - 1];
         let fits = |shift: u8| {
             let multiplier = |unit: f64| (unit / output_step * f64::from(shift).exp2()).round();

@@ -34,6 +34,8 @@ pub enum IntegerLayer {
     },
     /// Maximum: the forms are those of the input.
     MaxPool,
+    /// Concatenation: the forms are those that all it joins have.
+    Concat,
     /// Sum over the window, then one requantization (one multiplier, no bias).
     AvgPool {
         /// The form of the input that is summed, code less zero point.
@@ -86,8 +88,34 @@ impl IntegerNetwork {
             IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. } => {
                 output.forms.iter().map(|form| form.bits).collect()
             }
-            IntegerLayer::MaxPool => self.forms(self.graph.nodes()[index].source),
+            IntegerLayer::MaxPool | IntegerLayer::Concat => {
+                let mut origins = self.origins(index).into_iter().map(|origin| self.forms(Source::Node(origin)));
+                let mut forms = origins.next().unwrap_or_default();
+                origins.for_each(|other| forms.retain(|form| other.contains(form)));
+                forms
+            }
         }
+    }
+
+    /// The nodes whose requantized outputs a maximum or a concatenation hands on, the first one's first.
+    fn origins(&self, node: usize) -> Vec<usize> {
+        let (mut origins, mut seen, mut open) = (Vec::new(), vec![false; node + 1], vec![node]);
+        while let Some(node) = open.pop() {
+            if std::mem::replace(&mut seen[node], true) {
+                continue;
+            }
+            match &self.layers[node] {
+                IntegerLayer::Conv { .. } | IntegerLayer::AvgPool { .. } => origins.push(node),
+                IntegerLayer::MaxPool | IntegerLayer::Concat => {
+                    let sources: Vec<Source> = self.graph.nodes()[node].sources().collect();
+                    open.extend(sources.into_iter().rev().filter_map(|source| match source {
+                        Source::Image => None,
+                        Source::Node(source) => Some(source),
+                    }));
+                }
+            }
+        }
+        origins
     }
 
     /// The code that means 0 in one of the forms of a node's output: 0 for a form that there isn't.
@@ -96,8 +124,9 @@ impl IntegerNetwork {
             (IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. }, _) => {
                 output.forms.iter().find(|form| form.bits == bits).map_or(0, |form| form.zero_point)
             }
-            (IntegerLayer::MaxPool, Source::Node(source)) => self.zero_point(source, bits),
-            (IntegerLayer::MaxPool, Source::Image) | (IntegerLayer::Conv { output: None, .. }, _) => 0,
+            (IntegerLayer::MaxPool | IntegerLayer::Concat, Source::Node(source)) => self.zero_point(source, bits),
+            (IntegerLayer::MaxPool | IntegerLayer::Concat, Source::Image)
+            | (IntegerLayer::Conv { output: None, .. }, _) => 0,
         }
     }
 
@@ -117,7 +146,7 @@ impl IntegerNetwork {
                     [Some(conv), Some(projection)]
                 }
                 IntegerLayer::Conv { conv, .. } => [Some(conv), None],
-                IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => [None, None],
+                IntegerLayer::MaxPool | IntegerLayer::Concat | IntegerLayer::AvgPool { .. } => [None, None],
             };
             self.graph.node_convs(index).into_iter().zip(integers).filter_map(|(conv, integer)| conv.zip(integer))
         })
@@ -202,13 +231,28 @@ impl IntegerNetwork {
                 }
             }
             (Op::MaxPool { .. }, IntegerLayer::MaxPool) => Ok(()),
+            (Op::Concat, IntegerLayer::Concat) => self.validate_concat(index),
             (Op::AvgPool { .. }, IntegerLayer::AvgPool { input_bits, output }) => {
                 self.check_form(node.source, *input_bits)?;
                 validate_requantize(output, 1, is_signed)
             }
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
                 Err("its kind differs from the graph's".into())
             }
+        }
+    }
+
+    /// The codes that lie side by side mean the same.
+    fn validate_concat(&self, node: usize) -> std::result::Result<(), String> {
+        let forms = self.forms(Source::Node(node));
+        if forms.is_empty() {
+            return Err("what it joins has no width in common".into());
+        }
+        let origins = self.origins(node);
+        let zero_point = |node: &usize, bits: u8| self.zero_point(*node, bits);
+        match forms.iter().find(|&&bits| origins.iter().any(|o| zero_point(o, bits) != zero_point(&node, bits))) {
+            None => Ok(()),
+            Some(bits) => Err(format!("what it joins has several zero points in its form of {bits} bits")),
         }
     }
 

@@ -26,6 +26,7 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
         };
         match (node.op, bits.reads) {
             (Op::MaxPool { .. }, Reads::MaxPool) => IntegerLayer::MaxPool,
+            (Op::Concat, Reads::Concat) => IntegerLayer::Concat,
             (Op::AvgPool { .. }, Reads::AvgPool { input }) => {
                 IntegerLayer::AvgPool { input_bits: input, output: stored(vec![1]) }
             }
@@ -40,7 +41,9 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
                 }),
                 output: (!logits).then(|| stored(multipliers(shape.filters()))),
             },
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => unreachable!("the plan is of this graph"),
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+                unreachable!("the plan is of this graph")
+            }
         }
     });
     IntegerNetwork {

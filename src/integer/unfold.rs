@@ -7,9 +7,10 @@
 //! s_out = u * 2^n        s_w * s_in = u * m        s_skip = u * m_skip        w = s_w * q        b = (bias + sum q * z) * u * m
 //! ```
 //!
-//! So `u` follows from the skip where an identity joins, and is free elsewhere.
+//! So the scale of an output follows from the skip where an identity joins, from the input of a mean, and from what shares it; else it is free.
 
 use super::arithmetic::{Form, multiplier, signed_zero_point};
+use super::bits::BitPlan;
 use super::fold::ImageScale;
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -28,7 +29,8 @@ pub struct Unfolded {
 }
 
 /// Float weights and scales that [`fold`](super::fold()) turns into the network again, where it folds batch norms; of the 31 bits of a skip's multiplier
-/// a float holds 24. Batch norms change nothing: their factor is 1 and their mean 0.
+/// a float holds 24, and where joined values are tied to each other in several ways, as by a mean and a sum of the same value, one multiplier of these may
+/// be another one by its last bit. Batch norms change nothing: their factor is 1 and their mean 0.
 ///
 /// # Errors
 /// The network's zero points aren't those of `image_scale`, or those of its values aren't the ones that [`fold`](super::fold()) gives; a scale
@@ -55,7 +57,9 @@ pub fn unfold(network: &IntegerNetwork, image_scale: &ImageScale) -> Result<Unfo
             ));
         }
     }
-    let mut unfolder = Unfolder { network, image_scale, units: Vec::new(), unfolded: Unfolded::default() };
+    let plan = BitPlan::of(network);
+    let scales = scales(network, &plan);
+    let mut unfolder = Unfolder { network, image_scale, plan, scales, unfolded: Unfolded::default() };
     for (index, layer) in network.layers.iter().enumerate() {
         unfolder.layer(index, layer);
     }
@@ -65,8 +69,9 @@ pub fn unfold(network: &IntegerNetwork, image_scale: &ImageScale) -> Result<Unfo
 struct Unfolder<'a> {
     network: &'a IntegerNetwork,
     image_scale: &'a ImageScale,
-    /// For each node so far the real value of one unit of its multiplied sums.
-    units: Vec<f64>,
+    plan: BitPlan,
+    /// By node: see [`scales`].
+    scales: Vec<f64>,
     unfolded: Unfolded,
 }
 
@@ -78,57 +83,28 @@ impl Unfolder<'_> {
     /// The real value of one unit of a value in one of its forms.
     fn scale(&self, source: Source, bits: u8) -> f64 {
         let Source::Node(index) = source else { return self.image_scale.step() };
-        match &self.network.layers[index] {
-            IntegerLayer::MaxPool => self.scale(self.graph().nodes()[index].source, bits),
-            IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. } => {
-                let form = output.forms.iter().find(|form| form.bits == bits);
-                let form = form.expect("a valid network reads forms that exist");
-                self.units[index] * f64::from(form.shift).exp2()
-            }
-            IntegerLayer::Conv { output: None, .. } => unreachable!("nothing reads the logits"),
-        }
+        self.scales[self.graph().scale_node(index)] / f64::from(1u32 << (bits - self.plan.narrowest(source)))
     }
 
     fn layer(&mut self, index: usize, layer: &IntegerLayer) {
-        let node = &self.network.graph.nodes()[index];
         let [own, projection] = self.network.graph.node_convs(index);
-        let unit = match layer {
-            // Never read: its forms are its source's.
-            IntegerLayer::MaxPool => 0.0,
-            IntegerLayer::AvgPool { input_bits, output } => {
-                let Op::AvgPool { window } = node.op else { unreachable!("a layer of its node's kind") };
-                let sums = self.scale(node.source, *input_bits) / window.taps() as f64;
-                sums / f64::from(output.multiplier(0))
-            }
+        let output = match layer {
+            IntegerLayer::MaxPool | IntegerLayer::Concat => return,
+            IntegerLayer::AvgPool { output, .. } => output,
             IntegerLayer::Conv { conv, skip, output } => {
                 let own = own.expect("the node's own convolution");
-                let Some(output) = output else {
-                    self.logits(&own, conv);
-                    return self.units.push(0.0);
-                };
-                let narrowest = output.forms.iter().min_by_key(|form| form.bits).expect("a form");
-                let codes = f64::from((1u32 << narrowest.bits) - 1 - u32::from(narrowest.zero_point));
-                let free = LARGEST_OUTPUT / codes / f64::from(narrowest.shift).exp2();
-                let joined = match (skip, node.op) {
-                    (
-                        Some(IntegerSkip::Identity { bits, multiplier }),
-                        Op::Conv { skip: Some(Skip::Identity { source, .. }), .. },
-                    ) => Some(self.scale(source, *bits) / f64::from(*multiplier)),
-                    _ => None,
-                };
-                let unit = joined.unwrap_or(free);
+                let Some(output) = output else { return self.logits(&own, conv) };
+                let form = output.forms[0];
+                let unit = self.scale(Source::Node(index), form.bits) / f64::from(form.shift).exp2();
                 self.conv(&own, conv, &output.multipliers, unit);
                 if let (Some(IntegerSkip::Projection { conv, multipliers }), Some(projection)) = (skip, &projection) {
                     self.conv(projection, conv, multipliers, unit);
                 }
-                unit
+                output
             }
         };
-        self.units.push(unit);
-        if let IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. } = layer {
-            let narrowest = output.forms.iter().min_by_key(|form| form.bits).expect("a form");
-            let scale = unit * f64::from(narrowest.shift).exp2();
-            self.insert(2 * index as u32, Role::OutputScale, vec![scale]);
+        if !output.forms.is_empty() && self.graph().scale_node(index) == index {
+            self.insert(2 * index as u32, Role::OutputScale, vec![self.scales[index]]);
         }
     }
 
@@ -188,6 +164,65 @@ impl Unfolder<'_> {
         let name = id.name(self.graph());
         let Unfolded { weights, scales } = &mut self.unfolded;
         if role.is_scale() { scales } else { weights }.insert(name, array);
+    }
+}
+
+/// The real value of one unit of each node's output, in the narrowest form of those that share its scale; of the first such node alone.
+fn scales(network: &IntegerNetwork, plan: &BitPlan) -> Vec<f64> {
+    let graph = &network.graph;
+    let mut scales = vec![0.0; network.layers.len()];
+    let ties: Vec<Tie> = (0..scales.len()).filter_map(|node| Tie::new(network, plan, node)).collect();
+    for (node, layer) in network.layers.iter().enumerate() {
+        let has_forms = match layer {
+            IntegerLayer::Conv { output, .. } => output.is_some(),
+            IntegerLayer::AvgPool { .. } => true,
+            IntegerLayer::MaxPool | IntegerLayer::Concat => false,
+        };
+        if !has_forms || graph.scale_node(node) != node || scales[node] != 0.0 {
+            continue;
+        }
+        let bits = plan.narrowest(Source::Node(node));
+        let zero_point = if graph.is_signed(Source::Node(node)) { signed_zero_point(bits) } else { 0 };
+        scales[node] = LARGEST_OUTPUT / f64::from((1u32 << bits) - 1 - u32::from(zero_point));
+        // All that is tied to it follows.
+        let open = |scales: &[f64], tie: &Tie| (scales[tie.output] == 0.0) != (scales[tie.source] == 0.0);
+        while let Some(tie) = ties.iter().find(|tie| open(&scales, tie)) {
+            match scales[tie.output] == 0.0 {
+                true => scales[tie.output] = scales[tie.source] * tie.ratio,
+                false => scales[tie.source] = scales[tie.output] / tie.ratio,
+            }
+        }
+    }
+    scales
+}
+
+/// An output whose scale is `ratio` times that of a value that it reads; each by the first node that shares it.
+struct Tie {
+    output: usize,
+    source: usize,
+    ratio: f64,
+}
+
+impl Tie {
+    /// What an identity or a mean ties; nothing for another node.
+    fn new(network: &IntegerNetwork, plan: &BitPlan, node: usize) -> Option<Self> {
+        let (source, bits, divisor, output) = match (network.graph.nodes()[node].op, &network.layers[node]) {
+            (
+                Op::Conv { skip: Some(Skip::Identity { source, .. }), .. },
+                IntegerLayer::Conv { skip: Some(IntegerSkip::Identity { bits, multiplier }), output, .. },
+            ) => (source, *bits, f64::from(*multiplier), output.as_ref()?),
+            (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
+                let divisor = window.taps() as f64 * f64::from(output.multiplier(0));
+                (network.graph.nodes()[node].source, *input_bits, divisor, output)
+            }
+            (Op::Conv { .. } | Op::AvgPool { .. } | Op::MaxPool { .. } | Op::Concat, _) => return None,
+        };
+        let Source::Node(from) = source else { return None };
+        let form = output.forms[0];
+        let finer = |bits: u8, source| f64::from(bits - plan.narrowest(source));
+        let exponent = f64::from(form.shift) + finer(form.bits, Source::Node(node)) - finer(bits, source);
+        let first = |node| network.graph.scale_node(node);
+        Some(Self { output: first(node), source: first(from), ratio: exponent.exp2() / divisor })
     }
 }
 
@@ -262,7 +297,21 @@ mod tests {
             { op = 'linear', name = 'e', filters = 10 },
         ]";
         let signed: NetworkSpec = toml::from_str(signed).unwrap();
-        for spec in [zoo("resnet20", 10).unwrap(), zoo("resnet18", 10).unwrap(), own, signed] {
+        // A mean and a sum are joined with what came before them.
+        let joined = "name = 'joined'\ninput = [3, 8, 8]\nclasses = 10\nlayers = [
+            { op = 'conv', name = 'a', filters = 12, kernel = 3, padding = 1 },
+            { op = 'conv', name = 'b', filters = 8, kernel = 1, input = 'a' },
+            { op = 'avg_pool', name = 'm', kernel = 3, stride = 1, padding = 1, input = 'a' },
+            { op = 'conv', name = 'z', filters = 12, kernel = 1, input = 'b' },
+            { op = 'conv', name = 'c', filters = 12, kernel = 3, padding = 1, add = { from = 'z' } },
+            { op = 'concat', name = 'j', inputs = ['b', 'm', 'c'] },
+            { op = 'max_pool', name = 'p', kernel = 2, stride = 2 },
+            { op = 'conv', name = 'd', filters = 8, kernel = 1 },
+            { op = 'concat', name = 'k', inputs = ['p', 'd'] },
+            { op = 'linear', name = 'e', filters = 10 },
+        ]";
+        let joined: NetworkSpec = toml::from_str(joined).unwrap();
+        for spec in [zoo("resnet20", 10).unwrap(), zoo("resnet18", 10).unwrap(), own, signed, joined] {
             let graph = Graph::new(spec).unwrap();
             for (bits, weight_scale) in [(4, WeightScale::Layer), (8, WeightScale::Column)] {
                 let config =

@@ -1,5 +1,6 @@
 //! A validated layer graph: references resolved, shapes computed, MACs and weights counted.
 
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
@@ -159,6 +160,8 @@ pub enum Op {
         /// The windows; what of one lies in the border counts as zeros.
         window: Window,
     },
+    /// The channels of its input, and behind them those of [`Node::behind`].
+    Concat,
 }
 
 /// A convolution or linear layer of a graph: a node's own, or the projection of its residual sum.
@@ -187,6 +190,8 @@ pub struct Node {
     pub name: String,
     /// Input.
     pub source: Source,
+    /// What a concatenation places behind its input, in order; nothing for another node.
+    pub behind: Vec<Source>,
     /// Shape of the input.
     pub input: MapShape,
     /// Shape of the output.
@@ -201,6 +206,8 @@ pub struct Node {
 pub struct Graph {
     spec: NetworkSpec,
     nodes: Vec<Node>,
+    /// For each node the first one that shares a scale with it.
+    scales: Vec<usize>,
 }
 
 /// Largest side, channel count or filter count that a description may ask for.
@@ -264,8 +271,9 @@ impl Graph {
                 );
             }
         }
-        let graph = Self { spec, nodes };
+        let graph = Self { spec, scales: scales(&nodes), nodes };
         graph.check_ends()?;
+        graph.check_concats()?;
         Ok(graph)
     }
 
@@ -282,6 +290,35 @@ impl Graph {
         for (index, node) in self.nodes.iter().enumerate().take(self.nodes.len() - 1) {
             if self.readers(Source::Node(index)).next().is_none() {
                 return Err(self.spec.error(format!("nothing reads the output of layer `{}`", node.name)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What shares a quantizer has a sign or has none, and is clipped alike.
+    fn check_concats(&self) -> Result<()> {
+        for node in self.nodes.iter().filter(|node| node.op == Op::Concat) {
+            let error = |message: String| Err(self.spec.error(format!("layer `{}`: {message}", node.name)));
+            let name = |source: Source| match source {
+                Source::Image => "image",
+                Source::Node(index) => self.nodes[index].name.as_str(),
+            };
+            if let Some(other) = node.behind.iter().find(|other| self.is_signed(**other) != self.is_signed(node.source))
+            {
+                let (first, other) = (name(node.source), name(*other));
+                return error(format!(
+                    "of `{first}` and `{other}` one has a sign and one has none: give all that it joins an activation, or none"
+                ));
+            }
+        }
+        let mut clipped: BTreeMap<usize, usize> = BTreeMap::new();
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| matches!(node.op, Op::Conv { .. })) {
+            let first = *clipped.entry(self.scales[index]).or_insert(index);
+            if self.clip(index) != self.clip(first) {
+                return Err(self.spec.error(format!(
+                    "layer `{}`: a concatenation joins it with `{}`, whose `clip` is another one: give both the same",
+                    node.name, self.nodes[first].name
+                )));
             }
         }
         Ok(())
@@ -316,7 +353,7 @@ impl Graph {
         self.nodes
             .iter()
             .enumerate()
-            .filter(move |(_, node)| node.source == source || node.skip_source() == Some(source))
+            .filter(move |(_, node)| node.sources().chain(node.skip_source()).any(|read| read == source))
             .map(|(index, _)| index)
     }
 
@@ -348,8 +385,14 @@ impl Graph {
         let node = &self.nodes[index];
         match node.op {
             Op::Conv { activation, .. } => activation == Activation::None,
-            Op::MaxPool { .. } | Op::AvgPool { .. } => self.is_signed(node.source),
+            Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => self.is_signed(node.source),
         }
+    }
+
+    /// The first node that shares the scale of this one's output: that of a maximum is its input's, and what a concatenation joins has one
+    /// scale. For any other node it is the node itself.
+    pub fn scale_node(&self, node: usize) -> usize {
+        self.scales[node]
     }
 
     /// The largest value behind a node's ReLU in float, where there is one.
@@ -387,15 +430,23 @@ impl Node {
     pub fn conv(&self) -> Option<ConvShape> {
         match self.op {
             Op::Conv { conv, .. } => Some(conv),
-            Op::MaxPool { .. } | Op::AvgPool { .. } => None,
+            Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => None,
         }
+    }
+
+    /// All that it reads but a residual: its input, and what a concatenation places behind it.
+    pub fn sources(&self) -> impl Iterator<Item = Source> {
+        std::iter::once(self.source).chain(self.behind.iter().copied())
     }
 
     /// Geometry of the projection on its residual path.
     pub fn projection(&self) -> Option<ConvShape> {
         match self.op {
             Op::Conv { skip: Some(Skip::Projection { conv, .. }), .. } => Some(conv),
-            Op::Conv { skip: Some(Skip::Identity { .. }) | None, .. } | Op::MaxPool { .. } | Op::AvgPool { .. } => None,
+            Op::Conv { skip: Some(Skip::Identity { .. }) | None, .. }
+            | Op::MaxPool { .. }
+            | Op::AvgPool { .. }
+            | Op::Concat => None,
         }
     }
 
@@ -409,7 +460,7 @@ impl Node {
             Op::Conv { skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }), .. } => {
                 Some(source)
             }
-            Op::Conv { skip: None, .. } | Op::MaxPool { .. } | Op::AvgPool { .. } => None,
+            Op::Conv { skip: None, .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => None,
         }
     }
 }
@@ -455,15 +506,28 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
             check_border(&window)?;
             Op::AvgPool { window }
         }
+        LayerSpec::Concat { .. } => Op::Concat,
     };
-    if source == Source::Image && !matches!(op, Op::Conv { .. }) {
+    let behind = match layer {
+        LayerSpec::Concat { inputs, .. } => {
+            if inputs.len() < 2 {
+                return Err(format!("it joins {} values: `inputs` names two or more", inputs.len()));
+            }
+            inputs[1..].iter().map(|name| find(name, nodes)).collect::<Reason<Vec<Source>>>()?
+        }
+        LayerSpec::Conv { .. } | LayerSpec::MaxPool { .. } | LayerSpec::AvgPool { .. } | LayerSpec::Linear { .. } => {
+            Vec::new()
+        }
+    };
+    if (source == Source::Image || behind.contains(&Source::Image)) && !matches!(op, Op::Conv { .. }) {
         return Err("only a convolution or linear layer can read the image".into());
     }
     let output = match op {
         Op::Conv { conv, .. } => conv.output,
+        Op::Concat => joined(input, &behind, image, nodes)?,
         Op::MaxPool { window } | Op::AvgPool { window } => conv_shape(input, input.channels, window, [1; 2])?.output,
     };
-    Ok(Node { name: layer.name().into(), source, input, output, op })
+    Ok(Node { name: layer.name().into(), source, behind, input, output, op })
 }
 
 fn find(name: &str, nodes: &[Node]) -> Reason<Source> {
@@ -482,6 +546,43 @@ fn shape_of(source: Source, image: MapShape, nodes: &[Node]) -> MapShape {
         Source::Image => image,
         Source::Node(index) => nodes[index].output,
     }
+}
+
+/// For each node the first one that shares a scale with it.
+fn scales(nodes: &[Node]) -> Vec<usize> {
+    let mut scales: Vec<usize> = (0..nodes.len()).collect();
+    for (index, node) in nodes.iter().enumerate() {
+        match node.op {
+            Op::Conv { .. } | Op::AvgPool { .. } => {}
+            Op::MaxPool { .. } | Op::Concat => {
+                for source in node.sources() {
+                    let Source::Node(source) = source else { continue };
+                    let (first, second) = (scales[source].min(scales[index]), scales[source].max(scales[index]));
+                    scales[..=index].iter_mut().filter(|scale| **scale == second).for_each(|scale| *scale = first);
+                }
+            }
+        }
+    }
+    scales
+}
+
+/// The shape of a map behind whose channels others lie.
+fn joined(first: MapShape, behind: &[Source], image: MapShape, nodes: &[Node]) -> Reason<MapShape> {
+    let mut channels = first.channels;
+    for source in behind {
+        let map = shape_of(*source, image, nodes);
+        if (map.height, map.width) != (first.height, first.width) {
+            return Err(format!(
+                "it joins maps of {}x{} and {}x{}: rows and columns must be the same",
+                first.height, first.width, map.height, map.width
+            ));
+        }
+        channels += map.channels;
+    }
+    if channels > MAX_EXTENT {
+        return Err(format!("it would have {channels} channels; the limit is {MAX_EXTENT}"));
+    }
+    Ok(MapShape { channels, ..first })
 }
 
 /// Each window of a pooling layer holds a pixel of the map.
@@ -597,5 +698,71 @@ mod tests {
         assert!(clipped("clip = 6.0").is_ok());
         let error = clipped("clip = 6.0, activation = 'none'").unwrap_err().to_string();
         assert!(error.contains("layer `a`: it has no ReLU to clip: drop `clip` or `activation`"), "{error}");
+    }
+
+    /// A network of these layers with a linear one behind them.
+    fn ended(layers: &str) -> Result<Graph> {
+        graph(&format!("{layers}, {{ op = 'linear', name = 'end', filters = 2 }}"))
+    }
+
+    #[track_caller]
+    fn refused(layers: &str, message: &str) {
+        let error = ended(layers).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+
+    const CONV: &str = "{ op = 'conv', name = 'a', filters = 4, kernel = 3, padding = 1 }";
+
+    #[test]
+    fn windows_of_every_kind_have_the_sizes_that_pytorch_gives_them() {
+        let size = |keys: &str| {
+            let graph = ended(&format!("{{ op = 'conv', name = 'a', filters = 4, {keys} }}")).unwrap();
+            let map = graph.nodes()[0].output;
+            [map.height, map.width]
+        };
+        assert_eq!(size("kernel = 3"), [6, 6]);
+        assert_eq!(size("kernel = [3, 1], padding = [1, 0]"), [8, 8]);
+        assert_eq!(size("kernel = 3, dilation = [2, 3], padding = [2, 0, 1, 1]"), [7, 3]);
+        assert_eq!(size("kernel = [1, 5], stride = [3, 2], padding = 2"), [4, 4]);
+        refused(
+            "{ op = 'conv', name = 'a', filters = 4, kernel = 3, dilation = [4, 1] }",
+            "layer `a`: a kernel of 9 x 3 does not fit a map of 8 with padding 0",
+        );
+        refused(
+            "{ op = 'conv', name = 'a', filters = 4, kernel = 3, dilation = 0 }",
+            "kernel, stride and dilation must be from 1 to 65536",
+        );
+        refused(
+            &format!("{CONV}, {{ op = 'max_pool', name = 'm', kernel = 2, stride = 2, padding = [0, 0, 2, 0] }}"),
+            "padding 0 above, 2 below, 0 left, 0 right must be smaller than the window 2",
+        );
+        refused(
+            &format!("{CONV}, {{ op = 'avg_pool', name = 'm', stride = 2 }}"),
+            "a mean over the whole map has neither stride nor padding: give its kernel",
+        );
+    }
+
+    #[test]
+    fn what_is_joined_has_the_same_pixels_and_one_scale() {
+        let joined = |layers: &str| format!("{CONV}, {layers}, {{ op = 'concat', name = 'j', inputs = ['a', 'b'] }}");
+        let conv = |keys: &str| joined(&format!("{{ op = 'conv', name = 'b', filters = 6, kernel = 3, {keys} }}"));
+        let both = ended(&conv("padding = 1")).unwrap();
+        assert_eq!(both.nodes()[2].output, MapShape { channels: 10, height: 8, width: 8 });
+        assert_eq!((0..4).map(|node| both.scale_node(node)).collect::<Vec<_>>(), [0, 0, 0, 3]);
+        let pooled = ended(&joined("{ op = 'max_pool', name = 'b', kernel = 1, stride = 1 }")).unwrap();
+        assert_eq!(pooled.scale_node(1), 0);
+        assert_eq!(pooled.readers(Source::Node(0)).collect::<Vec<_>>(), [1, 2]);
+        refused(&conv("padding = 0"), "layer `j`: it joins maps of 8x8 and 6x6: rows and columns must be the same");
+        refused(&conv("padding = 1, activation = 'none'"), "of `a` and `b` one has a sign and one has none");
+        refused(
+            &conv("padding = 1, clip = 6.0"),
+            "layer `b`: a concatenation joins it with `a`, whose `clip` is another",
+        );
+        refused(&format!("{CONV}, {{ op = 'concat', name = 'j', inputs = ['a'] }}"), "it joins 1 values");
+        refused(&format!("{CONV}, {{ op = 'concat', name = 'j', inputs = ['a', 'image'] }}"), "can read the image");
+        refused(
+            &format!("{CONV}, {{ op = 'concat', name = 'j', inputs = ['a', 'z'] }}"),
+            "its input `z` is not a layer",
+        );
     }
 }

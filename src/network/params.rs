@@ -212,7 +212,7 @@ impl<T> Params<T> {
         self.convs[number as usize].as_mut().expect("a convolution of the network")
     }
 
-    /// The scale of a node's quantized output, if it has one.
+    /// The scale of a node's quantized output, if it has one of its own ([`Graph::scale_node`]).
     pub fn output_scale(&self, node: usize) -> Option<&T> {
         self.output_scales[node].as_ref()
     }
@@ -295,7 +295,8 @@ impl Params<Array> {
         }
         let output_scales = (0..graph.nodes().len() as u32).map(|node| {
             let id = ParamId { conv: 2 * node, role: Role::OutputScale };
-            arrays.find(&id.name(graph)).cloned()
+            let has_scale = graph.scale_node(node as usize) == node as usize;
+            has_scale.then(|| arrays.find(&id.name(graph)).cloned()).flatten()
         });
         Ok(Self { convs, output_scales: output_scales.collect() })
     }

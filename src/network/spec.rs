@@ -131,6 +131,13 @@ pub enum LayerSpec {
         #[serde(default, skip_serializing_if = "Border::is_none")]
         padding: Border,
     },
+    /// The channels of several maps behind each other. They share a quantizer, so that their codes mean the same.
+    Concat {
+        /// Unique name.
+        name: String,
+        /// The layers that it reads, in the order of their channels.
+        inputs: Vec<String>,
+    },
     /// Fully connected layer over the flattened map: a convolution whose kernel is the whole map. The last one gives the
     /// logits; one before it is followed by its activation.
     Linear {
@@ -229,6 +236,7 @@ impl LayerSpec {
             Self::Conv { name, .. }
             | Self::MaxPool { name, .. }
             | Self::AvgPool { name, .. }
+            | Self::Concat { name, .. }
             | Self::Linear { name, .. } => name,
         }
     }
@@ -237,7 +245,7 @@ impl LayerSpec {
     pub fn batch_norm_epsilon(&self) -> Option<f64> {
         match self {
             Self::Conv { batch_norm_epsilon, .. } | Self::Linear { batch_norm_epsilon, .. } => *batch_norm_epsilon,
-            Self::MaxPool { .. } | Self::AvgPool { .. } => None,
+            Self::MaxPool { .. } | Self::AvgPool { .. } | Self::Concat { .. } => None,
         }
     }
 
@@ -245,7 +253,7 @@ impl LayerSpec {
     pub fn activation(&self) -> Option<Activation> {
         match self {
             Self::Conv { activation, .. } | Self::Linear { activation, .. } => Some(*activation),
-            Self::MaxPool { .. } | Self::AvgPool { .. } => None,
+            Self::MaxPool { .. } | Self::AvgPool { .. } | Self::Concat { .. } => None,
         }
     }
 
@@ -253,7 +261,7 @@ impl LayerSpec {
     pub fn clip(&self) -> Option<f64> {
         match self {
             Self::Conv { clip, .. } => *clip,
-            Self::MaxPool { .. } | Self::AvgPool { .. } | Self::Linear { .. } => None,
+            Self::MaxPool { .. } | Self::AvgPool { .. } | Self::Concat { .. } | Self::Linear { .. } => None,
         }
     }
 
@@ -264,6 +272,7 @@ impl LayerSpec {
             | Self::MaxPool { input, .. }
             | Self::AvgPool { input, .. }
             | Self::Linear { input, .. } => input.as_deref(),
+            Self::Concat { inputs, .. } => inputs.first().map(String::as_str),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 
 /// Names that [`zoo`] knows.
-pub const ZOO: [&str; 14] = [
+pub const ZOO: [&str; 15] = [
     "resnet20",
     "resnet32",
     "resnet44",
@@ -18,6 +18,7 @@ pub const ZOO: [&str; 14] = [
     "mobilenetv2",
     "mobilenetv2_half",
     "mobilenetv2_imagenet",
+    "squeezenet",
 ];
 
 /// A network of the zoo with `classes` outputs; `None` for a name that isn't in [`ZOO`].
@@ -35,6 +36,9 @@ pub const ZOO: [&str; 14] = [
 /// * `mobilenetv2`, `mobilenetv2_half`: the same with a stride of 1 instead of 2 in the stem and in the second stage, for images of 32 x 32, as
 ///   github.com/kuangliu/pytorch-cifar has it (whose blocks project where channels differ; these don't, as the paper's); the second one with half
 ///   of the channels.
+/// * `squeezenet`: Iandola et al., *SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size*, arXiv 1602.07360, with the fire
+///   modules of torchvision's `squeezenet1_1`. For images of 32 x 32 its stem has a stride of 1 and no maximum behind it; every convolution has
+///   a batch norm; the mean comes before the last layer, which has no ReLU, instead of behind it.
 pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
     let layers = match name {
         "resnet20" => resnet_cifar(3),
@@ -55,6 +59,7 @@ pub fn zoo(name: &str, classes: usize) -> Option<NetworkSpec> {
         "mobilenetv2" => mobilenet(1.0, [1, 1]),
         "mobilenetv2_half" => mobilenet(0.5, [1, 1]),
         "mobilenetv2_imagenet" => mobilenet(1.0, [2, 2]),
+        "squeezenet" => squeezenet(),
         _ => return None,
     };
     let mut spec =
@@ -135,6 +140,10 @@ const MOBILENETV2: [(usize, usize, usize, Option<usize>); 7] = [
     (6, 320, 1, Some(1)),
 ];
 
+/// Filters of a fire module's squeeze convolution, and of each of its two expand convolutions.
+const FIRES: [(usize, usize); 8] =
+    [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)];
+
 fn imagenet_stem() -> Vec<LayerSpec> {
     vec![conv("conv1".into(), 64, 7, 2), max_pool("maxpool".into(), 3, 1)]
 }
@@ -200,6 +209,27 @@ fn mobilenet(width: f64, strides: [usize; 2]) -> Vec<LayerSpec> {
         }
     }
     layers.push(relu6(format!("features.{number}.0"), share(1280, width.max(1.0)), 1, 1, 1));
+    layers.push(mean());
+    layers
+}
+
+/// A stem and SqueezeNet's fire modules, which a 1x1 convolution squeezes and two others expand side by side.
+fn squeezenet() -> Vec<LayerSpec> {
+    let mut layers = vec![conv3x3("conv1".into(), 64, 1, None)];
+    for (number, (squeezed, expanded)) in (2..).zip(FIRES) {
+        let name = |part: &str| format!("fire{number}.{part}");
+        let squeeze = name("squeeze");
+        let mut expand3x3 = conv(name("expand3x3"), expanded, 3, 1);
+        if let LayerSpec::Conv { input, .. } = &mut expand3x3 {
+            *input = Some(squeeze.clone());
+        }
+        layers.extend([conv(squeeze, squeezed, 1, 1), conv(name("expand1x1"), expanded, 1, 1), expand3x3]);
+        let inputs = vec![name("expand1x1"), name("expand3x3")];
+        layers.push(LayerSpec::Concat { name: name("expand"), inputs });
+        if matches!(number, 3 | 5) {
+            layers.push(max_pool(format!("pool{number}"), 3, 1));
+        }
+    }
     layers.push(mean());
     layers
 }
@@ -285,6 +315,8 @@ mod tests {
         assert_eq!(convs("resnet18"), (555_417_600, 11_159_232));
         assert_eq!(graph("resnet20").macs(), 40_551_040);
         assert_eq!(graph("vgg8").macs(), 152_805_376);
+        // The features of torchvision's squeezenet1_1: 722,496 parameters, of which 2,944 are biases.
+        assert_eq!(convs("squeezenet"), (88_408_064, 722_496 - 2_944));
         // torchvision's vgg16_bn and resnet18: 138.34 M and 11.68 M weights, 15.47 G and 1.81 G MAC on images of 224 x 224.
         let imagenet = |name| {
             let spec = NetworkSpec { input: [3, 224, 224], ..zoo(name, 1000).unwrap() };

@@ -41,6 +41,7 @@ pub(super) enum LayerHeader {
     Conv { conv: ConvHeader, skip: Option<SkipHeader>, output: Option<RequantizeHeader> },
     // Braces, since serde accepts any key beside a unit variant's tag.
     MaxPool {},
+    Concat {},
     AvgPool { input_bits: u8, output: RequantizeHeader },
 }
 
@@ -119,6 +120,7 @@ impl LayerHeader {
                 output: output.as_ref().map(RequantizeHeader::from),
             },
             IntegerLayer::MaxPool => Self::MaxPool {},
+            IntegerLayer::Concat => Self::Concat {},
             IntegerLayer::AvgPool { input_bits, output } => {
                 Self::AvgPool { input_bits: *input_bits, output: output.into() }
             }

@@ -240,9 +240,10 @@ impl Package {
 
 /// The first version that can hold a network: the second one has predictions of two bytes, the third one groups,
 /// clips and projections with a bias, the fourth one values with a sign, windows
-/// that differ by side, kernels that are dilated and means that overlap, have a border or leave pixels over.
+/// that differ by side, kernels that are dilated means that overlap, have a border or leave pixels
+/// over, and concatenations.
 fn version(network: &IntegerNetwork) -> u64 {
-    let has_sides = |layer: &LayerSpec| match layer {
+    let is_of_version_4 = |layer: &LayerSpec| match layer {
         LayerSpec::Conv { kernel, stride, padding, dilation, .. } => {
             !(kernel.is_square() && stride.is_square() && padding.is_even()) || *dilation != Sides::from(1)
         }
@@ -252,13 +253,14 @@ fn version(network: &IntegerNetwork) -> u64 {
         LayerSpec::AvgPool { kernel, stride, padding, .. } => {
             kernel.is_some_and(|kernel| !kernel.is_square()) || stride.is_some() || !padding.is_none()
         }
+        LayerSpec::Concat { .. } => true,
         LayerSpec::Linear { .. } => false,
     };
     let leaves_pixels = |node: &Node| match node.op {
         Op::AvgPool { window } => !window.tiles([node.input.height, node.input.width]),
-        Op::Conv { .. } | Op::MaxPool { .. } => false,
+        Op::Conv { .. } | Op::MaxPool { .. } | Op::Concat => false,
     };
-    if network.graph.spec().layers.iter().any(has_sides) || network.graph.nodes().iter().any(leaves_pixels) {
+    if network.graph.spec().layers.iter().any(is_of_version_4) || network.graph.nodes().iter().any(leaves_pixels) {
         return 4;
     }
     let clips = network.graph.spec().layers.iter().any(|layer| layer.clip().is_some());
@@ -329,10 +331,11 @@ fn read_layer(
             output: output.map(Into::into),
         },
         (Op::MaxPool { .. }, LayerHeader::MaxPool {}) => IntegerLayer::MaxPool,
+        (Op::Concat, LayerHeader::Concat {}) => IntegerLayer::Concat,
         (Op::AvgPool { .. }, LayerHeader::AvgPool { input_bits, output }) => {
             IntegerLayer::AvgPool { input_bits, output: output.into() }
         }
-        (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
+        (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
             return Err(PackageError::field(format!("{field}.op"), format!("it isn't that of layer `{}`", node.name)));
         }
     })
@@ -459,7 +462,7 @@ fn check_description(spec: &NetworkSpec) -> Checked<()> {
             LayerSpec::MaxPool { kernel, .. } | LayerSpec::AvgPool { kernel: Some(kernel), .. } => {
                 (*kernel, Sides::from(1))
             }
-            LayerSpec::AvgPool { kernel: None, .. } | LayerSpec::Linear { .. } => continue,
+            LayerSpec::AvgPool { kernel: None, .. } | LayerSpec::Concat { .. } | LayerSpec::Linear { .. } => continue,
         };
         for (key, sides) in [("kernel", kernel), ("dilation", dilation)] {
             if let Some(side) = sides.0.into_iter().find(|side| *side > MAX_KERNEL) {

@@ -130,12 +130,20 @@ impl<'a> FakeQuant<'a> {
                     });
                     pooled.collect()
                 }
+                (Op::Concat, IntegerLayer::Concat) => {
+                    let forms = self.network.forms(Source::Node(values.len()));
+                    let joined = forms.into_iter().map(|bits| {
+                        let parts = node.sources().map(|source| self.input(source, bits, &pixels, &values));
+                        (bits, Tensor::cat(parts.collect(), 3))
+                    });
+                    joined.collect()
+                }
                 (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
                     let value = self.units(node.source, *input_bits, &values);
                     let sums = window_sums(value, window);
                     requantize(sums * i64::from(output.multipliers[0]), &output.forms)
                 }
-                (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
+                (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
                     unreachable!("a validated network has a layer of the kind of each node")
                 }
             };

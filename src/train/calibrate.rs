@@ -105,10 +105,14 @@ fn read_channels(model: &Model) -> Vec<Vec<bool>> {
         match node.op {
             Op::Conv { skip: Some(Skip::Identity { source, .. }), .. } => mark(source, &|_| true),
             Op::Conv { skip: Some(Skip::Projection { .. }) | None, .. } => {}
-            Op::MaxPool { .. } | Op::AvgPool { .. } => {
-                let pooled = read[index].clone();
-                let Source::Node(source) = node.source else { continue };
-                (read[source].iter_mut().zip(pooled)).for_each(|(read, pooled)| *read |= pooled);
+            Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => {
+                let mut handed_on = &read[index].clone()[..];
+                for source in node.sources() {
+                    let Source::Node(source) = source else { continue };
+                    let (own, others) = handed_on.split_at(read[source].len());
+                    handed_on = others;
+                    (read[source].iter_mut().zip(own)).for_each(|(read, handed_on)| *read |= handed_on);
+                }
             }
         }
     }
@@ -181,21 +185,29 @@ fn output_scales(
             index += 1;
         });
     }
+    // What shares a scale is looked at together.
+    for (index, node) in nodes.iter().enumerate() {
+        let own = match node.op {
+            Op::Conv { .. } | Op::AvgPool { .. } => std::mem::take(&mut samples[index]),
+            // Its values are those of what it reads.
+            Op::MaxPool { .. } | Op::Concat => continue,
+        };
+        samples[model.graph.scale_node(index)].extend(own);
+    }
     let mut scales = Vec::new();
-    for (index, ((node, bits), samples)) in nodes.iter().zip(&plan.nodes).zip(samples).enumerate() {
-        let Some(&narrowest) = bits.forms.first() else { continue };
-        match node.op {
-            Op::Conv { .. } | Op::AvgPool { .. } => {
-                let codes = value_codes(narrowest, model.graph.is_signed(Source::Node(index)));
-                let [least, limit] = [*codes.start(), *codes.end()].map(f64::from);
-                let scale = calibrate_step(&samples, least, limit).map_or(SCALE_OF_ZEROS, |scale| scale as f32);
-                // The quantizer clips where the network does, or below.
-                let most = model.graph.clip(index).map_or(f32::INFINITY, |clip| (clip / limit) as f32);
-                scales.push((index, scale.min(most)));
-            }
-            // Its forms are those of what it reads.
-            Op::MaxPool { .. } => {}
+    for (index, (bits, samples)) in plan.nodes.iter().zip(samples).enumerate() {
+        if model.graph.scale_node(index) != index || bits.forms.is_empty() {
+            continue;
         }
+        let source = Source::Node(index);
+        let codes = value_codes(plan.narrowest(source), model.graph.is_signed(source));
+        let [least, limit] = [*codes.start(), *codes.end()].map(f64::from);
+        let scale = calibrate_step(&samples, least, limit).map_or(SCALE_OF_ZEROS, |scale| scale as f32);
+        // The quantizer clips where the network does, or below.
+        let sharing = (index..nodes.len()).filter(|node| model.graph.scale_node(*node) == index);
+        let clip = sharing.filter_map(|node| model.graph.clip(node)).reduce(f64::min);
+        let most = clip.map_or(f32::INFINITY, |clip| (clip / limit) as f32);
+        scales.push((index, scale.min(most)));
     }
     scales
 }

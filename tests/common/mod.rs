@@ -101,6 +101,30 @@ pub(crate) fn write_cifar100(data_dir: &Path, train: usize, test: usize) -> Path
 }
 
 /// A network for 32x32 images with both shortcuts and both pools, as a user would write it.
+/// Windows that differ by side, a dilated kernel, means that overlap and have a border, and maps behind each other, one of which is read by
+/// others, too.
+pub(crate) fn joined_network(classes: usize) -> String {
+    format!(
+        r#"
+name = "joined"
+input = [3, 32, 32]
+classes = {classes}
+layers = [
+    {{ op = "conv", name = "stem", filters = 8, kernel = [3, 4], stride = [2, 3], padding = [2, 0, 1, 1] }},
+    {{ op = "conv", name = "dilated", filters = 12, kernel = 3, padding = 2, dilation = 2 }},
+    {{ op = "avg_pool", name = "overlapping", input = "stem", kernel = [3, 2], stride = 1, padding = [1, 1, 1, 0] }},
+    {{ op = "conv", name = "wide", input = "stem", filters = 6, kernel = [1, 5], padding = [0, 2], batch_norm = false }},
+    {{ op = "concat", name = "first", inputs = ["dilated", "overlapping", "wide"] }},
+    {{ op = "max_pool", name = "max", kernel = 2, stride = 2, padding = [0, 0, 0, 1] }},
+    {{ op = "conv", name = "narrow", filters = 26, kernel = 1, add = {{ from = "max" }} }},
+    {{ op = "concat", name = "second", inputs = ["narrow", "max"] }},
+    {{ op = "avg_pool", name = "mean" }},
+    {{ op = "linear", name = "linear", filters = {classes} }},
+]
+"#
+    )
+}
+
 pub(crate) fn tiny_network(classes: usize) -> String {
     format!(
         r#"

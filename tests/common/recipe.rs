@@ -77,11 +77,11 @@ impl Recipe {
         };
         let mut widths = vec![Vec::new(); nodes.len()];
         for (index, node) in nodes.iter().enumerate().rev() {
-            let mut wanted = match node.op {
-                Op::MaxPool { .. } => widths[index].clone(),
+            let wanted = match node.op {
+                Op::MaxPool { .. } | Op::Concat => widths[index].clone(),
                 _ => vec![input_bits(index)],
             };
-            let read = [(node.source, std::mem::take(&mut wanted))];
+            let read: Vec<(Source, Vec<u8>)> = node.sources().map(|source| (source, wanted.clone())).collect();
             let skip = match node.op {
                 Op::Conv { skip: Some(Skip::Identity { source, .. }), .. } => Some((source, vec![8])),
                 Op::Conv { skip: Some(Skip::Projection { source, .. }), .. } => Some((source, vec![self.input_bits])),
@@ -130,6 +130,7 @@ impl Recipe {
                     }
                 }
                 Op::MaxPool { .. } => IntegerLayer::MaxPool,
+                Op::Concat => IntegerLayer::Concat,
                 Op::AvgPool { window } => {
                     let values = window.taps();
                     let is_signed = graph.is_signed(Source::Node(index));

@@ -56,6 +56,11 @@ enum Step {
         /// Slots of each form, read and written.
         slots: Vec<(usize, usize)>,
     },
+    Concat {
+        output: MapShape,
+        /// For each form the slots and channels of what it joins, and the slot that is written.
+        forms: Vec<(Vec<(usize, usize)>, usize)>,
+    },
     AvgPool {
         input: MapShape,
         output: MapShape,
@@ -203,7 +208,7 @@ impl MacroNetwork {
                 Some(Join::Projection { conv, .. }) => [Some(&step.conv), Some(&**conv)],
                 Some(Join::Identity { .. }) | None => [Some(&step.conv), None],
             },
-            Step::MaxPool { .. } | Step::AvgPool { .. } => [None, None],
+            Step::MaxPool { .. } | Step::Concat { .. } | Step::AvgPool { .. } => [None, None],
         })
     }
 
@@ -273,6 +278,20 @@ impl MacroNetwork {
                         values[to] = pooled;
                     }
                 }
+                Step::Concat { output, forms } => {
+                    for (parts, to) in forms {
+                        let mut joined = std::mem::take(&mut values[*to]);
+                        let mut first = 0;
+                        for &(slot, channels) in parts {
+                            let pixels = joined.chunks_exact_mut(output.channels);
+                            for (pixel, codes) in pixels.zip(values[slot].chunks_exact(channels)) {
+                                pixel[first..first + channels].copy_from_slice(codes);
+                            }
+                            first += channels;
+                        }
+                        values[*to] = joined;
+                    }
+                }
                 Step::AvgPool { input, output, window, slot, zero_point, multiplier, forms } => {
                     let sums = &mut scratch.row[..output.len()];
                     sum_pool(&values[*slot], *zero_point, *input, sums, *output, *window);
@@ -307,12 +326,12 @@ impl Scratch {
                 Some(Join::Projection { conv, .. }) => [step.conv.empty_planes(), conv.empty_planes()],
                 Some(Join::Identity { .. }) | None => [step.conv.empty_planes(), Vec::new()],
             },
-            Step::MaxPool { .. } | Step::AvgPool { .. } => [Vec::new(), Vec::new()],
+            Step::MaxPool { .. } | Step::Concat { .. } | Step::AvgPool { .. } => [Vec::new(), Vec::new()],
         });
         let rows = network.steps.iter().map(|step| match step {
             Step::Conv(step) => step.conv.shape.filters(),
             Step::AvgPool { output, .. } => output.len(),
-            Step::MaxPool { .. } => 0,
+            Step::MaxPool { .. } | Step::Concat { .. } => 0,
         });
         Self {
             values: network.slots.iter().map(|len| vec![0; *len]).collect(),
@@ -378,6 +397,15 @@ impl Plan<'_> {
                     .map(|bits| (self.slot(node.source, *bits), self.slot(Source::Node(index), *bits)))
                     .collect(),
             },
+            (Op::Concat, IntegerLayer::Concat) => Step::Concat {
+                output: node.output,
+                forms: (self.network.forms(Source::Node(index)).into_iter())
+                    .map(|bits| {
+                        let part = |source| (self.slot(source, bits), self.network.graph.shape(source).channels);
+                        (node.sources().map(part).collect(), self.slot(Source::Node(index), bits))
+                    })
+                    .collect(),
+            },
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => Step::AvgPool {
                 input: node.input,
                 output: node.output,
@@ -387,7 +415,7 @@ impl Plan<'_> {
                 multiplier: output.multiplier(0).into(),
                 forms: stored(output),
             },
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => {
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
                 unreachable!("a valid network has one layer of the right kind for each node")
             }
         })

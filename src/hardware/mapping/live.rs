@@ -29,7 +29,7 @@ impl LiveValues {
         };
         let mut last_reader = vec![None; graph.nodes().len() + 1];
         for (index, node) in graph.nodes().iter().enumerate() {
-            for source in [Some(node.source), node.skip_source()].into_iter().flatten() {
+            for source in node.sources().chain(node.skip_source()) {
                 last_reader[value(source)] = Some(index);
             }
         }

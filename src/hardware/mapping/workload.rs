@@ -139,7 +139,7 @@ pub(crate) fn node_workload(
     let builder = Builder { network, live, hardware, index };
     let mut layers = match network.layers[index] {
         IntegerLayer::Conv { .. } => builder.convs(kept)?,
-        IntegerLayer::MaxPool | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
+        IntegerLayer::MaxPool | IntegerLayer::Concat | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
     };
     if index == 0 {
         layers[0].image_bits = network.graph.image().len() as u64 * 8;
@@ -225,11 +225,12 @@ impl Builder<'_> {
         }
     }
 
+    /// What the digital part does alone: a maximum, a mean or a concatenation.
     fn pool(&self) -> Layer {
         let node = &self.network.graph.nodes()[self.index];
         let (inputs, outputs) = (node.input.len() as u64, node.output.len() as u64);
         let mut logic = Logic::default();
-        let input_bits = match &self.network.layers[self.index] {
+        let read = match &self.network.layers[self.index] {
             IntegerLayer::AvgPool { input_bits, output } => {
                 let Op::AvgPool { window } = node.op else { unreachable!("a layer of its node's kind") };
                 let values = window.taps() as u64;
@@ -241,13 +242,15 @@ impl Builder<'_> {
                 }
                 logic.multiply(outputs, sum_bits, MULTIPLIER_BITS);
                 logic.store(outputs, output.forms.len());
-                u64::from(*input_bits)
+                inputs * u64::from(*input_bits)
             }
             IntegerLayer::MaxPool => {
                 let bits = stored_bits(self.network, self.index);
                 logic.add(inputs, bits);
-                bits
+                inputs * bits
             }
+            // Codes are copied as they are.
+            IntegerLayer::Concat => outputs * stored_bits(self.network, self.index),
             IntegerLayer::Conv { .. } => unreachable!("a convolution is no pooling layer"),
         };
         let stored_bits = outputs * stored_bits(self.network, self.index);
@@ -255,7 +258,7 @@ impl Builder<'_> {
             name: node.name.clone(),
             conv: None,
             outputs: Outputs::default(),
-            pooled: Traffic { read: inputs * input_bits, written: stored_bits },
+            pooled: Traffic { read, written: stored_bits },
             live: self.live.while_running(self.index, stored_bits),
             image_bits: 0,
             logic,

@@ -15,7 +15,7 @@ mod passes;
 use rayon::prelude::*;
 
 use self::conv::Convolution;
-use self::passes::{Skipped, Windows, add_products, join, max_pool, round, sum_pool};
+use self::passes::{Skipped, Windows, add_products, join, max_pool, place, round, sum_pool};
 use super::arithmetic::{Form, Requantize, multiplier};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -41,12 +41,21 @@ enum Step<'a> {
         source: usize,
         windows: Windows,
     },
+    /// For each form where what lies in it comes from.
+    Concat(Vec<Vec<Part>>),
     AvgPool {
         value: Value,
         zero_point: u8,
         windows: Windows,
         output: &'a Requantize,
     },
+}
+
+/// What a concatenation takes.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    value: Value,
+    channels: usize,
 }
 
 /// What joins a sum.
@@ -91,9 +100,10 @@ impl<'a> Reference<'a> {
     /// A network that [`IntegerNetwork::validate`] rejects.
     pub fn new(network: &'a IntegerNetwork) -> Result<Self> {
         network.validate()?;
-        let nodes = network.graph.nodes().iter().zip(&network.layers);
-        let steps = nodes.map(|(node, layer)| {
-            Step::new(network, node, layer).ok_or_else(|| Error::layer(&node.name, "its integers don't fit the graph"))
+        let nodes = network.graph.nodes().iter().zip(&network.layers).enumerate();
+        let steps = nodes.map(|(index, (node, layer))| {
+            Step::new(network, index, node, layer)
+                .ok_or_else(|| Error::layer(&node.name, "its integers don't fit the graph"))
         });
         Ok(Self { network, steps: steps.collect::<Result<_>>()? })
     }
@@ -146,6 +156,17 @@ impl<'a> Reference<'a> {
                         max_pool(values, *windows, form);
                     }
                 }
+                Step::Concat(parts) => {
+                    forms.resize(parts.len(), Vec::new());
+                    for (form, parts) in forms.iter_mut().zip(parts) {
+                        form.resize(node.output.len(), 0);
+                        let mut first = 0;
+                        for Part { value, channels } in parts {
+                            place(scratch.value(*value), *channels, first, form, node.output.channels);
+                            first += channels;
+                        }
+                    }
+                }
                 Step::AvgPool { value, zero_point, windows, output } => {
                     let mut sums = std::mem::take(&mut scratch.sums);
                     sums.resize(node.output.len(), 0);
@@ -162,7 +183,7 @@ impl<'a> Reference<'a> {
 
 impl<'a> Step<'a> {
     /// `None` for integers that don't fit the node, which a validated network hasn't.
-    fn new(network: &'a IntegerNetwork, node: &Node, layer: &'a IntegerLayer) -> Option<Self> {
+    fn new(network: &'a IntegerNetwork, index: usize, node: &Node, layer: &'a IntegerLayer) -> Option<Self> {
         let (input, output) = (node.input, node.output);
         Some(match (node.op, layer) {
             (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: joins, output }) => Self::Conv {
@@ -184,13 +205,21 @@ impl<'a> Step<'a> {
                 },
                 windows: Windows { input, output, window },
             },
+            (Op::Concat, IntegerLayer::Concat) => {
+                let part = |source: Source, bits: u8| {
+                    let channels = network.graph.shape(source).channels;
+                    Some(Part { value: Value::new(network, source, bits)?, channels })
+                };
+                let of_form = |bits: u8| node.sources().map(|source| part(source, bits)).collect();
+                Self::Concat(network.forms(Source::Node(index)).into_iter().map(of_form).collect::<Option<_>>()?)
+            }
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output: requantize }) => Self::AvgPool {
                 value: Value::new(network, node.source, *input_bits)?,
                 zero_point: zero_point(network, node.source, *input_bits),
                 windows: Windows { input, output, window },
                 output: requantize,
             },
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. }, _) => return None,
+            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => return None,
         })
     }
 }

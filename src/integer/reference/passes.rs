@@ -87,6 +87,13 @@ vectorized! {
         }
     }
 
+    /// Writes a map's channels into another one of `of` channels, from a channel on.
+    pub(super) fn place(values: &[u8], channels: usize, first: usize, output: &mut [u8], of: usize) {
+        for (output, values) in output.chunks_exact_mut(of).zip(values.chunks_exact(channels)) {
+            output[first..][..channels].copy_from_slice(values);
+        }
+    }
+
     /// Sum of each window, code less zero point, times a multiplier.
     pub(super) fn sum_pool(values: &[u8], zero_point: i64, windows: Windows, multiplier: i64, sums: &mut [i64]) {
         let channels = windows.input.channels;

@@ -307,6 +307,12 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                     stored.insert((source, form.bits), sums.iter().map(value).collect());
                 }
             }
+            (IntegerLayer::Concat, _) => {
+                for bits in network.forms(source) {
+                    let codes = node.sources().flat_map(|source| stored[&(source, bits)].clone()).collect();
+                    stored.insert((source, bits), codes);
+                }
+            }
             (IntegerLayer::MaxPool, Op::MaxPool { window: Window { kernel, stride, padding } }) => {
                 for bits in network.forms(node.source) {
                     let values = &stored[&(node.source, bits)];
@@ -359,6 +365,7 @@ fn every_operation(
             {{ op = 'conv', name = 'c', filters = 3, kernel = 1, activation = '{activation}',
                add = {{ from = 'b', shortcut = 'projection' }} }},
             {{ op = 'max_pool', name = 'm', {largest} }},
+            {{ op = 'concat', name = 'j', inputs = ['m', 'm'] }},
             {{ op = 'avg_pool', name = 'p'{mean} }},
             {{ op = 'linear', name = 'l', filters = {classes} }}
         ]",
@@ -390,6 +397,7 @@ fn every_operation(
             requantize(&[2000], &[(6, 22), (8, 19)]),
         ),
         IntegerLayer::MaxPool,
+        IntegerLayer::Concat,
         IntegerLayer::AvgPool { input_bits: 6, output: requantize(&[20_000], &[(8, 18)]) },
         last(next(8)),
     ];

@@ -185,6 +185,16 @@ impl Layers {
         self.stored(shape, self.is_signed(source))
     }
 
+    /// Adds maps behind each other, all of them outputs of layers.
+    pub fn add_concat(&mut self, name: String, sources: &[Source], shape: [usize; 3]) -> Source {
+        let inputs = sources.iter().filter_map(|source| match source {
+            Source::Image => None,
+            Source::Node(index) => Some(self.layers[*index].name().into()),
+        });
+        self.layers.push(LayerSpec::Concat { name, inputs: inputs.collect() });
+        self.stored(shape, self.is_signed(sources[0]))
+    }
+
     /// Whether a value has a sign.
     pub fn is_signed(&self, source: Source) -> bool {
         match source {

@@ -11,7 +11,7 @@
 //! | `names` | what layers are called |
 //! | `layers` | layers as they are built up |
 //! | `scope` | what names stand for |
-//! | `convert` | what each node makes of values: `layers`, `pooling`, and `views` of them |
+//! | `convert` | what each node makes of values: `layers`, `pooling`, `concat`, and `views` of them |
 //! | `mod` | files |
 //!
 //! A node belongs to the layer whose pass on the chip does it: a batch norm, a sum and a ReLU to the convolution before them. Nothing else is

@@ -39,7 +39,7 @@ pub(super) fn unknown_kind<T>(kind: &str, domain: &str) -> Said<T> {
         | "Erf" | "Mish" | "Softplus" | "Softsign" | "ThresholdedRelu" | "Swish" => {
             "a layer ends in a ReLU: put one in its place and train the network anew"
         }
-        "Concat" | "Split" => "values meet in residual sums alone",
+        "Split" => "values meet in residual sums and concatenations, and are read whole",
         "Sub" | "Div" | "Mul" => {
             "export the network without what normalizes images, which the recipe says (normalization.mean, normalization.std); \
              nothing else is multiplied by what isn't a weight"

@@ -20,7 +20,7 @@ impl Placed {
     /// Reads a window over maps that have a border already; `kernel` is that of the weights, where there are any.
     ///
     /// # Errors
-    /// What no layer has: a size that is rounded up.
+    /// What a node cannot have.
     pub fn read(node: &OnnxNode, kernel: Option<[usize; 2]>, map: [usize; 2], border: [[usize; 2]; 2]) -> Said<Self> {
         let sizes = |name: &str| -> Said<Option<Vec<usize>>> {
             let Some(attribute) = node.attribute(name)? else { return Ok(None) };
@@ -68,19 +68,48 @@ impl Placed {
         let add = |[a, b]: [usize; 2], [c, d]: [usize; 2]| [a + c, b + d];
         let padding = [add(pads[0], border[0]), add(pads[1], border[1])];
         let placed = Self { window: Window { padding, ..bare.window }, ..bare };
-        let rounds_up = node.attribute("ceil_mode")?.and_then(|attribute| attribute.integer).unwrap_or(0) != 0;
-        let bordered = placed.window.bordered(map);
-        let is_whole = |side: usize| {
-            let room = bordered[side].checked_sub(placed.span()[side]);
-            room.is_some_and(|room| room.is_multiple_of(stride[side]))
-        };
-        if rounds_up && !(is_whole(0) && is_whole(1)) {
+        Ok(placed)
+    }
+
+    /// Windows of a maximum. Where the number of windows is rounded up, a border below and on the right, which never wins, makes room for them.
+    ///
+    /// # Errors
+    /// A window that is dilated.
+    pub fn of_maximum(self, node: &OnnxNode, map: [usize; 2]) -> Said<Window> {
+        let mut window = self.dense()?;
+        for side in 0..2 {
+            if let Some(missing) = self.missing(node, map, side)? {
+                window.padding[side][1] += missing;
+            }
+        }
+        Ok(window)
+    }
+
+    /// Windows of a mean.
+    ///
+    /// # Errors
+    /// A window that is dilated; windows beyond the border.
+    pub fn of_mean(self, node: &OnnxNode, map: [usize; 2]) -> Said<Window> {
+        if self.missing(node, map, 0)?.is_some() || self.missing(node, map, 1)?.is_some() {
             return refuse(
                 "its output's size is rounded up (ceil_mode)",
-                "sizes are rounded down: use ceil_mode=False and train anew",
+                "sizes of means are rounded down: use ceil_mode=False and train anew",
             );
         }
-        Ok(placed)
+        self.dense()
+    }
+
+    /// Pixels that the last window along a side lacks, where the number of windows is rounded up and it begins on the map or before it.
+    fn missing(&self, node: &OnnxNode, map: [usize; 2], side: usize) -> Said<Option<usize>> {
+        if node.attribute("ceil_mode")?.and_then(|attribute| attribute.integer).unwrap_or(0) == 0 {
+            return Ok(None);
+        }
+        let Window { kernel, stride, padding } = self.window;
+        let bordered = self.window.bordered(map)[side];
+        let last = bordered.saturating_sub(kernel[side]).div_ceil(stride[side]) * stride[side];
+        let begins_before = last < map[side] + padding[side][0];
+        let missing = (last + kernel[side]).checked_sub(bordered).filter(|missing| *missing > 0);
+        Ok(missing.filter(|_| begins_before))
     }
 
     fn span(&self) -> [usize; 2] {
@@ -91,7 +120,7 @@ impl Placed {
     ///
     /// # Errors
     /// One that is dilated.
-    pub fn dense(self) -> Said<Window> {
+    fn dense(self) -> Said<Window> {
         match self.dilation {
             [1, 1] => Ok(self.window),
             _ => refuse(

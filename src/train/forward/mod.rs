@@ -123,6 +123,17 @@ impl Pass<'_> {
                     inspect(node, &read(node.source, self.pool_bits(index)));
                     values[source].map(|value| max_pool(value, PoolWindow { kernel, stride, padding }))
                 }
+                Op::Concat => {
+                    let join = |bits| Tensor::cat(node.sources().map(|source| read(source, bits)).collect(), 3);
+                    inspect(node, &join(self.pool_bits(index)));
+                    match self.mode {
+                        Mode::Quantized { plan, .. } => {
+                            let forms = plan.nodes[index].forms.iter();
+                            Value::Forms(forms.map(|bits| (*bits, join(Some(*bits)))).collect())
+                        }
+                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } => Value::Whole(join(None)),
+                    }
+                }
                 Op::AvgPool { window: Window { kernel, stride, padding } } => {
                     let padding = padding.map(|[before, behind]| (before, behind));
                     let options = AvgPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
@@ -142,7 +153,7 @@ impl Pass<'_> {
         let Mode::Quantized { plan, .. } = self.mode else { return None };
         let bits = &plan.nodes[node];
         match bits.reads {
-            Reads::MaxPool => bits.forms.last().copied(),
+            Reads::MaxPool | Reads::Concat => bits.forms.last().copied(),
             Reads::AvgPool { input } => Some(input),
             Reads::Conv(_) => unreachable!("a convolution is no pooling layer"),
         }
@@ -201,14 +212,7 @@ impl Pass<'_> {
         let (Mode::Quantized { plan, .. }, Source::Node(index)) = (self.mode, source) else {
             return Tensor::full([1], self.image_scale.step(), &self.device());
         };
-        let node = &self.graph.nodes()[index];
-        match node.op {
-            Op::MaxPool { .. } => self.scale(node.source, bits),
-            Op::Conv { .. } | Op::AvgPool { .. } => {
-                let finer = bits - plan.narrowest(source);
-                self.output_scale(index) / f64::from(1u32 << finer)
-            }
-        }
+        self.output_scale(index) / f64::from(1u32 << (bits - plan.narrowest(source)))
     }
 
     /// The codes that mean 0 in the form that a convolution reads, one a channel.
@@ -223,7 +227,7 @@ impl Pass<'_> {
     }
 
     fn output_scale(&self, node: usize) -> Tensor<1> {
-        self.params.output_scale(node).expect("a calibrated network").clone()
+        self.params.output_scale(self.graph.scale_node(node)).expect("a calibrated network").clone()
     }
 
     /// The forms of a node's value that are stored.
@@ -233,8 +237,9 @@ impl Pass<'_> {
         };
         let forms = &plan.nodes[index].forms;
         let (scale, is_signed) = (self.output_scale(index), self.graph.is_signed(Source::Node(index)));
+        let narrowest = plan.narrowest(Source::Node(index));
         let quantized = forms.iter().map(|&bits| {
-            let scale = scale.clone() / f64::from(1u32 << (bits - forms[0]));
+            let scale = scale.clone() / f64::from(1u32 << (bits - narrowest));
             (bits, self.quantizer.values(value.clone(), scale, value_codes(bits, is_signed)))
         });
         Value::Forms(quantized.collect())

@@ -1,5 +1,6 @@
 //! From nodes to layers: what each node makes of values, until the last one's are the logits.
 
+mod concat;
 mod layers;
 mod pooling;
 mod views;
@@ -74,6 +75,7 @@ impl<'a> Converter<'a> {
             "Relu" => self.relu(node, None),
             "Clip" => self.clip(node),
             "Add" => self.add(node),
+            "Concat" => self.concat(node),
             "MaxPool" => self.max_pool(node),
             "AveragePool" => self.avg_pool(node),
             "GlobalAveragePool" | "ReduceMean" => self.mean(node),

@@ -19,8 +19,8 @@ impl<'a> Converter<'a> {
             Content::Sums(_) => NO_BORDER,
         };
         let placed = Placed::read(node, None, [height, width], border)?;
-        let window = placed.dense()?;
-        let [height, width] = placed.output([height, width])?;
+        let window = placed.of_maximum(node, [height, width])?;
+        let [height, width] = window.windows([height, width]).ok_or("its window is larger than the map")?;
         let output = [channels, height, width];
         let name = self.names.layer(title(node), node.kind, None);
         match content {
@@ -46,7 +46,7 @@ impl<'a> Converter<'a> {
     pub(super) fn avg_pool(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         let (source, border, [channels, height, width]) = self.stored_map(node)?;
         let placed = Placed::read(node, None, [height, width], border)?;
-        let window = placed.dense()?;
+        let window = placed.of_mean(node, [height, width])?;
         let counts = node.attribute("count_include_pad")?.and_then(|attribute| attribute.integer).unwrap_or(0) != 0;
         if !counts && window.padding != border {
             return refuse(
@@ -90,7 +90,8 @@ impl<'a> Converter<'a> {
         sizes: Vec<usize>,
     ) -> Map {
         // The mean of one value is that value.
-        if self.shape_of(source) == output {
+        let is_single = window.map_or(self.shape_of(source) == output, |window| window == Window::square(1, 1, 0));
+        if is_single {
             return Map::stored(source, sizes);
         }
         let name = self.names.layer(title(node), node.kind, None);
