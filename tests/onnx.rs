@@ -344,6 +344,23 @@ fn a_maximum_that_rounds_up_has_room_below_and_on_the_right() {
     assert_eq!(padding(&[5, 1], 4 * 2 * 6), Border([[0, 0], [0, 0]]));
     // Windows at 0, 4 and 8 would be three, but the map ends before the last one.
     assert_eq!(padding(&[4, 4], 4 * 4), Border([[0, 0], [0, 0]]));
+    // A border that a node of its own gives the map is part of it: the last one begins there.
+    let pool = |kind: &str, file: OnnxFile| {
+        let file = file.integers("p", &[0, 0, 0, 0, 0, 0, 1, 1]).node("Pad", &["r", "p"], "q", &[]);
+        let windows = [
+            ("kernel_shape", Is::Numbers(&[2, 2])),
+            ("strides", Is::Numbers(&[4, 4])),
+            ("ceil_mode", Is::Number(1)),
+            ("count_include_pad", Is::Number(1)),
+        ];
+        file.node(kind, &["q"], "z", &windows[..if kind == "MaxPool" { 3 } else { 4 }])
+    };
+    match &read(&around(|file| pool("MaxPool", file), 4 * 9).bytes()).unwrap().spec.layers[1] {
+        LayerSpec::MaxPool { padding, .. } => assert_eq!(*padding, Border([[0, 2], [0, 2]])),
+        other => panic!("{other:?}"),
+    }
+    let mean = read(&around(|file| pool("AveragePool", file), 4 * 9).bytes()).unwrap_err().to_string();
+    assert!(mean.contains("rounded up"), "{mean}");
 }
 
 #[test]

@@ -425,6 +425,20 @@ fn header_error(package: &Package, change: impl FnOnce(&mut Value)) -> String {
     Package::from_bytes(&parts.seal()).unwrap_err().to_string()
 }
 
+/// A reader that was written to an early version isn't told that it can read what came later.
+#[test]
+fn a_version_that_cannot_hold_the_package_is_refused() {
+    let error = header_error(&signed(), |header| {
+        assert_eq!(header["version"], 4);
+        header["version"] = 3.into();
+    });
+    assert!(error.contains("`version`") && error.contains("it is 3, but what the package holds needs 4"), "{error}");
+    // A later one holds all that an earlier one does.
+    let mut parts = Parts::new(&tiny().to_bytes().unwrap());
+    parts.header["version"] = 4.into();
+    assert_eq!(Package::from_bytes(&parts.seal()).unwrap(), tiny());
+}
+
 #[test]
 fn a_package_comes_back() {
     for package in [tiny(), small(), signed()] {

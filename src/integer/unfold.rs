@@ -9,6 +9,8 @@
 //!
 //! So the scale of an output follows from the skip where an identity joins, from the input of a mean, and from what shares it; else it is free.
 
+use std::cmp::Reverse;
+
 use super::arithmetic::{Form, multiplier, signed_zero_point};
 use super::bits::BitPlan;
 use super::fold::ImageScale;
@@ -29,8 +31,8 @@ pub struct Unfolded {
 }
 
 /// Float weights and scales that [`fold`](super::fold()) turns into the network again, where it folds batch norms; of the 31 bits of a skip's multiplier
-/// a float holds 24, and where joined values are tied to each other in several ways, as by a mean and a sum of the same value, one multiplier of these may
-/// be another one by its last bit. Batch norms change nothing: their factor is 1 and their mean 0.
+/// a float holds 24, and where two scales are tied to each other in several ways, as by a mean and a sum of the same value, the largest multiplier of these
+/// stays, and the others are what it gives, rounded. Batch norms change nothing: their factor is 1 and their mean 0.
 ///
 /// # Errors
 /// The network's zero points aren't those of `image_scale`, or those of its values aren't the ones that [`fold`](super::fold()) gives; a scale
@@ -171,7 +173,9 @@ impl Unfolder<'_> {
 fn scales(network: &IntegerNetwork, plan: &BitPlan) -> Vec<f64> {
     let graph = &network.graph;
     let mut scales = vec![0.0; network.layers.len()];
-    let ties: Vec<Tie> = (0..scales.len()).filter_map(|node| Tie::new(network, plan, node)).collect();
+    let mut ties: Vec<Tie> = (0..scales.len()).filter_map(|node| Tie::new(network, plan, node)).collect();
+    // The largest multiplier tells the ratio best.
+    ties.sort_by_key(|tie| Reverse(tie.multiplier));
     for (node, layer) in network.layers.iter().enumerate() {
         let has_forms = match layer {
             IntegerLayer::Conv { output, .. } => output.is_some(),
@@ -201,19 +205,23 @@ struct Tie {
     output: usize,
     source: usize,
     ratio: f64,
+    /// The multiplier that it follows from.
+    multiplier: u32,
 }
 
 impl Tie {
     /// What an identity or a mean ties; nothing for another node.
     fn new(network: &IntegerNetwork, plan: &BitPlan, node: usize) -> Option<Self> {
-        let (source, bits, divisor, output) = match (network.graph.nodes()[node].op, &network.layers[node]) {
+        let (source, bits, divisor, multiplier, output) = match (network.graph.nodes()[node].op, &network.layers[node])
+        {
             (
                 Op::Conv { skip: Some(Skip::Identity { source, .. }), .. },
                 IntegerLayer::Conv { skip: Some(IntegerSkip::Identity { bits, multiplier }), output, .. },
-            ) => (source, *bits, f64::from(*multiplier), output.as_ref()?),
+            ) => (source, *bits, f64::from(*multiplier), *multiplier, output.as_ref()?),
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
-                let divisor = window.taps() as f64 * f64::from(output.multiplier(0));
-                (network.graph.nodes()[node].source, *input_bits, divisor, output)
+                let multiplier = output.multiplier(0);
+                let divisor = window.taps() as f64 * f64::from(multiplier);
+                (network.graph.nodes()[node].source, *input_bits, divisor, multiplier, output)
             }
             (Op::Conv { .. } | Op::AvgPool { .. } | Op::MaxPool { .. } | Op::Concat, _) => return None,
         };
@@ -222,7 +230,7 @@ impl Tie {
         let finer = |bits: u8, source| f64::from(bits - plan.narrowest(source));
         let exponent = f64::from(form.shift) + finer(form.bits, Source::Node(node)) - finer(bits, source);
         let first = |node| network.graph.scale_node(node);
-        Some(Self { output: first(node), source: first(from), ratio: exponent.exp2() / divisor })
+        Some(Self { output: first(node), source: first(from), ratio: exponent.exp2() / divisor, multiplier })
     }
 }
 

@@ -524,7 +524,7 @@ fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &[Node]) -> 
     }
     let output = match op {
         Op::Conv { conv, .. } => conv.output,
-        Op::Concat => joined(input, &behind, image, nodes)?,
+        Op::Concat => concatenated(input, &behind, image, nodes)?,
         Op::MaxPool { window } | Op::AvgPool { window } => conv_shape(input, input.channels, window, [1; 2])?.output,
     };
     Ok(Node { name: layer.name().into(), source, behind, input, output, op })
@@ -567,7 +567,7 @@ fn scales(nodes: &[Node]) -> Vec<usize> {
 }
 
 /// The shape of a map behind whose channels others lie.
-fn joined(first: MapShape, behind: &[Source], image: MapShape, nodes: &[Node]) -> Reason<MapShape> {
+fn concatenated(first: MapShape, behind: &[Source], image: MapShape, nodes: &[Node]) -> Reason<MapShape> {
     let mut channels = first.channels;
     for source in behind {
         let map = shape_of(*source, image, nodes);
@@ -622,6 +622,14 @@ fn conv_shape(input: MapShape, filters: usize, window: Window, dilation: [usize;
     let values = product([filters, output.height, output.width, 1]);
     if weights.max(values) > MAX_VALUES {
         return Err(format!("it would have {weights} weights and {values} output values; the limit is {MAX_VALUES}"));
+    }
+    let [height, width] = window.bordered([input.height, input.width]);
+    let bordered = product([input.channels, height, width, 1]);
+    if bordered > MAX_VALUES {
+        return Err(format!(
+            "its input has {bordered} values with the border of {}; the limit is {MAX_VALUES}",
+            Border(padding)
+        ));
     }
     Ok(ConvShape { input, output, window, dilation, groups: 1 })
 }
@@ -729,6 +737,10 @@ mod tests {
             "layer `a`: a kernel of 9 x 3 does not fit a map of 8 with padding 0",
         );
         refused(
+            "{ op = 'conv', name = 'a', filters = 4, kernel = 1, stride = 60000, padding = 60000 }",
+            "layer `a`: its input has 43205760192 values with the border of 60000; the limit is",
+        );
+        refused(
             "{ op = 'conv', name = 'a', filters = 4, kernel = 3, dilation = 0 }",
             "kernel, stride and dilation must be from 1 to 65536",
         );
@@ -743,7 +755,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_joined_has_the_same_pixels_and_one_scale() {
+    fn what_is_concatenated_has_the_same_pixels_and_one_scale() {
         let joined = |layers: &str| format!("{CONV}, {layers}, {{ op = 'concat', name = 'j', inputs = ['a', 'b'] }}");
         let conv = |keys: &str| joined(&format!("{{ op = 'conv', name = 'b', filters = 6, kernel = 3, {keys} }}"));
         let both = ended(&conv("padding = 1")).unwrap();

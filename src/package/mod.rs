@@ -20,7 +20,7 @@ use crate::error::{PackageError, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Activation, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Sides, Skip};
+use crate::network::{Activation, Border, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Sides, Skip};
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
@@ -208,7 +208,13 @@ impl Package {
         };
         package.network.validate().map_err(network_error)?;
         package.check_provenance()?;
-        Ok(package)
+        match version(&package.network) {
+            needed if header.version < needed => Err(PackageError::field(
+                "version",
+                format!("it is {}, but what the package holds needs {needed}", header.version),
+            )),
+            _ => Ok(package),
+        }
     }
 
     fn check_provenance(&self) -> Checked<()> {
@@ -238,39 +244,38 @@ impl Package {
     }
 }
 
-/// The first version that can hold a network: the second one has predictions of two bytes, the third one groups,
-/// clips and projections with a bias, the fourth one values with a sign, windows
-/// that differ by side, kernels that are dilated means that overlap, have a border or leave pixels
-/// over, and concatenations.
+/// The first version that can hold a network: the second one has predictions of two bytes, the third one groups, clips and projections with a bias, the
+/// fourth one values with a sign, windows that differ by side, dilated kernels, means that overlap, have a border or leave pixels over, and concatenations.
 fn version(network: &IntegerNetwork) -> u64 {
-    let is_of_version_4 = |layer: &LayerSpec| match layer {
-        LayerSpec::Conv { kernel, stride, padding, dilation, .. } => {
-            !(kernel.is_square() && stride.is_square() && padding.is_even()) || *dilation != Sides::from(1)
-        }
-        LayerSpec::MaxPool { kernel, stride, padding, .. } => {
-            !(kernel.is_square() && stride.is_square() && padding.is_even())
-        }
-        LayerSpec::AvgPool { kernel, stride, padding, .. } => {
-            kernel.is_some_and(|kernel| !kernel.is_square()) || stride.is_some() || !padding.is_none()
-        }
-        LayerSpec::Concat { .. } => true,
-        LayerSpec::Linear { .. } => false,
+    let uneven = |kernel: Sides, stride: Sides, padding: Border| {
+        !(kernel.is_square() && stride.is_square() && padding.is_even())
+    };
+    let is_of_version_4 = |layer: &LayerSpec| {
+        let windows = match layer {
+            LayerSpec::Conv { kernel, stride, padding, dilation, .. } => {
+                uneven(*kernel, *stride, *padding) || *dilation != Sides::from(1)
+            }
+            LayerSpec::MaxPool { kernel, stride, padding, .. } => uneven(*kernel, *stride, *padding),
+            LayerSpec::AvgPool { kernel, stride, padding, .. } => {
+                kernel.is_some_and(|kernel| !kernel.is_square()) || stride.is_some() || !padding.is_none()
+            }
+            LayerSpec::Concat { .. } => true,
+            LayerSpec::Linear { .. } => false,
+        };
+        windows || layer.activation() == Some(Activation::None)
     };
     let leaves_pixels = |node: &Node| match node.op {
         Op::AvgPool { window } => !window.tiles([node.input.height, node.input.width]),
         Op::Conv { .. } | Op::MaxPool { .. } | Op::Concat => false,
     };
-    if network.graph.spec().layers.iter().any(is_of_version_4) || network.graph.nodes().iter().any(leaves_pixels) {
-        return 4;
-    }
-    let clips = network.graph.spec().layers.iter().any(|layer| layer.clip().is_some());
-    let is_new = |node: &Node| {
+    let is_of_version_3 = |node: &Node| {
         let in_groups = node.conv().is_some_and(|conv| conv.groups > 1);
         in_groups || matches!(node.op, Op::Conv { skip: Some(Skip::Projection { batch_norm: false, .. }), .. })
     };
-    if network.graph.spec().layers.iter().any(|layer| layer.activation() == Some(Activation::None)) {
+    let (layers, nodes) = (&network.graph.spec().layers, network.graph.nodes());
+    if layers.iter().any(is_of_version_4) || nodes.iter().any(leaves_pixels) {
         4
-    } else if clips || network.graph.nodes().iter().any(is_new) {
+    } else if layers.iter().any(|layer| layer.clip().is_some()) || nodes.iter().any(is_of_version_3) {
         3
     } else if network.classes.len() > BYTE_CLASSES {
         2

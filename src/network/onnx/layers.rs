@@ -143,7 +143,7 @@ impl Layers {
             ProductKind::Linear => {
                 LayerSpec::Linear { name, input, filters, batch_norm, batch_norm_epsilon, activation }
             }
-            ProductKind::Conv(Placed { window, dilation }, groups) => LayerSpec::Conv {
+            ProductKind::Conv(Placed { window, dilation, .. }, groups) => LayerSpec::Conv {
                 name,
                 input,
                 filters,

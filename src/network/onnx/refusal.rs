@@ -14,6 +14,9 @@ pub(super) fn refuse<T>(reason: impl Into<String>, way_out: impl Into<String>) -
     Err(Refusal { reason: reason.into(), way_out: way_out.into() })
 }
 
+/// What to do about a border around a value that its reader cannot take.
+pub(super) const READ_BY_WINDOWS: &str = "only windows (of convolutions, maxima, means) read a value with a border";
+
 const DAMAGED: &str = "export the network once more";
 
 impl From<String> for Refusal {

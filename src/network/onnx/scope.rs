@@ -6,7 +6,7 @@ use std::path::Path;
 use super::integers::Integers;
 use super::layers::{Product, Sums};
 use super::model::{OnnxGraph, OnnxNode};
-use super::refusal::{Said, refuse};
+use super::refusal::{READ_BY_WINDOWS, Said, refuse};
 use super::shapes::turns;
 use super::tensor::Tensor;
 use super::window::NO_BORDER;
@@ -257,10 +257,7 @@ impl<'a> Scope<'a> {
     fn sizes_of(&self, name: &str) -> Said<Vec<i64>> {
         Ok(match self.get(name)? {
             Value::Map(Map { content: Content::Stored(_, View { border, .. }), .. }) if *border != NO_BORDER => {
-                return refuse(
-                    "it takes the shape of a padded value",
-                    "only convolutions and maxima read a value with a border",
-                );
+                return refuse("it takes the shape of a padded value", READ_BY_WINDOWS);
             }
             Value::Map(map) => self.all_sizes(&map.sizes),
             Value::Tensor(Tensor { sizes, .. }) | Value::Integers(Integers { sizes, .. }) => {

@@ -9,6 +9,8 @@ use crate::network::window::Window;
 pub(super) struct Placed {
     pub window: Window,
     pub dilation: [usize; 2],
+    /// Pixels of the border that lie below the map and on its right before the node adds its own: they count as the map's where sizes are rounded up.
+    below: [usize; 2],
 }
 
 /// Larger windows, strides and borders than any network has.
@@ -45,7 +47,8 @@ impl Placed {
         // A single value has no distance.
         let dilation = [0, 1].map(|side| if kernel[side] == 1 { 1 } else { dilations[side] });
         let stride = pair("strides")?.unwrap_or([1, 1]);
-        let bare = Self { window: Window { kernel, stride, padding: NO_BORDER }, dilation };
+        let below = border.map(|[_, below]| below);
+        let bare = Self { window: Window { kernel, stride, padding: NO_BORDER }, dilation, below };
         let auto_pad = node.attribute("auto_pad")?.map_or(&b""[..], |attribute| attribute.text);
         let pads = match auto_pad {
             b"" | b"NOTSET" => match sizes("pads")?.as_deref() {
@@ -107,7 +110,7 @@ impl Placed {
         let Window { kernel, stride, padding } = self.window;
         let bordered = self.window.bordered(map)[side];
         let last = bordered.saturating_sub(kernel[side]).div_ceil(stride[side]) * stride[side];
-        let begins_before = last < map[side] + padding[side][0];
+        let begins_before = last < map[side] + padding[side][0] + self.below[side];
         let missing = (last + kernel[side]).checked_sub(bordered).filter(|missing| *missing > 0);
         Ok(missing.filter(|_| begins_before))
     }

@@ -102,17 +102,20 @@ pub(super) fn load<'a>(
     let checked = "the recipe's check found that the weights fit the macro";
     let held = cells(conv, &integer, chip.hardware).expect(checked);
     let (taps, depth) = (conv.shape.taps(), conv.shape.depth());
-    let changes = held.iter().zip(&integer.weights).enumerate();
-    let products: Vec<f32> = changes
-        .map(|(index, (held, weight))| {
-            let first = conv.shape.reads(index / taps / depth).start;
-            let zero_point = zero_points[first + index / taps % depth];
-            (f32::from(*held) - f32::from(*weight)) * f32::from(zero_point)
-        })
-        .collect();
-    let sums: Vec<f32> = products.chunks(taps * depth).map(|column| column.iter().sum()).collect();
-    let changed = sums.iter().any(|sum| *sum != 0.0);
-    let offsets = changed.then(|| Tensor::from_data(sums.as_slice(), &rounded.device()));
+    let offset = |(filter, (held, weights)): (usize, (&[i8], &[i8]))| {
+        let zero_points = &zero_points[conv.shape.reads(filter)];
+        let columns = held.chunks(taps).zip(weights.chunks(taps)).zip(zero_points);
+        let change = |held: &[i8], weights: &[i8]| -> i32 {
+            held.iter().zip(weights).map(|(held, weight)| i32::from(*held) - i32::from(*weight)).sum()
+        };
+        columns.map(|((held, weights), zero)| i64::from(change(held, weights) * i32::from(*zero))).sum::<i64>()
+    };
+    let shifts = held != integer.weights && zero_points.iter().any(|zero| *zero != 0);
+    let offsets = shifts.then(|| {
+        let filters = held.chunks(taps * depth).zip(integer.weights.chunks(taps * depth)).enumerate();
+        let sums: Vec<f32> = filters.map(|filter| offset(filter) as f32).collect();
+        Tensor::from_data(sums.as_slice(), &rounded.device())
+    });
     let padding = zero_points.to_vec();
     let conversions = Conversions::new(conv, &integer, &held, padding, chip.hardware).expect(checked);
     let losses = Some(Losses { chip, conversions, offsets, unit: scales.sums });

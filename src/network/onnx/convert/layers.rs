@@ -4,7 +4,7 @@ use super::{Converter, title};
 use crate::network::graph::Source;
 use crate::network::onnx::layers::{Joined, Normalization, Product, ProductKind, Sums};
 use crate::network::onnx::model::OnnxNode;
-use crate::network::onnx::refusal::{Refusal, Said, refuse};
+use crate::network::onnx::refusal::{READ_BY_WINDOWS, Refusal, Said, refuse};
 use crate::network::onnx::scope::{Content, Map, Value, View};
 use crate::network::onnx::window::{NO_BORDER, Placed};
 use crate::network::spec::Activation;
@@ -42,7 +42,7 @@ impl<'a> Converter<'a> {
             return refuse(reason, "flatten a map before a linear layer");
         };
         if border != NO_BORDER {
-            return refuse("its input is padded", "only convolutions and maxima read a value with a border");
+            return refuse("its input is padded", READ_BY_WINDOWS);
         }
         let float =
             |name: &str| Ok::<_, Refusal>(node.attribute(name)?.and_then(|attribute| attribute.float).unwrap_or(1.0));

@@ -3,7 +3,7 @@
 use super::{Converter, title};
 use crate::network::graph::Source;
 use crate::network::onnx::model::OnnxNode;
-use crate::network::onnx::refusal::{Said, refuse};
+use crate::network::onnx::refusal::{READ_BY_WINDOWS, Said, refuse};
 use crate::network::onnx::scope::{Content, Map, View};
 use crate::network::onnx::window::{NO_BORDER, Placed};
 use crate::network::window::Window;
@@ -64,7 +64,7 @@ impl<'a> Converter<'a> {
     pub(super) fn mean(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         let (source, border, [channels, ..]) = self.stored_map(node)?;
         if border != NO_BORDER {
-            return refuse("its input is padded", "only convolutions and maxima read a value with a border");
+            return refuse("its input is padded", READ_BY_WINDOWS);
         }
         let mut sizes = vec![channels, 1, 1];
         if node.kind == "ReduceMean" {
