@@ -432,7 +432,7 @@ fn a_version_that_cannot_hold_the_package_is_refused() {
         assert_eq!(header["version"], 4);
         header["version"] = 3.into();
     });
-    assert!(error.contains("`version`") && error.contains("it is 3, but what the package holds needs 4"), "{error}");
+    assert!(error.contains("`header.version`: it is 3, but what the package holds needs 4"), "{error}");
     // A later one holds all that an earlier one does.
     let mut parts = Parts::new(&tiny().to_bytes().unwrap());
     parts.header["version"] = 4.into();
