@@ -100,7 +100,6 @@ pub(crate) fn write_cifar100(data_dir: &Path, train: usize, test: usize) -> Path
     folder
 }
 
-/// A network for 32x32 images with both shortcuts and both pools, as a user would write it.
 /// Windows that differ by side, a dilated kernel, means that overlap and have a border, and maps behind each other, one of which is read by
 /// others, too.
 pub(crate) fn joined_network(classes: usize) -> String {
@@ -125,6 +124,7 @@ layers = [
     )
 }
 
+/// A network for 32x32 images with both shortcuts and both pools, as a user would write it.
 pub(crate) fn tiny_network(classes: usize) -> String {
     format!(
         r#"

@@ -232,25 +232,10 @@ impl MacroNetwork {
             let histograms = |conv: usize| scratch.histograms.get(index).map(|histograms| histograms[conv].as_slice());
             match step {
                 Step::Conv(step) => {
-                    let planes_of = &mut planes[0];
-                    step.conv.run(
-                        number,
-                        &values[step.input],
-                        planes_of,
-                        &mut scratch.sums,
-                        &mut counters,
-                        histograms(0),
-                    )?;
+                    let [own, joined] = planes;
+                    step.conv.run(number, &values[step.input], own, &mut scratch.sums, &mut counters, histograms(0))?;
                     if let Some(Join::Projection { conv, input, .. }) = &step.join {
-                        let planes_of = &mut planes[1];
-                        conv.run(
-                            number,
-                            &values[*input],
-                            planes_of,
-                            &mut scratch.joined,
-                            &mut counters,
-                            histograms(1),
-                        )?;
+                        conv.run(number, &values[*input], joined, &mut scratch.joined, &mut counters, histograms(1))?;
                     }
                     if let Some(finish) = &step.requantize {
                         let slots = || finish.forms.iter().map(|(_, slot)| *slot);

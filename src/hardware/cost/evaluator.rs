@@ -268,7 +268,7 @@ impl<'a> Evaluator<'a> {
         check_cycles(&dense_layers, hardware)?;
         // What is decided about single layers is about this network: copies of a dense layer may not fit.
         let free = Hardware { mapping: Mapping { layers: Vec::new(), ..hardware.mapping.clone() }, ..hardware.clone() };
-        let same = groups.kept == groups.dense && free == *hardware;
+        let same = groups.kept == groups.dense && hardware.mapping.layers.is_empty();
         let (mapped, other) = rayon::join(
             || map(&layers, hardware, &self.parts),
             || (!same).then(|| map(&dense_layers, &free, &self.dense_parts)),

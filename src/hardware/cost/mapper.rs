@@ -82,12 +82,9 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
     let chip = Hardware { name: String::new(), ..hardware.resolved() };
     let known = known.of(&chip, &access_pj);
     let expense = |part: Part| {
-        known.get(part, || {
-            let hardware = part.of(&chip);
-            match best_plan(layers, &hardware) {
-                Some(found) => (found.least_room * chip.rows_on, Some(found.plan.expense(&hardware))),
-                None => (part.rows, None),
-            }
+        known.get(part, || match best_plan(layers, &part.of(&chip)) {
+            Some(found) => (found.least_room * chip.rows_on, Some(found.expense)),
+            None => (part.rows, None),
         })
     };
     let least = Least::new(layers, &chip);

@@ -38,8 +38,8 @@ impl<'a> Plan<'a> {
 
     /// Whether each layer is placed as the hardware file decides.
     fn is_allowed(&self, hardware: &Hardware) -> bool {
-        let placed = self.works.iter().filter_map(|work| Some((work.placement?, work.layer.conv.as_ref()?)));
-        placed.into_iter().all(|(placement, conv)| placement.is_allowed(conv, hardware))
+        let mut placed = self.works.iter().filter_map(|work| Some((work.placement?, work.layer.conv.as_ref()?)));
+        placed.all(|(placement, conv)| placement.is_allowed(conv, hardware))
     }
 
     /// Macros that hold a tile in a frame, and of all that the whole chip has those that don't.
@@ -188,6 +188,7 @@ pub(super) fn fixed<'a>(layers: &'a [Layer], hardware: &Hardware, policy: Policy
 /// The best plan found on all of a chip.
 pub(super) struct Found<'a> {
     pub(super) plan: Plan<'a>,
+    pub(super) expense: Expense,
     /// The fewest accesses that a macro may have room for, so that the same plan is found.
     pub(super) least_room: usize,
 }
@@ -210,11 +211,13 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     let plans: Vec<Plan> = [plain].into_iter().chain(chosen).chain(others).collect();
 
     let least_room = least_room(&works, &plans, hardware);
-    let least = plans[0].expense(hardware);
-    let rank = |plan: &Plan| plan.expense(hardware).rank(&least, objective);
-    let all = plans.into_iter().map(|plan| (rank(&plan), plan));
-    let best = all.reduce(|best, next| if next.0 < best.0 { next } else { best });
-    Some(Found { plan: best.expect("the plain plan is there").1, least_room })
+    let expenses: Vec<Expense> = plans.iter().map(|plan| plan.expense(hardware)).collect();
+    let plain = expenses[0];
+    let rank = |expense: &Expense| expense.rank(&plain, objective);
+    let best =
+        plans.into_iter().zip(expenses).reduce(|best, next| if rank(&next.1) < rank(&best.1) { next } else { best });
+    let (plan, expense) = best.expect("the plain plan is there");
+    Some(Found { plan, expense, least_room })
 }
 
 /// For each layer of a plan the best other placement that it may have, with what a frame takes then.
