@@ -5,8 +5,11 @@ mod floats;
 mod graph;
 #[cfg(feature = "train")]
 mod import;
+mod node;
 mod onnx;
 mod params;
+mod resolve;
+mod shape;
 mod spec;
 mod weights;
 mod window;
@@ -14,13 +17,15 @@ mod zoo;
 
 pub use file::read_network;
 pub(crate) use file::unknown_network;
-pub use graph::{Conv, ConvShape, Graph, MapShape, Node, Op, Skip, Source};
+pub use graph::Graph;
 #[cfg(feature = "train")]
 pub use import::{ImportOptions, Imported, import};
+pub use node::{Conv, Node, Op, Skip, Source};
 pub use onnx::OnnxNetwork;
 #[cfg(feature = "train")]
 pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
+pub use shape::{ConvShape, MapShape};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 pub use weights::{Array, Weights};
 pub use window::{Border, Sides, Window};

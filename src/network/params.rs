@@ -2,7 +2,8 @@
 //!
 //! `T` is what stands for a parameter: an array on the host, a tensor, its gradient, its momentum.
 
-use super::graph::{Conv, Graph};
+use super::graph::Graph;
+use super::node::Conv;
 use super::weights::{Array, Weights, weight_shape};
 use crate::error::{Error, Result};
 

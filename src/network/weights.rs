@@ -15,7 +15,9 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::graph::{Conv, ConvShape, Graph};
+use super::graph::Graph;
+use super::node::Conv;
+use super::shape::ConvShape;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::seal::{NO_CHECKSUM, checksum, seal};

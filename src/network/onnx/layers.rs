@@ -2,7 +2,7 @@
 
 use super::refusal::{Said, refuse};
 use super::window::Placed;
-use crate::network::graph::Source;
+use crate::network::node::Source;
 use crate::network::params::Role;
 use crate::network::spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 use crate::network::weights::{Array, Weights};

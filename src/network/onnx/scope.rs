@@ -10,7 +10,7 @@ use super::refusal::{READ_BY_WINDOWS, Said, refuse};
 use super::shapes::turns;
 use super::tensor::Tensor;
 use super::window::NO_BORDER;
-use crate::network::graph::Source;
+use crate::network::node::Source;
 
 /// What a name stands for.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Maps behind each other, along their channels.
 
 use super::{Converter, title};
-use crate::network::graph::Source;
+use crate::network::node::Source;
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Said, refuse};
 use crate::network::onnx::scope::{Content, Map, Value, View};

@@ -1,7 +1,7 @@
 //! Nodes that a convolution or linear layer does: itself, its batch norm, its bias, its residual sum, its activation.
 
 use super::{Converter, title};
-use crate::network::graph::Source;
+use crate::network::node::Source;
 use crate::network::onnx::layers::{Joined, Normalization, Product, ProductKind, Sums};
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{READ_BY_WINDOWS, Refusal, Said, refuse};

@@ -15,7 +15,7 @@ use super::refusal::{Said, refuse, unknown_kind};
 use super::scope::{Content, Map, Scope, Value, View};
 use super::shapes::compute;
 use super::tensor::Tensor;
-use crate::network::graph::Source;
+use crate::network::node::Source;
 use crate::network::spec::Activation;
 
 /// What is said about a graph that no exporter of PyTorch's writes.

@@ -1,7 +1,7 @@
 //! Nodes that a pooling layer does: maxima and means.
 
 use super::{Converter, title};
-use crate::network::graph::Source;
+use crate::network::node::Source;
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{READ_BY_WINDOWS, Said, refuse};
 use crate::network::onnx::scope::{Content, Map, View};

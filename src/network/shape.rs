@@ -1,0 +1,161 @@
+//! The sizes of maps and convolutions, and their limits.
+
+use std::ops::Range;
+
+use super::window::{Border, Sides, Window};
+
+/// Why a layer cannot be.
+pub(super) type Reason<T> = std::result::Result<T, String>;
+
+/// Largest side, channel count or filter count that a description may ask for.
+pub(super) const MAX_EXTENT: usize = 1 << 16;
+/// Most weights of a layer, and most values of a map.
+const MAX_VALUES: u128 = 1 << 32;
+
+/// Channels, height and width of a feature map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapShape {
+    /// Channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Pixels a row.
+    pub width: usize,
+}
+
+impl MapShape {
+    /// Pixels of one channel.
+    pub fn pixels(&self) -> usize {
+        self.height * self.width
+    }
+
+    /// All values.
+    pub fn len(&self) -> usize {
+        self.channels * self.pixels()
+    }
+
+    /// True for a map without values, which a valid graph never has.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Geometry of a convolution; a linear layer has the whole input map as its kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Input map.
+    pub input: MapShape,
+    /// Output map; its channels are the filters.
+    pub output: MapShape,
+    /// Its kernel, which moves over the input.
+    pub window: Window,
+    /// Pixels from one value of the kernel to the next, of rows and of columns.
+    pub dilation: [usize; 2],
+    /// Groups of channels, each of which is read by as many filters.
+    pub groups: usize,
+}
+
+impl ConvShape {
+    /// The convolution of a map with dense filters.
+    ///
+    /// # Errors
+    /// Says which size is out of range or does not fit.
+    pub(super) fn new(input: MapShape, filters: usize, window: Window, dilation: [usize; 2]) -> Reason<Self> {
+        let Window { kernel, stride, padding } = window;
+        let sizes = [&kernel[..], &stride, &dilation, &[filters]].concat();
+        if sizes.contains(&0) || sizes.iter().chain(padding.as_flattened()).any(|&n| n > MAX_EXTENT) {
+            return Err(format!(
+                "filters, kernel, stride and dilation must be from 1 to {MAX_EXTENT}, padding at most that"
+            ));
+        }
+        let span = span(kernel, dilation);
+        let [height, width] =
+            Window { kernel: span, ..window }.windows([input.height, input.width]).ok_or_else(|| {
+                format!(
+                    "a kernel of {} does not fit a map of {} with padding {}",
+                    Sides(span),
+                    Sides([input.height, input.width]),
+                    Border(padding)
+                )
+            })?;
+        let output = MapShape { channels: filters, height, width };
+        let product = |sizes: [usize; 4]| sizes.iter().map(|&size| size as u128).product::<u128>();
+        let weights = product([filters, input.channels, kernel[0], kernel[1]]);
+        let values = product([filters, output.height, output.width, 1]);
+        if weights.max(values) > MAX_VALUES {
+            return Err(format!(
+                "it would have {weights} weights and {values} output values; the limit is {MAX_VALUES}"
+            ));
+        }
+        let [height, width] = window.bordered([input.height, input.width]);
+        let bordered = product([input.channels, height, width, 1]);
+        if bordered > MAX_VALUES {
+            return Err(format!(
+                "its input has {bordered} values with the border of {}; the limit is {MAX_VALUES}",
+                Border(padding)
+            ));
+        }
+        Ok(Self { input, output, window, dilation, groups: 1 })
+    }
+
+    /// The same whose channels are in groups.
+    pub(super) fn in_groups(self, groups: usize) -> Reason<Self> {
+        let (channels, filters) = (self.channels(), self.filters());
+        if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
+            return Err(format!("{channels} channels and {filters} filters do not divide into {groups} groups"));
+        }
+        Ok(Self { groups, ..self })
+    }
+
+    /// Output channels.
+    pub fn filters(&self) -> usize {
+        self.output.channels
+    }
+
+    /// Input channels.
+    pub fn channels(&self) -> usize {
+        self.input.channels
+    }
+
+    /// Input channels that a filter reads: all, or those of its group.
+    pub fn depth(&self) -> usize {
+        self.channels() / self.groups
+    }
+
+    /// The input channels that this filter reads.
+    pub fn reads(&self, filter: usize) -> Range<usize> {
+        let first = filter / (self.filters() / self.groups) * self.depth();
+        first..first + self.depth()
+    }
+
+    /// Kernel positions.
+    pub fn taps(&self) -> usize {
+        self.window.taps()
+    }
+
+    /// Row and column of the input, from the window's first one, that a kernel position reads.
+    pub fn tap(&self, tap: usize) -> [usize; 2] {
+        let width = self.window.kernel[1];
+        [tap / width * self.dilation[0], tap % width * self.dilation[1]]
+    }
+
+    /// Rows and columns of the input that a window spans.
+    pub fn span(&self) -> [usize; 2] {
+        span(self.window.kernel, self.dilation)
+    }
+
+    /// Weights `[filters, depth, kernel height, kernel width]`.
+    pub fn weights(&self) -> usize {
+        self.filters() * self.depth() * self.taps()
+    }
+
+    /// Multiply-accumulates of one image, borders included.
+    pub fn macs(&self) -> u64 {
+        self.weights() as u64 * self.output.pixels() as u64
+    }
+}
+
+/// Pixels that a kernel spans whose values are `dilation` apart.
+fn span(kernel: [usize; 2], dilation: [usize; 2]) -> [usize; 2] {
+    [0, 1].map(|side| (kernel[side] - 1) * dilation[side] + 1)
+}
