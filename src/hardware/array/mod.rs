@@ -3,7 +3,8 @@
 //! | module | does |
 //! |---|---|
 //! | `network` | [`MacroNetwork`]: an integer network mapped to a chip, layer by layer |
-//! | `conv` | a convolution's accesses: partial sums, conversion, accumulation |
+//! | `conv` | a convolution's weights and inputs as its accesses read them |
+//! | `accesses` | its accesses: partial sums, conversion, accumulation |
 //! | `layout` | where inputs and weights lie in memory |
 //! | `adc` | weight slices and the converter of their partial sums |
 //! | `noise` | noise of the conversions, and stuck cells |
@@ -12,6 +13,7 @@
 //!
 //! It knows nothing of cores, time or energy.
 
+mod accesses;
 mod adc;
 mod conv;
 mod layout;
@@ -20,7 +22,7 @@ mod noise;
 mod partial_sums;
 mod random;
 
-pub use conv::Counters;
+pub use accesses::Counters;
 pub use network::{Execution, MacroNetwork};
 #[cfg(feature = "train")]
 pub(crate) use noise::{ConversionNoise, stuck_weights};

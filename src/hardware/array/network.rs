@@ -12,7 +12,8 @@
 
 use rayon::prelude::*;
 
-use super::conv::{ArrayConv, Counters};
+use super::accesses::Counters;
+use super::conv::ArrayConv;
 use super::partial_sums::{Histogram, PartialSumsOfNetwork};
 use crate::error::{Error, Result};
 use crate::hardware::chip::{Converter, Hardware};
