@@ -194,29 +194,37 @@ impl MacroNetwork {
         }
         let sums = self.histograms();
         for scratch in &scratches {
-            let pairs = sums.iter().flatten().flatten().zip(scratch.histograms.iter().flatten().flatten());
-            pairs.for_each(|(all, more)| all.add(more));
+            let pairs = sums.iter().flat_map(OfConvs::each).zip(scratch.histograms.iter().flat_map(OfConvs::each));
+            pairs.for_each(|(all, more)| all.iter().zip(more).for_each(|(all, more)| all.add(more)));
         }
-        let convs = self.convs().zip(sums.into_iter().flatten());
-        let named: Vec<_> = convs.filter_map(|(conv, histograms)| Some((conv?.name.as_str(), histograms))).collect();
+        let convs: Vec<_> = self.convs().collect();
+        let convs = convs.iter().flat_map(OfConvs::each).zip(sums.into_iter().flat_map(OfConvs::into_each));
+        let named: Vec<_> = convs.filter_map(|(conv, histograms)| Some(((*conv)?.name.as_str(), histograms))).collect();
         Ok(PartialSumsOfNetwork::new(&named, self.converter))
     }
 
-    /// For each step its convolution and its projection.
-    fn convs(&self) -> impl Iterator<Item = Option<&ArrayConv>> {
-        self.steps.iter().flat_map(|step| match step {
+    /// The convolutions of each step.
+    fn convs(&self) -> impl Iterator<Item = OfConvs<Option<&ArrayConv>>> {
+        self.steps.iter().map(|step| match step {
             Step::Conv(step) => match &step.join {
-                Some(Join::Projection { conv, .. }) => [Some(&step.conv), Some(&**conv)],
-                Some(Join::Identity { .. }) | None => [Some(&step.conv), None],
+                Some(Join::Projection { conv, .. }) => OfConvs { own: Some(&step.conv), projection: Some(&**conv) },
+                Some(Join::Identity { .. }) | None => OfConvs { own: Some(&step.conv), projection: None },
             },
-            Step::MaxPool { .. } | Step::Concat { .. } | Step::AvgPool { .. } => [None, None],
+            Step::MaxPool { .. } | Step::Concat { .. } | Step::AvgPool { .. } => {
+                OfConvs { own: None, projection: None }
+            }
         })
     }
 
-    /// For each step the histograms of its convolution and of its projection.
-    fn histograms(&self) -> Vec<[Vec<Histogram>; 2]> {
-        let of_convs: Vec<_> = self.convs().map(|conv| conv.map_or_else(Vec::new, ArrayConv::histograms)).collect();
-        of_convs.as_chunks().0.to_vec()
+    /// What `of` makes of each step's convolutions; an empty list where there is none.
+    fn of_convs<T>(&self, of: impl Fn(&ArrayConv) -> Vec<T>) -> Vec<OfConvs<Vec<T>>> {
+        let of = |conv: Option<&ArrayConv>| conv.map_or_else(Vec::new, &of);
+        self.convs().map(|OfConvs { own, projection }| OfConvs { own: of(own), projection: of(projection) }).collect()
+    }
+
+    /// Histograms of each step's convolutions.
+    fn histograms(&self) -> Vec<OfConvs<Vec<Histogram>>> {
+        self.of_convs(ArrayConv::histograms)
     }
 
     /// Computes image `number` of its data set.
@@ -230,13 +238,15 @@ impl MacroNetwork {
         }
         for (index, (step, planes)) in self.steps.iter().zip(&mut scratch.planes).enumerate() {
             let values = &mut scratch.values;
-            let histograms = |conv: usize| scratch.histograms.get(index).map(|histograms| histograms[conv].as_slice());
             match step {
                 Step::Conv(step) => {
-                    let [own, joined] = planes;
-                    step.conv.run(number, &values[step.input], own, &mut scratch.sums, &mut counters, histograms(0))?;
+                    let OfConvs { own, projection } = planes;
+                    let histograms = scratch.histograms.get(index);
+                    let counted = histograms.map(|histograms| &*histograms.own);
+                    step.conv.run(number, &values[step.input], own, &mut scratch.sums, &mut counters, counted)?;
                     if let Some(Join::Projection { conv, input, .. }) = &step.join {
-                        conv.run(number, &values[*input], joined, &mut scratch.joined, &mut counters, histograms(1))?;
+                        let counted = histograms.map(|histograms| &*histograms.projection);
+                        conv.run(number, &values[*input], projection, &mut scratch.joined, &mut counters, counted)?;
                     }
                     if let Some(finish) = &step.requantize {
                         let slots = || finish.forms.iter().map(|(_, slot)| *slot);
@@ -293,27 +303,36 @@ impl MacroNetwork {
     }
 }
 
+/// Something of a step's own convolution and of the projection that joins it.
+struct OfConvs<T> {
+    own: T,
+    projection: T,
+}
+
+impl<T> OfConvs<T> {
+    fn each(&self) -> [&T; 2] {
+        [&self.own, &self.projection]
+    }
+
+    fn into_each(self) -> [T; 2] {
+        [self.own, self.projection]
+    }
+}
+
 /// A thread's buffers.
 struct Scratch {
     values: Vec<Vec<u8>>,
-    /// For each step the input planes of its convolution and of its projection, borders in place.
-    planes: Vec<[Vec<u8>; 2]>,
+    /// Input planes of each step's convolutions, borders in place.
+    planes: Vec<OfConvs<Vec<u8>>>,
     sums: Vec<i32>,
     joined: Vec<i32>,
     row: Vec<i64>,
     /// [`MacroNetwork::histograms`]; empty where nothing is counted.
-    histograms: Vec<[Vec<Histogram>; 2]>,
+    histograms: Vec<OfConvs<Vec<Histogram>>>,
 }
 
 impl Scratch {
     fn new(network: &MacroNetwork, counts: bool) -> Self {
-        let planes = network.steps.iter().map(|step| match step {
-            Step::Conv(step) => match &step.join {
-                Some(Join::Projection { conv, .. }) => [step.conv.empty_planes(), conv.empty_planes()],
-                Some(Join::Identity { .. }) | None => [step.conv.empty_planes(), Vec::new()],
-            },
-            Step::MaxPool { .. } | Step::Concat { .. } | Step::AvgPool { .. } => [Vec::new(), Vec::new()],
-        });
         let rows = network.steps.iter().map(|step| match step {
             Step::Conv(step) => step.conv.shape.filters(),
             Step::AvgPool { output, .. } => output.len(),
@@ -321,7 +340,7 @@ impl Scratch {
         });
         Self {
             values: network.slots.iter().map(|len| vec![0; *len]).collect(),
-            planes: planes.collect(),
+            planes: network.of_convs(ArrayConv::empty_planes),
             sums: Vec::new(),
             joined: Vec::new(),
             row: vec![0; rows.max().unwrap_or(0)],
