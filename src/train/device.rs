@@ -25,20 +25,54 @@ pub(super) fn default_device() -> Device {
 /// The device of a name.
 ///
 /// # Errors
-/// Lists those that this build has.
+/// Lists those that this build has; a GPU that doesn't compute.
 pub fn device(name: &str) -> Result<Device> {
     match name {
         "flex" => Ok(default_device()),
         "ndarray" => Ok(ndarray_device()),
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(0)),
+        "cuda" => usable(name, || Device::cuda(0)),
         #[cfg(feature = "wgpu")]
-        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        "wgpu" => usable(name, || Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
         _ => Err(Error::Setting(format!(
             "there is no device `{name}` in this build, which has: {}; cuda and wgpu need --features cuda or wgpu",
             DEVICES.join(", ")
         ))),
     }
+}
+
+/// A device that computes something: burn panics where there is no GPU, driver or runtime compiler, mostly on a thread of its own.
+///
+/// # Errors
+/// The device with what burn said.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+fn usable(name: &str, device: fn() -> Device) -> Result<Device> {
+    use std::panic::{catch_unwind, set_hook, take_hook};
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    // One at a time: the hook is the process's.
+    static PROBE: Mutex<()> = Mutex::new(());
+    let _one = PROBE.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let hook = take_hook();
+    let heard = said.clone();
+    set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().unwrap_or("a panic").to_string();
+        heard.lock().unwrap_or_else(PoisonError::into_inner).push(message);
+    }));
+    let found = catch_unwind(|| {
+        let device = device();
+        let sum = burn::tensor::Tensor::<1>::ones([2], &device).sum();
+        (sum.into_data().try_to_vec::<f32>().ok()? == [2.0]).then_some(device)
+    });
+    set_hook(hook);
+    found.ok().flatten().ok_or_else(|| {
+        let said = said.lock().unwrap_or_else(PoisonError::into_inner).first().cloned();
+        let reason = said.map_or(String::new(), |said| format!(": {}", said.lines().next().unwrap_or_default()));
+        Error::Setting(format!(
+            "device `{name}` doesn't compute{reason}; see that the GPU and its driver are there, or leave `--device` out"
+        ))
+    })
 }
 
 // Burn has deprecated it; it stays as the slow cross-check of the others.
