@@ -22,6 +22,11 @@ pub(super) fn default_device() -> Device {
     Device::flex()
 }
 
+/// Whether layers are computed by `engine`'s kernels there, and not by burn's own operations.
+pub(super) fn has_our_kernels(device: &Device) -> bool {
+    *device == default_device()
+}
+
 /// The device of a name.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::algorithm::{Algorithm, Buffers, Direction, GradientSums};
+use super::algorithm::{Algorithm, Buffers, Direction, GradientSums, WeightSum};
 use super::direct::Direct;
 use super::geometry::ConvGeometry;
 use super::grouped::Grouped;
@@ -46,7 +46,8 @@ impl ConvGeometry {
         finish: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
     ) -> (Vec<f32>, Vec<R>) {
         let algorithm = self.algorithm(w, exact, Direction::Forward);
-        let images = algorithm.images();
+        // The outputs of an image don't depend on which others they are computed with; many threads read the weights more often.
+        let images = algorithm.images().min(self.batch.div_ceil(rayon::current_num_threads()));
         let (out, results) = in_parts(
             self.batch * self.out_len(),
             images * self.out_len(),
@@ -71,35 +72,95 @@ impl ConvGeometry {
     ) -> Gradients<Option<Vec<f32>>> {
         let algorithm = self.algorithm(w, false, Direction::InputGradient);
         let parts = Parts::new(self, &*algorithm);
-        let part_of_batch = |(buffers, out_gradient): &mut (Buffers, Vec<f32>), part, mut input: Option<&mut [f32]>| {
-            let mut sum = vec![0.0; if wanted.weight { algorithm.sum_len() } else { 0 }];
-            let range = parts.range(part);
-            for image in range.clone().step_by(parts.step) {
-                let count = parts.step.min(range.end - image);
-                out_gradient.resize(count * self.out_len(), 0.0);
-                for (index, out_gradient) in out_gradient.chunks_mut(self.out_len()).enumerate() {
-                    gradient(image + index, out_gradient);
-                }
-                let x = &x[image * self.in_len()..][..count * self.in_len()];
-                let place = (image - range.start) * self.in_len();
-                let input = input.as_deref_mut().map(|input| &mut input[place..][..count * self.in_len()]);
-                let sums = GradientSums { input, weights: wanted.weight.then_some(&mut sum) };
-                algorithm.backward(buffers, x, out_gradient, sums);
+        let pass = BackwardPass { conv: self, algorithm: &*algorithm, parts: &parts, x, gradient };
+        let threads = rayon::current_num_threads();
+        let (input, sums) = match wanted {
+            Gradients { input: true, weight: true } if parts.count() >= threads => {
+                let (input, sums) = pass.both();
+                (Some(input), sums)
             }
-            sum
-        };
-        let (input, sums) = if wanted.input {
-            let [len, part] = [self.batch, parts.images].map(|images| images * self.in_len());
-            let (input, sums) =
-                in_parts(len, part, Default::default, |scratch, part, input| part_of_batch(scratch, part, Some(input)));
-            (Some(input), sums)
-        } else {
-            let sums = (0..parts.count()).into_par_iter();
-            (None, sums.map_init(Default::default, |scratch, part| part_of_batch(scratch, part, None)).collect())
+            // Apart, each share of the weights' gradient makes its output's gradient and the transformed input anew: better than threads without work.
+            Gradients { input, weight } => {
+                (input.then(|| pass.input(threads)), if weight { pass.weights(threads) } else { Vec::new() })
+            }
         };
         Gradients { input, weight: wanted.weight.then(|| algorithm.weight_gradient(&sums)) }
     }
 }
+
+/// A batch on its way back.
+struct BackwardPass<'a, G> {
+    conv: &'a ConvGeometry,
+    algorithm: &'a dyn Algorithm,
+    parts: &'a Parts,
+    x: &'a [f32],
+    /// Writes the gradient of an image's output.
+    gradient: G,
+}
+
+impl<G: Fn(usize, &mut [f32]) + Sync + Send> BackwardPass<'_, G> {
+    /// The inputs' gradient and each part's sum of the weights'.
+    fn both(&self) -> (Vec<f32>, Vec<Vec<f32>>) {
+        let [len, part] = [self.conv.batch, self.parts.images].map(|images| images * self.conv.in_len());
+        in_parts(len, part, Default::default, |scratch, part, input| {
+            let mut sum = vec![0.0; self.algorithm.sum_len()];
+            let weights = WeightSum { panels: 0..self.algorithm.panels(), values: &mut sum };
+            self.images(scratch, self.parts.range(part), GradientSums { input: Some(input), weights: Some(weights) });
+            sum
+        })
+    }
+
+    /// The inputs' gradient: that of an image doesn't depend on which others it is computed with.
+    fn input(&self, threads: usize) -> Vec<f32> {
+        let images = self.parts.step.min(self.conv.batch.div_ceil(threads));
+        let [len, part] = [self.conv.batch, images].map(|images| images * self.conv.in_len());
+        let input = |scratch: &mut Scratch, part: usize, input: &mut [f32]| {
+            let first = part * images;
+            let range = first..first + input.len() / self.conv.in_len();
+            self.images(scratch, range, GradientSums { input: Some(input), weights: None });
+        };
+        in_parts(len, part, Default::default, input).0
+    }
+
+    /// Each part's sum of the weights' gradient; threads share the panels of a part where parts are too few.
+    fn weights(&self, threads: usize) -> Vec<Vec<f32>> {
+        let panels = self.algorithm.panels();
+        let share = panels.div_ceil(threads.div_ceil(self.parts.count()));
+        let zeros = |_| vec![0.0; self.algorithm.sum_len()];
+        let mut sums: Vec<Vec<f32>> = (0..self.parts.count()).into_par_iter().map(zeros).collect();
+        let len = share * (self.algorithm.sum_len() / panels);
+        let shares = sums.par_iter_mut().enumerate().flat_map(|(part, sum)| {
+            sum.par_chunks_mut(len).enumerate().map(move |(index, values)| (part, index * share, values))
+        });
+        shares.for_each_init(Default::default, |scratch, (part, first, values)| {
+            let weights = WeightSum { panels: first..panels.min(first + share), values };
+            self.images(scratch, self.parts.range(part), GradientSums { input: None, weights: Some(weights) });
+        });
+        sums
+    }
+
+    /// Adds what some images mean, a step of them after the other.
+    fn images(&self, (buffers, out_gradient): &mut Scratch, range: Range<usize>, mut sums: GradientSums) {
+        let conv = self.conv;
+        for image in range.clone().step_by(self.parts.step) {
+            let count = self.parts.step.min(range.end - image);
+            out_gradient.resize(count * conv.out_len(), 0.0);
+            for (index, out_gradient) in out_gradient.chunks_mut(conv.out_len()).enumerate() {
+                (self.gradient)(image + index, out_gradient);
+            }
+            let x = &self.x[image * conv.in_len()..][..count * conv.in_len()];
+            let place = (image - range.start) * conv.in_len();
+            let step = GradientSums {
+                input: sums.input.as_deref_mut().map(|input| &mut input[place..][..count * conv.in_len()]),
+                weights: sums.weights.as_mut().map(WeightSum::reborrow),
+            };
+            self.algorithm.backward(buffers, x, out_gradient, step);
+        }
+    }
+}
+
+/// A thread's memory, and the gradient of some outputs.
+type Scratch = (Buffers, Vec<f32>);
 
 /// A batch cut into parts, each with a sum of weight gradients of its own.
 struct Parts {
@@ -230,6 +291,8 @@ mod tests {
                 geometry([5, 9], [32, 16], [3, 3], [1, 1]),
                 geometry([3, 5], [8, 24], [3, 3], [1, 1]),
                 geometry([2, 2], [65, 40], [3, 3], [1, 1]),
+                geometry([3, 4], [16, 96], [3, 3], [1, 1]),
+                geometry([3, 4], [64, 100], [2, 2], [2, 0]),
                 geometry([3, 9], [70, 33], [3, 3], [2, 1]),
                 geometry([2, 7], [3, 64], [3, 3], [1, 1]),
                 geometry([4, 8], [20, 20], [1, 1], [2, 0]),
@@ -302,6 +365,25 @@ mod tests {
                 assert!(narrow.out == wide.out, "{conv:?}");
                 assert!(narrow.gradients.input == wide.gradients.input, "{conv:?}");
                 assert!(narrow.gradients.weight == wide.gradients.weight, "{conv:?}");
+            }
+        }
+    }
+
+    /// Threads share what there is, and sum it up in the same order, however many they are.
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        for conv in geometries() {
+            let x = values(conv.batch * conv.in_len(), 1);
+            let w = values(conv.filters * conv.depth(), 2);
+            let gradient = values(conv.batch * conv.out_len(), 3);
+            let found = [1, 2, 3, 5, 16].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                pool.install(|| computed(&conv, false, [&x, &w, &gradient]))
+            });
+            for other in &found[1..] {
+                assert!(found[0].out == other.out, "{conv:?}");
+                assert!(found[0].gradients.input == other.gradients.input, "{conv:?}");
+                assert!(found[0].gradients.weight == other.gradients.weight, "{conv:?}");
             }
         }
     }

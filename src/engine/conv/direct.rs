@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::algorithm::{Algorithm, Buffers, Direction, GradientSums};
+use super::algorithm::{Algorithm, Buffers, Direction, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
 use super::product::{Axis, COLUMNS, Product};
 use crate::engine::parallel::in_parts;
@@ -314,12 +314,12 @@ fn panel(columns: usize) -> usize {
     if columns > COLUMNS { 2 * COLUMNS } else { COLUMNS }
 }
 
-/// Copies rows of `columns` into panels.
-fn pack(values: &[f32], columns: usize, panels: &mut Vec<f32>) {
+/// Copies some panels of rows of `columns`.
+fn pack(values: &[f32], columns: usize, wanted: Range<usize>, panels: &mut Vec<f32>) {
     let (panel, rows) = (panel(columns), values.len() / columns);
     panels.clear();
-    panels.resize(columns.next_multiple_of(panel) * rows, 0.0);
-    for (index, panels) in panels.chunks_mut(rows * panel).enumerate() {
+    panels.resize(wanted.len() * panel * rows, 0.0);
+    for (index, panels) in wanted.zip(panels.chunks_mut(rows * panel)) {
         let first = index * panel;
         let count = panel.min(columns - first);
         for (to, row) in panels.chunks_mut(panel).zip(values.chunks(columns)) {
@@ -359,9 +359,13 @@ impl Algorithm for Direct<'_> {
         self.conv.depth() * self.padded_filters()
     }
 
+    fn panels(&self) -> usize {
+        self.padded_filters() / panel(self.conv.filters)
+    }
+
     fn backward(&self, buffers: &mut Buffers, x: &[f32], out_gradient: &[f32], sums: GradientSums) {
         let images = x.len() / self.conv.in_len();
-        let Buffers { input: framed, output: panels } = buffers;
+        let Buffers { input: framed, output: gradients } = buffers;
         if let Some(input) = sums.input {
             let channels = self.conv.channels;
             let pitch = channels.next_multiple_of(panel(channels));
@@ -376,12 +380,12 @@ impl Algorithm for Direct<'_> {
                 }
             }
         }
-        if let Some(sum) = sums.weights {
+        if let Some(WeightSum { panels, values }) = sums.weights {
             let mut frame = frame(self.conv);
             frame.pitch += if many_channels(self.conv) { GAP } else { 0 };
             frame.fill(self.conv, x, framed);
-            pack(out_gradient, self.conv.filters, panels);
-            self.add_weight_gradient(framed, frame.pitch, panels, images, sum);
+            pack(out_gradient, self.conv.filters, panels, gradients);
+            self.add_weight_gradient(framed, frame.pitch, gradients, images, values);
         }
     }
 

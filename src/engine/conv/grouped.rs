@@ -3,7 +3,7 @@
 //! There is no matrix in it: a kernel position multiplies each filter's channel by its weight, for all filters side by side. The order of each
 //! sum is fixed: exact for integers as long as they stay below `2^24`.
 
-use super::algorithm::{Algorithm, Buffers, GradientSums};
+use super::algorithm::{Algorithm, Buffers, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
 use crate::simd::vectorized;
 
@@ -92,6 +92,10 @@ impl Algorithm for Grouped<'_> {
         self.weights.len()
     }
 
+    fn panels(&self) -> usize {
+        1
+    }
+
     fn backward(&self, _: &mut Buffers, x: &[f32], out_gradient: &[f32], mut sums: GradientSums) {
         let filters = self.conv.filters;
         for Meeting { input, output, weights } in self.meetings() {
@@ -100,7 +104,7 @@ impl Algorithm for Grouped<'_> {
                 if let Some(gradient) = &mut sums.input {
                     add_products(&mut gradient[input..][..filters], slopes, &self.weights[weights..][..filters]);
                 }
-                if let Some(sums) = &mut sums.weights {
+                if let Some(WeightSum { values: sums, .. }) = &mut sums.weights {
                     add_products(&mut sums[weights..][..filters], slopes, &x[input..][..filters]);
                 }
                 continue;
@@ -113,7 +117,7 @@ impl Algorithm for Grouped<'_> {
                         gradient[*channel] += slope * weight;
                     }
                 }
-                if let Some(sums) = &mut sums.weights {
+                if let Some(WeightSum { values: sums, .. }) = &mut sums.weights {
                     for ((slope, channel), sum) in slopes.iter().zip(channels).zip(&mut sums[weights..]) {
                         *sum += slope * x[input + channel];
                     }

@@ -20,7 +20,7 @@ use burn::tensor::Device;
 use super::calibrate::{measure_folded, measure_statistics};
 use super::check;
 use super::checkpoint::Position;
-use super::device::default_device;
+use super::device::{default_device, has_our_kernels};
 use super::events::{EpochReport, Event, StepReport};
 use super::health::check_finite;
 use super::model::Model;
@@ -232,7 +232,12 @@ impl Training {
             return Ok(Event::PhaseEnded { phase: number });
         }
         if step < self.steps_per_epoch() {
-            return self.train_step(&phase).map(Event::Step);
+            // Our kernels then share their work from a thread of the pool, and don't wake it each time.
+            let report = match has_our_kernels(&self.model.device) {
+                true => rayon::scope(|_| self.train_step(&phase)),
+                false => self.train_step(&phase),
+            };
+            return report.map(Event::Step);
         }
         let report = self.end_epoch(&phase)?;
         self.position.metric_lines += 1;

@@ -15,7 +15,7 @@ use tiles::{Block, Map, gather, panel, scatter};
 use transform::{Input, InputGradient, Output, OutputGradient, PATCH, POINTS, TILE};
 use weights::{WeightGradientPanel, WeightPanel};
 
-use super::algorithm::{Algorithm, Buffers, Direction, GradientSums};
+use super::algorithm::{Algorithm, Buffers, Direction, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
 use super::product::{Axis, COLUMNS, Product};
 use crate::engine::parallel::in_parts;
@@ -135,7 +135,7 @@ impl Algorithm for Winograd<'_> {
             let (input, output) = (Block::new(tiles, self.input.channels), Block::new(tiles, self.output.channels));
             from.resize(input.len(), 0.0);
             to.resize(output.len(), 0.0);
-            gather::<Input, PATCH>(self.input, 1, x, first, input, from);
+            gather::<Input, PATCH>(self.input, 1, 0, x, first, input, from);
             self.multiply(input, from, output, to);
             scatter::<Output, TILE>(self.output, 0, out, first, output, to);
         }
@@ -145,21 +145,32 @@ impl Algorithm for Winograd<'_> {
         POINTS * self.input.channels * self.output.channels
     }
 
+    fn panels(&self) -> usize {
+        self.output.channels / panel(self.output.channels)
+    }
+
     fn backward(&self, buffers: &mut Buffers, x: &[f32], out_gradient: &[f32], mut sums: GradientSums) {
         let Buffers { input: of_input, output: of_output } = buffers;
         let images = x.len() / self.input.len();
+        // The input's gradient is a sum over all filters.
+        let panels = match &sums {
+            GradientSums { input: None, weights: Some(WeightSum { panels, .. }) } => panels.clone(),
+            GradientSums { .. } => 0..self.panels(),
+        };
         for (first, tiles) in self.blocks(images * self.input.tiles()) {
-            let (inputs, outputs) = (Block::new(tiles, self.input.channels), Block::new(tiles, self.output.channels));
+            let inputs = Block::new(tiles, self.input.channels);
+            let outputs = Block::of_panels(tiles, panels.len(), panel(self.output.channels));
             of_input.resize(inputs.len(), 0.0);
             of_output.resize(outputs.len(), 0.0);
-            gather::<OutputGradient, TILE>(self.output, 0, out_gradient, first, outputs, of_output);
+            let start = panels.start * outputs.panel;
+            gather::<OutputGradient, TILE>(self.output, 0, start, out_gradient, first, outputs, of_output);
             if let Some(input) = &mut sums.input {
                 self.multiply(outputs, of_output, inputs, of_input);
                 scatter::<InputGradient, PATCH>(self.input, 1, input, first, inputs, of_input);
             }
-            if let Some(sum) = &mut sums.weights {
-                gather::<Input, PATCH>(self.input, 1, x, first, inputs, of_input);
-                self.add_weight_gradient(inputs, of_input, outputs, of_output, sum);
+            if let Some(WeightSum { values, .. }) = &mut sums.weights {
+                gather::<Input, PATCH>(self.input, 1, 0, x, first, inputs, of_input);
+                self.add_weight_gradient(inputs, of_input, outputs, of_output, values);
             }
         }
     }

@@ -69,6 +69,11 @@ impl Block {
         Self { tiles, channels, panel: panel(channels) }
     }
 
+    /// Of some panels of a map's channels.
+    pub(super) fn of_panels(tiles: usize, panels: usize, panel: usize) -> Self {
+        Self { tiles, channels: panels * panel, panel }
+    }
+
     fn stride(&self) -> usize {
         self.tiles * self.channels + GAP
     }
@@ -104,11 +109,12 @@ impl Block {
     }
 }
 
-/// Transforms the patches of tiles `first..` of maps into a block; outside of a map there are zeros.
+/// Transforms the patches of tiles `first..` of maps into a block of the channels from `start` on; outside of a map there are zeros.
 struct Gather<'a, T, const I: usize> {
     transform: PhantomData<T>,
     map: Map,
     origin: usize,
+    start: usize,
     images: &'a [f32],
     first: usize,
     block: Block,
@@ -120,9 +126,10 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Gather { map, origin, images, first, block, out, .. } = self;
-        let channels = map.channels;
-        assert!(channels.is_multiple_of(S::F32::LANES) && channels == block.channels && out.len() >= block.len());
+        let Gather { map, origin, start, images, first, block, out, .. } = self;
+        let channels = block.channels;
+        assert!(channels.is_multiple_of(S::F32::LANES) && out.len() >= block.len());
+        assert!(start + channels <= map.channels);
         let zeros = vec![0.0; channels];
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
@@ -131,12 +138,12 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
             for (i, row) in pixels.iter_mut().enumerate() {
                 for (j, pixel) in row.iter_mut().enumerate() {
                     if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
-                        *pixel = image[place].as_ptr();
+                        *pixel = image[place][start..].as_ptr();
                     }
                 }
             }
             for channel in (0..channels).step_by(S::F32::LANES) {
-                // SAFETY: each pixel has `channels` floats; writes end before `block.len()`, checked above.
+                // SAFETY: each pixel has `channels` floats from `start` on; writes end before `block.len()`, checked above.
                 unsafe {
                     let mut d = [[simd.splat(0.0); I]; I];
                     for (d, pixels) in d.iter_mut().zip(&pixels) {
@@ -222,12 +229,13 @@ impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
 pub(super) fn gather<T: Transform<I, PATCH>, const I: usize>(
     map: Map,
     origin: usize,
+    start: usize,
     images: &[f32],
     first: usize,
     block: Block,
     out: &mut [f32],
 ) {
-    dispatch(Gather::<T, I> { transform: PhantomData, map, origin, images, first, block, out });
+    dispatch(Gather::<T, I> { transform: PhantomData, map, origin, start, images, first, block, out });
 }
 
 pub(super) fn scatter<T: Transform<PATCH, O>, const O: usize>(
