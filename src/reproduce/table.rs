@@ -84,7 +84,8 @@ impl<'a> Table<'a> {
         if curves(title, &self.rows).is_some() {
             text += "\n![curves.svg](curves.svg)\n";
         }
-        let checks: String = self.rows.iter().filter(|row| !row.runs.is_empty()).map(|row| self.check(row)).collect();
+        let checks: String =
+            self.rows.iter().filter(|row| !row.runs.is_empty()).filter_map(|row| self.check(row)).collect();
         if !checks.is_empty() {
             text += &format!(
                 "\nCheck a row in a minute (its first seed; `deploy.json` beside it is the answer):\n\n```\n{checks}```\n"
@@ -102,11 +103,11 @@ impl<'a> Table<'a> {
         )
     }
 
-    /// The command that checks a row.
-    fn check(&self, row: &TableRow) -> String {
+    /// The command that checks a row whose package is kept: some are too large.
+    fn check(&self, row: &TableRow) -> Option<String> {
         let package = self.results.row_folder(&row.row.name).join(PACKAGE);
         let hardware = row.hardware.as_ref().map_or(String::new(), |file| format!(" --hardware {file}"));
-        format!("mars-deploy {}{hardware}\n", package.display())
+        package.exists().then(|| format!("mars-deploy {}{hardware}\n", package.display()))
     }
 
     /// The rows as CSV: one line each, numbers as they are.
