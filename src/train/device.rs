@@ -73,7 +73,9 @@ fn usable(name: &str, device: fn() -> Device) -> Result<Device> {
     set_hook(hook);
     found.ok().flatten().ok_or_else(|| {
         let said = said.lock().unwrap_or_else(PoisonError::into_inner).first().cloned();
-        let reason = said.map_or(String::new(), |said| format!(": {}", said.lines().next().unwrap_or_default()));
+        // What follows is a list of all names that were tried.
+        let clause = said.as_deref().and_then(|said| said.lines().next()?.split(" - ").next());
+        let reason = clause.map_or(String::new(), |clause| format!(": {clause}"));
         Error::Setting(format!(
             "device `{name}` doesn't compute{reason}; see that the GPU and its driver are there, or leave `--device` out"
         ))
