@@ -421,7 +421,7 @@ fn tables_read_the_same() {
 fn shipped_experiments_can_run() {
     let files = Experiment::files().unwrap();
     let names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["bits", "converter", "cycles", "fusion", "paper", "resnet20", "shapes", "vgg8"]);
+    assert_eq!(names, ["bits", "converter", "converter3", "cycles", "fusion", "paper", "resnet20", "shapes", "vgg8"]);
     for path in files {
         let experiment = Experiment::load(&path).unwrap();
         let mut epochs = BTreeSet::new();
