@@ -34,6 +34,12 @@ impl ConvGeometry {
         }
     }
 
+    /// Images that a thread works on together where none depends on the others, fewer of them where threads are many, which then read the weights
+    /// more often.
+    fn images_together(&self, algorithm: &dyn Algorithm) -> usize {
+        algorithm.images().min(self.batch.div_ceil(rayon::current_num_threads()))
+    }
+
     /// Outputs `[image][out height][out width][filters]`, and what `finish` gives for each image: it gets the image's index and
     /// its output while it is in the cache.
     ///
@@ -46,8 +52,7 @@ impl ConvGeometry {
         finish: impl Fn(usize, &mut [f32]) -> R + Sync + Send,
     ) -> (Vec<f32>, Vec<R>) {
         let algorithm = self.algorithm(w, exact, Direction::Forward);
-        // The outputs of an image don't depend on which others they are computed with; many threads read the weights more often.
-        let images = algorithm.images().min(self.batch.div_ceil(rayon::current_num_threads()));
+        let images = self.images_together(&*algorithm);
         let (out, results) = in_parts(
             self.batch * self.out_len(),
             images * self.out_len(),
@@ -73,15 +78,14 @@ impl ConvGeometry {
         let algorithm = self.algorithm(w, false, Direction::InputGradient);
         let parts = Parts::new(self, &*algorithm);
         let pass = BackwardPass { conv: self, algorithm: &*algorithm, parts: &parts, x, gradient };
-        let threads = rayon::current_num_threads();
         let (input, sums) = match wanted {
-            Gradients { input: true, weight: true } if parts.count() >= threads => {
+            Gradients { input: true, weight: true } if parts.count() >= rayon::current_num_threads() => {
                 let (input, sums) = pass.both();
                 (Some(input), sums)
             }
             // Apart, each share of the weights' gradient makes its output's gradient and the transformed input anew: better than threads without work.
             Gradients { input, weight } => {
-                (input.then(|| pass.input(threads)), if weight { pass.weights(threads) } else { Vec::new() })
+                (input.then(|| pass.input()), if weight { pass.weights() } else { Vec::new() })
             }
         };
         Gradients { input, weight: wanted.weight.then(|| algorithm.weight_gradient(&sums)) }
@@ -110,9 +114,9 @@ impl<G: Fn(usize, &mut [f32]) + Sync + Send> BackwardPass<'_, G> {
         })
     }
 
-    /// The inputs' gradient: that of an image doesn't depend on which others it is computed with.
-    fn input(&self, threads: usize) -> Vec<f32> {
-        let images = self.parts.step.min(self.conv.batch.div_ceil(threads));
+    /// The inputs' gradient.
+    fn input(&self) -> Vec<f32> {
+        let images = self.conv.images_together(self.algorithm);
         let [len, part] = [self.conv.batch, images].map(|images| images * self.conv.in_len());
         let input = |scratch: &mut Scratch, part: usize, input: &mut [f32]| {
             let first = part * images;
@@ -123,9 +127,9 @@ impl<G: Fn(usize, &mut [f32]) + Sync + Send> BackwardPass<'_, G> {
     }
 
     /// Each part's sum of the weights' gradient; threads share the panels of a part where parts are too few.
-    fn weights(&self, threads: usize) -> Vec<Vec<f32>> {
+    fn weights(&self) -> Vec<Vec<f32>> {
         let panels = self.algorithm.panels();
-        let share = panels.div_ceil(threads.div_ceil(self.parts.count()));
+        let share = panels.div_ceil(rayon::current_num_threads().div_ceil(self.parts.count()));
         let zeros = |_| vec![0.0; self.algorithm.sum_len()];
         let mut sums: Vec<Vec<f32>> = (0..self.parts.count()).into_par_iter().map(zeros).collect();
         let len = share * (self.algorithm.sum_len() / panels);
@@ -200,6 +204,12 @@ mod tests {
         (0..len as u32).map(|i| mix(i) as f32 / (1 << 23) as f32 - 1.0).collect()
     }
 
+    /// An input, weights and an output's gradient.
+    fn inputs(conv: &ConvGeometry) -> [Vec<f32>; 3] {
+        let lengths = [conv.batch * conv.in_len(), conv.filters * conv.depth(), conv.batch * conv.out_len()];
+        [1, 2, 3].map(|seed| values(lengths[seed - 1], seed as u32))
+    }
+
     struct Results<T> {
         out: Vec<T>,
         gradients: Gradients<Vec<T>>,
@@ -250,6 +260,12 @@ mod tests {
         let len = conv.out_len();
         let found = conv.backward(x, w, wanted, |image, out| out.copy_from_slice(&gradient[image * len..][..len]));
         Results { out, gradients: Gradients { input: found.input.unwrap(), weight: found.weight.unwrap() } }
+    }
+
+    fn assert_same(one: &Results<f32>, other: &Results<f32>, conv: &ConvGeometry) {
+        assert!(one.out == other.out, "{conv:?}");
+        assert!(one.gradients.input == other.gradients.input, "{conv:?}");
+        assert!(one.gradients.weight == other.gradients.weight, "{conv:?}");
     }
 
     fn assert_near(found: &[f32], expected: &[f64], what: &str) {
@@ -320,10 +336,8 @@ mod tests {
     #[test]
     fn every_instruction_set_computes_the_definition() {
         for conv in geometries() {
-            let x = values(conv.batch * conv.in_len(), 1);
-            let w = values(conv.filters * conv.depth(), 2);
-            let gradient = values(conv.batch * conv.out_len(), 3);
-            let inputs: [&[f32]; 3] = [&x, &w, &gradient];
+            let inputs = inputs(&conv);
+            let inputs = inputs.each_ref().map(Vec::as_slice);
             let expected = definition(&conv, inputs);
             for exact in [false, true] {
                 for (isa, found) in on_each_isa(|| computed(&conv, exact, inputs)) {
@@ -356,15 +370,11 @@ mod tests {
     #[test]
     fn avx2_gives_the_bits_of_avx512() {
         for conv in geometries() {
-            let x = values(conv.batch * conv.in_len(), 1);
-            let w = values(conv.filters * conv.depth(), 2);
-            let gradient = values(conv.batch * conv.out_len(), 3);
-            let found = on_each_isa(|| computed(&conv, false, [&x, &w, &gradient]));
+            let inputs = inputs(&conv);
+            let found = on_each_isa(|| computed(&conv, false, inputs.each_ref().map(Vec::as_slice)));
             for pair in found.windows(2).filter(|pair| pair[0].0 != Isa::Portable) {
                 let [(_, narrow), (_, wide)] = pair else { unreachable!("windows of two") };
-                assert!(narrow.out == wide.out, "{conv:?}");
-                assert!(narrow.gradients.input == wide.gradients.input, "{conv:?}");
-                assert!(narrow.gradients.weight == wide.gradients.weight, "{conv:?}");
+                assert_same(narrow, wide, &conv);
             }
         }
     }
@@ -373,18 +383,12 @@ mod tests {
     #[test]
     fn any_number_of_threads_gives_the_same_bits() {
         for conv in geometries() {
-            let x = values(conv.batch * conv.in_len(), 1);
-            let w = values(conv.filters * conv.depth(), 2);
-            let gradient = values(conv.batch * conv.out_len(), 3);
+            let inputs = inputs(&conv);
             let found = [1, 2, 3, 5, 16].map(|threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| computed(&conv, false, [&x, &w, &gradient]))
+                pool.install(|| computed(&conv, false, inputs.each_ref().map(Vec::as_slice)))
             });
-            for other in &found[1..] {
-                assert!(found[0].out == other.out, "{conv:?}");
-                assert!(found[0].gradients.input == other.gradients.input, "{conv:?}");
-                assert!(found[0].gradients.weight == other.gradients.weight, "{conv:?}");
-            }
+            found[1..].iter().for_each(|other| assert_same(&found[0], other, &conv));
         }
     }
 
