@@ -24,8 +24,8 @@ fn main() -> mars::Result<()> {
             hardware.name,
             deployment.accuracy.macro_model,
             deployment.accuracy.integer,
-            deployment.cost.cycles,
-            deployment.cost.energy_uj
+            deployment.evaluation.cost.cycles,
+            deployment.evaluation.cost.energy_uj
         );
     }
     Ok(())

@@ -8,9 +8,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::files::to_json;
 use crate::groups::GroupGrid;
-use crate::hardware::{
-    AreaBreakdown, Chip, Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, Policy, Used, evaluate,
-};
+use crate::hardware::{Evaluation, Hardware, evaluate};
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
 use crate::network::{ConvShape, Graph, NetworkSpec, Source, read_network, unknown_network, zoo};
 
@@ -70,33 +68,10 @@ pub struct MadeUp {
 pub struct Estimate {
     /// Name of the network.
     pub network: String,
-    /// Name of the hardware.
-    pub hardware: String,
     /// What was made up.
     pub made_up: MadeUp,
-    /// What keeps the chip from computing what the integer reference does; empty for an ideal converter without faults.
-    pub losses: Vec<String>,
-    /// The geometry that accesses were measured on, where it isn't the chip's and they are scaled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scaled_from: Option<Geometry>,
-    /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
-    pub policy: Policy,
-    /// What of the chip they were laid on.
-    pub used: Used,
-    /// The chip, with its hash.
-    pub chip: Chip,
-    /// Its area, where the hardware file has the constants.
-    pub area: Option<AreaBreakdown>,
-    /// How much smaller the weights are.
-    pub compression: Compression,
-    /// Per frame, weight reload charged.
-    pub cost: Cost,
-    /// Per frame, as if all weights stayed in the macros.
-    pub cost_without_reload: Cost,
-    /// Layer by layer.
-    pub layers: Vec<LayerCost>,
-    /// What the report draws beyond these keys.
-    #[serde(skip)]
+    /// What it costs.
+    #[serde(flatten)]
     pub evaluation: Evaluation,
     /// The network with its zero groups; weights of others mean nothing.
     #[serde(skip)]
@@ -152,23 +127,7 @@ impl Estimate {
             classes: spec.classes,
         };
         made_up.what = made_up.sentence();
-        Ok(Self {
-            network: spec.name.clone(),
-            hardware: hardware.name.clone(),
-            made_up,
-            losses: evaluation.losses.clone(),
-            scaled_from: evaluation.scaled_from,
-            policy: evaluation.policy,
-            used: evaluation.used,
-            chip: evaluation.chip.clone(),
-            area: evaluation.area,
-            compression: evaluation.compression,
-            cost: evaluation.cost,
-            cost_without_reload: evaluation.cost_without_reload,
-            layers: evaluation.layers.clone(),
-            evaluation,
-            integer,
-        })
+        Ok(Self { network: spec.name.clone(), made_up, evaluation, integer })
     }
 
     /// Its JSON text: the keys of `deploy.json` that need no images, and `made_up`.

@@ -5,10 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::{Batches, ImageShape, Split};
 use crate::error::Result;
 use crate::files::to_json;
-use crate::hardware::{
-    AreaBreakdown, Chip, Compression, Cost, Evaluation, Geometry, Hardware, LayerCost, MacroNetwork,
-    PartialSumsOfNetwork, Policy, Used, evaluate,
-};
+use crate::hardware::{Evaluation, Hardware, MacroNetwork, PartialSumsOfNetwork, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
 use crate::observer::Observer;
 use crate::package::Package;
@@ -23,17 +20,6 @@ const TOP5_CLASSES: usize = 50;
 pub struct Deployment {
     /// Name of the network.
     pub network: String,
-    /// Name of the hardware.
-    pub hardware: String,
-    /// What keeps the chip from computing what the integer reference does; empty for an ideal converter without faults.
-    pub losses: Vec<String>,
-    /// The geometry that accesses were measured on, where it isn't the chip's and they are scaled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scaled_from: Option<Geometry>,
-    /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
-    pub policy: Policy,
-    /// What of the chip they were laid on.
-    pub used: Used,
     /// Images that were run.
     pub images: usize,
     /// SHA-256 of the whole test split.
@@ -42,20 +28,8 @@ pub struct Deployment {
     pub accuracy: Accuracy,
     /// Images or logits in which two executions differ; null where one is missing.
     pub mismatches: Mismatches,
-    /// The chip, with its hash.
-    pub chip: Chip,
-    /// Its area, where the hardware file has the constants.
-    pub area: Option<AreaBreakdown>,
-    /// How much smaller the weights are.
-    pub compression: Compression,
-    /// Per frame, weight reload charged.
-    pub cost: Cost,
-    /// Per frame, as if all weights stayed in the macros.
-    pub cost_without_reload: Cost,
-    /// Layer by layer.
-    pub layers: Vec<LayerCost>,
-    /// What the report draws beyond these keys.
-    #[serde(skip)]
+    /// What it costs.
+    #[serde(flatten)]
     pub evaluation: Evaluation,
     /// The package, for the report.
     #[serde(skip)]
@@ -132,11 +106,6 @@ pub fn validate(
     let same_data = package.provenance.data_sha256 == data_sha256 && images == test.len();
     Ok(Deployment {
         network: network.graph.spec().name.clone(),
-        hardware: hardware.name.clone(),
-        losses: evaluation.losses.clone(),
-        scaled_from: evaluation.scaled_from,
-        policy: evaluation.policy,
-        used: evaluation.used,
         images,
         accuracy: Accuracy {
             float: package.provenance.float_accuracy.filter(|_| same_data),
@@ -151,12 +120,6 @@ pub fn validate(
             fake_quant_vs_macro_predictions: fake_quant.map(|fake| differences(fake, &macros)),
         },
         data_sha256,
-        chip: evaluation.chip.clone(),
-        area: evaluation.area,
-        compression: evaluation.compression,
-        cost: evaluation.cost,
-        cost_without_reload: evaluation.cost_without_reload,
-        layers: evaluation.layers.clone(),
         evaluation,
         package: package.clone(),
         chip_sha256: hardware.losses_sha256(),

@@ -33,8 +33,8 @@ fn a_dense_network_costs_what_it_costs_once_it_is_trained() {
         let trained = evaluate(&package.network, &Hardware::mars()).unwrap();
         assert_eq!(trained.compression.group_sparsity, 0.0);
         let estimate = Estimate::new(named_network(network, None, None).unwrap(), W4A4, &Hardware::mars()).unwrap();
-        assert_eq!(estimate.cost, trained.cost, "{network}");
-        assert_eq!(estimate.layers, trained.layers, "{network}");
+        assert_eq!(estimate.evaluation.cost, trained.cost, "{network}");
+        assert_eq!(estimate.evaluation.layers, trained.layers, "{network}");
     }
 }
 
@@ -99,7 +99,7 @@ fn networks_for_imagenet_have_its_images_and_classes() {
     ] {
         let estimate = Estimate::new(named_network(name, None, None).unwrap(), W4A4, &Hardware::mars()).unwrap();
         assert_eq!((estimate.made_up.image, estimate.made_up.classes), ([3, 224, 224], 1000));
-        assert_eq!(estimate.layers.iter().map(|layer| layer.macs).sum::<u64>(), macs, "{name}");
+        assert_eq!(estimate.evaluation.layers.iter().map(|layer| layer.macs).sum::<u64>(), macs, "{name}");
     }
     let spec = named_network("resnet18_imagenet", Some(64), Some(10)).unwrap();
     assert_eq!((spec.input, spec.classes), ([3, 64, 64], 10));
@@ -153,7 +153,7 @@ fn chips_and_packages_are_compared_side_by_side() {
         Assumptions { activation_bits: 8, ..W4A4 },
         &Hardware::load(wu.as_ref()).unwrap(),
     );
-    assert_eq!(json[0]["cost"]["cycles"], alone.unwrap().cost.cycles);
+    assert_eq!(json[0]["cost"]["cycles"], alone.unwrap().evaluation.cost.cycles);
     assert_eq!(json[1]["chip"]["name"], "guo-isscc2023");
 
     let package = |name: &str| format!("experiments/results/resnet20/{name}/model.mars");

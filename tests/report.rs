@@ -197,7 +197,7 @@ fn names_from_files_cannot_become_markup_or_terminal_codes() {
     package.provenance.crate_version = HOSTILE.into();
     let mut deployment = deploy(&package);
     deployment.network = HOSTILE.into();
-    deployment.hardware = HOSTILE.into();
+    deployment.evaluation.hardware = HOSTILE.into();
     let metrics = METRICS.replace("\"sparsify\"", &serde_json::to_string(HOSTILE).unwrap());
     let page = page(&deployment, Some(metrics.as_bytes()));
     assert_nested(&page);
@@ -334,25 +334,14 @@ fn without_running(network: IntegerNetwork) -> Deployment {
     Deployment {
         network: network.graph.spec().name.clone(),
         chip_sha256: hardware.losses_sha256(),
-        hardware: hardware.name,
         images: 10_000,
         data_sha256: "ab".repeat(32),
-        losses: evaluation.losses.clone(),
-        scaled_from: evaluation.scaled_from,
-        policy: evaluation.policy,
-        used: evaluation.used,
         accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0, macro_model_top5: None },
         mismatches: Mismatches {
             fake_quant_vs_integer_predictions: None,
             integer_vs_macro_logits: 0,
             fake_quant_vs_macro_predictions: None,
         },
-        chip: evaluation.chip.clone(),
-        area: evaluation.area,
-        compression: evaluation.compression,
-        cost: evaluation.cost,
-        cost_without_reload: evaluation.cost_without_reload,
-        layers: evaluation.layers.clone(),
         evaluation,
         package: Package { network, provenance: provenance("ab".repeat(32)), predictions: None },
     }

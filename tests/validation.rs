@@ -173,7 +173,7 @@ fn dense(network: &str, chip: &Hardware) -> Estimate {
 }
 
 fn layer<'a>(estimate: &'a Estimate, name: &str) -> &'a LayerCost {
-    estimate.layers.iter().find(|layer| layer.name == name).unwrap()
+    estimate.evaluation.layers.iter().find(|layer| layer.name == name).unwrap()
 }
 
 fn other_simulators() -> String {

@@ -11,10 +11,10 @@ use super::drawings::ENERGY_PARTS;
 use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, words, wrapped};
 use crate::error::{Error, Result};
 use crate::files::{to_json, write_atomically};
-use crate::hardware::{AreaBreakdown, Chip, Compression, Cost, Evaluation, LayerCost};
+use crate::hardware::Evaluation;
 
-/// A network on a chip, beside others.
-#[derive(Clone, Debug)]
+/// A network on a chip, beside others: an entry of `compare.json`.
+#[derive(Clone, Debug, Serialize)]
 pub struct Compared {
     /// What tells it from the others.
     pub name: String,
@@ -23,21 +23,8 @@ pub struct Compared {
     /// What was assumed, of a network that nobody has trained.
     pub made_up: Option<String>,
     /// What it costs.
+    #[serde(flatten)]
     pub evaluation: Evaluation,
-}
-
-/// What `compare.json` holds of each.
-#[derive(Serialize)]
-struct Entry<'a> {
-    name: &'a str,
-    network: &'a str,
-    made_up: &'a Option<String>,
-    chip: &'a Chip,
-    area: Option<AreaBreakdown>,
-    compression: Compression,
-    cost: Cost,
-    cost_without_reload: Cost,
-    layers: &'a [LayerCost],
 }
 
 /// Characters of a name in the table.
@@ -123,22 +110,7 @@ fn components(all: &[Compared]) -> Vec<(&'static str, Vec<f64>)> {
 /// # Errors
 /// None that is known: every field has a form in JSON.
 pub fn comparison_json(all: &[Compared]) -> Result<String> {
-    let entry = |it: &Compared| -> Result<serde_json::Value> {
-        let Evaluation { chip, area, compression, cost, cost_without_reload, layers, .. } = &it.evaluation;
-        let entry = Entry {
-            name: &it.name,
-            network: &it.network,
-            made_up: &it.made_up,
-            chip,
-            area: *area,
-            compression: *compression,
-            cost: *cost,
-            cost_without_reload: *cost_without_reload,
-            layers,
-        };
-        serde_json::to_value(entry).map_err(|error| Error::Setting(error.to_string()))
-    };
-    to_json(&all.iter().map(entry).collect::<Result<Vec<_>>>()?)
+    to_json(&all)
 }
 
 /// Writes `compare.html` and `compare.json` into a folder, which is made if need be.

@@ -32,7 +32,7 @@ pub(super) fn write(subject: Subject, folder: &Path) -> Result<()> {
         ("chip", vec![chip(subject)]),
         ("kept-groups", kept),
     ] {
-        let title = format!("{} of {} on {}", name.replace('-', " "), subject.name, subject.hardware);
+        let title = format!("{} of {} on {}", name.replace('-', " "), subject.name, subject.evaluation.hardware);
         write_atomically(&folder.join(format!("{name}.svg")), chart::stacked(&title, &drawings).as_bytes())?;
     }
     Ok(())

@@ -10,8 +10,6 @@ use crate::validation::Deployment;
 pub struct Subject<'a> {
     /// Name of the network.
     pub(super) name: &'a str,
-    /// Name of the chip.
-    pub(super) hardware: &'a str,
     pub(super) network: &'a IntegerNetwork,
     pub(super) evaluation: &'a Evaluation,
     pub(super) basis: Basis<'a>,
@@ -30,7 +28,6 @@ impl<'a> From<&'a Deployment> for Subject<'a> {
     fn from(deployment: &'a Deployment) -> Self {
         Self {
             name: &deployment.network,
-            hardware: &deployment.hardware,
             network: &deployment.package.network,
             evaluation: &deployment.evaluation,
             basis: Basis::Package(deployment),
@@ -42,7 +39,6 @@ impl<'a> From<&'a Estimate> for Subject<'a> {
     fn from(estimate: &'a Estimate) -> Self {
         Self {
             name: &estimate.network,
-            hardware: &estimate.hardware,
             network: &estimate.integer,
             evaluation: &estimate.evaluation,
             basis: Basis::Estimate(estimate),

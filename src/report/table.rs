@@ -84,7 +84,7 @@ fn validated(deployment: &Deployment) -> Vec<String> {
     let mut lines = vec![format!(
         "{} on {}, {} of {}",
         ascii(&deployment.network, NAME),
-        ascii(&deployment.hardware, NAME),
+        ascii(&deployment.evaluation.hardware, NAME),
         count(deployment.images, "image"),
         data(deployment),
     )];
@@ -101,7 +101,7 @@ fn validated(deployment: &Deployment) -> Vec<String> {
 
 /// What was assumed of a network that nobody has trained.
 fn made_up(estimate: &Estimate) -> Vec<String> {
-    let names = [&estimate.network, &estimate.hardware].map(|name| ascii(name, NAME));
+    let names = [&estimate.network, &estimate.evaluation.hardware].map(|name| ascii(name, NAME));
     let mut lines = vec![format!("{} on {}, made up", names[0], names[1]), String::new()];
     lines.extend(wrapped(&ascii(&estimate.made_up.what, 1000), WIDTH - 2).iter().map(|line| format!("  {line}")));
     lines

@@ -94,10 +94,10 @@ impl Run {
             images: deployment.images,
             accuracy: deployment.accuracy.macro_model,
             mismatches: deployment.mismatches,
-            group_sparsity: deployment.compression.group_sparsity,
-            ratio: deployment.compression.ratio,
-            cost: (&deployment.cost).into(),
-            cost_without_reload: (&deployment.cost_without_reload).into(),
+            group_sparsity: deployment.evaluation.compression.group_sparsity,
+            ratio: deployment.evaluation.compression.ratio,
+            cost: (&deployment.evaluation.cost).into(),
+            cost_without_reload: (&deployment.evaluation.cost_without_reload).into(),
         }
     }
 }

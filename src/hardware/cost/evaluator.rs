@@ -23,29 +23,24 @@ use crate::hardware::mapping::{
 use crate::hardware::timing::{LayerProgram, LayerTime, Loading, Timeline, cycles_of_a_frame};
 use crate::integer::IntegerNetwork;
 
-/// What a network costs on a chip.
+/// What a network costs on a chip: keys of `deploy.json` and, skipped there, what the report draws beyond them.
 #[derive(Clone, Debug, Serialize)]
 pub struct Evaluation {
     /// Name of the hardware.
     pub hardware: String,
-    /// The whole chip.
-    pub chip: Chip,
     /// What keeps the chip from computing what the integer reference does ([`Hardware::losses`]).
     pub losses: Vec<String>,
-    /// How the component `macro` of the energy is split, where the hardware file says so.
-    pub macro_shares: Option<MacroShares>,
-    /// Area, where the hardware file has the constants.
-    pub area: Option<AreaBreakdown>,
     /// The geometry that accesses were measured on, where it isn't the chip's and they are scaled.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scaled_from: Option<Geometry>,
-    /// How layers were to be laid on the cores.
+    /// How layers were to be laid on the cores; `layers[].mapping` says how they are.
     pub policy: Policy,
     /// What of the chip they were laid on.
     pub used: Used,
-    /// Every kept weight has a place in the macros at the same time, so that nothing is reloaded.
-    pub resident: bool,
-    /// The packed model fits the cores' weight SRAMs.
-    pub fits_weight_sram: bool,
+    /// The whole chip, with its hash.
+    pub chip: Chip,
+    /// Its area, where the hardware file has the constants.
+    pub area: Option<AreaBreakdown>,
     /// How much smaller the weights are.
     pub compression: Compression,
     /// Per frame, weight reload charged.
@@ -54,9 +49,20 @@ pub struct Evaluation {
     pub cost_without_reload: Cost,
     /// Layers in execution order, weight reload charged.
     pub layers: Vec<LayerCost>,
+    /// How the component `macro` of the energy is split, where the hardware file says so.
+    #[serde(skip)]
+    pub macro_shares: Option<MacroShares>,
+    /// Every kept weight has a place in the macros at the same time, so that nothing is reloaded.
+    #[serde(skip)]
+    pub resident: bool,
+    /// The packed model fits the cores' weight SRAMs.
+    #[serde(skip)]
+    pub fits_weight_sram: bool,
     /// What each core is told to do, weight reload included.
+    #[serde(skip)]
     pub programs: Vec<LayerProgram>,
     /// When each part of a core does what, weight reload included.
+    #[serde(skip)]
     pub timeline: Timeline,
 }
 

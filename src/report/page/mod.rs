@@ -40,5 +40,5 @@ pub(super) fn page(subject: Subject, metrics: &Metrics) -> String {
             Basis::Estimate(_) => {}
         }
     };
-    document(&format!("{} on {}", subject.name, subject.hardware), Extras::default(), &body)
+    document(&format!("{} on {}", subject.name, subject.evaluation.hardware), Extras::default(), &body)
 }

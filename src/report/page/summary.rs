@@ -22,7 +22,7 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
     let cards = [("accuracy of macro model", in_percent(Some(accuracy.macro_model)))];
     html! {
         header {
-            h1 { (deployment.network) " on " (deployment.hardware) }
+            h1 { (deployment.network) " on " (deployment.evaluation.hardware) }
             p {
                 "Validated on " (count(deployment.images, "image")) ": " (data)
                 b { (package.provenance.dataset) } " that it was made with."
@@ -37,7 +37,7 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
 pub(super) fn made_up(estimate: &Estimate) -> Markup {
     html! {
         header {
-            h1 { (estimate.network) " on " (estimate.hardware) }
+            h1 { (estimate.network) " on " (estimate.evaluation.hardware) }
             p class="part" { b { "Made up. " } (estimate.made_up.what) }
             (figures(&[], &estimate.evaluation))
         }
