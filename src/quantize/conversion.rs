@@ -2,7 +2,8 @@
 //!
 //! `chip(x) = conv(x, stored_weights) + sum of conversion_error`, where an error is saturation, rounding and noise of one partial sum. This
 //! module computes only the second term, with bit-serial products: partial sums are popcounts of inputs AND weights. The macro execution,
-//! which multiplies bytes and adds up converted sums, shares the mapping and the numbers of conversions with it and nothing else.
+//! which adds up what converters make of sums (dot products of bytes, or counts that a table converts), shares the mapping and the numbers
+//! of conversions with it and nothing else.
 
 use rayon::prelude::*;
 

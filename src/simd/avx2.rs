@@ -6,7 +6,9 @@ use std::arch::x86_64::*;
 use std::ops::{Add, Mul, Sub};
 
 use super::float::{Floats, Simd};
-use super::integer::{Dot, Inputs, IntegerSimd, Integers, LANES, Popcounts, Weights, Word};
+use super::integer::{
+    Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Octets, Popcounts, TABLE, Weights, Word,
+};
 use super::isa::Avx2;
 
 /// Eight floats.
@@ -210,20 +212,15 @@ impl Dot for Narrow {
 ///
 /// After Muła, Kurz, Lemire, *Faster population counts using AVX2 instructions*, The Computer Journal 2018.
 #[derive(Clone, Copy)]
-pub(crate) struct Counts(__m256i);
+pub(crate) struct WordCounts(__m256i);
 
-impl Popcounts for Counts {
+impl Popcounts for WordCounts {
     #[inline(always)]
     fn add(self, input: Word, weights: &[Word; LANES]) -> Self {
         // SAFETY: the register proves AVX2; the load reads the 32 bytes of `weights`, without alignment.
         unsafe {
-            let ones = _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-            let ones = _mm256_broadcastsi128_si256(ones);
-            let half = _mm256_set1_epi8(15);
             let common = _mm256_and_si256(_mm256_set1_epi16(input as i16), _mm256_loadu_si256(weights.as_ptr().cast()));
-            let low = _mm256_shuffle_epi8(ones, _mm256_and_si256(common, half));
-            let high = _mm256_shuffle_epi8(ones, _mm256_and_si256(_mm256_srli_epi16::<4>(common), half));
-            Self(_mm256_add_epi8(self.0, _mm256_add_epi8(low, high)))
+            Self(_mm256_add_epi8(self.0, popcounts(common)))
         }
     }
 
@@ -237,10 +234,113 @@ impl Popcounts for Counts {
     }
 }
 
+/// The popcount of each byte.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn popcounts(bytes: __m256i) -> __m256i {
+    // SAFETY: the caller's machine has AVX2.
+    unsafe {
+        let ones = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+        let half = _mm256_set1_epi8(15);
+        let low = _mm256_shuffle_epi8(ones, _mm256_and_si256(bytes, half));
+        let high = _mm256_shuffle_epi8(ones, _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), half));
+        _mm256_add_epi8(low, high)
+    }
+}
+
+/// Two registers of 32 counts.
+#[derive(Clone, Copy)]
+pub(crate) struct ByteCounts([__m256i; 2]);
+
+impl Counts for ByteCounts {
+    type Sums = I32x16;
+
+    #[inline(always)]
+    fn add(mut self, weights: &Octets, input: Inputs) -> Self {
+        for (half, counts) in self.0.iter_mut().enumerate() {
+            // SAFETY: the registers prove AVX2; the loads read the two halves of the 64 bytes of `weights`, without alignment.
+            *counts = unsafe {
+                let weights = _mm256_loadu_si256(weights.as_ptr().add(32 * half).cast());
+                let common = _mm256_and_si256(weights, _mm256_set1_epi32(i32::from_le_bytes(input)));
+                _mm256_add_epi8(*counts, popcounts(common))
+            };
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn max(mut self, other: Self) -> Self {
+        for (counts, other) in self.0.iter_mut().zip(other.0) {
+            // SAFETY: the registers prove AVX2.
+            *counts = unsafe { _mm256_max_epu8(*counts, other) };
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn beyond(self, largest: [u8; DIGITS]) -> bool {
+        // SAFETY: the registers prove AVX2. What is left of a count after its largest is above 0.
+        unsafe {
+            let largest = _mm256_set1_epi32(i32::from_le_bytes(largest));
+            let above = self.0.map(|counts| _mm256_subs_epu8(counts, largest));
+            let above = _mm256_or_si256(above[0], above[1]);
+            _mm256_testz_si256(above, above) == 0
+        }
+    }
+
+    #[inline(always)]
+    fn lookup(mut self, table: &[u8; TABLE]) -> Self {
+        for counts in &mut self.0 {
+            // SAFETY: the registers prove AVX2; each load reads 16 bytes of `table`.
+            *counts = unsafe {
+                let index = _mm256_min_epu8(*counts, _mm256_set1_epi8((TABLE - 1) as i8));
+                let mut found = _mm256_setzero_si256();
+                for (part, entries) in table.as_chunks::<16>().0.iter().enumerate() {
+                    let entries = _mm256_broadcastsi128_si256(_mm_loadu_si128(entries.as_ptr().cast()));
+                    // Below 0 and from 16 on the highest bit is set, for which a shuffle gives 0.
+                    let place = _mm256_sub_epi8(index, _mm256_set1_epi8(16 * part as i8));
+                    let place = _mm256_adds_epu8(place, _mm256_set1_epi8(0x70));
+                    found = _mm256_or_si256(found, _mm256_shuffle_epi8(entries, place));
+                }
+                found
+            };
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn weighted(self, mut sums: I32x16, places: [i8; DIGITS]) -> I32x16 {
+        for (sums, digits) in sums.0.iter_mut().zip(self.0) {
+            // SAFETY: the registers prove AVX2.
+            *sums = unsafe {
+                let places = _mm256_set1_epi32(i32::from_le_bytes(places.map(|place| place as u8)));
+                let pairs = _mm256_maddubs_epi16(digits, places);
+                _mm256_add_epi32(*sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            };
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn sums(self) -> I32x16 {
+        // SAFETY: the registers prove AVX2.
+        I32x16([unsafe { _mm256_setzero_si256() }; 2])
+    }
+
+    #[inline(always)]
+    fn to_bytes(self) -> [u8; LANES * DIGITS] {
+        // SAFETY: both types are 64 bytes of integers.
+        unsafe { std::mem::transmute(self.0) }
+    }
+}
+
 impl IntegerSimd for Avx2 {
     type I32 = I32x16;
     type Narrow = Narrow;
-    type Popcounts = Counts;
+    type Popcounts = WordCounts;
+    type Counts = ByteCounts;
 
     #[inline(always)]
     fn lanes(self, lanes: [i32; LANES]) -> I32x16 {
@@ -255,8 +355,14 @@ impl IntegerSimd for Avx2 {
     }
 
     #[inline(always)]
-    fn popcounts(self) -> Counts {
+    fn popcounts(self) -> WordCounts {
         // SAFETY: the token proves AVX2.
-        Counts(unsafe { _mm256_setzero_si256() })
+        WordCounts(unsafe { _mm256_setzero_si256() })
+    }
+
+    #[inline(always)]
+    fn counts(self) -> ByteCounts {
+        // SAFETY: the token proves AVX2.
+        ByteCounts([unsafe { _mm256_setzero_si256() }; 2])
     }
 }

@@ -7,7 +7,9 @@ use std::ops::{Add, Mul, Sub};
 
 use super::avx2;
 use super::float::{Floats, Simd};
-use super::integer::{Dot, Inputs, IntegerSimd, Integers, LANES, Popcounts, Weights, Word};
+use super::integer::{
+    Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Octets, Popcounts, TABLE, Weights, Word,
+};
 use super::isa::{Avx512, Bitalg, Vnni};
 
 /// Sixteen floats.
@@ -153,9 +155,9 @@ impl Integers for I32x16 {
 
 /// Popcounts of words, by an instruction of its own.
 #[derive(Clone, Copy)]
-pub(crate) struct Counts(__m256i);
+pub(crate) struct WordCounts(__m256i);
 
-impl Popcounts for Counts {
+impl Popcounts for WordCounts {
     #[inline(always)]
     fn add(self, input: Word, weights: &[Word; LANES]) -> Self {
         // SAFETY: the register proves BITALG; the load reads the 32 bytes of `weights`, without alignment.
@@ -172,10 +174,71 @@ impl Popcounts for Counts {
     }
 }
 
+/// One register of 64 counts.
+#[derive(Clone, Copy)]
+pub(crate) struct ByteCounts(__m512i);
+
+impl Counts for ByteCounts {
+    type Sums = I32x16;
+
+    #[inline(always)]
+    fn add(self, weights: &Octets, input: Inputs) -> Self {
+        // SAFETY: the register proves BITALG; the load reads the 64 bytes of `weights`, without alignment.
+        unsafe {
+            let weights = _mm512_loadu_si512(weights.as_ptr().cast());
+            let common = _mm512_and_si512(weights, _mm512_set1_epi32(i32::from_le_bytes(input)));
+            Self(_mm512_add_epi8(self.0, _mm512_popcnt_epi8(common)))
+        }
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: the registers prove AVX-512.
+        Self(unsafe { _mm512_max_epu8(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn beyond(self, largest: [u8; DIGITS]) -> bool {
+        // SAFETY: the register proves AVX-512.
+        unsafe { _mm512_cmpgt_epu8_mask(self.0, _mm512_set1_epi32(i32::from_le_bytes(largest))) != 0 }
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; TABLE]) -> Self {
+        // SAFETY: the register proves VBMI; the loads read the two halves of the 128 bytes of `table`.
+        unsafe {
+            let low = _mm512_loadu_si512(table.as_ptr().cast());
+            let high = _mm512_loadu_si512(table.as_ptr().add(TABLE / 2).cast());
+            let index = _mm512_min_epu8(self.0, _mm512_set1_epi8((TABLE - 1) as i8));
+            Self(_mm512_permutex2var_epi8(low, index, high))
+        }
+    }
+
+    #[inline(always)]
+    fn weighted(self, sums: I32x16, places: [i8; DIGITS]) -> I32x16 {
+        let places = places.map(|place| place as u8);
+        // SAFETY: the registers prove VNNI.
+        I32x16(unsafe { _mm512_dpbusd_epi32(sums.0, self.0, _mm512_set1_epi32(i32::from_le_bytes(places))) })
+    }
+
+    #[inline(always)]
+    fn sums(self) -> I32x16 {
+        // SAFETY: the register proves AVX-512.
+        I32x16(unsafe { _mm512_setzero_si512() })
+    }
+
+    #[inline(always)]
+    fn to_bytes(self) -> [u8; LANES * DIGITS] {
+        // SAFETY: both types are 64 bytes of integers.
+        unsafe { std::mem::transmute(self.0) }
+    }
+}
+
 impl IntegerSimd for Vnni {
     type I32 = I32x16;
     type Narrow = I32x16;
-    type Popcounts = avx2::Counts;
+    type Popcounts = avx2::WordCounts;
+    type Counts = avx2::ByteCounts;
 
     #[inline(always)]
     fn lanes(self, lanes: [i32; LANES]) -> I32x16 {
@@ -189,15 +252,21 @@ impl IntegerSimd for Vnni {
     }
 
     #[inline(always)]
-    fn popcounts(self) -> avx2::Counts {
+    fn popcounts(self) -> avx2::WordCounts {
         self.avx2().popcounts()
+    }
+
+    #[inline(always)]
+    fn counts(self) -> avx2::ByteCounts {
+        self.avx2().counts()
     }
 }
 
 impl IntegerSimd for Bitalg {
     type I32 = I32x16;
     type Narrow = I32x16;
-    type Popcounts = Counts;
+    type Popcounts = WordCounts;
+    type Counts = ByteCounts;
 
     #[inline(always)]
     fn lanes(self, lanes: [i32; LANES]) -> I32x16 {
@@ -210,8 +279,14 @@ impl IntegerSimd for Bitalg {
     }
 
     #[inline(always)]
-    fn popcounts(self) -> Counts {
+    fn popcounts(self) -> WordCounts {
         // SAFETY: the token proves AVX2.
-        Counts(unsafe { _mm256_setzero_si256() })
+        WordCounts(unsafe { _mm256_setzero_si256() })
+    }
+
+    #[inline(always)]
+    fn counts(self) -> ByteCounts {
+        // SAFETY: the token proves AVX-512.
+        ByteCounts(unsafe { _mm512_setzero_si512() })
     }
 }

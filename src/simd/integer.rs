@@ -1,4 +1,4 @@
-//! Registers of integers: dot products of bytes, and popcounts of words. All instruction sets give the same bits: products of an
+//! Registers of integers: dot products of bytes, popcounts of words, and counts in bytes. All instruction sets give the same bits: products of an
 //! unsigned and a signed byte are added in 32 bits, and nothing saturates below `2^31`.
 
 /// Outputs that are computed side by side.
@@ -16,6 +16,15 @@ pub(crate) type Word = u16;
 /// Words whose popcounts [`Popcounts`] can add up.
 pub(crate) const COUNTABLE: usize = 31;
 
+/// Rows whose bits make up a byte.
+pub(crate) const OCTET: usize = 8;
+/// Digits of a weight that lie side by side for each output.
+pub(crate) const DIGITS: usize = 4;
+/// Bits of eight rows' weights for all lanes: `[lane][digit]`, a bit for each row.
+pub(crate) type Octets = [i8; LANES * DIGITS];
+/// Entries of [`Counts::lookup`].
+pub(crate) const TABLE: usize = 128;
+
 /// Magnitude that a sum over two of the four rows may reach in [`IntegerSimd::Narrow`].
 pub(crate) const NARROW_LIMIT: i32 = i16::MAX as i32;
 
@@ -26,13 +35,16 @@ pub(crate) trait IntegerSimd: Copy {
     /// last two as well; they may be added up in 16 bits.
     type Narrow: Dot<Sums = Self::I32>;
     type Popcounts: Popcounts;
+    type Counts: Counts;
 
     /// Numbers as a register.
     fn lanes(self, lanes: [i32; LANES]) -> Self::I32;
     /// Sums of nothing yet.
     fn narrow(self) -> Self::Narrow;
-    /// Counts of nothing yet.
+    /// Popcounts of nothing yet.
     fn popcounts(self) -> Self::Popcounts;
+    /// Counts of nothing yet.
+    fn counts(self) -> Self::Counts;
 }
 
 /// What adds up products of weights and inputs.
@@ -69,6 +81,27 @@ pub(crate) trait Popcounts: Copy {
     fn add(self, input: Word, weights: &[Word; LANES]) -> Self;
     /// The sums.
     fn counts(self) -> [u16; LANES];
+}
+
+/// Counts of up to 255 rows in bytes, `[lane][digit]`.
+pub(crate) trait Counts: Copy {
+    /// What weighted digits add up to.
+    type Sums: Integers;
+
+    /// Adds to each byte in how many of eight rows both bits are one; `input` has the rows' byte four times.
+    fn add(self, weights: &Octets, input: Inputs) -> Self;
+    /// The larger one of each two counts.
+    fn max(self, other: Self) -> Self;
+    /// True if a digit's count is above its largest in a lane.
+    fn beyond(self, largest: [u8; DIGITS]) -> bool;
+    /// What stands in the table under each count; under its last entry for all larger ones.
+    fn lookup(self, table: &[u8; TABLE]) -> Self;
+    /// Adds each lane's digits times their places. Two neighbors and their places stay within 16 bits.
+    fn weighted(self, sums: Self::Sums, places: [i8; DIGITS]) -> Self::Sums;
+    /// Sums of nothing yet.
+    fn sums(self) -> Self::Sums;
+    /// The counts as numbers.
+    fn to_bytes(self) -> [u8; LANES * DIGITS];
 }
 
 #[cfg(test)]
@@ -152,6 +185,58 @@ mod tests {
     fn the_largest_products_do_not_saturate() {
         for weight in [i8::MIN, i8::MAX] {
             agree(&[([weight; LANES * QUAD], [255; QUAD]); 16]);
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct AllCounts<'a>(&'a [(Octets, u8)], &'a [u8; TABLE], [i8; DIGITS]);
+
+    impl IntegerKernel for AllCounts<'_> {
+        type Output = ([u8; LANES * DIGITS], [bool; 2], [u8; LANES * DIGITS], [i32; LANES]);
+
+        #[inline(always)]
+        fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
+            let Self(rows, table, places) = self;
+            let counts = rows.iter().fold(simd.counts(), |counts, (weights, input)| counts.add(weights, [*input; 4]));
+            let bytes = counts.to_bytes();
+            let largest: [u8; DIGITS] =
+                std::array::from_fn(|digit| *bytes[digit..].iter().step_by(DIGITS).max().unwrap());
+            let lower = largest.map(|count| count.saturating_sub(1));
+            let beyond = [counts.beyond(largest), counts.beyond(lower)];
+            let found = counts.max(simd.counts()).lookup(table);
+            (bytes, beyond, found.to_bytes(), found.weighted(found.weighted(found.sums(), places), places).to_lanes())
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 32 }))]
+
+        #[test]
+        fn counts_are_those_of_a_loop_on_all_instruction_sets(
+            rows in prop::collection::vec(
+                (prop::collection::vec(any::<i8>(), 64).prop_map(|w| w.try_into().unwrap()), any::<u8>()),
+                0..=31,
+            ),
+            all_ones in any::<bool>(),
+            table in prop::collection::vec(any::<u8>(), TABLE).prop_map(|table| <[u8; TABLE]>::try_from(table).unwrap()),
+            places in prop::sample::select(vec![[1, 2, 4, -8], [16, 32, 64, -128], [1, -2, 0, 0], [-1, 0, 0, 0]]),
+        ) {
+            let rows: Vec<(Octets, u8)> = match all_ones {
+                true => rows.iter().map(|_| ([-1; 64], 255)).collect(),
+                false => rows,
+            };
+            let counts: [u8; 64] = std::array::from_fn(|at| {
+                rows.iter().map(|(weights, input)| (weights[at] as u8 & input).count_ones() as u8).sum()
+            });
+            let found = counts.map(|count| table[usize::from(count).min(TABLE - 1)]);
+            let sums = std::array::from_fn(|lane| {
+                (0..DIGITS).map(|digit| 2 * i32::from(found[lane * DIGITS + digit]) * i32::from(places[digit])).sum()
+            });
+            let expected = (counts, [false, counts.iter().any(|count| *count > 0)], found, sums);
+            prop_assert_eq!(AllCounts(&rows, &table, places).run(Portable), expected);
+            for (isa, found) in on_each_isa(|| dispatch_integers(AllCounts(&rows, &table, places))) {
+                prop_assert_eq!(found, expected, "{:?}", isa);
+            }
         }
     }
 }

@@ -93,7 +93,7 @@ macro_rules! with_features {
         $then!(["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"] $($rest)*);
     };
     (Bitalg, $then:ident!($($rest:tt)*)) => {
-        $then!(["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bitalg"] $($rest)*);
+        $then!(["avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bitalg", "avx512vbmi"] $($rest)*);
     };
 }
 
@@ -171,7 +171,7 @@ mod x86 {
         Bitalg,
         token!(
             Isa::Avx512,
-            /// Proof of popcounts of words, and of all that [`Vnni`] proves.
+            /// Proof of popcounts and permutations of bytes (BITALG and VBMI), and of all that [`Vnni`] proves.
             Bitalg
         )
     );

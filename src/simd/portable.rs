@@ -3,7 +3,9 @@
 use std::ops::{Add, Mul, Sub};
 
 use super::float::{Floats, Simd};
-use super::integer::{Dot, Inputs, IntegerSimd, Integers, LANES, Popcounts, QUAD, Weights, Word};
+use super::integer::{
+    Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Octets, Popcounts, QUAD, TABLE, Weights, Word,
+};
 
 /// Needs nothing of the machine.
 #[derive(Clone, Copy, Debug)]
@@ -145,9 +147,9 @@ impl Integers for I32x16 {
 
 /// Sixteen popcounts.
 #[derive(Clone, Copy)]
-pub(crate) struct Counts([u16; LANES]);
+pub(crate) struct WordCounts([u16; LANES]);
 
-impl Popcounts for Counts {
+impl Popcounts for WordCounts {
     #[inline(always)]
     fn add(mut self, input: Word, weights: &[Word; LANES]) -> Self {
         for (count, weight) in self.0.iter_mut().zip(weights) {
@@ -162,10 +164,65 @@ impl Popcounts for Counts {
     }
 }
 
+/// 64 counts.
+#[derive(Clone, Copy)]
+pub(crate) struct ByteCounts([u8; LANES * DIGITS]);
+
+impl Counts for ByteCounts {
+    type Sums = I32x16;
+
+    #[inline(always)]
+    fn add(mut self, weights: &Octets, input: Inputs) -> Self {
+        for (count, weights) in self.0.iter_mut().zip(weights) {
+            *count += (*weights as u8 & input[0]).count_ones() as u8;
+        }
+        self
+    }
+
+    #[inline(always)]
+    fn max(mut self, other: Self) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(count, other)| *count = other.max(*count));
+        self
+    }
+
+    #[inline(always)]
+    fn beyond(self, largest: [u8; DIGITS]) -> bool {
+        self.0
+            .as_chunks::<DIGITS>()
+            .0
+            .iter()
+            .any(|digits| digits.iter().zip(&largest).any(|(count, most)| count > most))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; TABLE]) -> Self {
+        Self(self.0.map(|count| table[usize::from(count).min(TABLE - 1)]))
+    }
+
+    #[inline(always)]
+    fn weighted(self, mut sums: I32x16, places: [i8; DIGITS]) -> I32x16 {
+        for (sum, digits) in sums.0.iter_mut().zip(self.0.as_chunks::<DIGITS>().0) {
+            *sum += digits.iter().zip(places).map(|(digit, place)| i32::from(*digit) * i32::from(place)).sum::<i32>();
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn sums(self) -> I32x16 {
+        I32x16([0; LANES])
+    }
+
+    #[inline(always)]
+    fn to_bytes(self) -> [u8; LANES * DIGITS] {
+        self.0
+    }
+}
+
 impl IntegerSimd for Portable {
     type I32 = I32x16;
     type Narrow = I32x16;
-    type Popcounts = Counts;
+    type Popcounts = WordCounts;
+    type Counts = ByteCounts;
 
     #[inline(always)]
     fn lanes(self, lanes: [i32; LANES]) -> I32x16 {
@@ -178,7 +235,12 @@ impl IntegerSimd for Portable {
     }
 
     #[inline(always)]
-    fn popcounts(self) -> Counts {
-        Counts([0; LANES])
+    fn popcounts(self) -> WordCounts {
+        WordCounts([0; LANES])
+    }
+
+    #[inline(always)]
+    fn counts(self) -> ByteCounts {
+        ByteCounts([0; LANES * DIGITS])
     }
 }

@@ -4,7 +4,7 @@
 //! bit, the highest one counts negatively instead.
 
 use crate::hardware::chip::Converter;
-use crate::simd::{IntegerSimd, Integers, LANES, Portable};
+use crate::simd::{DIGITS, IntegerSimd, Integers, LANES, Portable, TABLE};
 
 /// A digit of the weights: `weight = sum of digit * place`.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +133,41 @@ impl Conversion {
         let mut sums = [Portable.lanes([sum; LANES])];
         self.apply(Portable, &mut sums);
         sums[0].to_lanes()[0]
+    }
+}
+
+/// What a converter makes of counts of ones, and what they weigh.
+#[derive(Debug)]
+pub(super) struct CountConversion {
+    /// For each count; the last entry stands for all larger ones.
+    pub(super) table: [u8; TABLE],
+    /// Places of the slices that lie side by side; those that are missing weigh nothing.
+    pub(super) places: Vec<[i8; DIGITS]>,
+}
+
+impl CountConversion {
+    /// `None` where accesses of `rows` word lines give counts, or their conversions numbers, that bytes cannot hold.
+    pub(super) fn new(slices: &[Slice], rows: usize) -> Option<Self> {
+        let largest = u8::try_from(rows).ok()?;
+        // All slices are a bit, which has no sign; one converter serves them.
+        let conversion = slices.first().filter(|_| slices.iter().all(|slice| !slice.signed))?.conversion;
+        let convert = |count: usize| u8::try_from(conversion.convert(count as i32)).ok();
+        let last = convert(TABLE - 1)?;
+        if (TABLE..=largest.into()).any(|count| convert(count) != Some(last)) {
+            return None;
+        }
+        let mut table = [last; TABLE];
+        for (count, found) in table.iter_mut().enumerate().take(rows + 1) {
+            *found = convert(count)?;
+        }
+        let places = slices.chunks(DIGITS).map(|slices| {
+            let mut places = [0; DIGITS];
+            for (place, slice) in places.iter_mut().zip(slices) {
+                *place = i8::try_from(slice.place).ok()?;
+            }
+            Some(places)
+        });
+        Some(Self { table, places: places.collect::<Option<_>>()? })
     }
 }
 

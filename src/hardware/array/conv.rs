@@ -4,8 +4,8 @@
 
 use std::borrow::Cow;
 
-use super::adc::Slice;
-use super::layout::{InputLayout, WeightLayout};
+use super::adc::{CountConversion, Slice};
+use super::layout::{InputLayout, Packing, WeightLayout};
 use super::noise::{ConversionNoise, STREAM_CONVERSIONS, stuck_weights};
 use super::partial_sums::Histogram;
 use crate::error::{Error, Result};
@@ -14,7 +14,7 @@ use crate::hardware::chip::{ConversionNumbers, Hardware};
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::IntegerConv;
 use crate::network::ConvShape;
-use crate::simd::{LANES, NARROW_LIMIT, QUAD, Weights};
+use crate::simd::{Inputs, LANES, NARROW_LIMIT, OCTET, Weights};
 
 /// A convolution on the arrays.
 #[derive(Debug)]
@@ -28,8 +28,7 @@ pub(super) struct ArrayConv {
     pub(super) slices: Vec<Slice>,
     pub(super) numbers: ConversionNumbers,
     pub(super) noise: Option<ConversionNoise>,
-    /// Whether partial sums are small enough for [`IntegerSimd::Narrow`].
-    pub(super) narrow: bool,
+    pub(super) products: Products,
     pub(super) group: GroupShape,
     pub(super) inputs: InputLayout,
     pub(super) weights: WeightLayout,
@@ -42,6 +41,18 @@ pub(super) struct ArrayConv {
     /// Outputs of an access.
     pub(super) outputs: usize,
     pub(super) sets: Vec<ArraySet>,
+}
+
+/// How the products of cells and word lines are added up.
+#[derive(Debug)]
+pub(super) enum Products {
+    /// As dot products of bytes.
+    Dots {
+        /// Whether partial sums are small enough for [`IntegerSimd::Narrow`](crate::simd::IntegerSimd::Narrow).
+        narrow: bool,
+    },
+    /// As counts of ones, where inputs and weights come bit by bit and nothing happens before a conversion.
+    Counts(Box<CountConversion>),
 }
 
 #[derive(Debug)]
@@ -82,11 +93,27 @@ impl ArrayConv {
         hardware: &Hardware,
     ) -> Result<Self> {
         let shape = mapping.shape;
-        let inputs = InputLayout::new(shape, mapping.grid);
         let slices = Slice::all(mapping.precision.slices, hardware.weight_slice_bits, hardware.converter);
-        let largest_input = (1i64 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
-        let largest_product = largest_input << (hardware.weight_slice_bits.min(mapping.precision.weight_bits));
+        let largest_input = (1 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
+        let rows = mapping.sections * hardware.group.channels;
         let noise = hardware.noise.as_ref();
+        let conversion_noise = noise.and_then(|noise| ConversionNoise::new(noise, hardware.converter, layer));
+        let bit_by_bit = hardware.weight_slice_bits == 1 && hardware.input_bits_per_cycle == 1;
+        let counted = match bit_by_bit && conversion_noise.is_none() {
+            true => CountConversion::new(&slices, rows),
+            false => None,
+        };
+        let packing = if counted.is_some() { Packing::Bits } else { Packing::Bytes };
+        let inputs = InputLayout::new(shape, mapping.grid, packing);
+        let products = counted.map_or_else(
+            || {
+                let largest_product =
+                    i64::from(largest_input) << hardware.weight_slice_bits.min(mapping.precision.weight_bits);
+                let half_of_the_rows = (2 * mapping.sections * inputs.registers) as i64;
+                Products::Dots { narrow: largest_product * half_of_the_rows <= i64::from(NARROW_LIMIT) }
+            },
+            |conversion| Products::Counts(Box::new(conversion)),
+        );
         let mut array = Self {
             name: mapping.name.clone(),
             shape,
@@ -96,12 +123,12 @@ impl ArrayConv {
             phases: mapping.precision.phases,
             slices,
             numbers: mapping.precision.conversion_numbers(),
-            noise: noise.and_then(|noise| ConversionNoise::new(noise, hardware.converter, layer)),
-            narrow: largest_product * (2 * mapping.sections * inputs.block_quads()) as i64 <= i64::from(NARROW_LIMIT),
+            noise: conversion_noise,
+            products,
             group: hardware.group,
             plane: inputs.plane(),
             windows: inputs.windows(),
-            weights: WeightLayout::new(mapping, &inputs),
+            weights: WeightLayout::new(mapping, &inputs, packing),
             inputs,
             parts: mapping.parts(),
             outputs: mapping.precision.outputs,
@@ -111,7 +138,6 @@ impl ArrayConv {
             Some(noise) => Cow::from(stuck_weights(noise, &conv.weights, mapping.precision.weight_bits, layer)),
             None => Cow::from(&conv.weights),
         };
-        let largest_input = (1 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
         let load = |set| array.load(mapping, set, &weights, largest_input, hardware.weight_slice_bits);
         array.sets = (0..mapping.sets.len()).map(load).collect();
         if !hardware.losses().is_empty() {
@@ -126,42 +152,28 @@ impl ArrayConv {
         let mut bundles = Vec::new();
         for groups in mapping.sets[set].groups.chunks(mapping.sections) {
             let start = weights.len();
-            weights.resize(start + self.weights.bundle(groups.len()), [0; LANES * QUAD]);
+            weights.resize(start + self.weights.bundle(groups.len()), [0; size_of::<Weights>()]);
             let own = &mut weights[start..];
+            let mut bounds = Vec::new();
             for (slice, digits) in self.slices.iter().enumerate() {
+                let mut of_filters = vec![Bounds { low: 0, high: 0 }; self.group.filters];
                 for cell in mapping.cells(set, groups) {
-                    let (vector, lane) = (cell.filter / LANES, cell.filter % LANES);
-                    let (quad, row) = (cell.row / QUAD, cell.row % QUAD);
-                    let quad =
-                        self.weights.start(groups.len(), vector, slice) + self.weights.slice(cell.section) + quad;
-                    own[quad][lane * QUAD + row] = digits.digit(stored[cell.weight], slice, slice_bits);
+                    let digit = digits.digit(stored[cell.weight], slice, slice_bits);
+                    self.weights.store(own, groups.len(), slice, &cell, digit);
+                    let extreme = i32::from(digit) * largest_input;
+                    let of_filter = &mut of_filters[cell.filter];
+                    of_filter.low += extreme.min(0);
+                    of_filter.high += extreme.max(0);
                 }
+                bounds.push(Bounds {
+                    low: of_filters.iter().map(|bounds| bounds.low).fold(0, i32::min),
+                    high: of_filters.iter().map(|bounds| bounds.high).fold(0, i32::max),
+                });
             }
-            let bounds = (0..self.slices.len()).map(|slice| self.bounds(own, groups.len(), slice, largest_input));
             let sections = groups.iter().map(|group| self.inputs.section(set, *group));
-            bundles.push(Bundle { sections: sections.collect(), bounds: bounds.collect(), weights: start });
+            bundles.push(Bundle { sections: sections.collect(), bounds, weights: start });
         }
         ArraySet { bundles, weights }
-    }
-
-    /// The partial sums that the weights of a bundle's slice can give with inputs up to `largest_input`.
-    fn bounds(&self, bundle: &[Weights], sections: usize, slice: usize, largest_input: i32) -> Bounds {
-        let mut bounds = Bounds { low: 0, high: 0 };
-        for start in self.weights.starts_of_slice(sections, slice) {
-            let mut lanes = [Bounds { low: 0, high: 0 }; LANES];
-            for quad in &bundle[start..][..self.weights.slice(sections)] {
-                for (lane, digits) in lanes.iter_mut().zip(quad.as_chunks::<QUAD>().0) {
-                    for digit in digits {
-                        let extreme = i32::from(*digit) * largest_input;
-                        lane.low += extreme.min(0);
-                        lane.high += extreme.max(0);
-                    }
-                }
-            }
-            bounds.low = lanes.iter().map(|lane| lane.low).fold(bounds.low, i32::min);
-            bounds.high = lanes.iter().map(|lane| lane.high).fold(bounds.high, i32::max);
-        }
-        bounds
     }
 
     /// A lossy converter may round sums up, noise and stuck cells raise them; they still have to fit 32 bits.
@@ -212,14 +224,28 @@ impl ArrayConv {
 
     /// Writes the digits of a pixel's channels to every phase's plane.
     pub(super) fn set_pixel(&self, planes: &mut [u8], pixel: usize, channels: &[u8]) {
-        let mask = u8::MAX >> (8 - self.input_bits_per_cycle);
-        for phase in 0..self.phases {
-            let shift = phase * usize::from(self.input_bits_per_cycle);
-            let pixel = &mut planes[phase * self.plane + pixel * self.inputs.pixel..][..self.inputs.pixel];
-            for (block, channels) in pixel.chunks_exact_mut(self.inputs.block).zip(channels.chunks(self.group.channels))
-            {
-                for (digit, value) in block.iter_mut().zip(channels) {
-                    *digit = value >> shift & mask;
+        let place =
+            |phase: usize, block: usize| phase * self.plane + pixel * self.inputs.pixel + block * self.inputs.block;
+        for (block, channels) in channels.chunks(self.group.channels).enumerate() {
+            match &self.products {
+                Products::Dots { .. } => {
+                    let mask = u8::MAX >> (8 - self.input_bits_per_cycle);
+                    for phase in 0..self.phases {
+                        let shift = phase * usize::from(self.input_bits_per_cycle);
+                        for (digit, value) in planes[place(phase, block)..][..channels.len()].iter_mut().zip(channels) {
+                            *digit = value >> shift & mask;
+                        }
+                    }
+                }
+                Products::Counts(_) => {
+                    for (register, channels) in channels.chunks(OCTET).enumerate() {
+                        let mut rows = [0; OCTET];
+                        rows[..channels.len()].copy_from_slice(channels);
+                        for (phase, bits) in transposed(rows).into_iter().enumerate().take(self.phases) {
+                            let start = place(phase, block) + register * size_of::<Inputs>();
+                            planes[start..][..size_of::<Inputs>()].copy_from_slice(&[bits; size_of::<Inputs>()]);
+                        }
+                    }
                 }
             }
         }
@@ -255,14 +281,39 @@ impl ArrayConv {
     }
 }
 
+/// Bit `row` of byte `column` is bit `column` of byte `row`.
+///
+/// Blocks off the diagonal change places, of 1, 2 and 4 bits (Warren, *Hacker's Delight*, 7-3).
+fn transposed(rows: [u8; OCTET]) -> [u8; OCTET] {
+    let mut bits = u64::from_le_bytes(rows);
+    for (shift, mask) in [(7, 0x00AA_00AA_00AA_00AA), (14, 0x0000_CCCC_0000_CCCC), (28, 0x0000_0000_F0F0_F0F0)] {
+        let differ = (bits ^ bits >> shift) & mask;
+        bits ^= differ ^ differ << shift;
+    }
+    bits.to_le_bytes()
+}
+
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::hardware::chip::Converter;
     use crate::network::{MapShape, Window};
 
     /// A convolution with one output pixel, all weights the same.
     pub fn array(channels: usize, kernel: usize, weight: i8, hardware: &Hardware) -> Result<ArrayConv> {
+        let mapped = mapped(channels, kernel, hardware, vec![weight; 10 * channels * kernel * kernel]);
+        mapped.map(|(_, array)| array)
+    }
+
+    /// The same with weights `[10, channels, kernel, kernel]`.
+    pub fn mapped(
+        channels: usize,
+        kernel: usize,
+        hardware: &Hardware,
+        weights: Vec<i8>,
+    ) -> Result<(ConvMapping, ArrayConv)> {
         let map = |channels, side| MapShape { channels, height: side, width: side };
         let shape = ConvShape {
             input: map(channels, kernel),
@@ -271,10 +322,20 @@ pub(super) mod tests {
             dilation: [1; 2],
             groups: 1,
         };
-        let conv =
-            IntegerConv { input_bits: 8, weight_bits: 8, weights: vec![weight; shape.weights()], bias: vec![0; 10] };
+        let conv = IntegerConv { input_bits: 8, weight_bits: 8, weights, bias: vec![0; 10] };
         let mapping = ConvMapping::new("conv", shape, &conv, hardware)?;
-        ArrayConv::new(0, &mapping, &conv, vec![0; channels], hardware)
+        let array = ArrayConv::new(0, &mapping, &conv, vec![0; channels], hardware)?;
+        Ok((mapping, array))
+    }
+
+    proptest! {
+        #[test]
+        fn bits_change_places(rows in any::<[u8; 8]>()) {
+            let columns = transposed(rows);
+            for (row, column) in (0..64).map(|at| (at / 8, at % 8)) {
+                prop_assert_eq!(columns[column] >> row & 1, rows[row] >> column & 1);
+            }
+        }
     }
 
     /// 65536 x 127 x 255 fits 32 bits, but not with every partial sum rounded up by a third.

@@ -1,15 +1,44 @@
 //! Layout: where the array execution keeps inputs and weights in memory.
 
 use crate::groups::GroupGrid;
-use crate::hardware::mapping::ConvMapping;
+use crate::hardware::mapping::{Cell, ConvMapping};
 use crate::network::ConvShape;
-use crate::simd::{LANES, QUAD};
+use crate::simd::{DIGITS, Inputs, LANES, OCTET, QUAD, Weights};
 
-/// Inputs, one plane for each input phase: `[row][column][block][channel]` with the border, channels filled up to whole quads.
+/// Rows that an operation takes at once, and what of them lies side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// A digit of an input or a weight is a byte. A register has four rows of one slice: `[lane][row]`; inputs are `[row]`.
+    Bytes,
+    /// It is a bit. A register has eight rows of four slices: `[lane][slice]`, a bit for each row; inputs are the byte of their rows four times.
+    Bits,
+}
+
+impl Packing {
+    /// Rows of a register.
+    fn rows(self) -> usize {
+        match self {
+            Self::Bytes => QUAD,
+            Self::Bits => OCTET,
+        }
+    }
+
+    /// Slices of a register.
+    fn slices(self) -> usize {
+        match self {
+            Self::Bytes => 1,
+            Self::Bits => DIGITS,
+        }
+    }
+}
+
+/// Inputs, one plane for each input phase: `[row][column][block][register]` with the border, channels filled up to whole registers of four bytes.
 #[derive(Debug)]
 pub(super) struct InputLayout {
     shape: ConvShape,
     grid: GroupGrid,
+    /// Registers that the rows of a channel block take.
+    pub(super) registers: usize,
     /// Bytes of a channel block of a pixel.
     pub(super) block: usize,
     /// Bytes of a pixel.
@@ -19,16 +48,11 @@ pub(super) struct InputLayout {
 }
 
 impl InputLayout {
-    pub(super) fn new(shape: ConvShape, grid: GroupGrid) -> Self {
-        let block = grid.group.channels.next_multiple_of(QUAD);
+    pub(super) fn new(shape: ConvShape, grid: GroupGrid, packing: Packing) -> Self {
+        let registers = grid.group.channels.div_ceil(packing.rows());
+        let block = registers * size_of::<Inputs>();
         let [_, row] = shape.window.bordered([shape.input.height, shape.input.width]);
-        Self { shape, grid, block, pixel: grid.channel_blocks() * block, row }
-    }
-
-    /// Quads of word lines of a channel block.
-    #[inline(always)]
-    pub(super) fn block_quads(&self) -> usize {
-        self.block / QUAD
+        Self { shape, grid, registers, block, pixel: grid.channel_blocks() * block, row }
     }
 
     /// Pixels of the map with its border.
@@ -65,42 +89,51 @@ impl InputLayout {
     }
 }
 
-/// The weights of a filter set: `[bundle][vector][slice][section][quad]`, each quad with its lanes.
+/// The registers of a filter set's weights: `[bundle][vector][slices of a register][section][register]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WeightLayout {
     /// Vectors of lanes that a filter set takes.
     vectors: usize,
+    packing: Packing,
+    /// Registers that the slices of one row take.
     slices: usize,
-    /// Quads of a section.
-    quads: usize,
+    /// Registers that the rows of a section take.
+    rows: usize,
 }
 
 impl WeightLayout {
-    pub(super) fn new(mapping: &ConvMapping, inputs: &InputLayout) -> Self {
+    pub(super) fn new(mapping: &ConvMapping, inputs: &InputLayout, packing: Packing) -> Self {
         let vectors = mapping.grid.group.filters.div_ceil(LANES);
-        Self { vectors, slices: mapping.precision.slices, quads: inputs.block_quads() }
+        let slices = mapping.precision.slices.div_ceil(packing.slices());
+        Self { vectors, packing, slices, rows: inputs.registers }
     }
 
-    /// Quads of a bundle.
+    /// Registers of a bundle.
     pub(super) fn bundle(&self, sections: usize) -> usize {
         self.vectors * self.slices * self.slice(sections)
     }
 
-    /// Quads of a slice of a vector.
+    /// Registers of a vector's slices that lie side by side.
     #[inline(always)]
     pub(super) fn slice(&self, sections: usize) -> usize {
-        sections * self.quads
+        sections * self.rows
     }
 
-    /// Where a slice of a vector starts, from its bundle's start.
+    /// Where the slices that share registers with `slice` start, from their bundle's start.
     #[inline(always)]
     pub(super) fn start(&self, sections: usize, vector: usize, slice: usize) -> usize {
-        (vector * self.slices + slice) * self.slice(sections)
+        (vector * self.slices + slice / self.packing.slices()) * self.slice(sections)
     }
 
-    /// Where the slices of all vectors start, from their bundle's start.
-    pub(super) fn starts_of_slice(&self, sections: usize, slice: usize) -> impl Iterator<Item = usize> {
-        let layout = *self;
-        (0..self.vectors).map(move |vector| layout.start(sections, vector, slice))
+    /// Stores a digit of a cell in its bundle.
+    pub(super) fn store(&self, bundle: &mut [Weights], sections: usize, slice: usize, cell: &Cell, digit: i8) {
+        let (vector, lane) = (cell.filter / LANES, cell.filter % LANES);
+        let (register, row) = (cell.row / self.packing.rows(), cell.row % self.packing.rows());
+        let start = self.start(sections, vector, slice) + cell.section * self.rows;
+        let register = &mut bundle[start + register];
+        match self.packing {
+            Packing::Bytes => register[lane * QUAD + row] = digit,
+            Packing::Bits => register[lane * DIGITS + slice % DIGITS] |= digit << row,
+        }
     }
 }

@@ -4,7 +4,10 @@
 //! |---|---|
 //! | `network` | [`MacroNetwork`]: an integer network mapped to a chip, layer by layer |
 //! | `conv` | a convolution's weights and inputs as its accesses read them |
-//! | `accesses` | its accesses: partial sums, conversion, accumulation |
+//! | `accesses` | its accesses, pixel by pixel |
+//! | `run` | a convolution of one image, with the accesses that fit it |
+//! | `dots` | partial sums as dot products of bytes, their conversion and accumulation |
+//! | `counts` | the same as counts of ones, where inputs and weights come bit by bit |
 //! | `layout` | where inputs and weights lie in memory |
 //! | `adc` | weight slices and the converter of their partial sums |
 //! | `noise` | noise of the conversions, and stuck cells |
@@ -16,11 +19,14 @@
 mod accesses;
 mod adc;
 mod conv;
+mod counts;
+mod dots;
 mod layout;
 mod network;
 mod noise;
 mod partial_sums;
 mod random;
+mod run;
 
 pub use accesses::Counters;
 pub use network::{Execution, MacroNetwork};

@@ -23,8 +23,8 @@ mod tiles;
 mod traffic;
 mod workload;
 
+pub(super) use accesses::{Cell, Sets, dense_sets, kept_sets, sets_of};
 pub use accesses::{ConvMapping, FilterSet};
-pub(super) use accesses::{Sets, dense_sets, kept_sets, sets_of};
 pub(super) use cores::CoreWork;
 pub(super) use live::LiveValues;
 pub use placement::Placement;
