@@ -10,12 +10,10 @@ use crate::files::to_json;
 use crate::groups::GroupGrid;
 use crate::hardware::{Evaluation, Hardware, evaluate};
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
-use crate::network::{ConvShape, Graph, NetworkSpec, Source, read_network, unknown_network, zoo};
+use crate::network::{ConvShape, Graph, MAX_WEIGHTS, NetworkSpec, Source, read_network, unknown_network, zoo};
 
 /// What the zero groups of an estimate are drawn from.
 pub const SEED: u64 = 1;
-/// Most weights of a network, as of a package.
-const MAX_WEIGHTS: u64 = 1 << 28;
 /// Most of a layer's groups that [`Pattern::LargeLayers`] makes zero.
 const MOST_OF_A_LAYER: f64 = 0.99;
 
@@ -110,7 +108,7 @@ impl Estimate {
         config.check()?;
         hardware.validate()?;
         let graph = Graph::new(spec)?;
-        if graph.weights() > MAX_WEIGHTS {
+        if graph.weights() > MAX_WEIGHTS as u64 {
             let message = format!("it has {} weights, at most {MAX_WEIGHTS} are costed", graph.weights());
             return Err(graph.spec().error(message));
         }
@@ -168,7 +166,7 @@ fn percent(share: f64) -> f64 {
     (share * 1e4).round() / 100.0
 }
 
-/// Makes a share of the groups zero, drawn from [`SEED`]; never in the layers that read the image nor in the last one, whose groups don't count.
+/// Makes a share of the groups zero, drawn from [`SEED`], but one of each layer; never in the layers that read the image nor in the last one, whose groups don't count.
 ///
 /// # Errors
 /// A share that isn't from 0 to below 1, or that the pattern's layers cannot hold.
@@ -214,7 +212,8 @@ pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern
         let mut order: Vec<usize> = (0..grid.groups()).filter(|group| grid.exists(*group)).collect();
         random.shuffle(&mut order);
         let mut zero = vec![false; grid.groups()];
-        let count = (share * order.len() as f64).round() as usize;
+        // Pruning leaves every layer a group.
+        let count = ((share * order.len() as f64).round() as usize).min(order.len().saturating_sub(1));
         order[..count].iter().for_each(|&group| zero[group] = true);
         for (index, weight) in conv.weights.iter_mut().enumerate() {
             if zero[grid.group_of(index)] {
@@ -307,6 +306,13 @@ mod tests {
                 assert_eq!(*zero, expected, "{name} {layer}");
             }
         }
+    }
+
+    #[test]
+    fn a_layer_keeps_a_group() {
+        let mut network = network("resnet20");
+        drop_groups(&mut network, 0.95, Pattern::Even).unwrap();
+        assert!(zeros(&network).iter().all(|(_, zero, groups)| zero < groups));
     }
 
     #[test]

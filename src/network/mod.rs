@@ -19,12 +19,15 @@ pub use file::read_network;
 pub(crate) use file::unknown_network;
 pub use graph::Graph;
 #[cfg(feature = "train")]
+pub(crate) use import::weights_file;
+#[cfg(feature = "train")]
 pub use import::{ImportOptions, Imported, import};
 pub use node::{Conv, Node, Op, Skip, Source};
 pub use onnx::OnnxNetwork;
 #[cfg(feature = "train")]
 pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
+pub(crate) use shape::MAX_WEIGHTS;
 pub use shape::{ConvShape, MapShape};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 pub use weights::{Array, Weights};

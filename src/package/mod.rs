@@ -20,7 +20,9 @@ use crate::error::{PackageError, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Activation, Border, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Node, Op, Sides, Skip};
+use crate::network::{
+    Activation, Border, Conv, ConvShape, Graph, LayerSpec, MAX_WEIGHTS, NetworkSpec, Node, Op, Sides, Skip,
+};
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
@@ -39,8 +41,6 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_KERNEL: usize = 1 << 8;
 const MAX_SIDE: usize = 1 << 16;
-/// Weights of all convolutions, zeros included.
-const MAX_WEIGHTS: usize = 1 << 28;
 /// Values of all feature maps, which have a byte for each form.
 const MAX_VALUES: usize = 1 << 26;
 /// Values of the largest feature map, whose sums have 20 bytes.
@@ -524,7 +524,6 @@ fn check_sha256(field: &str, text: &str) -> Checked<()> {
     Err(PackageError::field(field, "a SHA-256 has 64 digits from 0 to f, in lower case"))
 }
 
-/// Where a text first occurs.
 fn network_error(error: crate::Error) -> PackageError {
     PackageError::Network(error.to_string())
 }

@@ -249,7 +249,7 @@ impl Experiment {
     }
 
     /// The recipe of a row with `settings` on top of its own, and with the checkpoint that it starts from: the one that it names, or
-    /// the project's own, whether that is there or not; random weights for networks that it has none of.
+    /// the network's own, whether that is there or not; random weights for networks that have none.
     ///
     /// # Errors
     /// A recipe that is missing or wrong.
@@ -260,9 +260,11 @@ impl Experiment {
         // One that starts from another row has something to start from, so that phases of its own begin with no float training.
         settings.extend(row.start.iter().map(|start| assignment("pretrained", start)));
         let mut recipe = Recipe::load(Some(&row.recipe), &settings).map_err(wrong)?;
-        if recipe.pretrained == StartFrom::Shipped {
-            recipe.pretrained = recipe.shipped_checkpoint().map_or(StartFrom::Random, StartFrom::File);
-        }
+        let checkpoint = recipe.checkpoint().or_else(|| match recipe.pretrained {
+            StartFrom::Shipped => recipe.shipped_checkpoint(),
+            StartFrom::Random | StartFrom::File(_) => None,
+        });
+        recipe.pretrained = checkpoint.map_or(StartFrom::Random, StartFrom::File);
         Ok(recipe)
     }
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::files::{Source, exists, read_if_present, to_json, write_atomically};
 use crate::hardware::Cost;
+use crate::network::weights_file;
 use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
 use crate::train::{Recipe, StartFrom};
 use crate::validation::{Deployment, Mismatches};
@@ -189,7 +190,10 @@ pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>
 pub(super) fn other_checkpoint(planned: Option<&Path>, made_sha256: Option<&str>) -> Result<Option<String>> {
     let other = match (planned, made_sha256) {
         (None, None) => false,
-        (Some(file), Some(made)) => exists(file) && sha256(file)? != made,
+        (Some(file), Some(made)) => {
+            let (file, _) = weights_file(file);
+            exists(&file) && sha256(&file)? != made
+        }
         _ => true,
     };
     let planned = planned.map_or("random weights".into(), |file| file.display().to_string());

@@ -12,6 +12,7 @@ use super::table::Table;
 use crate::data::{DataOptions, Dataset};
 use crate::error::{Error, Result};
 use crate::files::{exists, read_if_present, to_json, wait_for_lock, write_atomically};
+use crate::network::weights_file;
 use crate::observer::{Observer, StopSignal};
 use crate::run::{Cpu, Environment, Outcome, Plan};
 use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE, RunLock};
@@ -175,7 +176,8 @@ impl Reproduction<'_> {
     }
 
     fn check_checkpoint(&self, job: &Job) -> Result<()> {
-        let Some(file) = self.checkpoint(job).filter(|file| job.row.start.is_none() && !exists(file)) else {
+        let Some(file) = self.checkpoint(job).filter(|file| job.row.start.is_none() && !exists(&weights_file(file).0))
+        else {
             return Ok(());
         };
         let message = format!(
@@ -221,7 +223,7 @@ impl Reproduction<'_> {
                 }
                 None => None,
             };
-            let checkpoint_sha256 = checkpoint.as_deref().map(sha256).transpose()?;
+            let checkpoint_sha256 = checkpoint.as_deref().map(|file| sha256(&weights_file(file).0)).transpose()?;
             let start = Start { checkpoint_sha256, data_sha256: job.data_sha256.clone(), float_accuracy };
             write_atomically(&folder.join(START), to_json(&start)?.as_bytes())?;
         }

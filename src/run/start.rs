@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use crate::data::ImageShape;
 use crate::error::{Error, Result};
-use crate::files::{Source, exists};
+use crate::files::Source;
 use crate::integer::{BitPlan, Unfolded, unfold};
 use crate::network::{
-    Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network, zoo,
+    Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network, weights_file, zoo,
 };
 use crate::package::Package;
 use crate::train::{DistillationConfig, PhaseKind, Recipe, StartFrom};
@@ -58,11 +58,7 @@ impl Origin {
     /// There is none.
     pub fn check(&self) -> Result<()> {
         let Self::File(path) = self else { return Ok(()) };
-        let file = path.to_str().and_then(|path| Some(path.rsplit_once('#')?.0)).unwrap_or_default();
-        match exists(Path::new(file)) {
-            true => Ok(()),
-            false => Source::open(path).map(drop),
-        }
+        Source::open(&weights_file(path).0).map(drop)
     }
 
     /// Reads the weights, and the teacher that the recipe names.

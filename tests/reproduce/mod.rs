@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use mars::hardware::Hardware;
-use mars::network::{Graph, ZOO, zoo};
+use mars::network::{Graph, Weights, ZOO, zoo};
 use mars::reproduce::Experiment;
+use mars::train::StartFrom;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -236,7 +237,13 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
 #[test]
 fn a_row_that_fails_does_not_keep_others_from_running() {
     let dir = experiment_place();
-    let text = EXPERIMENT.replace("\"quantize.fusion=none\"", "\"phases.1.learning_rate=1e30\"");
+    // Its checkpoint holds one set of weights under a key.
+    let (weights, _) = Weights::load(&dir.path().join("float.safetensors")).unwrap();
+    let mut sets = Weights::default();
+    weights.iter().for_each(|(name, array)| sets.insert(format!("ema.{name}"), array.clone()));
+    sets.save(&dir.path().join("sets.safetensors"), None).unwrap();
+    let experiment = EXPERIMENT.replace("float.safetensors", "sets.safetensors#ema");
+    let text = experiment.replace("\"quantize.fusion=none\"", "\"phases.1.learning_rate=1e30\"");
     fs::write(dir.path().join("experiments/two.toml"), text).unwrap();
     let output = reproduce(dir.path(), &["two", "--run", "runs", "--results", "results"]).output().unwrap();
     failed(
@@ -256,7 +263,7 @@ fn a_row_that_fails_does_not_keep_others_from_running() {
     assert!(!dir.path().join("experiments/results").exists());
 
     // An unfinished run goes on with its own recipe only, and in one process.
-    let text = text_with_rate(EXPERIMENT, "0.001");
+    let text = text_with_rate(&experiment, "0.001");
     fs::write(dir.path().join("experiments/two.toml"), text).unwrap();
     let arguments = ["two", "--run", "runs", "--results", "results", "--rows", "dense"];
     let output = reproduce(dir.path(), &arguments).output().unwrap();
@@ -414,6 +421,25 @@ fn tables_read_the_same() {
     let line =
         "two          What a reader sees: 2 finished, 1 unfinished, 1 not run yet, 1 unusable (--table says why)\n";
     assert!(out.starts_with(line), "{out}");
+}
+
+#[test]
+fn a_row_of_an_onnx_file_starts_from_its_weights() {
+    let dir = TempDir::new().unwrap();
+    let network = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/onnx/sequential/dynamo.onnx");
+    fs::write(
+        dir.path().join("recipe.toml"),
+        format!("model = {network:?}\n[[phases]]\nkind = \"quantize\"\nepochs = 1\n"),
+    )
+    .unwrap();
+    fs::write(
+        dir.path().join("own.toml"),
+        "title = \"Own\"\nrecipe = \"recipe.toml\"\n[[rows]]\nname = \"own\"\nlabel = \"own\"\n",
+    )
+    .unwrap();
+    let experiment = Experiment::load(&dir.path().join("own.toml")).unwrap();
+    let recipe = experiment.recipe(&experiment.rows[0], &[]).unwrap();
+    assert_eq!(recipe.pretrained, StartFrom::File(network));
 }
 
 /// Every row of the shipped experiments has a recipe, a network and a chip, and rows that start from the same network have the same epochs.

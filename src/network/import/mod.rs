@@ -49,7 +49,7 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     if is_onnx(path) {
         return import_onnx(path, graph, options);
     }
-    let (path, key) = split_key(path);
+    let (path, key) = weights_file(path);
     let arrays = Arrays::open(&path)?;
     let set = choose(&arrays, key.as_deref(), graph, options)?;
     let Matching { layers, fresh, .. } = &set.matching;
@@ -67,8 +67,8 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     Ok(Imported { weights, without_statistics, remarks: remarks(&arrays, &set) })
 }
 
-/// A path and the key behind its last `#`, unless there is a file of the whole name.
-fn split_key(path: &Path) -> (PathBuf, Option<String>) {
+/// The file of a path `FILE#KEY`, and the key behind its last `#`, unless there is a file of the whole name.
+pub(crate) fn weights_file(path: &Path) -> (PathBuf, Option<String>) {
     let split = path.to_str().and_then(|text| text.rsplit_once('#')).filter(|_| !path.exists());
     split.map_or((path.into(), None), |(file, key)| (file.into(), Some(key.trim_end_matches('.').into())))
 }

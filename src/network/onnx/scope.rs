@@ -11,6 +11,7 @@ use super::shapes::turns;
 use super::tensor::Tensor;
 use super::window::NO_BORDER;
 use crate::network::node::Source;
+use crate::network::shape::MAX_WEIGHTS;
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -65,9 +66,6 @@ pub(super) struct Scope<'a> {
     /// How many those are.
     weights: usize,
 }
-
-/// Most weights of a network: those of a package.
-const MAX_WEIGHTS: usize = 1 << 28;
 
 impl<'a> Scope<'a> {
     /// The file's tensors that nodes read, and `batch` images.
