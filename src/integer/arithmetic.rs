@@ -31,10 +31,10 @@ pub struct Form {
     pub zero_point: u8,
 }
 
-/// The zero point that a form of values with a sign is given: the middle of its codes, so that they reach from `-2^(bits-1)` to
+/// The code that means 0 in a form: 0 behind a ReLU; for values with a sign the middle of its codes, so that they reach from `-2^(bits-1)` to
 /// `2^(bits-1) - 1`.
-pub fn signed_zero_point(bits: u8) -> u8 {
-    1 << (bits - 1)
+pub fn zero_point(bits: u8, is_signed: bool) -> u8 {
+    if is_signed { 1 << (bits - 1) } else { 0 }
 }
 
 impl Form {

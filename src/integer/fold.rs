@@ -8,9 +8,7 @@
 //! m_c / 2^n = s_c * s_in / s_out       m_skip / 2^n = s_skip / s_out
 //! ```
 
-use super::arithmetic::{
-    Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, signed_zero_point,
-};
+use super::arithmetic::{Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, zero_point};
 use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -408,7 +406,7 @@ impl Folder<'_> {
 
     /// The code that means 0 in one of the forms of a node's output.
     fn zero_point(&self, source: Source, bits: u8) -> u8 {
-        if self.graph.is_signed(source) { signed_zero_point(bits) } else { 0 }
+        zero_point(bits, self.graph.is_signed(source))
     }
 
     /// Step of a value in one of its forms.

@@ -32,7 +32,7 @@ mod unfold;
 
 pub use arithmetic::{
     Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
-    signed_zero_point,
+    zero_point,
 };
 pub(crate) use bits::matches_pattern;
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};

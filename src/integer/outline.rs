@@ -1,6 +1,6 @@
 //! A network as the chip sees it before anything is trained: its bits, without its weights.
 
-use super::arithmetic::{Form, IMAGE_BITS, Requantize, signed_zero_point};
+use super::arithmetic::{Form, IMAGE_BITS, Requantize, zero_point};
 use super::bits::{BitPlan, Fusion, QuantizeConfig, Reads, WeightScale};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::groups::GroupShape;
@@ -19,7 +19,7 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
     };
     let layers = graph.nodes().iter().zip(&plan.nodes).enumerate().map(|(index, (node, bits))| {
         let is_signed = graph.is_signed(Source::Node(index));
-        let form = |bits: u8| Form { bits, shift: 8, zero_point: if is_signed { signed_zero_point(bits) } else { 0 } };
+        let form = |bits: u8| Form { bits, shift: 8, zero_point: zero_point(bits, is_signed) };
         let stored = |multipliers: Vec<u32>| Requantize {
             multipliers,
             forms: bits.forms.iter().map(|&bits| form(bits)).collect(),

@@ -11,7 +11,7 @@
 
 use std::cmp::Reverse;
 
-use super::arithmetic::{Form, multiplier, signed_zero_point};
+use super::arithmetic::{Form, multiplier, zero_point};
 use super::bits::BitPlan;
 use super::fold::ImageScale;
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
@@ -48,13 +48,15 @@ pub fn unfold(network: &IntegerNetwork, image_scale: &ImageScale) -> Result<Unfo
         let (IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. }) = layer else {
             continue;
         };
-        let other = |form: &&Form| form.zero_point != 0 && form.zero_point != signed_zero_point(form.bits);
-        if let Some(Form { bits, zero_point, .. }) = output.forms.iter().find(other) {
+        let other = |form: &&Form| form.zero_point != 0 && form.zero_point != zero_point(form.bits, true);
+        if let Some(form) = output.forms.iter().find(other) {
             return Err(Error::layer(
                 &node.name,
                 format!(
-                    "its form of {bits} bits has the zero point {zero_point}; training has {}: start from float weights",
-                    signed_zero_point(*bits)
+                    "its form of {} bits has the zero point {}; training has {}: start from float weights",
+                    form.bits,
+                    form.zero_point,
+                    zero_point(form.bits, true)
                 ),
             ));
         }
@@ -186,7 +188,7 @@ fn scales(network: &IntegerNetwork, plan: &BitPlan) -> Vec<f64> {
             continue;
         }
         let bits = plan.narrowest(Source::Node(node));
-        let zero_point = if graph.is_signed(Source::Node(node)) { signed_zero_point(bits) } else { 0 };
+        let zero_point = zero_point(bits, graph.is_signed(Source::Node(node)));
         scales[node] = LARGEST_OUTPUT / f64::from((1u32 << bits) - 1 - u32::from(zero_point));
         // All that is tied to it follows.
         let open = |scales: &[f64], tie: &Tie| (scales[tie.output] == 0.0) != (scales[tie.source] == 0.0);

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use burn::tensor::Tensor;
 
 use crate::engine::{self, Clamp};
-use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT, signed_zero_point};
+use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT, zero_point};
 
 /// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
 pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {
@@ -62,7 +62,7 @@ pub(crate) fn weight_limit(bits: u8) -> f64 {
 /// The whole numbers that values of `bits` bits stand for, codes less their zero point: from 0 to `2^bits - 1` behind a ReLU, from `-2^(bits-1)` to
 /// `2^(bits-1) - 1` where they have a sign.
 pub(crate) fn value_codes(bits: u8, is_signed: bool) -> RangeInclusive<i32> {
-    let zero_point = if is_signed { i32::from(signed_zero_point(bits)) } else { 0 };
+    let zero_point = i32::from(zero_point(bits, is_signed));
     -zero_point..=(1 << bits) - 1 - zero_point
 }
 

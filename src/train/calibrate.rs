@@ -175,14 +175,12 @@ fn output_scales(
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
     let share = SAMPLES / batches.len();
     for batch in batches {
-        let mut index = 0;
-        model.forward_with(&model.params, model.images(&batch.images), Mode::Float, |_, value| {
+        model.forward_with(&model.params, model.images(&batch.images), Mode::Float, |index, value| {
             let values = to_host(value.clone());
             let stride = stride(values.len(), share);
             let read = &read[index];
             let values = values.into_iter().enumerate().step_by(stride);
             samples[index].extend(values.filter(|(place, _)| read[place % read.len()]).map(|(_, value)| value));
-            index += 1;
         });
     }
     // What shares a scale is looked at together.

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::forward::{Chip, ChipBias, Mode, Output, Pass, Statistics, gain};
 use super::tensors::{to_device, to_host};
 use crate::integer::{BitPlan, Fusion, ImageScale};
-use crate::network::{Array, BatchNorm, Graph, Node, Norm, Params};
+use crate::network::{Array, BatchNorm, Graph, Norm, Params};
 use crate::quantize::{Lsq, Quantizer};
 
 /// Share of the batch in the running statistics, as PyTorch's default.
@@ -55,14 +55,14 @@ impl Model {
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
-    /// Runs the network on images with these parameters, which may track gradients. `inspect` sees the value of each node before it is
+    /// Runs the network on images with these parameters, which may track gradients. `inspect` sees by number the value of each node that computes one, before it is
     /// rounded.
     pub fn forward_with(
         &self,
         params: &Params<Tensor<1>>,
         images: Tensor<4>,
         mode: Mode,
-        inspect: impl FnMut(&Node, &Tensor<4>),
+        inspect: impl FnMut(usize, &Tensor<4>),
     ) -> Output {
         let Self { graph, image_scale, quantizer, .. } = self;
         Pass { graph, image_scale, params, quantizer: &**quantizer, mode }.run(images, inspect)

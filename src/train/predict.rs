@@ -65,9 +65,9 @@ pub(super) fn float_accuracy(model: &Model, split: &Split, images: usize) -> std
 /// The first layer whose values on a batch aren't finite.
 pub(super) fn first_not_finite(model: &Model, batch: &Batch, mode: Mode) -> Option<String> {
     let mut found = None;
-    model.forward_with(&model.params, model.images(&batch.images), mode, |node, value| {
+    model.forward_with(&model.params, model.images(&batch.images), mode, |index, value| {
         if found.is_none() && to_host(value.clone()).iter().any(|value| !value.is_finite()) {
-            found = Some(node.name.clone());
+            found = Some(model.graph.nodes()[index].name.clone());
         }
     });
     found

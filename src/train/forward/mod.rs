@@ -25,8 +25,8 @@ use self::conv::{ConvInput, ConvPlan, Layer, Quantized, Rounding, convolve};
 pub(super) use self::fold::gain;
 pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
 use crate::engine::{PoolWindow, Shortcut, max_pool};
-use crate::integer::{ImageScale, Reads, signed_zero_point};
-use crate::network::{Activation, Conv, Graph, Node, Op, Params, Skip, Source, Window};
+use crate::integer::{ImageScale, Reads, zero_point};
+use crate::network::{Activation, Conv, Graph, Op, Params, Skip, Source, Window};
 use crate::quantize::{Quantizer, multiplier_errors, value_codes};
 
 /// A value in its stored forms.
@@ -67,8 +67,8 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Runs it on images as the model makes them; `inspect` sees the value of each node before it is rounded.
-    pub fn run(&self, images: Tensor<4>, mut inspect: impl FnMut(&Node, &Tensor<4>)) -> Output {
+    /// Runs it on images as the model makes them; `inspect` sees by number the value of each node that computes one, before it is rounded.
+    pub fn run(&self, images: Tensor<4>, mut inspect: impl FnMut(usize, &Tensor<4>)) -> Output {
         let image = Value::Whole(images);
         let mut values: Vec<Value> = Vec::new();
         let (mut statistics, mut corrections) = (Vec::new(), Vec::new());
@@ -111,7 +111,7 @@ impl Pass<'_> {
                         (Activation::Relu, Some(clip)) => value.clamp_max(clip),
                         (Activation::Relu | Activation::None, _) => value,
                     };
-                    inspect(node, &value);
+                    inspect(index, &value);
                     if logits {
                         let [batch, _, _, classes] = value.dims();
                         return Output { logits: value.reshape([batch, classes]), statistics, corrections };
@@ -120,12 +120,10 @@ impl Pass<'_> {
                 }
                 Op::MaxPool { window: Window { kernel, stride, padding } } => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
-                    inspect(node, &read(node.source, self.pool_bits(index)));
                     values[source].map(|value| max_pool(value, PoolWindow { kernel, stride, padding }))
                 }
                 Op::Concat => {
                     let join = |bits| Tensor::cat(node.sources().map(|source| read(source, bits)).collect(), 3);
-                    inspect(node, &join(self.pool_bits(index)));
                     match self.mode {
                         Mode::Quantized { plan, .. } => {
                             let forms = plan.nodes[index].forms.iter();
@@ -137,9 +135,9 @@ impl Pass<'_> {
                 Op::AvgPool { window: Window { kernel, stride, padding } } => {
                     let padding = padding.map(|[before, behind]| (before, behind));
                     let options = AvgPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
-                    let x = read(node.source, self.pool_bits(index)).permute([0, 3, 1, 2]);
+                    let x = read(node.source, self.average_bits(index)).permute([0, 3, 1, 2]);
                     let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
-                    inspect(node, &value);
+                    inspect(index, &value);
                     self.store(index, value)
                 }
             };
@@ -148,14 +146,12 @@ impl Pass<'_> {
         unreachable!("the last node of a graph gives the logits")
     }
 
-    /// The widest form that a pooling layer reads.
-    fn pool_bits(&self, node: usize) -> Option<u8> {
+    /// Bits of the form that an average reads.
+    fn average_bits(&self, node: usize) -> Option<u8> {
         let Mode::Quantized { plan, .. } = self.mode else { return None };
-        let bits = &plan.nodes[node];
-        match bits.reads {
-            Reads::MaxPool | Reads::Concat => bits.forms.last().copied(),
+        match plan.nodes[node].reads {
             Reads::AvgPool { input } => Some(input),
-            Reads::Conv(_) => unreachable!("a convolution is no pooling layer"),
+            Reads::Conv(_) | Reads::MaxPool | Reads::Concat => unreachable!("the node is an average"),
         }
     }
 
@@ -220,8 +216,7 @@ impl Pass<'_> {
         match conv.source {
             Source::Image => self.image_scale.zero_points.clone(),
             Source::Node(_) => {
-                let zero_point = if self.graph.is_signed(conv.source) { signed_zero_point(bits) } else { 0 };
-                vec![zero_point; conv.shape.channels()]
+                vec![zero_point(bits, self.graph.is_signed(conv.source)); conv.shape.channels()]
             }
         }
     }
