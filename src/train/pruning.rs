@@ -47,6 +47,8 @@ pub(super) struct Pruner {
     config: SparsityConfig,
     price: Option<Price>,
     device: Device,
+    /// The share that was last reached: there is nothing to choose until another is wanted.
+    reached: Option<f64>,
 }
 
 /// Checks that as many groups can go as the recipe's budget says; a budget of the hardware model is checked where a [`Pruner`] is made.
@@ -150,6 +152,7 @@ impl Pruner {
             config: recipe.sparsity.clone(),
             price: if recipe.sparsifies() { Price::new(graph, recipe, hardware)? } else { None },
             device: device.clone(),
+            reached: None,
         })
     }
 
@@ -165,6 +168,7 @@ impl Pruner {
 
     /// A new phase observes anew what each group does.
     pub fn forget(&mut self) {
+        self.reached = None;
         self.convs.iter_mut().for_each(|conv| conv.saliency = None);
     }
 
@@ -228,7 +232,7 @@ impl Pruner {
     pub fn approach(&mut self, progress: f64) -> Result<()> {
         let ramp = ((progress - LOOK) / RAMP).clamp(0.0, 1.0);
         let wanted = self.config.target * (1.0 - (1.0 - ramp).powi(3));
-        if wanted == 0.0 || self.config.budget == Budget::Lambda {
+        if wanted == 0.0 || self.config.budget == Budget::Lambda || self.reached == Some(wanted) {
             return Ok(());
         }
         let scores: Vec<Vec<f32>> = self.convs.iter().map(ConvGroups::scores).collect();
@@ -242,6 +246,7 @@ impl Pruner {
         if self.kept().as_ref() != Some(&kept) {
             self.set(kept);
         }
+        self.reached = Some(wanted);
         Ok(())
     }
 

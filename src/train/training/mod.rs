@@ -117,6 +117,7 @@ impl Training {
         self.model = place(&self.model);
         self.optimizer = Sgd::new(&self.model.params);
         self.pruner = Pruner::new(&self.graph, &self.recipe, &self.hardware, &self.model.device)?;
+        self.keep_zeros();
         Ok(self)
     }
 
@@ -126,11 +127,16 @@ impl Training {
     /// An array of the network that is missing, has another shape, or isn't finite.
     pub fn starting_from(mut self, weights: &Weights) -> Result<Self> {
         self.model = self.place(weights)?;
+        self.keep_zeros();
+        self.optimizer = Sgd::new(&self.model.params);
+        Ok(self)
+    }
+
+    /// Masks the groups that are zero, where the recipe says so.
+    fn keep_zeros(&mut self) {
         if self.recipe.sparsity.keep_zero_groups {
             self.pruner.keep_zeros(&self.model.params);
         }
-        self.optimizer = Sgd::new(&self.model.params);
-        Ok(self)
     }
 
     /// The same with the statistics of these convolutions' batch norms, by number, measured on training images, where a checkpoint has none.
