@@ -85,6 +85,12 @@ impl Weights {
         weights
     }
 
+    /// Bytes of all values.
+    pub fn bytes(&self) -> u64 {
+        let values: usize = self.arrays.values().map(|array| array.values.len()).sum();
+        (values * size_of::<f32>()) as u64
+    }
+
     /// The array of a name.
     ///
     /// # Errors

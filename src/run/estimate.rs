@@ -17,18 +17,18 @@ pub struct Estimate {
     pub phases: Vec<(&'static str, usize, Option<f64>)>,
     /// Memory that is in use after the steps, which keep theirs for the next ones, in bytes, where the system tells.
     pub memory: Option<u64>,
-    /// Bytes of the run folder's checkpoints, the one that is being written among them.
+    /// Bytes of the run folder's checkpoints, the one that is being written among them, and of the network that it learns from.
     pub disk: u64,
     /// When it was measured.
     pub measured: SystemTime,
 }
 
 impl Estimate {
-    /// Measures a few steps of each phase.
+    /// Measures a few steps of each phase; the run folder has `teacher` bytes beside the checkpoints.
     ///
     /// # Errors
     /// A training that diverges, a network that cannot be exported.
-    pub(super) fn measured(mut training: Training) -> Result<Self> {
+    pub(super) fn measured(mut training: Training, teacher: u64) -> Result<Self> {
         let phases = training.recipe().phases.clone();
         let measured = (0..)
             .zip(&phases)
@@ -39,7 +39,7 @@ impl Estimate {
         Ok(Self {
             phases: measured,
             memory: used_memory(),
-            disk: checkpoints * training.checkpoint().bytes(),
+            disk: checkpoints * training.checkpoint().bytes() + teacher,
             measured: SystemTime::now(),
         })
     }

@@ -156,6 +156,9 @@ impl<'a> Plan<'a> {
         if start.folded {
             training = training.with_measured_norms();
         }
+        if let Some(teacher) = &start.teacher {
+            training = training.learning_from(teacher)?;
+        }
         Ok(Self { training, start: Some(start), folder, cpu: Cpu::Same, observer: environment.observer })
     }
 
@@ -177,6 +180,14 @@ impl<'a> Plan<'a> {
         let spec = network(&recipe, || Ok(shape_and_classes(&data)))?;
         check_unchanged(&spec, &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
+        let training = match training.recipe().distillation {
+            Some(_) => {
+                let path = folder.join(TEACHER);
+                let (teacher, _) = Weights::load(&path)?;
+                training.learning_from(&teacher).map_err(|error| Error::file(&path, error.to_string()))?
+            }
+            None => training,
+        };
         let name = &training.recipe().dataset;
         check_unchanged(&DataHashes::new(training.data()), name, "data set", &folder.join(DATA), read_toml)?;
         Ok(Self { training, start: None, folder, cpu, observer: environment.observer })
@@ -218,7 +229,8 @@ impl<'a> Plan<'a> {
             graph.weights() as f64 / 1e6,
             graph.macs() as f64 / 1e6
         ));
-        let estimate = Estimate::measured(self.training)?;
+        let teacher = self.start.as_ref().and_then(|start| start.teacher.as_ref()).map_or(0, Weights::bytes);
+        let estimate = Estimate::measured(self.training, teacher)?;
         if let Some(free) = free_disk(&self.folder).filter(|free| *free < estimate.disk) {
             let message = format!("checkpoints take {}, the disk has {} free", size(estimate.disk), size(free));
             return Err(Error::file(&self.folder, message));
@@ -241,21 +253,15 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// Those of [`run`](Self::run).
     pub fn run_locked(mut self, _: &RunLock, stop: &StopSignal) -> Result<Outcome> {
-        if let Some(start) = &self.start {
+        let start = self.start.take();
+        if let Some(start) = &start {
             self.write_start(start)?;
         }
-        let teacher = match self.training.recipe().distillation {
-            Some(_) => Some(self.folder.join(TEACHER)),
-            None => None,
-        };
-        if let Some(path) = teacher {
-            let (teacher, _) = Weights::load(&path)?;
-            let learning = self.training.learning_from(&teacher);
-            self.training = learning.map_err(|error| Error::file(&path, error.to_string()))?;
-        }
+        let resumes = start.is_none();
+        drop(start);
         self.observer.notice(&format!("run folder {}", self.folder.display()));
         let journal = Journal::new(&self.folder);
-        if self.start.is_none() {
+        if resumes {
             self.training = resumed(self.training, &self.folder, self.cpu, &journal)?;
         }
         if !journal.follow(&mut self.training, self.observer, stop)? {
