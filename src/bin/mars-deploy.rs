@@ -1,7 +1,9 @@
 //! Validates a package on its data set with the hardware model: accuracy and cost. Or sweeps the hardware.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, Parser};
 use mars::cli::{CommonArgs, exit, say};
@@ -283,14 +285,20 @@ fn explore(arguments: &Arguments, package_file: &Path, file: &Path) -> Result<Ex
     if !arguments.merge {
         let shard = arguments.shard.unwrap_or(Shard::WHOLE);
         let evaluator = Evaluator::new(&package.network)?;
-        let evaluate = |hardware: &Hardware| {
-            let evaluation = evaluator.evaluate(hardware)?;
-            let accuracy = dataset
-                .as_ref()
-                .map(|dataset| macro_accuracy(&package.network, hardware, &dataset.test, space.images()))
-                .transpose()?;
-            Ok(Figures::new(&evaluation, accuracy))
+        // Chips that compute the same run the images once.
+        let accuracies = Mutex::new(HashMap::<Option<String>, f64>::new());
+        let accuracy = |hardware: &Hardware| -> mars::Result<Option<f64>> {
+            let Some(dataset) = &dataset else { return Ok(None) };
+            let computes = hardware.losses_sha256();
+            let known = accuracies.lock().unwrap_or_else(PoisonError::into_inner).get(&computes).copied();
+            if known.is_some() {
+                return Ok(known);
+            }
+            let accuracy = macro_accuracy(&package.network, hardware, &dataset.test, space.images())?;
+            accuracies.lock().unwrap_or_else(PoisonError::into_inner).insert(computes, accuracy);
+            Ok(Some(accuracy))
         };
+        let evaluate = |hardware: &Hardware| Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(hardware)?));
         let observer = arguments.common.observer();
         observer.begins("sweeping", shard.points(space.len()).count(), 0);
         sweep::run(&space, &store, shard, evaluate, |done| observer.advances(done, &String::new))?;
