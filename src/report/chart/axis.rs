@@ -52,11 +52,20 @@ impl Scale {
         }
     }
 
-    /// Positive values by their logarithms; ticks are 1, 2 and 5 times powers of ten, over many decades powers of ten.
+    /// Positive values by their logarithms; ticks are 1, 2 and 5 times powers of ten, over many decades powers of ten, and closer where there is
+    /// less than one.
     pub(super) fn logarithmic(values: impl IntoIterator<Item = f64>) -> Self {
         let [low, high] = ends(values);
+        if 0.0 < low && high <= 2.0 * low {
+            let even = Self::covering([low, high], 6.0, 0.0);
+            return Self { logarithmic: true, range: even.range.map(f64::log10), decimals: None, ..even };
+        }
         let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
-        let digits: &[f64] = if powers.end() - powers.start() <= 3 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let digits: &[f64] = match powers.end() - powers.start() {
+            _ if high <= 10.0 * low => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
+            ..=3 => &[1.0, 2.0, 5.0],
+            _ => &[1.0],
+        };
         let all = powers.flat_map(|power| digits.iter().map(move |digit| digit * 10f64.powi(power)));
         let mut ticks: Vec<f64> = all.collect();
         // From the last tick that is not above all values to the first one that is not below.
@@ -167,7 +176,9 @@ mod tests {
                 scale.ticks
             );
         }
-        for values in [&[1.0][..], &[0.013, 0.9, 44.0], &[5.0, 50.0], &[7e-5, 1e9]] {
+        for values in
+            [&[1.0][..], &[4.2, 4.9], &[14.0, 30.0], &[95.0, 120.0], &[0.013, 0.9, 44.0], &[5.0, 50.0], &[7e-5, 1e9]]
+        {
             let scale = Scale::logarithmic(values.iter().copied());
             assert!((2..=16).contains(&scale.ticks.len()), "{values:?}: {:?}", scale.ticks);
             assert!(
@@ -184,6 +195,8 @@ mod tests {
         assert_eq!(numbers(Scale::covering([91.02, 91.08], 2.0, 0.0)), ["91.00", "91.05", "91.10"]);
         assert_eq!(numbers(Scale::covering([900.0, 2100.0], 2.0, 0.0)), ["0", "1,000", "2,000", "3,000"]);
         assert_eq!(numbers(Scale::logarithmic([0.3, 1500.0])), ["0.1", "1", "10", "100", "1,000", "10,000"]);
+        assert_eq!(numbers(Scale::logarithmic([4.2, 4.9])), ["4.2", "4.4", "4.6", "4.8", "5"]);
+        assert_eq!(numbers(Scale::logarithmic([14.0, 47.0])), ["10", "15", "20", "30", "40", "50"]);
         assert_eq!(numbers(Scale::within([7, 31], 3)), ["10", "20", "30"]);
     }
 

@@ -45,6 +45,6 @@ pub(super) use style::{CSS, Drawing, stacked};
 pub(super) use timeline::{Color, Stretch, timeline};
 
 #[cfg(feature = "train")]
-pub(crate) use rows::{DotRow, Dots, dot_rows};
+pub(crate) use rows::{DotRow, dot_rows};
 pub(crate) use scatter::{Dot, Line, Quantity, Scatter, front, scatters};
 pub use tornado::{Swing, tornado};

@@ -11,12 +11,6 @@ use crate::report::text::shorten;
 /// A row of a dot plot.
 pub(crate) struct DotRow {
     pub label: String,
-    /// What is known of it, or why there is nothing to draw.
-    pub dots: Result<Dots, String>,
-}
-
-/// The dots of a row.
-pub(crate) struct Dots {
     /// Shown where a mouse rests on the row.
     pub title: String,
     /// At least one; a line joins the least and the largest.
@@ -25,27 +19,25 @@ pub(crate) struct Dots {
     pub marks: [Option<f64>; 2],
 }
 
-const WIDTH: f64 = 720.0;
+const WIDTH: f64 = 820.0;
 /// What the axis fills, from left to right.
-const X: [f64; 2] = [260.0, 690.0];
+const X: [f64; 2] = [350.0, 790.0];
 /// Where rows begin, and from one to the next.
 const TOP: f64 = 44.0;
 const PITCH: f64 = 26.0;
 /// Below the rows: the axis and its name.
 const FOOT: f64 = 60.0;
-/// Characters that there is room for: above the rows, in front of the axis, and on it.
+/// Characters that there is room for: above the rows, and in front of the axis.
 const TITLE: usize = 100;
-const LABEL: usize = 36;
-const REASON: usize = 66;
+const LABEL: usize = 52;
 /// Classes of the marks.
 const MARKS: [&str; 2] = ["mark soft", "mark two"];
 
 /// The file. `names` are those of the axis, of a dot, and of the marks.
 pub(crate) fn dot_rows(title: &str, rows: &[DotRow], [axis, dot, mark, other]: [&str; 4]) -> String {
     let bottom = TOP + PITCH * rows.len() as f64;
-    let dots = rows.iter().filter_map(|row| row.dots.as_ref().ok());
     let mut values: Vec<f64> =
-        dots.flat_map(|dots| dots.values.iter().copied().chain(dots.marks.into_iter().flatten())).collect();
+        rows.iter().flat_map(|row| row.values.iter().copied().chain(row.marks.into_iter().flatten())).collect();
     if values.is_empty() {
         values.extend([0.0, 100.0]);
     }
@@ -59,17 +51,14 @@ pub(crate) fn dot_rows(title: &str, rows: &[DotRow], [axis, dot, mark, other]: [
         @for (index, row) in rows.iter().enumerate() {
             @let middle = TOP + PITCH * (index as f64 + 0.5);
             text.end x=(X[0] - 10.0) y=(middle + 4.0) { (shorten(&row.label, LABEL, "…")) }
-            @match &row.dots {
-                Ok(dots) => (dots.draw(&x, middle)),
-                Err(reason) => text.soft x=(X[0] + 6.0) y=(middle + 4.0) { (shorten(reason, REASON, "…")) },
-            }
+            (row.draw(&x, middle))
         }
         (legend.draw(bottom + 52.0))
     };
     style::file(title, [WIDTH, bottom + FOOT + legend.height], body)
 }
 
-impl Dots {
+impl DotRow {
     fn draw(&self, x: &Axis, middle: f64) -> Markup {
         let end = |choose: fn(f64, f64) -> f64| self.values.iter().copied().reduce(choose).map(|value| px(x.at(value)));
         html! {

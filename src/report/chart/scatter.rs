@@ -17,6 +17,13 @@ pub(crate) struct Quantity {
     pub rising: bool,
 }
 
+impl Quantity {
+    /// As it is written beside the axis.
+    fn name(self) -> String {
+        if self.logarithmic { format!("{}, log scale", self.name) } else { self.name.into() }
+    }
+}
+
 /// A point of a plot.
 pub(crate) struct Dot {
     pub x: f64,
@@ -112,8 +119,8 @@ impl Scatter {
             text.title x="8" y="20" { (shorten(&self.title, TITLE, "…")) }
             (x.horizontal(Y[0], Some(Y[1])))
             (y.vertical(X[0], X[1]))
-            text x="8" y="42" { (up.name) }
-            text.end x=(X[1]) y=(Y[0] + 38.0) { (across.name) }
+            text x="8" y="42" { (up.name()) }
+            text.end x=(X[1]) y=(Y[0] + 38.0) { (across.name()) }
             @for (index, line) in self.lines.iter().enumerate() {
                 polyline class={ "line " (COLORS[index % COLORS.len()]) } points={
                     @for dot in line.dots.iter().map(|&dot| &self.dots[dot]) { (px(x.at(dot.x))) "," (px(y.at(dot.y))) " " }
