@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::files::to_json;
-use crate::groups::GroupGrid;
+use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::{Evaluation, Hardware, evaluate};
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
 use crate::network::{ConvShape, Graph, MAX_WEIGHTS, NetworkSpec, Source, read_network, unknown_network, zoo};
@@ -97,35 +97,41 @@ pub fn named_network(model: &str, image_size: Option<usize>, classes: Option<usi
     }
 }
 
+impl Assumptions {
+    /// A network without weights of its own, with these bits and zero groups of this shape.
+    ///
+    /// # Errors
+    /// A description that isn't a network; bits or a sparsity that cannot be.
+    pub fn network(&self, spec: NetworkSpec, group: GroupShape) -> Result<IntegerNetwork> {
+        let config = self.quantize();
+        config.check()?;
+        let graph = Graph::new(spec)?;
+        if graph.weights() > MAX_WEIGHTS as u64 {
+            let message = format!("it has {} weights, at most {MAX_WEIGHTS} are costed", graph.weights());
+            return Err(graph.spec().error(message));
+        }
+        let mut network = outline(&graph, &config, group);
+        drop_groups(&mut network, self.sparsity, self.pattern)?;
+        Ok(network)
+    }
+
+    fn quantize(&self) -> QuantizeConfig {
+        let Self { weight_bits, activation_bits, first_last_bits, .. } = *self;
+        QuantizeConfig { weight_bits, activation_bits, first_last_bits, ..QuantizeConfig::default() }
+    }
+}
+
 impl Estimate {
     /// Costs a network on a chip; groups are those of the chip.
     ///
     /// # Errors
     /// A description that isn't a network; bits or a sparsity that cannot be; a chip that isn't valid.
     pub fn new(spec: NetworkSpec, assumptions: Assumptions, hardware: &Hardware) -> Result<Self> {
-        let Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern } = assumptions;
-        let config = QuantizeConfig { weight_bits, activation_bits, first_last_bits, ..QuantizeConfig::default() };
-        config.check()?;
         hardware.validate()?;
-        let graph = Graph::new(spec)?;
-        if graph.weights() > MAX_WEIGHTS as u64 {
-            let message = format!("it has {} weights, at most {MAX_WEIGHTS} are costed", graph.weights());
-            return Err(graph.spec().error(message));
-        }
-        let mut integer = outline(&graph, &config, hardware.group);
-        drop_groups(&mut integer, sparsity, pattern)?;
+        let integer = assumptions.network(spec, hardware.group)?;
         let evaluation = evaluate(&integer, hardware)?;
-        let spec = graph.spec();
-        let mut made_up = MadeUp {
-            what: String::new(),
-            assumptions,
-            skip_bits: config.skip_bits,
-            seed: SEED,
-            image: spec.input,
-            classes: spec.classes,
-        };
-        made_up.what = made_up.sentence();
-        Ok(Self { network: spec.name.clone(), made_up, evaluation, integer })
+        let spec = integer.graph.spec();
+        Ok(Self { network: spec.name.clone(), made_up: MadeUp::new(spec, assumptions), evaluation, integer })
     }
 
     /// Its JSON text: the keys of `deploy.json` that need no images, and `made_up`.
@@ -138,6 +144,15 @@ impl Estimate {
 }
 
 impl MadeUp {
+    /// What is made up of a network under these assumptions.
+    pub fn new(spec: &NetworkSpec, assumptions: Assumptions) -> Self {
+        let skip_bits = assumptions.quantize().skip_bits;
+        let (image, classes) = (spec.input, spec.classes);
+        let mut made_up = Self { what: String::new(), assumptions, skip_bits, seed: SEED, image, classes };
+        made_up.what = made_up.sentence();
+        made_up
+    }
+
     fn sentence(&self) -> String {
         let Self { assumptions, skip_bits, seed, image, classes, .. } = self;
         let Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern } = assumptions;
@@ -264,7 +279,6 @@ impl SplitMix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::groups::GroupShape;
 
     fn network(name: &str) -> IntegerNetwork {
         let graph = Graph::new(zoo(name, 10).unwrap()).unwrap();

@@ -165,3 +165,37 @@ fn chips_and_packages_are_compared_side_by_side() {
     assert!(refusal(&["--compare", &wu, &guo]).contains("name a package or --model"));
     assert!(refusal(&["--model", "resnet20", "--compare", &wu]).contains("2 values required"));
 }
+
+/// A sweep of a network that nobody has trained costs each chip as `--model` does, draws groups of each chip's shape, and says what is made up.
+#[test]
+fn an_untrained_network_can_be_swept() {
+    let folder = TempDir::new().unwrap();
+    let [sweep, out] = ["sweep.toml", "out"].map(|name| folder.path().join(name).display().to_string());
+    let read = |name: &str| fs::read_to_string(Path::new(&out).join(name)).unwrap();
+    fs::write(&sweep, "[ranges]\ncores = [2, 4]\ngroup.filters = [8, 16]\n").unwrap();
+    let network = ["--model", "resnet20", "--weight-bits", "4", "--activation-bits", "4", "--sparsity", "0.5"];
+    let output = deploy(&[&network[..], &["--sweep", &sweep, "--run", &out, "--quiet"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let assumptions = Assumptions { sparsity: 0.5, ..W4A4 };
+    let sentence = "Nothing was trained: there are no weights, no images and no accuracy.";
+    let rows: Vec<Value> = read("sweep.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 4);
+    for row in rows {
+        let mut chip = Hardware::mars();
+        let setting = |key: &str| {
+            let settings = row["settings"].as_array().unwrap();
+            settings.iter().find(|setting| setting[0] == key).unwrap()[1].as_u64().unwrap() as usize
+        };
+        (chip.cores, chip.group.filters) = (setting("cores"), setting("group.filters"));
+        let estimate = Estimate::new(named_network("resnet20", None, None).unwrap(), assumptions, &chip).unwrap();
+        let found = &row["outcome"]["figures"]["cost"]["cycles"];
+        assert_eq!(*found, estimate.evaluation.cost.cycles, "{row}");
+        assert!(row["made_up"].as_str().unwrap().starts_with(sentence));
+    }
+    assert!(read("sweep.csv").lines().all(|line| line.ends_with(",made_up") || line.ends_with(",true")));
+    assert!(read("sweep.html").contains(sentence));
+    assert!(read("sweep.svg").contains("of a made-up network"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("Made up: Nothing was trained"));
+    fs::write(&sweep, "images = 10\n[ranges]\ncores = [2]\n").unwrap();
+    assert!(refusal(&["--model", "resnet20", "--sweep", &sweep]).contains("nobody has trained resnet20"));
+}

@@ -9,8 +9,11 @@ use clap::{Args, Parser};
 use mars::cli::{CommonArgs, exit, say};
 use mars::data::{DataOptions, Dataset};
 use mars::error::{Error, Result};
-use mars::estimate::{Assumptions, Estimate, Pattern, named_network};
+use mars::estimate::{Assumptions, Estimate, MadeUp, Pattern, named_network};
+use mars::groups::GroupShape;
 use mars::hardware::{Evaluator, Hardware};
+use mars::integer::IntegerNetwork;
+use mars::network::NetworkSpec;
 use mars::package::Package;
 use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
@@ -27,7 +30,7 @@ struct Arguments {
     #[arg(required_unless_present_any = ["model", "list_hardware", "compare"])]
     package: Option<PathBuf>,
     /// Cost a network without weights or data instead: a name of the zoo, a TOML or an ONNX file
-    #[arg(long, conflicts_with_all = ["package", "dataset", "images", "sweep", "data_dir", "data_url"])]
+    #[arg(long, conflicts_with_all = ["package", "dataset", "images", "data_dir", "data_url"])]
     model: Option<String>,
     /// Hardware file, TOML [default: the built-in mars.toml]
     #[arg(long, value_name = "FILE")]
@@ -104,7 +107,8 @@ fn main() -> ExitCode {
         return exit(isa_limit().and_then(|_| compare(&arguments)));
     }
     exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
-        (Some(package), _, Some(file)) => explore(&arguments, package, file),
+        (Some(package), _, Some(file)) => explore(&arguments, &Swept::package(&arguments, package, file)?, file),
+        (None, Some(model), Some(file)) => explore(&arguments, &Swept::untrained(&arguments, model, file)?, file),
         (_, _, None) if arguments.placements => lay(&arguments),
         (Some(package), _, None) if arguments.partial_sums => distribute(&arguments, package),
         (Some(package), _, None) => deploy(&arguments, package),
@@ -170,10 +174,16 @@ fn estimate(arguments: &Arguments, model: &str) -> Result<ExitCode> {
 
 /// A network that nobody has trained, on a chip.
 fn untrained(arguments: &Arguments, model: &str, hardware: &Hardware) -> Result<Estimate> {
-    let Untrained { weight_bits, activation_bits, first_last_bits, sparsity, pattern, image_size, classes } =
-        arguments.untrained;
-    let assumptions = Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern };
-    Estimate::new(named_network(model, image_size, classes)?, assumptions, hardware)
+    let (network, assumptions) = arguments.untrained.network(model)?;
+    Estimate::new(network, assumptions, hardware)
+}
+
+impl Untrained {
+    fn network(&self, model: &str) -> Result<(NetworkSpec, Assumptions)> {
+        let Self { weight_bits, activation_bits, first_last_bits, sparsity, pattern, image_size, classes } = *self;
+        let assumptions = Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern };
+        Ok((named_network(model, image_size, classes)?, assumptions))
+    }
 }
 
 /// Costs chips or packages, and shows them side by side.
@@ -264,16 +274,51 @@ fn dataset(arguments: &Arguments, file: &Path, package: &Package) -> Result<Data
     Ok(dataset)
 }
 
-/// Runs a part of a sweep and merges all parts once none is missing.
-fn explore(arguments: &Arguments, package_file: &Path, file: &Path) -> Result<ExitCode> {
-    let space = Space::load(file)?;
-    if let (None, Some(name)) = (space.images(), &arguments.dataset) {
-        let message = format!("--dataset {name}: this sweep runs no images; it needs the key images to run some");
-        return Err(Error::file(file, message));
+/// What a sweep costs on each chip.
+struct Swept {
+    /// The package's network, whatever groups a chip has; or for each shape of them the network that nobody has trained.
+    networks: Vec<(Option<GroupShape>, IntegerNetwork)>,
+    /// The images that each chip runs.
+    dataset: Option<Dataset>,
+    /// What was assumed of a network that nobody has trained.
+    made_up: Option<MadeUp>,
+    /// Tells it from others.
+    fingerprint: Vec<u8>,
+}
+
+impl Swept {
+    fn package(arguments: &Arguments, file: &Path, sweep: &Path) -> Result<Self> {
+        let space = Space::load(sweep)?;
+        if let (None, Some(name)) = (space.images(), &arguments.dataset) {
+            let message = format!("--dataset {name}: this sweep runs no images; it needs the key images to run some");
+            return Err(Error::file(sweep, message));
+        }
+        let package = Package::read(file)?;
+        let dataset = space.images().map(|_| dataset(arguments, file, &package)).transpose()?;
+        let fingerprint = package.to_bytes()?;
+        Ok(Self { networks: vec![(None, package.network)], dataset, made_up: None, fingerprint })
     }
-    let package = Package::read(package_file)?;
-    let dataset = space.images().map(|_| dataset(arguments, package_file, &package)).transpose()?;
-    let mut sweep = Sha256::new_with_prefix(package.to_bytes()?);
+
+    fn untrained(arguments: &Arguments, model: &str, sweep: &Path) -> Result<Self> {
+        let space = Space::load(sweep)?;
+        if space.images().is_some() {
+            let message = format!("images: nobody has trained {model}, which has no accuracy; leave the key out");
+            return Err(Error::file(sweep, message));
+        }
+        let (network, assumptions) = arguments.untrained.network(model)?;
+        let of_shape = |shape| Ok((Some(shape), assumptions.network(network.clone(), shape)?));
+        let networks = space.groups().into_iter().map(of_shape).collect::<Result<_>>()?;
+        let made_up = MadeUp::new(&network, assumptions);
+        let fingerprint = format!("{network:?}{made_up:?}").into_bytes();
+        Ok(Self { networks, dataset: None, made_up: Some(made_up), fingerprint })
+    }
+}
+
+/// Runs a part of a sweep and merges all parts once none is missing.
+fn explore(arguments: &Arguments, swept: &Swept, file: &Path) -> Result<ExitCode> {
+    let space = Space::load(file)?;
+    let Swept { networks, dataset, made_up, fingerprint } = swept;
+    let mut sweep = Sha256::new_with_prefix(fingerprint);
     sweep.update(space.description());
     sweep.update(dataset.as_ref().map_or(String::new(), |dataset| dataset.test.sha256()));
     sweep.update(env!("CARGO_PKG_VERSION"));
@@ -284,21 +329,27 @@ fn explore(arguments: &Arguments, package_file: &Path, file: &Path) -> Result<Ex
 
     if !arguments.merge {
         let shard = arguments.shard.unwrap_or(Shard::WHOLE);
-        let evaluator = Evaluator::new(&package.network)?;
+        let evaluator = |(shape, network)| Ok((shape, network, Evaluator::new(network)?));
+        let evaluators: Vec<(&Option<GroupShape>, &IntegerNetwork, Evaluator)> =
+            networks.iter().map(|(shape, network)| evaluator((shape, network))).collect::<Result<_>>()?;
         // Chips that compute the same run the images once.
         let accuracies = Mutex::new(HashMap::<Option<String>, f64>::new());
-        let accuracy = |hardware: &Hardware| -> mars::Result<Option<f64>> {
-            let Some(dataset) = &dataset else { return Ok(None) };
+        let accuracy = |network: &IntegerNetwork, hardware: &Hardware| -> Result<Option<f64>> {
+            let Some(dataset) = dataset else { return Ok(None) };
             let computes = hardware.losses_sha256();
             let known = accuracies.lock().unwrap_or_else(PoisonError::into_inner).get(&computes).copied();
             if known.is_some() {
                 return Ok(known);
             }
-            let accuracy = macro_accuracy(&package.network, hardware, &dataset.test, space.images())?;
+            let accuracy = macro_accuracy(network, hardware, &dataset.test, space.images())?;
             accuracies.lock().unwrap_or_else(PoisonError::into_inner).insert(computes, accuracy);
             Ok(Some(accuracy))
         };
-        let evaluate = |hardware: &Hardware| Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(hardware)?));
+        let evaluate = |hardware: &Hardware| {
+            let fits = |(shape, ..): &&(&Option<GroupShape>, _, _)| shape.is_none_or(|shape| shape == hardware.group);
+            let (_, network, evaluator) = evaluators.iter().find(fits).expect("a network for each shape of groups");
+            Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(network, hardware)?))
+        };
         let observer = arguments.common.observer();
         observer.begins("sweeping", shard.points(space.len()).count(), 0);
         sweep::run(&space, &store, shard, evaluate, |done| observer.advances(done, &String::new))?;
@@ -308,8 +359,9 @@ fn explore(arguments: &Arguments, package_file: &Path, file: &Path) -> Result<Ex
         let rows = store.rows()?;
         let missing = space.len() - rows.len();
         if missing == 0 {
-            report::write_sweep(&rows, &folder)?;
-            let table = report::sweep_table(&rows);
+            let made_up = made_up.as_ref().map(|made_up| made_up.what.as_str());
+            report::write_sweep(&rows, made_up, &folder)?;
+            let table = report::sweep_table(&rows, made_up);
             say(&format!("{table}sweep.html, sweep.csv, sweep.jsonl and sweep.svg are in {}\n", folder.display()))?;
         } else if arguments.merge {
             let message = format!("{missing} of {} points have no row: run the other shards", space.len());

@@ -8,28 +8,29 @@ use crate::sweep::{Figures, Outcome, Row, Value, pareto_front};
 
 use super::chart::{Dot, Line, Quantity, Scatter, front, scatters};
 use super::sweep_page::page;
-use super::text::{ascii, count, quoted};
+use super::text::{WIDTH, ascii, count, quoted, wrapped};
 
 /// Rows that the table shows.
 const SHOWN: usize = 20;
 /// Width of a key's column, and of its name.
 const KEY: usize = 12;
 
-/// Writes the rows as CSV and JSON lines, the Pareto plots, and a page with both.
+/// Writes the rows as CSV and JSON lines, the Pareto plots, and a page with both. `made_up` is what was assumed of a network that nobody has trained.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_sweep(rows: &[Row], folder: &Path) -> Result<()> {
-    let jsonl: String = rows.iter().map(|row| json(row).map(|text| text.to_string() + "\n")).collect::<Result<_>>()?;
+pub fn write_sweep(rows: &[Row], made_up: Option<&str>, folder: &Path) -> Result<()> {
+    let line = |row| json(row, made_up).map(|text| text.to_string() + "\n");
+    let jsonl: String = rows.iter().map(line).collect::<Result<_>>()?;
     write_atomically(&folder.join("sweep.jsonl"), jsonl.as_bytes())?;
-    write_atomically(&folder.join("sweep.csv"), csv(rows)?.as_bytes())?;
-    let plots = scatters("Pareto plots of a sweep", &plots(rows));
+    write_atomically(&folder.join("sweep.csv"), csv(rows, made_up.is_some())?.as_bytes())?;
+    let plots = scatters("Pareto plots of a sweep", &plots(rows, made_up.is_some()));
     write_atomically(&folder.join("sweep.svg"), plots.as_bytes())?;
-    write_atomically(&folder.join("sweep.html"), page(rows, &pareto_front(rows), &plots).as_bytes())
+    write_atomically(&folder.join("sweep.html"), page(rows, made_up, &pareto_front(rows), &plots).as_bytes())
 }
 
 /// The points that no other one beats, fastest first, as text.
-pub fn sweep_table(rows: &[Row]) -> String {
+pub fn sweep_table(rows: &[Row], made_up: Option<&str>) -> String {
     let front = pareto_front(rows);
     let mut best: Vec<(&Row, &Figures)> =
         rows.iter().filter(|row| front.contains(&row.point)).filter_map(|row| Some((row, row.figures()?))).collect();
@@ -59,6 +60,7 @@ pub fn sweep_table(rows: &[Row]) -> String {
     if best.len() > SHOWN {
         lines.push(format!("  and {} more", best.len() - SHOWN));
     }
+    lines.extend(made_up.iter().flat_map(|sentence| wrapped(&format!("Made up: {}", ascii(sentence, 1000)), WIDTH)));
     lines.join("\n") + "\n"
 }
 
@@ -76,12 +78,16 @@ fn short(key: &str) -> String {
     ascii(key.rsplit('.').next().unwrap_or(key), KEY)
 }
 
-fn json(row: &Row) -> Result<serde_json::Value> {
-    serde_json::to_value(row).map_err(|error| Error::Setting(error.to_string()))
+fn json(row: &Row, made_up: Option<&str>) -> Result<serde_json::Value> {
+    let mut value = serde_json::to_value(row).map_err(|error| Error::Setting(error.to_string()))?;
+    if let Some(sentence) = made_up {
+        value["made_up"] = sentence.into();
+    }
+    Ok(value)
 }
 
-/// One line a point; the columns of figures are their keys in `deploy.json`, joined by dots.
-fn csv(rows: &[Row]) -> Result<String> {
+/// One line a point; the columns of figures are their keys in `deploy.json`, joined by dots. The last one says what is made up.
+fn csv(rows: &[Row], made_up: bool) -> Result<String> {
     let front = pareto_front(rows);
     let figures = |row: &Row| -> Result<Vec<(String, String)>> {
         let mut cells = Vec::new();
@@ -97,6 +103,7 @@ fn csv(rows: &[Row]) -> Result<String> {
     let mut header: Vec<String> = ["point".into()].into_iter().chain(keys).collect();
     header.extend(["error".into(), "pareto".into()]);
     header.extend(columns.iter().map(|(key, _)| key.clone()));
+    header.extend(made_up.then(|| "made_up".into()));
     let mut lines = vec![header];
     for row in rows {
         let mut line = vec![row.point.to_string()];
@@ -118,6 +125,7 @@ fn csv(rows: &[Row]) -> Result<String> {
                 }));
             }
         }
+        line.extend(made_up.then(|| "true".into()));
         lines.push(line);
     }
     let text = |line: &Vec<String>| line.iter().map(|cell| quoted(cell)).collect::<Vec<_>>().join(",") + "\n";
@@ -137,7 +145,8 @@ fn flatten(prefix: &str, value: &serde_json::Value, cells: &mut Vec<(String, Str
 }
 
 /// Frames a second over energy; accuracy over energy and frames a second over area where they are known.
-fn plots(rows: &[Row]) -> Vec<Scatter> {
+fn plots(rows: &[Row], made_up: bool) -> Vec<Scatter> {
+    let of = if made_up { " of a made-up network" } else { "" };
     const ENERGY: Quantity = Quantity { name: "energy of a frame, \u{b5}J", logarithmic: true, rising: false };
     const SPEED: Quantity = Quantity { name: "frames / s", logarithmic: true, rising: true };
     const ACCURACY: Quantity = Quantity { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
@@ -158,7 +167,7 @@ fn plots(rows: &[Row]) -> Vec<Scatter> {
         let dot = |(row, figures): &(&Row, &Figures)| {
             Some(Dot { x: shown(x(figures)?, quantities[0])?, y: shown(y(figures)?, quantities[1])?, title: name(row) })
         };
-        let title = format!("{title}, weight reload charged; the line joins what no other point beats");
+        let title = format!("{title}{of}, reload charged; no point beats the line in both");
         let dots: Vec<Dot> = works.iter().filter_map(dot).collect();
         let lines = vec![Line { name: "Pareto front".into(), dots: front(quantities, &dots) }];
         Scatter { title, quantities, dots, lines }

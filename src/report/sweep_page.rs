@@ -20,7 +20,7 @@ const order = typeof x === typeof y ? (x > y) - (x < y) : typeof x === 'number' 
 body.append(...rows) })";
 
 /// The page; `front` are the points that no other one beats, ascending, `plots` an SVG text.
-pub(super) fn page(rows: &[Row], front: &[usize], plots: &str) -> String {
+pub(super) fn page(rows: &[Row], made_up: Option<&str>, front: &[usize], plots: &str) -> String {
     let on_front = |row: &&Row| front.binary_search(&row.point).is_ok();
     let best = rows.iter().filter(|row| on_front(row));
     let others = rows.iter().filter(|row| !on_front(row));
@@ -28,6 +28,7 @@ pub(super) fn page(rows: &[Row], front: &[usize], plots: &str) -> String {
     let title = format!("A sweep of {}", count(rows.len(), "chip"));
     let body = html! {
         h1 { (title) }
+        @if let Some(sentence) = made_up { p class="part" { b { "Made up. " } (sentence) } }
         p {
             (count(front.len(), "point")) " that no other one beats in speed, energy, accuracy and area, as far as they are known; "
             (count(rows.iter().filter(|row| row.figures().is_none()).count(), "point")) " cannot work."

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::read_toml;
+use crate::groups::GroupShape;
 use crate::hardware::Hardware;
 
 /// A value of a key, as it stands in a hardware file.
@@ -137,6 +138,20 @@ impl Space {
     /// False: without ranges the base is the only point.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The shapes of groups that chips have which can work.
+    pub fn groups(&self) -> Vec<GroupShape> {
+        let varies = self.ranges.iter().any(|range| range.path[0] == "group");
+        let points = if varies { self.len } else { 1 };
+        let mut shapes = Vec::new();
+        for point in 0..points {
+            let Ok(Hardware { group, .. }) = self.hardware(point) else { continue };
+            if !shapes.contains(&group) {
+                shapes.push(group);
+            }
+        }
+        shapes
     }
 
     /// Images on which accuracy is measured.
