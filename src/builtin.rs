@@ -30,6 +30,7 @@ const TEXTS: &[(&str, &[u8])] = files![
     "experiments/hardware/mars.toml",
     "experiments/hardware/sweep.toml",
     "experiments/paper.toml",
+    "experiments/progressive.toml",
     "experiments/quickstart.toml",
     "experiments/recipes/fusion.toml",
     "experiments/recipes/paper-float.toml",

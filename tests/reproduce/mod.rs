@@ -447,7 +447,9 @@ fn a_row_of_an_onnx_file_starts_from_its_weights() {
 fn shipped_experiments_can_run() {
     let files = Experiment::files().unwrap();
     let names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["bits", "converter", "converter3", "cycles", "fusion", "paper", "resnet20", "shapes", "vgg8"]);
+    let expected =
+        ["bits", "converter", "converter3", "cycles", "fusion", "paper", "progressive", "resnet20", "shapes", "vgg8"];
+    assert_eq!(names, expected);
     for path in files {
         let experiment = Experiment::load(&path).unwrap();
         let mut epochs = BTreeSet::new();
