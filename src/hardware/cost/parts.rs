@@ -79,29 +79,35 @@ impl<'a> Least<'a> {
     pub(super) fn on(&self, part: Part) -> Expense {
         let loading = self.loading(part);
         let room = (part.rows / self.chip.rows_on) as u64;
-        let holding = match loading {
-            Loading::Never => self.accesses.div_ceil(room) as usize,
-            Loading::WeightSram | Loading::NextLevel => 1,
+        let layers: Vec<f64> = self.works.iter().map(|work| self.layer_cycles(work, part)).collect();
+        let energy = |loading: Loading, holding: usize| -> f64 {
+            let macros = Macros { holding, idle: 0 };
+            let layers = self.works.iter().zip(&layers);
+            layers.map(|(work, cycles)| layer_energy(work, *cycles as u64, self.chip, loading, macros).total()).sum()
         };
-        let macros = Macros { holding, idle: 0 };
-        let layers = self.works.iter().map(|work| {
-            let cycles = self.layer_cycles(work, part);
-            (cycles, layer_energy(work, cycles as u64, self.chip, loading, macros).total())
-        });
-        let (cycles, energy): (Vec<f64>, Vec<f64>) = layers.unzip();
-        let cycles = cycles.iter().sum::<f64>().max(self.loading_cycles(part, loading));
-        Expense { cycles: cycles as u64, energy_uj: energy.iter().sum() }
+        let energy_uj = match loading {
+            // Where all can stay loaded, fewer macros that are loaded anew may still leak less than it costs.
+            Loading::Never => {
+                let holding = self.accesses.div_ceil(room) as usize;
+                let resident = energy(loading, holding);
+                if holding > 1 { resident.min(energy(self.reloading(part), 1)) } else { resident }
+            }
+            Loading::WeightSram | Loading::NextLevel => energy(loading, 1),
+        };
+        let cycles = layers.iter().sum::<f64>().max(self.loading_cycles(part, loading));
+        Expense { cycles: cycles as u64, energy_uj }
     }
 
     /// Where weights come from at best: each is on the chip once.
     fn loading(&self, part: Part) -> Loading {
         let room = (part.macros() * (part.rows / self.chip.rows_on)) as u64;
+        if self.accesses <= room { Loading::Never } else { self.reloading(part) }
+    }
+
+    /// Where they come from at best where not all of them stay loaded.
+    fn reloading(&self, part: Part) -> Loading {
         let weight_sram = part.cores as u64 * self.chip.memory.weight_sram_kib * 8192;
-        match (self.accesses <= room, self.packed_bits <= weight_sram) {
-            (true, _) => Loading::Never,
-            (false, true) => Loading::WeightSram,
-            (false, false) => Loading::NextLevel,
-        }
+        if self.packed_bits <= weight_sram { Loading::WeightSram } else { Loading::NextLevel }
     }
 
     /// The image and what spills pass the next level alone; the macros and the ports of all cores are busy all the time.
