@@ -693,6 +693,10 @@ fn chip(group: GroupShape, extra_rows: usize, one_macro: bool) -> Hardware {
     Hardware { name: "other".into(), group, rows_on, rows, partitions: 1, cores, macros_per_core, ..Hardware::mars() }
 }
 
+fn eight_bits() -> QuantizeConfig {
+    QuantizeConfig { weight_bits: 8, activation_bits: 8, ..QuantizeConfig::default() }
+}
+
 fn config() -> impl Strategy<Value = QuantizeConfig> {
     let fusion = prop::sample::select(vec![
         (Fusion::Frozen, WeightScale::Layer),
@@ -818,7 +822,7 @@ filters = {classes}
 "#
         );
         let graph = Graph::new(NetworkSpec { batch_norm_epsilon: EPSILON, ..toml::from_str(&text).unwrap() }).unwrap();
-        let (config, group) = (QuantizeConfig::default(), Hardware::mars().group);
+        let (config, group) = (eight_bits(), Hardware::mars().group);
         let image_scale = image_scale(channels, &mut random);
         let mut weights = plausible_weights(&graph, group, 0.1, true, &mut random);
         let image = random.bytes(graph.image().len());
@@ -864,7 +868,7 @@ fn random_networks_give_the_same_logits_in_all_executions() {
 /// What the executions agree on is the network and not another one: at 8 bits its logits are near those in `f64`.
 #[test]
 fn eight_bits_are_near_the_float_network() {
-    let config = QuantizeConfig { weight_scale: WeightScale::Column, ..QuantizeConfig::default() };
+    let config = QuantizeConfig { weight_scale: WeightScale::Column, ..eight_bits() };
     let (mut worst, mut mean) = (0.0f64, 0.0);
     for seed in 0..40 {
         let mut random = Random(seed);
@@ -992,7 +996,7 @@ fn saturated(input: [usize; 3], convs: &[Saturated]) -> IntegerNetwork {
     .unwrap();
     // An image step of 1, so that sums are what the weights say.
     let image_scale = ImageScale { zero_points: vec![0; input[0]], std: vec![1.0 / 255.0; input[0]] };
-    let (config, classes) = (QuantizeConfig::default(), class_names(CLASSES));
+    let (config, classes) = (eight_bits(), class_names(CLASSES));
     fold(
         &graph,
         &Params::from_arrays(&graph, &weights).unwrap(),

@@ -48,8 +48,8 @@ pub struct LayerBits {
 impl Default for QuantizeConfig {
     fn default() -> Self {
         Self {
-            weight_bits: 8,
-            activation_bits: 8,
+            weight_bits: 4,
+            activation_bits: 4,
             skip_bits: 8,
             first_last_bits: 8,
             fusion: Fusion::default(),

@@ -123,6 +123,17 @@ mod tests {
     }
 
     #[test]
+    fn a_table_that_says_one_thing_leaves_the_others_as_they_were() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[quantize]\nfusion = \"frozen\"\n[sparsity]\ntarget = 0.3\n").unwrap();
+        let (recipe, default) = (Recipe::load(Some(file.path()), &[]).unwrap(), Recipe::default());
+        assert_eq!(
+            (recipe.quantize.weight_bits, recipe.sparsity.lambda),
+            (default.quantize.weight_bits, default.sparsity.lambda)
+        );
+    }
+
+    #[test]
     fn any_text_can_be_set() {
         for text in ["net.pt", "3", "my\u{a0}\"net\".pt", "a\\b", "true"] {
             let recipe = Recipe::load(None, &[assignment("pretrained", text)]).unwrap();

@@ -197,7 +197,7 @@ impl Default for Recipe {
             evaluate_every: EvaluateEvery::default(),
             calibration_images: 1024,
             normalization: None,
-            quantize: QuantizeConfig { weight_bits: 4, activation_bits: 4, ..QuantizeConfig::default() },
+            quantize: QuantizeConfig::default(),
             sparsity: SparsityConfig::default(),
             distillation: None,
             phases: Vec::new(),
@@ -279,6 +279,26 @@ mod tests {
     use super::*;
     use crate::data::ImageShape;
     use crate::files::to_toml;
+
+    /// As it stands the text of docs/recipe.md is the default recipe; with its examples it has every key.
+    #[test]
+    fn the_page_of_recipes_has_every_key_and_its_default() {
+        let page = include_str!("../../../docs/recipe.md");
+        let text = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+        let default: Recipe = toml::from_str(text).unwrap();
+        assert_eq!(default, Recipe { phases: Recipe::default_phases(true), ..Recipe::default() });
+        let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+        let whole: Recipe = toml::from_str(&lines.join("\n")).unwrap();
+        let [said, all] =
+            [lines.join("\n"), toml::to_string(&whole).unwrap()].map(|text| text.parse::<toml::Table>().unwrap());
+        let missing = |all: &toml::Table, said: &toml::Table| all.keys().find(|key| !said.contains_key(*key)).cloned();
+        assert_eq!(missing(&all, &said), None);
+        for part in ["quantize", "sparsity", "distillation"] {
+            assert_eq!(missing(all[part].as_table().unwrap(), said[part].as_table().unwrap()), None, "{part}");
+        }
+        let [all, said] = [&all, &said].map(|table| table["phases"][0].as_table().unwrap());
+        assert_eq!(missing(all, said), None, "phases");
+    }
 
     #[test]
     fn images_are_normalized_as_the_recipe_says() {
