@@ -1337,6 +1337,10 @@ fn area_and_outputs_follow_the_geometry() {
     let wider = Hardware { columns: 2 * papistas.columns, ..papistas.clone() };
     let outputs = |chip: &Hardware| chip.precision(2, 7).unwrap().outputs;
     assert_eq!((outputs(&papistas), outputs(&wider)), (512, 1024));
+    // Each output has its converter, so that cells and converters, all but the drivers, double with the columns.
+    let energy = |chip: &Hardware| chip.precision(2, 7).unwrap().energy_pj;
+    let parts = papistas.macro_shares().unwrap();
+    assert!(close(energy(&wider), energy(&papistas) * (2.0 * (parts.array + parts.converter) + parts.drivers)));
     let mut crowded = papistas;
     crowded.access[0].outputs = Some(1025);
     let error = crowded.validate().unwrap_err().to_string();

@@ -110,7 +110,7 @@ impl Hardware {
     }
 
     /// Outputs of an access: those that the file says grow with the columns.
-    fn outputs(&self, mode: &AccessMode) -> usize {
+    pub(super) fn outputs(&self, mode: &AccessMode) -> usize {
         match (mode.outputs, mode.measured) {
             (Some(outputs), Some(measured)) => (outputs * self.columns / measured.columns).max(1),
             (Some(outputs), None) => outputs,
@@ -170,7 +170,7 @@ impl Hardware {
         let (rows_on, cells) = (self.rows_on as f64, (self.rows_on * self.columns) as f64);
         // Columns of a slice share a converter or a tree.
         let slices = match mode.outputs {
-            Some(outputs) => outputs * usize::from(mode.weight_bits / self.weight_slice_bits),
+            Some(_) => self.outputs(mode) * usize::from(mode.weight_bits / self.weight_slice_bits),
             None => self.columns / usize::from(self.weight_slice_bits),
         };
         let input_bits = f64::from(self.input_bits_per_cycle);

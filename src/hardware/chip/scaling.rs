@@ -92,12 +92,13 @@ impl Hardware {
         self.energy.buffer_pj_per_bit * stated_kib.map_or(1.0, |stated| (kib as f64 / stated as f64).sqrt())
     }
 
-    /// The same chip with times, energies and leakage of its own geometry, which stay what they are in a part of it.
+    /// The same chip with times, energies, outputs and leakage of its own geometry, which stay what they are in a part of it.
     pub(crate) fn resolved(&self) -> Self {
         let mut chip = self.clone();
         for (mode, stated) in chip.access.iter_mut().zip(&self.access) {
             let (ns, energy_pj) = (self.access_ns(stated), self.measured_pj(stated));
-            *mode = AccessMode { ns, energy_pj, measured: None, ..*stated };
+            let outputs = stated.outputs.map(|_| self.outputs(stated));
+            *mode = AccessMode { ns, energy_pj, outputs, measured: None, ..*stated };
         }
         chip.energy.leakage_mw_per_macro = self.leakage_mw_per_macro();
         chip.energy.stated_for.cells = None;
