@@ -1616,7 +1616,8 @@ fn weights_wider_than_the_macro_are_rejected_by_the_layers_name() {
     let mut hardware = Hardware::mars();
     hardware.access.retain(|mode| mode.weight_bits == 4);
     let network = W4A4.network(small_network());
-    let message = "layer `stem`: its weights have 8 bits, more than every access of hardware `mars`";
+    let message = "layer `stem`: its weights have 8 bits, and the widest access of hardware `mars` takes 4: quantize.weight_bits and \
+                   first_last_bits of a recipe, or --weight-bits and --first-last-bits with --model, are 4 at most";
     assert_eq!(MacroNetwork::new(&network, &hardware).unwrap_err().to_string(), message);
     assert_eq!(evaluate(&network, &hardware).unwrap_err().to_string(), message);
 }

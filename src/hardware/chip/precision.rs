@@ -85,10 +85,15 @@ impl Hardware {
     /// # Errors
     /// Weights wider than every mode.
     pub fn precision(&self, weight_bits: u8, input_bits: u8) -> std::result::Result<Precision, String> {
-        let bits =
-            self.access.iter().map(|mode| mode.weight_bits).filter(|bits| *bits >= weight_bits).min().ok_or_else(
-                || format!("its weights have {weight_bits} bits, more than every access of hardware `{}`", self.name),
-            )?;
+        let of_accesses = || self.access.iter().map(|mode| mode.weight_bits);
+        let bits = of_accesses().filter(|bits| *bits >= weight_bits).min().ok_or_else(|| {
+            let widest = of_accesses().max().unwrap_or(0);
+            format!(
+                "its weights have {weight_bits} bits, and the widest access of hardware `{}` takes {widest}: \
+                 quantize.weight_bits and first_last_bits of a recipe, or --weight-bits and --first-last-bits with --model, are {widest} at most",
+                self.name
+            )
+        })?;
         let mode = self
             .access
             .iter()
