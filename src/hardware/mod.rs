@@ -27,9 +27,9 @@ pub use chip::{
     MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
 };
 pub use cost::{
-    AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyTerm, Evaluation,
-    Evaluator, GroupId, LayerCost, LayerPlacement, Ledger, NextBest, Placements, PruningStep, Resource, SetGroups,
-    Snapshot, Used, evaluate,
+    AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyPart, EnergyTerm,
+    Evaluation, Evaluator, GroupId, LayerCost, LayerPlacement, Ledger, NextBest, Placements, PruningStep, Resource,
+    SetGroups, Snapshot, Used, evaluate,
 };
 pub use mapping::{ConvMapping, FilterSet, Placement};
 pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, Timeline, Window};

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::chart::{self, Stack};
 use super::document::{Extras, document};
-use super::drawings::ENERGY_PARTS;
+use super::drawings::energy_parts;
 use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, words, wrapped};
 use crate::error::{Error, Result};
 use crate::files::{to_json, write_atomically};
-use crate::hardware::Evaluation;
+use crate::hardware::{EnergyPart, Evaluation};
 
 /// A network on a chip, beside others: an entry of `compare.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -164,17 +164,10 @@ fn table(all: &[Compared]) -> Markup {
 
 /// Energy and cycles as bars.
 fn drawings(all: &[Compared]) -> Markup {
-    let of_energy = |it: &Compared| {
-        let components = it.evaluation.cost.energy_breakdown_uj.components();
-        let part = |keys: &[&str]| -> f64 {
-            components.iter().filter(|(key, _)| keys.contains(key)).map(|(_, part)| part).sum()
-        };
-        let parts = ENERGY_PARTS.iter().map(|(name, keys)| (part(keys), format!("{name} {} µJ", energy(part(keys)))));
-        Stack {
-            label: it.name.clone(),
-            text: format!("{} µJ", energy(it.evaluation.cost.energy_uj)),
-            parts: parts.collect(),
-        }
+    let of_energy = |it: &Compared| Stack {
+        label: it.name.clone(),
+        text: format!("{} µJ", energy(it.evaluation.cost.energy_uj)),
+        parts: energy_parts(&it.evaluation.cost.energy_breakdown_uj),
     };
     let of_time = |it: &Compared| {
         let us = 1e6 / it.evaluation.cost.fps;
@@ -189,7 +182,7 @@ fn drawings(all: &[Compared]) -> Markup {
         section {
             h2 { "Energy and time" }
             figure {
-                p { @for (index, (name, _)) in ENERGY_PARTS.iter().enumerate() { span class={ "key part" (index) } {} (name) " " } }
+                p { @for (index, part) in EnergyPart::ALL.iter().enumerate() { span class={ "key part" (index) } {} (part.name()) " " } }
                 (energies.svg)
                 figcaption { (energies.caption) }
             }

@@ -10,7 +10,7 @@ use super::text::{count, energy as microjoules, grouped, percent, words};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::groups::GroupGrid;
-use crate::hardware::{Activity, Evaluation, LayerCost, Span};
+use crate::hardware::{Activity, EnergyBreakdown, EnergyPart, Evaluation, LayerCost, Span};
 use crate::network::Conv;
 
 /// Most rows of a timeline, after those that are the same are one.
@@ -51,30 +51,24 @@ pub(super) fn energy(subject: Subject) -> Drawing {
     chart::bars(caption, caption, &bars)
 }
 
-/// Components of the energy that share a color in [`layer_energy`], and what they are.
-pub(super) const ENERGY_PARTS: [(&str, &[&str]); PARTS] = [
-    ("macros", &["macro"]),
-    ("digital", &["accumulation", "index_decode", "requantization"]),
-    ("weights", &["cell_writes", "weight_buffer"]),
-    ("feature maps", &["feature_buffer"]),
-    ("next level", &["next_level"]),
-    ("leakage", &["leakage", "idle_leakage"]),
-];
+// Each part of the energy has a color of its own.
+const _: () = assert!(EnergyPart::ALL.len() <= PARTS);
+
+/// The parts of an energy for a stack: how much, and what a mouse shows.
+pub(super) fn energy_parts(breakdown: &EnergyBreakdown) -> Vec<(f64, String)> {
+    let part = |part: EnergyPart| {
+        let uj = breakdown.of_part(part);
+        (uj, format!("{} {} µJ", part.name(), microjoules(uj)))
+    };
+    EnergyPart::ALL.map(part).into()
+}
 
 /// The energy of each layer by component.
 pub(super) fn layer_energy(subject: Subject) -> Drawing {
-    let stack = |layer: &LayerCost| {
-        let components = layer.energy_breakdown_uj.components();
-        let of = |keys: &[&str]| components.iter().filter(|(key, _)| keys.contains(key)).map(|(_, part)| part).sum();
-        let parts = ENERGY_PARTS.iter().map(|(name, keys)| {
-            let part: f64 = of(keys);
-            (part, format!("{name} {} µJ", microjoules(part)))
-        });
-        Stack {
-            label: layer.name.clone(),
-            text: format!("{} µJ", microjoules(layer.energy_uj)),
-            parts: parts.collect(),
-        }
+    let stack = |layer: &LayerCost| Stack {
+        label: layer.name.clone(),
+        text: format!("{} µJ", microjoules(layer.energy_uj)),
+        parts: energy_parts(&layer.energy_breakdown_uj),
     };
     let stacks: Vec<Stack> = subject.evaluation.layers.iter().map(stack).collect();
     let caption = "Energy of each layer by component, weight reload charged";

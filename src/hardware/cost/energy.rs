@@ -12,18 +12,55 @@ use crate::hardware::timing::Loading;
 /// Bits of the counter that the index decoder steps for each bit of a code.
 const INDEX_COUNTER_BITS: u64 = 16;
 
+/// Terms of the energy that are drawn as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnergyPart {
+    /// Arrays with their converters and drivers.
+    Macros,
+    /// Logic beside the macros.
+    Digital,
+    /// Weights on their way into the macros.
+    Weights,
+    /// Feature maps in their SRAM.
+    FeatureMaps,
+    /// What comes from the next memory level and goes there.
+    NextLevel,
+    /// Macros that wait or hold nothing.
+    Leakage,
+}
+
+impl EnergyPart {
+    /// All parts, in the order in which they are drawn.
+    pub const ALL: [Self; 6] =
+        [Self::Macros, Self::Digital, Self::Weights, Self::FeatureMaps, Self::NextLevel, Self::Leakage];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Macros => "macros",
+            Self::Digital => "digital",
+            Self::Weights => "weights",
+            Self::FeatureMaps => "feature maps",
+            Self::NextLevel => "next level",
+            Self::Leakage => "leakage",
+        }
+    }
+}
+
 /// A term of the energy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EnergyTerm {
     /// Its key in `energy_breakdown_uj`.
     pub key: &'static str,
+    /// The part that it belongs to.
+    pub part: EnergyPart,
     /// What it counts.
     pub counts: &'static str,
 }
 
-/// Declares [`EnergyBreakdown`] with a field for each row: its name, its key, what it counts, and the microjoules of a layer for a frame.
+/// Declares [`EnergyBreakdown`] with a field for each row: its name, its key, its part, what it counts, and the microjoules of a layer for a frame.
 macro_rules! energy_terms {
-    ($($field:ident, $key:literal, $counts:literal, $microjoules:expr;)*) => {
+    ($($field:ident, $key:literal, $part:ident, $counts:literal, $microjoules:expr;)*) => {
         /// Energy by term, in microjoules.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
         pub struct EnergyBreakdown {
@@ -36,7 +73,8 @@ macro_rules! energy_terms {
 
         impl EnergyBreakdown {
             /// All terms, in the order of the fields.
-            pub const TERMS: [EnergyTerm; [$($key),*].len()] = [$(EnergyTerm { key: $key, counts: $counts }),*];
+            pub const TERMS: [EnergyTerm; [$($key),*].len()] =
+                [$(EnergyTerm { key: $key, part: EnergyPart::$part, counts: $counts }),*];
 
             /// The value of each term.
             fn values(&self) -> [f64; Self::TERMS.len()] {
@@ -56,29 +94,29 @@ macro_rules! energy_terms {
 }
 
 energy_terms! {
-    array, "macro", "accesses: array, converters, drivers",
+    array, "macro", Macros, "accesses: array, converters, drivers",
         |layer| uj(layer.work.layer.accesses(), layer.access_pj());
-    accumulation, "accumulation", "adding up the outputs of accesses",
+    accumulation, "accumulation", Digital, "adding up the outputs of accesses",
         |layer| (layer.work.accumulation.adders * layer.constants().adder_pj_per_bit
             + layer.work.accumulation.registers * layer.constants().register_pj_per_bit) / 1e6;
-    cell_writes, "cell_writes", "writing weights into the macros",
+    cell_writes, "cell_writes", Weights, "writing weights into the macros",
         |layer| layer.loaded(CoreWork::cell_bits) * layer.constants().cell_write_pj_per_bit;
-    weight_buffer, "weight_buffer", "reading weights, indices and coefficients from the weight SRAMs",
+    weight_buffer, "weight_buffer", Weights, "reading weights, indices and coefficients from the weight SRAMs",
         |layer| (layer.loaded(CoreWork::packed_bits) + layer.fetched()) * layer.hardware.weight_sram_pj_per_bit();
-    feature_buffer, "feature_buffer", "reading and writing feature maps",
+    feature_buffer, "feature_buffer", FeatureMaps, "reading and writing feature maps",
         |layer| uj(layer.map_bits() + layer.next_level_map_bits(), layer.hardware.feature_sram_pj_per_bit());
-    next_level, "next_level", "weights, spilled maps and the image, from and to the next memory level",
+    next_level, "next_level", NextLevel, "weights, spilled maps and the image, from and to the next memory level",
         |layer| layer.fetched() * layer.constants().next_level_pj_per_bit
             + uj(layer.next_level_map_bits(), layer.constants().next_level_pj_per_bit);
-    index_decode, "index_decode", "decoding the index codes",
+    index_decode, "index_decode", Digital, "decoding the index codes",
         |layer| layer.loaded(CoreWork::index_bits) * INDEX_COUNTER_BITS as f64 * layer.constants().adder_pj_per_bit;
-    requantization, "requantization", "multiply, round and shift, residual sums, pooling",
+    requantization, "requantization", Digital, "multiply, round and shift, residual sums, pooling",
         |layer| uj(layer.work.layer.logic.adders, layer.constants().adder_pj_per_bit)
             + uj(layer.work.layer.logic.gates, layer.constants().gate_pj);
-    leakage, "leakage", "macros that wait",
+    leakage, "leakage", Leakage, "macros that wait",
         // Milliwatts times nanoseconds are picojoules.
         |layer| layer.hardware.leakage_mw_per_macro() * layer.leaking_ns() / 1e6;
-    idle_leakage, "idle_leakage", "macros that hold no weights",
+    idle_leakage, "idle_leakage", Leakage, "macros that hold no weights",
         |layer| layer.hardware.leakage_mw_per_macro() * layer.macros.idle as f64 * layer.ns() / 1e6;
 }
 
@@ -86,6 +124,12 @@ impl EnergyBreakdown {
     /// All terms.
     pub fn total(&self) -> f64 {
         self.values().into_iter().sum()
+    }
+
+    /// The sum of a part's terms.
+    pub fn of_part(&self, part: EnergyPart) -> f64 {
+        let terms = Self::TERMS.iter().zip(self.values());
+        terms.filter(|(term, _)| term.part == part).map(|(_, value)| value).sum()
     }
 
     /// Keys and values, for tables and plots.
@@ -190,5 +234,27 @@ impl Layer<'_> {
             (None, None) | (Some(_), _) => 0.0,
         };
         (macro_ns - measured_ns).max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_term_belongs_to_a_part_and_no_energy_is_left_out() {
+        let mut value = 0.0;
+        let mut next = |_| {
+            value += 1.0;
+            value
+        };
+        let keys = EnergyBreakdown::TERMS.map(|term| term.key);
+        let values: serde_json::Map<_, _> = keys.iter().map(|key| (key.to_string(), next(key).into())).collect();
+        let breakdown: EnergyBreakdown = serde_json::from_value(values.into()).unwrap();
+        let parts = EnergyPart::ALL.map(|part| breakdown.of_part(part));
+        assert!(parts.iter().all(|part| *part > 0.0), "{parts:?}");
+        assert_eq!(parts.iter().sum::<f64>(), breakdown.total());
+        assert_eq!(breakdown.of_part(EnergyPart::Macros), breakdown.array);
+        assert_eq!(breakdown.of_part(EnergyPart::Leakage), breakdown.leakage + breakdown.idle_leakage);
     }
 }

@@ -25,7 +25,7 @@ mod search;
 pub use area::AreaBreakdown;
 pub use bounds::{BitsMoved, Bound, Bounds};
 pub use compression::Compression;
-pub use energy::{EnergyBreakdown, EnergyTerm};
+pub use energy::{EnergyBreakdown, EnergyPart, EnergyTerm};
 pub use evaluator::{
     Chip, Cost, Evaluation, Evaluator, LayerCost, LayerPlacement, NextBest, Placements, Used, evaluate,
 };

@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::elements::{legend, section, table_of_words};
+use crate::hardware::Precision;
 use crate::report::Subject;
 use crate::report::drawings;
 use crate::report::text::grouped;
@@ -13,9 +14,10 @@ pub(super) fn chip(subject: Subject) -> Markup {
     let memory = &hardware.memory;
     let bits = |bits: u64| format!("{} bits a cycle", grouped(bits));
     let accesses = hardware.access.iter().map(|mode| {
-        let energy = hardware.precision(mode.weight_bits, mode.input_bits).map(|precision| precision.energy_pj);
-        let energy = energy.map_or(String::new(), |pj| format!(", {pj:.2} pJ"));
-        format!("{} x {} b in {:.2} ns{energy}", mode.weight_bits, mode.input_bits, mode.ns)
+        // A mode takes in its own input bits in one pass.
+        let precision = hardware.precision(mode.weight_bits, mode.input_bits);
+        let Precision { ns, energy_pj, .. } = precision.expect("the chip has this mode");
+        format!("{} x {} b in {ns:.2} ns, {energy_pj:.2} pJ", mode.weight_bits, mode.input_bits)
     });
     let rows = [
         ("macros", format!("{} cores of {}", hardware.cores, hardware.macros_per_core)),

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::elements::{legend, section, table_of_words};
-use crate::hardware::{EnergyBreakdown, Evaluation};
+use crate::hardware::{EnergyBreakdown, EnergyPart, Evaluation};
 use crate::report::text::{energy as microjoules, percent, words};
 use crate::report::{Subject, drawings};
 
@@ -26,9 +26,9 @@ pub(super) fn energy(subject: Subject) -> Markup {
     let rows: Vec<_> = parts.chain([all]).collect();
     let headings = ["component", "with reload (µJ)", "share (%)", "without reload (µJ)", "what it counts"];
     let by_layer = drawings::layer_energy(subject);
-    let classes: Vec<String> = (0..drawings::ENERGY_PARTS.len()).map(|part| format!("part{part}")).collect();
+    let classes: Vec<String> = (0..EnergyPart::ALL.len()).map(|part| format!("part{part}")).collect();
     let keys: Vec<(&str, &str)> =
-        classes.iter().zip(drawings::ENERGY_PARTS).map(|(class, (name, _))| (class.as_str(), name)).collect();
+        classes.iter().zip(EnergyPart::ALL).map(|(class, part)| (class.as_str(), part.name())).collect();
     section(
         "Energy of a frame",
         html! {
