@@ -183,10 +183,10 @@ fn drawings(all: &[Compared]) -> Markup {
             h2 { "Energy and time" }
             figure {
                 p { @for (index, part) in EnergyPart::ALL.iter().enumerate() { span class={ "key part" (index) } {} (part.name()) " " } }
-                (energies.svg)
+                div.scroll tabindex="0" { (energies.svg) }
                 figcaption { (energies.caption) }
             }
-            figure { (times.svg) figcaption { (times.caption) } }
+            figure { div.scroll tabindex="0" { (times.svg) } figcaption { (times.caption) } }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::elements::{legend, section, table_of_words};
+use super::elements::{drawn, legend, section, table_of_words};
 use crate::hardware::Precision;
 use crate::report::Subject;
 use crate::report::drawings;
@@ -48,7 +48,7 @@ pub(super) fn chip(subject: Subject) -> Markup {
         html! {
             figure {
                 (legend(&[("part0", "macros"), ("part2", "weight SRAMs"), ("part3", "feature-map SRAM"), ("part1", "logic")]))
-                (drawing.svg)
+                (drawn(&drawing.svg))
                 figcaption { (drawing.caption) "." }
             }
             (table_of_words(&["what", "value"], &rows))

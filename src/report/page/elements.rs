@@ -34,6 +34,11 @@ fn table_of_class<C: Render>(class: Option<&str>, headings: &[&str], rows: &[Vec
     }
 }
 
+/// A drawing, which scrolls where the page is narrower than its texts can be read.
+pub(super) fn drawn(svg: &Markup) -> Markup {
+    html! { div.scroll tabindex="0" { (svg) } }
+}
+
 /// The colors of a drawing: class of a [`key`] and what it stands for.
 pub(super) fn legend(entries: &[(&str, &str)]) -> Markup {
     html! { p { @for (color, name) in entries { (key(color)) (name) " " } } }

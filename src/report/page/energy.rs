@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::elements::{legend, section, table_of_words};
+use super::elements::{drawn, legend, section, table_of_words};
 use crate::hardware::{EnergyBreakdown, EnergyPart, Evaluation};
 use crate::report::text::{energy as microjoules, percent, words};
 use crate::report::{Subject, drawings};
@@ -33,13 +33,13 @@ pub(super) fn energy(subject: Subject) -> Markup {
         "Energy of a frame",
         html! {
             figure {
-                (drawings::energy(subject).svg)
+                (drawn(&drawings::energy(subject).svg))
                 figcaption { "Weight reload charged." }
             }
             (table_of_words(&headings, &rows))
             figure {
                 (legend(&keys))
-                (by_layer.svg)
+                (drawn(&by_layer.svg))
                 figcaption { (by_layer.caption) "." }
             }
             (macro_split(subject))

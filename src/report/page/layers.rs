@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::elements::{key, section, table};
+use super::elements::{drawn, key, section, table};
 use crate::hardware::LayerCost;
 use crate::network::ConvShape;
 use crate::report::chart::Drawing;
@@ -102,7 +102,7 @@ pub(super) fn utilization(subject: Subject) -> Markup {
 }
 
 fn figure(drawing: &Drawing) -> Markup {
-    html! { figure { (drawing.svg) figcaption { (drawing.caption) } } }
+    html! { figure { (drawn(&drawing.svg)) figcaption { (drawing.caption) } } }
 }
 
 pub(super) fn kept(subject: Subject) -> Markup {

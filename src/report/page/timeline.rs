@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::elements::{legend, section};
+use super::elements::{drawn, legend, section};
 use crate::report::chart::Drawing;
 use crate::report::{Subject, drawings};
 
@@ -11,7 +11,7 @@ pub(super) fn timeline(subject: Subject) -> Markup {
         html! {
             figure {
                 (legend(colors))
-                div.scroll tabindex="0" { (drawing.svg) }
+                (drawn(&drawing.svg))
                 figcaption { (drawing.caption) " " (note) }
             }
         }
