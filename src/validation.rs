@@ -67,6 +67,25 @@ pub struct Mismatches {
     pub fake_quant_vs_macro_predictions: Option<usize>,
 }
 
+/// Whether the executions agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    /// All of them, on every prediction and logit.
+    All,
+    /// Integer reference and macro model; fake-quant predictions for these images are missing.
+    Partly,
+    /// Fake-quant and the macro model, whose chip loses something.
+    OnChip,
+    /// All but the macro model, whose chip loses something.
+    Lossy,
+    /// Nobody knows of fake-quant predictions for these images; the macro model's chip loses something.
+    LossyPartly,
+    /// Fake-quant predictions are those of another chip, which loses something.
+    OtherChip,
+    /// Some differ that shouldn't.
+    No,
+}
+
 /// Runs the first `images` test images (all for `None`) through both executions.
 ///
 /// # Errors
@@ -208,6 +227,28 @@ fn place(logits: &[i32], class: usize) -> usize {
 }
 
 impl Deployment {
+    /// Whether the executions agree, as far as the chip and the one that fake-quant evaluation saw let them.
+    pub fn agreement(&self) -> Agreement {
+        let Mismatches {
+            fake_quant_vs_integer_predictions: from_integer,
+            integer_vs_macro_logits,
+            fake_quant_vs_macro_predictions: from_macro,
+        } = self.mismatches;
+        let chip = &self.chip_sha256;
+        let seen = self.package.predictions.as_ref().and_then(|predictions| predictions.chip_sha256.as_ref());
+        let known = from_integer.zip(from_macro);
+        match (chip, known) {
+            (None, _) if integer_vs_macro_logits > 0 => Agreement::No,
+            (None, None) => Agreement::Partly,
+            (Some(_), None) => Agreement::LossyPartly,
+            (None, Some((0, _))) => Agreement::All,
+            (Some(_), Some((_, 0))) if seen == chip.as_ref() => Agreement::OnChip,
+            (Some(_), Some((0, _))) if seen.is_none() => Agreement::Lossy,
+            (_, Some(_)) if seen.is_some() && seen != chip.as_ref() => Agreement::OtherChip,
+            _ => Agreement::No,
+        }
+    }
+
     /// The text of `deploy.json`.
     ///
     /// # Errors

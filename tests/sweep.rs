@@ -303,11 +303,81 @@ fn predictions_of_a_lossy_chip_are_compared_on_that_chip_alone() {
     assert!(said(&noisy, &noisy, 1).contains("The executions differ, which"));
     assert!(said(&noisy, &other, 0).contains("fake-quant predictions are those of another chip that is lossy"));
     assert!(said(&noisy, &ideal, 0).contains("fake-quant predictions are those of a chip that loses something"));
+    for chip in [&ideal, &other] {
+        assert!(said(&noisy, chip, 0).contains("pass that chip with --hardware: a run folder has it as hardware.toml"));
+    }
     assert!(
         said(&ideal, &noisy, 0).contains("integer reference and fake-quant predictions are those of an ideal chip")
     );
     assert!(said(&ideal, &ideal, 0).contains("Fake-quant, integer reference and macro model agree"));
     assert!(said(&ideal, &ideal, 1).contains("The executions differ, which"));
+}
+
+/// The result is shown all the same, and the exit code is 1.
+#[test]
+fn executions_that_differ_without_a_reason_are_a_failure() {
+    let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let folder = TempDir::new().unwrap();
+    let mut package = ten_classes();
+    let logits = MacroNetwork::new(&package.network, &Hardware::mars()).unwrap().logits(&data.test.images).unwrap();
+    let mut classes: Vec<u16> = logits.chunks(10).map(|logits| predict(logits) as u16).collect();
+    let mut run = |classes: &[u16]| {
+        package.predictions =
+            Some(Predictions { data_sha256: data.test.sha256(), chip_sha256: None, classes: classes.to_vec() });
+        package.write(&folder.path().join("model.mars")).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_mars-deploy"))
+            .args(["model.mars", "--dataset", "cifar10-mini", "--images", "20", "--json", "out.json", "--quiet"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), out, err)
+    };
+    let (code, _, err) = run(&classes);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    classes[3] = (classes[3] + 1) % 10;
+    let (code, out, err) = run(&classes);
+    assert!(code == Some(1) && out.contains("integer in 1 images, macro in 1") && out.contains("TOPS/W"), "{out}");
+    assert!(err.starts_with("error: model.mars: its executions differ") && err.lines().count() == 1, "{err}");
+    assert!(
+        fs::read_to_string(folder.path().join("out.json"))
+            .unwrap()
+            .contains("\"fake_quant_vs_integer_predictions\": 1")
+    );
+}
+
+/// A package may be counted on a chip of another group shape, which changes what is zero: both outputs say so.
+#[test]
+fn groups_of_another_shape_are_said_to_be_counted_anew() {
+    let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let mut package = ten_classes();
+    let said = |package: &Package| {
+        let folder = TempDir::new().unwrap();
+        let deployment = validate(package, &Hardware::mars(), &data.test, Some(5), &Silent).unwrap();
+        mars::report::write(&deployment, folder.path()).unwrap();
+        [mars::report::table(&deployment), fs::read_to_string(folder.path().join("report.html")).unwrap()]
+    };
+    assert!(!said(&package).iter().any(|text| text.contains("Trained with groups")));
+    package.network.group.filters = 8;
+    for text in said(&package) {
+        assert!(text.contains("Trained with groups of 8 x 16, counted here as 16 x 16 of `mars`"), "{text}");
+    }
+}
+
+/// An access that was measured on another array takes the time and the energy of this one.
+#[test]
+fn the_report_shows_the_accesses_that_are_charged() {
+    let data = Dataset::load("cifar10-mini", &DataOptions::default()).unwrap();
+    let folder = TempDir::new().unwrap();
+    let chip = Hardware { rows_on: 128, ..Hardware::mars() };
+    let stated = chip.access[0];
+    let charged = chip.precision(stated.weight_bits, stated.input_bits).unwrap();
+    assert!(charged.ns > stated.ns);
+    let deployment = validate(&ten_classes(), &chip, &data.test, Some(5), &Silent).unwrap();
+    mars::report::write(&deployment, folder.path()).unwrap();
+    let [weight_bits, input_bits] = [stated.weight_bits, stated.input_bits];
+    let expected = format!("{weight_bits} x {input_bits} b in {:.2} ns, {:.2} pJ", charged.ns, charged.energy_pj);
+    assert!(fs::read_to_string(folder.path().join("report.html")).unwrap().contains(&expected), "no {expected}");
 }
 
 /// Area and its densities are shown where the hardware file has the constants, and nowhere else.

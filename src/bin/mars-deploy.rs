@@ -19,12 +19,18 @@ use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
 use mars::sweep::{self, Figures, Shard, Space, Store};
-use mars::validation::{macro_accuracy, partial_sums, validate};
+use mars::validation::{Agreement, macro_accuracy, partial_sums, validate};
 use sha2::{Digest, Sha256};
+
+/// What may be named.
+const USAGE: &str = "mars-deploy [OPTIONS] <PACKAGE>
+       mars-deploy [OPTIONS] --model <MODEL>
+       mars-deploy [OPTIONS] [PACKAGE] --compare <FILE> <FILE>...
+       mars-deploy --list-hardware";
 
 /// Run a package on the hardware model: is it what training promised, and what does it cost? Or cost a network that nobody has trained.
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(version, override_usage = USAGE)]
 struct Arguments {
     /// The package, model.mars
     #[arg(required_unless_present_any = ["model", "list_hardware", "compare"])]
@@ -66,7 +72,8 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["images", "dataset", "sweep", "compare", "folder", "svg"])]
     placements: bool,
     /// List the hardware files that are part of the program: chips of the project, and published ones
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with_all = ["package", "model", "hardware", "dataset", "images", "folder", "svg", "sweep", "compare",
+        "partial_sums", "placements", "data_dir", "data_url", "json", "Untrained"])]
     list_hardware: bool,
     #[command(flatten)]
     common: CommonArgs,
@@ -128,7 +135,20 @@ fn deploy(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let _lock = lock_run(arguments, Some(&package), &hardware)?;
     let dataset = dataset(arguments, file, &package)?;
     let deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
-    present(arguments, (&deployment).into())
+    let shown = present(arguments, (&deployment).into())?;
+    match deployment.agreement() {
+        Agreement::No => {
+            let message = "its executions differ, which no converter and no noise explains: the result stands above, but don't rely on it; \
+                           export the package again with this version of mars";
+            Err(Error::file(file, message))
+        }
+        Agreement::All
+        | Agreement::Partly
+        | Agreement::OnChip
+        | Agreement::Lossy
+        | Agreement::LossyPartly
+        | Agreement::OtherChip => Ok(shown),
+    }
 }
 
 /// Tells how partial sums are distributed over images.

@@ -6,12 +6,9 @@ use crate::validation::Deployment;
 
 use super::subject::{Basis, Subject};
 use super::text::{
-    Agreement, UNKNOWN, WIDTH, ascii, bounds_summary, bytes, count, empty_layers, energy, executions, grouped,
-    mapping_summary, percent, scaling, words, wrapped,
+    NAME, UNKNOWN, WIDTH, agreement, ascii, bounds_summary, bytes, count, empty_layers, energy, executions, grouped,
+    mapping_summary, other_groups, percent, scaling, words, wrapped,
 };
-
-/// Longest name that is printed whole.
-const NAME: usize = 24;
 
 /// What was run or assumed, compression and cost, as text.
 pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
@@ -94,8 +91,8 @@ fn validated(deployment: &Deployment) -> Vec<String> {
         let line = format!("  {name:<25}{right:>8}  {differs}");
         lines.push(line.trim_end().into());
     }
-    let agreement = Agreement::new(deployment).sentence(deployment);
-    lines.extend(agreement.split_inclusive("; ").map(|part| format!("  {}", part.trim_end())));
+    lines.extend(agreement(deployment).split_inclusive("; ").map(|part| format!("  {}", part.trim_end())));
+    lines.extend(other_groups(deployment).map(|sentence| format!("  {}", ascii(&sentence, WIDTH - 2))));
     lines
 }
 

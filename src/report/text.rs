@@ -1,13 +1,16 @@
 //! Numbers and names as text.
 
+use crate::groups::GroupShape;
 use crate::hardware::{Bound, Evaluation, Geometry, Placement, Policy, Split, Start, Used};
-use crate::validation::{Accuracy, Deployment, Mismatches};
+use crate::validation::{Accuracy, Agreement, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
 pub(crate) const UNKNOWN: &str = "-";
 
 /// Longest line in the terminal.
 pub(super) const WIDTH: usize = 80;
+/// Longest name that is printed whole.
+pub(super) const NAME: usize = 24;
 
 /// A document in which characters that a reader cannot see are U+FFFD, so that a name from a file cannot disguise itself: control
 /// characters, and those that turn the writing direction.
@@ -173,78 +176,54 @@ pub(super) fn scaling(from: Geometry) -> String {
     format!("Accesses are scaled from {rows} x {columns} cells with {rows_on} rows on")
 }
 
-/// Whether the executions agree.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Agreement {
-    /// All of them, on every prediction and logit.
-    All,
-    /// Integer reference and macro model; fake-quant predictions for these images are missing.
-    Partly,
-    /// Fake-quant and the macro model, whose chip loses something.
-    OnChip,
-    /// All but the macro model, whose chip loses something.
-    Lossy,
-    /// Nobody knows of fake-quant predictions for these images; the macro model's chip loses something.
-    LossyPartly,
-    /// Fake-quant predictions are those of another chip, which loses something.
-    OtherChip,
-    /// Some differ that shouldn't.
-    No,
+/// Whether the executions agree, in one sentence; a semicolon parts lines of at most 78 characters.
+pub(super) fn agreement(deployment: &Deployment) -> String {
+    let losses = deployment.evaluation.losses.join(", ");
+    match deployment.agreement() {
+        Agreement::All => "Fake-quant, integer reference and macro model agree on every image.".into(),
+        Agreement::Partly => {
+            "Integer reference and macro model agree on every logit; the package holds no fake-quant predictions for \
+             these images."
+                .into()
+        }
+        Agreement::OnChip => format!(
+            "The macro model is lossy ({losses}); fake-quant saw the same, and agrees on every image; the integer \
+             reference is that of an ideal chip."
+        ),
+        Agreement::Lossy => format!(
+            "The macro model is lossy ({losses}); integer reference and fake-quant predictions are those of an ideal chip."
+        ),
+        Agreement::LossyPartly => format!(
+            "The macro model is lossy ({losses}); the integer reference is that of an ideal chip; the package holds no \
+             fake-quant predictions for these images."
+        ),
+        Agreement::OtherChip if losses.is_empty() => format!(
+            "Integer reference and macro model agree on every logit; fake-quant predictions are those of a chip that \
+             loses something; {THAT_CHIP}."
+        ),
+        Agreement::OtherChip => format!(
+            "The macro model is lossy ({losses}); fake-quant predictions are those of another chip that is lossy; \
+             {THAT_CHIP}."
+        ),
+        Agreement::No => "The executions differ, which no converter and no noise explains.".into(),
+    }
 }
 
-impl Agreement {
-    /// Reads it off the counts.
-    pub(super) fn new(deployment: &Deployment) -> Self {
-        let Mismatches {
-            fake_quant_vs_integer_predictions: from_integer,
-            integer_vs_macro_logits,
-            fake_quant_vs_macro_predictions: from_macro,
-        } = deployment.mismatches;
-        let chip = &deployment.chip_sha256;
-        let seen = deployment.package.predictions.as_ref().and_then(|predictions| predictions.chip_sha256.as_ref());
-        let known = from_integer.zip(from_macro);
-        match (chip, known) {
-            (None, _) if integer_vs_macro_logits > 0 => Self::No,
-            (None, None) => Self::Partly,
-            (Some(_), None) => Self::LossyPartly,
-            (None, Some((0, _))) => Self::All,
-            (Some(_), Some((_, 0))) if seen == chip.as_ref() => Self::OnChip,
-            (Some(_), Some((0, _))) if seen.is_none() => Self::Lossy,
-            (_, Some(_)) if seen.is_some() && seen != chip.as_ref() => Self::OtherChip,
-            _ => Self::No,
-        }
-    }
+/// What to do about predictions of another chip.
+const THAT_CHIP: &str = "pass that chip with --hardware: a run folder has it as hardware.toml";
 
-    /// One sentence; a semicolon parts lines of at most 78 characters.
-    pub(super) fn sentence(self, deployment: &Deployment) -> String {
-        let losses = deployment.evaluation.losses.join(", ");
-        match self {
-            Self::All => "Fake-quant, integer reference and macro model agree on every image.".into(),
-            Self::Partly => {
-                "Integer reference and macro model agree on every logit; the package holds no fake-quant predictions for \
-                 these images."
-                    .into()
-            }
-            Self::OnChip => format!(
-                "The macro model is lossy ({losses}); fake-quant saw the same, and agrees on every image; the integer \
-                 reference is that of an ideal chip."
-            ),
-            Self::Lossy => format!(
-                "The macro model is lossy ({losses}); integer reference and fake-quant predictions are those of an ideal chip."
-            ),
-            Self::LossyPartly => format!(
-                "The macro model is lossy ({losses}); the integer reference is that of an ideal chip; the package holds no \
-                 fake-quant predictions for these images."
-            ),
-            Self::OtherChip if losses.is_empty() => "Integer reference and macro model agree on every logit; fake-quant \
-                                                     predictions are those of a chip that loses something."
-                .into(),
-            Self::OtherChip => format!(
-                "The macro model is lossy ({losses}); fake-quant predictions are those of another chip that is lossy."
-            ),
-            Self::No => "The executions differ, which no converter and no noise explains.".into(),
-        }
-    }
+/// That a package is counted in groups of another shape than it was trained with, where it is.
+pub(super) fn other_groups(deployment: &Deployment) -> Option<String> {
+    let [trained, counted] = [deployment.package.network.group, deployment.evaluation.chip.description.group];
+    let shape = |group: GroupShape| format!("{} x {}", group.filters, group.channels);
+    (trained != counted).then(|| {
+        format!(
+            "Trained with groups of {}, counted here as {} of `{}`",
+            shape(trained),
+            shape(counted),
+            shorten(&deployment.evaluation.hardware, NAME, "..")
+        )
+    })
 }
 
 /// Names of layers of which no group is left: they put out a constant.

@@ -6,13 +6,14 @@ use super::elements::{section, table, table_of_words};
 use crate::estimate::Estimate;
 use crate::hardware::Evaluation;
 use crate::report::Subject;
-use crate::report::text::{Agreement, accuracy as in_percent, bytes, count, energy, executions, grouped, percent};
-use crate::validation::Deployment;
+use crate::report::text::{
+    accuracy as in_percent, agreement, bytes, count, energy, executions, grouped, other_groups, percent,
+};
+use crate::validation::{Agreement, Deployment};
 
 pub(super) fn headline(deployment: &Deployment) -> Markup {
     let Deployment { package, accuracy, .. } = deployment;
-    let agreement = Agreement::new(deployment);
-    let class = match agreement {
+    let class = match deployment.agreement() {
         Agreement::All | Agreement::OnChip => "good",
         Agreement::Partly | Agreement::Lossy | Agreement::LossyPartly | Agreement::OtherChip => "part",
         Agreement::No => "bad",
@@ -27,7 +28,8 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
                 "Validated on " (count(deployment.images, "image")) ": " (data)
                 b { (package.provenance.dataset) } " that it was made with."
             }
-            p class=(class) { (agreement.sentence(deployment)) }
+            p class=(class) { (agreement(deployment)) }
+            @if let Some(sentence) = other_groups(deployment) { p class="part" { (sentence) "." } }
             (figures(&cards, &deployment.evaluation))
         }
     }
