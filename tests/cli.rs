@@ -1081,7 +1081,14 @@ fn damaged_packages_are_refused() {
         refused(dir.path(), &mut deploy(dir.path(), &["bad.mars"]), &["bad.mars is not a usable package"]);
     }
     refused(dir.path(), &mut deploy(dir.path(), &["nowhere.mars"]), &["nowhere.mars"]);
-    refused(dir.path(), &mut deploy(dir.path(), &["."]), &["."]);
+    refused(dir.path(), &mut deploy(dir.path(), &["."]), &[". is a folder without a model.mars: name a package"]);
+    let run = FINISHED.join("run");
+    let message = format!("{} is a folder: name its package, {}", run.display(), run.join("model.mars").display());
+    refused(dir.path(), &mut deploy(dir.path(), &[run.to_str().unwrap()]), &[&message]);
+    let message = "tiny.toml is a TOML file, not a package: --model costs a network, --hardware names a chip";
+    refused(dir.path(), &mut deploy(dir.path(), &["tiny.toml"]), &[message]);
+    fs::write(&file, &bytes[..100]).unwrap();
+    refused(dir.path(), &mut deploy(dir.path(), &["bad.mars"]), &["it has been cut short, or it is another kind"]);
 }
 
 /// A package whose checksum is right and whose content doesn't fit the images.

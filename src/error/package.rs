@@ -14,6 +14,14 @@ pub enum PackageError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// What was named is no package but something else.
+    #[error("{} is {found}", path.display())]
+    Other {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it is, and what to do with it.
+        found: String,
+    },
     /// The file isn't a good package.
     #[error("{} is not a usable package: {source}", path.display())]
     File {
@@ -29,7 +37,7 @@ pub enum PackageError {
         limit: u64,
     },
     /// The container is damaged or something else.
-    #[error("it is not a safetensors file: {0}")]
+    #[error("it has been cut short, or it is another kind of file ({0})")]
     Container(String),
     /// The container holds no package.
     #[error("`__metadata__` must hold the key `{key}` and no other; it holds {found}")]

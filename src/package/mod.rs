@@ -23,6 +23,7 @@ use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{
     Activation, Border, Conv, ConvShape, Graph, LayerSpec, MAX_WEIGHTS, NetworkSpec, Node, Op, Sides, Skip,
 };
+use crate::run_folder::PACKAGE;
 use crate::seal::{NO_CHECKSUM, checksum, seal};
 use header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 
@@ -78,6 +79,9 @@ impl Package {
     /// # Errors
     /// Whatever isn't as `docs/package-format.md` says; the message names the file and the field.
     pub fn read(path: &Path) -> Result<Self> {
+        if let Some(found) = other_kind(path) {
+            return Err(PackageError::Other { path: path.into(), found }.into());
+        }
         let mut bytes = Vec::new();
         File::open(path)
             .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
@@ -241,6 +245,23 @@ impl Package {
                 Err(PackageError::tensor(PREDICTIONS, format!("class {class} of a network with {classes} classes")))
             }
         }
+    }
+}
+
+/// What a file or folder is that people name in place of a package, and what to do with it.
+fn other_kind(path: &Path) -> Option<String> {
+    if path.is_dir() {
+        let package = path.join(PACKAGE);
+        return Some(match package.is_file() {
+            true => format!("a folder: name its package, {}", package.display()),
+            false => format!("a folder without a {PACKAGE}: name a package"),
+        });
+    }
+    let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+    match ending {
+        "toml" => Some("a TOML file, not a package: --model costs a network, --hardware names a chip".into()),
+        "onnx" => Some("an ONNX file, not a package: --model costs a network".into()),
+        _ => None,
     }
 }
 
