@@ -751,9 +751,28 @@ fn idx_files_are_a_data_set_packed_or_not() {
     let dataset = load_from(dir.path(), None, None).unwrap();
     assert_eq!((dataset.train.labels, dataset.test.labels), (vec![9, 0, 1, 2], vec![3]));
     assert_eq!((&*dataset.train.images, dataset.classes.len()), (&images[..], 10));
+    assert!(load_from(dir.path(), Some([2, 3]), None).is_ok());
+    let error = load_from(dir.path(), Some([4, 6]), None).unwrap_err();
+    assert!(error.contains("its images have 2 x 3 pixels, and 4 x 6 are wanted"), "{error}");
     gz("t10k-labels-idx1-ubyte", idx(&[2], &[3, 4]));
     let error = load_from(dir.path(), None, None).unwrap_err();
     assert!(error.contains("it has 1 images and labels of shape [2]"), "{error}");
+}
+
+/// A size that a data set cannot have is refused before it is downloaded.
+#[test]
+fn only_the_images_of_a_folder_are_scaled() {
+    let dir = TempDir::new().unwrap();
+    let load = |name, image_size| Dataset::load(name, &DataOptions { image_size, ..options(dir.path()) });
+    for name in ["cifar10", "cifar100", "cifar10-mini"] {
+        let error = load(name, Some([64, 64])).unwrap_err().to_string();
+        let expected = format!(
+            "data set `{name}`: its images have 32 x 32 pixels, and 64 x 64 are wanted, by image_size or by the network: only images of a \
+             folder by class are cut and scaled"
+        );
+        assert_eq!(error, expected);
+    }
+    assert!(load("cifar10-mini", Some([32, 32])).is_ok());
 }
 
 /// An array as `numpy.save` writes it.

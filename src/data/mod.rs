@@ -48,7 +48,7 @@ pub struct DataOptions {
     pub data_dir: Option<PathBuf>,
     /// Replaces the address that archives are downloaded from.
     pub data_url: Option<String>,
-    /// Height and width to which the images of a folder are cut and scaled; their own if absent.
+    /// Height and width to which the images of a folder are cut and scaled, and that those of other data sets must have; their own if absent.
     pub image_size: Option<[usize; 2]>,
     /// Channels of the images of a folder, 1 or 3; those of the files if absent.
     pub channels: Option<usize>,
@@ -67,7 +67,7 @@ impl Dataset {
     /// images in it, a folder of IDX files, or an `.npz` file.
     ///
     /// # Errors
-    /// An unknown name, a failed download, files that are missing or damaged.
+    /// An unknown name, a failed download, files that are missing or damaged, images that aren't scaled and have another size.
     pub fn load(name: &str, options: &DataOptions) -> Result<Self, DataError> {
         Self::load_with(name, options, &Silent)
     }
@@ -77,13 +77,22 @@ impl Dataset {
     /// # Errors
     /// Those of [`load`](Self::load).
     pub fn load_with(name: &str, options: &DataOptions, observer: &dyn Observer) -> Result<Self, DataError> {
+        // Before anything is downloaded.
+        let has_size = |ImageShape { height, width, .. }: ImageShape| match options.image_size {
+            Some(wanted) if wanted != [height, width] => {
+                Err(DataError::Size { dataset: name.into(), found: [height, width], wanted })
+            }
+            Some(_) | None => Ok(()),
+        };
         if name == mini::NAME {
+            has_size(CIFAR_SHAPE)?;
             return mini::load();
         }
         let variable = std::env::var_os(DATA_DIR_VARIABLE).map(PathBuf::from);
         let mut places: Vec<PathBuf> = options.data_dir.clone().into_iter().chain(variable).collect();
         places.push(DEFAULT_DIR.into());
         if let Some(layout) = cifar::layout(name) {
+            has_size(CIFAR_SHAPE)?;
             return layout.load(&places, options.data_url.as_deref(), observer);
         }
         let paths = std::iter::once(PathBuf::from(name)).chain(places.iter().map(|place| place.join(name)));
@@ -100,6 +109,7 @@ impl Dataset {
             let message = "it is no data set: it needs train/CLASS/ with images, IDX files, or to be an .npz file";
             return Err(DataError::content(&path, message));
         };
+        has_size(dataset.train.shape)?;
         dataset.name = name.into();
         Ok(dataset)
     }

@@ -22,6 +22,19 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Images that aren't scaled are to have another size.
+    #[error(
+        "data set `{dataset}`: its images have {} x {} pixels, and {} x {} are wanted, by image_size or by the network: only images of \
+         a folder by class are cut and scaled", found[0], found[1], wanted[0], wanted[1]
+    )]
+    Size {
+        /// Name of the data set.
+        dataset: String,
+        /// Height and width of its images.
+        found: [usize; 2],
+        /// Those that are asked for.
+        wanted: [usize; 2],
+    },
     /// More images are to be held out than can be.
     #[error(
         "validation_images = {images}: data set `{dataset}` has {train} training images, and each class has to keep some"
