@@ -68,7 +68,8 @@ struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["evaluate", "resume", "dry_run", "json"])]
     write_network: Option<PathBuf>,
     /// List the networks, data sets, checkpoints, recipes and hardware files that the program knows
-    #[arg(long, exclusive = true)]
+    #[arg(long, conflicts_with_all = ["dataset", "model", "pretrained", "fresh", "recipe", "settings", "hardware", "seed", "device", "folder",
+        "resume", "evaluate", "dry_run", "write_network", "data_dir", "data_url", "json"])]
     list: bool,
     #[command(flatten)]
     common: CommonArgs,

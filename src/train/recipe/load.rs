@@ -38,11 +38,18 @@ impl Recipe {
                 // A table has no lines; the reader ends with the key instead.
                 let text = error.to_string();
                 let key = text.lines().last().filter(|line| line.starts_with("in `"));
-                Error::unknown_or(&name, error.message().trim(), key, setting)
+                let message = in_words(error.message().trim());
+                let place = blamed(settings, &message, key).map_or(name.clone(), |setting| format!("--set {setting}"));
+                Error::unknown_or(&place, &message, key, |message| Error::Setting(format!("{place}: {message}")))
             })
         };
         let (of_phases, others): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("phases"));
-        others.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
+        for setting in others {
+            if let Err(error) = apply(&mut table, setting) {
+                let is_read = |table: &toml::Table| parse(table).is_ok();
+                return Err(empty_list(&table, setting, is_read).unwrap_or(error));
+            }
+        }
         let mut recipe = parse(&table)?;
         if recipe.phases.is_empty() {
             recipe.phases = Self::default_phases(recipe.checkpoint().is_some());
@@ -73,15 +80,20 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
         .ok()
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| toml::Value::String(value.trim().into()));
-    let unknown = |key: &str| Error::Setting(format!("--set {setting}: there is no `{key}`"));
-    let mut keys = path.trim().split('.').peekable();
+    let refused = |message: String| Error::Setting(format!("--set {setting}: {message}"));
+    let unknown = |key: &str| refused(format!("there is no `{key}`"));
+    let path = path.trim();
+    let mut keys = path.split('.').peekable();
     let first = keys.next().unwrap_or_default();
     if keys.peek().is_none() {
         table.insert(first.into(), value);
         return Ok(());
     }
     let mut place = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    let mut walked = first.len();
     while let Some(key) = keys.next() {
+        let list_name = &path[..walked];
+        walked += 1 + key.len();
         let last = keys.peek().is_none();
         place = match place {
             toml::Value::Table(table) if last => {
@@ -90,7 +102,9 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
             }
             toml::Value::Table(table) => table.get_mut(key).ok_or_else(|| unknown(key))?,
             toml::Value::Array(list) => {
-                key.parse::<usize>().ok().and_then(|index| list.get_mut(index)).ok_or_else(|| unknown(key))?
+                let entries = list.len();
+                let entry = key.parse::<usize>().ok().and_then(|index| list.get_mut(index));
+                entry.ok_or_else(|| refused(no_entry(list_name, entries)))?
             }
             _ => return Err(unknown(key)),
         };
@@ -100,6 +114,54 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a list says that has no entry of the number that was given.
+fn no_entry(list: &str, entries: usize) -> String {
+    match entries {
+        0 => format!("the list `{list}` is empty: set it whole, {list}=[..]"),
+        1 => format!("the list `{list}` has one entry, number 0"),
+        _ => format!("the list `{list}` has {entries} entries, numbered from 0 to {}", entries - 1),
+    }
+}
+
+/// The error of a setting that names an entry of a list which is empty, and so isn't in the table.
+fn empty_list(table: &toml::Table, setting: &str, is_read: impl Fn(&toml::Table) -> bool) -> Option<Error> {
+    let keys: Vec<&str> = setting.split('=').next()?.trim().split('.').collect();
+    let number = keys.iter().position(|key| key.parse::<usize>().is_ok())?;
+    let list = keys[..number].join(".");
+    let mut with_list = table.clone();
+    apply(&mut with_list, &format!("{list}=[]")).ok()?;
+    is_read(&with_list).then(|| Error::Setting(format!("--set {setting}: {}", no_entry(&list, 0))))
+}
+
+/// The setting that a reader's message about `key` is about, if it is about one; of several for a key the last one counts. A key of the
+/// reader's leaves out which entry of a list it is: the value has to tell.
+fn blamed<'a>(settings: &'a [String], message: &str, key: Option<&str>) -> Option<&'a str> {
+    let quoted = |text: &str| text.split('`').nth(1).map(str::to_owned);
+    let field = message.starts_with("unknown field").then(|| quoted(message)).flatten();
+    let wrong = [key.and_then(quoted), field].into_iter().flatten().collect::<Vec<_>>().join(".");
+    let sets = |setting: &&'a String| {
+        let (path, value) = setting.split_once('=').unwrap_or_default();
+        let keys: Vec<&str> = path.trim().split('.').collect();
+        let named: Vec<&str> = keys.iter().copied().filter(|key| key.parse::<usize>().is_err()).collect();
+        let rest = wrong.strip_prefix(&named.join("."));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            && (named.len() == keys.len() || message.contains(value.trim().trim_matches('"')))
+    };
+    settings.iter().rev().find(sets).map(String::as_str)
+}
+
+/// A reader's message with the types of numbers in words.
+fn in_words(message: &str) -> String {
+    let Some((before, expected)) = message.rsplit_once("expected ") else { return message.into() };
+    let words = match expected {
+        "u8" => "a whole number from 0 to 255",
+        "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "f32" | "f64" => "a number",
+        other => other,
+    };
+    format!("{before}expected {words}")
 }
 
 #[cfg(test)]
@@ -145,7 +207,26 @@ mod tests {
     fn wrong_settings_are_named() {
         assert!(message(&["quantize.weigth_bits=3"]).contains("did you mean `weight_bits`?"));
         assert!(message(&["quantize.weight_bits=9"]).contains("quantize.weight_bits = 9: it must be from 2 to 8"));
-        assert!(message(&["phases.7.epochs=1"]).contains("there is no `7`"));
+        let phases = message(&["pretrained=none", "phases.7.epochs=1"]);
+        assert_eq!(phases, "--set phases.7.epochs=1: the list `phases` has 3 entries, numbered from 0 to 2");
+        let layers = message(&["quantize.layers.0.weight_bits=8"]);
+        let empty = "the list `quantize.layers` is empty: set it whole, quantize.layers=[..]";
+        assert_eq!(layers, format!("--set quantize.layers.0.weight_bits=8: {empty}"));
+        assert!(message(&["quantize.layer.0.weight_bits=8"]).contains("there is no `layer`"));
+        for (setting, expected) in [
+            (
+                "quantize.weight_bits=abc",
+                "string \"abc\", expected a whole number from 0 to 255 in `quantize.weight_bits`",
+            ),
+            ("batch_size=-1", "integer `-1`, expected a whole number from 0 on in `batch_size`"),
+            ("sparsity.target=half", "string \"half\", expected a number in `sparsity.target`"),
+            ("quantize.weigth_bits=3", "did you mean `weight_bits`?"),
+            ("modle=vgg8", "did you mean `model`?"),
+            ("phases.0.epochs=abc", "string \"abc\", expected a whole number from 0 on"),
+        ] {
+            let message = message(&["seed=1", setting]);
+            assert!(message.starts_with(&format!("--set {setting}: ")) && message.contains(expected), "{message}");
+        }
         assert!(message(&["quantize"]).contains("key=value"));
         assert!(message(&["phases.0.kind=quantise"]).contains("did you mean `quantize`?"));
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
