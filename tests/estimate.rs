@@ -196,6 +196,12 @@ fn an_untrained_network_can_be_swept() {
     assert!(read("sweep.html").contains(sentence));
     assert!(read("sweep.svg").contains("of a made-up network"));
     assert!(String::from_utf8(output.stdout).unwrap().contains("Made up: Nothing was trained"));
+    // A chip that cannot work is a row, the first one as well.
+    fs::write(&sweep, "[ranges]\ncores = [0, 2]\n").unwrap();
+    let other = folder.path().join("other").display().to_string();
+    let output = deploy(&[&network[..], &["--sweep", &sweep, "--run", &other, "--quiet"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().starts_with("2 points, of which 1 cannot work"));
     fs::write(&sweep, "images = 10\n[ranges]\ncores = [2]\n").unwrap();
     assert!(refusal(&["--model", "resnet20", "--sweep", &sweep]).contains("nobody has trained resnet20"));
 }

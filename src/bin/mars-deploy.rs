@@ -114,8 +114,8 @@ fn main() -> ExitCode {
         return exit(isa_limit().and_then(|_| compare(&arguments)));
     }
     exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
-        (Some(package), _, Some(file)) => explore(&arguments, &Swept::package(&arguments, package, file)?, file),
-        (None, Some(model), Some(file)) => explore(&arguments, &Swept::untrained(&arguments, model, file)?, file),
+        (Some(package), _, Some(file)) => explore(&arguments, Network::Package(package), file),
+        (None, Some(model), Some(file)) => explore(&arguments, Network::Untrained(model), file),
         (_, _, None) if arguments.placements => lay(&arguments),
         (Some(package), _, None) if arguments.partial_sums => distribute(&arguments, package),
         (Some(package), _, None) => deploy(&arguments, package),
@@ -294,10 +294,16 @@ fn dataset(arguments: &Arguments, file: &Path, package: &Package) -> Result<Data
     Ok(dataset)
 }
 
+/// What a sweep is of, as it was named.
+enum Network<'a> {
+    Package(&'a Path),
+    Untrained(&'a str),
+}
+
 /// What a sweep costs on each chip.
 struct Swept {
-    /// The package's network, whatever groups a chip has; or for each shape of them the network that nobody has trained.
-    networks: Vec<(Option<GroupShape>, IntegerNetwork)>,
+    /// The package's network, whatever groups a chip has; or for each shape of them the network that nobody has trained, or why there is none.
+    networks: Vec<(Option<GroupShape>, std::result::Result<IntegerNetwork, String>)>,
     /// The images that each chip runs.
     dataset: Option<Dataset>,
     /// What was assumed of a network that nobody has trained.
@@ -307,8 +313,7 @@ struct Swept {
 }
 
 impl Swept {
-    fn package(arguments: &Arguments, file: &Path, sweep: &Path) -> Result<Self> {
-        let space = Space::load(sweep)?;
+    fn package(arguments: &Arguments, file: &Path, space: &Space, sweep: &Path) -> Result<Self> {
         if let (None, Some(name)) = (space.images(), &arguments.dataset) {
             let message = format!("--dataset {name}: this sweep runs no images; it needs the key images to run some");
             return Err(Error::file(sweep, message));
@@ -316,18 +321,21 @@ impl Swept {
         let package = Package::read(file)?;
         let dataset = space.images().map(|_| dataset(arguments, file, &package)).transpose()?;
         let fingerprint = package.to_bytes()?;
-        Ok(Self { networks: vec![(None, package.network)], dataset, made_up: None, fingerprint })
+        Ok(Self { networks: vec![(None, Ok(package.network))], dataset, made_up: None, fingerprint })
     }
 
-    fn untrained(arguments: &Arguments, model: &str, sweep: &Path) -> Result<Self> {
-        let space = Space::load(sweep)?;
+    fn untrained(arguments: &Arguments, model: &str, space: &Space, sweep: &Path) -> Result<Self> {
         if space.images().is_some() {
             let message = format!("images: nobody has trained {model}, which has no accuracy; leave the key out");
             return Err(Error::file(sweep, message));
         }
         let (network, assumptions) = arguments.untrained.network(model)?;
-        let of_shape = |shape| Ok((Some(shape), assumptions.network(network.clone(), shape)?));
-        let networks = space.groups().into_iter().map(of_shape).collect::<Result<_>>()?;
+        let of_shape = |shape| (Some(shape), assumptions.network(network.clone(), shape).map_err(|it| it.to_string()));
+        let networks: Vec<_> = space.groups().into_iter().map(of_shape).collect();
+        // What no shape of groups allows isn't the chips' fault.
+        if let (Some((_, Err(message))), true) = (networks.first(), networks.iter().all(|(_, it)| it.is_err())) {
+            return Err(Error::Setting(message.clone()));
+        }
         let made_up = MadeUp::new(&network, assumptions);
         let fingerprint = format!("{network:?}{made_up:?}").into_bytes();
         Ok(Self { networks, dataset: None, made_up: Some(made_up), fingerprint })
@@ -335,9 +343,12 @@ impl Swept {
 }
 
 /// Runs a part of a sweep and merges all parts once none is missing.
-fn explore(arguments: &Arguments, swept: &Swept, file: &Path) -> Result<ExitCode> {
+fn explore(arguments: &Arguments, network: Network, file: &Path) -> Result<ExitCode> {
     let space = Space::load(file)?;
-    let Swept { networks, dataset, made_up, fingerprint } = swept;
+    let Swept { networks, dataset, made_up, fingerprint } = match network {
+        Network::Package(package) => Swept::package(arguments, package, &space, file)?,
+        Network::Untrained(model) => Swept::untrained(arguments, model, &space, file)?,
+    };
     let mut sweep = Sha256::new_with_prefix(fingerprint);
     sweep.update(space.description());
     sweep.update(dataset.as_ref().map_or(String::new(), |dataset| dataset.test.sha256()));
@@ -349,13 +360,18 @@ fn explore(arguments: &Arguments, swept: &Swept, file: &Path) -> Result<ExitCode
 
     if !arguments.merge {
         let shard = arguments.shard.unwrap_or(Shard::WHOLE);
-        let evaluator = |(shape, network)| Ok((shape, network, Evaluator::new(network)?));
-        let evaluators: Vec<(&Option<GroupShape>, &IntegerNetwork, Evaluator)> =
-            networks.iter().map(|(shape, network)| evaluator((shape, network))).collect::<Result<_>>()?;
-        // Chips that compute the same run the images once.
+        let mut evaluators = Vec::new();
+        for (shape, network) in &networks {
+            let evaluator = match network {
+                Ok(network) => Ok((network, Evaluator::new(network)?)),
+                Err(message) => Err(message),
+            };
+            evaluators.push((*shape, evaluator));
+        }
+        // What was found for a chip serves those that compute the same and come later.
         let accuracies = Mutex::new(HashMap::<Option<String>, f64>::new());
         let accuracy = |network: &IntegerNetwork, hardware: &Hardware| -> Result<Option<f64>> {
-            let Some(dataset) = dataset else { return Ok(None) };
+            let Some(dataset) = &dataset else { return Ok(None) };
             let computes = hardware.losses_sha256();
             let known = accuracies.lock().unwrap_or_else(PoisonError::into_inner).get(&computes).copied();
             if known.is_some() {
@@ -366,8 +382,12 @@ fn explore(arguments: &Arguments, swept: &Swept, file: &Path) -> Result<ExitCode
             Ok(Some(accuracy))
         };
         let evaluate = |hardware: &Hardware| {
-            let fits = |(shape, ..): &&(&Option<GroupShape>, _, _)| shape.is_none_or(|shape| shape == hardware.group);
-            let (_, network, evaluator) = evaluators.iter().find(fits).expect("a network for each shape of groups");
+            let of_shape = evaluators.iter().find(|(shape, _)| shape.is_none_or(|shape| shape == hardware.group));
+            let (network, evaluator) = match of_shape {
+                Some((_, Ok(found))) => found,
+                Some((_, Err(message))) => return Err(Error::Setting((*message).clone())),
+                None => return Err(Error::Setting("no chip of this sweep was seen with its groups".into())),
+            };
             Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(network, hardware)?))
         };
         let observer = arguments.common.observer();

@@ -143,12 +143,13 @@ impl Space {
     /// The shapes of groups that chips have which can work.
     pub fn groups(&self) -> Vec<GroupShape> {
         let varies = self.ranges.iter().any(|range| range.path[0] == "group");
-        let points = if varies { self.len } else { 1 };
         let mut shapes = Vec::new();
-        for point in 0..points {
-            let Ok(Hardware { group, .. }) = self.hardware(point) else { continue };
+        for Hardware { group, .. } in (0..self.len).filter_map(|point| self.hardware(point).ok()) {
             if !shapes.contains(&group) {
                 shapes.push(group);
+            }
+            if !varies {
+                break;
             }
         }
         shapes
