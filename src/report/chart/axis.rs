@@ -56,8 +56,8 @@ impl Scale {
     /// less than one.
     pub(super) fn logarithmic(values: impl IntoIterator<Item = f64>) -> Self {
         let [low, high] = ends(values);
-        if 0.0 < low && high <= 2.0 * low {
-            let even = Self::covering([low, high], 6.0, 0.0);
+        let even = Self::covering([low, high], 6.0, 0.0);
+        if 0.0 < even.range[0] && high <= 2.0 * low {
             return Self { logarithmic: true, range: even.range.map(f64::log10), decimals: None, ..even };
         }
         let powers = low.log10().floor() as i32..=high.log10().ceil() as i32;
@@ -176,9 +176,17 @@ mod tests {
                 scale.ticks
             );
         }
-        for values in
-            [&[1.0][..], &[4.2, 4.9], &[14.0, 30.0], &[95.0, 120.0], &[0.013, 0.9, 44.0], &[5.0, 50.0], &[7e-5, 1e9]]
-        {
+        for values in [
+            &[1.0][..],
+            &[0.3, 0.300001],
+            &[1e-4, 1e-4],
+            &[4.2, 4.9],
+            &[14.0, 30.0],
+            &[95.0, 120.0],
+            &[0.013, 0.9, 44.0],
+            &[5.0, 50.0],
+            &[7e-5, 1e9],
+        ] {
             let scale = Scale::logarithmic(values.iter().copied());
             assert!((2..=16).contains(&scale.ticks.len()), "{values:?}: {:?}", scale.ticks);
             assert!(
