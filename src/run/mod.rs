@@ -217,7 +217,7 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// A folder that cannot be written, or whose disk has no room for the checkpoints; a training that diverges, a network that cannot be exported.
-    pub fn estimate(self) -> Result<Estimate> {
+    pub fn estimate(mut self) -> Result<Estimate> {
         let parent = self.folder.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
         let probe = part_beside(&parent.join("dry-run"));
         std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).map_err(Error::io(&probe))?;
@@ -229,7 +229,8 @@ impl<'a> Plan<'a> {
             graph.weights() as f64 / 1e6,
             graph.macs() as f64 / 1e6
         ));
-        let teacher = self.start.as_ref().and_then(|start| start.teacher.as_ref()).map_or(0, Weights::bytes);
+        // A run doesn't keep what it started from either.
+        let teacher = self.start.take().and_then(|start| start.teacher).map_or(0, |teacher| teacher.bytes());
         let estimate = Estimate::measured(self.training, teacher)?;
         if let Some(free) = free_disk(&self.folder).filter(|free| *free < estimate.disk) {
             let message = format!("checkpoints take {}, the disk has {} free", size(estimate.disk), size(free));

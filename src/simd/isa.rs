@@ -14,7 +14,7 @@ pub enum Isa {
     Portable,
     /// AVX2 with fused multiply-add.
     Avx2,
-    /// AVX-512 with the extensions that every server has (F, BW, DQ, VL); integer kernels use VNNI and BITALG where they are there.
+    /// AVX-512 with the extensions that every server has (F, BW, DQ, VL); integer kernels use VNNI, and BITALG with VBMI, where they are there.
     Avx512,
 }
 

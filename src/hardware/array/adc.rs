@@ -146,13 +146,14 @@ pub(super) struct CountConversion {
 }
 
 impl CountConversion {
-    /// `None` where accesses of `rows` word lines give counts, or their conversions numbers, that bytes cannot hold.
+    /// `None` where accesses of `rows` word lines give counts, or their conversions numbers, that bytes cannot hold; where a slice has a sign; or where
+    /// the table's end doesn't stand for all larger counts.
     pub(super) fn new(slices: &[Slice], rows: usize) -> Option<Self> {
         let largest = u8::try_from(rows).ok()?;
         // All slices are a bit, which has no sign; one converter serves them.
         let conversion = slices.first().filter(|_| slices.iter().all(|slice| !slice.signed))?.conversion;
         let convert = |count: usize| u8::try_from(conversion.convert(count as i32)).ok();
-        let last = convert(TABLE - 1)?;
+        let last = convert(rows.min(TABLE - 1))?;
         if (TABLE..=largest.into()).any(|count| convert(count) != Some(last)) {
             return None;
         }
@@ -165,7 +166,13 @@ impl CountConversion {
             for (place, slice) in places.iter_mut().zip(slices) {
                 *place = i8::try_from(slice.place).ok()?;
             }
-            Some(places)
+            // What two neighbors come to has to fit 16 bits.
+            let most = table.iter().copied().max().map_or(0, i32::from);
+            let fits = |[a, b]: &[i8; 2]| {
+                let [a, b] = [a, b].map(|place| i32::from(*place) * most);
+                i16::try_from(a.min(0) + b.min(0)).is_ok() && i16::try_from(a.max(0) + b.max(0)).is_ok()
+            };
+            places.as_chunks::<2>().0.iter().all(fits).then_some(places)
         });
         Some(Self { table, places: places.collect::<Option<_>>()? })
     }

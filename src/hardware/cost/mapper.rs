@@ -275,9 +275,10 @@ mod tests {
     /// layer may be worse than the plain one misses what one layer may lose for another.
     #[test]
     fn three_layers_are_laid_nearly_as_well_as_all_combinations_are() {
-        let products = [(Objective::Product, 8, 1.13), (Objective::Product, 4, 1.2)];
-        let others = [Objective::Cycles, Objective::Energy].into_iter().flat_map(|it| [(it, 8, 1.02), (it, 4, 1.02)]);
-        for (objective, bits, tolerance) in others.chain(products) {
+        let products = [(Objective::Product, 8, 1.13, 2), (Objective::Product, 4, 1.2, 3)];
+        let others =
+            [Objective::Cycles, Objective::Energy].into_iter().flat_map(|it| [(it, 8, 1.02, 2), (it, 4, 1.02, 2)]);
+        for (objective, bits, tolerance, misses) in others.chain(products) {
             let mut gaps = Vec::new();
             for (cores, macros) in [(1, 2), (2, 1), (2, 2), (3, 1)] {
                 for (held, kept) in [(1, 2), (2, 3), (4, 5), (16, 4)] {
@@ -293,7 +294,7 @@ mod tests {
                 "{objective:?}, {bits} bits: {gaps:?}"
             );
             let best = gaps.iter().filter(|gap| **gap < 1.0 + 1e-12).count();
-            assert!(best >= gaps.len() - 3, "{objective:?}, {bits} bits: {gaps:?}");
+            assert!(best >= gaps.len() - misses, "{objective:?}, {bits} bits: {gaps:?}");
         }
     }
 
