@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Random, torch};
-use mars::network::{Array, Conv, ConvShape, Graph, ImportOptions, Imported, Weights, zoo};
+use mars::network::{Array, Conv, ConvId, ConvShape, Graph, ImportOptions, Imported, Weights, zoo};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
@@ -588,7 +588,7 @@ fn batch_norms_may_lack_factors_or_statistics() {
     let path = file(&dir, "norms.safetensors");
     let (theirs, ours) = named(USUAL, ["hidden", "last"]);
     let constant = |value: f32| Array::vector(vec![value; 8]);
-    for (gone, roles, numbers, said) in [
+    for (gone, roles, without_statistics, said) in [
         (
             ["weight", "bias"],
             [("gamma", 1.0), ("beta", 0.0)],
@@ -598,7 +598,7 @@ fn batch_norms_may_lack_factors_or_statistics() {
         (
             ["running_mean", "running_var"],
             [("mean", 0.0), ("var", 1.0)],
-            vec![0],
+            vec![ConvId::Own(0)],
             "`a`: batch norm without running statistics",
         ),
     ] {
@@ -610,7 +610,7 @@ fn batch_norms_may_lack_factors_or_statistics() {
         theirs.save(&path);
         let imported = import_with(&path, &plain(), &ImportOptions::default()).unwrap();
         assert_same(&imported.weights, &ours);
-        assert_eq!(imported.without_statistics, numbers);
+        assert_eq!(imported.without_statistics, without_statistics);
         assert!(imported.remarks.iter().any(|remark| remark.starts_with(said)), "{:?}", imported.remarks);
     }
 }

@@ -13,7 +13,9 @@ use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
-use crate::network::{Array, ConvParams, ConvShape, Graph, Node, Norm, Op, ParamId, Params, Role, Skip, Source};
+use crate::network::{
+    Array, ConvId, ConvParams, ConvShape, Graph, Node, Norm, Op, ParamId, Params, Role, Skip, Source,
+};
 
 /// How the image's bytes become numbers: `(byte - zero_point) / (255 * std)`, one pair a color.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,8 +93,7 @@ struct Folder<'a> {
 
 /// A convolution of the graph, with the widths that the plan gives it.
 struct Planned<'a> {
-    /// [`Conv::number`](crate::network::Conv::number).
-    number: u32,
+    id: ConvId,
     name: &'a str,
     shape: ConvShape,
     source: Source,
@@ -252,7 +253,7 @@ impl Folder<'_> {
             }
             (Op::Conv { conv: shape, batch_norm, skip, logits, .. }, Reads::Conv(widths)) => {
                 let planned = Planned {
-                    number: 2 * index as u32,
+                    id: ConvId::Own(index),
                     name: &node.name,
                     shape,
                     source: node.source,
@@ -276,7 +277,7 @@ impl Folder<'_> {
                         let name = node.projection_name();
                         let batch_norm = self.batch_norm(batch_norm);
                         let projection = Planned {
-                            number: planned.number + 1,
+                            id: ConvId::Projection(index),
                             name: &name,
                             shape,
                             source,
@@ -358,8 +359,8 @@ impl Folder<'_> {
 
     /// Folds and rounds a convolution whose accumulators have units of at least `least_unit`.
     fn conv(&self, planned: &Planned, least_unit: f64) -> Result<FoldedConv> {
-        let Planned { number, name, shape, source, .. } = *planned;
-        let params = self.params.conv(number);
+        let Planned { id, name, shape, source, .. } = *planned;
+        let params = self.params.conv(id);
         let (gains, biases) = affine(params);
         let real = RealConv {
             weights: &params.weight.values,
@@ -372,7 +373,7 @@ impl Folder<'_> {
             shape,
         };
         let limits = Limits { input_step: self.step(source, planned.input_bits)?, least_unit };
-        let steps = Scales::new(self.positive(number, Role::WeightScale, params.weight_scale.as_ref())?);
+        let steps = Scales::new(self.positive(id, Role::WeightScale, params.weight_scale.as_ref())?);
         let scales = real.scales(&steps, planned.batch_norm, &limits);
         let limit = f64::from((1 << (planned.weight_bits - 1)) - 1);
         let mut weights = Vec::with_capacity(shape.weights());
@@ -419,11 +420,11 @@ impl Folder<'_> {
 
     fn output_step(&self, node: usize) -> Result<f64> {
         let node = self.graph.scale_node(node);
-        Ok(self.positive(2 * node as u32, Role::OutputScale, self.params.output_scale(node))?[0])
+        Ok(self.positive(ConvId::Own(node), Role::OutputScale, self.params.output_scale(node))?[0])
     }
 
     /// The values of a quantizer's scale.
-    fn positive(&self, conv: u32, role: Role, scale: Option<&Array>) -> Result<Vec<f64>> {
+    fn positive(&self, conv: ConvId, role: Role, scale: Option<&Array>) -> Result<Vec<f64>> {
         let steps = scale.map_or(&[][..], |scale| &scale.values);
         if steps.is_empty() || steps.iter().any(|step| !(step.is_finite() && *step > 0.0)) {
             let name = ParamId { conv, role }.name(self.graph);

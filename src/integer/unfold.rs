@@ -16,7 +16,7 @@ use super::bits::BitPlan;
 use super::fold::ImageScale;
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
-use crate::network::{Array, Conv, Graph, Op, ParamId, Role, Skip, Source, Weights};
+use crate::network::{Array, Conv, ConvId, Graph, Op, ParamId, Role, Skip, Source, Weights};
 
 /// Real value of the largest code of a layer's output, where it is free: about that of a batch norm's output behind a ReLU.
 const LARGEST_OUTPUT: f64 = 4.0;
@@ -108,7 +108,7 @@ impl Unfolder<'_> {
             }
         };
         if !output.forms.is_empty() && self.graph().scale_node(index) == index {
-            self.insert(2 * index as u32, Role::OutputScale, vec![self.scales[index]]);
+            self.insert(ConvId::Own(index), Role::OutputScale, vec![self.scales[index]]);
         }
     }
 
@@ -146,22 +146,21 @@ impl Unfolder<'_> {
             (i64::from(*bias) + zeros.sum::<i64>()) as f64 * unit_of(filter)
         });
         let biases: Vec<f64> = biases.collect();
-        let number = conv.number;
-        self.insert(number, Role::Weight, weights);
+        self.insert(conv.id, Role::Weight, weights);
         if conv.batch_norm {
             let all = |value: f64| vec![value; filters];
-            self.insert(number, Role::Gamma, all(1.0));
-            self.insert(number, Role::Beta, biases);
-            self.insert(number, Role::Mean, all(0.0));
-            self.insert(number, Role::Variance, all(1.0 - conv.epsilon));
+            self.insert(conv.id, Role::Gamma, all(1.0));
+            self.insert(conv.id, Role::Beta, biases);
+            self.insert(conv.id, Role::Mean, all(0.0));
+            self.insert(conv.id, Role::Variance, all(1.0 - conv.epsilon));
         } else {
-            self.insert(number, Role::Bias, biases);
+            self.insert(conv.id, Role::Bias, biases);
         }
         let scales = (0..multipliers.len()).map(|column| unit_of(column) / input);
-        self.insert(number, Role::WeightScale, scales.collect());
+        self.insert(conv.id, Role::WeightScale, scales.collect());
     }
 
-    fn insert(&mut self, conv: u32, role: Role, values: Vec<f64>) {
+    fn insert(&mut self, conv: ConvId, role: Role, values: Vec<f64>) {
         let id = ParamId { conv, role };
         let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
         let array = Array { shape: id.shape(self.graph(), values.len()), values };
@@ -247,7 +246,7 @@ mod tests {
     fn quantized(graph: &Graph, config: &QuantizeConfig, image_scale: &ImageScale) -> IntegerNetwork {
         let mut weights = Weights::random(graph, 7);
         for conv in graph.convs() {
-            let id = |role| ParamId { conv: conv.number, role }.name(graph);
+            let id = |role| ParamId { conv: conv.id, role }.name(graph);
             let filters = conv.shape.filters();
             let array = weights.get(&id(Role::Weight)).unwrap().clone();
             let largest = |values: &[f32]| values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
@@ -260,8 +259,8 @@ mod tests {
             let biases = (0..filters).map(|filter| (filter * 5 % 7) as f32 / 7.0 - 0.4).collect();
             weights.insert(id(offset), Array::vector(biases));
         }
-        for node in 0..graph.nodes().len() as u32 {
-            let name = ParamId { conv: 2 * node, role: Role::OutputScale }.name(graph);
+        for node in 0..graph.nodes().len() {
+            let name = ParamId { conv: ConvId::Own(node), role: Role::OutputScale }.name(graph);
             weights.insert(name, Array::vector(vec![0.11 + 0.01 * node as f32]));
         }
         folded(graph, &weights, config, image_scale)

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::node::{Conv, Node, Op, Skip, Source};
+use super::node::{Conv, ConvId, Node, Op, Skip, Source};
 use super::resolve::{resolve, scales};
 use super::shape::{MAX_EXTENT, MapShape};
 use super::spec::{Activation, LayerSpec, NetworkSpec};
@@ -172,13 +172,20 @@ impl Graph {
     pub fn node_convs(&self, index: usize) -> [Option<Conv>; 2] {
         let node = &self.nodes[index];
         let Op::Conv { conv: shape, batch_norm, skip, logits, .. } = node.op else { return [None, None] };
-        let number = 2 * index as u32;
         let epsilon = self.spec.layers[index].batch_norm_epsilon().unwrap_or(self.spec.batch_norm_epsilon);
-        let own = Conv { name: node.name.clone(), number, shape, source: node.source, batch_norm, epsilon, logits };
+        let own = Conv {
+            name: node.name.clone(),
+            id: ConvId::Own(index),
+            shape,
+            source: node.source,
+            batch_norm,
+            epsilon,
+            logits,
+        };
         let projection = match skip {
             Some(Skip::Projection { source, conv: shape, batch_norm }) => {
-                let name = node.projection_name();
-                Some(Conv { name, number: number + 1, shape, source, batch_norm, epsilon, logits: false })
+                let (name, id) = (node.projection_name(), ConvId::Projection(index));
+                Some(Conv { name, id, shape, source, batch_norm, epsilon, logits: false })
             }
             Some(Skip::Identity { .. }) | None => None,
         };

@@ -67,13 +67,39 @@ pub enum Op {
     Concat,
 }
 
+/// Which convolution of a network, by the index of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ConvId {
+    /// The node's own.
+    Own(usize),
+    /// The projection of the node's residual sum.
+    Projection(usize),
+}
+
+impl ConvId {
+    /// Index of its node.
+    pub fn node(self) -> usize {
+        match self {
+            Self::Own(node) | Self::Projection(node) => node,
+        }
+    }
+
+    /// The number from which a chip's noise and stuck cells follow: committed results depend on it.
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Own(node) => 2 * node as u32,
+            Self::Projection(node) => 2 * node as u32 + 1,
+        }
+    }
+}
+
 /// A convolution or linear layer of a graph: a node's own, or the projection of its residual sum.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Conv {
     /// Unique name, that of its weights.
     pub name: String,
-    /// Number in the network, from which a chip's noise and stuck cells follow: twice that of its node, one more for a projection.
-    pub number: u32,
+    /// Which one it is.
+    pub id: ConvId,
     /// Geometry.
     pub shape: ConvShape,
     /// What it reads.

@@ -3,7 +3,7 @@
 //! `T` is what stands for a parameter: an array on the host, a tensor, its gradient, its momentum.
 
 use super::graph::Graph;
-use super::node::Conv;
+use super::node::{Conv, ConvId};
 use super::weights::{Array, Weights, weight_shape};
 use crate::error::{Error, Result};
 
@@ -62,8 +62,8 @@ impl Role {
 /// Which parameter of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParamId {
-    /// [`Conv::number`]; of an output scale that of its node's own convolution, whether the node has one or not.
-    pub conv: u32,
+    /// Its convolution; of an output scale its node's own, whether the node has one or not.
+    pub conv: ConvId,
     /// What it is.
     pub role: Role,
 }
@@ -71,8 +71,10 @@ pub struct ParamId {
 impl ParamId {
     /// Name of the layer that it belongs to.
     pub fn layer(self, graph: &Graph) -> String {
-        let node = &graph.nodes()[self.conv as usize / 2];
-        if self.conv.is_multiple_of(2) { node.name.clone() } else { node.projection_name() }
+        match self.conv {
+            ConvId::Own(node) => graph.nodes()[node].name.clone(),
+            ConvId::Projection(node) => graph.nodes()[node].projection_name(),
+        }
     }
 
     /// Name of its array in files.
@@ -82,10 +84,10 @@ impl ParamId {
 
     /// Shape of its array, which has `values` values.
     pub fn shape(self, graph: &Graph, values: usize) -> Vec<usize> {
-        let [own, projection] = graph.node_convs(self.conv as usize / 2);
-        match if self.conv.is_multiple_of(2) { own } else { projection } {
+        let mut convs = graph.node_convs(self.conv.node()).into_iter().flatten();
+        match convs.find(|conv| conv.id == self.conv) {
             Some(conv) if self.role == Role::Weight => weight_shape(&conv.shape),
-            _ => vec![values],
+            Some(_) | None => vec![values],
         }
     }
 }
@@ -168,8 +170,8 @@ impl<T> ConvParams<T> {
         }
     }
 
-    fn map<U>(self, number: u32, f: &mut impl FnMut(ParamId, T) -> U) -> ConvParams<U> {
-        let mut one = |role, value| f(ParamId { conv: number, role }, value);
+    fn map<U>(self, conv: ConvId, f: &mut impl FnMut(ParamId, T) -> U) -> ConvParams<U> {
+        let mut one = |role, value| f(ParamId { conv, role }, value);
         ConvParams {
             weight: one(Role::Weight, self.weight),
             norm: match self.norm {
@@ -190,8 +192,8 @@ impl<T> ConvParams<T> {
 /// The parameters of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Params<T> {
-    /// By [`Conv::number`]; none where the graph has no convolution of that number.
-    convs: Vec<Option<ConvParams<T>>>,
+    /// By node: its own convolution and its projection, where it has them.
+    convs: Vec<[Option<ConvParams<T>>; 2]>,
     /// By node: the scale of its quantized output, where it has one.
     output_scales: Vec<Option<T>>,
 }
@@ -201,16 +203,26 @@ impl<T> Params<T> {
     ///
     /// # Panics
     /// If the network has no such convolution.
-    pub fn conv(&self, number: u32) -> &ConvParams<T> {
-        self.convs[number as usize].as_ref().expect("a convolution of the network")
+    pub fn conv(&self, id: ConvId) -> &ConvParams<T> {
+        let [own, projection] = &self.convs[id.node()];
+        let conv = match id {
+            ConvId::Own(_) => own,
+            ConvId::Projection(_) => projection,
+        };
+        conv.as_ref().expect("a convolution of the network")
     }
 
     /// The same, to change.
     ///
     /// # Panics
     /// If the network has no such convolution.
-    pub fn conv_mut(&mut self, number: u32) -> &mut ConvParams<T> {
-        self.convs[number as usize].as_mut().expect("a convolution of the network")
+    pub fn conv_mut(&mut self, id: ConvId) -> &mut ConvParams<T> {
+        let [own, projection] = &mut self.convs[id.node()];
+        let conv = match id {
+            ConvId::Own(_) => own,
+            ConvId::Projection(_) => projection,
+        };
+        conv.as_mut().expect("a convolution of the network")
     }
 
     /// The scale of a node's quantized output, if it has one of its own ([`Graph::scale_node`]).
@@ -231,7 +243,11 @@ impl<T> Params<T> {
     /// The parameters, borrowed.
     pub fn as_ref(&self) -> Params<&T> {
         Params {
-            convs: self.convs.iter().map(|conv| conv.as_ref().map(ConvParams::as_ref)).collect(),
+            convs: self
+                .convs
+                .iter()
+                .map(|convs| convs.each_ref().map(|conv| conv.as_ref().map(ConvParams::as_ref)))
+                .collect(),
             output_scales: self.output_scales.iter().map(Option::as_ref).collect(),
         }
     }
@@ -239,17 +255,24 @@ impl<T> Params<T> {
     /// The parameters, borrowed to change.
     pub fn as_mut(&mut self) -> Params<&mut T> {
         Params {
-            convs: self.convs.iter_mut().map(|conv| conv.as_mut().map(ConvParams::as_mut)).collect(),
+            convs: self
+                .convs
+                .iter_mut()
+                .map(|convs| convs.each_mut().map(|conv| conv.as_mut().map(ConvParams::as_mut)))
+                .collect(),
             output_scales: self.output_scales.iter_mut().map(Option::as_mut).collect(),
         }
     }
 
     /// Parameters of the same structure.
     pub fn map<U>(self, mut f: impl FnMut(ParamId, T) -> U) -> Params<U> {
-        let numbered = (0..).zip(self.convs);
-        let convs = numbered.map(|(number, conv)| conv.map(|conv| conv.map(number, &mut f))).collect();
+        let mut of_conv = |id, conv: Option<ConvParams<T>>| conv.map(|conv| conv.map(id, &mut f));
+        let convs = (0..).zip(self.convs).map(|(node, [own, projection])| {
+            [of_conv(ConvId::Own(node), own), of_conv(ConvId::Projection(node), projection)]
+        });
+        let convs = convs.collect();
         let scales = (0..).zip(self.output_scales).map(|(node, scale)| {
-            let id = ParamId { conv: 2 * node, role: Role::OutputScale };
+            let id = ParamId { conv: ConvId::Own(node), role: Role::OutputScale };
             scale.map(|scale| f(id, scale))
         });
         Params { convs, output_scales: scales.collect() }
@@ -279,27 +302,33 @@ impl Params<Array> {
     /// # Errors
     /// An array that is missing, has another shape, holds a number that isn't finite, or a variance below 0.
     pub fn from_arrays(graph: &Graph, arrays: &Weights) -> Result<Self> {
-        let mut convs = vec![None; 2 * graph.nodes().len()];
-        for conv in graph.convs() {
-            let get = |role| required(graph, arrays, &conv, role);
-            let weight = get(Role::Weight)?;
-            let norm = if conv.batch_norm {
-                let [gamma, beta] = [get(Role::Gamma)?, get(Role::Beta)?];
-                let [mean, variance] = [get(Role::Mean)?, get(Role::Variance)?];
-                Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon: conv.epsilon })
-            } else {
-                Norm::Bias(get(Role::Bias)?)
-            };
-            let scale = ParamId { conv: conv.number, role: Role::WeightScale };
-            let weight_scale = arrays.find(&scale.name(graph)).cloned();
-            convs[conv.number as usize] = Some(ConvParams { weight, norm, weight_scale });
-        }
-        let output_scales = (0..graph.nodes().len() as u32).map(|node| {
-            let id = ParamId { conv: 2 * node, role: Role::OutputScale };
-            let has_scale = graph.scale_node(node as usize) == node as usize;
+        let nodes = 0..graph.nodes().len();
+        let read = |conv: Option<Conv>| conv.map(|conv| Self::read_conv(graph, arrays, &conv)).transpose();
+        let convs = nodes.clone().map(|node| {
+            let [own, projection] = graph.node_convs(node);
+            Ok([read(own)?, read(projection)?])
+        });
+        let convs = convs.collect::<Result<_>>()?;
+        let output_scales = nodes.map(|node| {
+            let id = ParamId { conv: ConvId::Own(node), role: Role::OutputScale };
+            let has_scale = graph.scale_node(node) == node;
             has_scale.then(|| arrays.find(&id.name(graph)).cloned()).flatten()
         });
         Ok(Self { convs, output_scales: output_scales.collect() })
+    }
+
+    fn read_conv(graph: &Graph, arrays: &Weights, conv: &Conv) -> Result<ConvParams<Array>> {
+        let get = |role| required(graph, arrays, conv, role);
+        let weight = get(Role::Weight)?;
+        let norm = if conv.batch_norm {
+            let [gamma, beta] = [get(Role::Gamma)?, get(Role::Beta)?];
+            let [mean, variance] = [get(Role::Mean)?, get(Role::Variance)?];
+            Norm::Batch(BatchNorm { gamma, beta, mean, variance, epsilon: conv.epsilon })
+        } else {
+            Norm::Bias(get(Role::Bias)?)
+        };
+        let scale = ParamId { conv: conv.id, role: Role::WeightScale };
+        Ok(ConvParams { weight, norm, weight_scale: arrays.find(&scale.name(graph)).cloned() })
     }
 
     /// The arrays by name, as files hold them.
@@ -313,7 +342,7 @@ impl Params<Array> {
 }
 
 fn required(graph: &Graph, arrays: &Weights, conv: &Conv, role: Role) -> Result<Array> {
-    let name = ParamId { conv: conv.number, role }.name(graph);
+    let name = ParamId { conv: conv.id, role }.name(graph);
     let array = arrays.get(&name)?;
     let shape = if role == Role::Weight { weight_shape(&conv.shape) } else { vec![conv.shape.filters()] };
     if array.shape != shape {

@@ -24,7 +24,7 @@ pub(crate) fn cells(conv: &Conv, integer: &IntegerConv, hardware: &Hardware) -> 
     };
     let mapping = ConvMapping::new(&conv.name, conv.shape, integer, hardware)?;
     let kept = mapping.grid.kept(&integer.weights);
-    let mut weights = stuck_weights(&noise, &integer.weights, mapping.precision.weight_bits, conv.number);
+    let mut weights = stuck_weights(&noise, &integer.weights, mapping.precision.weight_bits, conv.id);
     for (index, weight) in weights.iter_mut().enumerate().filter(|(index, _)| !kept[mapping.grid.group_of(*index)]) {
         debug_assert!(integer.weights[index] == 0);
         *weight = 0;
@@ -148,7 +148,7 @@ impl Conversions {
         padding: Vec<u8>,
         hardware: &Hardware,
     ) -> Result<Option<Self>> {
-        let noise = hardware.noise.and_then(|noise| ConversionNoise::new(&noise, hardware.converter, conv.number));
+        let noise = hardware.noise.and_then(|noise| ConversionNoise::new(&noise, hardware.converter, conv.id));
         if noise.is_none() && hardware.converter.is_exact() {
             return Ok(None);
         }

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::files::Source;
 use crate::integer::{BitPlan, Unfolded, unfold};
 use crate::network::{
-    Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network, weights_file, zoo,
+    ConvId, Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network,
+    weights_file, zoo,
 };
 use crate::package::Package;
 use crate::train::{DistillationConfig, PhaseKind, Recipe, StartFrom};
@@ -28,7 +29,7 @@ pub(super) struct Start {
     pub origin: Origin,
     pub weights: Weights,
     /// Numbers of the convolutions whose batch norms have no running statistics.
-    pub without_statistics: Vec<u32>,
+    pub without_statistics: Vec<ConvId>,
     /// Whether all batch norms are folded into the weights, as in a package.
     pub folded: bool,
     /// What a person should know about the checkpoint, a line each.
@@ -133,7 +134,7 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
 }
 
 /// A teacher's weights: it is never trained, so nobody would measure what it lacks.
-fn with_statistics(file: &Path, teacher: Weights, without: &[u32]) -> Result<Weights> {
+fn with_statistics(file: &Path, teacher: Weights, without: &[ConvId]) -> Result<Weights> {
     if without.is_empty() {
         return Ok(teacher);
     }

@@ -10,7 +10,7 @@ use super::recipe::Recipe;
 use super::tensors::{to_device, to_host};
 use crate::data::{Batches, Split};
 use crate::integer::{BitPlan, Fusion, WeightScale};
-use crate::network::{Conv, Norm, Op, Skip, Source};
+use crate::network::{Conv, ConvId, Norm, Op, Skip, Source};
 use crate::quantize::{calibrate_step, value_codes, weight_limit};
 
 /// Images that go through the network at a time.
@@ -35,18 +35,16 @@ pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) {
     }
 }
 
-/// The scales of each convolution's weights, by its number: one, or one a filter.
-fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, read: &[Vec<bool>]) -> Vec<(u32, Vec<f32>)> {
+/// The scales of each convolution's weights: one, or one a filter.
+fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, read: &[Vec<bool>]) -> Vec<(ConvId, Vec<f32>)> {
     let mut scales = Vec::new();
     for (index, bits) in plan.nodes.iter().enumerate() {
         let Some(bits) = bits.conv() else { continue };
-        for Conv { number, shape, source, batch_norm, logits, .. } in
-            model.graph.node_convs(index).into_iter().flatten()
-        {
+        for Conv { id, shape, source, batch_norm, logits, .. } in model.graph.node_convs(index).into_iter().flatten() {
             let column_len = shape.weights() / shape.filters();
-            let mut values = to_host(model.params.conv(number).weight.clone());
+            let mut values = to_host(model.params.conv(id).weight.clone());
             let fused = batch_norm && recipe.quantize.fusion != Fusion::None;
-            let gains = match model.gain(number) {
+            let gains = match model.gain(id) {
                 Some(gain) if fused => to_host(gain),
                 _ => vec![1.0; shape.filters()],
             };
@@ -75,7 +73,7 @@ fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, read: &[Vec<boo
             } else {
                 vec![layer_scale]
             };
-            scales.push((number, found));
+            scales.push((id, found));
         }
     }
     scales
@@ -94,7 +92,7 @@ fn read_channels(model: &Model) -> Vec<Vec<bool>> {
             (0..).zip(&mut read[source]).for_each(|(channel, read)| *read |= reads(channel));
         };
         for conv in model.graph.node_convs(index).into_iter().flatten() {
-            let weights = to_host(model.params.conv(conv.number).weight.clone());
+            let weights = to_host(model.params.conv(conv.id).weight.clone());
             let (taps, depth) = (conv.shape.taps(), conv.shape.depth());
             let mut used = vec![false; conv.shape.channels()];
             for (place, _) in weights.iter().enumerate().filter(|(_, weight)| **weight != 0.0) {
@@ -121,13 +119,13 @@ fn read_channels(model: &Model) -> Vec<Vec<bool>> {
 
 /// Gives the batch norms of these convolutions the statistics of training images: those of `recipe.calibration_images`, in batches that each
 /// norm itself as a network without running statistics does.
-pub(super) fn measure_statistics(model: &mut Model, convs: &[u32], recipe: &Recipe, train: &Split) {
+pub(super) fn measure_statistics(model: &mut Model, convs: &[ConvId], recipe: &Recipe, train: &Split) {
     if convs.is_empty() {
         return;
     }
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
     let share = 1.0 / batches.len() as f64;
-    let mut sums: BTreeMap<u32, [Tensor<1>; 2]> = BTreeMap::new();
+    let mut sums: BTreeMap<ConvId, [Tensor<1>; 2]> = BTreeMap::new();
     for batch in batches {
         let output = model.forward(model.images(&batch.images), Mode::Measuring { convs });
         for Statistics { conv, mean, variance, count } in output.statistics {
@@ -149,7 +147,7 @@ pub(super) fn measure_statistics(model: &mut Model, convs: &[u32], recipe: &Reci
 
 /// Gives batch norms that change nothing, since their factor is 1 and their mean 0, the statistics of training images, and with them factors and offsets
 /// with which they still change nothing. Each is measured while the others are as they were.
-pub(super) fn measure_folded(model: &mut Model, convs: &[u32], recipe: &Recipe, train: &Split) {
+pub(super) fn measure_folded(model: &mut Model, convs: &[ConvId], recipe: &Recipe, train: &Split) {
     let before = model.clone();
     for &conv in convs {
         let mut measured = before.clone();

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::forward::{Chip, ChipBias, Mode, Output, Pass, Statistics, gain};
 use super::tensors::{to_device, to_host};
 use crate::integer::{BitPlan, Fusion, ImageScale};
-use crate::network::{Array, BatchNorm, Graph, Norm, Params};
+use crate::network::{Array, BatchNorm, ConvId, Graph, Norm, Params};
 use crate::quantize::{Lsq, Quantizer};
 
 /// Share of the batch in the running statistics, as PyTorch's default.
@@ -74,13 +74,13 @@ impl Model {
     }
 
     /// What a convolution's batch norm multiplies each filter by, with its running statistics; none where it has a bias instead.
-    pub fn gain(&self, conv: u32) -> Option<Tensor<1>> {
+    pub fn gain(&self, conv: ConvId) -> Option<Tensor<1>> {
         let norm = self.params.conv(conv).batch_norm()?;
         Some(gain(norm.gamma.clone(), norm.variance.clone(), norm.epsilon))
     }
 
     /// A convolution's weights folded with its running statistics, flat.
-    pub fn folded_weight(&self, conv: u32) -> Tensor<1> {
+    pub fn folded_weight(&self, conv: ConvId) -> Tensor<1> {
         let weight = self.params.conv(conv).weight.clone();
         let Some(gain) = self.gain(conv) else { return weight };
         let filters = gain.dims()[0];
@@ -92,9 +92,9 @@ impl Model {
     /// folded already stays as it is, to the last bit.
     pub fn fold_batch_norms(&mut self) {
         for conv in self.graph.convs() {
-            let Some(gains) = self.gain(conv.number).map(to_host) else { continue };
+            let Some(gains) = self.gain(conv.id).map(to_host) else { continue };
             let device = self.device.clone();
-            let params = self.params.conv_mut(conv.number);
+            let params = self.params.conv_mut(conv.id);
             let Some(BatchNorm { beta, mean, epsilon, .. }) = params.batch_norm() else { continue };
             let epsilon = *epsilon;
             let [weight, beta, mean] = [&params.weight, beta, mean].map(|tensor| to_host(tensor.clone()));
@@ -175,8 +175,7 @@ mod tests {
         let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
         let mut params = resnet20(&graph, 3);
         for conv in graph.convs() {
-            let Norm::Batch(BatchNorm { gamma, beta, mean, variance, .. }) = &mut params.conv_mut(conv.number).norm
-            else {
+            let Norm::Batch(BatchNorm { gamma, beta, mean, variance, .. }) = &mut params.conv_mut(conv.id).norm else {
                 continue;
             };
             for (array, shift) in [(gamma, 0.5), (beta, -0.2), (mean, -0.4), (variance, 0.3)] {
@@ -265,8 +264,10 @@ mod tests {
             };
             let network = fold(&graph, &model.params_on_host(), &options).unwrap();
             let evaluated = FakeQuant::on_chip(&network, &hardware, &model.device).unwrap().logits(images);
-            let [weights, mean] =
-                [model.params.conv(14).weight_scale.clone().unwrap(), model.params.output_scale(6).unwrap().clone()];
+            let [weights, mean] = [
+                model.params.conv(ConvId::Own(7)).weight_scale.clone().unwrap(),
+                model.params.output_scale(6).unwrap().clone(),
+            ];
             let unit = to_host(weights * mean)[0];
             let evaluated: Vec<f32> = evaluated.iter().map(|logit| *logit as f32 * unit).collect();
             let largest = evaluated.iter().fold(0.0f32, |largest, logit| largest.max(logit.abs()));

@@ -105,7 +105,7 @@ mod tests {
     use super::super::model::Model;
     use super::super::recipe::{PhaseKind, Recipe};
     use super::*;
-    use crate::network::{BatchNorm, Graph, Norm, ParamId, Weights, zoo};
+    use crate::network::{BatchNorm, ConvId, Graph, Norm, ParamId, Weights, zoo};
 
     fn resnet20() -> Model {
         let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn each_kind_of_parameter_follows_its_rule() {
         let mut params = resnet20().params;
-        params.conv_mut(0).weight_scale = Some(Tensor::from_floats([0.5], &Device::flex()));
+        params.conv_mut(ConvId::Own(0)).weight_scale = Some(Tensor::from_floats([0.5], &Device::flex()));
         let before: Vec<(ParamId, Vec<f32>)> =
             params.iter().map(|(id, tensor)| (id, to_host(tensor.clone()))).collect();
         let phase =
@@ -163,11 +163,17 @@ mod tests {
         let device = Device::flex().autodiff();
         let leaves = resnet20().params.map(|id, tensor| match id {
             // The gradient of the sum of squares is twice the value.
-            ParamId { conv: 0, role: Role::Gamma } => Tensor::<1>::from_floats([1.5, 0.0], &device).require_grad(),
-            ParamId { conv: 0, role: Role::Beta } => Tensor::<1>::from_floats([2.0], &device).require_grad(),
+            ParamId { conv: ConvId::Own(0), role: Role::Gamma } => {
+                Tensor::<1>::from_floats([1.5, 0.0], &device).require_grad()
+            }
+            ParamId { conv: ConvId::Own(0), role: Role::Beta } => {
+                Tensor::<1>::from_floats([2.0], &device).require_grad()
+            }
             _ => Tensor::from_inner(tensor),
         });
-        let Norm::Batch(BatchNorm { gamma, beta, .. }) = &leaves.conv(0).norm else { panic!("a batch norm") };
+        let Norm::Batch(BatchNorm { gamma, beta, .. }) = &leaves.conv(ConvId::Own(0)).norm else {
+            panic!("a batch norm")
+        };
         let gradients = (gamma.clone().square().sum() + beta.clone().square().sum()).backward();
         assert_eq!(clip_factor(&leaves, &gradients, 10.0), None);
         assert!((clip_factor(&leaves, &gradients, 1.0).unwrap() - 0.2).abs() < 1e-6);
@@ -179,7 +185,7 @@ mod tests {
         let model = resnet20();
         let constant = |value: f64| model.params.as_ref().map(|_, tensor| tensor.zeros_like() + value);
         let mut average = Average { params: constant(0.0) };
-        let now = |average: &Average| f64::from(to_host(average.params.conv(0).weight.clone())[0]);
+        let now = |average: &Average| f64::from(to_host(average.params.conv(ConvId::Own(0)).weight.clone())[0]);
         average.update(&constant(1.0), 0.99, 7);
         assert_eq!(now(&average), 0.0);
         average.update(&constant(1.0), 0.99, 8);

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::groups::GroupGrid;
 use crate::hardware::{Hardware, Ledger, Resource};
 use crate::integer::{IntegerNetwork, outline};
-use crate::network::{Graph, Params};
+use crate::network::{ConvId, Graph, Params};
 use crate::prune::{ABSENT, Lasso, fit_budget, keep_best};
 
 /// Share of a phase that only observes each group's saliency, before the first one is pruned.
@@ -24,7 +24,7 @@ const PRUNED: f32 = -1.0;
 /// The groups of a convolution.
 struct ConvGroups {
     /// Number of the convolution.
-    conv: u32,
+    conv: ConvId,
     name: String,
     grid: GroupGrid,
     lasso: Lasso,
@@ -145,7 +145,7 @@ impl Pruner {
         let convs = graph.convs().map(|conv| {
             let grid = GroupGrid::new(hardware.group, &conv.shape);
             let lasso = Lasso::new(grid, device);
-            ConvGroups { conv: conv.number, name: conv.name, grid, lasso, saliency: None, mask: None }
+            ConvGroups { conv: conv.id, name: conv.name, grid, lasso, saliency: None, mask: None }
         });
         Ok(Self {
             convs: convs.collect(),
@@ -213,7 +213,7 @@ impl Pruner {
     }
 
     /// Adds each group's saliency in this step; `gradient` gives that of a convolution's weights.
-    pub fn observe(&mut self, params: &Params<Tensor<1>>, gradient: impl Fn(u32) -> Option<Tensor<1>>) {
+    pub fn observe(&mut self, params: &Params<Tensor<1>>, gradient: impl Fn(ConvId) -> Option<Tensor<1>>) {
         for ConvGroups { conv, lasso, saliency, .. } in &mut self.convs {
             let Some(gradient) = gradient(*conv) else { continue };
             let observed = lasso.effects(params.conv(*conv).weight.clone(), gradient);
@@ -276,7 +276,7 @@ impl Pruner {
         }
     }
 
-    fn masks(&self) -> impl Iterator<Item = (u32, Tensor<1>)> {
+    fn masks(&self) -> impl Iterator<Item = (ConvId, Tensor<1>)> {
         self.convs.iter().filter_map(|conv| Some((conv.conv, conv.mask.as_ref()?.weights.clone())))
     }
 
@@ -330,11 +330,11 @@ fn keep_fewer(scores: &[Vec<f32>], wanted: f64) -> Vec<Vec<bool>> {
     keep_best(scores, wanted.max(masked as f64 / total as f64))
 }
 
-fn multiply(params: &mut Params<Tensor<1>>, conv: u32, factors: Tensor<1>) {
+fn multiply(params: &mut Params<Tensor<1>>, conv: ConvId, factors: Tensor<1>) {
     params.conv_mut(conv).weight.inplace(|weight| weight * factors);
 }
 
-fn multiply_momentum(optimizer: &mut Sgd, conv: u32, factors: Tensor<1>) {
+fn multiply_momentum(optimizer: &mut Sgd, conv: ConvId, factors: Tensor<1>) {
     if let Some(momentum) = &mut optimizer.momentum.conv_mut(conv).weight {
         momentum.inplace(|momentum| momentum * factors);
     }

@@ -13,7 +13,7 @@ use crate::groups::GroupShape;
 use crate::hardware::chip::{ConversionNumbers, Hardware};
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::IntegerConv;
-use crate::network::ConvShape;
+use crate::network::{ConvId, ConvShape};
 use crate::simd::{Inputs, LANES, NARROW_LIMIT, OCTET, Weights};
 
 /// A convolution on the arrays.
@@ -81,12 +81,12 @@ pub(super) struct Bounds {
 }
 
 impl ArrayConv {
-    /// Loads a convolution's weights; `layer` is the number that its noise and stuck cells follow from.
+    /// Loads a convolution's weights; its noise and stuck cells follow from `id`.
     ///
     /// # Errors
     /// Sums that can pass 32 bits behind a lossy converter, more accesses than noise can tell apart.
     pub(super) fn new(
-        layer: u32,
+        id: ConvId,
         mapping: &ConvMapping,
         conv: &IntegerConv,
         padding_values: Vec<u8>,
@@ -97,7 +97,7 @@ impl ArrayConv {
         let largest_input = (1 << conv.input_bits.min(hardware.input_bits_per_cycle)) - 1;
         let rows = mapping.sections * hardware.group.channels;
         let noise = hardware.noise.as_ref();
-        let conversion_noise = noise.and_then(|noise| ConversionNoise::new(noise, hardware.converter, layer));
+        let conversion_noise = noise.and_then(|noise| ConversionNoise::new(noise, hardware.converter, id));
         let bit_by_bit = hardware.weight_slice_bits == 1 && hardware.input_bits_per_cycle == 1;
         let counted = match bit_by_bit && conversion_noise.is_none() {
             true => CountConversion::new(&slices, rows),
@@ -135,7 +135,7 @@ impl ArrayConv {
             sets: Vec::new(),
         };
         let weights = match noise.filter(|noise| noise.has_stuck_cells()) {
-            Some(noise) => Cow::from(stuck_weights(noise, &conv.weights, mapping.precision.weight_bits, layer)),
+            Some(noise) => Cow::from(stuck_weights(noise, &conv.weights, mapping.precision.weight_bits, id)),
             None => Cow::from(&conv.weights),
         };
         let load = |set| array.load(mapping, set, &weights, largest_input, hardware.weight_slice_bits);
@@ -324,7 +324,7 @@ pub(super) mod tests {
         };
         let conv = IntegerConv { input_bits: 8, weight_bits: 8, weights, bias: vec![0; 10] };
         let mapping = ConvMapping::new("conv", shape, &conv, hardware)?;
-        let array = ArrayConv::new(0, &mapping, &conv, vec![0; channels], hardware)?;
+        let array = ArrayConv::new(ConvId::Own(0), &mapping, &conv, vec![0; channels], hardware)?;
         Ok((mapping, array))
     }
 

@@ -456,7 +456,7 @@ impl Plan<'_> {
     fn conv(&self, conv: &Conv, integer: &IntegerConv) -> Result<ArrayConv> {
         let mapping = ConvMapping::new(&conv.name, conv.shape, integer, self.hardware)?;
         let padding_values = self.network.padding_values(conv.source, integer.input_bits);
-        ArrayConv::new(conv.number, &mapping, integer, padding_values, self.hardware)
+        ArrayConv::new(conv.id, &mapping, integer, padding_values, self.hardware)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::random::{Key, LARGEST, normals, threefry, threefry_lanes};
 use crate::hardware::chip::{Converter, Noise};
+use crate::network::ConvId;
 use crate::simd::LANES;
 
 /// Streams of a seed.
@@ -19,13 +20,13 @@ pub(crate) struct ConversionNoise {
 }
 
 impl ConversionNoise {
-    /// The noise of a layer, `None` if there is none.
-    pub(crate) fn new(noise: &Noise, converter: Converter, layer: u32) -> Option<Self> {
+    /// The noise of a convolution, `None` if there is none.
+    pub(crate) fn new(noise: &Noise, converter: Converter, conv: ConvId) -> Option<Self> {
         let step = converter.code();
         // A code is floor((sum + noise + step / 2) / step). For whole sums and an odd step this is
         // floor((sum + round(noise) + (step - 1) / 2) / step), for an even one floor((sum + round(noise - 1/2) + step / 2) / step).
         let offset = if step % 2 == 1 { 0.0 } else { -0.5 };
-        let key = threefry(seed_key(noise.seed), [CONVERSIONS, layer]);
+        let key = threefry(seed_key(noise.seed), [CONVERSIONS, conv.number()]);
         (noise.sigma > 0.0).then_some(Self { key, sigma: (noise.sigma * f64::from(step)) as f32, offset })
     }
 
@@ -69,8 +70,8 @@ pub(super) const STREAM_CONVERSIONS: usize = u32::MAX as usize / LANES;
 /// Weights of a convolution as the cells hold them: `bits` cells each, some of which are stuck.
 ///
 /// `weights` in `[filters, channels, taps]` order; each weight of a layer has cells of its own.
-pub(crate) fn stuck_weights(noise: &Noise, weights: &[i8], bits: u8, layer: u32) -> Vec<i8> {
-    let key = threefry(seed_key(noise.seed), [CELLS, layer]);
+pub(crate) fn stuck_weights(noise: &Noise, weights: &[i8], bits: u8, conv: ConvId) -> Vec<i8> {
+    let key = threefry(seed_key(noise.seed), [CELLS, conv.number()]);
     // Of the 2^32 numbers, the lowest stand for a cell stuck at zero, the next ones for one stuck at one.
     let numbers = |share: f64| (share * 2f64.powi(32)).round() as u64;
     let (zero, stuck) = (numbers(noise.stuck_at_zero), numbers(noise.stuck_at_zero + noise.stuck_at_one));
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn every_instruction_set_draws_the_same_noise() {
         let noise = Noise { sigma: 37.3, ..Noise::default() };
-        let noise = ConversionNoise::new(&noise, Converter::Ideal, 3).unwrap();
+        let noise = ConversionNoise::new(&noise, Converter::Ideal, ConvId::Projection(1)).unwrap();
         let portable = (0..2000).map(|number| noise.pair([5, 6], 7, number)).collect::<Vec<_>>();
         for (isa, drawn) in on_each_isa(|| dispatch_integers(Draw(noise))) {
             assert_eq!(drawn, portable, "{isa:?}");
@@ -134,7 +135,7 @@ mod tests {
     fn rounding_the_noise_changes_no_code() {
         for step in 1..=5 {
             let noise = Noise { sigma: 1.7, ..Noise::default() };
-            let noise = ConversionNoise::new(&noise, Converter::Bits { bits: 8, step }, 0).unwrap();
+            let noise = ConversionNoise::new(&noise, Converter::Bits { bits: 8, step }, ConvId::Own(0)).unwrap();
             for number in 0..50 {
                 let exact = normals(threefry_lanes::<LANES>([1, 1], 0, number * LANES as u32))[0];
                 let rounded = noise.pair([1, 1], 0, number)[0];
@@ -154,19 +155,22 @@ mod tests {
     fn cells_stick_as_often_as_they_should() {
         let noise = Noise { stuck_at_zero: 0.01, stuck_at_one: 0.03, ..Noise::default() };
         let cells = |weight: i8, bits: u8| {
-            let weights = stuck_weights(&noise, &vec![weight; 100_000], bits, 4);
+            let weights = stuck_weights(&noise, &vec![weight; 100_000], bits, ConvId::Own(2));
             weights.iter().map(|found| (found ^ weight).count_ones()).sum::<u32>()
         };
         // 8 cells of 100,000 weights; the standard deviation is 89 and 152.
         assert!((8000u32).abs_diff(cells(-1, 8)) < 360);
         assert!((24_000u32).abs_diff(cells(0, 8)) < 610);
         // With 4 cells the sign is the fourth one: it fills the byte's upper half.
-        let weights = stuck_weights(&Noise { stuck_at_one: 1.0, stuck_at_zero: 0.0, ..noise }, &[0, 5, -8], 4, 0);
+        let weights =
+            stuck_weights(&Noise { stuck_at_one: 1.0, stuck_at_zero: 0.0, ..noise }, &[0, 5, -8], 4, ConvId::Own(0));
         assert_eq!(weights, [-1; 3]);
         assert_eq!(
-            stuck_weights(&Noise { stuck_at_zero: 1.0, stuck_at_one: 0.0, ..noise }, &[7, -1, -8], 4, 0),
+            stuck_weights(&Noise { stuck_at_zero: 1.0, stuck_at_one: 0.0, ..noise }, &[7, -1, -8], 4, ConvId::Own(0)),
             [0; 3]
         );
-        assert_ne!(stuck_weights(&noise, &[0; 999], 8, 0), stuck_weights(&noise, &[0; 999], 8, 1));
+        let [own, projection] =
+            [ConvId::Own(0), ConvId::Projection(0)].map(|conv| stuck_weights(&noise, &[0; 999], 8, conv));
+        assert_ne!(own, projection);
     }
 }

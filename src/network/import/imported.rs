@@ -1,5 +1,6 @@
 //! What an import gives.
 
+use crate::network::ConvId;
 use crate::network::weights::Weights;
 
 /// Weights out of a checkpoint.
@@ -7,8 +8,8 @@ use crate::network::weights::Weights;
 pub struct Imported {
     /// The weights, under the network's names; random ones of layers that are trained anew.
     pub weights: Weights,
-    /// Numbers of the convolutions whose batch norms came without running statistics; theirs are a mean of 0 and a variance of 1.
-    pub without_statistics: Vec<u32>,
+    /// The convolutions whose batch norms came without running statistics; theirs are a mean of 0 and a variance of 1.
+    pub without_statistics: Vec<ConvId>,
     /// What a person should know: a prefix that was dropped, what was left aside. A line each.
     pub remarks: Vec<String>,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered};
 use crate::network::params::Role;
 use crate::network::weights::weight_shape;
-use crate::network::{Conv, Graph, Op};
+use crate::network::{Conv, ConvId, Graph};
 
 /// What a user says about a checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,16 +117,16 @@ impl<'m, 'a> Matcher<'m, 'a> {
     /// The modules of the convolutions' weights, how many of them have the layer's name, and convolutions that are left for modules that the
     /// user doesn't want.
     fn weights(&mut self, graph: &Graph, wanted: Vec<Conv>) -> Fit<(Found<'m, 'a>, usize, Vec<Conv>)> {
-        let mut found: BTreeMap<u32, &'m Module<'a>> = BTreeMap::new();
+        let mut found: BTreeMap<ConvId, &'m Module<'a>> = BTreeMap::new();
         for conv in &wanted {
             if let Some(module) = self.named(graph, conv)? {
                 self.take(module);
-                found.insert(conv.number, module);
+                found.insert(conv.id, module);
             }
         }
         let by_name = found.len();
         let modules = self.modules;
-        let mut left: Vec<&Conv> = wanted.iter().filter(|conv| !found.contains_key(&conv.number)).collect();
+        let mut left: Vec<&Conv> = wanted.iter().filter(|conv| !found.contains_key(&conv.id)).collect();
         let mut none_left = Vec::new();
         while let Some(first) = left.first() {
             let shape = weight_shape(&first.shape);
@@ -141,7 +141,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 self.check_order(&alike, &fitting)?;
                 // A checkpoint that counts its layers otherwise has some names in common with the network's.
                 let by_own_name = |conv: &&Conv| {
-                    found.contains_key(&conv.number)
+                    found.contains_key(&conv.id)
                         && weight_shape(&conv.shape) == shape
                         && !self.options.names.is_some_and(|names| names.contains_key(&conv.name))
                 };
@@ -152,12 +152,12 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 }
                 for (conv, module) in alike.into_iter().zip(fitting) {
                     self.take(module);
-                    found.insert(conv.number, module);
+                    found.insert(conv.id, module);
                 }
             }
             left = others;
         }
-        let found = wanted.iter().filter_map(|conv| Some((conv.clone(), *found.get(&conv.number)?))).collect();
+        let found = wanted.iter().filter_map(|conv| Some((conv.clone(), *found.get(&conv.id)?))).collect();
         Ok((found, by_name, none_left))
     }
 
@@ -334,10 +334,9 @@ impl<'m, 'a> Matcher<'m, 'a> {
 
 /// What checkpoints call a layer: as the network does, and a projection as the block's `shortcut` or `downsample`.
 fn layer_names(graph: &Graph, conv: &Conv) -> Vec<String> {
-    let node = &graph.nodes()[conv.number as usize / 2];
     let mut names = vec![conv.name.clone()];
-    if matches!(node.op, Op::Conv { .. }) && conv.name != node.name {
-        let block = node.name.rsplit_once('.').map_or(String::new(), |(block, _)| format!("{block}."));
+    if let ConvId::Projection(node) = conv.id {
+        let block = graph.nodes()[node].name.rsplit_once('.').map_or(String::new(), |(block, _)| format!("{block}."));
         names.extend(["shortcut", "downsample"].map(|name| format!("{block}{name}.0")));
     }
     names

@@ -59,11 +59,11 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     };
     for layer in layers {
         for (role, array) in read_layer(&arrays, layer)? {
-            weights.insert(ParamId { conv: layer.conv.number, role }.name(graph), array);
+            weights.insert(ParamId { conv: layer.conv.id, role }.name(graph), array);
         }
     }
     let lacks = |layer: &&Layer| layer.norm.is_some_and(|norm| norm.statistics.is_none());
-    let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.number).collect();
+    let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.id).collect();
     Ok(Imported { weights, without_statistics, remarks: remarks(&arrays, &set) })
 }
 

@@ -122,7 +122,7 @@ impl Layer<'_> {
 
     fn statistics(&self, found: Option<Moments>, images: usize) -> Option<Statistics> {
         let count = images * self.conv.shape.output.pixels();
-        found.map(|Moments { mean, variance }| Statistics { conv: self.conv.number, mean, variance, count })
+        found.map(|Moments { mean, variance }| Statistics { conv: self.conv.id, mean, variance, count })
     }
 
     /// A convolution whose weights are rounded, before or after its batch norm is folded into them.

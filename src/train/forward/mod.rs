@@ -26,7 +26,7 @@ pub(super) use self::fold::gain;
 pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
 use crate::engine::{PoolWindow, Shortcut, max_pool};
 use crate::integer::{ImageScale, Reads, zero_point};
-use crate::network::{Activation, Conv, Graph, Op, Params, Skip, Source, Window};
+use crate::network::{Activation, Conv, ConvId, Graph, Op, Params, Skip, Source, Window};
 use crate::quantize::{Quantizer, multiplier_errors, value_codes};
 
 /// A value in its stored forms.
@@ -80,11 +80,11 @@ impl Pass<'_> {
             let stored = match node.op {
                 Op::Conv { skip, activation, logits, .. } => {
                     let mut run = |conv: &Conv, plan: &ConvPlan, input, activation| {
-                        let (params, image_scale) = (self.params.conv(conv.number), self.image_scale);
+                        let (params, image_scale) = (self.params.conv(conv.id), self.image_scale);
                         let layer = Layer { conv, params, image_scale, quantizer: self.quantizer };
                         let output = convolve(&layer, plan, input, activation);
                         statistics.extend(output.statistics);
-                        corrections.extend(output.correction.map(|mean| (conv.number, mean)));
+                        corrections.extend(output.correction.map(|mean| (conv.id, mean)));
                         output.value
                     };
                     let plans = self.plans(index);
@@ -159,15 +159,15 @@ impl Pass<'_> {
     fn plans(&self, index: usize) -> NodePlans<'_> {
         let [own, projection] = self.graph.node_convs(index);
         let conv = own.expect("the node's own convolution");
-        let float = |conv: Conv, projection: Option<Conv>, plan: &dyn Fn(u32) -> ConvPlan<'static>| {
-            let projection = projection.map(|conv| (conv.clone(), plan(conv.number)));
-            NodePlans { plan: plan(conv.number), conv, projection, input_bits: None, skip_bits: None }
+        let float = |conv: Conv, projection: Option<Conv>, plan: &dyn Fn(ConvId) -> ConvPlan<'static>| {
+            let projection = projection.map(|conv| (conv.clone(), plan(conv.id)));
+            NodePlans { plan: plan(conv.id), conv, projection, input_bits: None, skip_bits: None }
         };
         let (plan, fusion, chip) = match self.mode {
             Mode::FloatTraining => return float(conv, projection, &|_| ConvPlan::BatchStatistics),
             Mode::Float => return float(conv, projection, &|_| ConvPlan::RunningStatistics),
             Mode::Measuring { convs } => {
-                let plan = |number| match convs.contains(&number) {
+                let plan = |id| match convs.contains(&id) {
                     true => ConvPlan::BatchStatistics,
                     false => ConvPlan::RunningStatistics,
                 };
@@ -177,7 +177,7 @@ impl Pass<'_> {
         };
         let bits = plan.nodes[index].conv().expect("the plan is of this graph");
         let unit = |conv: &Conv, bits| {
-            let scale = self.params.conv(conv.number).weight_scale.clone();
+            let scale = self.params.conv(conv.id).weight_scale.clone();
             scale.expect("a calibrated network") * self.scale(conv.source, bits)
         };
         let joined = projection.map(|conv| {

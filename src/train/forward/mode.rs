@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, Fusion};
+use crate::network::ConvId;
 
 /// Which forward pass.
 #[derive(Clone, Copy)]
@@ -12,8 +13,8 @@ pub(crate) enum Mode<'a> {
     FloatTraining,
     /// Float with the running statistics, folded.
     Float,
-    /// Float; the batch norms of these convolutions, by number, with the batch's statistics, the others with their running ones.
-    Measuring { convs: &'a [u32] },
+    /// Float; the batch norms of these convolutions with the batch's statistics, the others with their running ones.
+    Measuring { convs: &'a [ConvId] },
     /// Fake quantizers on weights and values; with a chip, its conversions too.
     Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<Chip<'a>> },
 }
@@ -38,8 +39,8 @@ pub(crate) enum ChipBias {
 
 /// Mean and biased variance of one batch norm's input.
 pub(crate) struct Statistics {
-    /// Number of the convolution.
-    pub conv: u32,
+    /// Its convolution.
+    pub conv: ConvId,
     pub mean: Tensor<1>,
     pub variance: Tensor<1>,
     /// Values that each of them comes from.
@@ -52,6 +53,6 @@ pub(crate) struct Output {
     pub logits: Tensor<2>,
     /// Of each batch norm that saw the batch.
     pub statistics: Vec<Statistics>,
-    /// For a chip with [`ChipBias::Removed`], what was taken from each convolution's filters, by its number.
-    pub corrections: Vec<(u32, Tensor<1>)>,
+    /// For a chip with [`ChipBias::Removed`], what was taken from each convolution's filters.
+    pub corrections: Vec<(ConvId, Tensor<1>)>,
 }

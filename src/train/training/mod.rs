@@ -32,7 +32,7 @@ use crate::data::{Dataset, EpochOrder};
 use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, FoldOptions, ImageScale, IntegerNetwork, fold};
-use crate::network::{Array, Graph, NetworkSpec, Params, Weights};
+use crate::network::{Array, ConvId, Graph, NetworkSpec, Params, Weights};
 use crate::observer::StopSignal;
 use crate::package::{Package, Predictions, Provenance};
 use crate::quantize::Quantizer;
@@ -139,8 +139,8 @@ impl Training {
         }
     }
 
-    /// The same with the statistics of these convolutions' batch norms, by number, measured on training images, where a checkpoint has none.
-    pub fn with_measured_statistics(mut self, convs: &[u32]) -> Self {
+    /// The same with the statistics of these convolutions' batch norms, measured on training images, where a checkpoint has none.
+    pub fn with_measured_statistics(mut self, convs: &[ConvId]) -> Self {
         measure_statistics(&mut self.model, convs, &self.recipe, &self.data.train);
         self
     }
@@ -148,7 +148,7 @@ impl Training {
     /// The same where all batch norms change nothing, as [`unfold`](crate::integer::unfold()) leaves them: they get the statistics of training images, and
     /// still change nothing.
     pub fn with_measured_norms(mut self) -> Self {
-        let convs: Vec<u32> = self.graph.convs().filter(|conv| conv.batch_norm).map(|conv| conv.number).collect();
+        let convs: Vec<ConvId> = self.graph.convs().filter(|conv| conv.batch_norm).map(|conv| conv.id).collect();
         measure_folded(&mut self.model, &convs, &self.recipe, &self.data.train);
         self
     }
