@@ -24,5 +24,5 @@ mod parallel;
 pub use conv::ConvOptions;
 pub use ops::{BlockOutput, Moments, Norm, Shortcut, conv_block};
 pub(crate) use ops::{
-    Clamp, Digits, PoolWindow, SgdOptions, digit_sums, exact_conv, fake_quantize, max_pool, moments, sgd_update,
+    Clamp, Digits, PoolOptions, SgdOptions, digit_sums, exact_conv, fake_quantize, max_pool, moments, sgd_update,
 };

@@ -32,4 +32,4 @@ pub use cost::{
     SetGroups, Snapshot, Used, evaluate,
 };
 pub use mapping::{ConvMapping, FilterSet, Placement};
-pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, Timeline, Window};
+pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, TimeSlot, Timeline};

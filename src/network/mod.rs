@@ -28,7 +28,7 @@ pub use onnx::OnnxNetwork;
 pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
 pub(crate) use shape::MAX_WEIGHTS;
-pub use shape::{ConvShape, MapShape};
+pub use shape::{ConvShape, MapShape, PoolShape};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 pub use weights::{Array, Weights};
 pub use window::{Border, Sides, Window};

@@ -42,6 +42,17 @@ impl MapShape {
     }
 }
 
+/// Geometry of a pooling layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolShape {
+    /// Input map.
+    pub input: MapShape,
+    /// Output map.
+    pub output: MapShape,
+    /// Its windows, which move over the input.
+    pub window: Window,
+}
+
 /// Geometry of a convolution; a linear layer has the whole input map as its kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvShape {

@@ -15,7 +15,7 @@ pub use block::{BlockOutput, Norm, Shortcut, conv_block};
 pub(crate) use fake::{Clamp, fake_quantize};
 pub use moments::Moments;
 pub(crate) use moments::moments;
-pub(crate) use pool::{PoolWindow, max_pool};
+pub(crate) use pool::{PoolOptions, max_pool};
 pub(crate) use popcount::{Digits, digit_sums};
 pub(crate) use sgd::{SgdOptions, sgd_update};
 
@@ -38,7 +38,7 @@ mod tests {
             let maps = fake_quantize(x.clone(), scale.clone(), Clamp { low: -7.0, high: 7.0 }, 0.1);
             let maps = maps.reshape([3, 5, 7, 19]);
             let Moments { mean, variance } = moments(maps.clone());
-            let pooled = max_pool(maps, PoolWindow { kernel: [2; 2], stride: [2; 2], padding: [[1; 2]; 2] });
+            let pooled = max_pool(maps, PoolOptions { kernel: [2; 2], stride: [2; 2], padding: [[1; 2]; 2] });
             let loss = (mean * variance).sum() + (pooled.clone() * pooled).sum();
             let grads = loss.clone().backward();
             let gradient = x.grad(&grads).unwrap();

@@ -13,17 +13,18 @@ use super::flex::{FlexTensor, flex_tensor, ours};
 use crate::engine::parallel::in_parts;
 use crate::simd::vectorized;
 
-/// Which pixels are pooled, the same both ways.
+/// How a pooling layer's windows move over the map. What has two sides is for rows first, then for columns.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PoolWindow {
-    /// Rows and columns.
+pub(crate) struct PoolOptions {
+    /// Height and width of a window.
     pub kernel: [usize; 2],
+    /// Pixels from one window to the next.
     pub stride: [usize; 2],
     /// `[[top, bottom], [left, right]]`.
     pub padding: [[usize; 2]; 2],
 }
 
-impl PoolWindow {
+impl PoolOptions {
     /// Burn's options for the same windows.
     fn burn_options(self) -> MaxPoolOptions<2> {
         let padding = self.padding.map(|[before, behind]| (before, behind));
@@ -32,7 +33,7 @@ impl PoolWindow {
 }
 
 /// Largest value of each window of `maps` `[batch, height, width, channels]`. The gradient goes to the first of equal ones.
-pub(crate) fn max_pool(maps: Tensor<4>, window: PoolWindow) -> Tensor<4> {
+pub(crate) fn max_pool(maps: Tensor<4>, window: PoolOptions) -> Tensor<4> {
     if ours(&maps) {
         return Tensor::from_dispatch(<Dispatch as PoolBackend>::max_pool_channels_last(maps.into_dispatch(), window));
     }
@@ -41,27 +42,27 @@ pub(crate) fn max_pool(maps: Tensor<4>, window: PoolWindow) -> Tensor<4> {
 
 #[backend_extension(Flex, Autodiff)]
 trait PoolBackend: Backend {
-    fn max_pool_channels_last(maps: FloatTensor<Self>, window: PoolWindow) -> FloatTensor<Self>;
+    fn max_pool_channels_last(maps: FloatTensor<Self>, window: PoolOptions) -> FloatTensor<Self>;
 }
 
 /// Geometry of one map.
 #[derive(Clone, Copy)]
 struct Pool {
-    window: PoolWindow,
+    window: PoolOptions,
     height: usize,
     width: usize,
     channels: usize,
 }
 
 impl Pool {
-    fn new(maps: &FlexTensor, window: PoolWindow) -> (usize, Self) {
+    fn new(maps: &FlexTensor, window: PoolOptions) -> (usize, Self) {
         let [batch, height, width, channels] = maps.shape().dims();
         (batch, Self { window, height, width, channels })
     }
 
     /// Rows or columns of the output.
     fn out(&self, side: usize) -> usize {
-        let PoolWindow { kernel, stride, padding } = self.window;
+        let PoolOptions { kernel, stride, padding } = self.window;
         let [before, behind] = padding[side];
         ([self.height, self.width][side] + before + behind - kernel[side]) / stride[side] + 1
     }
@@ -76,7 +77,7 @@ impl Pool {
 
     /// Offsets of the pixels in the window of an output pixel, row by row.
     fn pixels(self, pixel: usize) -> impl Iterator<Item = usize> {
-        let PoolWindow { kernel, stride, padding } = self.window;
+        let PoolOptions { kernel, stride, padding } = self.window;
         let reach = move |at: usize, side: usize, size: usize| {
             let (first, [before, _]) = (at * stride[side], padding[side]);
             first.saturating_sub(before)..(first + kernel[side]).saturating_sub(before).min(size)
@@ -124,7 +125,7 @@ vectorized! {
 }
 
 impl PoolBackend for Flex {
-    fn max_pool_channels_last(maps: FlexTensor, window: PoolWindow) -> FlexTensor {
+    fn max_pool_channels_last(maps: FlexTensor, window: PoolOptions) -> FlexTensor {
         let maps = maps.to_contiguous();
         let (batch, pool) = Pool::new(&maps, window);
         let values: &[f32] = maps.storage();
@@ -140,7 +141,7 @@ struct PoolBackward;
 
 impl Backward<Flex, 1> for PoolBackward {
     /// The maps, and what was made of them.
-    type State = (FlexTensor, FlexTensor, PoolWindow);
+    type State = (FlexTensor, FlexTensor, PoolOptions);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let (maps, out, window) = ops.state;
@@ -163,7 +164,7 @@ impl Backward<Flex, 1> for PoolBackward {
 }
 
 impl<C: CheckpointStrategy> PoolBackend for Autodiff<Flex, C> {
-    fn max_pool_channels_last(maps: FloatTensor<Self>, window: PoolWindow) -> FloatTensor<Self> {
+    fn max_pool_channels_last(maps: FloatTensor<Self>, window: PoolOptions) -> FloatTensor<Self> {
         let node = maps.node();
         let maps = maps.into_primitive();
         let out = Flex::max_pool_channels_last(maps.clone(), window);
@@ -191,7 +192,7 @@ mod tests {
         ) {
             let fits = |side: usize| size[side] + padding[side][0] + padding[side][1] >= kernel[side];
             prop_assume!((0..2).all(|side| padding[side].iter().all(|padding| *padding < kernel[side]) && fits(side)));
-            let window = PoolWindow { kernel, stride, padding };
+            let window = PoolOptions { kernel, stride, padding };
             let random = |device: &Device| {
                 let maps = Tensor::<4>::random([batch, size[0], size[1], channels], Distribution::Uniform(-4.0, 4.0), device);
                 // Equal values among them.

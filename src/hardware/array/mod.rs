@@ -11,6 +11,7 @@
 //! | `layout` | where inputs and weights lie in memory |
 //! | `adc` | weight slices and the converter of their partial sums |
 //! | `noise` | noise of the conversions, and stuck cells |
+//! | `pooling` | maxima and sums over windows, beside the array |
 //! | `partial_sums` | how partial sums are distributed, and what converters lose of them |
 //! | `random` | numbers that follow from where they are used |
 //!
@@ -25,6 +26,7 @@ mod layout;
 mod network;
 mod noise;
 mod partial_sums;
+mod pooling;
 mod random;
 mod run;
 

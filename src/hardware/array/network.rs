@@ -15,11 +15,12 @@ use rayon::prelude::*;
 use super::accesses::Counters;
 use super::conv::ArrayConv;
 use super::partial_sums::{Histogram, PartialSumsOfNetwork};
+use super::pooling::{max_pool, sum_pool};
 use crate::error::{Error, Result};
 use crate::hardware::chip::{Converter, Hardware};
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
-use crate::network::{Conv, MapShape, Op, Skip, Source, Window};
+use crate::network::{Conv, MapShape, Op, PoolShape, Skip, Source};
 use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers};
 
 /// An integer network mapped to a chip, ready to compute.
@@ -51,9 +52,7 @@ pub struct Execution {
 enum Step {
     Conv(Box<ConvStep>),
     MaxPool {
-        input: MapShape,
-        output: MapShape,
-        window: Window,
+        pool: PoolShape,
         /// Slots of each form, read and written.
         slots: Vec<(usize, usize)>,
     },
@@ -63,9 +62,7 @@ enum Step {
         forms: Vec<(Vec<(usize, usize)>, usize)>,
     },
     AvgPool {
-        input: MapShape,
-        output: MapShape,
-        window: Window,
+        pool: PoolShape,
         slot: usize,
         zero_point: i64,
         multiplier: i64,
@@ -267,10 +264,10 @@ impl MacroNetwork {
                         logits.iter_mut().zip(sums).for_each(|(logit, (sum, bias))| *logit = sum + bias);
                     }
                 }
-                Step::MaxPool { input, output, window, slots } => {
+                Step::MaxPool { pool, slots } => {
                     for &(from, to) in slots {
                         let mut pooled = std::mem::take(&mut values[to]);
-                        max_pool(&values[from], *input, &mut pooled, *output, *window);
+                        max_pool(&values[from], *pool, &mut pooled);
                         values[to] = pooled;
                     }
                 }
@@ -288,9 +285,9 @@ impl MacroNetwork {
                         values[*to] = joined;
                     }
                 }
-                Step::AvgPool { input, output, window, slot, zero_point, multiplier, forms } => {
-                    let sums = &mut scratch.row[..output.len()];
-                    sum_pool(&values[*slot], *zero_point, *input, sums, *output, *window);
+                Step::AvgPool { pool, slot, zero_point, multiplier, forms } => {
+                    let sums = &mut scratch.row[..pool.output.len()];
+                    sum_pool(&values[*slot], *zero_point, *pool, sums);
                     for (form, slot) in forms {
                         for (value, sum) in values[*slot].iter_mut().zip(&*sums) {
                             *value = form.apply(sum * multiplier);
@@ -335,7 +332,7 @@ impl Scratch {
     fn new(network: &MacroNetwork, counts: bool) -> Self {
         let rows = network.steps.iter().map(|step| match step {
             Step::Conv(step) => step.conv.shape.filters(),
-            Step::AvgPool { output, .. } => output.len(),
+            Step::AvgPool { pool, .. } => pool.output.len(),
             Step::MaxPool { .. } | Step::Concat { .. } => 0,
         });
         Self {
@@ -378,6 +375,7 @@ impl Plan<'_> {
             let slots = self.first_slots[index]..;
             output.forms.iter().copied().zip(slots).collect()
         };
+        let pool = |window| PoolShape { input: node.input, output: node.output, window };
         Ok(match (node.op, &self.network.layers[index]) {
             (Op::Conv { conv: shape, skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
                 let [own, projection] = self.network.graph.node_convs(index);
@@ -395,9 +393,7 @@ impl Plan<'_> {
                 }))
             }
             (Op::MaxPool { window }, IntegerLayer::MaxPool) => Step::MaxPool {
-                input: node.input,
-                output: node.output,
-                window,
+                pool: pool(window),
                 slots: (self.network.forms(node.source).iter())
                     .map(|bits| (self.slot(node.source, *bits), self.slot(Source::Node(index), *bits)))
                     .collect(),
@@ -412,9 +408,7 @@ impl Plan<'_> {
                     .collect(),
             },
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => Step::AvgPool {
-                input: node.input,
-                output: node.output,
-                window,
+                pool: pool(window),
                 slot: self.slot(node.source, *input_bits),
                 zero_point: self.zero_point(node.source, *input_bits),
                 multiplier: output.multiplier(0).into(),
@@ -505,36 +499,6 @@ impl IntegerKernel for Requantization<'_> {
                 for (stored, value) in output[pixel * channels..][..channels].iter_mut().zip(&*row) {
                     *stored = form.apply(*value);
                 }
-            }
-        }
-    }
-}
-
-/// Maximum over windows, `[pixel][channel]`; the border never wins.
-fn max_pool(input: &[u8], from: MapShape, output: &mut [u8], to: MapShape, window: Window) {
-    let Window { kernel, stride, padding: [[top, _], [left, _]] } = window;
-    output.fill(0);
-    for (pixel, largest) in output.chunks_exact_mut(to.channels).enumerate() {
-        let [y, x] = [pixel / to.width * stride[0], pixel % to.width * stride[1]];
-        for y in y.max(top)..(y + kernel[0]).min(from.height + top) {
-            for x in x.max(left)..(x + kernel[1]).min(from.width + left) {
-                let values = &input[((y - top) * from.width + x - left) * from.channels..][..from.channels];
-                largest.iter_mut().zip(values).for_each(|(largest, value)| *largest = (*largest).max(*value));
-            }
-        }
-    }
-}
-
-/// Sums over windows, code less zero point, `[pixel][channel]`; a border adds nothing.
-fn sum_pool(input: &[u8], zero_point: i64, from: MapShape, output: &mut [i64], to: MapShape, window: Window) {
-    let Window { kernel, stride, padding: [[top, _], [left, _]] } = window;
-    output.fill(0);
-    for (pixel, sums) in output.chunks_exact_mut(to.channels).enumerate() {
-        let [y, x] = [pixel / to.width * stride[0], pixel % to.width * stride[1]];
-        for y in y.max(top)..(y + kernel[0]).min(from.height + top) {
-            for x in x.max(left)..(x + kernel[1]).min(from.width + left) {
-                let values = &input[((y - top) * from.width + x - left) * from.channels..][..from.channels];
-                sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += i64::from(*value) - zero_point);
             }
         }
     }

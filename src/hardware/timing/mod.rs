@@ -12,7 +12,7 @@ mod program;
 mod simulator;
 mod timeline;
 
-pub use program::{Activity, After, Instruction, LayerProgram, Window};
+pub use program::{Activity, After, Instruction, LayerProgram, TimeSlot};
 pub(super) use program::{Loading, write_programs};
 pub(super) use simulator::Simulator;
 pub(super) use timeline::cycles_of_a_frame;

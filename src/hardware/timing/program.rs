@@ -2,7 +2,7 @@
 //!
 //! While a core computes, its time is cut into **beats**. In a beat each macro computes one output pixel with the tile that it holds.
 //! A beat is as long as the longest tile takes, and so long that the macros can use the core's read port one after the other, and
-//! its write port as well: each has a fixed window in the beat, so no two ever meet. The simulator says when beats
+//! its write port as well: each has a fixed slot of the beat, so no two ever meet. The simulator says when beats
 //! begin.
 
 use serde::Serialize;
@@ -41,9 +41,9 @@ pub enum Activity {
     MoveMaps,
 }
 
-/// Cycles of a beat.
+/// Cycles of a beat in which something is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Window {
+pub struct TimeSlot {
     /// First one, from the beginning of the beat in which the pixel's inputs are loaded; it may lie in a later beat.
     pub offset: u64,
     /// How many.
@@ -98,7 +98,7 @@ pub enum Instruction {
         /// By or for which macro.
         unit: usize,
         /// When in a beat.
-        window: Window,
+        slot: TimeSlot,
         /// How many beats.
         beats: u64,
         /// Length of a beat.
@@ -264,16 +264,16 @@ impl Beats {
                     let unit = unit_of(place);
                     let at = self.place(copy, round * core.tiles_per_round + place);
                     let compute = if tile.accesses > 0 { tile.compute_cycles(self.access, hardware) } else { 0 };
-                    let windows = [
+                    let slots = [
                         (Activity::LoadInputs, at.read, tile.read_cycles(hardware)),
                         (Activity::Compute, at.compute, compute),
                         (Activity::Accumulate, at.compute + 1, compute),
                         (Activity::WriteBack, at.write, tile.write_cycles(hardware)),
                     ];
-                    let used = windows.into_iter().filter(|(.., cycles)| *cycles > 0);
+                    let used = slots.into_iter().filter(|(.., cycles)| *cycles > 0);
                     steps.extend(used.map(|(activity, offset, cycles)| {
-                        let window = Window { offset, cycles };
-                        Instruction::Repeat { activity, unit, window, beats: frames * pixels, period }
+                        let slot = TimeSlot { offset, cycles };
+                        Instruction::Repeat { activity, unit, slot, beats: frames * pixels, period }
                     }));
                 }
             }

@@ -147,9 +147,9 @@ impl Core {
                 self.beat = joined + (ready - joined).next_multiple_of(period);
                 None
             }
-            Instruction::Repeat { activity, unit, window, beats, period } => {
-                let start = self.beat + window.offset;
-                let end = start + (beats - 1) * period + window.cycles;
+            Instruction::Repeat { activity, unit, slot, beats, period } => {
+                let start = self.beat + slot.offset;
+                let end = start + (beats - 1) * period + slot.cycles;
                 let of_unit = &mut units[unit];
                 of_unit.began = self.beat;
                 of_unit.beat = self.beat + beats * period;
@@ -157,7 +157,7 @@ impl Core {
                     of_unit.computed = end;
                 }
                 self.done = self.done.max(end);
-                Some(Stretch { unit: Some(unit), activity, start, cycles: window.cycles, times: beats, period })
+                Some(Stretch { unit: Some(unit), activity, start, cycles: slot.cycles, times: beats, period })
             }
             Instruction::Move { activity, cycles } => {
                 let through_next_level = activity == Activity::MoveMaps;

@@ -15,11 +15,11 @@ mod passes;
 use rayon::prelude::*;
 
 use self::conv::Convolution;
-use self::passes::{Skipped, Windows, add_products, join, max_pool, place, round, sum_pool};
+use self::passes::{Skipped, add_products, join, max_pool, place, round, sum_pool};
 use super::arithmetic::{Form, Requantize, multiplier};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
-use crate::network::{ConvShape, MapShape, Node, Op, Skip, Source};
+use crate::network::{ConvShape, MapShape, Node, Op, PoolShape, Skip, Source};
 
 /// A network that is ready to run.
 #[derive(Clone, Debug)]
@@ -39,14 +39,14 @@ enum Step<'a> {
     },
     MaxPool {
         source: usize,
-        windows: Windows,
+        pool: PoolShape,
     },
     /// For each form where what lies in it comes from.
     Concat(Vec<Vec<Part>>),
     AvgPool {
         value: Value,
         zero_point: u8,
-        windows: Windows,
+        pool: PoolShape,
         output: &'a Requantize,
     },
 }
@@ -148,12 +148,12 @@ impl<'a> Reference<'a> {
                     }
                     requantize(&scratch.sums, &output.forms, &mut forms);
                 }
-                Step::MaxPool { source, windows } => {
+                Step::MaxPool { source, pool } => {
                     let inputs = &scratch.values[*source];
                     forms.resize(inputs.len(), Vec::new());
                     for (form, values) in forms.iter_mut().zip(inputs) {
                         form.resize(node.output.len(), 0);
-                        max_pool(values, *windows, form);
+                        max_pool(values, *pool, form);
                     }
                 }
                 Step::Concat(parts) => {
@@ -167,11 +167,11 @@ impl<'a> Reference<'a> {
                         }
                     }
                 }
-                Step::AvgPool { value, zero_point, windows, output } => {
+                Step::AvgPool { value, zero_point, pool, output } => {
                     let mut sums = std::mem::take(&mut scratch.sums);
                     sums.resize(node.output.len(), 0);
                     let multiplier = output.multiplier(0).into();
-                    sum_pool(scratch.value(*value), (*zero_point).into(), *windows, multiplier, &mut sums);
+                    sum_pool(scratch.value(*value), (*zero_point).into(), *pool, multiplier, &mut sums);
                     requantize(&sums, &output.forms, &mut forms);
                     scratch.sums = sums;
                 }
@@ -203,7 +203,7 @@ impl<'a> Step<'a> {
                     Source::Node(index) => index,
                     Source::Image => return None,
                 },
-                windows: Windows { input, output, window },
+                pool: PoolShape { input, output, window },
             },
             (Op::Concat, IntegerLayer::Concat) => {
                 let part = |source: Source, bits: u8| {
@@ -216,7 +216,7 @@ impl<'a> Step<'a> {
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output: requantize }) => Self::AvgPool {
                 value: Value::new(network, node.source, *input_bits)?,
                 zero_point: zero_point(network, node.source, *input_bits),
-                windows: Windows { input, output, window },
+                pool: PoolShape { input, output, window },
                 output: requantize,
             },
             (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => return None,

@@ -1,16 +1,8 @@
 //! What is done with each value of a map `[height][width][channels]`, compiled for each instruction set.
 
 use crate::integer::Form;
-use crate::network::{MapShape, Window};
+use crate::network::{MapShape, PoolShape, Window};
 use crate::simd::vectorized;
-
-/// Windows of a map and where they lie.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Windows {
-    pub input: MapShape,
-    pub output: MapShape,
-    pub window: Window,
-}
 
 /// Where a residual value lies in a sum.
 #[derive(Clone, Copy, Debug)]
@@ -24,22 +16,20 @@ pub(super) struct Skipped {
     pub zero_point: i64,
 }
 
-impl Windows {
-    /// For each output pixel the input pixels of its window that lie within the map.
-    #[inline(always)]
-    fn pixels(self) -> impl Iterator<Item = impl Iterator<Item = usize>> {
-        let Self { input, output, window: Window { kernel, stride, padding } } = self;
-        let span = move |position: usize, side: usize, size: usize| {
-            let first = position * stride[side];
-            let [before, _] = padding[side];
-            first.saturating_sub(before)..(first + kernel[side]).saturating_sub(before).min(size)
-        };
-        let outputs = (0..output.height).flat_map(move |y| (0..output.width).map(move |x| (y, x)));
-        outputs.map(move |(y, x)| {
-            let columns = span(x, 1, input.width);
-            span(y, 0, input.height).flat_map(move |y| columns.clone().map(move |x| y * input.width + x))
-        })
-    }
+/// For each output pixel the input pixels of its window that lie within the map.
+#[inline(always)]
+fn windows(pool: PoolShape) -> impl Iterator<Item = impl Iterator<Item = usize>> {
+    let PoolShape { input, output, window: Window { kernel, stride, padding } } = pool;
+    let span = move |position: usize, side: usize, size: usize| {
+        let first = position * stride[side];
+        let [before, _] = padding[side];
+        first.saturating_sub(before)..(first + kernel[side]).saturating_sub(before).min(size)
+    };
+    let outputs = (0..output.height).flat_map(move |y| (0..output.width).map(move |x| (y, x)));
+    outputs.map(move |(y, x)| {
+        let columns = span(x, 1, input.width);
+        span(y, 0, input.height).flat_map(move |y| columns.clone().map(move |x| y * input.width + x))
+    })
 }
 
 vectorized! {
@@ -75,10 +65,10 @@ vectorized! {
     }
 
     /// Largest code of each window; the border never wins, since codes are not negative.
-    pub(super) fn max_pool(values: &[u8], windows: Windows, output: &mut [u8]) {
-        let channels = windows.input.channels;
+    pub(super) fn max_pool(values: &[u8], pool: PoolShape, output: &mut [u8]) {
+        let channels = pool.input.channels;
         output.fill(0);
-        for (output, window) in output.chunks_exact_mut(channels).zip(windows.pixels()) {
+        for (output, window) in output.chunks_exact_mut(channels).zip(windows(pool)) {
             for pixel in window {
                 for (largest, &value) in output.iter_mut().zip(&values[pixel * channels..][..channels]) {
                     *largest = value.max(*largest);
@@ -95,10 +85,10 @@ vectorized! {
     }
 
     /// Sum of each window, code less zero point, times a multiplier.
-    pub(super) fn sum_pool(values: &[u8], zero_point: i64, windows: Windows, multiplier: i64, sums: &mut [i64]) {
-        let channels = windows.input.channels;
+    pub(super) fn sum_pool(values: &[u8], zero_point: i64, pool: PoolShape, multiplier: i64, sums: &mut [i64]) {
+        let channels = pool.input.channels;
         sums.fill(0);
-        for (sums, window) in sums.chunks_exact_mut(channels).zip(windows.pixels()) {
+        for (sums, window) in sums.chunks_exact_mut(channels).zip(windows(pool)) {
             for pixel in window {
                 for (sum, &value) in sums.iter_mut().zip(&values[pixel * channels..][..channels]) {
                     *sum += i64::from(value) - zero_point;

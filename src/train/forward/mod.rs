@@ -24,7 +24,7 @@ use self::chip::ConvBits;
 use self::conv::{ConvInput, ConvPlan, Layer, Quantized, Rounding, convolve};
 pub(super) use self::fold::gain;
 pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
-use crate::engine::{PoolWindow, Shortcut, max_pool};
+use crate::engine::{PoolOptions, Shortcut, max_pool};
 use crate::integer::{ImageScale, Reads, zero_point};
 use crate::network::{Activation, Conv, ConvId, Graph, Op, Params, Skip, Source, Window};
 use crate::quantize::{Quantizer, multiplier_errors, value_codes};
@@ -120,7 +120,7 @@ impl Pass<'_> {
                 }
                 Op::MaxPool { window: Window { kernel, stride, padding } } => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
-                    values[source].map(|value| max_pool(value, PoolWindow { kernel, stride, padding }))
+                    values[source].map(|value| max_pool(value, PoolOptions { kernel, stride, padding }))
                 }
                 Op::Concat => {
                     let join = |bits| Tensor::cat(node.sources().map(|source| read(source, bits)).collect(), 3);
