@@ -216,6 +216,21 @@ pub struct Memory {
     pub index_bits_per_cycle: u64,
 }
 
+/// Bits of a KiB.
+const KIB_BITS: u64 = 8 * 1024;
+
+impl Memory {
+    /// Bits of the weight SRAM of a core.
+    pub(crate) fn weight_sram_bits(&self) -> u64 {
+        self.weight_sram_kib * KIB_BITS
+    }
+
+    /// Bits of the feature-map SRAM.
+    pub(crate) fn feature_sram_bits(&self) -> u64 {
+        self.feature_sram_kib * KIB_BITS
+    }
+}
+
 /// Energy constants.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

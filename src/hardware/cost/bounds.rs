@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::loaded::Loaded;
 use crate::hardware::chip::Hardware;
 use crate::hardware::mapping::{CoreWork, LayerWork};
 use crate::hardware::timing::Loading;
@@ -21,20 +22,14 @@ pub struct BitsMoved {
 
 impl BitsMoved {
     pub(super) fn of(work: &LayerWork, hardware: &Hardware, loading: Loading) -> Self {
-        let frames = hardware.frames_per_load as u64;
-        let sum = |bits: fn(&CoreWork) -> u64| work.cores.iter().map(bits).sum::<u64>().div_ceil(frames);
-        let (cells, packed, fetched) = match loading {
-            Loading::Never => (0, 0, 0),
-            Loading::WeightSram => (sum(CoreWork::cell_bits), sum(CoreWork::packed_bits), 0),
-            Loading::NextLevel => (sum(CoreWork::cell_bits), sum(CoreWork::packed_bits), sum(CoreWork::stored_bits)),
-        };
-        let maps: u64 = work.cores.iter().map(|core| core.traffic().read + core.traffic().written).sum();
-        let maps_beyond = 2 * work.spilled_bits + work.layer.image_bits;
+        let of_frame = |bits: u64| bits.div_ceil(hardware.frames_per_load as u64);
+        let Loaded { cells, packed, fetched, .. } = Loaded::of(work, loading);
+        let maps_beyond = work.next_level_map_bits();
         Self {
-            cells,
-            weight_sram: packed + fetched,
-            feature_sram: maps + maps_beyond,
-            next_level: fetched + maps_beyond,
+            cells: of_frame(cells),
+            weight_sram: of_frame(packed) + of_frame(fetched),
+            feature_sram: work.traffic().total() + maps_beyond,
+            next_level: of_frame(fetched) + maps_beyond,
         }
     }
 
@@ -93,7 +88,6 @@ impl Bounds {
     pub(super) fn of(work: &LayerWork, hardware: &Hardware, loading: Loading) -> Self {
         let memory = &hardware.memory;
         let frames = hardware.frames_per_load as u64;
-        let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
         let slowest = |cycles: &dyn Fn(&CoreWork) -> u64| work.cores.iter().map(cycles).max().unwrap_or(0);
         let load = |core: &CoreWork| {
             let write = core.cell_bits().div_ceil(memory.write_bits_per_cycle);
@@ -105,7 +99,7 @@ impl Bounds {
             Loading::WeightSram | Loading::NextLevel => slowest(cycles),
         };
         Self {
-            computing: (work.layer.accesses() * access).div_ceil(hardware.macros() as u64),
+            computing: work.layer.compute_cycles().div_ceil(hardware.macros() as u64),
             loading: loads(&load),
             read_port: slowest(&|core| core.traffic().read.div_ceil(memory.feature_read_bits_per_cycle)),
             write_port: slowest(&|core| core.traffic().written.div_ceil(memory.feature_write_bits_per_cycle)),

@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::loaded::Loaded;
 use crate::hardware::chip::{Energy, Hardware};
-use crate::hardware::mapping::{CoreWork, LayerWork, Traffic};
+use crate::hardware::mapping::LayerWork;
 use crate::hardware::timing::Loading;
 
 /// Bits of the counter that the index decoder steps for each bit of a code.
@@ -85,8 +86,8 @@ macro_rules! energy_terms {
                 Self { $($field: self.$field + other.$field),* }
             }
 
-            fn of_layer(layer: &Layer) -> Self {
-                $(let $field: fn(&Layer) -> f64 = $microjoules;)*
+            fn of_layer(layer: &PlacedLayer) -> Self {
+                $(let $field: fn(&PlacedLayer) -> f64 = $microjoules;)*
                 Self { $($field: $field(layer)),* }
             }
         }
@@ -100,16 +101,16 @@ energy_terms! {
         |layer| (layer.work.accumulation.adders * layer.constants().adder_pj_per_bit
             + layer.work.accumulation.registers * layer.constants().register_pj_per_bit) / 1e6;
     cell_writes, "cell_writes", Weights, "writing weights into the macros",
-        |layer| layer.loaded(CoreWork::cell_bits) * layer.constants().cell_write_pj_per_bit;
+        |layer| layer.of_frame(layer.loaded.cells) * layer.constants().cell_write_pj_per_bit;
     weight_buffer, "weight_buffer", Weights, "reading weights, indices and coefficients from the weight SRAMs",
-        |layer| (layer.loaded(CoreWork::packed_bits) + layer.fetched()) * layer.hardware.weight_sram_pj_per_bit();
+        |layer| (layer.of_frame(layer.loaded.packed) + layer.of_frame(layer.loaded.fetched)) * layer.hardware.weight_sram_pj_per_bit();
     feature_buffer, "feature_buffer", FeatureMaps, "reading and writing feature maps",
-        |layer| uj(layer.map_bits() + layer.next_level_map_bits(), layer.hardware.feature_sram_pj_per_bit());
+        |layer| uj(layer.work.traffic().total() + layer.work.next_level_map_bits(), layer.hardware.feature_sram_pj_per_bit());
     next_level, "next_level", NextLevel, "weights, spilled maps and the image, from and to the next memory level",
-        |layer| layer.fetched() * layer.constants().next_level_pj_per_bit
-            + uj(layer.next_level_map_bits(), layer.constants().next_level_pj_per_bit);
+        |layer| layer.of_frame(layer.loaded.fetched) * layer.constants().next_level_pj_per_bit
+            + uj(layer.work.next_level_map_bits(), layer.constants().next_level_pj_per_bit);
     index_decode, "index_decode", Digital, "decoding the index codes",
-        |layer| layer.loaded(CoreWork::index_bits) * INDEX_COUNTER_BITS as f64 * layer.constants().adder_pj_per_bit;
+        |layer| layer.of_frame(layer.loaded.index) * INDEX_COUNTER_BITS as f64 * layer.constants().adder_pj_per_bit;
     requantization, "requantization", Digital, "multiply, round and shift, residual sums, pooling",
         |layer| uj(layer.work.layer.logic.adders, layer.constants().adder_pj_per_bit)
             + uj(layer.work.layer.logic.gates, layer.constants().gate_pj);
@@ -147,7 +148,7 @@ pub(super) fn layer_energy(
     loading: Loading,
     macros: Macros,
 ) -> EnergyBreakdown {
-    EnergyBreakdown::of_layer(&Layer { work, cycles, hardware, loading, macros })
+    EnergyBreakdown::of_layer(&PlacedLayer { work, cycles, hardware, loaded: Loaded::of(work, loading), macros })
 }
 
 /// How many macros leak.
@@ -172,16 +173,16 @@ fn uj(count: u64, pj: f64) -> f64 {
 }
 
 /// A placed layer and its time: what the terms follow from.
-struct Layer<'a> {
+struct PlacedLayer<'a> {
     work: &'a LayerWork<'a>,
     /// For a frame.
     cycles: u64,
     hardware: &'a Hardware,
-    loading: Loading,
+    loaded: Loaded,
     macros: Macros,
 }
 
-impl Layer<'_> {
+impl PlacedLayer<'_> {
     fn constants(&self) -> &Energy {
         &self.hardware.energy
     }
@@ -191,34 +192,9 @@ impl Layer<'_> {
         self.work.layer.conv.as_ref().map_or(0.0, |conv| conv.precision.energy_pj)
     }
 
-    /// A frame's share of the bits that all cores load, in millions.
-    fn loaded(&self, bits: fn(&CoreWork) -> u64) -> f64 {
-        match self.loading {
-            Loading::Never => 0.0,
-            Loading::WeightSram | Loading::NextLevel => {
-                let bits: u64 = self.work.cores.iter().map(bits).sum();
-                bits as f64 / self.hardware.frames_per_load as f64 / 1e6
-            }
-        }
-    }
-
-    /// A frame's share of the weight bits that come from the next level, in millions; what copies in a core share comes once.
-    fn fetched(&self) -> f64 {
-        match self.loading {
-            Loading::Never | Loading::WeightSram => 0.0,
-            Loading::NextLevel => self.loaded(CoreWork::stored_bits),
-        }
-    }
-
-    /// Bits of maps that a frame reads from the feature-map SRAM and writes to it.
-    fn map_bits(&self) -> u64 {
-        let traffic: Traffic = self.work.cores.iter().map(CoreWork::traffic).sum();
-        traffic.read + traffic.written
-    }
-
-    /// Bits of maps that a frame moves from and to the next level.
-    fn next_level_map_bits(&self) -> u64 {
-        2 * self.work.spilled_bits + self.work.layer.image_bits
+    /// A frame's share of bits of a load, in millions.
+    fn of_frame(&self, bits: u64) -> f64 {
+        bits as f64 / self.hardware.frames_per_load as f64 / 1e6
     }
 
     /// Its time in nanoseconds.

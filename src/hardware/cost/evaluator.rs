@@ -11,15 +11,14 @@ use super::area::AreaBreakdown;
 use super::bounds::{BitsMoved, Bound, Bounds};
 use super::compression::Compression;
 use super::energy::{EnergyBreakdown, Macros, layer_energy};
+use super::loaded::Loaded;
 use super::mapper::{KnownParts, Mapped, map};
 use super::search::{Expense, Runner, next_best};
 use crate::error::{Allowed, ConfigError, Error, Result};
 use crate::files::to_json;
 use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::chip::{Geometry, Hardware, MacroShares, Mapping, Policy};
-use crate::hardware::mapping::{
-    ConvMapping, CoreWork, Layer, LayerWork, Placement, Sets, dense_sets, kept_sets, workload,
-};
+use crate::hardware::mapping::{ConvMapping, Layer, LayerWork, Placement, Sets, dense_sets, kept_sets, workload};
 use crate::hardware::timing::{LayerProgram, LayerTime, Loading, Timeline, cycles_of_a_frame};
 use crate::integer::IntegerNetwork;
 
@@ -239,10 +238,7 @@ impl KeptGroups {
 /// Refuses accesses of a load whose cycles, one after the other, don't fit 62 bits: other sums are smaller.
 fn check_cycles(layers: &[Layer], hardware: &Hardware) -> Result<()> {
     const LIMIT: u64 = 1 << 62;
-    let of_layer = |layer: &Layer| {
-        let cycles = layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
-        u128::from(layer.accesses()) * u128::from(cycles)
-    };
+    let of_layer = |layer: &Layer| u128::from(layer.accesses()) * u128::from(layer.access_cycles());
     let cycles = layers.iter().map(of_layer).sum::<u128>() * hardware.frames_per_load as u128;
     if cycles <= LIMIT.into() {
         return Ok(());
@@ -433,8 +429,7 @@ fn assert_bounds(works: &[Arc<LayerWork>], timeline: &Timeline, hardware: &Hardw
     let mut fetched = 0;
     for (work, time) in works.iter().zip(&timeline.layers) {
         let (name, cycles) = (&time.name, time.end - time.start);
-        let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
-        bound(name, cycles, (frames * work.layer.accesses() * access).div_ceil(hardware.macros() as u64));
+        bound(name, cycles, (frames * work.layer.compute_cycles()).div_ceil(hardware.macros() as u64));
         for (core, written) in work.cores.iter().zip(&mut written) {
             bound(name, cycles, (frames * core.traffic().read).div_ceil(memory.feature_read_bits_per_cycle));
             bound(name, cycles, (frames * core.traffic().written).div_ceil(memory.feature_write_bits_per_cycle));
@@ -444,10 +439,7 @@ fn assert_bounds(works: &[Arc<LayerWork>], timeline: &Timeline, hardware: &Hardw
                 bound(name, time.end, written.div_ceil(memory.write_bits_per_cycle));
             }
         }
-        fetched += frames * (2 * work.spilled_bits + work.layer.image_bits);
-        if loading == Loading::NextLevel {
-            fetched += work.cores.iter().map(CoreWork::stored_bits).sum::<u64>();
-        }
+        fetched += frames * work.next_level_map_bits() + Loaded::of(work, loading).fetched;
         bound(name, time.end, fetched.div_ceil(memory.next_level_bits_per_cycle));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! | module | from | to |
 //! |---|---|---|
+//! | `loaded` | a placed layer | the bits that a load of its weights moves |
 //! | `energy` | a placed layer, its cycles | [`EnergyBreakdown`] |
 //! | `area` | a chip | [`AreaBreakdown`] |
 //! | `bounds` | a placed layer | [`BitsMoved`]; [`Bounds`]: what keeps it from being faster |
@@ -18,6 +19,7 @@ mod compression;
 mod energy;
 mod evaluator;
 mod ledger;
+mod loaded;
 mod mapper;
 mod parts;
 mod search;

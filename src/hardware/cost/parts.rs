@@ -106,20 +106,19 @@ impl<'a> Least<'a> {
 
     /// Where they come from at best where not all of them stay loaded.
     fn reloading(&self, part: Part) -> Loading {
-        let weight_sram = part.cores as u64 * self.chip.memory.weight_sram_kib * 8192;
+        let weight_sram = part.cores as u64 * self.chip.memory.weight_sram_bits();
         if self.packed_bits <= weight_sram { Loading::WeightSram } else { Loading::NextLevel }
     }
 
     /// The image and what spills pass the next level alone; the macros and the ports of all cores are busy all the time.
     fn layer_cycles(&self, work: &LayerWork, part: Part) -> f64 {
         let memory = &self.chip.memory;
-        let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
-        let computing = (work.layer.accesses() * access) as f64 / part.macros() as f64;
+        let computing = work.layer.compute_cycles() as f64 / part.macros() as f64;
         let traffic = work.cores[0].traffic();
         let port = |bits: u64, width: u64| bits as f64 / (part.cores as u64 * width) as f64;
         let read = port(traffic.read, memory.feature_read_bits_per_cycle);
         let written = port(traffic.written, memory.feature_write_bits_per_cycle);
-        let beyond = (work.layer.image_bits + 2 * work.spilled_bits) as f64 / memory.next_level_bits_per_cycle as f64;
+        let beyond = work.next_level_map_bits() as f64 / memory.next_level_bits_per_cycle as f64;
         computing.max(read).max(written) + beyond
     }
 
@@ -139,11 +138,7 @@ impl<'a> Least<'a> {
             Loading::NextLevel => port(self.packed_bits, memory.next_level_bits_per_cycle),
             Loading::Never | Loading::WeightSram => 0.0,
         };
-        let of_work = |work: &LayerWork| {
-            let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
-            (work.layer.accesses() * access) as f64
-        };
-        let computing: f64 = self.works.iter().map(of_work).sum();
+        let computing: f64 = self.works.iter().map(|work| work.layer.compute_cycles() as f64).sum();
         let in_turn = (computing + write.max(read)) / part.macros() as f64;
         (write.max(read).max(decode) / cores).max(fetch).max(in_turn)
     }

@@ -24,7 +24,7 @@ pub(super) struct Plan<'a> {
 impl<'a> Plan<'a> {
     pub(super) fn new(works: Vec<Arc<LayerWork<'a>>>, hardware: &Hardware) -> Self {
         let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
-        let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_kib * 8192);
+        let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_bits());
         let room = hardware.accesses_per_macro() as u64;
         let held: Vec<u64> = held(&works, hardware).into_iter().flatten().flatten().collect();
         let most_held = held.iter().copied().max().unwrap_or(0);

@@ -1,7 +1,7 @@
 //! What lies in the feature-map SRAM while a layer runs.
 
 use super::accesses::ACCUMULATOR_BITS;
-use crate::integer::IntegerNetwork;
+use crate::integer::{IMAGE_BITS, IntegerNetwork};
 use crate::network::Source;
 
 /// Values that are in the feature-map SRAM while a layer runs, in bits: what it reads and writes and what later nodes read.
@@ -40,7 +40,7 @@ impl LiveValues {
             }
         }
         let bits = |value: usize| match value.checked_sub(1) {
-            None => graph.image().len() as u64 * 8,
+            None => image_bits(network),
             Some(node) => graph.nodes()[node].output.len() as u64 * stored_bits(network, node),
         };
         // Each value is in the other half than what its node reads.
@@ -66,6 +66,11 @@ impl LiveValues {
         let Live { written_half, other_half } = self.nodes[node];
         Live { written_half: written_half + own_bits, other_half }
     }
+}
+
+/// Bits of the image.
+pub(super) fn image_bits(network: &IntegerNetwork) -> u64 {
+    network.graph.image().len() as u64 * u64::from(IMAGE_BITS)
 }
 
 /// Bits of one output value of a node in all its forms; a logit, which has none, is an accumulator.

@@ -11,6 +11,11 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
+    /// Bits both ways.
+    pub(crate) fn total(self) -> u64 {
+        self.read + self.written
+    }
+
     /// An even part of it, rounded up.
     pub(super) fn part_of(self, parts: u64) -> Self {
         Self { read: self.read.div_ceil(parts), written: self.written.div_ceil(parts) }

@@ -4,7 +4,7 @@
 
 use super::accesses::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
 use super::cores::{CoreWork, place};
-use super::live::{Live, LiveValues, stored_bits};
+use super::live::{Live, LiveValues, image_bits, stored_bits};
 use super::outputs::Outputs;
 use super::placement::Placement;
 use super::traffic::Traffic;
@@ -56,6 +56,16 @@ impl Layer {
         self.conv.as_ref().map_or(0, |conv| (conv.accesses() * conv.shape.output.pixels()) as u64)
     }
 
+    /// Cycles of an access; none for a pooling layer.
+    pub(crate) fn access_cycles(&self) -> u64 {
+        self.conv.as_ref().map_or(0, |conv| conv.precision.cycles)
+    }
+
+    /// Cycles of a frame's accesses, one after the other.
+    pub(crate) fn compute_cycles(&self) -> u64 {
+        self.accesses() * self.access_cycles()
+    }
+
     /// Lays the layer on the cores; a pooling layer without a placement.
     pub(crate) fn place(&self, placement: Option<Placement>, hardware: &Hardware) -> LayerWork<'_> {
         let cores = match (&self.conv, placement) {
@@ -65,7 +75,7 @@ impl Layer {
         };
         let Live { written_half, other_half } = self.live;
         let written_half = written_half + cores.iter().map(CoreWork::waiting_bits).sum::<u64>();
-        let capacity = hardware.memory.feature_sram_kib * 8192;
+        let capacity = hardware.memory.feature_sram_bits();
         let frames = hardware.frames_per_load as u64;
         let beyond = |bits: u64, room: u64| (bits * frames).saturating_sub(room).div_ceil(frames);
         let spilled_bits = match hardware.memory.ping_pong {
@@ -81,6 +91,18 @@ impl Layer {
             registers: accesses * registers,
         };
         LayerWork { layer: self, placement, cores, spilled_bits, accumulation }
+    }
+}
+
+impl LayerWork<'_> {
+    /// What a frame moves from and to the feature-map SRAM, by all cores.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.cores.iter().map(CoreWork::traffic).sum()
+    }
+
+    /// Bits of maps that a frame moves from and to the next level: what spills goes there and comes back, the image comes.
+    pub(crate) fn next_level_map_bits(&self) -> u64 {
+        2 * self.spilled_bits + self.layer.image_bits
     }
 }
 
@@ -142,7 +164,7 @@ pub(crate) fn node_workload(
         IntegerLayer::MaxPool | IntegerLayer::Concat | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
     };
     if index == 0 {
-        layers[0].image_bits = network.graph.image().len() as u64 * 8;
+        layers[0].image_bits = image_bits(network);
     }
     Ok(layers)
 }

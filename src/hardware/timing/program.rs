@@ -185,7 +185,7 @@ struct Place {
 
 impl Beats {
     fn new(core: &CoreWork, work: &LayerWork, hardware: &Hardware) -> Self {
-        let access = work.layer.conv.as_ref().map_or(0, |conv| conv.precision.cycles);
+        let access = work.layer.access_cycles();
         let bundle_bits = work.layer.conv.as_ref().map_or(0, ConvMapping::bundle_bits);
         // The inputs of one bundle come before its access.
         let lead = bundle_bits.div_ceil(hardware.memory.feature_read_bits_per_cycle);
