@@ -2,14 +2,20 @@
 
 /// Bits of the image's bytes.
 pub const IMAGE_BITS: u8 = 8;
-/// Largest multiplier `m` of a convolution: 16 bits.
-pub const MAX_MULTIPLIER: u32 = u16::MAX as u32;
-/// Largest multiplier `m_skip` of an identity residual: 31 bits.
-pub const MAX_SKIP_MULTIPLIER: u32 = i32::MAX as u32;
-/// Bound on `|bias|`.
-pub const MAX_BIAS: i32 = (1 << 30) - 1;
-/// Shifts are smaller than this.
-pub const SHIFT_LIMIT: u8 = 40;
+/// Bits of an accumulator, a bias and a logit, the sign among them.
+pub const ACCUMULATOR_BITS: u64 = i32::BITS as u64;
+/// Bound on `|bias|`: half of what an accumulator reaches.
+pub const MAX_BIAS: i32 = i32::MAX / 2;
+/// Bits of a multiplier `m` of a convolution, which has no sign.
+pub const MULTIPLIER_BITS: u64 = 16;
+/// Largest `m`.
+pub const MAX_MULTIPLIER: u32 = (1 << MULTIPLIER_BITS) - 1;
+/// Bits of the multiplier `m_skip` of an identity residual, which has no sign.
+pub const SKIP_MULTIPLIER_BITS: u64 = 31;
+/// Largest `m_skip`.
+pub const MAX_SKIP_MULTIPLIER: u32 = (1 << SKIP_MULTIPLIER_BITS) - 1;
+/// Shifts are smaller than this: by 39, the largest product of accumulator and multiplier, `2^47`, still fills a code of 8 bits.
+pub const SHIFT_LIMIT: u8 = (ACCUMULATOR_BITS + MULTIPLIER_BITS) as u8 - 8;
 
 /// Requantization of a sum to one or more forms.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,10 @@
 //! m_c / 2^n = s_c * s_in / s_out       m_skip / 2^n = s_skip / s_out
 //! ```
 
-use super::arithmetic::{Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, zero_point};
+use super::arithmetic::{
+    Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, MULTIPLIER_BITS, Requantize, SHIFT_LIMIT,
+    SKIP_MULTIPLIER_BITS, zero_point,
+};
 use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
@@ -54,10 +57,10 @@ pub struct FoldOptions<'a> {
     pub classes: &'a [String],
 }
 
-/// Smallest ratio of a column's scale to the layer's largest: below it the column's multiplier would have no bits left.
-const SCALE_RATIO_FLOOR: f64 = 1.0 / (1 << 14) as f64;
-/// The same beside an identity residual, whose multiplier has more bits.
-const SKIP_RATIO_FLOOR: f64 = 1.0 / (1 << 28) as f64;
+/// Smallest ratio of a column's scale to the layer's largest: the largest multiplier has all its bits, so the column's is 2 at least.
+const SCALE_RATIO_FLOOR: f64 = 1.0 / (1u32 << (MULTIPLIER_BITS - 2)) as f64;
+/// The same beside an identity residual, whose multiplier has more bits; beside the largest `m_skip` the column's is 4 at least.
+const SKIP_RATIO_FLOOR: f64 = 1.0 / (1u32 << (SKIP_MULTIPLIER_BITS - 3)) as f64;
 
 /// Folds and rounds a network.
 ///

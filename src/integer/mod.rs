@@ -31,8 +31,8 @@ mod reference;
 mod unfold;
 
 pub use arithmetic::{
-    Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, multiplier, predict,
-    zero_point,
+    ACCUMULATOR_BITS, Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, MULTIPLIER_BITS, Requantize,
+    SHIFT_LIMIT, SKIP_MULTIPLIER_BITS, multiplier, predict, zero_point,
 };
 pub(crate) use bits::matches_pattern;
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};

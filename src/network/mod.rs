@@ -9,6 +9,7 @@ mod node;
 mod onnx;
 mod params;
 mod resolve;
+mod role;
 mod shape;
 mod spec;
 mod weights;
@@ -26,7 +27,8 @@ pub use node::{Conv, ConvId, Node, Op, Skip, Source};
 pub use onnx::OnnxNetwork;
 #[cfg(feature = "train")]
 pub(crate) use onnx::is_onnx;
-pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params, Role};
+pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params};
+pub use role::Role;
 pub(crate) use shape::MAX_WEIGHTS;
 pub use shape::{ConvShape, MapShape, PoolShape};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};

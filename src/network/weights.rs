@@ -1,8 +1,6 @@
 //! Float weights by name, as checkpoints hold them.
 //!
-//! For a convolution or linear layer `L` (a projection is `L.projection`): `L.weight` `[filters, depth, kernel height,
-//! kernel width]`, and either `L.bias` or the batch norm's `L.gamma`, `L.beta`, `L.mean`, `L.var`, each `[filters]`. Once a
-//! network is quantized there are steps too: see [`crate::quantize`].
+//! An array's name is that of its convolution (`L.projection` for the projection of layer `L`) and of its [`Role`].
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -17,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::graph::Graph;
 use super::node::Conv;
+use super::role::Role;
 use super::shape::ConvShape;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
@@ -72,14 +71,14 @@ impl Weights {
                 .take(shape.weights())
                 .map(|z: f64| (deviation * z) as f32)
                 .collect();
-            weights.insert(format!("{name}.weight"), Array { shape: weight_shape(&shape), values });
+            weights.insert(Role::Weight.array_name(&name), Array { shape: weight_shape(&shape), values });
             let constant = |value: f32| Array::vector(vec![value; shape.filters()]);
             if batch_norm {
-                for (part, value) in [("gamma", 1.0), ("beta", 0.0), ("mean", 0.0), ("var", 1.0)] {
-                    weights.insert(format!("{name}.{part}"), constant(value));
+                for (role, value) in [(Role::Gamma, 1.0), (Role::Beta, 0.0), (Role::Mean, 0.0), (Role::Variance, 1.0)] {
+                    weights.insert(role.array_name(&name), constant(value));
                 }
             } else {
-                weights.insert(format!("{name}.bias"), constant(0.0));
+                weights.insert(Role::Bias.array_name(&name), constant(0.0));
             }
         }
         weights

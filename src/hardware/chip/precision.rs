@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::description::{AccessMode, Accumulator, Hardware, MacroShares};
 use super::losses::Converter;
+use crate::integer::ACCUMULATOR_BITS;
 
 /// How the macro runs weights and inputs of given widths: the mode that is charged, with its passes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -36,9 +37,6 @@ pub struct Accumulation {
     /// Bits of registers.
     pub registers: f64,
 }
-
-/// Bits of an accumulator.
-const ACCUMULATOR_BITS: f64 = 32.0;
 
 /// The numbers of a filter set's conversions, by which noise tells them apart: bundle by bundle, in it slice by slice, in it phase by phase.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +131,7 @@ impl Hardware {
         match self.energy.accumulator {
             Accumulator::Words => {
                 let numbers = if measured { passes } else { slices * phases };
-                Accumulation { adders: outputs * numbers * ACCUMULATOR_BITS, registers: 0.0 }
+                Accumulation { adders: outputs * numbers * ACCUMULATOR_BITS as f64, registers: 0.0 }
             }
             Accumulator::Sized => {
                 let sum_bits = (self.rows_on as f64).log2();

@@ -8,13 +8,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::groups::{GroupGrid, IndexCode, SELECTOR_BITS};
 use crate::hardware::chip::{Hardware, Precision};
-use crate::integer::IntegerConv;
+use crate::integer::{ACCUMULATOR_BITS, IntegerConv, MULTIPLIER_BITS};
 use crate::network::ConvShape;
-
-/// Bits of an accumulator and of a bias.
-pub(crate) const ACCUMULATOR_BITS: u64 = 32;
-/// Bits of a requantization multiplier.
-pub(crate) const MULTIPLIER_BITS: u64 = 16;
 
 /// How a convolution lies on the macros.
 ///

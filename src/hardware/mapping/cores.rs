@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::accesses::{ACCUMULATOR_BITS, ConvMapping};
+use super::accesses::ConvMapping;
 use super::outputs::Outputs;
 use super::placement::Placement;
 use super::shares::{Share, channels_over_cores, sets_over_cores};
 use super::tiles::{Charge, Tile, Tiling};
 use super::traffic::Traffic;
 use crate::hardware::chip::{Hardware, Split, Start};
+use crate::integer::ACCUMULATOR_BITS;
 
 /// What one core does of a layer.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,6 @@
 //! What lies in the feature-map SRAM while a layer runs.
 
-use super::accesses::ACCUMULATOR_BITS;
-use crate::integer::{IMAGE_BITS, IntegerNetwork};
+use crate::integer::{ACCUMULATOR_BITS, IMAGE_BITS, IntegerNetwork};
 use crate::network::Source;
 
 /// Values that are in the feature-map SRAM while a layer runs, in bits: what it reads and writes and what later nodes read.

@@ -27,10 +27,11 @@
 use std::iter::Sum;
 use std::ops::Range;
 
-use super::accesses::{ACCUMULATOR_BITS, ConvMapping};
+use super::accesses::ConvMapping;
 use super::outputs::Outputs;
 use super::shares::Share;
 use super::traffic::Traffic;
+use crate::integer::ACCUMULATOR_BITS;
 
 /// Accesses whose weights are in one macro at the same time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of time or energy; programs and cost both start from it.
 
-use super::accesses::{ACCUMULATOR_BITS, ConvMapping, MULTIPLIER_BITS, Sets};
+use super::accesses::{ConvMapping, Sets};
 use super::cores::{CoreWork, place};
 use super::live::{Live, LiveValues, image_bits, stored_bits};
 use super::outputs::Outputs;
@@ -10,15 +10,15 @@ use super::placement::Placement;
 use super::traffic::Traffic;
 use crate::error::Result;
 use crate::hardware::chip::{Accumulation, Hardware, PingPong};
-use crate::integer::{IntegerLayer, IntegerNetwork, IntegerSkip};
+use crate::integer::{
+    ACCUMULATOR_BITS, IntegerLayer, IntegerNetwork, IntegerSkip, MULTIPLIER_BITS, SHIFT_LIMIT, SKIP_MULTIPLIER_BITS,
+};
 use crate::network::{Op, Skip};
 
 /// Bits of a product before requantization: accumulator times multiplier.
 const SUM_BITS: u64 = ACCUMULATOR_BITS + MULTIPLIER_BITS;
-/// Bits of `m_skip`.
-const SKIP_MULTIPLIER_BITS: u64 = 31;
-/// Multiplexers in a row of a shifter: shifts are below 40.
-const SHIFT_STAGES: u64 = 6;
+/// Multiplexers in a row of a shifter: one for each bit of the largest shift.
+const SHIFT_STAGES: u64 = (SHIFT_LIMIT - 1).ilog2() as u64 + 1;
 /// Bits of a sum over a pooling window, at least.
 const POOL_BITS: u64 = 16;
 

@@ -7,7 +7,7 @@ use super::matching::ImportOptions;
 use crate::error::{CheckpointError, Result};
 use crate::network::graph::Graph;
 use crate::network::onnx::OnnxNetwork;
-use crate::network::params::Role;
+use crate::network::role::Role;
 use crate::network::weights::{Weights, weight_shape};
 
 const WAY_OUT: &str = "--write-network writes the file's own network, from which to go on; --fresh names the layers that are trained anew";

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered};
-use crate::network::params::Role;
+use crate::network::role::Role;
 use crate::network::weights::weight_shape;
 use crate::network::{Conv, ConvId, Graph};
 

@@ -30,7 +30,8 @@ use self::modules::{Factor, Part, is_scale, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
 use super::onnx::is_onnx;
-use super::params::{ParamId, Role};
+use super::params::ParamId;
+use super::role::Role;
 use super::weights::{Array, Weights, weight_shape};
 use crate::error::{CheckpointError, Result};
 

@@ -3,7 +3,7 @@
 use super::refusal::{Said, refuse};
 use super::window::Placed;
 use crate::network::node::Source;
-use crate::network::params::Role;
+use crate::network::role::Role;
 use crate::network::spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 use crate::network::weights::{Array, Weights};
 use crate::network::window::{Border, Sides, Window};
