@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Arg, Args, Id, Parser};
 
 use crate::data::DataOptions;
 use crate::error::{Error, Result};
@@ -14,6 +14,19 @@ use crate::observer::StopSignal;
 use crate::observer::{Observer, Silent};
 use crate::report::{self, Subject};
 use crate::terminal::{Terminal, notice};
+
+/// The arguments of a program, of which `alone` is a flag that goes with no other one but --quiet.
+pub fn parse<A: Parser>(alone: &str) -> A {
+    let command = A::command();
+    let others = command.get_arguments().map(Arg::get_id).filter(|id| ![alone, QUIET].contains(&id.as_str()));
+    let others: Vec<Id> = others.cloned().collect();
+    let mut command = command.mut_arg(alone, |alone| alone.conflicts_with_all(others));
+    let matches = command.get_matches_mut();
+    A::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// The flag that goes with any other.
+const QUIET: &str = "quiet";
 
 /// Flags that say where data sets lie and what is printed.
 #[derive(Args, Debug)]
@@ -28,7 +41,7 @@ pub struct CommonArgs {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// No progress on standard error
-    #[arg(long)]
+    #[arg(long, id = QUIET)]
     quiet: bool,
 }
 

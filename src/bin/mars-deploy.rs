@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, Parser};
-use mars::cli::{CommonArgs, exit, say};
+use mars::cli::{CommonArgs, exit, parse, say};
 use mars::data::{DataOptions, Dataset};
 use mars::error::{Error, Result};
 use mars::estimate::{Assumptions, Estimate, MadeUp, Pattern, named_network};
@@ -72,8 +72,7 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["images", "dataset", "sweep", "compare", "folder", "svg"])]
     placements: bool,
     /// List the hardware files that are part of the program: chips of the project, and published ones
-    #[arg(long, conflicts_with_all = ["package", "model", "hardware", "dataset", "images", "folder", "svg", "sweep", "compare",
-        "partial_sums", "placements", "data_dir", "data_url", "json", "Untrained"])]
+    #[arg(long)]
     list_hardware: bool,
     #[command(flatten)]
     common: CommonArgs,
@@ -109,7 +108,7 @@ struct Untrained {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = parse::<Arguments>("list_hardware");
     if !arguments.compare.is_empty() {
         return exit(isa_limit().and_then(|_| compare(&arguments)));
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, say, stop_on_interrupt};
+use mars::cli::{CommonArgs, exit, parse, say, stop_on_interrupt};
 use mars::error::Result;
 use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
 use mars::simd::isa_limit;
@@ -24,7 +24,7 @@ struct Arguments {
     #[arg(required_unless_present = "list")]
     name: Option<String>,
     /// List the experiments and how far they are
-    #[arg(long, conflicts_with_all = ["name", "seeds", "rows", "settings", "table", "runs", "results", "json"])]
+    #[arg(long)]
     list: bool,
     /// Only rewrite the table from what there is
     #[arg(long, conflicts_with_all = ["seeds", "rows"])]
@@ -53,7 +53,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     keep_memory();
-    let arguments = Arguments::parse();
+    let arguments = parse::<Arguments>("list");
     exit(isa_limit().and_then(|_| match &arguments.name {
         Some(name) => reproduce(&arguments, name),
         None => list(),

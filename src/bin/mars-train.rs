@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, say, stop_on_interrupt};
+use mars::cli::{CommonArgs, exit, parse, say, stop_on_interrupt};
 use mars::error::{Error, Result};
 use mars::run::{Cpu, Environment, Outcome, Plan, catalog, describe};
 use mars::run_folder::REPORT;
@@ -68,8 +68,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["evaluate", "resume", "dry_run", "json"])]
     write_network: Option<PathBuf>,
     /// List the networks, data sets, checkpoints, recipes and hardware files that the program knows
-    #[arg(long, conflicts_with_all = ["dataset", "model", "pretrained", "fresh", "recipe", "settings", "hardware", "seed", "device", "folder",
-        "resume", "evaluate", "dry_run", "write_network", "data_dir", "data_url", "json"])]
+    #[arg(long)]
     list: bool,
     #[command(flatten)]
     common: CommonArgs,
@@ -77,7 +76,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     keep_memory();
-    let arguments = Arguments::parse();
+    let arguments = parse::<Arguments>("list");
     exit(isa_limit().and_then(|_| run(arguments)))
 }
 
