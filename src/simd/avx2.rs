@@ -7,7 +7,7 @@ use std::ops::{Add, Mul, Sub};
 
 use super::float::{Floats, Simd};
 use super::integer::{
-    Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Octets, Popcounts, TABLE, Weights, Word,
+    AddRows, Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Popcounts, TABLE, Weights, Word,
 };
 use super::isa::Avx2;
 
@@ -82,11 +82,9 @@ impl Simd for Avx2 {
 #[derive(Clone, Copy)]
 pub(crate) struct I32x16([__m256i; 2]);
 
-impl Dot for I32x16 {
-    type Sums = Self;
-
+impl AddRows for I32x16 {
     #[inline(always)]
-    fn dot(mut self, weights: &Weights, inputs: Inputs) -> Self {
+    fn add_rows(mut self, weights: &Weights, inputs: Inputs) -> Self {
         // SAFETY: the registers prove AVX2; the two loads read the two halves of the 64 bytes of `weights`, without alignment.
         unsafe {
             let inputs = _mm256_set1_epi32(i32::from_le_bytes(inputs));
@@ -103,6 +101,10 @@ impl Dot for I32x16 {
         }
         self
     }
+}
+
+impl Dot for I32x16 {
+    type Sums = Self;
 
     #[inline(always)]
     fn sums(self) -> Self {
@@ -182,11 +184,9 @@ impl Integers for I32x16 {
 #[derive(Clone, Copy)]
 pub(crate) struct Narrow([__m256i; 2]);
 
-impl Dot for Narrow {
-    type Sums = I32x16;
-
+impl AddRows for Narrow {
     #[inline(always)]
-    fn dot(mut self, weights: &Weights, inputs: Inputs) -> Self {
+    fn add_rows(mut self, weights: &Weights, inputs: Inputs) -> Self {
         // SAFETY: the registers prove AVX2; the two loads read the two halves of the 64 bytes of `weights`, without alignment.
         unsafe {
             let inputs = _mm256_set1_epi32(i32::from_le_bytes(inputs));
@@ -197,6 +197,10 @@ impl Dot for Narrow {
         }
         self
     }
+}
+
+impl Dot for Narrow {
+    type Sums = I32x16;
 
     #[inline(always)]
     fn sums(mut self) -> I32x16 {
@@ -254,21 +258,23 @@ unsafe fn popcounts(bytes: __m256i) -> __m256i {
 #[derive(Clone, Copy)]
 pub(crate) struct ByteCounts([__m256i; 2]);
 
-impl Counts for ByteCounts {
-    type Sums = I32x16;
-
+impl AddRows for ByteCounts {
     #[inline(always)]
-    fn add(mut self, weights: &Octets, input: Inputs) -> Self {
+    fn add_rows(mut self, weights: &Weights, inputs: Inputs) -> Self {
         for (half, counts) in self.0.iter_mut().enumerate() {
             // SAFETY: the registers prove AVX2; the loads read the two halves of the 64 bytes of `weights`, without alignment.
             *counts = unsafe {
                 let weights = _mm256_loadu_si256(weights.as_ptr().add(32 * half).cast());
-                let common = _mm256_and_si256(weights, _mm256_set1_epi32(i32::from_le_bytes(input)));
+                let common = _mm256_and_si256(weights, _mm256_set1_epi32(i32::from_le_bytes(inputs)));
                 _mm256_add_epi8(*counts, popcounts(common))
             };
         }
         self
     }
+}
+
+impl Counts for ByteCounts {
+    type Sums = I32x16;
 
     #[inline(always)]
     fn max(mut self, other: Self) -> Self {

@@ -8,7 +8,7 @@ use std::ops::{Add, Mul, Sub};
 use super::avx2;
 use super::float::{Floats, Simd};
 use super::integer::{
-    Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Octets, Popcounts, TABLE, Weights, Word,
+    AddRows, Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Popcounts, TABLE, Weights, Word,
 };
 use super::isa::{Avx512, Bitalg, Vnni};
 
@@ -83,11 +83,9 @@ impl Simd for Avx512 {
 #[derive(Clone, Copy)]
 pub(crate) struct I32x16(__m512i);
 
-impl Dot for I32x16 {
-    type Sums = Self;
-
+impl AddRows for I32x16 {
     #[inline(always)]
-    fn dot(self, weights: &Weights, inputs: Inputs) -> Self {
+    fn add_rows(self, weights: &Weights, inputs: Inputs) -> Self {
         // SAFETY: the register proves VNNI; the load reads the 64 bytes of `weights`, without alignment.
         unsafe {
             let weights = _mm512_loadu_si512(weights.as_ptr().cast());
@@ -95,6 +93,10 @@ impl Dot for I32x16 {
             Self(_mm512_dpbusd_epi32(self.0, inputs, weights))
         }
     }
+}
+
+impl Dot for I32x16 {
+    type Sums = Self;
 
     #[inline(always)]
     fn sums(self) -> Self {
@@ -178,18 +180,20 @@ impl Popcounts for WordCounts {
 #[derive(Clone, Copy)]
 pub(crate) struct ByteCounts(__m512i);
 
-impl Counts for ByteCounts {
-    type Sums = I32x16;
-
+impl AddRows for ByteCounts {
     #[inline(always)]
-    fn add(self, weights: &Octets, input: Inputs) -> Self {
+    fn add_rows(self, weights: &Weights, inputs: Inputs) -> Self {
         // SAFETY: the register proves BITALG; the load reads the 64 bytes of `weights`, without alignment.
         unsafe {
             let weights = _mm512_loadu_si512(weights.as_ptr().cast());
-            let common = _mm512_and_si512(weights, _mm512_set1_epi32(i32::from_le_bytes(input)));
+            let common = _mm512_and_si512(weights, _mm512_set1_epi32(i32::from_le_bytes(inputs)));
             Self(_mm512_add_epi8(self.0, _mm512_popcnt_epi8(common)))
         }
     }
+}
+
+impl Counts for ByteCounts {
+    type Sums = I32x16;
 
     #[inline(always)]
     fn max(self, other: Self) -> Self {

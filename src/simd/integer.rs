@@ -6,9 +6,9 @@ pub(crate) const LANES: usize = 16;
 /// Rows whose weights lie side by side for each output.
 pub(crate) const QUAD: usize = 4;
 
-/// The weights of four rows for all lanes: `[lane][row]`.
+/// The weights of some rows for all lanes: `[lane][row]` of four rows, or `[lane][digit]`, a bit for each of eight.
 pub(crate) type Weights = [i8; LANES * QUAD];
-/// The inputs of four rows.
+/// The inputs of those rows.
 pub(crate) type Inputs = [u8; QUAD];
 
 /// One bit of each of 16 rows.
@@ -20,8 +20,6 @@ pub(crate) const COUNTABLE: usize = 31;
 pub(crate) const OCTET: usize = 8;
 /// Digits of a weight that lie side by side for each output.
 pub(crate) const DIGITS: usize = 4;
-/// Bits of eight rows' weights for all lanes: `[lane][digit]`, a bit for each row.
-pub(crate) type Octets = [i8; LANES * DIGITS];
 /// Entries of [`Counts::lookup`].
 pub(crate) const TABLE: usize = 128;
 
@@ -47,12 +45,16 @@ pub(crate) trait IntegerSimd: Copy {
     fn counts(self) -> Self::Counts;
 }
 
-/// What adds up products of weights and inputs.
-pub(crate) trait Dot: Copy {
+/// What adds up products of weights and inputs, a register of rows at a time.
+pub(crate) trait AddRows: Copy {
+    /// Adds a register's rows to each lane: four rows of bytes, or eight rows of bits.
+    fn add_rows(self, weights: &Weights, inputs: Inputs) -> Self;
+}
+
+/// Dot products of bytes: rows come as [`Weights`] of four rows and their inputs.
+pub(crate) trait Dot: AddRows {
     /// What the sums are then.
     type Sums: Copy;
-    /// Adds four rows to each lane.
-    fn dot(self, weights: &Weights, inputs: Inputs) -> Self;
     /// The sums.
     fn sums(self) -> Self::Sums;
 }
@@ -83,13 +85,12 @@ pub(crate) trait Popcounts: Copy {
     fn counts(self) -> [u16; LANES];
 }
 
-/// Counts of up to 255 rows in bytes, `[lane][digit]`.
-pub(crate) trait Counts: Copy {
+/// Counts of up to 255 rows in bytes, `[lane][digit]`: in how many both bits are one. Weights are `[lane][digit]`, a bit for each of eight rows; inputs
+/// are those rows' byte four times.
+pub(crate) trait Counts: AddRows {
     /// What weighted digits add up to.
     type Sums: Integers;
 
-    /// Adds to each byte in how many of eight rows both bits are one; `input` has the rows' byte four times.
-    fn add(self, weights: &Octets, input: Inputs) -> Self;
     /// The larger one of each two counts.
     fn max(self, other: Self) -> Self;
     /// True if a digit's count is above its largest in a lane.
@@ -119,7 +120,8 @@ mod tests {
 
         #[inline(always)]
         fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
-            let sums = self.0.iter().fold(simd.lanes([0; LANES]), |sums, (weights, inputs)| sums.dot(weights, *inputs));
+            let sums =
+                self.0.iter().fold(simd.lanes([0; LANES]), |sums, (weights, inputs)| sums.add_rows(weights, *inputs));
             let lanes = sums.to_lanes();
             let (low, high) = (*lanes.iter().min().unwrap(), *lanes.iter().max().unwrap());
             let beyond = [(low, high), (low + 1, high), (low, high - 1)].map(|(low, high)| sums.beyond(low, high));
@@ -161,7 +163,7 @@ mod tests {
 
         #[inline(always)]
         fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
-            let sums = self.0.iter().fold(simd.narrow(), |sums, (weights, inputs)| sums.dot(weights, *inputs));
+            let sums = self.0.iter().fold(simd.narrow(), |sums, (weights, inputs)| sums.add_rows(weights, *inputs));
             sums.sums().to_lanes()
         }
     }
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[derive(Clone, Copy)]
-    struct AllCounts<'a>(&'a [(Octets, u8)], &'a [u8; TABLE], [i8; DIGITS]);
+    struct AllCounts<'a>(&'a [(Weights, u8)], &'a [u8; TABLE], [i8; DIGITS]);
 
     impl IntegerKernel for AllCounts<'_> {
         type Output = ([u8; LANES * DIGITS], [bool; 2], [u8; LANES * DIGITS], [i32; LANES]);
@@ -197,7 +199,8 @@ mod tests {
         #[inline(always)]
         fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
             let Self(rows, table, places) = self;
-            let counts = rows.iter().fold(simd.counts(), |counts, (weights, input)| counts.add(weights, [*input; 4]));
+            let counts =
+                rows.iter().fold(simd.counts(), |counts, (weights, input)| counts.add_rows(weights, [*input; 4]));
             let bytes = counts.to_bytes();
             let largest: [u8; DIGITS] =
                 std::array::from_fn(|digit| *bytes[digit..].iter().step_by(DIGITS).max().unwrap());
@@ -221,7 +224,7 @@ mod tests {
             table in prop::collection::vec(any::<u8>(), TABLE).prop_map(|table| <[u8; TABLE]>::try_from(table).unwrap()),
             places in prop::sample::select(vec![[1, 2, 4, -8], [16, 32, 64, -128], [1, -2, 0, 0], [-1, 0, 0, 0]]),
         ) {
-            let rows: Vec<(Octets, u8)> = match all_ones {
+            let rows: Vec<(Weights, u8)> = match all_ones {
                 true => rows.iter().map(|_| ([-1; 64], 255)).collect(),
                 false => rows,
             };

@@ -24,8 +24,8 @@ mod portable;
 
 pub(crate) use float::{Floats, Simd};
 pub(crate) use integer::{
-    COUNTABLE, Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, NARROW_LIMIT, OCTET, Popcounts, QUAD, TABLE,
-    Weights, Word,
+    AddRows, COUNTABLE, Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, NARROW_LIMIT, OCTET, Popcounts,
+    QUAD, TABLE, Weights, Word,
 };
 #[cfg(test)]
 pub(crate) use isa::on_each_isa;

@@ -4,7 +4,7 @@ use std::ops::{Add, Mul, Sub};
 
 use super::float::{Floats, Simd};
 use super::integer::{
-    Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Octets, Popcounts, QUAD, TABLE, Weights, Word,
+    AddRows, Counts, DIGITS, Dot, Inputs, IntegerSimd, Integers, LANES, Popcounts, QUAD, TABLE, Weights, Word,
 };
 
 /// Needs nothing of the machine.
@@ -84,11 +84,9 @@ impl Simd for Portable {
 #[derive(Clone, Copy)]
 pub(crate) struct I32x16([i32; LANES]);
 
-impl Dot for I32x16 {
-    type Sums = Self;
-
+impl AddRows for I32x16 {
     #[inline(always)]
-    fn dot(mut self, weights: &Weights, inputs: Inputs) -> Self {
+    fn add_rows(mut self, weights: &Weights, inputs: Inputs) -> Self {
         for (sum, weights) in self.0.iter_mut().zip(weights.chunks_exact(QUAD)) {
             for (weight, input) in weights.iter().zip(inputs) {
                 *sum += i32::from(*weight) * i32::from(input);
@@ -96,6 +94,10 @@ impl Dot for I32x16 {
         }
         self
     }
+}
+
+impl Dot for I32x16 {
+    type Sums = Self;
 
     #[inline(always)]
     fn sums(self) -> Self {
@@ -168,16 +170,18 @@ impl Popcounts for WordCounts {
 #[derive(Clone, Copy)]
 pub(crate) struct ByteCounts([u8; LANES * DIGITS]);
 
-impl Counts for ByteCounts {
-    type Sums = I32x16;
-
+impl AddRows for ByteCounts {
     #[inline(always)]
-    fn add(mut self, weights: &Octets, input: Inputs) -> Self {
+    fn add_rows(mut self, weights: &Weights, inputs: Inputs) -> Self {
         for (count, weights) in self.0.iter_mut().zip(weights) {
-            *count += (*weights as u8 & input[0]).count_ones() as u8;
+            *count += (*weights as u8 & inputs[0]).count_ones() as u8;
         }
         self
     }
+}
+
+impl Counts for ByteCounts {
+    type Sums = I32x16;
 
     #[inline(always)]
     fn max(mut self, other: Self) -> Self {

@@ -1,7 +1,7 @@
 //! The accesses of a convolution, pixel by pixel and filter set by filter set.
 
 use super::conv::{ArrayConv, ArraySet, Bounds};
-use crate::simd::{IntegerKernel, IntegerSimd, LANES, dispatch_integers};
+use crate::simd::{AddRows, Inputs, IntegerKernel, IntegerSimd, LANES, Weights, dispatch_integers};
 
 /// What the array did, for all images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,16 +41,47 @@ pub(super) struct Place<'a> {
     pub(super) bases: [usize; PIXELS],
 }
 
+/// The accumulators of a place, or the partial sum that is out of its range.
+pub(super) type Accumulators = Result<[[i32; LANES]; PIXELS], OutOfRange>;
+
+/// What the word lines of a bundle take for some output pixels in one input phase.
+#[derive(Clone, Copy)]
+pub(super) struct WordLines<'a> {
+    /// Where each section's inputs start, from the window's start.
+    pub(super) sections: &'a [usize],
+    pub(super) plane: &'a [u8],
+    /// Where the windows start.
+    pub(super) bases: [usize; PIXELS],
+    /// Bytes of a section.
+    pub(super) block: usize,
+}
+
+impl WordLines<'_> {
+    /// The products of all rows with weights `[section][register]`, added up for each pixel.
+    #[inline(always)]
+    pub(super) fn products<R: AddRows>(self, zero: R, weights: &[Weights]) -> [R; PIXELS] {
+        let Self { sections, plane, bases, block } = self;
+        let mut sums = [zero; PIXELS];
+        for (section, weights) in sections.iter().zip(weights.chunks_exact(block / size_of::<Inputs>())) {
+            let mut inputs = [&plane[..block]; PIXELS];
+            for (inputs, base) in inputs.iter_mut().zip(bases) {
+                *inputs = &plane[base + section..][..block];
+            }
+            for (register, weights) in weights.iter().enumerate() {
+                for (sums, inputs) in sums.iter_mut().zip(inputs) {
+                    let inputs = inputs[register * size_of::<Inputs>()..][..size_of::<Inputs>()].try_into();
+                    *sums = sums.add_rows(weights, inputs.expect("a register's inputs"));
+                }
+            }
+        }
+        sums
+    }
+}
+
 /// How accesses form, convert and accumulate partial sums.
 pub(super) trait Access: Copy {
     /// Makes all accesses of a place and gives the accumulators of its filters. Must be `#[inline(always)]`, as [`IntegerKernel::run`] is.
-    fn accumulate<S: IntegerSimd>(
-        self,
-        simd: S,
-        conv: &ArrayConv,
-        place: Place,
-        planes: &[u8],
-    ) -> std::result::Result<[[i32; LANES]; PIXELS], OutOfRange>;
+    fn accumulate<S: IntegerSimd>(self, simd: S, conv: &ArrayConv, place: Place, planes: &[u8]) -> Accumulators;
 }
 
 struct Accumulation<'a, A> {
@@ -63,7 +94,7 @@ struct Accumulation<'a, A> {
 }
 
 impl<A: Access> IntegerKernel for Accumulation<'_, A> {
-    type Output = std::result::Result<(), OutOfRange>;
+    type Output = Result<(), OutOfRange>;
 
     #[inline(always)]
     fn run<S: IntegerSimd>(self, simd: S) -> Self::Output {
@@ -99,7 +130,7 @@ impl ArrayConv {
         sums: &mut [i32],
         counters: &mut Counters,
         access: impl Access,
-    ) -> std::result::Result<(), OutOfRange> {
+    ) -> Result<(), OutOfRange> {
         dispatch_integers(Accumulation { conv: self, planes, sums, counters, access })
     }
 

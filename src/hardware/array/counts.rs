@@ -2,11 +2,11 @@
 //!
 //! Counts of four weight slices lie side by side in bytes. A converter is a table then, and slices are weighted and added up in one step.
 
-use super::accesses::{Access, OutOfRange, PIXELS, Place};
+use super::accesses::{Access, Accumulators, OutOfRange, PIXELS, Place, WordLines};
 use super::adc::CountConversion;
 use super::conv::ArrayConv;
 use super::partial_sums::Histogram;
-use crate::simd::{Counts as _, DIGITS, Inputs, IntegerSimd, Integers, LANES};
+use crate::simd::{Counts as _, DIGITS, IntegerSimd, Integers};
 
 /// Counts of ones.
 #[derive(Clone, Copy)]
@@ -18,13 +18,7 @@ pub(super) struct Counts<'a> {
 
 impl Access for Counts<'_> {
     #[inline(always)]
-    fn accumulate<S: IntegerSimd>(
-        self,
-        simd: S,
-        conv: &ArrayConv,
-        place: Place,
-        planes: &[u8],
-    ) -> Result<[[i32; LANES]; PIXELS], OutOfRange> {
+    fn accumulate<S: IntegerSimd>(self, simd: S, conv: &ArrayConv, place: Place, planes: &[u8]) -> Accumulators {
         let CountConversion { table, places } = self.conversion;
         let zero = simd.counts();
         let mut totals = [zero.sums(); PIXELS];
@@ -35,21 +29,9 @@ impl Access for Counts<'_> {
                 for (slice, places) in (0..).step_by(DIGITS).zip(places) {
                     let start = bundle.weights + conv.weights.start(sections, place.vector, slice);
                     let weights = &place.set.weights[start..][..conv.weights.slice(sections)];
-                    let mut counts = [zero; PIXELS];
-                    for (section, weights) in bundle.sections.iter().zip(weights.chunks_exact(conv.inputs.registers)) {
-                        let mut inputs = [&plane[..conv.inputs.block]; PIXELS];
-                        for (inputs, base) in inputs.iter_mut().zip(place.bases) {
-                            *inputs = &plane[base + section..][..conv.inputs.block];
-                        }
-                        for (register, weights) in weights.iter().enumerate() {
-                            for (counts, inputs) in counts.iter_mut().zip(inputs) {
-                                let input: Inputs = inputs[register * size_of::<Inputs>()..][..size_of::<Inputs>()]
-                                    .try_into()
-                                    .expect("a register's inputs");
-                                *counts = counts.add(weights, input);
-                            }
-                        }
-                    }
+                    let word_lines =
+                        WordLines { sections: &bundle.sections, plane, bases: place.bases, block: conv.inputs.block };
+                    let counts = word_lines.products(zero, weights);
                     let slices = slice..conv.slices.len().min(slice + DIGITS);
                     let mut largest = [0; DIGITS];
                     for (largest, bounds) in largest.iter_mut().zip(&bundle.bounds[slices.clone()]) {

@@ -1,10 +1,10 @@
 //! Accesses whose products are bytes: one dot product for each weight slice, input phase, pixel and filter.
 
-use super::accesses::{Access, OutOfRange, PIXELS, Place};
+use super::accesses::{Access, Accumulators, OutOfRange, PIXELS, Place, WordLines};
 use super::conv::{ArrayConv, ArraySet, Bounds};
 use super::noise::ConversionNoise;
 use super::partial_sums::Histogram;
-use crate::simd::{Dot, Inputs, IntegerSimd, Integers, LANES, QUAD, Weights};
+use crate::simd::{Dot, IntegerSimd, Integers, LANES};
 
 /// What happens to partial sums before they are converted.
 pub(super) trait BeforeConversion: Copy {
@@ -80,13 +80,7 @@ pub(super) struct Dots<T> {
 
 impl<T: BeforeConversion> Access for Dots<T> {
     #[inline(always)]
-    fn accumulate<S: IntegerSimd>(
-        self,
-        simd: S,
-        conv: &ArrayConv,
-        place: Place,
-        planes: &[u8],
-    ) -> std::result::Result<[[i32; LANES]; PIXELS], OutOfRange> {
+    fn accumulate<S: IntegerSimd>(self, simd: S, conv: &ArrayConv, place: Place, planes: &[u8]) -> Accumulators {
         let Place { number: set, set: ArraySet { bundles, weights: cells }, vector, bases, .. } = place;
         let mut totals = [simd.lanes([0; LANES]); PIXELS];
         for (index, bundle) in bundles.iter().enumerate() {
@@ -96,10 +90,10 @@ impl<T: BeforeConversion> Access for Dots<T> {
                 let weights = &cells[weights..][..conv.weights.slice(sections)];
                 let bounds = bundle.bounds[slice];
                 for (phase, plane) in planes.chunks_exact(conv.plane).enumerate() {
-                    let inputs = WordLines { sections: &bundle.sections, plane, bases, block: conv.inputs.block };
+                    let word_lines = WordLines { sections: &bundle.sections, plane, bases, block: conv.inputs.block };
                     let mut partial = match self.narrow {
-                        true => inputs.partial_sums(simd.narrow(), weights),
-                        false => inputs.partial_sums(simd.lanes([0; LANES]), weights),
+                        true => sums(word_lines.products(simd.narrow(), weights)),
+                        false => sums(word_lines.products(simd.lanes([0; LANES]), weights)),
                     };
                     let factor = conv.place(*digits, phase);
                     let Bounds { low, high } = bounds;
@@ -118,41 +112,13 @@ impl<T: BeforeConversion> Access for Dots<T> {
     }
 }
 
-/// What the word lines of a bundle take for some output pixels in one input phase.
-#[derive(Clone, Copy)]
-struct WordLines<'a> {
-    /// Where each section's inputs start, from the window's start.
-    sections: &'a [usize],
-    plane: &'a [u8],
-    /// Where the windows start.
-    bases: [usize; PIXELS],
-    /// Bytes of a section.
-    block: usize,
-}
-
-impl WordLines<'_> {
-    /// The partial sums of an access with the weights of one slice, `[section][quad]`.
-    #[inline(always)]
-    fn partial_sums<D: Dot>(self, zero: D, weights: &[Weights]) -> [D::Sums; PIXELS] {
-        let Self { sections, plane, bases, block } = self;
-        let mut sums = [zero; PIXELS];
-        for (section, weights) in sections.iter().zip(weights.chunks_exact(block / QUAD)) {
-            let mut inputs = [&plane[..block]; PIXELS];
-            for (inputs, base) in inputs.iter_mut().zip(bases) {
-                *inputs = &plane[base + section..][..block];
-            }
-            for (quad, weights) in weights.iter().enumerate() {
-                for (sums, inputs) in sums.iter_mut().zip(inputs) {
-                    let inputs: Inputs = inputs[quad * QUAD..][..QUAD].try_into().expect("a quad");
-                    *sums = sums.dot(weights, inputs);
-                }
-            }
-        }
-        let mut done = [zero.sums(); PIXELS];
-        // A loop instead of `map`, which is compiled apart and without the vector unit.
-        for (done, sums) in done.iter_mut().zip(sums) {
-            *done = sums.sums();
-        }
-        done
+/// The sums of each pixel's dot products.
+#[inline(always)]
+fn sums<D: Dot>(products: [D; PIXELS]) -> [D::Sums; PIXELS] {
+    let mut sums = [products[0].sums(); PIXELS];
+    // A loop instead of `map`, which is compiled apart and without the vector unit.
+    for (sums, products) in sums.iter_mut().zip(products) {
+        *sums = products.sums();
     }
+    sums
 }

@@ -2,7 +2,7 @@
 
 use crate::integer::network::IntegerConv;
 use crate::network::ConvShape;
-use crate::simd::{Dot, Inputs, IntegerKernel, IntegerSimd, Integers, LANES, QUAD, Weights, dispatch_integers};
+use crate::simd::{AddRows, Inputs, IntegerKernel, IntegerSimd, Integers, LANES, QUAD, Weights, dispatch_integers};
 
 /// A convolution, prepared. Maps are `[height][width][channels]`.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ impl Accumulate<'_> {
                 for (offset, weights) in block.offsets.iter().zip(&block.weights) {
                     for (sum, inputs) in sums.iter_mut().zip(inputs) {
                         let inputs: Inputs = inputs[*offset..][..QUAD].try_into().expect("a quad");
-                        *sum = sum.dot(weights, inputs);
+                        *sum = sum.add_rows(weights, inputs);
                     }
                 }
                 for (pixel, sum) in sums.into_iter().enumerate() {
