@@ -12,7 +12,7 @@ use mars::integer::{Form, IMAGE_BITS, IntegerConv, IntegerLayer, Requantize, pre
 use mars::network::Graph;
 use mars::observer::Silent;
 use mars::package::{Package, Predictions};
-use mars::sweep::{Figures, Outcome, Row, Shard, Space, Store, pareto_front, run};
+use mars::sweep::{Figures, Outcome, Shard, Space, Store, SweepRow, pareto_front, run};
 use mars::validation::validate;
 use tempfile::TempDir;
 
@@ -55,7 +55,7 @@ fn read(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join("out").join(name)).unwrap()
 }
 
-fn rows(folder: &Path) -> Vec<Row> {
+fn rows(folder: &Path) -> Vec<SweepRow> {
     read(folder, "sweep.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -198,9 +198,9 @@ fn points_on_the_front_are_beaten_by_none() {
     let row = |point: usize, fps: f64, energy_uj: f64, accuracy: Option<f64>| {
         let mut figures = Figures { accuracy, ..figures.clone() };
         (figures.cost.fps, figures.cost.energy_uj) = (fps, energy_uj);
-        Row { point, settings: Vec::new(), outcome: Outcome::Figures(Box::new(figures)) }
+        SweepRow { point, settings: Vec::new(), outcome: Outcome::Figures(Box::new(figures)) }
     };
-    let error = Row { point: 9, settings: Vec::new(), outcome: Outcome::Error("no".into()) };
+    let error = SweepRow { point: 9, settings: Vec::new(), outcome: Outcome::Error("no".into()) };
     let rows = [row(0, 9.0, 5.0, None), row(1, 9.0, 4.0, None), row(2, 3.0, 1.0, None), row(3, 3.0, 1.0, None), error];
     // Equal ones are both there.
     assert_eq!(pareto_front(&rows), [1, 2, 3]);

@@ -126,7 +126,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.dry_run {
-        say(&plan.estimate()?.to_string())?;
+        say(&plan.forecast()?.to_string())?;
         return Ok(ExitCode::SUCCESS);
     }
     match plan.run(&stop_on_interrupt()?)? {

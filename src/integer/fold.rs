@@ -102,12 +102,12 @@ struct Planned<'a> {
     source: Source,
     input_bits: u8,
     weight_bits: u8,
-    batch_norm: BatchNorm,
+    batch_norm: BatchNormRule,
 }
 
 /// What becomes of a convolution's batch norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BatchNorm {
+enum BatchNormRule {
     /// There is none, but a bias.
     Absent,
     /// Its gain is in the weights.
@@ -172,22 +172,22 @@ impl RealConv<'_> {
 
     /// Returns one scale for the layer. Returns one per column if (a) steps are learned per column or (b) batch norm is not folded; then
     /// a column's scale includes its gain.
-    fn scales(&self, steps: &Scales, batch_norm: BatchNorm, limits: &Limits) -> Scales {
+    fn scales(&self, steps: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
         let filters = 0..self.gains.len();
         match (steps, batch_norm) {
-            (Scales::Shared(step), BatchNorm::Absent | BatchNorm::Folded) => {
+            (Scales::Shared(step), BatchNormRule::Absent | BatchNormRule::Folded) => {
                 Scales::Shared(filters.map(|filter| self.least_scale(filter, limits)).fold(*step, f64::max))
             }
-            (Scales::PerColumn(_), _) | (_, BatchNorm::Outside) => self.column_scales(steps, batch_norm, limits),
+            (Scales::PerColumn(_), _) | (_, BatchNormRule::Outside) => self.column_scales(steps, batch_norm, limits),
         }
     }
 
     /// A scale for each column, which keeps its multiplier above zero; a column without weights takes the largest one.
-    fn column_scales(&self, steps: &Scales, batch_norm: BatchNorm, limits: &Limits) -> Scales {
+    fn column_scales(&self, steps: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
         let wanted = |filter: usize| {
             let gain = match batch_norm {
-                BatchNorm::Outside => self.gains[filter].abs(),
-                BatchNorm::Absent | BatchNorm::Folded => 1.0,
+                BatchNormRule::Outside => self.gains[filter].abs(),
+                BatchNormRule::Absent | BatchNormRule::Folded => 1.0,
             };
             let has_weights = self.column(filter).any(|weight| weight != 0.0);
             has_weights.then(|| (steps.get(filter) * gain).max(self.least_scale(filter, limits)))
@@ -352,11 +352,11 @@ impl Folder<'_> {
     }
 
     /// What becomes of a convolution's batch norm, if it has one.
-    fn batch_norm(&self, has: bool) -> BatchNorm {
+    fn batch_norm(&self, has: bool) -> BatchNormRule {
         match (has, self.options.quantize.fusion) {
-            (false, _) => BatchNorm::Absent,
-            (true, Fusion::None) => BatchNorm::Outside,
-            (true, Fusion::Batch | Fusion::Ema | Fusion::Frozen | Fusion::Once) => BatchNorm::Folded,
+            (false, _) => BatchNormRule::Absent,
+            (true, Fusion::None) => BatchNormRule::Outside,
+            (true, Fusion::Batch | Fusion::Ema | Fusion::Frozen | Fusion::Once) => BatchNormRule::Folded,
         }
     }
 

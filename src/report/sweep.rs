@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::sweep::{Figures, Outcome, Row, Value, pareto_front};
+use crate::sweep::{Figures, Outcome, SweepRow, Value, pareto_front};
 
 use super::chart::{Dot, Line, Quantity, Scatter, front, scatters};
 use super::sweep_page::page;
@@ -19,7 +19,7 @@ const KEY: usize = 12;
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_sweep(rows: &[Row], made_up: Option<&str>, folder: &Path) -> Result<()> {
+pub fn write_sweep(rows: &[SweepRow], made_up: Option<&str>, folder: &Path) -> Result<()> {
     let line = |row| json(row, made_up).map(|text| text.to_string() + "\n");
     let jsonl: String = rows.iter().map(line).collect::<Result<_>>()?;
     write_atomically(&folder.join("sweep.jsonl"), jsonl.as_bytes())?;
@@ -30,9 +30,9 @@ pub fn write_sweep(rows: &[Row], made_up: Option<&str>, folder: &Path) -> Result
 }
 
 /// The points that no other one beats, fastest first, as text.
-pub fn sweep_table(rows: &[Row], made_up: Option<&str>) -> String {
+pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
     let front = pareto_front(rows);
-    let mut best: Vec<(&Row, &Figures)> =
+    let mut best: Vec<(&SweepRow, &Figures)> =
         rows.iter().filter(|row| front.contains(&row.point)).filter_map(|row| Some((row, row.figures()?))).collect();
     best.sort_by(|(_, a), (_, b)| b.cost.fps.total_cmp(&a.cost.fps));
     let failed = rows.iter().filter(|row| row.figures().is_none()).count();
@@ -41,7 +41,7 @@ pub fn sweep_table(rows: &[Row], made_up: Option<&str>) -> String {
         count(rows.len(), "point"),
         count(best.len(), "point")
     )];
-    if let (None, Some(Row { point, outcome: Outcome::Error(error), .. })) = (best.first(), rows.first()) {
+    if let (None, Some(SweepRow { point, outcome: Outcome::Error(error), .. })) = (best.first(), rows.first()) {
         lines.push(format!("point {point}: {error}"));
     }
     if let Some((row, _)) = best.first() {
@@ -78,7 +78,7 @@ fn short(key: &str) -> String {
     ascii(key.rsplit('.').next().unwrap_or(key), KEY)
 }
 
-fn json(row: &Row, made_up: Option<&str>) -> Result<serde_json::Value> {
+fn json(row: &SweepRow, made_up: Option<&str>) -> Result<serde_json::Value> {
     let mut value = serde_json::to_value(row).map_err(|error| Error::Setting(error.to_string()))?;
     if let Some(sentence) = made_up {
         value["made_up"] = sentence.into();
@@ -87,9 +87,9 @@ fn json(row: &Row, made_up: Option<&str>) -> Result<serde_json::Value> {
 }
 
 /// One line a point; the columns of figures are their keys in `deploy.json`, joined by dots. The last one says what is made up.
-fn csv(rows: &[Row], made_up: bool) -> Result<String> {
+fn csv(rows: &[SweepRow], made_up: bool) -> Result<String> {
     let front = pareto_front(rows);
-    let figures = |row: &Row| -> Result<Vec<(String, String)>> {
+    let figures = |row: &SweepRow| -> Result<Vec<(String, String)>> {
         let mut cells = Vec::new();
         if let Some(figures) = row.figures() {
             let value = serde_json::to_value(figures).map_err(|error| Error::Setting(error.to_string()))?;
@@ -145,7 +145,7 @@ fn flatten(prefix: &str, value: &serde_json::Value, cells: &mut Vec<(String, Str
 }
 
 /// Frames a second over energy; accuracy over energy and frames a second over area where they are known.
-fn plots(rows: &[Row], made_up: bool) -> Vec<Scatter> {
+fn plots(rows: &[SweepRow], made_up: bool) -> Vec<Scatter> {
     let of = if made_up { " of a made-up network" } else { "" };
     const ENERGY: Quantity = Quantity { name: "energy of a frame, \u{b5}J", logarithmic: true, rising: false };
     const SPEED: Quantity = Quantity { name: "frames / s", logarithmic: true, rising: true };
@@ -154,7 +154,7 @@ fn plots(rows: &[Row], made_up: bool) -> Vec<Scatter> {
     type Figure = fn(&Figures) -> Option<f64>;
     let (energy, speed): (Figure, Figure) = (|it| Some(it.cost.energy_uj), |it| Some(it.cost.fps));
     let (accuracy, area): (Figure, Figure) = (|it| it.accuracy, |it| it.area.map(|area| area.total_mm2));
-    let works: Vec<(&Row, &Figures)> = rows.iter().filter_map(|row| Some((row, row.figures()?))).collect();
+    let works: Vec<(&SweepRow, &Figures)> = rows.iter().filter_map(|row| Some((row, row.figures()?))).collect();
     [
         ("Speed over energy", [ENERGY, SPEED], [energy, speed]),
         ("Accuracy over energy", [ENERGY, ACCURACY], [energy, accuracy]),
@@ -164,7 +164,7 @@ fn plots(rows: &[Row], made_up: bool) -> Vec<Scatter> {
     .map(|(title, quantities, [x, y])| {
         // A logarithm has no place for a chip that costs nothing.
         let shown = |value: f64, quantity: Quantity| Some(value).filter(|value| *value > 0.0 || !quantity.logarithmic);
-        let dot = |(row, figures): &(&Row, &Figures)| {
+        let dot = |(row, figures): &(&SweepRow, &Figures)| {
             Some(Dot { x: shown(x(figures)?, quantities[0])?, y: shown(y(figures)?, quantities[1])?, title: name(row) })
         };
         let title = format!("{title}{of}, reload charged; no point beats the line in both");
@@ -176,7 +176,7 @@ fn plots(rows: &[Row], made_up: bool) -> Vec<Scatter> {
     .collect()
 }
 
-fn name(row: &Row) -> String {
+fn name(row: &SweepRow) -> String {
     let settings: Vec<String> = row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
     format!("point {}: {}", row.point, settings.join(", "))
 }

@@ -4,7 +4,7 @@ use maud::{Markup, PreEscaped, html};
 
 use super::document::{Extras, document};
 use super::text::{UNKNOWN, accuracy, count, energy, grouped, percent};
-use crate::sweep::{Figures, Outcome, Row, Value};
+use crate::sweep::{Figures, Outcome, SweepRow, Value};
 
 /// Most rows of the table: those that no other one beats, then the others in their order.
 const SHOWN: usize = 2_000;
@@ -20,11 +20,11 @@ const order = typeof x === typeof y ? (x > y) - (x < y) : typeof x === 'number' 
 body.append(...rows) })";
 
 /// The page; `front` are the points that no other one beats, ascending, `plots` an SVG text.
-pub(super) fn page(rows: &[Row], made_up: Option<&str>, front: &[usize], plots: &str) -> String {
-    let on_front = |row: &&Row| front.binary_search(&row.point).is_ok();
+pub(super) fn page(rows: &[SweepRow], made_up: Option<&str>, front: &[usize], plots: &str) -> String {
+    let on_front = |row: &&SweepRow| front.binary_search(&row.point).is_ok();
     let best = rows.iter().filter(|row| on_front(row));
     let others = rows.iter().filter(|row| !on_front(row));
-    let shown: Vec<&Row> = best.chain(others).take(SHOWN).collect();
+    let shown: Vec<&SweepRow> = best.chain(others).take(SHOWN).collect();
     let title = format!("A sweep of {}", count(rows.len(), "chip"));
     let body = html! {
         h1 { (title) }
@@ -42,7 +42,7 @@ pub(super) fn page(rows: &[Row], made_up: Option<&str>, front: &[usize], plots: 
 }
 
 /// The keys that vary, with their values.
-fn keys(rows: &[Row]) -> Markup {
+fn keys(rows: &[SweepRow]) -> Markup {
     let names = rows.first().into_iter().flat_map(|row| row.settings.iter().map(|(key, _)| key));
     let values = |key: &str| {
         let mut values: Vec<String> = Vec::new();
@@ -93,7 +93,7 @@ const COLUMNS: [Column; 7] = [
     ("accuracy", |it| accuracy(it.accuracy), |it| it.accuracy),
 ];
 
-fn points(rows: &[Row], front: &[usize], shown: &[&Row]) -> Markup {
+fn points(rows: &[SweepRow], front: &[usize], shown: &[&SweepRow]) -> Markup {
     let names: Vec<&str> =
         rows.first().into_iter().flat_map(|row| row.settings.iter().map(|(key, _)| key.as_str())).collect();
     html! {

@@ -23,7 +23,7 @@ mod run;
 mod table;
 
 pub use experiment::{Bar, Claim, ClaimedFigure, Experiment, FOLDER, Row};
-pub use results::{Figures, Results, Run};
+pub use results::{CostFigures, Results, Run};
 pub use rows::State;
 pub use run::{Reproduction, Verdict};
 pub use table::Table;

@@ -45,14 +45,14 @@ pub struct Run {
     /// Dense weights at the same bits / (stored + index bits).
     pub ratio: f64,
     /// Per frame, weight reload charged.
-    pub cost: Figures,
+    pub cost: CostFigures,
     /// Per frame, as if all weights stayed in the macros.
-    pub cost_without_reload: Figures,
+    pub cost_without_reload: CostFigures,
 }
 
 /// The figures of a [`Cost`] that tables show.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
+pub struct CostFigures {
     /// Cycles.
     pub cycles: f64,
     /// Frames a second.
@@ -65,7 +65,7 @@ pub struct Figures {
     pub tops_per_watt_executed: f64,
 }
 
-impl From<&Cost> for Figures {
+impl From<&Cost> for CostFigures {
     fn from(cost: &Cost) -> Self {
         Self {
             cycles: cost.cycles as f64,

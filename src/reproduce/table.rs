@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::curves::curves;
 use super::experiment::{Bar, Claim, ClaimedFigure, Experiment, Row};
 use super::plot::plot;
-use super::results::{Figures, Results, Run};
+use super::results::{CostFigures, Results, Run};
 use super::rows::{State, TableRow};
 use crate::error::{Error, Result};
 use crate::files::{to_json, write_atomically};
@@ -207,8 +207,8 @@ const CLAIM_NOTE: &str = "Labels: Q quoted, I inferred, R recalled. Ours are mea
 
 /// What stands beside a claim, with weight reload and without.
 fn claimed(row: &TableRow, figure: ClaimedFigure) -> Option<[String; 2]> {
-    let text = |figures: fn(&Run) -> &Figures| {
-        let mean = |figure: fn(&Figures) -> f64| row.mean(|run| figure(figures(run)));
+    let text = |figures: fn(&Run) -> &CostFigures| {
+        let mean = |figure: fn(&CostFigures) -> f64| row.mean(|run| figure(figures(run)));
         Some(match figure {
             ClaimedFigure::Fps => format!("{:.0} frames/s", mean(|cost| cost.fps)?),
             ClaimedFigure::TopsPerWattDenseEquivalent => format!(

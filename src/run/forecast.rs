@@ -12,7 +12,7 @@ const STEPS: usize = 3;
 
 /// What a run is expected to take.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Estimate {
+pub struct Forecast {
     /// For each phase its name, its epochs and the seconds of one; none where it has no epochs.
     pub phases: Vec<(&'static str, usize, Option<f64>)>,
     /// Memory that is in use after the steps, which keep theirs for the next ones, in bytes, where the system tells.
@@ -23,7 +23,7 @@ pub struct Estimate {
     pub measured: SystemTime,
 }
 
-impl Estimate {
+impl Forecast {
     /// Measures a few steps of each phase; the run folder has `teacher` bytes beside the checkpoints.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Estimate {
     }
 }
 
-impl Display for Estimate {
+impl Display for Forecast {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         for (name, epochs, seconds) in &self.phases {
             match seconds {
@@ -98,7 +98,7 @@ mod tests {
     fn phases_add_up() {
         let phases = vec![("float", 30, Some(60.0)), ("sparsify", 2, Some(90.5)), ("quantize", 0, None)];
         let (memory, disk, measured) = (Some(3 << 29), 5 << 20, SystemTime::UNIX_EPOCH);
-        let text = Estimate { phases, memory, disk, measured }.to_string();
+        let text = Forecast { phases, memory, disk, measured }.to_string();
         let expected = "float     30 epochs of 60.0 s\nsparsify  2 epochs of 90.5 s\nquantize  no epochs\n\
                         together  33 min, to 1970-01-01T00:33:01Z if it begins now; beside it what export and the hardware model take\n\
                         memory    1.5 GiB\ndisk      5.0 MiB\n";

@@ -3,13 +3,13 @@
 //! | file | knows |
 //! |---|---|
 //! | `mod` | what a run needs, in which order its folder is written, and its end |
-//! | `estimate` | what a run will take, measured on a few steps |
+//! | `forecast` | what a run will take, measured on a few steps |
 //! | `catalog` | what the programs know by name |
 //! | `start` | the network, the weights and the teacher that a recipe names |
 //! | `journal` | checkpoints and `metrics.jsonl` |
 
 mod catalog;
-mod estimate;
+mod forecast;
 mod journal;
 mod start;
 
@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::catalog::catalog;
-pub use self::estimate::Estimate;
-use self::estimate::size;
+pub use self::forecast::Forecast;
+use self::forecast::size;
 use self::journal::Journal;
 use self::start::{Origin, Start, network};
 use crate::data::{DataOptions, Dataset, ImageShape};
@@ -217,7 +217,7 @@ impl<'a> Plan<'a> {
     ///
     /// # Errors
     /// A folder that cannot be written, or whose disk has no room for the checkpoints; a training that diverges, a network that cannot be exported.
-    pub fn estimate(mut self) -> Result<Estimate> {
+    pub fn forecast(mut self) -> Result<Forecast> {
         let parent = self.folder.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
         let probe = part_beside(&parent.join("dry-run"));
         std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).map_err(Error::io(&probe))?;
@@ -231,12 +231,12 @@ impl<'a> Plan<'a> {
         ));
         // A run doesn't keep what it started from either.
         let teacher = self.start.take().and_then(|start| start.teacher).map_or(0, |teacher| teacher.bytes());
-        let estimate = Estimate::measured(self.training, teacher)?;
-        if let Some(free) = free_disk(&self.folder).filter(|free| *free < estimate.disk) {
-            let message = format!("checkpoints take {}, the disk has {} free", size(estimate.disk), size(free));
+        let forecast = Forecast::measured(self.training, teacher)?;
+        if let Some(free) = free_disk(&self.folder).filter(|free| *free < forecast.disk) {
+            let message = format!("checkpoints take {}, the disk has {} free", size(forecast.disk), size(free));
             return Err(Error::file(&self.folder, message));
         }
-        Ok(estimate)
+        Ok(forecast)
     }
 
     /// Trains, exports, runs the hardware model and writes the run folder.

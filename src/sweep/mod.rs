@@ -14,7 +14,7 @@ mod run;
 mod space;
 mod store;
 
-pub use row::{Figures, Outcome, Row, pareto_front};
+pub use row::{Figures, Outcome, SweepRow, pareto_front};
 pub use run::run;
 pub use space::{Space, Value};
 pub use store::{Shard, Store};

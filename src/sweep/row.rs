@@ -8,7 +8,7 @@ use crate::hardware::{AreaBreakdown, Compression, Cost, Evaluation};
 /// A point of a sweep with what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Row {
+pub struct SweepRow {
     /// Number in the [`Space`](super::Space).
     pub point: usize,
     /// Each ranged key with its value, in the order of the space's keys.
@@ -85,7 +85,7 @@ impl Figures {
     }
 }
 
-impl Row {
+impl SweepRow {
     /// What it costs, if it works.
     pub fn figures(&self) -> Option<&Figures> {
         match &self.outcome {
@@ -98,7 +98,7 @@ impl Row {
 /// The points that no other one beats in one figure without losing in another, ascending; equal ones all of them.
 ///
 /// Figures are frames a second, energy, and accuracy and area where they are known.
-pub fn pareto_front(rows: &[Row]) -> Vec<usize> {
+pub fn pareto_front(rows: &[SweepRow]) -> Vec<usize> {
     let mut front: Vec<(usize, &Figures)> = Vec::new();
     for (point, figures) in rows.iter().filter_map(|row| Some((row.point, row.figures()?))) {
         if !front.iter().any(|(_, other)| other.beats(figures)) {

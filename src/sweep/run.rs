@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::row::{Figures, Outcome, Row};
+use super::row::{Figures, Outcome, SweepRow};
 use super::space::Space;
 use super::store::{Shard, Store};
 use crate::error::Result;
@@ -37,7 +37,7 @@ pub fn run(
             Ok(figures) => Outcome::Figures(Box::new(figures)),
             Err(error) => Outcome::Error(error.to_string()),
         };
-        let row = Row { point, settings: space.settings(point), outcome };
+        let row = SweepRow { point, settings: space.settings(point), outcome };
         writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(&row)?;
         done(finished.fetch_add(1, Ordering::Relaxed) + 1);
         Ok(())

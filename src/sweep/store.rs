@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::row::Row;
+use super::row::SweepRow;
 use crate::error::{Error, Result};
 use crate::files::{try_lock, wait_for_lock};
 
@@ -74,7 +74,7 @@ pub struct Writer {
 
 impl Writer {
     /// Appends a row.
-    pub(super) fn push(&mut self, row: &Row) -> Result<()> {
+    pub(super) fn push(&mut self, row: &SweepRow) -> Result<()> {
         append(&mut self.file, &self.path, row)
     }
 }
@@ -99,7 +99,7 @@ impl Store {
     ///
     /// # Errors
     /// Files that cannot be read or belong to another sweep; a shard that another process writes.
-    pub(super) fn open(&self, shard: Shard) -> Result<(Vec<Row>, Writer)> {
+    pub(super) fn open(&self, shard: Shard) -> Result<(Vec<SweepRow>, Writer)> {
         let path = self.folder.join(shard.file());
         let mut options = OpenOptions::new();
         let mut file =
@@ -123,7 +123,7 @@ impl Store {
     ///
     /// # Errors
     /// Files that cannot be read, are damaged or belong to another sweep.
-    pub fn rows(&self) -> Result<Vec<Row>> {
+    pub fn rows(&self) -> Result<Vec<SweepRow>> {
         let mut rows = Vec::new();
         let folder = std::fs::read_dir(&self.folder).map_err(Error::io(&self.folder))?;
         for entry in folder {
@@ -133,12 +133,12 @@ impl Store {
                 self.read(&path, &mut rows)?;
             }
         }
-        rows.sort_by_key(|row: &Row| row.point);
+        rows.sort_by_key(|row: &SweepRow| row.point);
         rows.dedup_by_key(|row| row.point);
         Ok(rows)
     }
 
-    fn read(&self, path: &Path, rows: &mut Vec<Row>) -> Result<()> {
+    fn read(&self, path: &Path, rows: &mut Vec<SweepRow>) -> Result<()> {
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
         // What follows the last end of a line is being written, or was when a process died.
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
@@ -150,7 +150,7 @@ impl Store {
             return Err(Error::file(path, message));
         }
         for (number, line) in lines {
-            let row: Row = serde_json::from_slice(line).map_err(|error| {
+            let row: SweepRow = serde_json::from_slice(line).map_err(|error| {
                 Error::file(path, format!("line {number}: {error}; delete the line to redo its point"))
             })?;
             if row.point >= self.points {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::forward::{Chip, ChipBias, Mode, Output, Pass, Statistics, gain};
+use super::forward::{ChipBias, LossyChip, Mode, Output, Pass, Statistics, gain};
 use super::tensors::{to_device, to_host};
 use crate::integer::{BitPlan, Fusion, ImageScale};
 use crate::network::{Array, BatchNorm, ConvId, Graph, Norm, Params};
@@ -119,8 +119,8 @@ impl Model {
     /// `images`, layer after layer: each sees what the corrected ones before it give.
     ///
     /// After the bias correction of Nagel et al., *Data-free quantization through weight equalization and bias correction*, ICCV 2019.
-    pub fn correct_biases(&mut self, images: &[u8], plan: &BitPlan, fusion: Fusion, chip: Chip) {
-        let mode = Mode::Quantized { plan, fusion, chip: Some(Chip { bias: ChipBias::Removed, ..chip }) };
+    pub fn correct_biases(&mut self, images: &[u8], plan: &BitPlan, fusion: Fusion, chip: LossyChip) {
+        let mode = Mode::Quantized { plan, fusion, chip: Some(LossyChip { bias: ChipBias::Removed, ..chip }) };
         let output = self.forward(self.images(images), mode);
         for (conv, mean) in output.corrections {
             self.params.conv_mut(conv).offset_mut().inplace(|offset| offset - mean);
@@ -207,7 +207,7 @@ mod tests {
         calibrate(&mut model, &recipe, &train);
         let plan = BitPlan::new(&graph, &recipe.quantize);
         let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
-        let chip = Chip { hardware: &hardware, first: 0, bias: ChipBias::Kept };
+        let chip = LossyChip { hardware: &hardware, first: 0, bias: ChipBias::Kept };
         let images = &train.images[..8 * graph.image().len()];
         let means = |model: &Model, chip| {
             let mut means = None;
@@ -251,7 +251,7 @@ mod tests {
         for hardware in
             [Hardware { noise: Some(noise), ..Hardware::mars() }, adc.clone(), Hardware { noise: Some(noise), ..adc }]
         {
-            let chip = Some(Chip { hardware: &hardware, first: 0, bias: ChipBias::Kept });
+            let chip = Some(LossyChip { hardware: &hardware, first: 0, bias: ChipBias::Kept });
             let mode = Mode::Quantized { plan: &plan, fusion: Fusion::Frozen, chip };
             let images = &train.images[..16 * graph.image().len()];
             let trained = to_host(model.forward(model.images(images), mode).logits.reshape::<1, _>([-1]));

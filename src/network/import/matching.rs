@@ -21,7 +21,7 @@ pub struct ImportOptions<'a> {
 /// Where the parameters of each convolution come from.
 pub(super) struct Matching<'a> {
     /// Those that come from the checkpoint.
-    pub layers: Vec<Layer<'a>>,
+    pub layers: Vec<MatchedLayer<'a>>,
     /// Those that are trained anew.
     pub fresh: Vec<Conv>,
     /// How many were found by name.
@@ -31,7 +31,7 @@ pub(super) struct Matching<'a> {
 }
 
 /// Where the parameters of a convolution come from.
-pub(super) struct Layer<'a> {
+pub(super) struct MatchedLayer<'a> {
     pub conv: Conv,
     pub weights: WeightParts<'a>,
     pub bias: Option<Part<'a>>,
@@ -64,10 +64,10 @@ pub(super) fn match_layers<'a>(graph: &Graph, modules: &Modules<'a>, options: &I
     let norms = matcher.norms(&weights)?;
     let layer = |((conv, module), norm): ((Conv, &Module<'a>), Option<NormParts<'a>>)| {
         let weights = module.weights().expect("a module with weights");
-        Layer { conv, weights, bias: module.part(BIAS), norm }
+        MatchedLayer { conv, weights, bias: module.part(BIAS), norm }
     };
-    let layers: Vec<Layer> = weights.into_iter().zip(norms).map(layer).collect();
-    for Layer { conv, bias, .. } in &layers {
+    let layers: Vec<MatchedLayer> = weights.into_iter().zip(norms).map(layer).collect();
+    for MatchedLayer { conv, bias, .. } in &layers {
         if let Some(Part { name, entry }) = bias.filter(|bias| bias.entry.shape != [conv.shape.filters()]) {
             return matcher.misshapen(name, &entry.shape, &conv.name, &[conv.shape.filters()], ANOTHER_NETWORK);
         }
@@ -307,7 +307,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
     }
 
     /// Arrays that belong to no layer: there are none, unless layers are trained anew in place of as many.
-    fn unused(&self, layers: &[Layer<'a>], fresh: &[Conv]) -> Fit<Vec<Part<'a>>> {
+    fn unused(&self, layers: &[MatchedLayer<'a>], fresh: &[Conv]) -> Fit<Vec<Part<'a>>> {
         let weights = layers.iter().flat_map(|layer| layer.weights.parts());
         let biases = layers.iter().filter_map(|layer| layer.bias);
         let norms = layers.iter().filter_map(|layer| layer.norm).flat_map(|norm| norm.parts());

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use self::arrays::Arrays;
 use self::exported::import_onnx;
-use self::matching::{AFFINE, Layer, Matching, STATISTICS};
+use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS};
 use self::modules::{Factor, Part, is_scale, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
@@ -63,7 +63,7 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
             weights.insert(ParamId { conv: layer.conv.id, role }.name(graph), array);
         }
     }
-    let lacks = |layer: &&Layer| layer.norm.is_some_and(|norm| norm.statistics.is_none());
+    let lacks = |layer: &&MatchedLayer| layer.norm.is_some_and(|norm| norm.statistics.is_none());
     let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.id).collect();
     Ok(Imported { weights, without_statistics, remarks: remarks(&arrays, &set) })
 }
@@ -94,7 +94,7 @@ fn choose<'a>(arrays: &'a Arrays, key: Option<&str>, graph: &Graph, options: &Im
 }
 
 /// The arrays of a convolution. A bias before a batch norm moves into its mean.
-fn read_layer(arrays: &Arrays, layer: &Layer) -> Result<Vec<(Role, Array)>> {
+fn read_layer(arrays: &Arrays, layer: &MatchedLayer) -> Result<Vec<(Role, Array)>> {
     let filters = layer.conv.shape.filters();
     let mut weight = values(arrays, &layer.weights.weight, false)?;
     match &layer.weights.factor {
@@ -194,7 +194,7 @@ fn remarks(arrays: &Arrays, set: &Set) -> Vec<String> {
         }
         text
     };
-    let layers = |is: fn(&Layer) -> bool| -> Vec<&str> {
+    let layers = |is: fn(&MatchedLayer) -> bool| -> Vec<&str> {
         matching.layers.iter().filter(|layer| is(layer)).map(|layer| layer.conv.name.as_str()).collect()
     };
     for (names, what) in [

@@ -5,7 +5,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use super::mode::{Chip, ChipBias};
+use super::mode::{ChipBias, LossyChip};
 use crate::integer::IntegerConv;
 use crate::network::Conv;
 use crate::quantize::{Conversions, cells};
@@ -21,7 +21,7 @@ pub(super) struct Held<'a> {
 
 /// What a chip loses of a convolution beside what its weights show.
 pub(super) struct Losses<'a> {
-    chip: Chip<'a>,
+    chip: LossyChip<'a>,
     /// None where every partial sum is converted exactly.
     conversions: Option<Conversions>,
     /// What stuck cells make of the input's zero points, which the biases know of the weights as they should be; one a filter.
@@ -90,7 +90,7 @@ pub(super) fn load<'a>(
     conv: &Conv,
     bits: ConvBits,
     zero_points: &[u8],
-    chip: Chip<'a>,
+    chip: LossyChip<'a>,
     rounded: Tensor<4>,
     scales: SignedScales,
 ) -> Held<'a> {

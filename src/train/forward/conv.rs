@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 
 use super::chip::{ConvBits, Held, SignedScales, load, to_integers};
 use super::fold::{Fold, by_filter, gain, options, running_affine};
-use super::mode::{Chip, Statistics};
+use super::mode::{LossyChip, Statistics};
 use crate::engine::{BlockOutput, Moments, Norm, Shortcut, conv_block};
 use crate::integer::{Fusion, ImageScale};
 use crate::network::{Activation, BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
@@ -31,7 +31,7 @@ pub(super) struct Quantized<'a> {
     pub fusion: Fusion,
     pub rounding: Rounding,
     /// The chip, where its conversions lose something.
-    pub chip: Option<Chip<'a>>,
+    pub chip: Option<LossyChip<'a>>,
 }
 
 /// What integers do to a folded convolution beside the rounding of its weights.
@@ -72,7 +72,7 @@ pub(super) struct ConvOutput {
 }
 
 /// A convolution of the network with its parameters in a pass.
-pub(super) struct Layer<'a> {
+pub(super) struct ConvPass<'a> {
     pub conv: &'a Conv,
     pub params: &'a ConvParams<Tensor<1>>,
     pub image_scale: &'a ImageScale,
@@ -80,7 +80,7 @@ pub(super) struct Layer<'a> {
 }
 
 /// A convolution with its batch norm or bias, residual sum and activation.
-pub(super) fn convolve(layer: &Layer, plan: &ConvPlan, input: ConvInput, activation: Activation) -> ConvOutput {
+pub(super) fn convolve(layer: &ConvPass, plan: &ConvPlan, input: ConvInput, activation: Activation) -> ConvOutput {
     let weight = layer.weight();
     let (weight, norm) = match (plan, &layer.params.norm) {
         (ConvPlan::Quantized(plan), _) => return layer.quantized(plan, weight, input, activation),
@@ -98,7 +98,7 @@ pub(super) fn convolve(layer: &Layer, plan: &ConvPlan, input: ConvInput, activat
     ConvOutput { value: output.value, statistics: layer.statistics(output.statistics, images), correction: None }
 }
 
-impl Layer<'_> {
+impl ConvPass<'_> {
     /// The weights `[filters, channels, kernel height, kernel width]`; the first layer's have the factor of each color.
     fn weight(&self) -> Tensor<4> {
         let shape = &self.conv.shape;

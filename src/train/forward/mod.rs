@@ -21,9 +21,9 @@ use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, Tensor};
 
 use self::chip::ConvBits;
-use self::conv::{ConvInput, ConvPlan, Layer, Quantized, Rounding, convolve};
+use self::conv::{ConvInput, ConvPass, ConvPlan, Quantized, Rounding, convolve};
 pub(super) use self::fold::gain;
-pub(crate) use self::mode::{Chip, ChipBias, Mode, Output, Statistics};
+pub(crate) use self::mode::{ChipBias, LossyChip, Mode, Output, Statistics};
 use crate::engine::{PoolOptions, Shortcut, max_pool};
 use crate::integer::{ImageScale, Reads, zero_point};
 use crate::network::{Activation, Conv, ConvId, Graph, Op, Params, Skip, Source, Window};
@@ -81,7 +81,7 @@ impl Pass<'_> {
                 Op::Conv { skip, activation, logits, .. } => {
                     let mut run = |conv: &Conv, plan: &ConvPlan, input, activation| {
                         let (params, image_scale) = (self.params.conv(conv.id), self.image_scale);
-                        let layer = Layer { conv, params, image_scale, quantizer: self.quantizer };
+                        let layer = ConvPass { conv, params, image_scale, quantizer: self.quantizer };
                         let output = convolve(&layer, plan, input, activation);
                         statistics.extend(output.statistics);
                         corrections.extend(output.correction.map(|mean| (conv.id, mean)));

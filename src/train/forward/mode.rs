@@ -16,12 +16,12 @@ pub(crate) enum Mode<'a> {
     /// Float; the batch norms of these convolutions with the batch's statistics, the others with their running ones.
     Measuring { convs: &'a [ConvId] },
     /// Fake quantizers on weights and values; with a chip, its conversions too.
-    Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<Chip<'a>> },
+    Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<LossyChip<'a>> },
 }
 
 /// A chip that loses something, and the number of a batch's first image, from which its noise follows.
 #[derive(Clone, Copy)]
-pub(crate) struct Chip<'a> {
+pub(crate) struct LossyChip<'a> {
     pub hardware: &'a Hardware,
     pub first: u64,
     /// What becomes of the mean of what conversions add to a filter.

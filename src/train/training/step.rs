@@ -8,7 +8,7 @@ use super::Training;
 use crate::data::{Augment, Batch, EpochOrder};
 use crate::error::Result;
 use crate::train::events::StepReport;
-use crate::train::forward::{Chip, ChipBias, Mode};
+use crate::train::forward::{ChipBias, LossyChip, Mode};
 use crate::train::health::diverged;
 use crate::train::losses::{Lesson, loss};
 use crate::train::predict::{first_not_finite, largest};
@@ -24,7 +24,7 @@ impl Training {
         match phase.kind {
             PhaseKind::Quantize => {
                 let fusion = phase.fusion_at(self.recipe.quantize.fusion, step, self.steps_per_epoch());
-                let chip = Chip { hardware: &self.hardware, first, bias: ChipBias::Kept };
+                let chip = LossyChip { hardware: &self.hardware, first, bias: ChipBias::Kept };
                 Mode::Quantized { plan: &self.plan, fusion, chip: self.sees_conversions().then_some(chip) }
             }
             PhaseKind::Float | PhaseKind::Sparsify => Mode::FloatTraining,
