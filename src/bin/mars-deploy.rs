@@ -344,13 +344,13 @@ impl Swept {
 /// Runs a part of a sweep and merges all parts once none is missing.
 fn explore(arguments: &Arguments, network: Network, file: &Path) -> Result<ExitCode> {
     let space = Space::load(file)?;
-    let Swept { networks, dataset, made_up, fingerprint } = match network {
+    let swept = match network {
         Network::Package(package) => Swept::package(arguments, package, &space, file)?,
         Network::Untrained(model) => Swept::untrained(arguments, model, &space, file)?,
     };
-    let mut sweep = Sha256::new_with_prefix(fingerprint);
+    let mut sweep = Sha256::new_with_prefix(&swept.fingerprint);
     sweep.update(space.description());
-    sweep.update(dataset.as_ref().map_or(String::new(), |dataset| dataset.test.sha256()));
+    sweep.update(swept.dataset.as_ref().map_or(String::new(), |dataset| dataset.test.sha256()));
     sweep.update(env!("CARGO_PKG_VERSION"));
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
     let folder = arguments.folder.clone().unwrap_or_else(|| Path::new("runs").join(format!("sweep-{name}")));
@@ -358,47 +358,13 @@ fn explore(arguments: &Arguments, network: Network, file: &Path) -> Result<ExitC
     let store = Store::new(&folder, format!("{:x}", sweep.finalize()), space.len())?;
 
     if !arguments.merge {
-        let shard = arguments.shard.unwrap_or(Shard::WHOLE);
-        let mut evaluators = Vec::new();
-        for (shape, network) in &networks {
-            let evaluator = match network {
-                Ok(network) => Ok((network, Evaluator::new(network)?)),
-                Err(message) => Err(message),
-            };
-            evaluators.push((*shape, evaluator));
-        }
-        // What was found for a chip serves those that compute the same and come later.
-        let accuracies = Mutex::new(HashMap::<Option<String>, f64>::new());
-        let accuracy = |network: &IntegerNetwork, hardware: &Hardware| -> Result<Option<f64>> {
-            let Some(dataset) = &dataset else { return Ok(None) };
-            let computes = hardware.losses_sha256();
-            let known = accuracies.lock().unwrap_or_else(PoisonError::into_inner).get(&computes).copied();
-            if known.is_some() {
-                return Ok(known);
-            }
-            let accuracy = macro_accuracy(network, hardware, &dataset.test, space.images())?;
-            accuracies.lock().unwrap_or_else(PoisonError::into_inner).insert(computes, accuracy);
-            Ok(Some(accuracy))
-        };
-        let evaluate = |hardware: &Hardware| {
-            let of_shape = evaluators.iter().find(|(shape, _)| shape.is_none_or(|shape| shape == hardware.group));
-            let (network, evaluator) = match of_shape {
-                Some((_, Ok(found))) => found,
-                Some((_, Err(message))) => return Err(Error::Setting((*message).clone())),
-                None => return Err(Error::Setting("no chip of this sweep was seen with its groups".into())),
-            };
-            Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(network, hardware)?))
-        };
-        let observer = arguments.common.observer();
-        observer.begins("sweeping", shard.points(space.len()).count(), 0);
-        sweep::run(&space, &store, shard, evaluate, |done| observer.advances(done, &String::new))?;
-        observer.ends(None);
+        evaluate_shard(arguments, &space, &swept, &store)?;
     }
     store.alone(|| {
         let rows = store.rows()?;
         let missing = space.len() - rows.len();
         if missing == 0 {
-            let made_up = made_up.as_ref().map(|made_up| made_up.what.as_str());
+            let made_up = swept.made_up.as_ref().map(|made_up| made_up.what.as_str());
             report::write_sweep(&rows, made_up, &folder)?;
             let table = report::sweep_table(&rows, made_up);
             say(&format!("{table}sweep.html, sweep.csv, sweep.jsonl and sweep.svg are in {}\n", folder.display()))?;
@@ -410,4 +376,44 @@ fn explore(arguments: &Arguments, network: Network, file: &Path) -> Result<ExitC
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Costs the network on every chip of a sweep's part.
+fn evaluate_shard(arguments: &Arguments, space: &Space, swept: &Swept, store: &Store) -> Result<()> {
+    let shard = arguments.shard.unwrap_or(Shard::WHOLE);
+    let mut evaluators = Vec::new();
+    for (shape, network) in &swept.networks {
+        let evaluator = match network {
+            Ok(network) => Ok((network, Evaluator::new(network)?)),
+            Err(message) => Err(message),
+        };
+        evaluators.push((*shape, evaluator));
+    }
+    // What was found for a chip serves those that compute the same and come later.
+    let accuracies = Mutex::new(HashMap::<Option<String>, f64>::new());
+    let accuracy = |network: &IntegerNetwork, hardware: &Hardware| -> Result<Option<f64>> {
+        let Some(dataset) = &swept.dataset else { return Ok(None) };
+        let computes = hardware.losses_sha256();
+        let known = accuracies.lock().unwrap_or_else(PoisonError::into_inner).get(&computes).copied();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let accuracy = macro_accuracy(network, hardware, &dataset.test, space.images())?;
+        accuracies.lock().unwrap_or_else(PoisonError::into_inner).insert(computes, accuracy);
+        Ok(Some(accuracy))
+    };
+    let evaluate = |hardware: &Hardware| {
+        let of_shape = evaluators.iter().find(|(shape, _)| shape.is_none_or(|shape| shape == hardware.group));
+        let (network, evaluator) = match of_shape {
+            Some((_, Ok(found))) => found,
+            Some((_, Err(message))) => return Err(Error::Setting((*message).clone())),
+            None => return Err(Error::Setting("no chip of this sweep was seen with its groups".into())),
+        };
+        Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(network, hardware)?))
+    };
+    let observer = arguments.common.observer();
+    observer.begins("sweeping", shard.points(space.len()).count(), 0);
+    sweep::run(space, store, shard, evaluate, |done| observer.advances(done, &String::new))?;
+    observer.ends(None);
+    Ok(())
 }

@@ -82,9 +82,8 @@ impl Archive {
         Ok(())
     }
 
-    /// One request for the bytes behind those in `file`.
-    fn fetch(&self, file: &mut File, observer: &dyn Observer) -> Result<(), Interruption> {
-        let mut have = file.metadata()?.len();
+    /// Asks for the bytes behind the first `have`.
+    fn request(&self, have: u64) -> Result<ureq::http::Response<ureq::Body>, Interruption> {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(SILENCE))
@@ -95,7 +94,13 @@ impl Archive {
         if have > 0 {
             request = request.header("Range", format!("bytes={have}-"));
         }
-        let response = request.call().map_err(|error| Interruption::Server(error.to_string()))?;
+        request.call().map_err(|error| Interruption::Server(error.to_string()))
+    }
+
+    /// One request for the bytes behind those in `file`.
+    fn fetch(&self, file: &mut File, observer: &dyn Observer) -> Result<(), Interruption> {
+        let mut have = file.metadata()?.len();
+        let response = self.request(have)?;
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         match response.status().as_u16() {
             200 => {

@@ -50,17 +50,7 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
         }
         LayerSpec::Concat { .. } => Op::Concat,
     };
-    let behind = match layer {
-        LayerSpec::Concat { inputs, .. } => {
-            if inputs.len() < 2 {
-                return Err(format!("it joins {} values: `inputs` names two or more", inputs.len()));
-            }
-            inputs[1..].iter().map(|name| find(name, nodes)).collect::<Reason<Vec<Source>>>()?
-        }
-        LayerSpec::Conv { .. } | LayerSpec::MaxPool { .. } | LayerSpec::AvgPool { .. } | LayerSpec::Linear { .. } => {
-            Vec::new()
-        }
-    };
+    let behind = behind(layer, nodes)?;
     if (source == Source::Image || behind.contains(&Source::Image)) && !matches!(op, Op::Conv { .. }) {
         return Err("only a convolution or linear layer can read the image".into());
     }
@@ -72,6 +62,21 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
         }
     };
     Ok(Node { name: layer.name().into(), source, behind, input, output, op })
+}
+
+/// What a concatenation places behind its input.
+fn behind(layer: &LayerSpec, nodes: &[Node]) -> Reason<Vec<Source>> {
+    match layer {
+        LayerSpec::Concat { inputs, .. } => {
+            if inputs.len() < 2 {
+                return Err(format!("it joins {} values: `inputs` names two or more", inputs.len()));
+            }
+            inputs[1..].iter().map(|name| find(name, nodes)).collect()
+        }
+        LayerSpec::Conv { .. } | LayerSpec::MaxPool { .. } | LayerSpec::AvgPool { .. } | LayerSpec::Linear { .. } => {
+            Ok(Vec::new())
+        }
+    }
 }
 
 fn find(name: &str, nodes: &[Node]) -> Reason<Source> {

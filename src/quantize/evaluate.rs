@@ -17,7 +17,7 @@ use crate::engine::{ConvOptions, exact_conv};
 use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Conv, ConvShape, MapShape, Op, Skip, Source, Window};
+use crate::network::{Conv, ConvShape, MapShape, Node, Op, Skip, Source, Window};
 
 /// Floats hold every integer below this.
 const EXACT: i64 = 1 << 24;
@@ -40,6 +40,14 @@ struct ExactConv {
 
 /// The stored forms of a value.
 type Forms = Vec<(u8, Tensor<4>)>;
+
+/// What is there when a node is computed.
+struct Computed<'a> {
+    /// The number of the first image.
+    first: u64,
+    pixels: &'a Tensor<4>,
+    values: &'a [Forms],
+}
 
 impl<'a> FakeQuant<'a> {
     /// Places a network on a device, as the integer reference computes it.
@@ -87,38 +95,21 @@ impl<'a> FakeQuant<'a> {
         for (node, layer) in nodes.iter().zip(&self.network.layers) {
             let forms = match (node.op, layer) {
                 (Op::Conv { skip, .. }, IntegerLayer::Conv { conv, skip: integer_skip, output }) => {
-                    let input = self.input(node.source, conv.input_bits, &pixels, &values);
-                    let borders = self.borders(node.source, conv.input_bits);
-                    let sums = self.convs[&node.name].sums(first, input, borders);
+                    let computed = Computed { first, pixels: &pixels, values: &values };
+                    let sums = self.sums(&node.name, node.source, conv, &computed);
                     let Some(output) = output else {
                         let logits = sums.into_data().convert::<i64>();
                         let logits = logits.try_into_vec::<i64>().expect("64-bit integers");
                         return logits.into_iter().map(|logit| logit as i32).collect();
                     };
-                    let mut sums = sums * self.columns(&output.multipliers);
-                    match (skip, integer_skip) {
-                        (
-                            Some(skip @ Skip::Identity { source, .. }),
-                            Some(IntegerSkip::Identity { bits, multiplier }),
-                        ) => {
-                            let value = self.units(source, *bits, &values);
-                            let joined = identity(value, skip, node.output);
-                            sums = sums + joined * i64::from(*multiplier);
+                    let sums = sums * self.columns(&output.multipliers);
+                    let sums = match (skip, integer_skip) {
+                        (Some(skip), Some(integer)) => sums + self.joined(node, skip, integer, &computed),
+                        (None, None) => sums,
+                        (Some(_), None) | (None, Some(_)) => {
+                            unreachable!("a validated network has a skip where its node has one")
                         }
-                        (
-                            Some(Skip::Projection { source, .. }),
-                            Some(IntegerSkip::Projection { conv, multipliers }),
-                        ) => {
-                            let projection = &self.convs[&node.projection_name()];
-                            let input = self.input(source, conv.input_bits, &pixels, &values);
-                            let borders = self.borders(source, conv.input_bits);
-                            sums = sums + projection.sums(first, input, borders) * self.columns(multipliers);
-                        }
-                        (None, None) => {}
-                        (Some(Skip::Identity { .. } | Skip::Projection { .. }) | None, _) => {
-                            unreachable!("a validated network has a skip of the kind of each node's")
-                        }
-                    }
+                    };
                     requantize(sums, &output.forms)
                 }
                 (Op::MaxPool { window: Window { kernel, stride, padding } }, IntegerLayer::MaxPool) => {
@@ -150,6 +141,28 @@ impl<'a> FakeQuant<'a> {
             values.push(forms);
         }
         unreachable!("the last layer of a validated network returns the logits")
+    }
+
+    /// The sums of a convolution of this name.
+    fn sums(&self, name: &str, source: Source, conv: &IntegerConv, computed: &Computed) -> Tensor<4, Int> {
+        let input = self.input(source, conv.input_bits, computed.pixels, computed.values);
+        self.convs[name].sums(computed.first, input, self.borders(source, conv.input_bits))
+    }
+
+    /// What joins a node's sums.
+    fn joined(&self, node: &Node, skip: Skip, integer: &IntegerSkip, computed: &Computed) -> Tensor<4, Int> {
+        match (skip, integer) {
+            (Skip::Identity { source, .. }, IntegerSkip::Identity { bits, multiplier }) => {
+                let value = self.units(source, *bits, computed.values);
+                identity(value, skip, node.output) * i64::from(*multiplier)
+            }
+            (Skip::Projection { source, .. }, IntegerSkip::Projection { conv, multipliers }) => {
+                self.sums(&node.projection_name(), source, conv, computed) * self.columns(multipliers)
+            }
+            (Skip::Identity { .. } | Skip::Projection { .. }, _) => {
+                unreachable!("a validated network has a skip of the kind of each node's")
+            }
+        }
     }
 
     fn input(&self, source: Source, bits: u8, pixels: &Tensor<4>, values: &[Forms]) -> Tensor<4> {

@@ -233,11 +233,11 @@ impl MacroNetwork {
                 scratch.values[0][pixel * channels + channel] = *value;
             }
         }
-        for (index, (step, planes)) in self.steps.iter().zip(&mut scratch.planes).enumerate() {
+        for (index, step) in self.steps.iter().enumerate() {
             let values = &mut scratch.values;
             match step {
                 Step::Conv(step) => {
-                    let OfConvs { own, projection } = planes;
+                    let OfConvs { own, projection } = &mut scratch.planes[index];
                     let histograms = scratch.histograms.get(index);
                     let counted = histograms.map(|histograms| &*histograms.own);
                     step.conv.run(number, &values[step.input], own, &mut scratch.sums, &mut counters, counted)?;
@@ -246,19 +246,7 @@ impl MacroNetwork {
                         conv.run(number, &values[*input], projection, &mut scratch.joined, &mut counters, counted)?;
                     }
                     if let Some(finish) = &step.requantize {
-                        let slots = || finish.forms.iter().map(|(_, slot)| *slot);
-                        let mut outputs: Vec<_> = slots().map(|slot| std::mem::take(&mut values[slot])).collect();
-                        dispatch_integers(Requantization {
-                            conv: &step.conv,
-                            finish,
-                            sums: &scratch.sums,
-                            join: step.join.as_ref(),
-                            joined: &scratch.joined,
-                            values,
-                            row: &mut scratch.row,
-                            outputs: &mut outputs,
-                        });
-                        slots().zip(outputs).for_each(|(slot, output)| values[slot] = output);
+                        step.requantize(finish, scratch);
                     } else {
                         let sums = scratch.sums.iter().zip(&step.conv.bias);
                         logits.iter_mut().zip(sums).for_each(|(logit, (sum, bias))| *logit = sum + bias);
@@ -274,14 +262,7 @@ impl MacroNetwork {
                 Step::Concat { output, forms } => {
                     for (parts, to) in forms {
                         let mut joined = std::mem::take(&mut values[*to]);
-                        let mut first = 0;
-                        for &(slot, channels) in parts {
-                            let pixels = joined.chunks_exact_mut(output.channels);
-                            for (pixel, codes) in pixels.zip(values[slot].chunks_exact(channels)) {
-                                pixel[first..first + channels].copy_from_slice(codes);
-                            }
-                            first += channels;
-                        }
+                        concatenate(parts, values, output.channels, &mut joined);
                         values[*to] = joined;
                     }
                 }
@@ -297,6 +278,37 @@ impl MacroNetwork {
             }
         }
         Ok(counters)
+    }
+}
+
+impl ConvStep {
+    /// Writes the forms of the sums that were computed last.
+    fn requantize(&self, finish: &Finish, scratch: &mut Scratch) {
+        let Scratch { values, sums, joined, row, .. } = scratch;
+        let slots = || finish.forms.iter().map(|(_, slot)| *slot);
+        let mut outputs: Vec<_> = slots().map(|slot| std::mem::take(&mut values[slot])).collect();
+        dispatch_integers(Requantization {
+            conv: &self.conv,
+            finish,
+            sums,
+            join: self.join.as_ref(),
+            joined,
+            values,
+            row,
+            outputs: &mut outputs,
+        });
+        slots().zip(outputs).for_each(|(slot, output)| values[slot] = output);
+    }
+}
+
+/// Places the channels of some slots, `(slot, channels)`, behind each other.
+fn concatenate(parts: &[(usize, usize)], values: &[Vec<u8>], channels: usize, joined: &mut [u8]) {
+    let mut first = 0;
+    for &(slot, own) in parts {
+        for (pixel, codes) in joined.chunks_exact_mut(channels).zip(values[slot].chunks_exact(own)) {
+            pixel[first..first + own].copy_from_slice(codes);
+        }
+        first += own;
     }
 }
 

@@ -153,12 +153,8 @@ fn values(arrays: &Arrays, part: &Part, variance: bool) -> Result<Vec<f32>> {
 /// Labels of arrays that are listed; a checkpoint of an optimizer has hundreds.
 const LISTED: usize = 6;
 
-fn remarks(arrays: &Arrays, set: &Set) -> Vec<String> {
-    let Set { prefix, matching } = set;
-    let mut remarks = Vec::new();
-    if !prefix.is_empty() {
-        remarks.push(format!("its names are read without `{prefix}`"));
-    }
+/// What has no place in the network, by its labels.
+fn left_aside(arrays: &Arrays, Set { prefix, matching }: &Set) -> Option<String> {
     let mut aside: BTreeMap<String, usize> = BTreeMap::new();
     let unused = |name: &str| matching.unused.iter().any(|part| part.name == name);
     for (name, entry) in arrays.iter().filter(|(name, _)| !is_scale(name)) {
@@ -175,15 +171,22 @@ fn remarks(arrays: &Arrays, set: &Set) -> Vec<String> {
         };
         *aside.entry(label.into()).or_default() += 1;
     }
-    if !aside.is_empty() {
-        let label = |(name, count): (&String, &usize)| match count {
-            1 => format!("`{name}`"),
-            count => format!("`{name}` ({count})"),
-        };
-        let mut labels: Vec<String> = aside.iter().take(LISTED).map(label).collect();
-        labels.extend(aside.len().checked_sub(LISTED + 1).map(|more| format!("{} more", more + 1)));
-        remarks.push(format!("left aside: {}", labels.join(", ")));
+    let label = |(name, count): (&String, &usize)| match count {
+        1 => format!("`{name}`"),
+        count => format!("`{name}` ({count})"),
+    };
+    let mut labels: Vec<String> = aside.iter().take(LISTED).map(label).collect();
+    labels.extend(aside.len().checked_sub(LISTED + 1).map(|more| format!("{} more", more + 1)));
+    (!aside.is_empty()).then(|| format!("left aside: {}", labels.join(", ")))
+}
+
+fn remarks(arrays: &Arrays, set: &Set) -> Vec<String> {
+    let Set { prefix, matching } = set;
+    let mut remarks = Vec::new();
+    if !prefix.is_empty() {
+        remarks.push(format!("its names are read without `{prefix}`"));
     }
+    remarks.extend(left_aside(arrays, set));
     if arrays.names().any(is_scale) {
         remarks.push("it is of a quantized network: its float weights are read, without their rounding".into());
     }

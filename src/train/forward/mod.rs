@@ -66,64 +66,89 @@ pub(crate) struct Pass<'a> {
     pub mode: Mode<'a>,
 }
 
+/// A pass while it runs.
+struct Run<'p> {
+    pass: &'p Pass<'p>,
+    image: Value,
+    /// Those of the nodes so far.
+    values: Vec<Value>,
+    statistics: Vec<Statistics>,
+    corrections: Vec<(ConvId, Tensor<1>)>,
+}
+
+impl Run<'_> {
+    fn read(&self, source: Source, bits: Option<u8>) -> Tensor<4> {
+        match source {
+            Source::Image => self.image.form(bits),
+            Source::Node(index) => self.values[index].form(bits),
+        }
+    }
+
+    /// What a node's convolution gives with its residual sum and activation, before it is rounded.
+    fn conv(&mut self, index: usize, source: Source, skip: Option<Skip>, activation: Activation) -> Tensor<4> {
+        let plans = self.pass.plans(index);
+        let shortcut = skip.map(|skip| match skip {
+            Skip::Identity { source, stride, pad_front } => {
+                Shortcut { value: self.read(source, plans.skip_bits), stride, front: pad_front }
+            }
+            Skip::Projection { source, .. } => {
+                let (conv, plan) = plans.projection.as_ref().expect("the node's projection");
+                let input = ConvInput { x: self.read(source, plans.skip_bits), shortcut: None };
+                Shortcut { value: self.convolve(conv, plan, input, Activation::None), stride: 1, front: 0 }
+            }
+        });
+        // The quantizers of values are the ReLUs.
+        let own = match self.pass.mode {
+            Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } => activation,
+            Mode::Quantized { .. } => Activation::None,
+        };
+        let input = ConvInput { x: self.read(source, plans.input_bits), shortcut };
+        let value = self.convolve(&plans.conv, &plans.plan, input, own);
+        // The ranges of quantizers are clips themselves.
+        match (own, self.pass.graph.clip(index)) {
+            (Activation::Relu, Some(clip)) => value.clamp_max(clip),
+            (Activation::Relu | Activation::None, _) => value,
+        }
+    }
+
+    fn convolve(&mut self, conv: &Conv, plan: &ConvPlan, input: ConvInput, activation: Activation) -> Tensor<4> {
+        let Pass { params, image_scale, quantizer, .. } = *self.pass;
+        let own = ConvPass { conv, params: params.conv(conv.id), image_scale, quantizer };
+        let output = convolve(&own, plan, input, activation);
+        self.statistics.extend(output.statistics);
+        self.corrections.extend(output.correction.map(|mean| (conv.id, mean)));
+        output.value
+    }
+}
+
 impl Pass<'_> {
     /// Runs it on images as the model makes them; `inspect` sees by number the value of each node that computes one, before it is rounded.
     pub fn run(&self, images: Tensor<4>, mut inspect: impl FnMut(usize, &Tensor<4>)) -> Output {
-        let image = Value::Whole(images);
-        let mut values: Vec<Value> = Vec::new();
-        let (mut statistics, mut corrections) = (Vec::new(), Vec::new());
+        let mut run = Run {
+            pass: self,
+            image: Value::Whole(images),
+            values: Vec::new(),
+            statistics: Vec::new(),
+            corrections: Vec::new(),
+        };
         for (index, node) in self.graph.nodes().iter().enumerate() {
-            let read = |source: Source, bits: Option<u8>| match source {
-                Source::Image => image.form(bits),
-                Source::Node(index) => values[index].form(bits),
-            };
             let stored = match node.op {
                 Op::Conv { skip, activation, logits, .. } => {
-                    let mut run = |conv: &Conv, plan: &ConvPlan, input, activation| {
-                        let (params, image_scale) = (self.params.conv(conv.id), self.image_scale);
-                        let layer = ConvPass { conv, params, image_scale, quantizer: self.quantizer };
-                        let output = convolve(&layer, plan, input, activation);
-                        statistics.extend(output.statistics);
-                        corrections.extend(output.correction.map(|mean| (conv.id, mean)));
-                        output.value
-                    };
-                    let plans = self.plans(index);
-                    let shortcut = skip.map(|skip| match skip {
-                        Skip::Identity { source, stride, pad_front } => {
-                            Shortcut { value: read(source, plans.skip_bits), stride, front: pad_front }
-                        }
-                        Skip::Projection { source, .. } => {
-                            let (conv, plan) = plans.projection.as_ref().expect("the node's projection");
-                            let input = ConvInput { x: read(source, plans.skip_bits), shortcut: None };
-                            let projected = run(conv, plan, input, Activation::None);
-                            Shortcut { value: projected, stride: 1, front: 0 }
-                        }
-                    });
-                    // The quantizers of values are the ReLUs.
-                    let activation = match self.mode {
-                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } => activation,
-                        Mode::Quantized { .. } => Activation::None,
-                    };
-                    let input = ConvInput { x: read(node.source, plans.input_bits), shortcut };
-                    let value = run(&plans.conv, &plans.plan, input, activation);
-                    // The ranges of quantizers are clips themselves.
-                    let value = match (activation, self.graph.clip(index)) {
-                        (Activation::Relu, Some(clip)) => value.clamp_max(clip),
-                        (Activation::Relu | Activation::None, _) => value,
-                    };
+                    let value = run.conv(index, node.source, skip, activation);
                     inspect(index, &value);
                     if logits {
                         let [batch, _, _, classes] = value.dims();
+                        let Run { statistics, corrections, .. } = run;
                         return Output { logits: value.reshape([batch, classes]), statistics, corrections };
                     }
                     self.store(index, value)
                 }
                 Op::MaxPool { window: Window { kernel, stride, padding } } => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
-                    values[source].map(|value| max_pool(value, PoolOptions { kernel, stride, padding }))
+                    run.values[source].map(|value| max_pool(value, PoolOptions { kernel, stride, padding }))
                 }
                 Op::Concat => {
-                    let join = |bits| Tensor::cat(node.sources().map(|source| read(source, bits)).collect(), 3);
+                    let join = |bits| Tensor::cat(node.sources().map(|source| run.read(source, bits)).collect(), 3);
                     match self.mode {
                         Mode::Quantized { plan, .. } => {
                             let forms = plan.nodes[index].forms.iter();
@@ -135,13 +160,13 @@ impl Pass<'_> {
                 Op::AvgPool { window: Window { kernel, stride, padding } } => {
                     let padding = padding.map(|[before, behind]| (before, behind));
                     let options = AvgPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
-                    let x = read(node.source, self.average_bits(index)).permute([0, 3, 1, 2]);
+                    let x = run.read(node.source, self.average_bits(index)).permute([0, 3, 1, 2]);
                     let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
                     inspect(index, &value);
                     self.store(index, value)
                 }
             };
-            values.push(stored);
+            run.values.push(stored);
         }
         unreachable!("the last node of a graph gives the logits")
     }
