@@ -271,14 +271,12 @@ mod tests {
         all.min_by(|a, b| worth(a).partial_cmp(&worth(b)).unwrap()).unwrap()
     }
 
-    /// Layer by layer the mapper comes within two percent of what all combinations of placements give, and mostly to the same. A product of which no
-    /// layer may be worse than the plain one misses what one layer may lose for another.
+    /// The mapper comes within two percent of what all combinations of placements give, and mostly to the same.
     #[test]
     fn three_layers_are_laid_nearly_as_well_as_all_combinations_are() {
-        let products = [(Objective::Product, 8, 1.13, 2), (Objective::Product, 4, 1.2, 3)];
-        let others =
-            [Objective::Cycles, Objective::Energy].into_iter().flat_map(|it| [(it, 8, 1.02, 2), (it, 4, 1.02, 2)]);
-        for (objective, bits, tolerance, misses) in others.chain(products) {
+        for (objective, bits) in
+            [Objective::Cycles, Objective::Energy, Objective::Product].into_iter().flat_map(|it| [(it, 8), (it, 4)])
+        {
             let mut gaps = Vec::new();
             for (cores, macros) in [(1, 2), (2, 1), (2, 2), (3, 1)] {
                 for (held, kept) in [(1, 2), (2, 3), (4, 5), (16, 4)] {
@@ -289,12 +287,10 @@ mod tests {
                     gaps.push(found / brute_force(&layers, &chip).worth(objective).0);
                 }
             }
-            assert!(
-                gaps.iter().all(|gap| (1.0 - 1e-12..tolerance).contains(gap)),
-                "{objective:?}, {bits} bits: {gaps:?}"
-            );
-            let best = gaps.iter().filter(|gap| **gap < 1.0 + 1e-12).count();
-            assert!(best >= gaps.len() - misses, "{objective:?}, {bits} bits: {gaps:?}");
+            eprintln!("{objective:?} {bits}: {gaps:.4?}");
+            let near = |most: f64| gaps.iter().filter(|gap| (1.0 - 1e-12..most).contains(*gap)).count();
+            assert_eq!(near(1.02), gaps.len(), "{objective:?}, {bits} bits: {gaps:?}");
+            assert!(near(1.0 + 1e-12) >= gaps.len() - 2, "{objective:?}, {bits} bits: {gaps:?}");
         }
     }
 
@@ -412,7 +408,9 @@ mod tests {
     #[test]
     fn fewer_rows_take_the_same_down_to_the_least_room() {
         let mut shared = 0;
-        for (cores, macros, held, kept) in [(1, 1, 24, 3), (2, 3, 8, 3), (3, 2, 16, 2), (4, 2, 16, 5), (1, 4, 32, 4)] {
+        for (cores, macros, held, kept) in
+            [(1, 1, 24, 3), (2, 3, 8, 3), (3, 2, 16, 2), (4, 2, 16, 5), (1, 4, 32, 4), (2, 2, 64, 1)]
+        {
             let large = chip(cores, macros, held);
             let layers = layers(&large, kept);
             let found = best_plan(&layers, &large).unwrap();

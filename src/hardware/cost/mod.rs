@@ -22,6 +22,7 @@ mod ledger;
 mod loaded;
 mod mapper;
 mod parts;
+mod room;
 mod search;
 
 pub use area::AreaBreakdown;

@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::energy::{Macros, layer_energy};
+use super::room::least_that_fits;
 use crate::hardware::chip::{Hardware, Objective, Policy};
-use crate::hardware::mapping::{Layer, LayerWork, Placement};
+use crate::hardware::mapping::{CoreWork, Layer, LayerWork, Placement};
 use crate::hardware::timing::{Instruction, LayerProgram, Loading, Simulator, Span, cycles_of_a_frame, write_programs};
 
 /// Layers on all of a chip.
@@ -26,14 +27,14 @@ impl<'a> Plan<'a> {
         let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
         let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_bits());
         let room = hardware.accesses_per_macro() as u64;
-        let held: Vec<u64> = held(&works, hardware).into_iter().flatten().flatten().collect();
-        let most_held = held.iter().copied().max().unwrap_or(0);
+        let held = held_by_macros(&works.iter().map(|work| &**work).collect::<Vec<_>>(), hardware);
+        let (most_held, holding) = (most_held(&held), held.iter().flatten().flatten().count());
         let loading = match most_held <= room {
             true => Loading::Never,
             false if fits_weight_sram => Loading::WeightSram,
             false => Loading::NextLevel,
         };
-        Self { works, loading, fits_weight_sram, holding: held.len(), most_held }
+        Self { works, loading, fits_weight_sram, holding, most_held }
     }
 
     /// Whether each layer is placed as the hardware file decides.
@@ -67,7 +68,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Accesses of all layers that each macro of each core is to hold; none for a macro without a tile.
-fn held(works: &[Arc<LayerWork>], hardware: &Hardware) -> Vec<Vec<Option<u64>>> {
+fn held_by_macros(works: &[&LayerWork], hardware: &Hardware) -> Vec<Vec<Option<u64>>> {
     let of_core = |number: usize| {
         let mut held = vec![None; hardware.macros_per_core];
         let mut turn = 0;
@@ -82,6 +83,11 @@ fn held(works: &[Arc<LayerWork>], hardware: &Hardware) -> Vec<Vec<Option<u64>>> 
         held
     };
     (0..hardware.cores).map(of_core).collect()
+}
+
+/// The most that one macro holds.
+fn most_held(held: &[Vec<Option<u64>>]) -> u64 {
+    held.iter().flatten().flatten().copied().max().unwrap_or(0)
 }
 
 /// A chip that runs one layer after the other.
@@ -162,6 +168,18 @@ impl Expense {
         }
     }
 
+    /// What a layer adds to the worth of a plan near one that takes `around`: the product follows `cycles / around.cycles + energy / around.energy`.
+    fn share(&self, around: &Self, objective: Objective) -> f64 {
+        let (cycles, energy) = (self.cycles as f64, self.energy_uj);
+        match objective {
+            Objective::Cycles => cycles,
+            Objective::Energy => energy,
+            Objective::Product => {
+                cycles / around.cycles.max(1) as f64 + energy / around.energy_uj.max(f64::MIN_POSITIVE)
+            }
+        }
+    }
+
     /// The worth beside a plain placement: the product counts for what is neither slower nor costlier.
     pub(super) fn rank(&self, plain: &Self, objective: Objective) -> (f64, f64) {
         // Sums in another order may differ in their last bits.
@@ -206,11 +224,13 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     // Where copies don't fit, placements that were chosen as if weights stayed would be worth nothing.
     let loadings = [Loading::Never, Loading::WeightSram, Loading::NextLevel].into_iter();
     let loadings = loadings.filter(|loading| *loading >= plain.loading);
-    let chosen: Vec<_> = loadings.map(|loading| layer_by_layer(&works, hardware, loading)).collect();
+    let chosen: Vec<Chosen> = loadings.map(|loading| choose(&works, hardware, loading)).collect();
+    let fitted = chosen.iter().map(|chosen| chosen.least_room).max().unwrap_or(0);
     let others = others.into_iter().filter(|plan| plan.is_allowed(hardware));
-    let plans: Vec<Plan> = [plain].into_iter().chain(chosen).chain(others).collect();
+    let plans: Vec<Plan> =
+        [plain].into_iter().chain(chosen.into_iter().flat_map(|chosen| chosen.plans)).chain(others).collect();
 
-    let least_room = least_room(&works, &plans, hardware);
+    let least_room = least_room(&works, &plans, hardware).max(fitted);
     let expenses: Vec<Expense> = plans.iter().map(|plan| plan.expense(hardware)).collect();
     let plain = expenses[0];
     let rank = |expense: &Expense| expense.rank(&plain, objective);
@@ -248,28 +268,76 @@ fn works_of<'a>(layer: &'a Layer, hardware: &Hardware) -> Works<'a> {
     placements.into_iter().map(|placement| Arc::new(layer.place(placement, hardware))).collect()
 }
 
-/// The best placement of each layer, after the ones that were chosen before it.
-fn layer_by_layer<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> Plan<'a> {
+/// Plans whose weights come from one place.
+struct Chosen<'a> {
+    plans: Vec<Plan<'a>>,
+    /// The fewest accesses that a macro may have room for, so that the same placements fit.
+    least_room: usize,
+}
+
+/// Chooses placements where weights come from `loading`: the best of each layer, then what is best for all layers together.
+fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> Chosen<'a> {
+    let objective = hardware.mapping.objective;
+    let (plan, expenses) = layer_by_layer(works, hardware, loading);
+    let mut around = plan.expense(hardware);
+    let mut chosen = Chosen { plans: vec![plan], least_room: 0 };
+    let of_work = |work: &Arc<LayerWork>| work.cores.iter().map(CoreWork::held_accesses).sum::<u64>() as f64;
+    let held: Vec<Vec<f64>> = works.iter().map(|works| works.iter().map(of_work).collect()).collect();
+    loop {
+        let of_layer = |expenses: &Vec<Expense>| expenses.iter().map(|it| it.share(&around, objective)).collect();
+        let shares: Vec<Vec<f64>> = expenses.iter().map(of_layer).collect();
+        let stay_loaded = |placements: &[usize]| {
+            let works: Vec<&LayerWork> = works.iter().zip(placements).map(|(works, index)| &*works[*index]).collect();
+            let most = most_held(&held_by_macros(&works, hardware)) as usize;
+            let fit = most <= hardware.accesses_per_macro();
+            if fit {
+                chosen.least_room = chosen.least_room.max(most);
+            }
+            fit
+        };
+        let placements = match loading {
+            Loading::Never => least_that_fits(&shares, &held, stay_loaded),
+            Loading::WeightSram | Loading::NextLevel => least_that_fits(&shares, &held, |_| true),
+        };
+        let Some(placements) = placements else { return chosen };
+        let plan =
+            Plan::new(works.iter().zip(placements).map(|(works, index)| works[index].clone()).collect(), hardware);
+        let expense = plan.expense(hardware);
+        let first = chosen.plans.len() == 1;
+        chosen.plans.push(plan);
+        if !first && expense.worth(objective) >= around.worth(objective) {
+            return chosen;
+        }
+        around = expense;
+    }
+}
+
+/// The best placement of each layer, after the ones that were chosen before it, and what each of its placements takes there.
+fn layer_by_layer<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> (Plan<'a>, Vec<Vec<Expense>>) {
     let objective = hardware.mapping.objective;
     let mut chip = Runner::new(hardware, loading, Macros::all(hardware));
     let mut before = chip.state.clone();
     let mut after_best = before.clone();
+    let mut expenses = Vec::with_capacity(works.len());
     let chosen = works.iter().map(|works| {
-        let mut plain = None;
+        let mut of_works: Vec<Expense> = Vec::with_capacity(works.len());
         let mut best: Option<((f64, f64), &Arc<LayerWork>)> = None;
         for work in works {
             chip.state.clone_from(&before);
             let expense = chip.expense(work);
-            let rank = expense.rank(plain.get_or_insert(expense), objective);
+            of_works.push(expense);
+            let rank = expense.rank(&of_works[0], objective);
             if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, work));
                 std::mem::swap(&mut after_best, &mut chip.state);
             }
         }
+        expenses.push(of_works);
         std::mem::swap(&mut before, &mut after_best);
         best.expect("each layer has a placement").1.clone()
     });
-    Plan::new(chosen.collect(), hardware)
+    let plan = Plan::new(chosen.collect(), hardware);
+    (plan, expenses)
 }
 
 /// The fewest accesses that a macro may have room for, so that each layer is cut into the same tiles and copied as often, and the same plans stay loaded.

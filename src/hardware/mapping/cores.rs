@@ -90,6 +90,11 @@ impl CoreWork {
         self.pixels.len() as u64
     }
 
+    /// Accesses that the core's macros hold with all copies.
+    pub(crate) fn held_accesses(&self) -> u64 {
+        self.total.accesses * self.copies()
+    }
+
     /// The macro that a tile of a copy goes to. Macros that start together are neighbors from the first one on; others take turns
     /// across layers, from `turn` on.
     pub(crate) fn unit_of(&self, turn: usize, copy: usize, tile: usize) -> usize {

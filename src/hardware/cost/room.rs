@@ -1,0 +1,104 @@
+//! Room: which placement each layer gets where all of them together have to fit.
+
+/// Halvings of the price of room.
+const HALVINGS: usize = 20;
+
+/// For each layer the number of a placement, so that all fit and the sum of their shares is small; none where none fit that hold the least.
+///
+/// `shares[layer][placement]` is made small, `held[layer][placement]` is the room that it takes. Room has a price, the least one at which all fit
+/// (Everett, *Generalized Lagrange multiplier method*, 1963); what room is left goes to layers, those first that gain most.
+pub(super) fn least_that_fits(
+    shares: &[Vec<f64>],
+    held: &[Vec<f64>],
+    mut fits: impl FnMut(&[usize]) -> bool,
+) -> Option<Vec<usize>> {
+    let at_price = |price: f64| -> Vec<usize> {
+        let of_layer = |(shares, held): (&Vec<f64>, &Vec<f64>)| {
+            let cost = |placement: &usize| shares[*placement] + price * held[*placement];
+            (0..shares.len()).min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("each layer has a placement")
+        };
+        shares.iter().zip(held).map(of_layer).collect()
+    };
+    let mut chosen = at_price(0.0);
+    if fits(&chosen) {
+        return Some(chosen);
+    }
+    // At this price no gain is worth one more access.
+    let (mut low, mut high) = (0.0, shares.iter().flatten().sum::<f64>().max(f64::MIN_POSITIVE));
+    chosen = at_price(high);
+    if !fits(&chosen) {
+        return None;
+    }
+    for _ in 0..HALVINGS {
+        let price = (low + high) / 2.0;
+        let cheaper = at_price(price);
+        if cheaper == chosen || fits(&cheaper) {
+            (high, chosen) = (price, cheaper);
+        } else {
+            low = price;
+        }
+    }
+    let gain = |layer: usize, from: usize, to: usize| shares[layer][from] - shares[layer][to];
+    let all = shares.iter().enumerate().flat_map(|(layer, shares)| (0..shares.len()).map(move |to| (layer, to)));
+    let mut gains: Vec<(f64, usize, usize)> =
+        all.map(|(layer, to)| (gain(layer, chosen[layer], to), layer, to)).filter(|(gain, ..)| *gain > 0.0).collect();
+    gains.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (_, layer, to) in gains {
+        let from = chosen[layer];
+        if gain(layer, from, to) > 0.0 {
+            chosen[layer] = to;
+            if !fits(&chosen) {
+                chosen[layer] = from;
+            }
+        }
+    }
+    Some(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The sum of what is chosen of each layer.
+    fn sum(of: &[Vec<f64>], chosen: &[usize]) -> f64 {
+        of.iter().zip(chosen).map(|(layer, placement)| layer[*placement]).sum()
+    }
+
+    /// Every way to choose.
+    fn all(layers: usize, placements: usize) -> Vec<Vec<usize>> {
+        let mut all = vec![Vec::new()];
+        for _ in 0..layers {
+            let with = |chosen: Vec<usize>| (0..placements).map(move |it| [chosen.clone(), vec![it]].concat());
+            all = all.into_iter().flat_map(with).collect();
+        }
+        all
+    }
+
+    proptest! {
+        /// Something is chosen wherever that is possible, and takes the layers that gain most alone as far as there is room.
+        #[test]
+        fn what_is_chosen_fits_and_is_near_the_best(
+            table in prop::collection::vec(prop::collection::vec((0u32..100, 0u32..100), 3), 1..5),
+            room in 0u32..300,
+        ) {
+            let column = |of: fn(&(u32, u32)) -> u32| -> Vec<Vec<f64>> {
+                table.iter().map(|layer| layer.iter().map(|it| f64::from(of(it))).collect()).collect()
+            };
+            let (shares, held) = (column(|it| it.0), column(|it| it.1));
+            let fits = |chosen: &[usize]| sum(&held, chosen) <= f64::from(room);
+            let sums = all(table.len(), 3).into_iter().filter(|it| fits(it)).map(|it| sum(&shares, &it));
+            let best = sums.fold(f64::INFINITY, f64::min);
+            match least_that_fits(&shares, &held, fits) {
+                None => prop_assert!(best.is_infinite()),
+                Some(chosen) => {
+                    prop_assert!(fits(&chosen));
+                    // The price alone is off by at most what one layer gains; layers gain at most 100 here.
+                    let found = sum(&shares, &chosen);
+                    prop_assert!((best..best + 100.0).contains(&found), "{found}, the best is {best}");
+                }
+            }
+        }
+    }
+}
