@@ -9,11 +9,11 @@
 //! ```
 
 use super::arithmetic::{
-    Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, MULTIPLIER_BITS, Requantize, SHIFT_LIMIT,
-    SKIP_MULTIPLIER_BITS, zero_point,
+    Form, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT, SKIP_MULTIPLIER_BITS, zero_point,
 };
 use super::bits::{BitPlan, Fusion, NodeBits, QuantizeConfig, Reads};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
+use super::scales::{BatchNormRule, Limits, RealConv, SCALE_RATIO_FLOOR, Scales};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
 use crate::network::{
@@ -57,9 +57,7 @@ pub struct FoldOptions<'a> {
     pub classes: &'a [String],
 }
 
-/// Smallest ratio of a column's scale to the layer's largest: the largest multiplier has all its bits, so the column's is 2 at least.
-const SCALE_RATIO_FLOOR: f64 = 1.0 / (1u32 << (MULTIPLIER_BITS - 2)) as f64;
-/// The same beside an identity residual, whose multiplier has more bits; beside the largest `m_skip` the column's is 4 at least.
+/// Smallest ratio of a column's scale to an identity residual's, whose multiplier has more bits: beside the largest `m_skip` the column's is 4 at least.
 const SKIP_RATIO_FLOOR: f64 = 1.0 / (1u32 << (SKIP_MULTIPLIER_BITS - 3)) as f64;
 
 /// Folds and rounds a network.
@@ -105,17 +103,6 @@ struct Planned<'a> {
     batch_norm: BatchNormRule,
 }
 
-/// What becomes of a convolution's batch norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum BatchNormRule {
-    /// There is none, but a bias.
-    Absent,
-    /// Its gain is in the weights.
-    Folded,
-    /// Its gain is in the scale of each column.
-    Outside,
-}
-
 /// A convolution in integers.
 struct FoldedConv {
     conv: IntegerConv,
@@ -134,114 +121,6 @@ enum Joining<'a> {
     Projection {
         units: &'a Scales,
     },
-}
-
-/// Input and limits of a convolution's scales.
-struct Limits {
-    /// Step of its input.
-    input_step: f64,
-    /// Least unit of its accumulators.
-    least_unit: f64,
-}
-
-/// A convolution in floats: weights and biases with batch norm and colors folded in.
-struct RealConv<'a> {
-    weights: &'a [f32],
-    gains: Vec<f64>,
-    biases: Vec<f64>,
-    /// Factor of each input channel.
-    colors: Vec<f64>,
-    shape: ConvShape,
-}
-
-impl RealConv<'_> {
-    /// The folded weights of a filter.
-    fn column(&self, filter: usize) -> impl Iterator<Item = f64> {
-        let (len, taps) = (self.shape.depth() * self.shape.taps(), self.shape.taps());
-        let colors = &self.colors[self.shape.reads(filter)];
-        let weights = self.weights[filter * len..][..len].iter().enumerate();
-        weights.map(move |(index, weight)| f64::from(*weight) * self.gains[filter] * colors[index / taps])
-    }
-
-    /// The least scale with which a filter's bias stays below `2^30`, and the unit of its accumulator is not less than the limit.
-    fn least_scale(&self, filter: usize, limits: &Limits) -> f64 {
-        // Half of the bias's limit, so that rounding and the image's zero points stay within it.
-        let bias_limit = f64::from(MAX_BIAS) / 2.0;
-        limits.least_unit.max(self.biases[filter].abs() / bias_limit) / limits.input_step
-    }
-
-    /// Returns one scale for the layer. Returns one per column if (a) steps are learned per column or (b) batch norm is not folded; then
-    /// a column's scale includes its gain.
-    fn scales(&self, steps: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
-        let filters = 0..self.gains.len();
-        match (steps, batch_norm) {
-            (Scales::Shared(step), BatchNormRule::Absent | BatchNormRule::Folded) => {
-                Scales::Shared(filters.map(|filter| self.least_scale(filter, limits)).fold(*step, f64::max))
-            }
-            (Scales::PerColumn(_), _) | (_, BatchNormRule::Outside) => self.column_scales(steps, batch_norm, limits),
-        }
-    }
-
-    /// A scale for each column, which keeps its multiplier above zero; a column without weights takes the largest one.
-    fn column_scales(&self, steps: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
-        let wanted = |filter: usize| {
-            let gain = match batch_norm {
-                BatchNormRule::Outside => self.gains[filter].abs(),
-                BatchNormRule::Absent | BatchNormRule::Folded => 1.0,
-            };
-            let has_weights = self.column(filter).any(|weight| weight != 0.0);
-            has_weights.then(|| (steps.get(filter) * gain).max(self.least_scale(filter, limits)))
-        };
-        let wanted: Vec<Option<f64>> = (0..self.gains.len()).map(wanted).collect();
-        let largest = wanted.iter().flatten().copied().reduce(f64::max).unwrap_or(steps.get(0));
-        let scales = wanted.iter().enumerate().map(|(filter, scale)| {
-            let scale = scale.unwrap_or(largest);
-            scale.max(largest * SCALE_RATIO_FLOOR).max(self.least_scale(filter, limits))
-        });
-        Scales::new(scales.collect())
-    }
-}
-
-/// A positive number for all columns of a convolution, or for each.
-enum Scales {
-    Shared(f64),
-    PerColumn(Vec<f64>),
-}
-
-impl Scales {
-    /// One value for all, or one for each.
-    fn new(values: Vec<f64>) -> Self {
-        match values.as_slice() {
-            [value] => Self::Shared(*value),
-            _ => Self::PerColumn(values),
-        }
-    }
-
-    fn values(&self) -> &[f64] {
-        match self {
-            Self::Shared(value) => std::slice::from_ref(value),
-            Self::PerColumn(values) => values,
-        }
-    }
-
-    fn get(&self, filter: usize) -> f64 {
-        match self {
-            Self::Shared(value) => *value,
-            Self::PerColumn(values) => values[filter],
-        }
-    }
-
-    fn largest(&self) -> f64 {
-        self.values().iter().copied().fold(0.0, f64::max)
-    }
-
-    fn any_below(&self, floor: f64) -> bool {
-        self.values().iter().any(|value| *value < floor)
-    }
-
-    fn times(&self, factor: f64) -> Self {
-        Self::new(self.values().iter().map(|value| value * factor).collect())
-    }
 }
 
 impl Folder<'_> {

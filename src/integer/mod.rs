@@ -5,6 +5,7 @@
 //! | `arithmetic` | | bounds, and the rounding of a sum |
 //! | `network` | | [`IntegerNetwork`]: layers with their integers |
 //! | `bits` | a graph, [`QuantizeConfig`] | [`BitPlan`]: which bit width where |
+//! | `scales` | a convolution in floats | the scales of its columns |
 //! | `fold` | float weights and steps, a bit plan | an integer network |
 //! | `unfold` | an integer network | float weights and steps that fold to it |
 //! | `outline` | a graph, a bit plan | an integer network whose weights mean nothing |
@@ -28,6 +29,7 @@ mod fold;
 mod network;
 mod outline;
 mod reference;
+mod scales;
 mod unfold;
 
 pub use arithmetic::{
