@@ -10,13 +10,15 @@
 //! | `search` | layers, a chip | the best placement of each on all of it |
 //! | `parts` | layers, a chip | its parts, and what no placement takes less than |
 //! | `mapper` | layers, a chip | the best part of it |
-//! | `evaluator` | a network, a chip | [`Evaluation`]: all of these |
+//! | `evaluation` | | [`Evaluation`]: all of these, and [`Placements`] |
+//! | `evaluator` | a network, a chip | its evaluation |
 //! | `ledger` | a network, a chip | [`Ledger`]: what a network costs while its groups are pruned |
 
 mod area;
 mod bounds;
 mod compression;
 mod energy;
+mod evaluation;
 mod evaluator;
 mod ledger;
 mod loaded;
@@ -29,7 +31,6 @@ pub use area::AreaBreakdown;
 pub use bounds::{BitsMoved, Bound, Bounds};
 pub use compression::Compression;
 pub use energy::{EnergyBreakdown, EnergyPart, EnergyTerm};
-pub use evaluator::{
-    Chip, Cost, Evaluation, Evaluator, LayerCost, LayerPlacement, NextBest, Placements, Used, evaluate,
-};
+pub use evaluation::{Chip, Cost, Evaluation, LayerCost, LayerPlacement, NextBest, Placements, Used};
+pub use evaluator::{Evaluator, evaluate};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};
