@@ -74,6 +74,25 @@ struct Arguments {
     common: CommonArgs,
 }
 
+impl Arguments {
+    /// The keys of the recipe that arguments set.
+    fn recipe_settings(&self) -> Vec<String> {
+        let mut settings = self.settings.clone();
+        let strings = [
+            ("dataset", &self.dataset),
+            ("model", &self.model),
+            ("pretrained", &self.pretrained),
+            ("hardware", &self.hardware),
+        ];
+        settings.extend(strings.into_iter().filter_map(|(key, value)| Some(assignment(key, value.as_ref()?))));
+        if !self.fresh.is_empty() {
+            settings.push(format!("fresh={}", toml::Value::from(self.fresh.clone())));
+        }
+        settings.extend(self.seed.map(|seed| format!("seed={seed}")));
+        settings
+    }
+}
+
 fn main() -> ExitCode {
     keep_memory();
     let arguments = parse::<Arguments>("list");
@@ -85,18 +104,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         say(&catalog())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut settings = arguments.settings;
-    let strings = [
-        ("dataset", arguments.dataset),
-        ("model", arguments.model),
-        ("pretrained", arguments.pretrained),
-        ("hardware", arguments.hardware),
-    ];
-    settings.extend(strings.into_iter().filter_map(|(key, value)| Some(assignment(key, &value?))));
-    if !arguments.fresh.is_empty() {
-        settings.push(format!("fresh={}", toml::Value::from(arguments.fresh)));
-    }
-    settings.extend(arguments.seed.map(|seed| format!("seed={seed}")));
+    let settings = arguments.recipe_settings();
     let (data, observer) = (arguments.common.data(), arguments.common.observer());
     let environment = Environment { data: &data, device: &arguments.device, observer: &*observer };
     if let Some(file) = &arguments.write_network {

@@ -59,15 +59,8 @@ pub(super) struct ImageOptions<'a> {
 /// No classes, a class or a split without images, an image that cannot be decoded, images of several sizes without a `size`, a size out of range,
 /// no room for the decoded images.
 pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observer) -> Result<Dataset, DataError> {
+    check_options(folder, options)?;
     let ImageOptions { size, channels, .. } = *options;
-    if let Some(size) = size.filter(|size| !size.iter().all(|side| SIDES.contains(side))) {
-        let message = format!("image_size = {size:?}: sides are from {} to {} pixels", SIDES.start(), SIDES.end());
-        return Err(DataError::content(folder, message));
-    }
-    if let Some(channels) = channels.filter(|channels| ![1, 3].contains(channels)) {
-        let message = format!("its images have 1 or 3 channels, and {channels} are asked for");
-        return Err(DataError::content(folder, message));
-    }
     let train = folder.join(TRAIN);
     let classes = class_names(&train)?;
     if !CLASSES.contains(&classes.len()) {
@@ -93,16 +86,7 @@ pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observe
             (train, test)
         }
     };
-    let mut seen = vec![false; classes.len()];
-    train.iter().for_each(|image| seen[usize::from(image.label)] = true);
-    if let Some((_, class)) = seen.iter().zip(&classes).find(|(seen, _)| !**seen) {
-        let message = format!("class `{class}` has no training images: .{} are read", ENDINGS.join(", ."));
-        return Err(DataError::content(folder, message));
-    }
-    if test.is_empty() {
-        let message = format!("it has no test images: put some into {}/CLASS beside {TRAIN}", TEST[0]);
-        return Err(DataError::content(folder, message));
-    }
+    check_split(folder, &classes, &train, &test)?;
     // Whoever takes the first images is to see all classes.
     let [train, test] = [train, test].map(|images| in_order(&images, interleaved(&labels(&images))));
     let first = train.first().expect("each class has training images");
@@ -124,6 +108,34 @@ pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observe
     let (train, test) = (read(&train, "training")?, read(&test, "test")?);
     let name = folder.display().to_string();
     Ok(Dataset { name, classes, train, validation: Split { shape, ..Split::default() }, test })
+}
+
+fn check_options(folder: &Path, options: &ImageOptions) -> Result<(), DataError> {
+    let ImageOptions { size, channels, .. } = *options;
+    if let Some(size) = size.filter(|size| !size.iter().all(|side| SIDES.contains(side))) {
+        let message = format!("image_size = {size:?}: sides are from {} to {} pixels", SIDES.start(), SIDES.end());
+        return Err(DataError::content(folder, message));
+    }
+    if let Some(channels) = channels.filter(|channels| ![1, 3].contains(channels)) {
+        let message = format!("its images have 1 or 3 channels, and {channels} are asked for");
+        return Err(DataError::content(folder, message));
+    }
+    Ok(())
+}
+
+/// Each class has training images, and there is something to test.
+fn check_split(folder: &Path, classes: &[String], train: &[Labelled], test: &[Labelled]) -> Result<(), DataError> {
+    let mut seen = vec![false; classes.len()];
+    train.iter().for_each(|image| seen[usize::from(image.label)] = true);
+    if let Some((_, class)) = seen.iter().zip(classes).find(|(seen, _)| !**seen) {
+        let message = format!("class `{class}` has no training images: .{} are read", ENDINGS.join(", ."));
+        return Err(DataError::content(folder, message));
+    }
+    if test.is_empty() {
+        let message = format!("it has no test images: put some into {}/CLASS beside {TRAIN}", TEST[0]);
+        return Err(DataError::content(folder, message));
+    }
+    Ok(())
 }
 
 /// Names of the folders in a folder, sorted.

@@ -89,6 +89,23 @@ pub(super) struct Layers {
     pub weights: Weights,
 }
 
+/// What the batch norms of a layer add to variances.
+fn common_epsilon(product: &Product, joined: Option<&Joined>) -> Said<Option<f64>> {
+    let epsilon = |product: &Product| product.norm.as_ref().map(|norm| norm.epsilon);
+    let own = epsilon(product);
+    let other = match joined {
+        Some(Joined::Projection(projection)) => epsilon(projection),
+        Some(Joined::Identity { .. }) | None => None,
+    };
+    match own.zip(other).is_some_and(|(own, other)| own != other) {
+        true => refuse(
+            "the batch norms of both sums add different numbers (epsilon) to variances",
+            "use one epsilon for both",
+        ),
+        false => Ok(own.or(other)),
+    }
+}
+
 impl Layers {
     /// Adds a layer of a convolution with its activation, which may be clipped; `shape` is that of its output.
     ///
@@ -102,35 +119,8 @@ impl Layers {
         clip: Option<f64>,
         shape: [usize; 3],
     ) -> Said<Source> {
-        let mut epsilon = product.norm.as_ref().map(|norm| norm.epsilon);
-        let add = match &joined {
-            None => None,
-            Some(Joined::Identity { from, stride }) => Some(SkipSpec {
-                from: self.layers[*from].name().into(),
-                shortcut: Shortcut::Identity,
-                stride: *stride,
-                batch_norm: true,
-            }),
-            Some(Joined::Projection(projection)) => {
-                let other = projection.norm.as_ref().map(|norm| norm.epsilon);
-                if epsilon.zip(other).is_some_and(|(epsilon, other)| epsilon != other) {
-                    return refuse(
-                        "the batch norms of both sums add different numbers (epsilon) to variances",
-                        "use one epsilon for both",
-                    );
-                }
-                epsilon = epsilon.or(other);
-                let Source::Node(from) = projection.source else {
-                    unreachable!("a convolution of the image is stored before it joins a sum")
-                };
-                Some(SkipSpec {
-                    from: self.layers[from].name().into(),
-                    shortcut: Shortcut::Projection,
-                    stride: projection.projects().expect("a projection is a 1x1 convolution"),
-                    batch_norm: projection.norm.is_some(),
-                })
-            }
-        };
+        let add = joined.as_ref().map(|joined| self.skip_spec(joined));
+        let epsilon = common_epsilon(&product, joined.as_ref())?;
         let (name, input) = (product.name.clone(), self.input(product.source));
         let (filters, batch_norm, batch_norm_epsilon) = (product.filters(), product.norm.is_some(), epsilon);
         self.layers.push(match product.kind {
@@ -164,6 +154,29 @@ impl Layers {
         }
         self.add_weights(product);
         Ok(self.stored(shape, activation == Activation::None))
+    }
+
+    /// How a description writes a residual sum.
+    fn skip_spec(&self, joined: &Joined) -> SkipSpec {
+        match joined {
+            Joined::Identity { from, stride } => SkipSpec {
+                from: self.layers[*from].name().into(),
+                shortcut: Shortcut::Identity,
+                stride: *stride,
+                batch_norm: true,
+            },
+            Joined::Projection(projection) => {
+                let Source::Node(from) = projection.source else {
+                    unreachable!("a convolution of the image is stored before it joins a sum")
+                };
+                SkipSpec {
+                    from: self.layers[from].name().into(),
+                    shortcut: Shortcut::Projection,
+                    stride: projection.projects().expect("a projection is a 1x1 convolution"),
+                    batch_norm: projection.norm.is_some(),
+                }
+            }
+        }
     }
 
     /// Adds a maximum.
