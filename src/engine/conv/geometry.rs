@@ -111,8 +111,8 @@ impl ConvGeometry {
         self.filters * self.out_pixels()
     }
 
-    /// Images that give `rows` rows of a matrix with `rows_of_image` rows for each, but in two parts of the batch at least.
+    /// Images that give `rows` rows of a matrix with `rows_of_image` rows for each.
     pub(crate) fn images_for(&self, rows: usize, rows_of_image: usize) -> usize {
-        (rows / rows_of_image).clamp(1, self.batch.div_ceil(2))
+        (rows / rows_of_image).clamp(1, self.batch)
     }
 }
