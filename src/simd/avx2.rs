@@ -76,6 +76,12 @@ impl Simd for Avx2 {
         // SAFETY: the token proves AVX2; the caller's pointer is valid for eight floats.
         F32x8(unsafe { _mm256_loadu_ps(from) })
     }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const f32) {
+        // SAFETY: every machine of this architecture has SSE; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
 }
 
 /// Two registers of 8 sums. Even and odd rows are widened to 16 bits and multiplied apart, so that no pair saturates.

@@ -77,6 +77,12 @@ impl Simd for Avx512 {
         // SAFETY: the token proves AVX-512; the caller's pointer is valid for sixteen floats.
         F32x16(unsafe { _mm512_loadu_ps(from) })
     }
+
+    #[inline(always)]
+    fn prefetch(self, from: *const f32) {
+        // SAFETY: every machine of this architecture has SSE; a prefetch reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) }
+    }
 }
 
 /// One register of 16 sums; VNNI multiplies and adds four rows at once.

@@ -14,6 +14,9 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// `from` is valid for reading [`Floats::LANES`] floats; it need not be aligned.
     unsafe fn load(self, from: *const f32) -> Self::F32;
+
+    /// Fetches what is soon to be read and written, wherever `from` points.
+    fn prefetch(self, from: *const f32);
 }
 
 /// A register of floats.

@@ -78,6 +78,9 @@ impl Simd for Portable {
         // SAFETY: the caller's pointer is valid for eight floats.
         F32x8(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
     }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const f32) {}
 }
 
 /// Sixteen integers.

@@ -193,6 +193,8 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTANCE:
             for (sum, c) in sums.iter_mut().zip(&c) {
                 for (v, sum) in sum.iter_mut().enumerate() {
                     *sum = simd.load(c.add(v * S::F32::LANES));
+                    // Of the next tile: large sums of weights' gradients come from far away.
+                    simd.prefetch(c.wrapping_add(ROWS * p.c_rows.step + v * S::F32::LANES));
                 }
             }
         }
