@@ -82,20 +82,20 @@ pub(crate) fn dispatch_integers<K: IntegerKernel>(kernel: K) -> K::Output {
 /// }
 /// ```
 macro_rules! vectorized {
-    ($($(#[$doc:meta])* $visible:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
+    ($($(#[$doc:meta])* $visible:vis fn $name:ident $(<$life:lifetime>)? ($($argument:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block)*) => {$(
         $(#[$doc])*
-        $visible fn $name($($argument: $type),*) $(-> $out)? {
+        $visible fn $name $(<$life>)? ($($argument: $type),*) $(-> $out)? {
             #[inline(always)]
-            fn plain($($argument: $type),*) $(-> $out)? $body
+            fn plain $(<$life>)? ($($argument: $type),*) $(-> $out)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 use $crate::simd::{Avx2, Avx512, compiled, with_features};
 
-                with_features!(Avx512, compiled!(fn avx512($($argument: $type),*) $(-> $out)? {
+                with_features!(Avx512, compiled!(fn avx512 $(<$life>)? ($($argument: $type),*) $(-> $out)? {
                     plain($($argument),*)
                 }));
-                with_features!(Avx2, compiled!(fn avx2($($argument: $type),*) $(-> $out)? {
+                with_features!(Avx2, compiled!(fn avx2 $(<$life>)? ($($argument: $type),*) $(-> $out)? {
                     plain($($argument),*)
                 }));
                 if Avx512::detect().is_some() {

@@ -1,5 +1,6 @@
 //! What a way to compute a convolution has to offer.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// A way to compute a convolution, with its weights prepared.
@@ -7,8 +8,8 @@ pub(super) trait Algorithm: Sync {
     /// Images that a thread works on together.
     fn images(&self) -> usize;
 
-    /// Outputs of some images; `out` is zero.
-    fn forward(&self, buffers: &mut Buffers, x: &[f32], out: &mut [f32]);
+    /// Writes the outputs of some images.
+    fn forward<'o>(&self, buffers: &mut Buffers, x: &[f32], out: &'o mut [MaybeUninit<f32>]) -> &'o mut [f32];
 
     /// Floats of a sum of weight gradients, in the algorithm's own order.
     fn sum_len(&self) -> usize;

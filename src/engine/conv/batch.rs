@@ -9,7 +9,7 @@ use super::direct::Direct;
 use super::geometry::ConvGeometry;
 use super::grouped::Grouped;
 use super::winograd::Winograd;
-use crate::engine::parallel::in_parts;
+use crate::engine::parallel::{in_parts, written_in_parts};
 
 /// Parts of the batch with a weight gradient of their own, at most: fixed, so that the order of sums doesn't depend on threads.
 const GRADIENT_PARTS: usize = 16;
@@ -53,15 +53,17 @@ impl ConvGeometry {
     ) -> (Vec<f32>, Vec<R>) {
         let algorithm = self.algorithm(w, exact, Direction::Forward);
         let images = self.images_together(&*algorithm);
-        let (out, results) = in_parts(
+        let (out, results) = written_in_parts(
             self.batch * self.out_len(),
             images * self.out_len(),
             Buffers::default,
-            |buffers, part, out| -> Vec<R> {
+            |buffers, part, out| {
                 let first = part * images;
                 let count = out.len() / self.out_len();
-                algorithm.forward(buffers, &x[first * self.in_len()..][..count * self.in_len()], out);
-                (first..).zip(out.chunks_mut(self.out_len())).map(|(image, out)| finish(image, out)).collect()
+                let out = algorithm.forward(buffers, &x[first * self.in_len()..][..count * self.in_len()], out);
+                let images = (first..).zip(out.chunks_mut(self.out_len()));
+                let results: Vec<R> = images.map(|(image, out)| finish(image, out)).collect();
+                (out, results)
             },
         );
         (out, results.into_iter().flatten().collect())

@@ -6,12 +6,13 @@
 //!
 //! The order of each sum is fixed: exact for integers as long as they stay below `2^24`.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::algorithm::{Algorithm, Buffers, Direction, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
 use super::product::{Axis, COLUMNS, Product};
-use crate::engine::parallel::in_parts;
+use crate::engine::parallel::{in_parts, zeroed};
 
 /// Pixels that are worked on together.
 const PIXELS: usize = 512;
@@ -333,7 +334,7 @@ impl Algorithm for Direct<'_> {
         images(self.conv)
     }
 
-    fn forward(&self, buffers: &mut Buffers, x: &[f32], out: &mut [f32]) {
+    fn forward<'o>(&self, buffers: &mut Buffers, x: &[f32], out: &'o mut [MaybeUninit<f32>]) -> &'o mut [f32] {
         let images = x.len() / self.conv.in_len();
         let Buffers { input: framed, output: sums } = buffers;
         let frame = frame(self.conv);
@@ -343,9 +344,11 @@ impl Algorithm for Direct<'_> {
             frame.fill(self.conv, x, framed);
             framed
         };
+        let out = zeroed(out);
         let (filters, padded) = (self.conv.filters, self.padded_filters());
         if filters == padded {
-            return self.add_sums(x, images, out);
+            self.add_sums(x, images, out);
+            return out;
         }
         sums.clear();
         sums.resize(out.len() / filters * padded, 0.0);
@@ -353,6 +356,7 @@ impl Algorithm for Direct<'_> {
         for (out, sums) in out.chunks_mut(filters).zip(sums.chunks(padded)) {
             out.copy_from_slice(&sums[..filters]);
         }
+        out
     }
 
     fn sum_len(&self) -> usize {

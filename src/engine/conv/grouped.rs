@@ -3,8 +3,11 @@
 //! There is no matrix in it: a kernel position multiplies each filter's channel by its weight, for all filters side by side. The order of each
 //! sum is fixed: exact for integers as long as they stay below `2^24`.
 
+use std::mem::MaybeUninit;
+
 use super::algorithm::{Algorithm, Buffers, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
+use crate::engine::parallel::zeroed;
 use crate::simd::vectorized;
 
 /// A grouped convolution, its weights by kernel position.
@@ -71,10 +74,11 @@ impl Algorithm for Grouped<'_> {
         1
     }
 
-    fn forward(&self, _: &mut Buffers, x: &[f32], out: &mut [f32]) {
+    fn forward<'o>(&self, _: &mut Buffers, x: &[f32], out: &'o mut [MaybeUninit<f32>]) -> &'o mut [f32] {
+        let sums = zeroed(out);
         let filters = self.conv.filters;
         for Meeting { input, output, weights } in self.meetings() {
-            let out = &mut out[output..][..filters];
+            let out = &mut sums[output..][..filters];
             if self.is_depthwise() {
                 add_products(out, &x[input..][..filters], &self.weights[weights..][..filters]);
                 continue;
@@ -86,6 +90,7 @@ impl Algorithm for Grouped<'_> {
                 }
             }
         }
+        sums
     }
 
     fn sum_len(&self) -> usize {

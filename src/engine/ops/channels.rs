@@ -2,6 +2,8 @@
 //!
 //! Values of the channels are repeated, so that the inner loops are long; the compiler makes vectors of them.
 
+use std::mem::MaybeUninit;
+
 use crate::simd::vectorized;
 
 /// Floats that an inner loop covers at least.
@@ -34,6 +36,34 @@ impl PerChannel {
     }
 }
 
+/// The ReLU that a gradient passes on its way back.
+#[derive(Clone, Copy)]
+pub(super) enum Relu<'a> {
+    Absent,
+    /// Its output.
+    Output(&'a [f32]),
+    /// It saw `gain * map + offset`.
+    Scaled {
+        gain: &'a PerChannel,
+        offset: &'a PerChannel,
+    },
+}
+
+/// Sums over an image or a batch, for each channel.
+pub(super) struct ChannelSums<T> {
+    /// Of the gradient.
+    pub gradients: Vec<T>,
+    /// Of the gradient times the batch norm's input without its mean; empty without a batch norm.
+    pub products: Vec<T>,
+}
+
+/// The gradient of a batch norm's input: `gain * g + slope * input + offset`, with `g` that of its output.
+pub(super) struct InputTerms {
+    pub gain: PerChannel,
+    pub slope: PerChannel,
+    pub offset: PerChannel,
+}
+
 /// Of each channel of an image.
 pub(super) struct ImageMoments {
     pub mean: Vec<f32>,
@@ -57,23 +87,33 @@ vectorized! {
         ImageMoments { mean, squares }
     }
 
-    /// `out = gain * map + offset`.
-    pub(super) fn scale(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
+    /// Writes `gain * map + offset`.
+    pub(super) fn scale<'o>(
+        map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &'o mut [MaybeUninit<f32>],
+    ) -> &'o mut [f32] {
+        assert_eq!(map.len(), out.len());
         for (map, out) in map.chunks(gain.run()).zip(out.chunks_mut(gain.run())) {
             for (((out, value), gain), offset) in out.iter_mut().zip(map).zip(&gain.values).zip(&offset.values) {
-                *out = value * gain + offset;
+                out.write(value * gain + offset);
             }
         }
+        // SAFETY: there are as many values of the map, each of which was written.
+        unsafe { out.assume_init_mut() }
     }
 
-    /// `out = max(gain * map + offset, 0)`; what isn't a number stays so.
-    pub(super) fn scale_relu(map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &mut [f32]) {
+    /// Writes `max(gain * map + offset, 0)`; what isn't a number stays so.
+    pub(super) fn scale_relu<'o>(
+        map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &'o mut [MaybeUninit<f32>],
+    ) -> &'o mut [f32] {
+        assert_eq!(map.len(), out.len());
         for (map, out) in map.chunks(gain.run()).zip(out.chunks_mut(gain.run())) {
             for (((out, value), gain), offset) in out.iter_mut().zip(map).zip(&gain.values).zip(&offset.values) {
                 let value = value * gain + offset;
-                *out = if value < 0.0 { 0.0 } else { value };
+                out.write(if value < 0.0 { 0.0 } else { value });
             }
         }
+        // SAFETY: there are as many values of the map, each of which was written.
+        unsafe { out.assume_init_mut() }
     }
 
     /// `map += offset`.
@@ -99,10 +139,22 @@ vectorized! {
         }
     }
 
-    /// The gradient where the ReLU's output is above zero.
-    pub(super) fn relu_gradient(gradient: &[f32], output: &[f32], out: &mut [f32]) {
+    /// Writes the gradient where the ReLU's output is above zero, and zeros elsewhere.
+    pub(super) fn relu_gradient<'o>(
+        gradient: &[f32], output: &[f32], out: &'o mut [MaybeUninit<f32>],
+    ) -> &'o mut [f32] {
+        assert!(gradient.len() == out.len() && output.len() == out.len());
         for ((out, gradient), output) in out.iter_mut().zip(gradient).zip(output) {
-            *out = if *output > 0.0 { *gradient } else { 0.0 };
+            out.write(if *output > 0.0 { *gradient } else { 0.0 });
+        }
+        // SAFETY: there are as many gradients and outputs, so that each was written.
+        unsafe { out.assume_init_mut() }
+    }
+
+    /// Zeros where the ReLU's output isn't above zero.
+    pub(super) fn stop(gradient: &mut [f32], output: &[f32]) {
+        for (gradient, output) in gradient.iter_mut().zip(output) {
+            *gradient = if *output > 0.0 { *gradient } else { 0.0 };
         }
     }
 
@@ -118,26 +170,71 @@ vectorized! {
         zero.fold(&sums)
     }
 
-    /// Sum of each channel's gradients times the differences from its mean.
-    pub(super) fn products(gradient: &[f32], map: &[f32], mean: &PerChannel) -> Vec<f32> {
-        let mut sums = vec![0.0; mean.run()];
-        for (gradient, map) in gradient.chunks(mean.run()).zip(map.chunks(mean.run())) {
-            for (((sum, gradient), value), mean) in sums.iter_mut().zip(gradient).zip(map).zip(&mean.values) {
-                *sum += gradient * (value - mean);
+    /// Sums of each channel: of the gradients that the ReLU lets through, and of their products with the differences of `map` from its mean.
+    pub(super) fn gradient_sums(gradient: &[f32], relu: Relu, map: &[f32], mean: &PerChannel) -> ChannelSums<f32> {
+        let run = mean.run();
+        let mut sums = ChannelSums { gradients: vec![0.0; run], products: vec![0.0; run] };
+        for (index, (gradient, map)) in gradient.chunks(run).zip(map.chunks(run)).enumerate() {
+            match relu {
+                Relu::Absent => add_gradients(gradient, map, &mean.values, |_, _| true, &mut sums),
+                Relu::Output(output) => {
+                    let output = &output[index * run..][..gradient.len()];
+                    add_gradients(gradient, map, &mean.values, |place, _| output[place] > 0.0, &mut sums);
+                }
+                Relu::Scaled { gain, offset } => {
+                    let (gain, offset) = (&gain.values[..gradient.len()], &offset.values[..gradient.len()]);
+                    let passes = |place: usize, value: f32| value * gain[place] + offset[place] > 0.0;
+                    add_gradients(gradient, map, &mean.values, passes, &mut sums);
+                }
             }
         }
-        mean.fold(&sums)
+        ChannelSums { gradients: mean.fold(&sums.gradients), products: mean.fold(&sums.products) }
     }
 
-    /// `out = gain * out + slope * map + offset`.
-    pub(super) fn combine(
-        out: &mut [f32], map: &[f32], gain: &PerChannel, slope: &PerChannel, offset: &PerChannel,
-    ) {
-        for (out, map) in out.chunks_mut(gain.run()).zip(map.chunks(gain.run())) {
-            let factors = gain.values.iter().zip(&slope.values).zip(&offset.values);
-            for ((out, value), ((gain, slope), offset)) in out.iter_mut().zip(map).zip(factors) {
+    /// `out = gain * gradient + slope * map + offset`, of the gradient that the ReLU lets through.
+    pub(super) fn combine(gradient: &[f32], relu: Relu, map: &[f32], terms: &InputTerms, out: &mut [f32]) {
+        let run = terms.gain.run();
+        for (index, out) in out.chunks_mut(run).enumerate() {
+            let place = index * run..index * run + out.len();
+            let (gradient, map) = (&gradient[place.clone()], &map[place.clone()]);
+            // Two short loops, whose arrays are few enough for the compiler's vectors.
+            match relu {
+                Relu::Absent => out.copy_from_slice(gradient),
+                Relu::Output(output) => {
+                    for ((out, gradient), output) in out.iter_mut().zip(gradient).zip(&output[place]) {
+                        *out = if *output > 0.0 { *gradient } else { 0.0 };
+                    }
+                }
+                Relu::Scaled { gain, offset } => {
+                    let seen = map.iter().zip(&gain.values).zip(&offset.values);
+                    for ((out, gradient), ((value, gain), offset)) in out.iter_mut().zip(gradient).zip(seen) {
+                        *out = if value * gain + offset > 0.0 { *gradient } else { 0.0 };
+                    }
+                }
+            }
+            let terms = terms.gain.values.iter().zip(&terms.slope.values).zip(&terms.offset.values);
+            for ((out, value), ((gain, slope), offset)) in out.iter_mut().zip(map).zip(terms) {
                 *out = *out * gain + (value * slope + offset);
             }
         }
+    }
+}
+
+/// Adds a run's gradients that pass, and their products, to the sums of each place.
+#[inline(always)]
+fn add_gradients(
+    gradient: &[f32],
+    map: &[f32],
+    mean: &[f32],
+    passes: impl Fn(usize, f32) -> bool,
+    sums: &mut ChannelSums<f32>,
+) {
+    let len = gradient.len();
+    let (map, mean) = (&map[..len], &mean[..len]);
+    let (gradients, products) = (&mut sums.gradients[..len], &mut sums.products[..len]);
+    for place in 0..len {
+        let gradient = if passes(place, map[place]) { gradient[place] } else { 0.0 };
+        gradients[place] += gradient;
+        products[place] += gradient * (map[place] - mean[place]);
     }
 }

@@ -1,5 +1,7 @@
 //! The fake quantizer in one pass forward and one backward, where burn's own operations take a dozen.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -8,7 +10,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::Tensor;
 
 use super::flex::{FlexTensor, flex_tensor, ours};
-use crate::engine::parallel::in_parts;
+use crate::engine::parallel::written_in_parts;
 use crate::simd::vectorized;
 
 /// Values that a thread works on at a time: fixed, so that the order of sums doesn't depend on threads.
@@ -76,48 +78,62 @@ impl Quantizer {
 
     fn forward(self, x: &[f32], scales: &[f32]) -> Vec<f32> {
         let [row, part] = Self::parts(x, scales);
-        let round = |_: &mut (), index: usize, out: &mut [f32]| {
-            let scale = scales[index * part / row];
-            forward_part(self, &x[index * part..], scale, out);
-        };
-        in_parts(x.len(), part, || (), round).0
+        written_in_parts(
+            x.len(),
+            part,
+            || (),
+            |(), index, out| (forward_part(self, &x[index * part..], scales[index * part / row], out), ()),
+        )
+        .0
     }
 
     /// Gradients of `x` and of the scales.
     fn backward(self, x: &[f32], scales: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let [row, part] = Self::parts(x, scales);
-        let pass = |_: &mut (), index: usize, out: &mut [f32]| {
-            let scale = scales[index * part / row];
-            let range = index * part..index * part + out.len();
-            backward_part(self, &x[range.clone()], scale, &gradient[range], out)
-        };
-        let (x_gradient, sums) = in_parts(x.len(), part, || (), pass);
+        let (x_gradient, sums) = written_in_parts(
+            x.len(),
+            part,
+            || (),
+            |(), index, out| {
+                let scale = scales[index * part / row];
+                backward_part(self, &x[index * part..], scale, &gradient[index * part..], out)
+            },
+        );
         let scale_sums = sums.chunks(row.div_ceil(part)).map(|sums| sums.iter().sum::<f32>() * self.scale_gradient);
         (x_gradient, scale_sums.collect())
     }
 }
 
 vectorized! {
-    /// Writes rounded values.
-    fn forward_part(quantizer: Quantizer, x: &[f32], scale: f32, out: &mut [f32]) {
+    /// Writes as many rounded values as `out` takes.
+    fn forward_part<'o>(
+        quantizer: Quantizer, x: &[f32], scale: f32, out: &'o mut [MaybeUninit<f32>],
+    ) -> &'o mut [f32] {
+        let x = &x[..out.len()];
         for (out, x) in out.iter_mut().zip(x) {
-            *out = quantizer.round(x / scale) * scale;
+            out.write(quantizer.round(x / scale) * scale);
         }
+        // SAFETY: there are as many values, each of which was written.
+        unsafe { out.assume_init_mut() }
     }
 
-    /// Writes the gradient of `x`; returns the sum for the scale.
-    fn backward_part(quantizer: Quantizer, x: &[f32], scale: f32, gradient: &[f32], out: &mut [f32]) -> f32 {
+    /// Writes as many gradients of `x` as `out` takes; the second is the sum for the scale.
+    fn backward_part<'o>(
+        quantizer: Quantizer, x: &[f32], scale: f32, gradient: &[f32], out: &'o mut [MaybeUninit<f32>],
+    ) -> (&'o mut [f32], f32) {
+        let (x, gradient) = (&x[..out.len()], &gradient[..out.len()]);
         // A sum for each lane, which the compiler keeps in vectors.
         let mut sums = [0.0; LANES];
         for ((out, x), gradient) in out.chunks_mut(LANES).zip(x.chunks(LANES)).zip(gradient.chunks(LANES)) {
             for (((out, x), gradient), sum) in out.iter_mut().zip(x).zip(gradient).zip(&mut sums) {
                 let v = x / scale;
                 let inside = v >= quantizer.clamp.low && v <= quantizer.clamp.high;
-                *out = if inside { *gradient } else { 0.0 };
+                out.write(if inside { *gradient } else { 0.0 });
                 *sum += gradient * (quantizer.round(v) - if inside { v } else { 0.0 });
             }
         }
-        sums.iter().sum()
+        // SAFETY: there are as many values and gradients, so that each was written.
+        (unsafe { out.assume_init_mut() }, sums.iter().sum())
     }
 }
 

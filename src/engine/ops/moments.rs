@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::channels::{self, ImageMoments, PerChannel};
 use super::flex::{FlexTensor, flex_tensor, ours};
-use crate::engine::parallel::in_parts;
+use crate::engine::parallel::written_in_parts;
 
 /// Mean and biased variance of each channel.
 #[derive(Clone, Debug)]
@@ -92,13 +92,11 @@ impl Backward<Flex, 1> for MomentsBackward {
         let offset: Vec<f32> = terms.map(|((gradient, slope), mean)| gradient / count - slope * mean).collect();
         let (slope, offset) = (PerChannel::new(&slope), PerChannel::new(&offset));
         let len = height * width * channels;
-        let (out, _) = in_parts(
+        let (out, _) = written_in_parts(
             batch * len,
             len,
             || (),
-            |(), image, out| {
-                channels::scale(&values[image * len..][..len], &slope, &offset, out);
-            },
+            |(), image, out| (channels::scale(&values[image * len..][..len], &slope, &offset, out), ()),
         );
         grads.register::<Flex>(parent.id, flex_tensor(out, [batch, height, width, channels]));
     }

@@ -11,14 +11,16 @@ mod tiles;
 mod transform;
 mod weights;
 
-use tiles::{Block, Map, gather, panel, scatter};
+use std::mem::MaybeUninit;
+
+use tiles::{Block, Map, Target, gather, panel, scatter};
 use transform::{Input, InputGradient, Output, OutputGradient, PATCH, POINTS, TILE};
 use weights::{WeightGradientPanel, WeightPanel};
 
 use super::algorithm::{Algorithm, Buffers, Direction, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
 use super::product::{Axis, COLUMNS, Product};
-use crate::engine::parallel::in_parts;
+use crate::engine::parallel::{in_parts, written_in_parts};
 use crate::simd::dispatch;
 
 /// A convolution as 36 matrix products.
@@ -116,11 +118,16 @@ fn weights(conv: &ConvGeometry, w: &[f32], direction: Direction) -> Vec<f32> {
         Direction::InputGradient => (filters, channels * 9, channels, 9),
     };
     let panel = panel(columns);
-    let fill = |_: &mut (), index: usize, out: &mut [f32]| {
-        let weights = &w[index * panel * column_step..];
-        dispatch(WeightPanel { weights, rows, row_step, column_step, panel, out });
-    };
-    in_parts(POINTS * rows * columns, POINTS * rows * panel, || (), fill).0
+    written_in_parts(
+        POINTS * rows * columns,
+        POINTS * rows * panel,
+        || (),
+        |(), index, out| {
+            let weights = &w[index * panel * column_step..];
+            (dispatch(WeightPanel { weights, rows, row_step, column_step, panel, out }), ())
+        },
+    )
+    .0
 }
 
 impl Algorithm for Winograd<'_> {
@@ -128,7 +135,7 @@ impl Algorithm for Winograd<'_> {
         self.conv.images_for(self.block_tiles(), self.input.tiles())
     }
 
-    fn forward(&self, buffers: &mut Buffers, x: &[f32], out: &mut [f32]) {
+    fn forward<'o>(&self, buffers: &mut Buffers, x: &[f32], out: &'o mut [MaybeUninit<f32>]) -> &'o mut [f32] {
         let Buffers { input: from, output: to } = buffers;
         let images = x.len() / self.input.len();
         for (first, tiles) in self.blocks(images * self.input.tiles()) {
@@ -137,8 +144,11 @@ impl Algorithm for Winograd<'_> {
             to.resize(output.len(), 0.0);
             gather::<Input, PATCH>(self.input, 1, 0, x, first, input, from);
             self.multiply(input, from, output, to);
-            scatter::<Output, TILE>(self.output, 0, out, first, output, to);
+            scatter::<Output, TILE>(self.output, 0, Target::Tiles(out), first, output, to);
         }
+        assert_eq!(out.len(), images * self.output.len());
+        // SAFETY: the blocks' tiles cover the images, so that each float was written.
+        unsafe { out.assume_init_mut() }
     }
 
     fn sum_len(&self) -> usize {
@@ -166,7 +176,7 @@ impl Algorithm for Winograd<'_> {
             gather::<OutputGradient, TILE>(self.output, 0, start, out_gradient, first, outputs, of_output);
             if let Some(input) = &mut sums.input {
                 self.multiply(outputs, of_output, inputs, of_input);
-                scatter::<InputGradient, PATCH>(self.input, 1, input, first, inputs, of_input);
+                scatter::<InputGradient, PATCH>(self.input, 1, Target::Patches(input), first, inputs, of_input);
             }
             if let Some(WeightSum { values, .. }) = &mut sums.weights {
                 gather::<Input, PATCH>(self.input, 1, 0, x, first, inputs, of_input);

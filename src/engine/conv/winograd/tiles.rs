@@ -3,7 +3,7 @@
 //! Matrices are kept in *panels* of [`panel`] columns, `[columns / panel][rows][panel]`, so that the products read them in order.
 
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::mem::MaybeUninit;
 
 use super::transform::{PATCH, POINTS, TILE, Transform, transform};
 use crate::engine::conv::product::{Axis, COLUMNS};
@@ -46,13 +46,34 @@ impl Map {
         (image, at(tile / self.tile_columns()), at(tile % self.tile_columns()))
     }
 
-    /// The floats of a pixel, if it is on the map.
+    /// For the `I` by `I` pixels from a corner on what `at` makes of the place of their first floats, `outside` of those that aren't on the map.
     #[inline(always)]
-    fn pixel(&self, y: isize, x: isize) -> Option<Range<usize>> {
-        let row = usize::try_from(y).ok().filter(|row| *row < self.height)?;
-        let column = usize::try_from(x).ok().filter(|column| *column < self.width)?;
-        let start = (row * self.width + column) * self.channels;
-        Some(start..start + self.channels)
+    fn pixels<P: Copy, const I: usize>(
+        &self,
+        (y, x): (isize, isize),
+        outside: P,
+        at: impl Fn(usize) -> P,
+    ) -> [[P; I]; I] {
+        let mut pixels = [[outside; I]; I];
+        let inside = |first: isize, size: usize| first >= 0 && first as usize + I <= size;
+        if inside(y, self.height) && inside(x, self.width) {
+            let corner = y as usize * self.width + x as usize;
+            for (i, row) in pixels.iter_mut().enumerate() {
+                for (j, pixel) in row.iter_mut().enumerate() {
+                    *pixel = at((corner + i * self.width + j) * self.channels);
+                }
+            }
+            return pixels;
+        }
+        for (i, row) in pixels.iter_mut().enumerate() {
+            let Some(y) = usize::try_from(y + i as isize).ok().filter(|y| *y < self.height) else { continue };
+            for (j, pixel) in row.iter_mut().enumerate() {
+                if let Some(x) = usize::try_from(x + j as isize).ok().filter(|x| *x < self.width) {
+                    *pixel = at((y * self.width + x) * self.channels);
+                }
+            }
+        }
+        pixels
     }
 }
 
@@ -134,14 +155,8 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
             let image = &images[image * map.len()..][..map.len()];
-            let mut pixels = [[zeros.as_ptr(); I]; I];
-            for (i, row) in pixels.iter_mut().enumerate() {
-                for (j, pixel) in row.iter_mut().enumerate() {
-                    if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
-                        *pixel = image[place][start..].as_ptr();
-                    }
-                }
-            }
+            let image = image[start..].as_ptr();
+            let pixels: [[_; I]; I] = map.pixels((y, x), zeros.as_ptr(), |place| image.wrapping_add(place));
             for channel in (0..channels).step_by(S::F32::LANES) {
                 // SAFETY: each pixel has `channels` floats from `start` on; writes end before `block.len()`, checked above.
                 unsafe {
@@ -164,13 +179,20 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
     }
 }
 
-/// Transforms a block back into maps: tiles that touch are written, patches that overlap are added.
+/// Maps that a block is transformed back into.
+pub(super) enum Target<'a> {
+    /// Whose tiles touch: they are written.
+    Tiles(&'a mut [MaybeUninit<f32>]),
+    /// Whose patches overlap: they are added.
+    Patches(&'a mut [f32]),
+}
+
+/// Transforms a block back into maps.
 struct Scatter<'a, T, const O: usize> {
     transform: PhantomData<T>,
     map: Map,
     origin: usize,
-    add: bool,
-    images: &'a mut [f32],
+    target: Target<'a>,
     first: usize,
     block: Block,
     values: &'a [f32],
@@ -181,26 +203,22 @@ impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Scatter { map, origin, add, images, first, block, values, .. } = self;
+        let Scatter { map, origin, target, first, block, values, .. } = self;
         let channels = map.channels;
         assert!(channels.is_multiple_of(S::F32::LANES) && channels == block.channels && values.len() >= block.len());
+        let (images, len, add) = match target {
+            Target::Tiles(images) => (images.as_mut_ptr().cast(), images.len(), false),
+            Target::Patches(images) => (images.as_mut_ptr(), images.len(), true),
+        };
+        assert!(first + block.tiles <= len / map.len() * map.tiles());
         // Takes what isn't on the map.
         let mut nowhere = vec![0.0; channels];
         for tile in 0..block.tiles {
             let (image, y, x) = map.corner(first + tile, origin);
-            // One pointer for all pixels: a second borrow of the image would invalidate those that were made before.
-            let image = images[image * map.len()..][..map.len()].as_mut_ptr();
-            let mut pixels = [[nowhere.as_mut_ptr(); O]; O];
-            for (i, row) in pixels.iter_mut().enumerate() {
-                for (j, pixel) in row.iter_mut().enumerate() {
-                    if let Some(place) = map.pixel(y + i as isize, x + j as isize) {
-                        // SAFETY: the pixel is on the map, whose floats the slice was cut to.
-                        *pixel = unsafe { image.add(place.start) };
-                    }
-                }
-            }
+            let image = images.wrapping_add(image * map.len());
+            let pixels: [[_; O]; O] = map.pixels((y, x), nowhere.as_mut_ptr(), |place| image.wrapping_add(place));
             for channel in (0..channels).step_by(S::F32::LANES) {
-                // SAFETY: each pixel has `channels` floats; reads end before `block.len()`, checked above.
+                // SAFETY: each pixel has `channels` floats of one of the images; reads end before `block.len()`, checked above.
                 unsafe {
                     let from = values.as_ptr().add(block.offset(tile, channel));
                     let mut m = [[simd.splat(0.0); PATCH]; PATCH];
@@ -241,12 +259,10 @@ pub(super) fn gather<T: Transform<I, PATCH>, const I: usize>(
 pub(super) fn scatter<T: Transform<PATCH, O>, const O: usize>(
     map: Map,
     origin: usize,
-    images: &mut [f32],
+    target: Target,
     first: usize,
     block: Block,
     values: &[f32],
 ) {
-    // Tiles of the output touch, patches of the input overlap.
-    let add = O > TILE;
-    dispatch(Scatter::<T, O> { transform: PhantomData, map, origin, add, images, first, block, values });
+    dispatch(Scatter::<T, O> { transform: PhantomData, map, origin, target, first, block, values });
 }

@@ -1,23 +1,26 @@
 //! Weights to and from the products.
 
+use std::mem::MaybeUninit;
+
 use super::transform::{PATCH, POINTS, WeightGradient, Weights, transform};
 use crate::simd::{Floats, Kernel, Simd};
 
 /// Weights `[rows][columns]` of 3x3, `row_step` and `column_step` apart, transformed: `[columns / panel][POINTS][rows][panel]`.
-pub(super) struct WeightPanel<'a> {
-    pub weights: &'a [f32],
+pub(super) struct WeightPanel<'w, 'o> {
+    pub weights: &'w [f32],
     pub rows: usize,
     pub row_step: usize,
     pub column_step: usize,
     pub panel: usize,
-    pub out: &'a mut [f32],
+    pub out: &'o mut [MaybeUninit<f32>],
 }
 
-impl Kernel for WeightPanel<'_> {
-    type Output = ();
+impl<'o> Kernel for WeightPanel<'_, 'o> {
+    /// All of `out`.
+    type Output = &'o mut [f32];
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Simd>(self, simd: S) -> &'o mut [f32] {
         let Self { weights, rows, row_step, column_step, panel, out } = self;
         assert!(panel.is_multiple_of(S::F32::LANES) && out.len() == POINTS * rows * panel);
         let mut lanes = [[0.0; 16]; 9];
@@ -39,7 +42,7 @@ impl Kernel for WeightPanel<'_> {
                         }
                     }
                     let values = transform::<Weights, S, 3, PATCH>(simd, &g);
-                    let to = out.as_mut_ptr().add(row * panel + first);
+                    let to = out.as_mut_ptr().cast::<f32>().add(row * panel + first);
                     for (i, values) in values.iter().enumerate() {
                         for (j, value) in values.iter().enumerate() {
                             value.store(to.add((i * PATCH + j) * rows * panel));
@@ -48,6 +51,8 @@ impl Kernel for WeightPanel<'_> {
                 }
             }
         }
+        // SAFETY: each point, row and lane was written.
+        unsafe { out.assume_init_mut() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Batch norm as gain and offset of each channel.
 
-use super::super::channels::ImageMoments;
+use super::super::channels::{ImageMoments, InputTerms, PerChannel};
 use super::super::moments::merge;
 
 /// Batch norm with known statistics.
@@ -10,13 +10,6 @@ pub(super) struct BatchNorm {
     pub variance: Vec<f32>,
     pub inverse_deviation: Vec<f32>,
     pub gain: Vec<f32>,
-}
-
-/// The gradient of a batch norm's input: `gain * g + slope * input + offset`, with `g` that of its output.
-pub(super) struct InputGradient {
-    pub gain: Vec<f32>,
-    pub slope: Vec<f32>,
-    pub offset: Vec<f32>,
 }
 
 impl BatchNorm {
@@ -43,16 +36,17 @@ impl BatchNorm {
     /// From the sums over the batch's `values` values a channel of the output's gradient, and of its products with
     /// `input - mean`:
     /// `d input = gain * (g - sum(g) / n - (input - mean) / (variance + epsilon) * sum(g * (input - mean)) / n)`.
-    pub(super) fn input_gradient(&self, gradients: &[f64], products: &[f64], values: usize) -> InputGradient {
+    pub(super) fn input_gradient(&self, gradients: &[f64], products: &[f64], values: usize) -> InputTerms {
         let values = values as f64;
-        let mut terms = InputGradient { gain: self.gain.clone(), slope: Vec::new(), offset: Vec::new() };
+        let (mut slopes, mut offsets) = (Vec::new(), Vec::new());
         for (channel, (gradient, product)) in gradients.iter().zip(products).enumerate() {
             let (gain, deviation) = (f64::from(self.gain[channel]), f64::from(self.inverse_deviation[channel]));
             let slope = -gain * deviation * deviation * product / values;
-            terms.slope.push(slope as f32);
-            terms.offset.push((-gain * gradient / values - slope * f64::from(self.mean[channel])) as f32);
+            slopes.push(slope as f32);
+            offsets.push((-gain * gradient / values - slope * f64::from(self.mean[channel])) as f32);
         }
-        terms
+        let [gain, slope, offset] = [&self.gain, &slopes, &offsets].map(|values| PerChannel::new(values));
+        InputTerms { gain, slope, offset }
     }
 
     /// The gradient of gamma: `sum(g * (input - mean)) / sqrt(variance + epsilon)`.

@@ -1,16 +1,18 @@
 //! The backward pass of a block.
 //!
-//! A first pass over the output's gradient undoes the ReLU, takes out what the residual value gets and adds up each channel; the
-//! convolution's backward pass then makes the gradient of its output from that, image by image.
+//! A first pass over the output's gradient adds up what the ReLU lets through, for each channel, and takes out what the residual value gets;
+//! the convolution's backward pass then makes the gradient of its output from that, image by image.
+
+use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::super::channels::{self, PerChannel};
+use super::super::channels::{self, ChannelSums, PerChannel, Relu};
 use super::super::flex::{FlexTensor, flex_tensor, flex_vector};
 use super::super::join::Join;
 use super::forward::Normalized;
 use crate::engine::conv::{ConvGeometry, Gradients};
-use crate::engine::parallel::in_parts;
+use crate::engine::parallel::{in_parts, written_in_parts};
 
 /// Something of each tensor that a block takes.
 #[derive(Clone, Copy, Debug)]
@@ -48,31 +50,40 @@ pub(super) struct Saved {
 }
 
 /// The gradient of a block's output.
-struct OutputGradient<'a> {
+struct Incoming<'a> {
     values: &'a [f32],
     /// The output that a ReLU made.
     rectified: Option<&'a [f32]>,
+    /// Gain and offset, where they gave what the ReLU saw.
+    scale: Option<&'a [PerChannel; 2]>,
     /// Floats of an image.
     len: usize,
 }
 
-impl OutputGradient<'_> {
-    /// Writes the gradient of an image before the ReLU.
-    fn before_relu(&self, image: usize, out: &mut [f32]) {
-        let image = image * self.len..(image + 1) * self.len;
-        match self.rectified {
-            Some(rectified) => channels::relu_gradient(&self.values[image.clone()], &rectified[image], out),
-            None => out.copy_from_slice(&self.values[image]),
+impl<'a> Incoming<'a> {
+    fn image(&self, image: usize) -> &'a [f32] {
+        &self.values[image * self.len..][..self.len]
+    }
+
+    fn output(&self, image: usize) -> Option<&'a [f32]> {
+        self.rectified.map(|rectified| &rectified[image * self.len..][..self.len])
+    }
+
+    fn relu(&self, image: usize) -> Relu<'a> {
+        match (self.output(image), self.scale) {
+            (None, _) => Relu::Absent,
+            (Some(_), Some([gain, offset])) => Relu::Scaled { gain, offset },
+            (Some(output), None) => Relu::Output(output),
         }
     }
-}
 
-/// Sums over an image or a batch, for each channel.
-struct ChannelSums<T> {
-    /// Of the gradient.
-    gradients: Vec<T>,
-    /// Of the gradient times the batch norm's input without its mean; empty without a batch norm.
-    products: Vec<T>,
+    /// Writes the gradient of an image before the ReLU.
+    fn before_relu<'o>(&self, image: usize, out: &'o mut [MaybeUninit<f32>]) -> &'o mut [f32] {
+        match self.output(image) {
+            Some(output) => channels::relu_gradient(self.image(image), output, out),
+            None => out.write_copy_of_slice(self.image(image)),
+        }
+    }
 }
 
 /// What the first pass finds.
@@ -87,34 +98,45 @@ impl Saved {
     pub(super) fn gradients(self, gradient: FlexTensor, wanted: Operands<bool>) -> Operands<Option<FlexTensor>> {
         let conv = self.geometry;
         let join = self.join.filter(|_| wanted.skip);
-        let rectified: Option<&[f32]> = self.rectified.as_ref().map(|rectified| rectified.storage());
-        let incoming = OutputGradient { values: gradient.storage(), rectified, len: conv.out_len() };
+        // Without a residual sum, what the ReLU saw is what the batch norm gave.
+        let scale = self.normalized.as_ref().filter(|_| self.join.is_none());
+        let scale =
+            scale.map(|Normalized { norm, offset, .. }| [&norm.gain, offset].map(|values| PerChannel::new(values)));
+        let incoming = Incoming {
+            values: gradient.storage(),
+            rectified: self.rectified.as_ref().map(|rectified| rectified.storage()),
+            scale: scale.as_ref(),
+            len: conv.out_len(),
+        };
         let needs_sums = self.normalized.is_some() || wanted.shift;
         let FirstPass { skip, sums } = self.first_pass(&incoming, &gradient, join, needs_sums);
         let sums = total(&sums, conv.filters);
 
         // Where the residual value has the output's shape, its gradient is the one before the ReLU.
-        let rectified: Option<&[f32]> = match join {
-            Some(join) if join.same() => skip.as_ref().map(|skip| skip.storage()),
-            _ => None,
-        };
-        let start = |image: usize, out: &mut [f32]| match rectified {
-            Some(gradient) => out.copy_from_slice(&gradient[image * conv.out_len()..][..conv.out_len()]),
-            None => incoming.before_relu(image, out),
+        let incoming = match (join, &skip) {
+            (Some(join), Some(skip)) if join.same() => {
+                Incoming { values: skip.storage(), rectified: None, scale: None, len: conv.out_len() }
+            }
+            _ => incoming,
         };
         let (x, weight): (&[f32], &[f32]) = (self.x.storage(), self.weight.storage());
         let wanted = Gradients { input: wanted.x, weight: wanted.weight };
         let (found, scale) = match &self.normalized {
-            None => (conv.backward(x, weight, wanted, start), None),
-            Some(Normalized { sums: inputs, norm }) => {
+            None => {
+                let found = conv.backward(x, weight, wanted, |image, out| {
+                    out.copy_from_slice(incoming.image(image));
+                    if let Some(output) = incoming.output(image) {
+                        channels::stop(out, output);
+                    }
+                });
+                (found, None)
+            }
+            Some(Normalized { sums: inputs, norm, .. }) => {
                 let terms = norm.input_gradient(&sums.gradients, &sums.products, conv.batch * conv.out_pixels());
-                let [gain, slope, offset] =
-                    [&terms.gain, &terms.slope, &terms.offset].map(|values| PerChannel::new(values));
                 let inputs: &[f32] = inputs.storage();
                 let found = conv.backward(x, weight, wanted, |image, out| {
-                    start(image, out);
                     let inputs = &inputs[image * conv.out_len()..][..conv.out_len()];
-                    channels::combine(out, inputs, &gain, &slope, &offset);
+                    channels::combine(incoming.image(image), incoming.relu(image), inputs, &terms, out);
                 });
                 (found, Some(single(&norm.gamma_gradient(&sums.products))))
             }
@@ -132,45 +154,54 @@ impl Saved {
 
     fn first_pass(
         &self,
-        incoming: &OutputGradient,
+        incoming: &Incoming,
         gradient: &FlexTensor,
         join: Option<Join>,
         needs_sums: bool,
     ) -> FirstPass {
         let conv = &self.geometry;
         let means = self.normalized.as_ref().map(|normalized| PerChannel::new(&normalized.norm.mean));
-        let sums_of = |image: usize, gradient: &[f32]| {
-            let products = match (&self.normalized, &means) {
-                (Some(Normalized { sums, .. }), Some(means)) => {
-                    let inputs: &[f32] = sums.storage();
-                    channels::products(gradient, &inputs[image * conv.out_len()..][..conv.out_len()], means)
-                }
-                _ => Vec::new(),
-            };
-            ChannelSums { gradients: channels::sums(gradient, conv.filters), products }
+        // Without a batch norm of gradients before the ReLU.
+        let sums_of = |image: usize, gradient: &[f32], relu: Relu| match (&self.normalized, &means) {
+            (Some(Normalized { sums, .. }), Some(means)) => {
+                let inputs: &[f32] = sums.storage();
+                channels::gradient_sums(gradient, relu, &inputs[image * conv.out_len()..][..conv.out_len()], means)
+            }
+            _ => ChannelSums { gradients: channels::sums(gradient, conv.filters), products: Vec::new() },
         };
-        let scratch = || vec![0.0; conv.out_len()];
+        let scratch = || vec![MaybeUninit::uninit(); conv.out_len()];
         match join {
             Some(join) if incoming.rectified.is_some() || !join.same() => {
-                let take_out = |scratch: &mut Vec<f32>, image: usize, skip: &mut [f32]| {
-                    if join.same() {
-                        incoming.before_relu(image, skip);
-                        sums_of(image, skip)
-                    } else {
-                        incoming.before_relu(image, scratch);
-                        join.gradient(scratch, skip);
-                        sums_of(image, scratch)
-                    }
+                let len = conv.batch * join.len();
+                let (skip, sums) = if join.same() {
+                    written_in_parts(
+                        len,
+                        join.len(),
+                        || (),
+                        |(), image, skip| {
+                            let skip = incoming.before_relu(image, skip);
+                            let sums = sums_of(image, skip, Relu::Absent);
+                            (skip, sums)
+                        },
+                    )
+                } else {
+                    in_parts(len, join.len(), scratch, |scratch, image, skip| {
+                        let gradient = incoming.before_relu(image, scratch);
+                        join.gradient(gradient, skip);
+                        sums_of(image, gradient, Relu::Absent)
+                    })
                 };
-                let (skip, sums) = in_parts(conv.batch * join.len(), join.len(), scratch, take_out);
                 let shape = [conv.batch, join.height, join.width, join.channels];
                 FirstPass { skip: Some(flex_tensor(skip, shape)), sums }
             }
             _ => {
                 let images = if needs_sums { 0..conv.batch } else { 0..0 };
                 let sums = images.into_par_iter().map_init(scratch, |scratch, image| {
-                    incoming.before_relu(image, scratch);
-                    sums_of(image, scratch)
+                    if self.normalized.is_some() {
+                        sums_of(image, incoming.image(image), incoming.relu(image))
+                    } else {
+                        sums_of(image, incoming.before_relu(image, scratch), Relu::Absent)
+                    }
                 });
                 FirstPass { skip: join.map(|_| gradient.clone()), sums: sums.collect() }
             }

@@ -8,7 +8,7 @@ use super::super::join::Join;
 use super::affine::BatchNorm;
 use super::operands::{Affine, BlockOptions, Residual};
 use crate::engine::conv::ConvGeometry;
-use crate::engine::parallel::in_parts;
+use crate::engine::parallel::written_in_parts;
 
 /// A block's output, and what its backward pass needs.
 pub(super) struct Forward {
@@ -27,6 +27,8 @@ pub(super) struct Normalized {
     /// The convolution's output.
     pub sums: FlexTensor,
     pub norm: BatchNorm,
+    /// What is added to the gain times the sums.
+    pub offset: Vec<f32>,
 }
 
 /// A residual value and where it joins.
@@ -88,18 +90,23 @@ pub(super) fn forward(
             let (sums, moments) = conv
                 .forward(x.storage(), weight.storage(), options.exact, |_, out| channels::moments(out, conv.filters));
             let norm = BatchNorm::new(&moments, conv.out_pixels(), gamma.storage(), epsilon);
-            let (gain, offset) = (PerChannel::new(&norm.gain), PerChannel::new(&norm.offset(beta.storage())));
-            let normalize = |(): &mut (), image: usize, out: &mut [f32]| {
-                let sums = &sums[image * conv.out_len()..][..conv.out_len()];
-                if options.relu && joined.is_none() {
-                    channels::scale_relu(sums, &gain, &offset, out);
-                } else {
-                    channels::scale(sums, &gain, &offset, out);
+            let offset = norm.offset(beta.storage());
+            let (gain, offsets) = (PerChannel::new(&norm.gain), PerChannel::new(&offset));
+            let (value, _) = written_in_parts(
+                sums.len(),
+                conv.out_len(),
+                || (),
+                |(), image, out| {
+                    let sums = &sums[image * conv.out_len()..][..conv.out_len()];
+                    if options.relu && joined.is_none() {
+                        return (channels::scale_relu(sums, &gain, &offsets, out), ());
+                    }
+                    let out = channels::scale(sums, &gain, &offsets, out);
                     complete(image, out);
-                }
-            };
-            let (value, _) = in_parts(sums.len(), conv.out_len(), || (), normalize);
-            (value, Some(Normalized { sums: flex_tensor(sums, shape), norm }))
+                    (out, ())
+                },
+            );
+            (value, Some(Normalized { sums: flex_tensor(sums, shape), norm, offset }))
         }
     };
     let join = joined.map(|joined| joined.join);
