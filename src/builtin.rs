@@ -10,10 +10,10 @@ macro_rules! files {
 const TEXTS: &[(&str, &[u8])] = files![
     "experiments/bits.toml",
     "experiments/converter.toml",
-    "experiments/converter3.toml",
     "experiments/cycles.toml",
     "experiments/fusion.toml",
     "experiments/hardware/adc3.toml",
+    "experiments/hardware/adc4.toml",
     "experiments/hardware/adc5.toml",
     "experiments/hardware/library/chen-isscc2023.toml",
     "experiments/hardware/library/chih-isscc2021.toml",

@@ -1083,7 +1083,7 @@ fn ties_go_to_the_lowest_class_in_all_executions() {
 /// `validate` counts is the difference.
 #[test]
 fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
-    let hardware = Hardware::load(Path::new("experiments/hardware/adc5.toml")).unwrap();
+    let hardware = Hardware::load(Path::new("experiments/hardware/adc3.toml")).unwrap();
     let network = through_the_package(&deployed(8, 9));
     let data = TempDir::new().unwrap();
     common::write_cifar10(data.path(), 1, 30);
@@ -1358,26 +1358,26 @@ fn converter_aware_training_computes_the_loss_of_the_chip() {
     common::write_cifar10(dir.path(), 12, 20);
     let mars = std::path::absolute("experiments/hardware/mars.toml").unwrap();
     let chip = fs::read_to_string("experiments/hardware/adc5.toml").unwrap();
-    let chip = chip.replace("base = \"mars.toml\"", &format!("base = {mars:?}"));
+    let chip = chip.replace("base = \"mars.toml\"", &format!("base = {mars:?}")).replace("step = 1", "step = 2");
     let stuck = chip.replace("[converter]", "[noise]\nstuck_at_one = 0.002\nseed = 5\n\n[converter]");
     let noisy = chip.replace("[converter]", "[noise]\nsigma = 0.6\nseed = 5\n\n[converter]");
-    for (name, text) in [("adc5", &chip), ("stuck", &stuck), ("noisy", &noisy)] {
+    for (name, text) in [("coarse", &chip), ("stuck", &stuck), ("noisy", &noisy)] {
         fs::write(dir.path().join(format!("{name}.toml")), text).unwrap();
     }
     let cases = [
-        ("adc5", "frozen", "layer", true, 1),
-        ("adc5", "frozen", "column", true, 1),
+        ("coarse", "frozen", "layer", true, 1),
+        ("coarse", "frozen", "column", true, 1),
         ("stuck", "once", "layer", true, 1),
-        ("adc5", "batch", "layer", true, 80),
-        ("adc5", "ema", "layer", true, 80),
-        ("adc5", "none", "layer", true, 80),
-        ("adc5", "frozen", "layer", false, 1),
+        ("coarse", "batch", "layer", true, 80),
+        ("coarse", "ema", "layer", true, 80),
+        ("coarse", "none", "layer", true, 80),
+        ("coarse", "frozen", "layer", false, 1),
         ("noisy", "frozen", "layer", true, 1),
     ];
     let signed_cases = [
-        ("adc5", "frozen", "layer", true, 1),
+        ("coarse", "frozen", "layer", true, 1),
         ("stuck", "once", "layer", true, 1),
-        ("adc5", "none", "layer", true, 80),
+        ("coarse", "none", "layer", true, 80),
     ];
     let (tiny, bottleneck) = (common::tiny_network(10), common::bottleneck_network(10));
     let cases = cases.map(|case| (&tiny, case)).into_iter().chain(signed_cases.map(|case| (&bottleneck, case)));

@@ -998,8 +998,8 @@ fn accumulators_as_wide_as_their_sums_and_local_bit_lines_take_what_another_mode
 }
 
 #[test]
-fn a_five_bit_converter_changes_logits_and_runs_a_whole_network() {
-    let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+fn a_three_bit_converter_changes_logits_and_runs_a_whole_network() {
+    let hardware = Hardware::load("experiments/hardware/adc3.toml".as_ref()).unwrap();
     let network = W4A4.network(small_network());
     let image_scale = Random(1).bytes(3 * 9 * 7);
     let logits = |hardware: &Hardware| MacroNetwork::new(&network, hardware).unwrap().logits(&image_scale).unwrap();
@@ -1401,7 +1401,7 @@ fn an_evaluator_serves_many_threads() {
 fn a_derived_file_may_have_another_kind_of_converter_and_of_energy() {
     let mars = Hardware::mars();
     let adc5 = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
-    assert_eq!(adc5.converter, Converter::Bits { bits: 5, step: 2 });
+    assert_eq!(adc5.converter, Converter::Bits { bits: 5, step: 1 });
     assert!(adc5.energy.macro_shares.is_none() && adc5.energy.components.is_some());
     assert_eq!((adc5.memory, adc5.rows, adc5.clock_mhz), (mars.memory, mars.rows, mars.clock_mhz));
 

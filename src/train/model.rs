@@ -160,7 +160,7 @@ mod tests {
     use super::super::recipe::Recipe;
     use super::*;
     use crate::data::{DataOptions, Dataset};
-    use crate::hardware::{Hardware, Noise};
+    use crate::hardware::{Converter, Hardware, Noise};
     use crate::integer::{FoldOptions, QuantizeConfig, fold};
     use crate::network::{Weights, zoo};
     use crate::quantize::FakeQuant;
@@ -197,6 +197,12 @@ mod tests {
         assert!(model.params_on_host() == folded);
     }
 
+    /// A chip with a converter that rounds.
+    fn coarse() -> Hardware {
+        let converter = Converter::Bits { bits: 5, step: 2 };
+        Hardware { converter, ..Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap() }
+    }
+
     /// On the images that biases are corrected on, the first layer's filters mean what they do on a chip without losses.
     #[test]
     fn corrected_biases_take_back_what_conversions_add_on_average() {
@@ -206,7 +212,7 @@ mod tests {
         let mut model = Model::new(&graph, &Recipe::default().image_scale(), &resnet20(&graph, 3), &Device::flex());
         calibrate(&mut model, &recipe, &train);
         let plan = BitPlan::new(&graph, &recipe.quantize);
-        let hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+        let hardware = coarse();
         let chip = LossyChip { hardware: &hardware, first: 0, bias: ChipBias::Kept };
         let images = &train.images[..8 * graph.image().len()];
         let means = |model: &Model, chip| {
@@ -247,7 +253,7 @@ mod tests {
         calibrate(&mut model, &recipe, &train);
         let plan = BitPlan::new(&graph, &recipe.quantize);
         let noise = Noise { sigma: 0.0, stuck_at_zero: 0.0, stuck_at_one: 0.01, seed: 5 };
-        let adc = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+        let adc = coarse();
         for hardware in
             [Hardware { noise: Some(noise), ..Hardware::mars() }, adc.clone(), Hardware { noise: Some(noise), ..adc }]
         {

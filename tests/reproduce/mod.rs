@@ -448,7 +448,7 @@ fn shipped_experiments_can_run() {
     let files = Experiment::files().unwrap();
     let names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
     let expected =
-        ["bits", "converter", "converter3", "cycles", "fusion", "paper", "progressive", "resnet20", "shapes", "vgg8"];
+        ["bits", "converter", "cycles", "fusion", "paper", "progressive", "resnet20", "shapes", "vgg8"];
     assert_eq!(names, expected);
     for path in files {
         let experiment = Experiment::load(&path).unwrap();
