@@ -38,11 +38,23 @@ pub struct CommonArgs {
     #[arg(long, value_name = "URL")]
     data_url: Option<String>,
     /// Write the result as JSON to this file too
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = in_a_folder)]
     json: Option<PathBuf>,
     /// No progress on standard error
     #[arg(long, id = QUIET)]
     quiet: bool,
+}
+
+/// A file whose folder is there, so that nothing is computed that cannot be written.
+fn in_a_folder(file: &str) -> std::result::Result<PathBuf, String> {
+    let file = PathBuf::from(file);
+    match file.parent() {
+        _ if file.is_dir() => Err("it is a folder: name a file".into()),
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(format!("there is no folder {}: make it first", folder.display()))
+        }
+        _ => Ok(file),
+    }
 }
 
 impl CommonArgs {

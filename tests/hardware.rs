@@ -1419,7 +1419,7 @@ fn a_derived_file_may_have_another_kind_of_converter_and_of_energy() {
         assert_eq!(derived("mars.toml", &format!("[converter]\n{keys}")).unwrap().converter, converter);
         let ideal = folder.path().join("ideal.toml");
         std::fs::write(&ideal, "base = \"chip.toml\"\n[converter]\nkind = \"ideal\"\n").unwrap();
-        assert_eq!(Hardware::load(&ideal).unwrap(), mars);
+        assert_eq!(Hardware::load(&ideal).unwrap(), Hardware { name: "ideal".into(), ..mars.clone() });
     }
     let measured = "[[access]]\nweight_bits = 8\ninput_bits = 1\nns = 5.3\nenergy_pj = 40.0\n";
     let chip = derived("adc5.toml", measured).unwrap();
@@ -1432,6 +1432,21 @@ fn a_derived_file_may_have_another_kind_of_converter_and_of_energy() {
     for part in
         ["wrong.toml: unknown field `colums`", "did you mean `columns`?", "in this file or its base", "chip.toml"]
     {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+/// A base is found beside the file or in the program, wherever the file lies; what is built on it has a name of its own.
+#[test]
+fn a_built_in_base_is_found_from_any_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mine.toml");
+    std::fs::write(&path, "base = \"experiments/hardware/library/wu-isscc2022.toml\"\ncores = 2\n").unwrap();
+    let chip = Hardware::load(&path).unwrap();
+    assert_eq!((chip.name.as_str(), chip.cores), ("mine", 2));
+    std::fs::write(&path, "base = \"../no-such-chip.toml\"\n").unwrap();
+    let error = Hardware::load(&path).unwrap_err().to_string();
+    for part in ["mine.toml", "base = \"../no-such-chip.toml\"", "mars-deploy --list-hardware"] {
         assert!(error.contains(part), "{error}");
     }
 }

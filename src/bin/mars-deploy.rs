@@ -208,6 +208,22 @@ impl Untrained {
 /// Costs chips or packages, and shows them side by side.
 fn compare(arguments: &Arguments) -> Result<ExitCode> {
     let is_package = |file: &Path| file.extension().is_some_and(|extension| extension == "mars");
+    let packages = arguments.compare.iter().filter(|file| is_package(file)).count();
+    let unused = if packages == arguments.compare.len() {
+        let network = arguments.package.as_ref().map(|_| "a package before --compare");
+        network
+            .or(arguments.model.as_ref().map(|_| "--model"))
+            .map(|what| (what, "packages, which have their own networks"))
+    } else if packages == 0 {
+        arguments.hardware.as_ref().map(|_| ("--hardware", "chips"))
+    } else {
+        None
+    };
+    if let Some((what, compared)) = unused {
+        return Err(Error::Setting(format!(
+            "{what} says nothing where --compare names {compared}: leave it out, or put it among them"
+        )));
+    }
     let own_chip = hardware(arguments)?;
     let package = arguments.package.as_deref().map(Package::read).transpose()?;
     let mut all: Vec<Compared> = Vec::new();

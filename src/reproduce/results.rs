@@ -169,7 +169,8 @@ impl Results {
     }
 }
 
-/// Keys in which two recipes differ, each with both values; seeds don't count, and checkpoints are compared by their content.
+/// Keys in which two recipes differ, each with both values; seeds don't count, checkpoints are compared by their content, and what the made one measured
+/// on its images is none.
 pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>> {
     let keys = |recipe: &Recipe| -> Result<BTreeMap<String, String>> {
         let recipe = Recipe { seed: 0, pretrained: StartFrom::default(), ..recipe.clone() };
@@ -178,7 +179,7 @@ pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>
         flatten(String::new(), &value, &mut keys);
         Ok(keys)
     };
-    let (made, planned) = (keys(made)?, keys(planned)?);
+    let (made, planned) = (keys(&made.unmeasured(planned))?, keys(planned)?);
     let all: BTreeSet<&String> = made.keys().chain(planned.keys()).collect();
     let text = |value: Option<&String>| value.map_or("absent", String::as_str).to_string();
     let different = all.into_iter().filter(|key| made.get(*key) != planned.get(*key));

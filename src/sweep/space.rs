@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::files::read_toml;
 use crate::groups::GroupShape;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, base_path};
 
 /// A value of a key, as it stands in a hardware file.
 pub type Value = toml::Value;
@@ -69,7 +69,7 @@ impl Space {
     pub fn load(path: &Path) -> Result<Self> {
         let file: File = read_toml(path)?;
         let base = match &file.base {
-            Some(base) => Hardware::load(&path.parent().unwrap_or(Path::new("")).join(base))?,
+            Some(base) => Hardware::load(&base_path(path, base)?)?,
             None => Hardware::mars(),
         };
         Self::new(&base, file.ranges, file.images).map_err(|message| Error::file(path, message))

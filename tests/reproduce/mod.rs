@@ -442,6 +442,25 @@ fn a_row_of_an_onnx_file_starts_from_its_weights() {
     assert_eq!(recipe.pretrained, StartFrom::File(network));
 }
 
+/// Where the run measures mean and deviation of the images, the row's recipe has no other ones: it gets its numbers, and once is enough.
+#[test]
+fn a_row_whose_normalization_is_measured_is_finished_once() {
+    let dir = experiment_place();
+    let experiment = EXPERIMENT.replace("set = [\"pretrained", "set = [\"normalization=measured\", \"pretrained");
+    fs::write(dir.path().join("experiments/two.toml"), experiment).unwrap();
+    let run = || {
+        let arguments = ["experiments/two.toml", "--rows", "dense", "--results", "results"];
+        success(&reproduce(dir.path(), &arguments).output().unwrap())
+    };
+    run();
+    let table = read(dir.path().join("results/table.csv"));
+    assert!(number(&table, "dense", "accuracy_mean") > 0.0, "{table}");
+    let weights = dir.path().join("runs/reproduce/two/dense/seed-0/model.mars");
+    let before = fs::metadata(&weights).unwrap().modified().unwrap();
+    run();
+    assert_eq!(fs::metadata(&weights).unwrap().modified().unwrap(), before, "the row ran again");
+}
+
 /// Every row of the shipped experiments has a recipe, a network and a chip, and rows that start from the same network have the same epochs.
 #[test]
 fn shipped_experiments_can_run() {

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::description::Hardware;
+use crate::builtin;
 use crate::error::{Error, Result};
-use crate::files::read_toml;
+use crate::files::{self, read_toml};
 
 /// Longest chain of bases.
 const MAX_BASES: usize = 8;
@@ -17,7 +18,7 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
             state_sizes(&mut own, &keys);
             return Ok(own);
         }
-        Some(toml::Value::String(base)) => path.parent().unwrap_or(Path::new("")).join(base),
+        Some(toml::Value::String(base)) => base_path(path, Path::new(&base))?,
         Some(_) => return Err(Error::file(path, "base must be the path of a hardware file")),
     };
     if files.len() == MAX_BASES {
@@ -39,8 +40,33 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
     }
     let keys = own.clone();
     merge(&mut whole, own);
+    if let (false, Some(stem)) = (keys.contains_key("name"), path.file_stem()) {
+        // It isn't the chip of its base.
+        whole.insert("name".into(), stem.to_string_lossy().into_owned().into());
+    }
     state_sizes(&mut whole, &keys);
     Ok(whole)
+}
+
+/// The hardware file that `file` names as its base: a path from its own folder, or the name of one that is part of the program.
+///
+/// # Errors
+/// Neither is there.
+pub(crate) fn base_path(file: &Path, base: &Path) -> Result<PathBuf> {
+    let beside = file.parent().unwrap_or(Path::new("")).join(base);
+    if files::exists(&beside) {
+        return Ok(beside);
+    }
+    if builtin::find(base).is_some() {
+        return Ok(base.into());
+    }
+    Err(Error::file(
+        file,
+        format!(
+            "base = {base:?}: there is no {}; a base is a path from the file's own folder, or one of `mars-deploy --list-hardware`",
+            beside.display()
+        ),
+    ))
 }
 
 /// Notes what the constants were stated for that a file gives with its `keys`: the sizes that the chip has there.

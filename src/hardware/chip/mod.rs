@@ -24,6 +24,7 @@ pub use description::{
     AccessMode, Accumulator, Area, Components, Energy, Geometry, Hardware, LayerMapping, MacroShares, Mapping, Memory,
     Objective, PingPong, Policy, Split, Start, StatedFor,
 };
+pub(crate) use inherit::base_path;
 pub use losses::{Converter, Noise};
 pub(crate) use precision::ConversionNumbers;
 pub use precision::{Accumulation, Precision};

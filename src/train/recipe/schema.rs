@@ -240,13 +240,27 @@ impl Recipe {
     /// Puts what is measured on training images in place of [`NormalizationConfig::Measured`], and where images have other than three channels in
     /// place of nothing.
     pub(in crate::train) fn measure_normalization(&mut self, train: &Split) {
-        let measured = match self.normalization {
+        if self.measures_normalization(train.shape.channels) {
+            self.normalization = Some(NormalizationConfig::Constants(Normalization::measured(train)));
+        }
+    }
+
+    /// Whether mean and deviation of images of so many channels are measured on the training images.
+    fn measures_normalization(&self, channels: usize) -> bool {
+        match self.normalization {
             Some(NormalizationConfig::Constants(_)) => false,
             Some(NormalizationConfig::Measured) => true,
-            None => train.shape.channels != COLORS,
-        };
-        if measured {
-            self.normalization = Some(NormalizationConfig::Constants(Normalization::measured(train)));
+            None => channels != COLORS,
+        }
+    }
+
+    /// As it was before a run measured what `planned` leaves to the images.
+    pub(crate) fn unmeasured(&self, planned: &Self) -> Self {
+        match &self.normalization {
+            Some(NormalizationConfig::Constants(found)) if planned.measures_normalization(found.std.len()) => {
+                Self { normalization: planned.normalization.clone(), ..self.clone() }
+            }
+            _ => self.clone(),
         }
     }
 
