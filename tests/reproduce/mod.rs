@@ -466,8 +466,7 @@ fn a_row_whose_normalization_is_measured_is_finished_once() {
 fn shipped_experiments_can_run() {
     let files = Experiment::files().unwrap();
     let names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
-    let expected =
-        ["bits", "converter", "cycles", "fusion", "paper", "progressive", "resnet20", "shapes", "vgg8"];
+    let expected = ["bits", "converter", "cycles", "fusion", "paper", "progressive", "resnet20", "shapes", "vgg8"];
     assert_eq!(names, expected);
     for path in files {
         let experiment = Experiment::load(&path).unwrap();
