@@ -124,6 +124,6 @@ pub fn stop_on_interrupt() -> Result<StopSignal> {
 pub fn exit(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         notice(&format!("error: {error}"));
-        ExitCode::FAILURE
+        if matches!(error, Error::Arguments(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
 }

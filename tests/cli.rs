@@ -153,9 +153,21 @@ fn refused(folder: &Path, command: &mut Command, parts: &[&str]) -> String {
     line
 }
 
+/// The same of arguments that don't fit together.
+fn misused(folder: &Path, command: &mut Command, parts: &[&str]) -> String {
+    let before = tree(folder);
+    let line = failed_with(2, &command.output().unwrap(), parts);
+    assert!(before == tree(folder), "files were written: {line}");
+    line
+}
+
 fn failed(output: &Output, parts: &[&str]) -> String {
+    failed_with(1, output, parts)
+}
+
+fn failed_with(code: i32, output: &Output, parts: &[&str]) -> String {
     let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    assert_eq!(output.status.code(), Some(1), "{out}\n{err}");
+    assert_eq!(output.status.code(), Some(code), "{out}\n{err}");
     assert!(err.starts_with("error: ") && err.ends_with('\n') && err.lines().count() == 1, "{err}");
     assert!(out.is_empty(), "{out}");
     for part in parts {
@@ -596,6 +608,33 @@ filters = 10
     let deploy = ["runs/small-digits-1/model.mars", "--quiet", "--json", "again"];
     success(&command(DEPLOY, dir.path()).args(deploy).output().unwrap());
     assert_eq!(json(&dir.path().join("again"))["accuracy"], report["accuracy"]);
+    // Elsewhere its images have to be named.
+    let package = dir.path().join("runs/small-digits-1/model.mars");
+    let elsewhere = TempDir::new().unwrap();
+    let output = command(DEPLOY, elsewhere.path()).arg(&package).output().unwrap();
+    failed(&output, &["model.mars: it was trained on `digits.npz`, which isn't here: --dataset names where"]);
+    let text = success(&command(DEPLOY, dir.path()).args([&*package.to_string_lossy(), "--quiet"]).output().unwrap()).0;
+    assert!(text.contains("355 images of digits.npz"), "{text}");
+    let moved = dir.path().join("moved.npz");
+    fs::rename(dir.path().join("digits.npz"), &moved).unwrap();
+    let mut deploy = command(DEPLOY, dir.path());
+    let deploy = deploy.args([&*package.to_string_lossy(), "--dataset", "moved.npz", "--quiet", "--images", "9"]);
+    assert!(success(&deploy.output().unwrap()).0.contains("9 images of "));
+}
+
+/// A network of the zoo, as TOML, without its images; nothing is written over.
+#[test]
+fn a_network_is_written_without_its_images() {
+    let dir = TempDir::new().unwrap();
+    let write = |model: &str, file: &str| {
+        command(TRAIN, dir.path()).args(["--model", model, "--write-network", file, "--quiet"]).output().unwrap()
+    };
+    for (model, input) in [("vgg8", "input = [3, 32, 32]"), ("resnet18_imagenet", "input = [3, 224, 224]")] {
+        success(&write(model, model));
+        let text = fs::read_to_string(dir.path().join(model)).unwrap();
+        assert!(text.contains(input), "{text}");
+    }
+    failed(&write("vgg16", "vgg8"), &["vgg8: it is there already"]);
 }
 
 #[test]
@@ -746,6 +785,8 @@ fn test_images_wait_for_the_end_of_a_run_that_is_chosen_on_others() {
         &mut train(dir.path(), &too_many),
         &["validation_images = 4000", "each class has to keep some"],
     );
+    let painted_over = ["--recipe", "recipe.toml", "--run", "none", "--set", "cutout=32"];
+    refused(dir.path(), &mut train(dir.path(), &painted_over), &["cutout = 32: it must be below 32"]);
 }
 
 /// A run learns from the network it starts from or from the one that is named, and keeps it.
@@ -844,7 +885,7 @@ fn a_folder_that_holds_a_run_is_refused() {
         refused(&FINISHED, &mut train(&FINISHED, &["--recipe", "recipe.toml", "--run", "run"]), &["run: it holds"]);
     assert!(line.contains("--resume"), "{line}");
     let mut resume = train(&FINISHED, &["--resume", "--run", "run", "--set", "seed=4"]);
-    refused(&FINISHED, &mut resume, &["--resume takes its recipe from the run folder"]);
+    misused(&FINISHED, &mut resume, &["--resume takes its recipe from the run folder"]);
 }
 
 /// One process at a time, on the chip, with the network and the images that the run began with.
@@ -941,6 +982,9 @@ fn an_epoch_that_diverges_leaves_the_last_good_checkpoint() {
     fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
     let output = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]).output().unwrap();
     failed(&output, &["phase 0, epoch 1", "--resume"]);
+    let mut dry = train(dir.path(), &["--recipe", "recipe.toml", "--set", "phases.0.learning_rate=1e30", "--dry-run"]);
+    let line = failed(&dry.output().unwrap(), &["lower phases.0.learning_rate"]);
+    assert!(!line.contains("--resume"), "there is no run: {line}");
     let (weights, _) = Weights::load(&dir.path().join("run/checkpoints/last.safetensors")).unwrap();
     let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
     assert!(weights == Weights::random(&graph, 3), "the weights before the epoch");
@@ -1108,7 +1152,7 @@ fn a_package_that_does_not_fit_the_data_is_refused_or_says_null() {
     let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--dataset", "cifar100"]);
     refused(dir.path(), &mut command, &["10 classes", "100"]);
     let mut command = deploy(dir.path(), &[good.to_str().unwrap(), "--images", "0"]);
-    refused(dir.path(), &mut command, &["--images 0: at least one image"]);
+    misused(dir.path(), &mut command, &["--images 0: at least one image"]);
 }
 
 #[test]
@@ -1237,7 +1281,7 @@ fn a_run_folder_that_cannot_be_written_is_refused() {
 #[test]
 fn there_must_be_something_to_resume() {
     let dir = new_place();
-    refused(dir.path(), &mut train(dir.path(), &["--resume"]), &["--resume needs --run DIR"]);
+    misused(dir.path(), &mut train(dir.path(), &["--resume"]), &["--resume needs --run DIR"]);
     for folder in ["nowhere", "data"] {
         let mut command = train(dir.path(), &["--resume", "--run", folder]);
         refused(dir.path(), &mut command, &[folder, "there is no run to resume here"]);
@@ -1295,10 +1339,15 @@ fn a_position_that_the_recipe_does_not_have_is_refused() {
         change(&mut checkpoint.state.position);
         checkpoint.save(&last, &graph).unwrap();
         let mut command = train(dir.path(), &["--resume", "--run", "run"]);
-        refused(dir.path(), &mut command, &["last.safetensors: its position", "none of this recipe and data"]);
+        refused(dir.path(), &mut command, &["last.safetensors: "])
+    };
+    let shorter = position(&|position| (position.phase, position.begun, position.epoch) = (0, true, 4));
+    assert!(shorter.contains("phases.0.epochs is 3, and 4 are done: it cannot be less"), "{shorter}");
+    let position = |change: &dyn Fn(&mut Position)| {
+        let message = position(change);
+        assert!(message.contains("its position") && message.contains("none of this recipe and data"), "{message}");
     };
     position(&|position| position.phase = 7);
-    position(&|position| (position.phase, position.begun, position.epoch) = (0, true, 4));
     position(&|position| (position.phase, position.begun, position.step) = (1, true, 1 << 40));
     position(&|position| (position.phase, position.begun, position.epoch, position.step) = (0, true, 3, 2));
     position(&|position| position.tally.correct = 1);

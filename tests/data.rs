@@ -697,7 +697,7 @@ fn folders_that_are_no_data_sets_say_why() {
         let error = load_from(dir.path(), None, None).unwrap_err();
         assert!(error.contains(part), "no `{part}` in {error}");
     };
-    refused("it has 0 folders: a class each, 2 to 65536");
+    refused("each of its folders is a class: it has 0, of 2 to 65536");
     for class in ["a", "b"] {
         write_png(&train.join(class).join("1.png"), &[7; 4], 2, 2);
     }

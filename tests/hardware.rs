@@ -1611,7 +1611,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
         ("sram_mm2_per_kib = 0.001781", "", "missing field `sram_mm2_per_kib`"),
         ("kind = \"ideal\"", "kind = \"ideal\"\nbits = 5", "unknown field `bits`"),
         ("columns = 64", "colums = 64", "unknown field `colums`, expected one of `name`, `cores`"),
-        ("cores = 4", "cores = -4", "invalid value: integer `-4`"),
+        ("cores = 4", "cores = -4", "invalid value: integer `-4`, expected a whole number from 0 on"),
     ] {
         assert!(text.contains(from), "{from}");
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
@@ -1623,7 +1623,11 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     let Error::Hardware { source, .. } = error else { panic!("{error:?}") };
     let allowed = Allowed::Between { low: "1".into(), high: "65536".into() };
     assert_eq!(*source, ConfigError { key: "rows_on".into(), value: "0".into(), allowed });
-    assert!(Hardware::load("no/such.toml".as_ref()).is_err());
+    let missing = |path: &str| Hardware::load(path.as_ref()).unwrap_err().to_string();
+    let list = "mars-deploy --list-hardware lists the built-in ones";
+    assert_eq!(missing("no/such.toml"), format!("no/such.toml: there is no such file; {list}"));
+    let meant = "did you mean experiments/hardware/library/wu-isscc2022.toml?";
+    assert_eq!(missing("wu-isscc2022"), format!("wu-isscc2022: there is no such file; {meant} {list}"));
 }
 
 #[test]

@@ -274,7 +274,9 @@ fn a_checkpoint_of_our_own_must_be_of_the_same_network() {
     let error = refused(&path, &graph("resnet44"));
     assert!(error.contains("it has no `layer1.5.conv1.weight`"), "{error}");
     // What a run adds is left out.
-    weights.insert("momentum:conv1.weight".into(), Array::vector(vec![0.0]));
+    for state in ["momentum:conv1.weight", "kept:conv1", "effects:conv1"] {
+        weights.insert(state.into(), Array::vector(vec![0.0]));
+    }
     weights.insert("conv1.weight_step".into(), Array::vector(vec![0.5]));
     weights.save(&path, None).unwrap();
     assert_same(&import(&path, &graph("resnet32")).unwrap(), &Weights::random(&graph("resnet32"), 1));

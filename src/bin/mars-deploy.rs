@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use clap::{Args, Parser};
 use mars::cli::{CommonArgs, exit, parse, say};
 use mars::data::{DataOptions, Dataset};
-use mars::error::{Error, Result};
+use mars::error::{DataError, Error, Result};
 use mars::estimate::{Assumptions, Estimate, MadeUp, Pattern, named_network};
 use mars::groups::GroupShape;
 use mars::hardware::{Evaluator, Hardware};
@@ -169,7 +169,7 @@ fn lay(arguments: &Arguments) -> Result<ExitCode> {
     let network = match (&arguments.package, &arguments.model) {
         (Some(file), _) => Package::read(file)?.network,
         (None, Some(model)) => untrained(arguments, model, &hardware)?.integer,
-        (None, None) => return Err(Error::Setting("--placements: name a package or a --model".into())),
+        (None, None) => return Err(Error::Arguments("--placements: name a package or a --model".into())),
     };
     let found = Evaluator::new(&network)?.placements(&hardware)?;
     arguments.common.write_json(|| found.to_json())?;
@@ -179,7 +179,7 @@ fn lay(arguments: &Arguments) -> Result<ExitCode> {
 
 fn check_images(arguments: &Arguments) -> Result<()> {
     match arguments.images {
-        Some(0) => Err(Error::Setting("--images 0: at least one image is needed".into())),
+        Some(0) => Err(Error::Arguments("--images 0: at least one image is needed".into())),
         Some(_) | None => Ok(()),
     }
 }
@@ -200,6 +200,16 @@ fn untrained(arguments: &Arguments, model: &str, hardware: &Hardware) -> Result<
 impl Untrained {
     fn network(&self, model: &str) -> Result<(NetworkSpec, Assumptions)> {
         let Self { weight_bits, activation_bits, first_last_bits, sparsity, pattern, image_size, classes } = *self;
+        for (option, bits) in
+            [("weight-bits", weight_bits), ("activation-bits", activation_bits), ("first-last-bits", first_last_bits)]
+        {
+            if !(2..=8).contains(&bits) {
+                return Err(Error::Arguments(format!("--{option} {bits}: it must be from 2 to 8")));
+            }
+        }
+        if !(0.0..1.0).contains(&sparsity) {
+            return Err(Error::Arguments(format!("--sparsity {sparsity}: it is a share, from 0 to below 1")));
+        }
         let assumptions = Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern };
         Ok((named_network(model, image_size, classes)?, assumptions))
     }
@@ -245,7 +255,7 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
             }
             (false, None, None) => {
                 let message = "a chip is compared with others by a network: name a package or --model";
-                return Err(Error::file(file, message));
+                return Err(Error::Arguments(format!("{}: {message}", file.display())));
             }
         });
     }
@@ -299,7 +309,13 @@ fn dataset(arguments: &Arguments, file: &Path, package: &Package) -> Result<Data
     let [channels, height, width] = package.network.graph.spec().input;
     let options =
         DataOptions { image_size: Some([height, width]), channels: Some(channels), ..arguments.common.data() };
-    let dataset = Dataset::load_with(name, &options, &*arguments.common.observer())?;
+    let dataset = Dataset::load_with(name, &options, &*arguments.common.observer()).map_err(|error| match error {
+        DataError::Unknown { .. } if arguments.dataset.is_none() => Error::file(
+            file,
+            format!("it was trained on `{name}`, which isn't here: --dataset names where its images lie"),
+        ),
+        error => error.into(),
+    })?;
     let classes = [package.network.classes.len(), dataset.classes.len()];
     if classes[0] != classes[1] {
         let message =

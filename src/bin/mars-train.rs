@@ -28,7 +28,7 @@ struct Arguments {
     #[arg(long)]
     model: Option<String>,
     /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; .onnx; a package .mars; or "none" for random weights
-    /// [default: the recipe's, else the ONNX file's own or checkpoints/MODEL.safetensors, else none]
+    /// [default: the recipe's, else the ONNX file's own or for CIFAR checkpoints/MODEL.safetensors, else none]
     #[arg(long, value_name = "FILE")]
     pretrained: Option<String>,
     /// Layer that is trained anew instead of taken from the checkpoint, by its name in the network or in the checkpoint (repeatable)
@@ -109,15 +109,18 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let environment = Environment { data: &data, device: &arguments.device, observer: &*observer };
     if let Some(file) = &arguments.write_network {
         let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
+        if file.exists() {
+            return Err(Error::file(file, "it is there already: remove it, or name another file"));
+        }
         describe(&recipe, environment)?.save(file)?;
         return Ok(ExitCode::SUCCESS);
     }
     let plan = if arguments.resume {
         let folder = arguments.folder;
         let folder =
-            folder.ok_or_else(|| Error::Setting("--resume needs --run DIR, the folder to go on with".into()))?;
+            folder.ok_or_else(|| Error::Arguments("--resume needs --run DIR, the folder to go on with".into()))?;
         if arguments.recipe.is_some() || !settings.is_empty() {
-            return Err(Error::Setting(
+            return Err(Error::Arguments(
                 "--resume takes its recipe from the run folder: leave out --recipe, --set and the like".into(),
             ));
         }

@@ -64,8 +64,12 @@ pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observe
     let train = folder.join(TRAIN);
     let classes = class_names(&train)?;
     if !CLASSES.contains(&classes.len()) {
-        let message =
-            format!("it has {} folders: a class each, {} to {}", classes.len(), CLASSES.start(), CLASSES.end());
+        let message = format!(
+            "each of its folders is a class: it has {}, of {} to {}",
+            classes.len(),
+            CLASSES.start(),
+            CLASSES.end()
+        );
         return Err(DataError::content(&train, message));
     }
     let labels = |images: &[Labelled]| images.iter().map(|image| image.label).collect::<Vec<u16>>();
@@ -181,7 +185,7 @@ fn labelled(folder: &Path, classes: &[String], observer: &dyn Observer) -> Resul
     }
     if others > 0 {
         observer.notice(&format!(
-            "{}: {others} files and folders of its classes are left aside: only .{} are read",
+            "{}: left aside of the files and folders of its classes: {others}; only .{} are read",
             folder.display(),
             ENDINGS.join(", .")
         ));

@@ -15,19 +15,22 @@ pub struct Diverged {
     pub layer: Option<String>,
     /// What shows it.
     pub what: String,
+    /// Whether the run has a checkpoint from before.
+    pub resumable: bool,
 }
 
 impl Display for Diverged {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { phase, epoch, step, layer, what } = self;
+        let Self { phase, epoch, step, layer, what, resumable } = self;
         if let Some(layer) = layer {
             write!(f, "layer `{layer}`: ")?;
         }
-        write!(
-            f,
-            "{what} in phase {phase}, epoch {epoch}, step {step}: lower phases.learning_rate in the run's recipe.toml and go on from the last \
-             good checkpoint with --resume"
-        )
+        let place = format!("phase {phase}, epoch {epoch}, step {step}");
+        write!(f, "{what} in {place}: lower phases.{phase}.learning_rate")?;
+        match resumable {
+            true => write!(f, " in the run's recipe.toml and go on from the last good checkpoint with --resume"),
+            false => Ok(()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod diverged;
 mod onnx;
 mod package;
 mod unknown;
+mod words;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ pub use diverged::Diverged;
 pub use onnx::OnnxError;
 pub use package::PackageError;
 pub use unknown::UnknownName;
-#[cfg(feature = "train")]
 pub(crate) use unknown::closest;
+use words::in_words;
 
 /// Result of everything that can fail in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -71,6 +72,9 @@ pub enum Error {
     /// A setting that cannot work; the message names the key and the allowed values.
     #[error("{0}")]
     Setting(String),
+    /// Arguments of a program that don't fit together, or whose values cannot be.
+    #[error("{0}")]
+    Arguments(String),
     /// A key or a value of a configuration that isn't known.
     #[error(transparent)]
     Unknown(#[from] Box<UnknownName>),
@@ -139,7 +143,8 @@ impl Error {
         Self::unknown_or(format!("{place}: line {line}"), &message, None, with_line)
     }
 
-    /// An [`Error::Unknown`] where serde's `message` tells of one, else what `otherwise` makes of the message. Both end with `context`.
+    /// An [`Error::Unknown`] where serde's `message` tells of one, else what `otherwise` makes of the message, with Rust's types in words. Both end
+    /// with `context`.
     pub(crate) fn unknown_or(
         place: impl Display,
         message: &str,
@@ -148,7 +153,7 @@ impl Error {
     ) -> Self {
         match UnknownName::in_message(&place.to_string(), message, context) {
             Some(unknown) => Self::Unknown(unknown.into()),
-            None => otherwise([Some(message), context].into_iter().flatten().collect::<Vec<_>>().join(" ")),
+            None => otherwise([Some(&*in_words(message)), context].into_iter().flatten().collect::<Vec<_>>().join(" ")),
         }
     }
 
@@ -186,6 +191,7 @@ mod tests {
     #[test]
     fn another_fault_is_no_unknown_name() {
         let error = unknown("epochs = \"three\"");
-        assert!(matches!(&error, Error::Setting(message) if message.starts_with("line 1: invalid type")), "{error}");
+        let message = "line 1: invalid type: string \"three\", expected a whole number from 0 on";
+        assert!(matches!(&error, Error::Setting(found) if found == message), "{error}");
     }
 }

@@ -47,11 +47,8 @@ impl Graph {
         }
         for (index, layer) in spec.layers.iter().enumerate() {
             let name = layer.name();
-            if name.is_empty() || name == "image" || nodes.iter().any(|n| n.name == name) {
-                return Err(spec.error(format!("layer {index}: the name `{name}` is empty, reserved or used twice")));
-            }
-            if name.contains(':') {
-                return Err(spec.error(format!("layer {index}: the name `{name}` has a colon, which checkpoints need")));
+            if let Some(fault) = fault_of_name(name, &nodes) {
+                return Err(spec.error(format!("layer {}: {fault}", index + 1)));
             }
             let logits = index + 1 == spec.layers.len();
             if let Some(clip) = layer.clip() {
@@ -224,6 +221,17 @@ impl Graph {
     }
 }
 
+/// What is wrong with the name of a layer behind these.
+fn fault_of_name(name: &str, nodes: &[Node]) -> Option<String> {
+    match name {
+        "" => Some("its name is empty".into()),
+        "image" => Some("`image` is what layers call the image: give it another name".into()),
+        _ if nodes.iter().any(|node| node.name == name) => Some(format!("a layer before it has its name, `{name}`")),
+        _ if name.contains(':') => Some(format!("the name `{name}` has a colon, which checkpoints need")),
+        _ => None,
+    }
+}
+
 impl TryFrom<NetworkSpec> for Graph {
     type Error = Error;
 
@@ -307,7 +315,7 @@ mod tests {
         );
         refused(
             "{ op = 'conv', name = 'a', filters = 4, kernel = 3, dilation = 0 }",
-            "kernel, stride and dilation must be from 1 to 65536",
+            "layer `a`: dilation = 0: it must be from 1 to 65536",
         );
         refused(
             &format!("{CONV}, {{ op = 'max_pool', name = 'm', kernel = 2, stride = 2, padding = [0, 0, 2, 0] }}"),
@@ -317,6 +325,15 @@ mod tests {
             &format!("{CONV}, {{ op = 'avg_pool', name = 'm', stride = 2 }}"),
             "a mean over the whole map has neither stride nor padding: give its kernel",
         );
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_says_why() {
+        let second = |name: &str| format!("{CONV}, {{ op = 'conv', name = '{name}', filters = 4, kernel = 1 }}");
+        refused(&second(""), "layer 2: its name is empty");
+        refused(&second("image"), "layer 2: `image` is what layers call the image");
+        refused(&second("a"), "layer 2: a layer before it has its name, `a`");
+        refused(&second("a:b"), "layer 2: the name `a:b` has a colon");
     }
 
     #[test]

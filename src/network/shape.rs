@@ -75,11 +75,14 @@ impl ConvShape {
     /// Says which size is out of range or does not fit.
     pub(super) fn new(input: MapShape, filters: usize, window: Window, dilation: [usize; 2]) -> Reason<Self> {
         let Window { kernel, stride, padding } = window;
-        let sizes = [&kernel[..], &stride, &dilation, &[filters]].concat();
-        if sizes.contains(&0) || sizes.iter().chain(padding.as_flattened()).any(|&n| n > MAX_EXTENT) {
-            return Err(format!(
-                "filters, kernel, stride and dilation must be from 1 to {MAX_EXTENT}, padding at most that"
-            ));
+        let sizes = [("filters", &[filters][..]), ("kernel", &kernel), ("stride", &stride), ("dilation", &dilation)];
+        for (key, sizes) in sizes {
+            if let Some(size) = sizes.iter().find(|size| !(1..=MAX_EXTENT).contains(*size)) {
+                return Err(format!("{key} = {size}: it must be from 1 to {MAX_EXTENT}"));
+            }
+        }
+        if let Some(size) = padding.as_flattened().iter().find(|size| **size > MAX_EXTENT) {
+            return Err(format!("padding = {size}: it must be from 0 to {MAX_EXTENT}"));
         }
         let span = span(kernel, dilation);
         let [height, width] =

@@ -287,7 +287,9 @@ impl NetworkSpec {
         toml::from_str(&text).map_err(|error| match wrong_layer(&text) {
             Some((layer, message)) => {
                 let place = format!("{}: {layer}", path.display());
-                Error::unknown_or(place, &message, None, |message| Error::file(path, format!("{layer}: {message}")))
+                let hint =
+                    message.starts_with("unknown field `bias`").then_some("(a bias comes with batch_norm = false)");
+                Error::unknown_or(place, &message, hint, |message| Error::file(path, format!("{layer}: {message}")))
             }
             None => Error::toml(path.display(), &text, &error, |message| Error::file(path, message)),
         })
@@ -340,6 +342,10 @@ mod tests {
         let unknown = second("op = \"linear\"\nname = \"fc\"\nfilter = 2");
         assert!(unknown.starts_with(": layer `fc`: unknown field `filter`, expected"), "{unknown}");
         assert!(unknown.ends_with("did you mean `filters`?"), "{unknown}");
+        let biased = second("op = \"linear\"\nname = \"fc\"\nfilters = 2\nbias = true");
+        assert!(biased.ends_with("(a bias comes with batch_norm = false)"), "{biased}");
+        let filters = second("op = \"linear\"\nname = \"fc\"\nfilters = -2");
+        assert!(filters.ends_with("expected a whole number from 0 on"), "{filters}");
         assert!(second("name = \"fc\"").contains(": layer `fc`: missing field `op`"), "{}", second("name = \"fc\""));
         assert!(second("op = \"linear\"").starts_with(": layer 2: "), "{}", second("op = \"linear\""));
         assert!(message("colors = 3\nlayers = []").starts_with(": line 4: unknown field `colors`"));

@@ -311,8 +311,8 @@ fn stem(path: &Path) -> String {
 /// The known names, and the closest one first.
 fn choices(name: &str, known: &[String]) -> String {
     let closest = closest(name, known.iter().map(String::as_str));
-    let suggestion = closest.map_or(String::new(), |known| format!("did you mean `{known}`? "));
-    format!("{suggestion}There are: {}", known.join(", "))
+    let known = known.join(", ");
+    closest.map_or(format!("there are {known}"), |closest| format!("did you mean `{closest}`? There are {known}"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fmt::{Display, Formatter};
 use std::time::{Duration, SystemTime};
 
 use crate::error::Result;
+use crate::report::text::count;
 use crate::system::used_memory;
 use crate::train::Training;
 
@@ -59,7 +60,7 @@ impl Display for Forecast {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         for (name, epochs, seconds) in &self.phases {
             match seconds {
-                Some(seconds) => writeln!(f, "{name:<9} {epochs} epochs of {}", duration(*seconds))?,
+                Some(seconds) => writeln!(f, "{name:<9} {} of {}", count(*epochs, "epoch"), duration(*seconds))?,
                 None => writeln!(f, "{name:<9} no epochs")?,
             }
         }

@@ -23,18 +23,19 @@ use self::forecast::size;
 use self::journal::Journal;
 use self::start::{Origin, Start, network};
 use crate::data::{DataOptions, Dataset, ImageShape};
-use crate::error::{Error, Result};
+use crate::error::{Diverged, Error, Result};
+use crate::estimate::named_network;
 use crate::files::{part_beside, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::integer::{Fusion, WeightScale};
 use crate::network::{Graph, NetworkSpec, Weights};
 use crate::observer::{Observer, StopSignal};
 use crate::package::Package;
-use crate::report;
+use crate::report::{self, text::grouped};
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
-use crate::train::{Checkpoint, PhaseKind, Recipe, Training, device, largest};
+use crate::train::{Budget, Checkpoint, PhaseKind, Recipe, Training, device, largest};
 use crate::validation::{Deployment, validate};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
@@ -75,6 +76,23 @@ fn scale_remark(recipe: &Recipe, graph: &Graph) -> Option<String> {
     Some(format!(
         "{who}: quantize.weight_scale = \"column\" spares much of what one scale a layer loses there (docs/training.md)"
     ))
+}
+
+/// What the recipe sets aside: images that aren't trained with, and a target that isn't read.
+fn set_aside(recipe: &Recipe, data: &Dataset) -> Vec<String> {
+    let held_out = (!data.validation.is_empty()).then(|| {
+        let [held_out, left] = [data.validation.len(), data.train.len()];
+        format!(
+            "{} held out, {} left to train with",
+            report::text::count(held_out, "training image"),
+            grouped(left as u64)
+        )
+    });
+    let sparsifies = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify);
+    let ignored = (sparsifies && recipe.sparsity.budget == Budget::Lambda).then(|| {
+        "sparsity.budget = \"lambda\": the penalty alone makes groups zero, sparsity.target is not read".into()
+    });
+    [held_out, ignored].into_iter().flatten().collect()
 }
 
 /// Which CPU a run may go on with.
@@ -152,6 +170,7 @@ impl<'a> Plan<'a> {
         if let Some(remark) = scale_remark(training.recipe(), training.graph()) {
             environment.observer.notice(&remark);
         }
+        set_aside(training.recipe(), training.data()).iter().for_each(|remark| environment.observer.notice(remark));
         let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
         if start.folded {
             training = training.with_measured_norms();
@@ -265,7 +284,12 @@ impl<'a> Plan<'a> {
         if resumes {
             self.training = resumed(self.training, &self.folder, self.cpu, &journal)?;
         }
-        if !journal.follow(&mut self.training, self.observer, stop)? {
+        let has_checkpoint = || self.folder.join(LAST).exists();
+        let followed = journal.follow(&mut self.training, self.observer, stop).map_err(|error| match error {
+            Error::Diverged(diverged) => Error::Diverged(Diverged { resumable: has_checkpoint(), ..*diverged }.into()),
+            error => error,
+        });
+        if !followed? {
             return Ok(Outcome::Interrupted(self.folder));
         }
         let path = self.folder.join(PACKAGE);
@@ -321,12 +345,19 @@ fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Re
     Ok(training)
 }
 
-/// The network that a recipe names, checked. A data set is read only for a network of the zoo, which takes the shape of its images.
+/// The network that a recipe names, checked. A data set is read only for a network of the zoo whose recipe has another one than the default: without
+/// it, the network has the images and classes that it was made for.
 ///
 /// # Errors
 /// There is no such network; a file that is none.
 pub fn describe(recipe: &Recipe, environment: Environment) -> Result<NetworkSpec> {
-    let spec = network(recipe, || Ok(shape_and_classes(&dataset(recipe, environment)?)))?;
+    let default = Recipe::default();
+    let spec = if (&recipe.dataset, recipe.image_size) == (&default.dataset, default.image_size) {
+        let spec = named_network(&recipe.model, None, None)?;
+        NetworkSpec { batch_norm_epsilon: recipe.batch_norm_epsilon.unwrap_or(spec.batch_norm_epsilon), ..spec }
+    } else {
+        network(recipe, || Ok(shape_and_classes(&dataset(recipe, environment)?)))?
+    };
     Ok(Graph::new(spec)?.spec().clone())
 }
 

@@ -33,6 +33,12 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
             data.classes.len()
         )));
     }
+    let side = height.min(width);
+    if recipe.cutout >= side {
+        let message =
+            format!("cutout = {}: it must be below {side}, or nothing of an image would be left", recipe.cutout);
+        return Err(Error::Setting(message));
+    }
     let normalization = recipe.image_scale();
     if normalization.std.len() != channels {
         return Err(Error::Setting(format!(

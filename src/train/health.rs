@@ -12,7 +12,7 @@ const DIVERGED: f64 = 10.0;
 /// Names what went wrong at a position.
 pub(super) fn diverged(position: &Position, step: usize, layer: Option<String>, what: String) -> Error {
     let Position { phase, epoch, .. } = *position;
-    Error::Diverged(Box::new(Diverged { phase, epoch: epoch + 1, step, layer, what }))
+    Error::Diverged(Box::new(Diverged { phase, epoch: epoch + 1, step, layer, what, resumable: false }))
 }
 
 /// Refuses an epoch that is right less than twice as often as by chance: where its loss is far beyond a guess's `ln(classes)`, or where the

@@ -70,6 +70,11 @@ pub(super) fn may_be_weight(name: &str, entry: &Entry) -> bool {
     is_float && !name.contains(':') && !is_scale(name)
 }
 
+/// Whether it is what our checkpoints hold beside weights, by which a run goes on.
+pub(super) fn is_state(name: &str) -> bool {
+    ["momentum:", "average:", "float:", "kept:", "effects:"].iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Whether it is the scale of one of our quantizers.
 pub(super) fn is_scale(name: &str) -> bool {
     name.ends_with(".weight_step") || name.ends_with(".output_step")

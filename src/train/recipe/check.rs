@@ -44,11 +44,11 @@ impl Recipe {
         setting(phase.epochs > 0 || !removes, message)?;
         let within = |at: f64| (0.0..=phase.epochs as f64).contains(&at);
         let key = format!("phases.{index}.warmup_epochs = {}", phase.warmup_epochs);
-        let message = format!("{key}: it must be from 0 to the phase's {} epochs", phase.epochs);
+        let message = format!("{key}: it must be from 0 to {}, the epochs of the phase", phase.epochs);
         setting(within(phase.warmup_epochs), message)?;
         if let Some(at) = phase.freeze_at {
             let key = format!("phases.{index}.freeze_at = {at}");
-            setting(within(at), format!("{key}: it must be from 0 to the phase's {} epochs", phase.epochs))?;
+            setting(within(at), format!("{key}: it must be from 0 to {}, the epochs of the phase", phase.epochs))?;
             let batch = phase.kind == PhaseKind::Quantize && self.quantize.fusion.uses_batch();
             setting(batch, format!("{key}: only a quantize phase with fusion batch or ema has statistics to freeze"))?;
         }

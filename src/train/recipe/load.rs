@@ -38,9 +38,9 @@ impl Recipe {
                 // A table has no lines; the reader ends with the key instead.
                 let text = error.to_string();
                 let key = text.lines().last().filter(|line| line.starts_with("in `"));
-                let message = in_words(error.message().trim());
-                let place = blamed(settings, &message, key).map_or(name.clone(), |setting| format!("--set {setting}"));
-                Error::unknown_or(&place, &message, key, |message| Error::Setting(format!("{place}: {message}")))
+                let message = error.message().trim();
+                let place = blamed(settings, message, key).map_or(name.clone(), |setting| format!("--set {setting}"));
+                Error::unknown_or(&place, message, key, |message| Error::Setting(format!("{place}: {message}")))
             })
         };
         let (of_phases, others): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("phases"));
@@ -60,7 +60,11 @@ impl Recipe {
         }
         of_phases.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
         let recipe = parse(&table)?;
-        recipe.check().map_err(|error| Error::Setting(format!("{name}: {error}")))?;
+        recipe.check().map_err(|error| {
+            let message = error.to_string();
+            let place = checked(settings, &message).map_or(name, |setting| format!("--set {setting}"));
+            Error::Setting(format!("{place}: {message}"))
+        })?;
         Ok(recipe)
     }
 }
@@ -152,16 +156,13 @@ fn blamed<'a>(settings: &'a [String], message: &str, key: Option<&str>) -> Optio
     settings.iter().rev().find(sets).map(String::as_str)
 }
 
-/// A reader's message with the types of numbers in words.
-fn in_words(message: &str) -> String {
-    let Some((before, expected)) = message.rsplit_once("expected ") else { return message.into() };
-    let words = match expected {
-        "u8" => "a whole number from 0 to 255",
-        "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
-        "f32" | "f64" => "a number",
-        other => other,
+/// The setting whose key a check's message begins with; of several the last one counts.
+fn checked<'a>(settings: &'a [String], message: &str) -> Option<&'a str> {
+    let sets = |setting: &&'a String| {
+        let key = setting.split('=').next().unwrap_or_default().trim();
+        message.strip_prefix(key).is_some_and(|rest| rest.starts_with([' ', '.', ':']))
     };
-    format!("{before}expected {words}")
+    settings.iter().rev().find(sets).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -206,7 +207,8 @@ mod tests {
     #[test]
     fn wrong_settings_are_named() {
         assert!(message(&["quantize.weigth_bits=3"]).contains("did you mean `weight_bits`?"));
-        assert!(message(&["quantize.weight_bits=9"]).contains("quantize.weight_bits = 9: it must be from 2 to 8"));
+        let range = "--set quantize.weight_bits=9: quantize.weight_bits = 9: it must be from 2 to 8";
+        assert_eq!(message(&["seed=1", "quantize.weight_bits=9"]), range);
         let phases = message(&["pretrained=none", "phases.7.epochs=1"]);
         assert_eq!(phases, "--set phases.7.epochs=1: the list `phases` has 3 entries, numbered from 0 to 2");
         let layers = message(&["quantize.layers.0.weight_bits=8"]);
@@ -240,13 +242,16 @@ mod tests {
         );
         assert!(normalization("normalization.std=[0.2, 0.2]").contains("in `normalization.std`"));
         assert!(message(&["normalization={mean = [0, 0, 0], std = [1, 1, 0]}"]).contains("each must be positive"));
-        assert!(message(&["pretrained=none", "phases.0.warmup_epochs=-1"]).contains("from 0 to the phase's 30 epochs"));
+        assert!(
+            message(&["pretrained=none", "phases.0.warmup_epochs=-1"])
+                .contains("from 0 to 30, the epochs of the phase")
+        );
         assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
         assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
         let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";
         assert!(message(&[layers]).contains("quantize.layers.0.weight_bits = 9: it must be from 2 to 8"));
         let freeze = |fusion, setting| message(&["pretrained=none", fusion, setting]);
-        assert!(freeze("quantize.fusion=ema", "phases.2.freeze_at=2").contains("from 0 to the phase's 1 epochs"));
+        assert!(freeze("quantize.fusion=ema", "phases.2.freeze_at=2").contains("from 0 to 1, the epochs of the phase"));
         assert!(freeze("quantize.fusion=once", "phases.2.freeze_at=1").contains("fusion batch or ema"));
         assert!(freeze("quantize.fusion=batch", "phases.1.freeze_at=1").contains("only a quantize phase"));
     }

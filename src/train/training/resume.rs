@@ -65,6 +65,12 @@ impl Training {
         // A power cut may have taken lines of metrics, of which none is made twice.
         let done = epochs(&phases[..phase.min(phases.len())]).saturating_add(epoch);
         let counted = metric_lines <= done && tally.correct <= tally.images;
+        let fewer = phases.get(phase).map(|current| current.epochs).filter(|epochs| begun && epoch > *epochs);
+        if let Some(epochs) = fewer {
+            return Err(format!(
+                "phases.{phase}.epochs is {epochs}, and {epoch} are done: it cannot be less than that"
+            ));
+        }
         match ours && counted && tally.images <= self.data.train.labels.len() {
             true => Ok(()),
             false => Err(format!(
