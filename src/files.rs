@@ -61,7 +61,6 @@ impl Seek for Source {
 }
 
 /// Whether there is a file of this path, on the disk or in the program.
-#[cfg(feature = "train")]
 pub(crate) fn exists(path: &Path) -> bool {
     path.exists() || builtin::find(path).is_some()
 }

@@ -20,12 +20,13 @@ mod timing;
 pub use array::{ConversionLoss, Counters, Execution, MacroNetwork, PartialSums, PartialSumsOfNetwork};
 #[cfg(feature = "train")]
 pub(crate) use array::{ConversionNoise, stuck_weights};
+#[cfg(feature = "train")]
+pub(crate) use chip::ConversionNumbers;
+pub(crate) use chip::base_path;
 pub use chip::{
     AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, LayerMapping,
     MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
 };
-#[cfg(feature = "train")]
-pub(crate) use chip::{ConversionNumbers, base_path};
 pub use cost::{
     AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyPart, EnergyTerm,
     Evaluation, Evaluator, GroupId, LayerCost, LayerPlacement, Ledger, NextBest, Placements, PruningStep, Resource,
