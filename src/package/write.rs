@@ -19,7 +19,7 @@ impl Package {
     /// The bytes of `model.mars`; equal packages give equal bytes.
     ///
     /// # Errors
-    /// A network that [`IntegerNetwork::validate`] rejects or that is beyond the bounds of the format.
+    /// A network that [`IntegerNetwork::validate`](crate::integer::IntegerNetwork::validate) rejects or that is beyond the bounds of the format.
     pub fn to_bytes(&self) -> Checked<Vec<u8>> {
         let network = &self.network;
         network.validate().map_err(network_error)?;
