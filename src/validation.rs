@@ -24,6 +24,9 @@ pub struct Deployment {
     pub images: usize,
     /// SHA-256 of the whole test split.
     pub data_sha256: String,
+    /// Name of the data set, where the caller says it.
+    #[serde(skip)]
+    pub dataset: Option<String>,
     /// Shares of right predictions, in percent; null where not known.
     pub accuracy: Accuracy,
     /// Images or logits in which two executions differ; null where one is missing.
@@ -139,6 +142,7 @@ pub fn validate(
             fake_quant_vs_macro_predictions: fake_quant.map(|fake| differences(fake, &macros)),
         },
         data_sha256,
+        dataset: None,
         evaluation,
         package: package.clone(),
         chip_sha256: hardware.losses_sha256(),

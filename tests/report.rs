@@ -336,6 +336,7 @@ fn without_running(network: IntegerNetwork) -> Deployment {
         chip_sha256: hardware.losses_sha256(),
         images: 10_000,
         data_sha256: "ab".repeat(32),
+        dataset: None,
         accuracy: Accuracy { float: None, fake_quant: None, integer: 90.0, macro_model: 90.0, macro_model_top5: None },
         mismatches: Mismatches {
             fake_quant_vs_integer_predictions: None,

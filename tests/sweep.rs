@@ -64,6 +64,7 @@ fn each_point_has_a_row_and_a_chip_that_cannot_work_says_why() {
     let folder = folder(SWEEP);
     let out = succeed(folder.path(), &[]);
     assert!(out.starts_with("8 points, of which 4 cannot work; "), "{out}");
+    assert!(out.contains("\npoint 2: hardware `mars`: rows_on 60 does not divide into 8 partitions\n"), "{out}");
     let rows = rows(folder.path());
     assert_eq!(rows.iter().map(|row| row.point).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
     let error = |point: usize| match &rows[point].outcome {
@@ -93,6 +94,8 @@ fn each_point_has_a_row_and_a_chip_that_cannot_work_says_why() {
     let page = read(folder.path(), "sweep.html");
     assert_eq!(page.matches("<tr>").count(), 1 + 2 + 1 + 8, "{page}");
     assert!(page.contains("<th scope=\"row\">clock_mhz</th><td>50") && !page.contains("src="));
+    let [works, fails] = [page.rfind("<td data-key="), page.find("<td class=\"error\"")];
+    assert!(works < fails, "those that cannot work come last: {page}");
     // Four chips, over energy and over area.
     assert!(
         svg.starts_with("<svg ") && svg.matches("<circle").count() == 8 && svg.contains("clock_mhz = 50, rows_on = 64")
@@ -187,7 +190,7 @@ fn flags_and_files_that_make_no_sense_are_refused() {
     fs::write(folder.path().join("sweep.toml"), "images = 0\n").unwrap();
     assert!(refuse(folder.path(), &[]).contains("images is 0: leave it out"));
     fs::write(folder.path().join("sweep.toml"), "base = \"no.toml\"\n").unwrap();
-    assert!(refuse(folder.path(), &[]).contains("no.toml: "));
+    assert!(refuse(folder.path(), &[]).contains("sweep.toml: base = \"no.toml\": there is no no.toml"));
 }
 
 #[test]

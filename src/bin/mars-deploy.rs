@@ -133,7 +133,8 @@ fn deploy(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let hardware = hardware(arguments)?;
     let _lock = lock_run(arguments, Some(&package), &hardware)?;
     let dataset = dataset(arguments, file, &package)?;
-    let deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
+    let mut deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
+    deployment.dataset = Some(dataset.name);
     let shown = present(arguments, (&deployment).into())?;
     match deployment.agreement() {
         Agreement::No => {
@@ -230,7 +231,7 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
         None
     };
     if let Some((what, compared)) = unused {
-        return Err(Error::Setting(format!(
+        return Err(Error::Arguments(format!(
             "{what} says nothing where --compare names {compared}: leave it out, or put it among them"
         )));
     }

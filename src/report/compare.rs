@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::chart::{self, Stack};
 use super::document::{Extras, document};
-use super::drawings::energy_parts;
-use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, words, wrapped};
+use super::drawings::{energy_keys, energy_parts};
+use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, tops, words, wrapped};
 use crate::error::{Error, Result};
 use crate::files::{to_json, write_atomically};
-use crate::hardware::{EnergyPart, Evaluation};
+use crate::hardware::Evaluation;
 
 /// A network on a chip, beside others: an entry of `compare.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -32,17 +32,17 @@ const NAME: usize = 14;
 
 type Value = fn(&Evaluation) -> String;
 
-/// The rows: what is compared, in the terminal's and the page's units alike.
+/// The rows: what is compared, in ASCII for the terminal.
 const ROWS: [(&str, Value); 12] = [
     ("cycles", |it| grouped(it.cost.cycles)),
-    ("frames per second", |it| format!("{:.0}", it.cost.fps)),
+    ("frames per second", |it| grouped(it.cost.fps.round() as u64)),
     ("energy, uJ", |it| energy(it.cost.energy_uj)),
     ("average power, mW", |it| format!("{:.2}", it.cost.average_power_mw)),
     ("energy x delay, uJ us", |it| format!("{:.2}", it.cost.energy_delay_uj_us)),
     ("TOPS/W, dense-equivalent", |it| format!("{:.2}", it.cost.tops_per_watt_dense_equivalent)),
     ("TOPS/W, executed", |it| format!("{:.2}", it.cost.tops_per_watt_executed)),
-    ("TOPS, executed", |it| format!("{:.3}", it.cost.tops_executed)),
-    ("TOPS, peak", |it| format!("{:.3}", it.cost.peak_tops)),
+    ("TOPS, executed", |it| tops(it.cost.tops_executed)),
+    ("TOPS, peak", |it| tops(it.cost.peak_tops)),
     ("utilization", |it| percent(it.cost.utilization)),
     ("area, mm2", |it| it.area.map_or(UNKNOWN.into(), |area| format!("{:.3}", area.total_mm2))),
     ("groups that are zero", |it| percent(it.compression.group_sparsity)),
@@ -135,6 +135,11 @@ fn page(all: &[Compared]) -> String {
     document(&title, Extras::default(), &body)
 }
 
+/// A row's name with the units as the page writes them.
+fn on_page(name: &str) -> String {
+    name.replace("uJ us", "µJ µs").replace("uJ", "µJ").replace("mm2", "mm²").replace(" x ", " × ")
+}
+
 fn table(all: &[Compared]) -> Markup {
     html! {
         section {
@@ -146,13 +151,13 @@ fn table(all: &[Compared]) -> Markup {
                         tr { th scope="row" { "network" } @for it in all { td { (it.network) } } }
                         tr { th scope="row" { "chip" } @for it in all { td { (it.evaluation.hardware) } } }
                         @for (name, value) in ROWS {
-                            tr { th scope="row" { (name) } @for it in all { td { (value(&it.evaluation)) } } }
+                            tr { th scope="row" { (on_page(name)) } @for it in all { td { (value(&it.evaluation)) } } }
                         }
                         @for (name, values) in components(all) {
-                            tr { th scope="row" { (words(name)) ", uJ" } @for value in values { td { (energy(value)) } } }
+                            tr { th scope="row" { (words(name)) ", µJ" } @for value in values { td { (energy(value)) } } }
                         }
                         @for (name, value) in WITHOUT_RELOAD {
-                            tr { th scope="row" { (name) } @for it in all { td { (value(&it.evaluation)) } } }
+                            tr { th scope="row" { (on_page(name)) } @for it in all { td { (value(&it.evaluation)) } } }
                         }
                     }
                 }
@@ -175,14 +180,18 @@ fn drawings(all: &[Compared]) -> Markup {
     };
     let energies: Vec<Stack> = all.iter().map(of_energy).collect();
     let times: Vec<Stack> = all.iter().map(of_time).collect();
-    let energies =
-        chart::stacks("Energy of a frame", "Energy of a frame by component, weight reload charged", &energies);
-    let times = chart::stacks("Time of a frame", "Time of a frame, weight reload charged", &times);
+    let energies = chart::stacks(
+        "Energy of a frame",
+        "Energy of a frame by component, weight reload charged",
+        &energies,
+        energy_keys(),
+    );
+    let times = chart::stacks("Time of a frame", "Time of a frame, weight reload charged", &times, Vec::new());
     html! {
         section {
             h2 { "Energy and time" }
             figure {
-                p { @for (index, part) in EnergyPart::ALL.iter().enumerate() { span class={ "key part" (index) } {} (part.name()) " " } }
+                p { @for (color, name) in &energies.keys { span class={ "key " (color) } {} (name) " " } }
                 div.scroll tabindex="0" { (energies.svg) }
                 figcaption { (energies.caption) }
             }

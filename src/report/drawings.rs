@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use super::Subject;
-use super::chart::{self, Bar, Color, Drawing, PARTS, Reached, SHADES, Stack, Stretch};
+use super::chart::{self, Bar, Color, Drawing, Key, PARTS, Reached, SHADES, Stack, Stretch};
 use super::text::{count, energy as microjoules, grouped, percent, words};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
@@ -52,7 +52,7 @@ pub(super) fn energy(subject: Subject) -> Drawing {
 }
 
 // Each part of the energy has a color of its own.
-const _: () = assert!(EnergyPart::ALL.len() <= PARTS);
+const _: () = assert!(EnergyPart::ALL.len() <= PARTS.len());
 
 /// The parts of an energy for a stack: how much, and what a mouse shows.
 pub(super) fn energy_parts(breakdown: &EnergyBreakdown) -> Vec<(f64, String)> {
@@ -61,6 +61,11 @@ pub(super) fn energy_parts(breakdown: &EnergyBreakdown) -> Vec<(f64, String)> {
         (uj, format!("{} {} µJ", part.name(), microjoules(uj)))
     };
     EnergyPart::ALL.map(part).into()
+}
+
+/// The colors of [`energy_parts`].
+pub(super) fn energy_keys() -> Vec<Key> {
+    PARTS.into_iter().zip(EnergyPart::ALL.map(EnergyPart::name)).collect()
 }
 
 /// The energy of each layer by component.
@@ -72,7 +77,7 @@ pub(super) fn layer_energy(subject: Subject) -> Drawing {
     };
     let stacks: Vec<Stack> = subject.evaluation.layers.iter().map(stack).collect();
     let caption = "Energy of each layer by component, weight reload charged";
-    chart::stacks(caption, caption, &stacks)
+    chart::stacks(caption, caption, &stacks, energy_keys())
 }
 
 /// What each layer reaches, below what macros and ports allow.
@@ -204,7 +209,8 @@ pub(super) fn frame(subject: Subject) -> Drawing {
     let timeline = &subject.evaluation.timeline;
     let caption =
         format!("What each macro does in {} cycles, {}.", grouped(timeline.cycles()), count(timeline.frames, "frame"));
-    timeline_of(subject, caption, 0..timeline.cycles(), |place| matches!(place.part, Part::Macro(_)))
+    let drawing = timeline_of(subject, caption, 0..timeline.cycles(), |place| matches!(place.part, Part::Macro(_)));
+    Drawing { keys: vec![("one", "computes"), ("two", "loads weights"), ("none", "waits")], ..drawing }
 }
 
 /// What the parts of the cores do in the slowest layer.
@@ -214,7 +220,8 @@ pub(super) fn layer(subject: Subject) -> Drawing {
     let (name, shown) = slowest.map_or(("", 0..0), |layer| (layer.name.as_str(), layer.start..layer.end));
     let cycles = grouped(shown.end - shown.start);
     let caption = format!("What the parts of the cores do in layer {name}, the slowest one: {cycles} cycles.");
-    timeline_of(subject, caption, shown, |_| true)
+    let keys = vec![("one", "macro computes"), ("two", "weights are written"), ("three", "decoder, ports")];
+    Drawing { keys, ..timeline_of(subject, caption, shown, |_| true) }
 }
 
 /// Shade of a span by the share of the time in which its part is busy, from 1.
@@ -308,7 +315,7 @@ pub(super) fn kept(subject: Subject) -> Vec<KeptMap> {
             let block = if binned { usize::MAX } else { grid.taps };
             let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
             let (svg, size) = chart::mask(&caption, &cells, block);
-            KeptMap { drawing: Drawing { svg, caption, size }, note: note + &scale, binned }
+            KeptMap { drawing: Drawing { svg, caption, keys: Vec::new(), size }, note: note + &scale, binned }
         })
         .collect()
 }

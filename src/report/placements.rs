@@ -3,8 +3,9 @@
 use super::text::{UNKNOWN, WIDTH, ascii, energy, grouped, wrapped};
 use crate::hardware::{LayerPlacement, Placement, Placements, Split, Start};
 
-/// Longest name that is printed whole.
-const NAME: usize = 18;
+/// Longest name that is printed whole, and what the column of names takes at least.
+const NAME: usize = 40;
+const NAMES: usize = 18;
 /// Longest placement: all copies of the largest chip by channels, together.
 const PLACEMENT: usize = 21;
 
@@ -12,14 +13,16 @@ const PLACEMENT: usize = 21;
 pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String {
     let Placements { cycles, energy_uj, layers } = found;
     let names = [network, chip].map(|name| ascii(name, NAME));
+    let longest = layers.iter().map(|layer| layer.layer.chars().count().min(NAME)).max().unwrap_or(0);
+    let width = NAMES.max(longest + 1);
     let frame = format!("{} cycles and {} uJ a frame", grouped(*cycles), energy(*energy_uj));
     let mut lines = vec![format!("placements of {} on {}: {frame}", names[0], names[1]), String::new()];
     let header = ["layer", "lies", "next best"];
     lines.push(format!(
-        "  {:<NAME$}{:<PLACEMENT$}{:<PLACEMENT$}{:>9}{:>9}",
+        "  {:<width$}{:<PLACEMENT$}{:<PLACEMENT$}{:>9}{:>9}",
         header[0], header[1], header[2], "cycles", "energy"
     ));
-    lines.extend(layers.iter().map(|layer| row(layer, found)));
+    lines.extend(layers.iter().map(|layer| row(layer, found, width)));
     lines.push(String::new());
     let notes = "cycles, energy: of a frame, if this layer alone were placed so; weight reload charged, macros without weights not. \
                  The mapper goes from layer to layer and may miss what is better for all of them. \
@@ -29,9 +32,9 @@ pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String
     lines.join("\n")
 }
 
-fn row(layer: &LayerPlacement, found: &Placements) -> String {
-    let (name, own) = (ascii(&layer.layer, NAME - 1), short(layer.placement));
-    let head = format!("  {name:<NAME$}{own:<PLACEMENT$}");
+fn row(layer: &LayerPlacement, found: &Placements, width: usize) -> String {
+    let (name, own) = (ascii(&layer.layer, NAME), short(layer.placement));
+    let head = format!("  {name:<width$}{own:<PLACEMENT$}");
     let Some(next) = layer.next_best else { return format!("{head}{UNKNOWN}") };
     // Rounded first, so that nothing is less than nothing.
     let more = |new: f64, own: f64| format!("{:+.1} %", (1000.0 * (new / own - 1.0)).round() / 10.0 + 0.0);

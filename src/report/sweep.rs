@@ -8,12 +8,12 @@ use crate::sweep::{Figures, Outcome, SweepRow, Value, pareto_front};
 
 use super::chart::{Dot, Line, Quantity, Scatter, front, scatters};
 use super::sweep_page::page;
-use super::text::{WIDTH, ascii, count, quoted, wrapped};
+use super::text::{WIDTH, ascii, count, energy, grouped, quoted, wrapped};
 
 /// Rows that the table shows.
 const SHOWN: usize = 20;
-/// Width of a key's column, and of its name.
-const KEY: usize = 12;
+/// Characters of a key or a value that are printed.
+const CELL: usize = 32;
 
 /// Writes the rows as CSV and JSON lines, the Pareto plots, and a page with both. `made_up` is what was assumed of a network that nobody has trained.
 ///
@@ -41,21 +41,14 @@ pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
         count(rows.len(), "point"),
         count(best.len(), "point")
     )];
-    if let (None, Some(SweepRow { point, outcome: Outcome::Error(error), .. })) = (best.first(), rows.first()) {
-        lines.push(format!("point {point}: {error}"));
-    }
-    if let Some((row, _)) = best.first() {
-        let keys: String = row.settings.iter().map(|(key, _)| format!(" {:>KEY$}", short(key))).collect();
-        lines.push(format!("\n  {:>7} {:>10} {:>10} {:>8}{keys}", "point", "frames/s", "uJ/frame", "right"));
-    }
-    for (row, figures) in best.iter().take(SHOWN) {
-        let accuracy = figures.accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.2} %"));
-        let values: String =
-            row.settings.iter().map(|(_, value)| format!(" {:>KEY$}", ascii(&brief(value), KEY))).collect();
-        lines.push(format!(
-            "  {:>7} {:>10.0} {:>10.3} {accuracy:>8}{values}",
-            row.point, figures.cost.fps, figures.cost.energy_uj
-        ));
+    let fails = |row: &SweepRow| match &row.outcome {
+        Outcome::Error(error) => Some(format!("point {}: {}", row.point, ascii(error, 1000))),
+        Outcome::Figures(_) => None,
+    };
+    lines.extend(rows.iter().find_map(fails));
+    if !best.is_empty() {
+        lines.push(String::new());
+        lines.extend(aligned(&best[..best.len().min(SHOWN)]));
     }
     if best.len() > SHOWN {
         lines.push(format!("  and {} more", best.len() - SHOWN));
@@ -64,10 +57,32 @@ pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A value in few characters: of a table its values.
+/// A heading and a line for each point, in columns as wide as what is in them.
+fn aligned(points: &[(&SweepRow, &Figures)]) -> Vec<String> {
+    let keys = points.iter().take(1).flat_map(|(row, _)| row.settings.iter().map(|(key, _)| short(key)));
+    let heading = ["point", "frames/s", "uJ/frame", "right"].map(str::to_owned).into_iter().chain(keys).collect();
+    let line = |(row, figures): &(&SweepRow, &Figures)| -> Vec<String> {
+        let cost = &figures.cost;
+        let accuracy = figures.accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.2} %"));
+        let numbers = [row.point.to_string(), grouped(cost.fps.round() as u64), energy(cost.energy_uj), accuracy];
+        numbers.into_iter().chain(row.settings.iter().map(|(_, value)| ascii(&brief(value), CELL))).collect()
+    };
+    let lines: Vec<Vec<String>> = [heading].into_iter().chain(points.iter().map(line)).collect();
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    let cell = |(cell, width): (&String, &usize)| format!("  {cell:>width$}");
+    lines.iter().map(|line| line.iter().zip(&widths).map(cell).collect()).collect()
+}
+
+/// A value in few characters: of a table its kind, unless a key says so, and its other keys.
 fn brief(value: &Value) -> String {
     match value {
-        Value::Table(table) => table.values().map(brief).collect::<Vec<_>>().join("/"),
+        Value::Table(table) => {
+            let kind = table.get("kind").map(brief).filter(|kind| !table.contains_key(kind));
+            let others =
+                table.iter().filter(|(key, _)| *key != "kind").map(|(key, value)| format!("{key} {}", brief(value)));
+            kind.into_iter().chain(others).collect::<Vec<_>>().join(", ")
+        }
         Value::String(text) => text.clone(),
         _ => value.to_string(),
     }
@@ -75,7 +90,7 @@ fn brief(value: &Value) -> String {
 
 /// The last part of a key.
 fn short(key: &str) -> String {
-    ascii(key.rsplit('.').next().unwrap_or(key), KEY)
+    ascii(key.rsplit('.').next().unwrap_or(key), CELL)
 }
 
 fn json(row: &SweepRow, made_up: Option<&str>) -> Result<serde_json::Value> {
@@ -152,12 +167,12 @@ fn plots(rows: &[SweepRow], made_up: bool) -> Vec<Scatter> {
     const ACCURACY: Quantity = Quantity { name: "accuracy of the macro model, %", logarithmic: false, rising: true };
     const AREA: Quantity = Quantity { name: "area, mm\u{b2}", logarithmic: true, rising: false };
     type Figure = fn(&Figures) -> Option<f64>;
-    let (energy, speed): (Figure, Figure) = (|it| Some(it.cost.energy_uj), |it| Some(it.cost.fps));
+    let (of_energy, speed): (Figure, Figure) = (|it| Some(it.cost.energy_uj), |it| Some(it.cost.fps));
     let (accuracy, area): (Figure, Figure) = (|it| it.accuracy, |it| it.area.map(|area| area.total_mm2));
     let works: Vec<(&SweepRow, &Figures)> = rows.iter().filter_map(|row| Some((row, row.figures()?))).collect();
     [
-        ("Speed over energy", [ENERGY, SPEED], [energy, speed]),
-        ("Accuracy over energy", [ENERGY, ACCURACY], [energy, accuracy]),
+        ("Speed over energy", [ENERGY, SPEED], [of_energy, speed]),
+        ("Accuracy over energy", [ENERGY, ACCURACY], [of_energy, accuracy]),
         ("Speed over area", [AREA, SPEED], [area, speed]),
     ]
     .into_iter()
@@ -179,4 +194,17 @@ fn plots(rows: &[SweepRow], made_up: bool) -> Vec<Scatter> {
 fn name(row: &SweepRow) -> String {
     let settings: Vec<String> = row.settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
     format!("point {}: {}", row.point, settings.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_converter_is_shown_by_its_keys() {
+        let shown = |text: &str| brief(&format!("value = {text}").parse::<toml::Table>().unwrap()["value"]);
+        assert_eq!(shown("{ kind = 'bits', bits = 5, step = 2 }"), "bits 5, step 2");
+        assert_eq!(shown("{ kind = 'ideal' }"), "ideal");
+        assert_eq!(shown("{ kind = 'tree', levels = 3 }"), "tree, levels 3");
+    }
 }

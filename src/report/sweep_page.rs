@@ -6,25 +6,27 @@ use super::document::{Extras, document};
 use super::text::{UNKNOWN, accuracy, count, energy, grouped, percent};
 use crate::sweep::{Figures, Outcome, SweepRow, Value};
 
-/// Most rows of the table: those that no other one beats, then the others in their order.
+/// Most rows of the table: those that no other one beats, then the others in their order, then those that cannot work.
 const SHOWN: usize = 2_000;
 
-/// Sorts the table by the column whose heading is pressed; once more turns it round.
+/// Sorts the table by the column whose heading is pressed; once more turns it round. What cannot work stays last.
 const SCRIPT: &str = "document.querySelectorAll('#points th').forEach((head, column) => head.onclick = () => {\
 const body = document.querySelector('#points tbody'), rows = [...body.rows], down = head.dataset.down !== '1';\
 document.querySelectorAll('#points th').forEach(other => delete other.dataset.down);\
 head.dataset.down = down ? '1' : '0';\
-const key = row => { const text = row.cells[column].dataset.key ?? row.cells[column].textContent; return text === '' || isNaN(text) ? text : Number(text) };\
+const fails = row => row.querySelector('td.error') ? 1 : 0;\
+const key = row => { const cell = row.cells[column], text = cell?.dataset.key ?? cell?.textContent ?? ''; return text === '' || isNaN(text) ? text : Number(text) };\
 rows.sort((a, b) => { const [x, y] = [key(a), key(b)];\
-const order = typeof x === typeof y ? (x > y) - (x < y) : typeof x === 'number' ? -1 : 1; return down ? order : -order });\
+const order = typeof x === typeof y ? (x > y) - (x < y) : typeof x === 'number' ? -1 : 1; return fails(a) - fails(b) || (down ? order : -order) });\
 body.append(...rows) })";
 
 /// The page; `front` are the points that no other one beats, ascending, `plots` an SVG text.
 pub(super) fn page(rows: &[SweepRow], made_up: Option<&str>, front: &[usize], plots: &str) -> String {
     let on_front = |row: &&SweepRow| front.binary_search(&row.point).is_ok();
     let best = rows.iter().filter(|row| on_front(row));
-    let others = rows.iter().filter(|row| !on_front(row));
-    let shown: Vec<&SweepRow> = best.chain(others).take(SHOWN).collect();
+    let (works, fails): (Vec<&SweepRow>, Vec<_>) =
+        rows.iter().filter(|row| !on_front(row)).partition(|row| row.figures().is_some());
+    let shown: Vec<&SweepRow> = best.chain(works).chain(fails).take(SHOWN).collect();
     let title = format!("A sweep of {}", count(rows.len(), "chip"));
     let body = html! {
         h1 { (title) }
@@ -37,7 +39,8 @@ pub(super) fn page(rows: &[SweepRow], made_up: Option<&str>, front: &[usize], pl
         section { h2 { "Plots" } p.note { "A dot tells its chip where a mouse rests on it." } div.scroll tabindex="0" { (PreEscaped(plots)) } }
         (points(rows, front, &shown))
     };
-    let css = "#points thead th{cursor:pointer}.scroll>svg{height:auto}";
+    let css = "#points thead th{cursor:pointer}#points td.error{text-align:left;white-space:normal;overflow-wrap:anywhere}\
+.scroll>svg{height:auto}";
     document(&title, Extras { script: Some(SCRIPT), css }, &body)
 }
 
@@ -128,7 +131,7 @@ fn points(rows: &[SweepRow], front: &[usize], shown: &[&SweepRow]) -> Markup {
                                             td data-key=[key(figures)] { (text(figures)) }
                                         }
                                     }
-                                    Outcome::Error(error) => { td colspan=(COLUMNS.len()) { (error) } }
+                                    Outcome::Error(error) => { td.error colspan=(COLUMNS.len()) { (error) } }
                                 }
                             }
                         }

@@ -7,7 +7,7 @@ use crate::validation::Deployment;
 use super::subject::{Basis, Subject};
 use super::text::{
     NAME, UNKNOWN, WIDTH, agreement, ascii, bounds_summary, bytes, count, empty_layers, energy, executions, grouped,
-    mapping_summary, other_groups, percent, scaling, words, wrapped,
+    mapping_summary, other_groups, percent, scaling, tops, words, wrapped,
 };
 
 /// What was run or assumed, compression and cost, as text.
@@ -38,7 +38,7 @@ pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
 
     lines.push(String::new());
     lines.push(format!("  {}", mapping_summary(evaluation)));
-    lines.push(format!("  {}", bounds_summary(evaluation)));
+    lines.extend(wrapped(&bounds_summary(evaluation), WIDTH - 2).iter().map(|line| format!("  {line}")));
     lines.extend(evaluation.scaled_from.map(|from| format!("  {}", scaling(from))));
 
     let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
@@ -48,16 +48,16 @@ pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
         lines.push(format!("  {name:<28}{:>14}{:>16}", value(with), value(without)));
     };
     pair("cycles", &|cost| grouped(cost.cycles));
-    pair("frames per second", &|cost| format!("{:.0}", cost.fps));
+    pair("frames per second", &|cost| grouped(cost.fps.round() as u64));
     pair("speed-up over dense", &|cost| format!("{:.2} x", cost.speedup_vs_dense));
     pair("utilization", &|cost| percent(cost.utilization));
-    pair("TOPS, executed of peak", &|cost| format!("{:.3} of {:.3}", cost.tops_executed, cost.peak_tops));
+    pair("TOPS, executed of peak", &|cost| format!("{} of {}", tops(cost.tops_executed), tops(cost.peak_tops)));
     pair("average power", &|cost| format!("{:.2} mW", cost.average_power_mw));
     pair("energy x delay", &|cost| format!("{:.2} uJ us", cost.energy_delay_uj_us));
     pair("TOPS/W, dense-equivalent", &|cost| format!("{:.2}", cost.tops_per_watt_dense_equivalent));
     pair("TOPS/W, executed", &|cost| format!("{:.2}", cost.tops_per_watt_executed));
     if let Some(area) = evaluation.area {
-        let density = |tops: Option<f64>| tops.map_or(UNKNOWN.into(), |tops| format!("{tops:.3}"));
+        let density = |per_mm2: Option<f64>| per_mm2.map_or(UNKNOWN.into(), tops);
         pair("TOPS/mm2, dense-equivalent", &|cost| density(cost.tops_per_mm2_dense_equivalent));
         pair("TOPS/mm2, executed", &|cost| density(cost.tops_per_mm2_executed));
         pair("area", &|_| format!("{:.3} mm2", area.total_mm2));
@@ -86,9 +86,9 @@ fn validated(deployment: &Deployment) -> Vec<String> {
         data(deployment),
     )];
     lines.push(String::new());
-    lines.push(format!("  {:<25}{:>8}  differs from", "accuracy", "right"));
+    lines.push(format!("  {:<25}{:>9}  differs from", "accuracy", "right"));
     for (name, right, differs) in executions(&deployment.accuracy, &deployment.mismatches) {
-        let line = format!("  {name:<25}{right:>8}  {differs}");
+        let line = format!("  {name:<25}{right:>9}  {differs}");
         lines.push(line.trim_end().into());
     }
     lines.extend(agreement(deployment).split_inclusive("; ").map(|part| format!("  {}", part.trim_end())));
@@ -104,11 +104,13 @@ fn made_up(estimate: &Estimate) -> Vec<String> {
     lines
 }
 
-/// The data set's name if these are its images, else the start of their hash.
+/// The package's data set if these are its images, else the one that they are of where that is known, else the start of their hash.
 fn data(deployment: &Deployment) -> String {
     let provenance = &deployment.package.provenance;
     if provenance.data_sha256 == deployment.data_sha256 {
         ascii(&provenance.dataset, NAME)
+    } else if let Some(name) = &deployment.dataset {
+        ascii(name, NAME)
     } else {
         format!("data {}..", ascii(&deployment.data_sha256, 64).get(..12).unwrap_or_default())
     }

@@ -102,6 +102,13 @@ pub(crate) fn energy(uj: f64) -> String {
     format!("{uj:.3}")
 }
 
+/// TOPS, or TOPS for each of something: three digits behind the point, of small ones more.
+pub(super) fn tops(value: f64) -> String {
+    let magnitude = if value > 0.0 { value.log10().floor() } else { 0.0 };
+    let digits = (2.0 - magnitude).clamp(3.0, 12.0) as usize;
+    format!("{value:.digits$}")
+}
+
 /// A component's key as words.
 pub(super) fn words(key: &str) -> String {
     key.replace('_', " ")
@@ -167,7 +174,12 @@ pub(super) fn bounds_summary(evaluation: &Evaluation) -> String {
     }
     counted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let parts: Vec<String> = counted.iter().map(|(bound, count)| format!("{} {count}", bound_name(*bound))).collect();
-    format!("Layers are bound by {}", parts.join(", "))
+    let without = match evaluation.layers.iter().filter(|layer| layer.mapping.is_none()).count() {
+        0 => String::new(),
+        1 => "; 1 has no weights".into(),
+        others => format!("; {others} have no weights"),
+    };
+    format!("Layers are bound by {}{without}", parts.join(", "))
 }
 
 /// What was done to accesses that were measured on another geometry.
@@ -264,6 +276,14 @@ mod tests {
         assert_eq!(shorten("layer1.0.conv10", 14, "…"), "layer1.…conv10");
         assert_eq!(ascii("a\u{1b}[31mé", 20), "a?[31m?");
         assert_eq!(ascii("abcdefghij", 6), "ab..ij");
+    }
+
+    #[test]
+    fn small_speeds_have_digits() {
+        assert_eq!(
+            [0.0, 1.5604, 0.528, 0.0123456, 0.00045678].map(tops),
+            ["0.000", "1.560", "0.528", "0.0123", "0.000457"]
+        );
     }
 
     #[test]

@@ -39,5 +39,5 @@ pub(crate) fn bars(title: &str, caption: &str, bars: &[Bar]) -> Drawing {
             }
         }
     };
-    Drawing { svg, caption: caption.into(), size: [640, height] }
+    Drawing { svg, caption: caption.into(), keys: Vec::new(), size: [640, height] }
 }

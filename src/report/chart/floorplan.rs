@@ -51,5 +51,6 @@ pub(crate) fn floorplan(caption: &str, parts: &[Part]) -> Drawing {
             }
         }
     };
-    Drawing { svg, caption: caption.into(), size: [WIDTH as usize, HEIGHT as usize] }
+    let keys = parts.iter().map(|part| (part.class, part.name)).collect();
+    Drawing { svg, caption: caption.into(), keys, size: [WIDTH as usize, HEIGHT as usize] }
 }

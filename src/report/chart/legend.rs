@@ -8,6 +8,7 @@ use super::geometry::{px, text_width};
 #[derive(Clone, Copy)]
 pub(super) enum Symbol {
     Dot,
+    Square,
     /// A short upright line.
     #[cfg(feature = "train")]
     Mark,
@@ -58,6 +59,9 @@ impl Symbol {
     pub(super) fn draw(self, class: &str, x: f64, y: f64) -> Markup {
         match self {
             Self::Dot => html! { circle class=(class) cx=(px(x)) cy=(px(y)) r="4" {} },
+            Self::Square => {
+                html! { rect class={ "key " (class) } x=(px(x - 4.0)) y=(px(y - 4.0)) width="8" height="8" {} }
+            }
             #[cfg(feature = "train")]
             Self::Mark => html! { path class=(class) d={ "M" (px(x)) " " (px(y - 8.0)) "v16" } {} },
         }

@@ -41,7 +41,7 @@ pub(super) use line::{Curve, curves};
 pub(super) use mask::{SHADES, mask};
 pub(super) use roofline::{Reached, roofline};
 pub(super) use stack::{PARTS, Stack, stacks};
-pub(super) use style::{CSS, Drawing, stacked};
+pub(super) use style::{CSS, Drawing, Key, stacked};
 pub(super) use timeline::{Color, Stretch, timeline};
 
 #[cfg(feature = "train")]

@@ -48,5 +48,5 @@ pub(crate) fn roofline(caption: &str, points: &[Reached], peak: f64, tops_per_in
             }
         }
     };
-    Drawing { svg, caption: caption.into(), size: [WIDTH, HEIGHT] }
+    Drawing { svg, caption: caption.into(), keys: Vec::new(), size: [WIDTH, HEIGHT] }
 }

@@ -106,6 +106,14 @@ impl Scatter {
         line.map_or("dot pale one", |line| dot_color(line))
     }
 
+    /// The order in which dots are drawn: those on lines lie above the others.
+    fn order(&self) -> impl Iterator<Item = usize> {
+        let mut on_line = vec![false; self.dots.len()];
+        self.lines.iter().flat_map(|line| &line.dots).for_each(|dot| on_line[*dot] = true);
+        let (above, below): (Vec<usize>, Vec<usize>) = (0..self.dots.len()).partition(|dot| on_line[*dot]);
+        below.into_iter().chain(above)
+    }
+
     fn draw(&self) -> Markup {
         let axis = |quantity: Quantity, values: Vec<f64>, span| {
             let scale =
@@ -126,7 +134,8 @@ impl Scatter {
                     @for dot in line.dots.iter().map(|&dot| &self.dots[dot]) { (px(x.at(dot.x))) "," (px(y.at(dot.y))) " " }
                 } {}
             }
-            @for (index, dot) in self.dots.iter().enumerate() {
+            @for index in self.order() {
+                @let dot = &self.dots[index];
                 g { title { (dot.title) } (Symbol::Dot.draw(self.color(index), x.at(dot.x), y.at(dot.y))) }
             }
             (self.legend().draw(HEIGHT - 4.0))
@@ -156,6 +165,7 @@ mod tests {
         // Low x and high y are good.
         let plot = plot(&[(3.0, 5.0), (1.0, 2.0), (2.0, 2.0), (1.0, 1.0), (5.0, 9.0), (6.0, 9.0), (4.0, 4.0)]);
         assert_eq!(plot.lines[0].dots, [1, 0, 4]);
+        assert_eq!(plot.order().collect::<Vec<_>>(), [2, 3, 5, 6, 0, 1, 4], "those on the line lie above the others");
     }
 
     #[test]

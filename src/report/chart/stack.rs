@@ -3,7 +3,7 @@
 use maud::html;
 
 use super::geometry::px;
-use super::style::Drawing;
+use super::style::{Drawing, Key};
 use crate::report::text::shorten;
 
 /// A bar with its parts, from the left.
@@ -15,8 +15,8 @@ pub(crate) struct Stack {
     pub parts: Vec<(f64, String)>,
 }
 
-/// Colors of parts: the classes `part0` and so on.
-pub(crate) const PARTS: usize = 6;
+/// Colors of parts, as classes.
+pub(crate) const PARTS: [&str; 6] = ["part0", "part1", "part2", "part3", "part4", "part5"];
 /// From one bar to the next.
 const PITCH: usize = 20;
 /// Where bars start and how far they may reach, in percent of the width; the rest is for their texts.
@@ -24,7 +24,7 @@ const START: f64 = 30.0;
 const REACH: f64 = 46.0;
 
 /// Bars as wide as the page, the longest as far as they may reach; their texts keep their size.
-pub(crate) fn stacks(title: &str, caption: &str, stacks: &[Stack]) -> Drawing {
+pub(crate) fn stacks(title: &str, caption: &str, stacks: &[Stack], keys: Vec<Key>) -> Drawing {
     let longest = stacks.iter().map(|stack| stack.parts.iter().map(|(length, _)| length).sum()).fold(0.0, f64::max);
     let share = |length: f64| if longest > 0.0 { REACH * length / longest } else { 0.0 };
     let height = stacks.len() * PITCH;
@@ -40,7 +40,7 @@ pub(crate) fn stacks(title: &str, caption: &str, stacks: &[Stack]) -> Drawing {
                         @let width = share(*length);
                         ({ left += width; "" })
                         @if width > 0.0 {
-                            rect class={ "part" (part % PARTS) } x={ (px(10.0 * from) / 10.0) "%" } y="3" width={ (format!("{width:.2}")) "%" } height="14" {
+                            rect class=(PARTS[part % PARTS.len()]) x={ (px(10.0 * from) / 10.0) "%" } y="3" width={ (format!("{width:.2}")) "%" } height="14" {
                                 title { (label) ": " (name) }
                             }
                         }
@@ -50,5 +50,5 @@ pub(crate) fn stacks(title: &str, caption: &str, stacks: &[Stack]) -> Drawing {
             }
         }
     };
-    Drawing { svg, caption: caption.into(), size: [640, height] }
+    Drawing { svg, caption: caption.into(), keys, size: [640, height] }
 }

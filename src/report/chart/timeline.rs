@@ -85,7 +85,7 @@ pub(crate) fn timeline(
             text.middle x=(LEFT + plot / 2) y=(bottom + 32) { "cycles" }
         }
     };
-    Drawing { svg, caption, size: [width, height] }
+    Drawing { svg, caption, keys: Vec::new(), size: [width, height] }
 }
 
 /// The stretches of a row in the same color as one path.

@@ -47,7 +47,7 @@ pub(super) fn chip(subject: Subject) -> Markup {
         "Chip",
         html! {
             figure {
-                (legend(&[("part0", "macros"), ("part2", "weight SRAMs"), ("part3", "feature-map SRAM"), ("part1", "logic")]))
+                (legend(&drawing.keys))
                 (drawn(&drawing.svg))
                 figcaption { (drawing.caption) "." }
             }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::elements::{section, table};
 use crate::hardware::{Cost, Evaluation};
 use crate::report::Subject;
-use crate::report::text::{UNKNOWN, count, energy, grouped, percent, scaling};
+use crate::report::text::{UNKNOWN, count, energy, grouped, percent, scaling, tops};
 
 type Value = fn(&Cost) -> String;
 
@@ -18,8 +18,8 @@ const ROWS: [(&str, Value); 12] = [
     ("efficiency, executed", |cost| format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),
     ("average power", |cost| format!("{:.2} mW", cost.average_power_mw)),
     ("energy × delay", |cost| format!("{:.2} µJ µs", cost.energy_delay_uj_us)),
-    ("speed, executed", |cost| format!("{:.3} TOPS", cost.tops_executed)),
-    ("speed, peak", |cost| format!("{:.3} TOPS", cost.peak_tops)),
+    ("speed, executed", |cost| format!("{} TOPS", tops(cost.tops_executed))),
+    ("speed, peak", |cost| format!("{} TOPS", tops(cost.peak_tops))),
     ("utilization", |cost| percent(cost.utilization)),
     ("speed-up over dense", |cost| format!("{:.2} ×", cost.speedup_vs_dense)),
 ];
@@ -29,8 +29,8 @@ const ROWS_PER_AREA: [(&str, Value); 2] = [
     ("density, executed", |cost| density(cost.tops_per_mm2_executed)),
 ];
 
-fn density(tops_per_mm2: Option<f64>) -> String {
-    tops_per_mm2.map_or(UNKNOWN.into(), |tops| format!("{tops:.3} TOPS/mm²"))
+fn density(per_mm2: Option<f64>) -> String {
+    per_mm2.map_or(UNKNOWN.into(), |per_mm2| format!("{} TOPS/mm²", tops(per_mm2)))
 }
 
 pub(super) fn cost(subject: Subject) -> Markup {

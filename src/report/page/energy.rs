@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::elements::{drawn, legend, section, table_of_words};
-use crate::hardware::{EnergyBreakdown, EnergyPart, Evaluation};
+use crate::hardware::{EnergyBreakdown, Evaluation};
 use crate::report::text::{energy as microjoules, percent, words};
 use crate::report::{Subject, drawings};
 
@@ -26,9 +26,6 @@ pub(super) fn energy(subject: Subject) -> Markup {
     let rows: Vec<_> = parts.chain([all]).collect();
     let headings = ["component", "with reload (µJ)", "share (%)", "without reload (µJ)", "what it counts"];
     let by_layer = drawings::layer_energy(subject);
-    let classes: Vec<String> = (0..EnergyPart::ALL.len()).map(|part| format!("part{part}")).collect();
-    let keys: Vec<(&str, &str)> =
-        classes.iter().zip(EnergyPart::ALL).map(|(class, part)| (class.as_str(), part.name())).collect();
     section(
         "Energy of a frame",
         html! {
@@ -38,7 +35,7 @@ pub(super) fn energy(subject: Subject) -> Markup {
             }
             (table_of_words(&headings, &rows))
             figure {
-                (legend(&keys))
+                (legend(&by_layer.keys))
                 (drawn(&by_layer.svg))
                 figcaption { (by_layer.caption) "." }
             }

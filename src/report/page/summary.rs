@@ -25,7 +25,9 @@ pub(super) fn headline(deployment: &Deployment) -> Markup {
         header {
             h1 { (deployment.network) " on " (deployment.evaluation.hardware) }
             p {
-                "Validated on " (count(deployment.images, "image")) ": " (data)
+                "Validated on " (count(deployment.images, "image"))
+                @if let (false, Some(name)) = (same_data, &deployment.dataset) { " of " b { (name) } }
+                ": " (data)
                 b { (package.provenance.dataset) } " that it was made with."
             }
             p class=(class) { (agreement(deployment)) }
