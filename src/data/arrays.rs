@@ -60,18 +60,16 @@ fn split([images, labels]: [Numbers; 2]) -> Result<Split, String> {
     let Numbers::Bytes { values, .. } = images else {
         return Err("its images must be bytes from 0 to 255 (uint8)".into());
     };
-    let (shape, images) = match shape[..] {
-        [_, height, width] => (ImageShape { channels: 1, height, width }, values),
-        [_, height, width, channels @ (1 | 3)] => {
-            let shape = ImageShape { channels, height, width };
-            (shape, channels_first(&values, shape))
-        }
-        [_, channels @ (1 | 3), height, width] => (ImageShape { channels, height, width }, values),
+    let (shape, channels_last) = match shape[..] {
+        [_, height, width] => (ImageShape { channels: 1, height, width }, false),
+        [_, height, width, channels @ (1 | 3)] => (ImageShape { channels, height, width }, true),
+        [_, channels @ (1 | 3), height, width] => (ImageShape { channels, height, width }, false),
         _ => return Err(format!("its images have shape {shape:?}: say [n, height, width] and one or three channels")),
     };
     if shape.is_empty() {
         return Err("its images have no pixels".into());
     }
+    let images = if channels_last { channels_first(&values, shape) } else { values };
     let count = images.len() / shape.len();
     if labels.shape().iter().product::<usize>() != count {
         return Err(format!("it has {count} images and labels of shape {:?}", labels.shape()));
