@@ -227,16 +227,15 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     let chosen: Vec<Chosen> = loadings.map(|loading| choose(&works, hardware, loading)).collect();
     let fitted = chosen.iter().map(|chosen| chosen.least_room).max().unwrap_or(0);
     let others = others.into_iter().filter(|plan| plan.is_allowed(hardware));
-    let plans: Vec<Plan> =
-        [plain].into_iter().chain(chosen.into_iter().flat_map(|chosen| chosen.plans)).chain(others).collect();
+    let mut plans = vec![Costed::new(plain, hardware)];
+    plans.extend(chosen.into_iter().flat_map(|chosen| chosen.plans));
+    plans.extend(others.map(|plan| Costed::new(plan, hardware)));
 
     let least_room = least_room(&works, &plans, hardware).max(fitted);
-    let expenses: Vec<Expense> = plans.iter().map(|plan| plan.expense(hardware)).collect();
-    let plain = expenses[0];
-    let rank = |expense: &Expense| expense.rank(&plain, objective);
-    let best =
-        plans.into_iter().zip(expenses).reduce(|best, next| if rank(&next.1) < rank(&best.1) { next } else { best });
-    let (plan, expense) = best.expect("the plain plan is there");
+    let plain = plans[0].expense;
+    let rank = |costed: &Costed| costed.expense.rank(&plain, objective);
+    let best = plans.into_iter().reduce(|best, next| if rank(&next) < rank(&best) { next } else { best });
+    let Costed { plan, expense } = best.expect("the plain plan is there");
     Some(Found { plan, expense, least_room })
 }
 
@@ -268,9 +267,22 @@ fn works_of<'a>(layer: &'a Layer, hardware: &Hardware) -> Works<'a> {
     placements.into_iter().map(|placement| Arc::new(layer.place(placement, hardware))).collect()
 }
 
+/// A plan and what a frame takes on it.
+struct Costed<'a> {
+    plan: Plan<'a>,
+    expense: Expense,
+}
+
+impl<'a> Costed<'a> {
+    fn new(plan: Plan<'a>, hardware: &Hardware) -> Self {
+        let expense = plan.expense(hardware);
+        Self { plan, expense }
+    }
+}
+
 /// Plans whose weights come from one place.
 struct Chosen<'a> {
-    plans: Vec<Plan<'a>>,
+    plans: Vec<Costed<'a>>,
     /// The fewest accesses that a macro may have room for, so that the same placements fit.
     least_room: usize,
 }
@@ -279,7 +291,8 @@ struct Chosen<'a> {
 fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> Chosen<'a> {
     let objective = hardware.mapping.objective;
     let (plan, expenses) = layer_by_layer(works, hardware, loading);
-    let mut around = plan.expense(hardware);
+    let plan = Costed::new(plan, hardware);
+    let mut around = plan.expense;
     let mut chosen = Chosen { plans: vec![plan], least_room: 0 };
     let of_work = |work: &Arc<LayerWork>| work.cores.iter().map(CoreWork::held_accesses).sum::<u64>() as f64;
     let held: Vec<Vec<f64>> = works.iter().map(|works| works.iter().map(of_work).collect()).collect();
@@ -302,7 +315,8 @@ fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> Cho
         let Some(placements) = placements else { return chosen };
         let plan =
             Plan::new(works.iter().zip(placements).map(|(works, index)| works[index].clone()).collect(), hardware);
-        let expense = plan.expense(hardware);
+        let plan = Costed::new(plan, hardware);
+        let expense = plan.expense;
         let first = chosen.plans.len() == 1;
         chosen.plans.push(plan);
         if !first && expense.worth(objective) >= around.worth(objective) {
@@ -341,8 +355,9 @@ fn layer_by_layer<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading
 }
 
 /// The fewest accesses that a macro may have room for, so that each layer is cut into the same tiles and copied as often, and the same plans stay loaded.
-fn least_room(works: &[Works], plans: &[Plan], hardware: &Hardware) -> usize {
-    let works = works.iter().flatten().chain(plans.iter().flat_map(|plan| &plan.works));
+fn least_room(works: &[Works], plans: &[Costed], hardware: &Hardware) -> usize {
+    let plans = || plans.iter().map(|costed| &costed.plan);
+    let works = works.iter().flatten().chain(plans().flat_map(|plan| &plan.works));
     let of_work = |work: &Arc<LayerWork>| {
         let tiles = work.cores.iter().flat_map(|core| core.tiles.iter());
         // As many tiles as before have to hold what they held: they are even.
@@ -352,6 +367,6 @@ fn least_room(works: &[Works], plans: &[Plan], hardware: &Hardware) -> usize {
         let copied = if copies > 1 { (accesses * copies).div_ceil(hardware.macros()) } else { 0 };
         most.max(copied)
     };
-    let loaded = plans.iter().filter(|plan| plan.loading == Loading::Never).map(|plan| plan.most_held as usize);
+    let loaded = plans().filter(|plan| plan.loading == Loading::Never).map(|plan| plan.most_held as usize);
     works.map(of_work).chain(loaded).max().unwrap_or(0).max(1)
 }
