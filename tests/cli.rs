@@ -1326,6 +1326,37 @@ fn a_checkpoint_with_another_bit_is_refused() {
     }
 }
 
+/// What else a checkpoint has than parameters, as no run leaves it.
+#[test]
+fn arrays_that_no_run_leaves_are_refused() {
+    let dir = new_place();
+    let run = dir.path().join("run");
+    copy_run(&run);
+    let last = run.join("checkpoints/last.safetensors");
+    let (good, state) = Weights::load(&last).unwrap();
+    let weight = good.get("stem.weight").unwrap();
+    let refuses = |name: &str, array: Array, because: &str| {
+        let mut weights = good.clone();
+        weights.insert(name.into(), array);
+        weights.save(&last, state.clone()).unwrap();
+        let mut command = train(dir.path(), &["--resume", "--run", "run"]);
+        refused(dir.path(), &mut command, &["last.safetensors", name, because]);
+    };
+    for (name, shape) in [
+        ("momentum:stem.weight", weight.shape.as_slice()),
+        ("effects:stem", &[3]),
+        ("stem.weight_step", &[1]),
+        ("stem.output_step", &[1]),
+    ] {
+        let mut values = vec![0.5; shape.iter().product()];
+        values[0] = f32::NAN;
+        refuses(name, Array { shape: shape.into(), values }, "holds NaN");
+    }
+    for name in ["momentum:stem.weight", "stem.weight_step", "stem.output_step"] {
+        refuses(name, Array::vector(vec![0.5; 2]), "[2]");
+    }
+}
+
 #[test]
 fn a_position_that_the_recipe_does_not_have_is_refused() {
     let dir = new_place();

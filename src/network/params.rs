@@ -261,9 +261,10 @@ impl Params<Array> {
         let output_scales = nodes.map(|node| {
             let id = ParamId { conv: ConvId::Own(node), role: Role::OutputScale };
             let has_scale = graph.scale_node(node) == node;
-            has_scale.then(|| arrays.find(&id.name(graph)).cloned()).flatten()
+            if has_scale { scale(graph, arrays, id, 1) } else { Ok(None) }
         });
-        Ok(Self { convs, output_scales: output_scales.collect() })
+        let output_scales = output_scales.collect::<Result<_>>()?;
+        Ok(Self { convs, output_scales })
     }
 
     fn read_conv(graph: &Graph, arrays: &Weights, conv: &Conv) -> Result<ConvParams<Array>> {
@@ -276,8 +277,8 @@ impl Params<Array> {
         } else {
             Norm::Bias(get(Role::Bias)?)
         };
-        let scale = ParamId { conv: conv.id, role: Role::WeightScale };
-        Ok(ConvParams { weight, norm, weight_scale: arrays.find(&scale.name(graph)).cloned() })
+        let id = ParamId { conv: conv.id, role: Role::WeightScale };
+        Ok(ConvParams { weight, norm, weight_scale: scale(graph, arrays, id, conv.shape.filters())? })
     }
 
     /// The arrays by name, as files hold them.
@@ -290,17 +291,23 @@ impl Params<Array> {
     }
 }
 
+/// A scale, or one for each of `most` filters, if there are any.
+fn scale(graph: &Graph, arrays: &Weights, id: ParamId, most: usize) -> Result<Option<Array>> {
+    let name = id.name(graph);
+    let Some(array) = arrays.find(&name) else { return Ok(None) };
+    if array.values.len() != 1 {
+        array.check_shape(&name, &[most], graph)?;
+    }
+    array.check_finite(&name)?;
+    Ok(Some(array.clone()))
+}
+
 fn required(graph: &Graph, arrays: &Weights, conv: &Conv, role: Role) -> Result<Array> {
     let name = ParamId { conv: conv.id, role }.name(graph);
     let array = arrays.get(&name)?;
     let shape = if role == Role::Weight { weight_shape(&conv.shape) } else { vec![conv.shape.filters()] };
-    if array.shape != shape {
-        let network = graph.spec().name.clone();
-        return Err(Error::Shape { array: name, found: array.shape.clone(), network, expected: shape });
-    }
-    if let Some(value) = array.values.iter().find(|value| !value.is_finite()) {
-        return Err(Error::Setting(format!("`{name}` holds {value}")));
-    }
+    array.check_shape(&name, &shape, graph)?;
+    array.check_finite(&name)?;
     if let Some(value) = array.values.iter().find(|value| role == Role::Variance && **value < 0.0) {
         return Err(Error::Setting(format!("`{name}` holds {value}: no variance is below 0")));
     }

@@ -51,6 +51,23 @@ impl Array {
     pub fn vector(values: Vec<f32>) -> Self {
         Self { shape: vec![values.len()], values }
     }
+
+    /// Refuses another shape than that which `graph` asks for.
+    pub(crate) fn check_shape(&self, name: &str, shape: &[usize], graph: &Graph) -> Result<()> {
+        if self.shape == shape {
+            return Ok(());
+        }
+        let network = graph.spec().name.clone();
+        Err(Error::Shape { array: name.into(), found: self.shape.clone(), network, expected: shape.into() })
+    }
+
+    /// Refuses values that aren't finite.
+    pub(crate) fn check_finite(&self, name: &str) -> Result<()> {
+        match self.values.iter().find(|value| !value.is_finite()) {
+            Some(value) => Err(Error::Setting(format!("`{name}` holds {value}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Arrays by name.

@@ -140,6 +140,14 @@ impl Checkpoint {
             if arrays.is_empty() { Ok(None) } else { params(&arrays).map(Some) }
         };
         let own = params(&file)?;
+        file.iter()
+            .try_for_each(|(name, array)| array.check_finite(name))
+            .map_err(|error| Error::file(path, error.to_string()))?;
+        for (id, array) in own.iter() {
+            let name = format!("{MOMENTUM}{}", id.name(graph));
+            let momentum = file.find(&name).map_or(Ok(()), |momentum| momentum.check_shape(&name, &array.shape, graph));
+            momentum.map_err(|error| Error::file(path, error.to_string()))?;
+        }
         Ok(Self {
             momentum: own.as_ref().map(|id, _| file.find(&format!("{MOMENTUM}{}", id.name(graph))).cloned()),
             average: prefixed(AVERAGE)?,
