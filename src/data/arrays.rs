@@ -12,14 +12,6 @@ pub(super) enum Numbers {
     Integers { shape: Vec<usize>, values: Vec<i64> },
 }
 
-impl Numbers {
-    fn shape(&self) -> &[usize] {
-        match self {
-            Self::Bytes { shape, .. } | Self::Integers { shape, .. } => shape,
-        }
-    }
-}
-
 /// The data set of images and labels for training, and for testing; without the latter, of every class every fifth training image.
 ///
 /// # Errors
@@ -56,28 +48,28 @@ pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2
 }
 
 fn split([images, labels]: [Numbers; 2]) -> Result<Split, String> {
-    let shape = images.shape().to_vec();
-    let Numbers::Bytes { values, .. } = images else {
+    let Numbers::Bytes { shape, values } = images else {
         return Err("its images must be bytes from 0 to 255 (uint8)".into());
     };
+    // Without values, sizes say nothing, and their product may be beyond any number.
+    if values.is_empty() {
+        return Err("its images have no pixels".into());
+    }
     let (shape, channels_last) = match shape[..] {
         [_, height, width] => (ImageShape { channels: 1, height, width }, false),
         [_, height, width, channels @ (1 | 3)] => (ImageShape { channels, height, width }, true),
         [_, channels @ (1 | 3), height, width] => (ImageShape { channels, height, width }, false),
         _ => return Err(format!("its images have shape {shape:?}: say [n, height, width] and one or three channels")),
     };
-    if shape.is_empty() {
-        return Err("its images have no pixels".into());
-    }
     let images = if channels_last { channels_first(&values, shape) } else { values };
     let count = images.len() / shape.len();
-    if labels.shape().iter().product::<usize>() != count {
-        return Err(format!("it has {count} images and labels of shape {:?}", labels.shape()));
-    }
-    let labels: Vec<i64> = match labels {
-        Numbers::Bytes { values, .. } => values.into_iter().map(i64::from).collect(),
-        Numbers::Integers { values, .. } => values,
+    let (shape_of_labels, labels): (_, Vec<i64>) = match labels {
+        Numbers::Bytes { shape, values } => (shape, values.into_iter().map(i64::from).collect()),
+        Numbers::Integers { shape, values } => (shape, values),
     };
+    if labels.len() != count {
+        return Err(format!("it has {count} images and labels of shape {shape_of_labels:?}"));
+    }
     let labels = labels.into_iter().map(|label| u16::try_from(label).map_err(|_| label)).collect::<Result<_, _>>();
     let labels = labels.map_err(|label| format!("label {label} is not from 0 to 65535"))?;
     Ok(Split { shape, images: images.into(), labels })
