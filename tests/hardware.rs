@@ -9,9 +9,9 @@ use std::path::Path;
 use mars::error::{Allowed, ConfigError, Error};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
-    Accumulation, Accumulator, Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, LayerCost,
-    LayerMapping, LayerPlacement, Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise, PingPong, Placement,
-    Placements, Policy, Precision, Resource, Span, Split, StatedFor, evaluate,
+    Accumulation, Accumulator, Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, InputReads,
+    LayerCost, LayerMapping, LayerPlacement, Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise, PingPong,
+    Placement, Placements, Policy, Precision, Resource, Span, Split, StatedFor, evaluate,
 };
 use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
@@ -460,6 +460,7 @@ proptest! {
         weight_sram_kib in 1u64..=4,
         feature_sram_kib in 1u64..=4,
         ping_pong in prop::sample::select(vec![PingPong::Shared, PingPong::Halves]),
+        input_reads in prop::sample::select(vec![InputReads::PerCore, InputReads::Broadcast]),
         widths in prop::collection::vec(prop::sample::select(vec![8u64, 64, 100, 512]), 5),
         policy in prop::sample::select(vec![
             Policy::Auto, Policy::FilterSets, Policy::Together, Policy::InputChannels, Policy::Duplicate,
@@ -476,6 +477,7 @@ proptest! {
             weight_sram_kib,
             feature_sram_kib,
             ping_pong,
+            input_reads,
             write_bits_per_cycle: widths[0],
             weight_bits_per_cycle: widths[1],
             feature_read_bits_per_cycle: widths[2],
@@ -870,6 +872,32 @@ fn halves_of_the_ping_pong_fill_up_apart() {
         assert!(close(moved_kib(feature_sram_kib, PingPong::Shared) + 1.0, shared + 1.0), "{feature_sram_kib} KiB");
         assert!(close(moved_kib(feature_sram_kib, PingPong::Halves) + 1.0, halves + 1.0), "{feature_sram_kib} KiB");
     }
+}
+
+/// A read that reaches all cores saves energy of the feature maps, and nothing else; on one core there is nothing to save.
+#[test]
+fn inputs_that_reach_several_cores_are_read_once() {
+    // 64 filters are a set for each of four cores, which all read the same 64 channels at 9 kernel positions.
+    let layers = vec![conv("first", 64, 1, 1, 0, None), conv("next", 64, 3, 1, 1, None)];
+    let network = W8A8.network(spec([3, 8, 8], layers));
+    let cost = |cores, input_reads| {
+        // A macro holds all accesses of a set.
+        let mut hardware = Hardware { cores, macros_per_core: 1, rows: 2048, ..Hardware::mars() };
+        hardware.mapping.policy = Policy::FilterSets;
+        hardware.memory.input_reads = input_reads;
+        evaluate(&network, &hardware).unwrap()
+    };
+    let [each, once] = [InputReads::PerCore, InputReads::Broadcast].map(|reads| cost(4, reads));
+    let moved = |evaluation: &Evaluation| evaluation.layers[1].bits_moved.feature_sram;
+    let inputs = 8 * 8 * 64 * 9 * 8;
+    assert_eq!(moved(&each) - moved(&once), 3 * inputs);
+    let spared_uj = (each.cost.bits_moved.feature_sram - once.cost.bits_moved.feature_sram) as f64
+        * Hardware::mars().energy.buffer_pj_per_bit
+        / 1e6;
+    assert!(close(each.cost.energy_uj - once.cost.energy_uj, spared_uj));
+    assert_eq!(each.cost.cycles, once.cost.cycles);
+    let [each, once] = [InputReads::PerCore, InputReads::Broadcast].map(|reads| cost(1, reads));
+    assert_eq!(each.cost, once.cost);
 }
 
 /// Every part of the energy by the formulas of docs/cost-model.md, of two convolutions with a residual sum, a mean and a linear layer on one

@@ -3,7 +3,7 @@
 mod common;
 
 use mars::estimate::{Estimate, Pattern, drop_groups, named_network};
-use mars::hardware::{Accumulator, Evaluator, Hardware, LayerCost, PingPong, Policy, evaluate};
+use mars::hardware::{Accumulator, Evaluator, Hardware, InputReads, LayerCost, PingPong, Policy, evaluate};
 use mars::integer::IntegerNetwork;
 use mars::network::zoo;
 use mars::report::{Swing, tornado};
@@ -181,15 +181,17 @@ fn other_simulators() -> String {
     // CIM-Tuner writes cells through one port of 32 bits a cycle.
     let mut narrow = mars.clone();
     narrow.memory.write_bits_per_cycle = 8;
-    let mut text = "| layer, 8 b, dense | cycles | zigzag-dse | cycles, 32 b a cycle to cells | CIM-Tuner | macro, uJ | CIM-Tuner | weights from the next level, uJ | zigzag-dse | feature SRAM, uJ | zigzag-dse |\n".to_owned();
-    text += "|---|---|---|---|---|---|---|---|---|---|---|\n";
+    let mut broadcast = mars.clone();
+    broadcast.memory.input_reads = InputReads::Broadcast;
+    let mut text = "| layer, 8 b, dense | cycles | zigzag-dse | cycles, 32 b a cycle to cells | CIM-Tuner | macro, uJ | CIM-Tuner | weights from the next level, uJ | zigzag-dse | feature SRAM, uJ | inputs broadcast | zigzag-dse |\n".to_owned();
+    text += "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
     for other in ELSEWHERE {
-        let [ours, slow] = [&mars, &narrow].map(|chip| dense(other.network, chip));
-        let (ours, slow) = (layer(&ours, other.layer), layer(&slow, other.layer));
+        let of_chips = [&mars, &narrow, &broadcast].map(|chip| dense(other.network, chip));
+        let [ours, slow, once] = of_chips.each_ref().map(|estimate| layer(estimate, other.layer));
         let error = |ours: f64, theirs: f64| format!("{:+.1} %", 100.0 * (ours / theirs - 1.0));
         let energy = ours.energy_breakdown_uj;
         text += &format!(
-            "| {} `{}` | {} | {} ({}) | {} | {} ({}) | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} |\n",
+            "| {} `{}` | {} | {} ({}) | {} | {} ({}) | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} | {:.4} |\n",
             other.network,
             other.layer,
             ours.cycles,
@@ -203,6 +205,7 @@ fn other_simulators() -> String {
             energy.next_level,
             other.zigzag_next_level_uj,
             energy.feature_buffer,
+            once.energy_breakdown_uj.feature_buffer,
             other.zigzag_feature_uj,
         );
     }

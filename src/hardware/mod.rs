@@ -24,8 +24,8 @@ pub(crate) use array::{ConversionNoise, stuck_weights};
 pub(crate) use chip::ConversionNumbers;
 pub(crate) use chip::base_path;
 pub use chip::{
-    AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, LayerMapping,
-    MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
+    AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, InputReads,
+    LayerMapping, MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
 };
 pub use cost::{
     AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyPart, EnergyTerm,

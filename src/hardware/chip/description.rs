@@ -191,6 +191,23 @@ pub enum PingPong {
     Halves,
 }
 
+/// How inputs come from the feature-map SRAM to the cores that compute the same output pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputReads {
+    /// Each core reads its inputs for itself.
+    #[default]
+    PerCore,
+    /// What several cores need is read once and reaches all of them.
+    Broadcast,
+}
+
+impl InputReads {
+    fn is_per_core(&self) -> bool {
+        *self == Self::PerCore
+    }
+}
+
 /// Memories and ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -202,6 +219,9 @@ pub struct Memory {
     /// How the map that is read and the one that is written share it.
     #[serde(default)]
     pub ping_pong: PingPong,
+    /// How inputs come from it to the cores.
+    #[serde(default, skip_serializing_if = "InputReads::is_per_core")]
+    pub input_reads: InputReads,
     /// Port of a core through which its macros are written, bits a cycle.
     pub write_bits_per_cycle: u64,
     /// Weight SRAM of a core to its macros, bits a cycle.

@@ -21,8 +21,8 @@ mod precision;
 mod scaling;
 
 pub use description::{
-    AccessMode, Accumulator, Area, Components, Energy, Geometry, Hardware, LayerMapping, MacroShares, Mapping, Memory,
-    Objective, PingPong, Policy, Split, Start, StatedFor,
+    AccessMode, Accumulator, Area, Components, Energy, Geometry, Hardware, InputReads, LayerMapping, MacroShares,
+    Mapping, Memory, Objective, PingPong, Policy, Split, Start, StatedFor,
 };
 pub(crate) use inherit::base_path;
 pub use losses::{Converter, Noise};

@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
-    use crate::hardware::chip::{Objective, PingPong, Split, Start, StatedFor};
+    use crate::hardware::chip::{InputReads, Objective, PingPong, Split, Start, StatedFor};
     use crate::hardware::mapping::{FilterSet, LayerWork, workload};
     use crate::integer::{QuantizeConfig, outline};
     use crate::network::{Graph, NetworkSpec};
@@ -298,11 +298,12 @@ mod tests {
     #[test]
     fn more_cores_macros_and_rows_are_never_worse() {
         let mut better = 0;
-        for kept in [1, 3, 5] {
+        for (kept, input_reads) in [(1, InputReads::PerCore), (3, InputReads::Broadcast), (5, InputReads::PerCore)] {
             for objective in [Objective::Cycles, Objective::Energy, Objective::Product] {
                 let worth = |cores: usize, macros: usize, held: usize| {
                     let mut chip = chip(cores, macros, held);
                     chip.mapping.objective = objective;
+                    chip.memory.input_reads = input_reads;
                     expense_of(&layers(&chip, kept), &chip).worth(objective).0
                 };
                 for (cores, macros, held) in
@@ -364,6 +365,7 @@ mod tests {
                 chip.energy.leakage_mw_per_macro = 1.0;
                 chip.mapping.objective = [Objective::Product, Objective::Cycles, Objective::Energy][case % 3];
                 chip.memory.ping_pong = if case % 2 == 0 { PingPong::Shared } else { PingPong::Halves };
+                chip.memory.input_reads = if case % 2 == 0 { InputReads::Broadcast } else { InputReads::PerCore };
                 let memory = &mut chip.memory;
                 (memory.weight_sram_kib, memory.feature_sram_kib) = (weight_sram_kib, feature_sram_kib);
                 let ports = [

@@ -67,7 +67,8 @@ impl<'a> Least<'a> {
         let accesses = convs.map(|conv| conv.accesses()).sum::<usize>();
         let rows = accesses.max(1) * chip.rows_on;
         let one_macro = Part { cores: 1, macros_per_core: 1, rows }.of(chip);
-        let place = |layer: &'a Layer| layer.place(layer.conv.as_ref().map(|_| Placement::PLAIN), &one_macro);
+        let placement = |layer: &Layer| layer.conv.as_ref().map(|_| Placement::PLAIN);
+        let place = |layer: &'a Layer| layer.place(placement(layer), &one_macro).sparing_most(chip);
         let works: Vec<_> = layers.iter().map(place).collect();
         let loaded = |bits: fn(&CoreWork) -> u64| works.iter().flat_map(|work| &work.cores).map(bits).sum();
         let (cell_bits, packed_bits, index_bits) =

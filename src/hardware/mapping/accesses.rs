@@ -171,7 +171,7 @@ impl ConvMapping {
 
     /// Inputs of a whole bundle, in bits.
     pub(crate) fn bundle_bits(&self) -> u64 {
-        (self.sections * self.grid.group.channels) as u64 * u64::from(self.input_bits)
+        self.sections as u64 * self.section_bits()
     }
 
     /// The real weights of the groups of a bundle of a set.
@@ -201,7 +201,17 @@ impl ConvMapping {
 
     /// Inputs that the word lines of `bundles` take for an output pixel, left-over channels included, in bits.
     pub(crate) fn gathered_bits(&self, set: usize, bundles: &Range<usize>) -> u64 {
-        (self.groups_in(set, bundles).len() * self.grid.group.channels) as u64 * u64::from(self.input_bits)
+        self.groups_in(set, bundles).len() as u64 * self.section_bits()
+    }
+
+    /// Inputs of a group for an output pixel, left-over channels included, in bits.
+    pub(crate) fn section_bits(&self) -> u64 {
+        self.grid.group.channels as u64 * u64::from(self.input_bits)
+    }
+
+    /// Channel block and kernel position of each group in bundles of a set: what it reads.
+    pub(crate) fn inputs_of(&self, set: usize, bundles: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
+        self.sets[set].groups[self.groups_in(set, &bundles)].iter().map(move |group| self.grid.place(set, *group))
     }
 
     /// Cells that a part's weights in `bundles` take, left-over channels and filters of their groups included.

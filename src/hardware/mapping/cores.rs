@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::accesses::ConvMapping;
 use super::outputs::Outputs;
 use super::placement::Placement;
-use super::shares::{Share, channels_over_cores, sets_over_cores};
+use super::shares::{Share, numbered};
 use super::tiles::{Charge, Tile, Tiling};
 use super::traffic::Traffic;
-use crate::hardware::chip::{Hardware, Split, Start};
+use crate::hardware::chip::Hardware;
 use crate::integer::ACCUMULATOR_BITS;
 
 /// What one core does of a layer.
@@ -46,29 +46,19 @@ impl CoreWork {
         placement: Placement,
         hardware: &Hardware,
     ) -> Self {
-        let macros = placement.macros(hardware);
-        let tiles_per_round = match placement.start {
-            Start::Together => macros,
-            Start::Staggered => 1,
-        };
-        let accesses = shares.iter().map(|share| share.bundles.len() * mapping.parts()).sum();
-        let tiling = Tiling::new(accesses, hardware.accesses_per_macro(), macros, tiles_per_round);
+        let tiling = Tiling::of_core(shares, mapping, placement, hardware);
         // Sets without accesses need a tile for their outputs.
         let mut tiles = vec![Tile::default(); tiling.tiles().max(usize::from(!shares.is_empty()))];
-        let mut first = 0;
         let (mut most_waiting, mut for_other_cores) = (0, 0);
-        for share in shares {
+        for (share, of_share) in numbered(shares, mapping.parts()) {
             let charge = Charge { mapping, outputs, share };
-            let of_set = charge.accesses();
-            let of_share = first..first + of_set.len();
-            first = of_share.end;
             if of_share.is_empty() {
                 charge.index(&mut tiles[0]);
                 charge.empty_set(&mut tiles[0]);
             } else {
                 charge.index(&mut tiles[tiling.tile_of(of_share.start)]);
             }
-            for segment in tiling.segments(of_share, of_set) {
+            for segment in tiling.segments(of_share, share.accesses(mapping.parts())) {
                 let tile = &mut tiles[segment.tile];
                 charge.weights(tile, &segment);
                 charge.inputs(tile, &segment);
@@ -83,6 +73,7 @@ impl CoreWork {
         }
         let waiting_sums = most_waiting + for_other_cores;
         let total = tiles.iter().sum();
+        let (macros, tiles_per_round) = (placement.macros(hardware), placement.tiles_per_round(hardware));
         Self { tiles: tiles.into(), total, macros, tiles_per_round, waiting_sums, ..Self::default() }
     }
 
@@ -145,10 +136,7 @@ pub(super) fn place(
     placement: Placement,
     hardware: &Hardware,
 ) -> Vec<CoreWork> {
-    let shares = match placement.split {
-        Split::FilterSets => sets_over_cores(mapping, placement.cores(hardware)),
-        Split::InputChannels => channels_over_cores(mapping, placement.cores(hardware)),
-    };
+    let shares = placement.shares(mapping, hardware);
     let work = |shares: &Vec<Share>| CoreWork::new(shares, mapping, outputs, placement, hardware);
     let one_copy: Vec<CoreWork> = shares.iter().map(work).collect();
     let ends = ends(&shares, mapping, outputs);
@@ -219,6 +207,7 @@ fn assert_conserved(mapping: &ConvMapping, cores: &[CoreWork]) {
 mod tests {
     use super::*;
     use crate::groups::GroupShape;
+    use crate::hardware::chip::{Split, Start};
     use crate::integer::IntegerConv;
     use crate::network::{ConvShape, MapShape, Window};
 

@@ -14,6 +14,7 @@
 //! It knows nothing of time or energy.
 
 mod accesses;
+mod broadcast;
 mod cores;
 mod live;
 mod outputs;

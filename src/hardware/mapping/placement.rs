@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::accesses::ConvMapping;
+use super::shares::{Share, channels_over_cores, sets_over_cores};
 use crate::hardware::chip::{Hardware, LayerMapping, Policy, Split, Start};
 
 /// How one layer lies on the cores.
@@ -93,5 +94,21 @@ impl Placement {
     /// Macros of a copy in one core.
     pub(super) fn macros(&self, hardware: &Hardware) -> usize {
         hardware.macros_per_core / self.copies_in_core(hardware)
+    }
+
+    /// Tiles of a core that start together.
+    pub(super) fn tiles_per_round(&self, hardware: &Hardware) -> usize {
+        match self.start {
+            Start::Together => self.macros(hardware),
+            Start::Staggered => 1,
+        }
+    }
+
+    /// What each core of a copy has of a layer.
+    pub(super) fn shares(&self, mapping: &ConvMapping, hardware: &Hardware) -> Vec<Vec<Share>> {
+        match self.split {
+            Split::FilterSets => sets_over_cores(mapping, self.cores(hardware)),
+            Split::InputChannels => channels_over_cores(mapping, self.cores(hardware)),
+        }
     }
 }

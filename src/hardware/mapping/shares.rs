@@ -15,6 +15,22 @@ pub(super) struct Share {
     pub(super) partial: bool,
 }
 
+impl Share {
+    /// Its accesses, numbered within the filter set, where a bundle takes `parts` of them.
+    pub(super) fn accesses(&self, parts: usize) -> Range<usize> {
+        self.bundles.start * parts..self.bundles.end * parts
+    }
+}
+
+/// A core's shares, each with the numbers of its accesses within the core.
+pub(super) fn numbered(shares: &[Share], parts: usize) -> impl Iterator<Item = (&Share, Range<usize>)> {
+    shares.iter().scan(0, move |next, share| {
+        let first = *next;
+        *next += share.accesses(parts).len();
+        Some((share, first..*next))
+    })
+}
+
 /// The filter sets of each core where whole sets are divided and the layer is on the chip once.
 pub(crate) fn sets_of_cores(mapping: &ConvMapping, hardware: &Hardware) -> Vec<Vec<usize>> {
     let shares = sets_over_cores(mapping, hardware.cores);

@@ -19,7 +19,7 @@
 //! |---|---|---|
 //! | tile 0 reads | bundles 0 and 1: 1024 | bundles 0 and 1: 1024 |
 //! | tile 0 writes | partial sums of both parts: 256 | nothing, the core adds up |
-//! | tile 1 reads | bundles 1 and 2, both partial sums: 1024 + 256 | bundle 2: 512 (bundle 1 is broadcast to both macros) |
+//! | tile 1 reads | bundles 1 and 2, both partial sums: 1024 + 256 | bundle 2: 512 (bundle 1 reaches both macros) |
 //! | tile 1 writes | the stored values of 8 filters | the stored values of 8 filters |
 //!
 //! Each formula is in `docs/cost-model.md`, sections 2 and 5.
@@ -29,8 +29,10 @@ use std::ops::Range;
 
 use super::accesses::ConvMapping;
 use super::outputs::Outputs;
+use super::placement::Placement;
 use super::shares::Share;
 use super::traffic::Traffic;
+use crate::hardware::chip::Hardware;
 use crate::integer::ACCUMULATOR_BITS;
 
 /// Accesses whose weights are in one macro at the same time.
@@ -81,6 +83,13 @@ impl Tiling {
         Self { accesses, tiles, per_round }
     }
 
+    /// Cuts what a core has of a placed layer.
+    pub(super) fn of_core(shares: &[Share], mapping: &ConvMapping, placement: Placement, hardware: &Hardware) -> Self {
+        let accesses = shares.iter().map(|share| share.accesses(mapping.parts()).len()).sum();
+        let (macros, per_round) = (placement.macros(hardware), placement.tiles_per_round(hardware));
+        Self::new(accesses, hardware.accesses_per_macro(), macros, per_round)
+    }
+
     /// Number of tiles; none without accesses.
     pub(super) fn tiles(&self) -> usize {
         self.tiles
@@ -101,9 +110,14 @@ impl Tiling {
         self.start_of(tile)..self.start_of(tile + 1)
     }
 
+    /// The round of a tile.
+    pub(super) fn round_of(&self, tile: usize) -> usize {
+        tile / self.per_round
+    }
+
     /// The accesses of all tiles that start together with a tile.
     pub(super) fn accesses_of_round(&self, tile: usize) -> Range<usize> {
-        let first = tile / self.per_round * self.per_round;
+        let first = self.round_of(tile) * self.per_round;
         self.start_of(first)..self.start_of((first + self.per_round).min(self.tiles))
     }
 
@@ -134,6 +148,16 @@ pub(super) struct Segment {
     accesses: Range<usize>,
 }
 
+impl Segment {
+    /// The bundles whose inputs the segment reads, where a bundle takes `parts` accesses: its own, but that of which the macro before has another
+    /// part in the same round, whose inputs reach both.
+    pub(super) fn read_bundles(&self, parts: usize) -> Range<usize> {
+        let Range { start, end } = self.accesses;
+        let comes_along = !start.is_multiple_of(parts) && start > self.round.start;
+        start / parts + usize::from(comes_along)..end.div_ceil(parts)
+    }
+}
+
 /// What the accesses of a share cost.
 pub(super) struct Charge<'a> {
     pub(super) mapping: &'a ConvMapping,
@@ -142,12 +166,6 @@ pub(super) struct Charge<'a> {
 }
 
 impl Charge<'_> {
-    /// The share's accesses, numbered within the filter set.
-    pub(super) fn accesses(&self) -> Range<usize> {
-        let parts = self.mapping.parts();
-        self.share.bundles.start * parts..self.share.bundles.end * parts
-    }
-
     /// The index and the coefficients of the set: once, with the share's first tile.
     pub(super) fn index(&self, tile: &mut Tile) {
         let index_bits = self.mapping.sets[self.share.set].index_bits;
@@ -174,12 +192,9 @@ impl Charge<'_> {
         }
     }
 
-    /// The inputs of a segment's bundles, each read once; one of which the macro before has another part is broadcast to both.
+    /// The inputs of a segment's bundles, each read once.
     pub(super) fn inputs(&self, tile: &mut Tile, segment: &Segment) {
-        let parts = self.mapping.parts();
-        let Range { start, end } = segment.accesses;
-        let broadcast = !start.is_multiple_of(parts) && start > segment.round.start;
-        let bundles = start / parts + usize::from(broadcast)..end.div_ceil(parts);
+        let bundles = segment.read_bundles(self.mapping.parts());
         if !bundles.is_empty() {
             tile.traffic.read += self.mapping.gathered_bits(self.share.set, &bundles);
         }
@@ -190,7 +205,7 @@ impl Charge<'_> {
     /// Within a round the core adds up: the first tile that has accesses of a part reads the partial sums of earlier rounds, the last one
     /// writes those that later rounds or other cores go on with, or the outputs.
     pub(super) fn sums(&self, tile: &mut Tile, segment: &Segment) {
-        let (share, Segment { round, accesses, .. }) = (self.accesses(), segment);
+        let (share, Segment { round, accesses, .. }) = (self.share.accesses(self.mapping.parts()), segment);
         for part in 0..self.mapping.parts() {
             let any = |accesses: Range<usize>| self.mapping.any_of(&accesses, part);
             if !any(accesses.clone()) {
@@ -213,7 +228,7 @@ impl Charge<'_> {
 
     /// Partial sums of an output pixel that wait in the feature-map SRAM when a segment's round is done.
     pub(super) fn waiting_sums(&self, segment: &Segment) -> u64 {
-        let share = self.accesses();
+        let share = self.share.accesses(self.mapping.parts());
         let (before, after) = (share.start..segment.round.end, segment.round.end..share.end);
         let waits = |part: &usize| self.mapping.any_of(&before, *part) && self.mapping.any_of(&after, *part);
         let filters = |part: usize| self.mapping.real_filters(self.share.set, part).len() as u64;

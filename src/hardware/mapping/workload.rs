@@ -3,13 +3,14 @@
 //! It knows nothing of time or energy; programs and cost both start from it.
 
 use super::accesses::{ConvMapping, Sets};
+use super::broadcast::{most_spared_bits, spared_bits};
 use super::cores::{CoreWork, place};
 use super::live::{Live, LiveValues, image_bits, stored_bits};
 use super::outputs::Outputs;
 use super::placement::Placement;
 use super::traffic::Traffic;
 use crate::error::Result;
-use crate::hardware::chip::{Accumulation, Hardware, PingPong};
+use crate::hardware::chip::{Accumulation, Hardware, InputReads, PingPong};
 use crate::integer::{
     ACCUMULATOR_BITS, IntegerLayer, IntegerNetwork, IntegerSkip, MULTIPLIER_BITS, SHIFT_LIMIT, SKIP_MULTIPLIER_BITS,
 };
@@ -44,6 +45,8 @@ pub(crate) struct LayerWork<'a> {
     /// How it lies there; none for a pooling layer, which all cores share.
     pub(crate) placement: Option<Placement>,
     pub(crate) cores: Vec<CoreWork>,
+    /// Inputs that a core needn't read, since a read for another one brings them, in bits.
+    spared_bits: u64,
     /// Values that the feature-map SRAM can't hold, in bits; they go to the next level and come back.
     pub(crate) spilled_bits: u64,
     /// What adds up the outputs of accesses and of cores.
@@ -90,14 +93,28 @@ impl Layer {
             adders: accesses * adders + (joined_sums * ACCUMULATOR_BITS) as f64,
             registers: accesses * registers,
         };
-        LayerWork { layer: self, placement, cores, spilled_bits, accumulation }
+        let spared_bits = match (hardware.memory.input_reads, &self.conv, placement) {
+            (InputReads::Broadcast, Some(conv), Some(placement)) => spared_bits(conv, placement, hardware),
+            (InputReads::Broadcast, _, _) | (InputReads::PerCore, _, _) => 0,
+        };
+        LayerWork { layer: self, placement, cores, spared_bits, spilled_bits, accumulation }
     }
 }
 
 impl LayerWork<'_> {
-    /// What a frame moves from and to the feature-map SRAM, by all cores.
+    /// What a frame moves from and to the feature-map SRAM, for all cores.
     pub(crate) fn traffic(&self) -> Traffic {
-        self.cores.iter().map(CoreWork::traffic).sum()
+        let of_cores: Traffic = self.cores.iter().map(CoreWork::traffic).sum();
+        Traffic { read: of_cores.read - self.spared_bits, ..of_cores }
+    }
+
+    /// The same as if the cores of a larger chip spared all reads that any placement spares.
+    pub(crate) fn sparing_most(self, hardware: &Hardware) -> Self {
+        let spared_bits = match (hardware.memory.input_reads, &self.layer.conv) {
+            (InputReads::Broadcast, Some(conv)) => most_spared_bits(conv),
+            (InputReads::Broadcast, None) | (InputReads::PerCore, _) => 0,
+        };
+        Self { spared_bits, ..self }
     }
 
     /// Bits of maps that a frame moves from and to the next level: what spills goes there and comes back, the image comes.
