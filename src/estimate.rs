@@ -1,5 +1,6 @@
 //! What a network will cost that nobody has trained: its layers and bits are given, which of its groups are zero is made up.
 
+use std::ops::Range;
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -14,6 +15,8 @@ use crate::network::{ConvShape, Graph, MAX_WEIGHTS, NetworkSpec, Source, read_ne
 
 /// What the zero groups of an estimate are drawn from.
 pub const SEED: u64 = 1;
+/// Shares of groups that can be zero.
+pub const SPARSITY: Range<f64> = 0.0..1.0;
 /// Most of a layer's groups that [`Pattern::LargeLayers`] makes zero.
 const MOST_OF_A_LAYER: f64 = 0.99;
 
@@ -186,7 +189,7 @@ fn percent(share: f64) -> f64 {
 /// # Errors
 /// A share that isn't from 0 to below 1, or that the pattern's layers cannot hold.
 pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern) -> Result<()> {
-    if !(0.0..1.0).contains(&sparsity) {
+    if !SPARSITY.contains(&sparsity) {
         return Err(Error::Setting(format!("a sparsity of {sparsity}: it must be from 0 to below 1")));
     }
     let shapes: Vec<(ConvShape, Source)> = network.convs().map(|(conv, _)| (conv.shape, conv.source)).collect();

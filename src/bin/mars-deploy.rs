@@ -9,10 +9,10 @@ use clap::{Args, Parser};
 use mars::cli::{CommonArgs, exit, parse, say};
 use mars::data::{DataOptions, Dataset};
 use mars::error::{DataError, Error, Result};
-use mars::estimate::{Assumptions, Estimate, MadeUp, Pattern, named_network};
+use mars::estimate::{Assumptions, Estimate, MadeUp, Pattern, SPARSITY, named_network};
 use mars::groups::GroupShape;
 use mars::hardware::{Evaluator, Hardware};
-use mars::integer::IntegerNetwork;
+use mars::integer::{BITS, IntegerNetwork};
 use mars::network::NetworkSpec;
 use mars::package::Package;
 use mars::report::{self, Compared, Subject, hardware_list};
@@ -204,11 +204,11 @@ impl Untrained {
         for (option, bits) in
             [("weight-bits", weight_bits), ("activation-bits", activation_bits), ("first-last-bits", first_last_bits)]
         {
-            if !(2..=8).contains(&bits) {
+            if !BITS.contains(&bits) {
                 return Err(Error::Arguments(format!("--{option} {bits}: it must be from 2 to 8")));
             }
         }
-        if !(0.0..1.0).contains(&sparsity) {
+        if !SPARSITY.contains(&sparsity) {
             return Err(Error::Arguments(format!("--sparsity {sparsity}: it is a share, from 0 to below 1")));
         }
         let assumptions = Assumptions { weight_bits, activation_bits, first_last_bits, sparsity, pattern };

@@ -1,5 +1,9 @@
 //! The arithmetic that all executions share: its bounds, and the rounding of a sum.
 
+use std::ops::RangeInclusive;
+
+/// Bits that a weight or a stored value may have.
+pub const BITS: RangeInclusive<u8> = 2..=8;
 /// Bits of the image's bytes.
 pub const IMAGE_BITS: u8 = 8;
 /// Bits of an accumulator, a bias and a logit, the sign among them.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::arithmetic::IMAGE_BITS;
+use super::arithmetic::{BITS, IMAGE_BITS};
 use super::network::{IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::network::{Graph, Node, Op, Skip, Source};
@@ -170,7 +170,7 @@ impl QuantizeConfig {
 }
 
 fn check_bits(key: &str, bits: u8) -> Result<()> {
-    if (2..=8).contains(&bits) {
+    if BITS.contains(&bits) {
         return Ok(());
     }
     Err(Error::Setting(format!("quantize.{key} = {bits}: it must be from 2 to 8")))

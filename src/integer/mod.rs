@@ -33,8 +33,8 @@ mod scales;
 mod unfold;
 
 pub use arithmetic::{
-    ACCUMULATOR_BITS, Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, MULTIPLIER_BITS, Requantize,
-    SHIFT_LIMIT, SKIP_MULTIPLIER_BITS, multiplier, predict, zero_point,
+    ACCUMULATOR_BITS, BITS, Form, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, MULTIPLIER_BITS,
+    Requantize, SHIFT_LIMIT, SKIP_MULTIPLIER_BITS, multiplier, predict, zero_point,
 };
 pub(crate) use bits::matches_pattern;
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};

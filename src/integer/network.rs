@@ -1,6 +1,6 @@
 //! The integer network: layers with their integers.
 
-use super::arithmetic::{IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT};
+use super::arithmetic::{BITS, IMAGE_BITS, MAX_BIAS, MAX_MULTIPLIER, MAX_SKIP_MULTIPLIER, Requantize, SHIFT_LIMIT};
 use crate::error::{Error, Result};
 use crate::groups::GroupShape;
 use crate::network::{Conv, ConvShape, Graph, Node, Op, Skip, Source};
@@ -258,7 +258,7 @@ impl IntegerNetwork {
 
     fn validate_conv(&self, shape: &ConvShape, source: Source, conv: &IntegerConv) -> std::result::Result<(), String> {
         self.check_form(source, conv.input_bits)?;
-        if !(2..=8).contains(&conv.weight_bits) {
+        if !BITS.contains(&conv.weight_bits) {
             return Err(format!("weight bits {} are not from 2 to 8", conv.weight_bits));
         }
         if conv.weights.len() != shape.weights() || conv.bias.len() != shape.filters() {
@@ -320,7 +320,7 @@ fn validate_requantize(output: &Requantize, filters: usize, is_signed: bool) -> 
         return Err("it stores no form of its output".into());
     }
     for (index, form) in output.forms.iter().enumerate() {
-        if !(2..=8).contains(&form.bits) || form.shift == 0 || form.shift >= SHIFT_LIMIT {
+        if !BITS.contains(&form.bits) || form.shift == 0 || form.shift >= SHIFT_LIMIT {
             return Err(format!("form of {} bits with shift {} is out of range", form.bits, form.shift));
         }
         let zero_points = if is_signed { 1..1u32 << form.bits } else { 0..1 };

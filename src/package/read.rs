@@ -14,7 +14,7 @@ use super::header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHea
 use super::version::{VERSIONS, predictions_dtype, version};
 use crate::error::PackageError;
 use crate::groups::GroupGrid;
-use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
+use crate::integer::{BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{ConvShape, Graph, Node, Op};
 use crate::seal::checksum;
 
@@ -177,7 +177,7 @@ impl<'a> Tensors<'a> {
 
     fn conv(&mut self, field: &str, name: &str, grid: &GroupGrid, header: ConvHeader) -> Checked<IntegerConv> {
         let bits = header.weight_bits;
-        if !(2..=8).contains(&bits) {
+        if !BITS.contains(&bits) {
             return Err(PackageError::field(format!("{field}.weight_bits"), format!("{bits} is not from 2 to 8")));
         }
         let bias = self.data(&format!("{name}.bias"), Dtype::I32)?;
