@@ -302,16 +302,27 @@ mod tests {
         let default: Recipe = toml::from_str(text).unwrap();
         assert_eq!(default, Recipe { phases: Recipe::default_phases(true), ..Recipe::default() });
         let lines: Vec<&str> = text.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
-        let whole: Recipe = toml::from_str(&lines.join("\n")).unwrap();
-        let [said, all] =
-            [lines.join("\n"), toml::to_string(&whole).unwrap()].map(|text| text.parse::<toml::Table>().unwrap());
-        let missing = |all: &toml::Table, said: &toml::Table| all.keys().find(|key| !said.contains_key(*key)).cloned();
-        assert_eq!(missing(&all, &said), None);
-        for part in ["quantize", "sparsity", "distillation"] {
-            assert_eq!(missing(all[part].as_table().unwrap(), said[part].as_table().unwrap()), None, "{part}");
+        toml::from_str::<Recipe>(&lines.join("\n")).unwrap();
+        let said: toml::Value = toml::from_str(&lines.join("\n")).unwrap();
+        // The message about a key that isn't there names those that are.
+        let keys = |text: &str| {
+            let message = toml::from_str::<Recipe>(text).unwrap_err().message().to_owned();
+            let names = message.split_once("expected one of").unwrap().1.split('`').skip(1).step_by(2);
+            names.map(str::to_owned).collect::<Vec<_>>()
+        };
+        for (part, text, of_page) in [
+            ("the recipe", "unknown = 1", &said),
+            ("quantize", "quantize = { unknown = 1 }", &said["quantize"]),
+            ("quantize.layers", "quantize = { layers = [{ unknown = 1 }] }", &said["quantize"]["layers"][0]),
+            ("sparsity", "sparsity = { unknown = 1 }", &said["sparsity"]),
+            ("distillation", "distillation = { unknown = 1 }", &said["distillation"]),
+            ("phases", "phases = [{ unknown = 1 }]", &said["phases"][0]),
+        ] {
+            let keys = keys(text);
+            assert!(keys.len() > 2, "{part}: {keys:?}");
+            let missing: Vec<_> = keys.iter().filter(|key| of_page.get(key).is_none()).collect();
+            assert!(missing.is_empty(), "{part}: {missing:?}");
         }
-        let [all, said] = [&all, &said].map(|table| table["phases"][0].as_table().unwrap());
-        assert_eq!(missing(all, said), None, "phases");
     }
 
     #[test]
