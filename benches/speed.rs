@@ -4,15 +4,18 @@
 //! * `cargo bench --bench speed -- convolutions`: each convolution of ResNet-20, VGG16 and ResNet18, forward and backward;
 //! * `cargo bench --bench speed -- step NET BATCH MODE`, with MODE `float`, `w4a4-FUSION` or `inference`: a training step (batch,
 //!   augmentation, forward, backward, optimizer) or a forward pass, and one line of JSON that `benches/peers/compare.py` reads;
-//! * `cargo bench --bench speed -- executions`: the integer reference and the macro model.
+//! * `cargo bench --bench speed -- executions`: the integer reference and the macro model;
+//! * `cargo bench --bench speed -- peak`: what the machine gives a matrix product, as one line of JSON.
 //!
-//! Medians; random weights; GFLOP/s count the products and sums of the plain algorithm, whatever is computed.
+//! Medians; random weights; GFLOP/s count the products and sums of the plain algorithm, whatever is computed: Winograd's algorithm does a
+//! quarter of them, so that a share of the peak may be above 1.
 
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
 use burn::tensor::{Device, Distribution, Tensor};
+use gemmkit::{MatMut, MatRef, Parallelism};
 use mars::data::{DataOptions, Dataset};
 use mars::engine::{ConvOptions, Norm, conv_block};
 use mars::hardware::{Hardware, MacroNetwork, evaluate};
@@ -25,7 +28,7 @@ static ALLOCATOR: Allocator = Allocator;
 
 const REPEATS: usize = 9;
 const WARM_UP: usize = 3;
-const USAGE: &str = "arguments: [convolutions | executions | step NET BATCH float|w4a4-FUSION|inference]";
+const USAGE: &str = "arguments: [convolutions | executions | peak | step NET BATCH float|w4a4-FUSION|inference]";
 const QUANTIZED: [(&str, Fusion); 3] =
     [("w4a4-frozen", Fusion::Frozen), ("w4a4-ema", Fusion::Ema), ("w4a4-batch", Fusion::Batch)];
 
@@ -47,6 +50,7 @@ fn main() {
         }
         ["convolutions"] => convolutions(),
         ["executions"] => executions(),
+        ["peak"] => println!("{{\"peak_gflops\":{:.1}}}", peak()),
         ["step", net, batch, mode] => step(net, batch.parse().expect(USAGE), mode),
         _ => panic!("{USAGE}"),
     }
@@ -68,12 +72,30 @@ fn time(mut run: impl FnMut()) -> f64 {
     median(std::iter::repeat_with(once).take(REPEATS).collect())
 }
 
+/// GFLOP/s of the machine on all threads: the fastest of some products of 1024 x 1024 matrices by a library that takes the widest
+/// instructions there are.
+fn peak() -> f64 {
+    const SIZE: usize = 1024;
+    let [left, right] = [0.5f32, 0.25].map(|value| vec![value; SIZE * SIZE]);
+    let mut product = vec![0.0; SIZE * SIZE];
+    let product_seconds = || {
+        let [left, right] = [&left, &right].map(|values| MatRef::from_row_major(values, SIZE, SIZE));
+        let started = Instant::now();
+        gemmkit::gemm(1.0, left, right, 0.0, MatMut::from_row_major(&mut product, SIZE, SIZE), Parallelism::Rayon(0));
+        started.elapsed().as_secs_f64()
+    };
+    let fastest = std::iter::repeat_with(product_seconds).take(4 * REPEATS).fold(f64::INFINITY, f64::min);
+    2.0 * (SIZE as f64).powi(3) / fastest / 1e9
+}
+
 fn graph(name: &str) -> Graph {
     Graph::new(zoo(name, 10).unwrap_or_else(|| panic!("there is no network `{name}`"))).expect("a valid network")
 }
 
 fn convolutions() {
-    println!("convolutions                                        forward             backward");
+    let peak = peak();
+    println!("peak of the machine: {peak:.1} GFLOP/s\n");
+    println!("{:<44}{:>32}{:>32}", "convolutions", "forward, share of the peak", "backward, share of the peak");
     let device = Device::flex().autodiff();
     for (name, batch) in [("resnet20", 128), ("vgg16", 64), ("resnet18", 64)] {
         let mut seen = Vec::new();
@@ -108,14 +130,17 @@ fn convolutions() {
                 conv.window.stride[0]
             );
             println!(
-                "{title:<44}{:>7.2} ms {:>6.1} GFLOP/s {:>7.2} ms {:>6.1} GFLOP/s",
-                1e3 * forward,
-                flops / forward,
-                1e3 * (both - forward),
-                of_backward / (both - forward)
+                "{title:<44}{}{}",
+                pass(forward, flops / forward, peak),
+                pass(both - forward, of_backward / (both - forward), peak)
             );
         }
     }
+}
+
+/// One pass of a convolution as columns of its line.
+fn pass(seconds: f64, gflops: f64, peak: f64) -> String {
+    format!("{:>9.2} ms {gflops:>6.1} GFLOP/s {:>5.2}", 1e3 * seconds, gflops / peak)
 }
 
 /// A training step or a forward pass, as one line of JSON.
@@ -146,11 +171,13 @@ fn step(net: &str, batch: usize, mode: &str) {
     let speed = batch as f64 / median(seconds[WARM_UP..].to_vec());
     let passes = if mode == "inference" { 2.0 } else { 6.0 };
     let gflops = passes * graph(net).macs() as f64 * speed / 1e9;
+    // Before the product's matrices.
+    let memory = peak_memory_mib();
     println!(
         "{{\"net\":\"{net}\",\"mode\":\"{mode}\",\"batch\":{batch},\"threads\":{},\"images_per_second\":{speed:.1},\
-         \"gflops\":{gflops:.1},\"peak_rss_mib\":{}}}",
+         \"gflops\":{gflops:.1},\"share_of_peak\":{:.2},\"peak_rss_mib\":{memory}}}",
         rayon::current_num_threads(),
-        peak_memory_mib()
+        gflops / peak()
     );
 }
 

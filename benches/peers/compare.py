@@ -50,30 +50,30 @@ class Runner:
     threads: int
     seconds: float
 
-    def gemm(self) -> float:
-        """GFLOP/s of the matrix product."""
-        return self.peer("gemm.py")["gflops"]["median"]
+    def peak(self) -> float:
+        """GFLOP/s that the machine gives a matrix product."""
+        return self.our("peak")["peak_gflops"]
 
     def measure(self, row: Row, contender: str) -> Result:
         """The result of one contender of a row."""
         if contender in (OURS, OURS_FLOAT):
             return self.our_step(row.net, row.batch, row.mode if contender == OURS else "float")
         mode = "infer" if row.mode == "inference" else "train"
-        step = [row.net, "--batch", str(row.batch), "--variant", contender, "--mode", mode]
-        return self.peer("step.py", *step, "--seconds", str(self.seconds))
-
-    def peer(self, script: str, *options: str) -> Result:
-        """The result of one of the scripts beside this one."""
-        return run([sys.executable, str(HERE / script), *options, "--threads", str(self.threads)])
+        step = [sys.executable, str(HERE / "step.py"), row.net, "--batch", str(row.batch), "--variant", contender]
+        return run([*step, "--mode", mode, "--seconds", str(self.seconds), "--threads", str(self.threads)])
 
     def our_step(self, net: str, batch: int, mode: str) -> Result:
         """The result of our program, checked to be the one that was asked for."""
-        result = run([*self.ours, net, str(batch), mode], RAYON_NUM_THREADS=str(self.threads))
+        result = self.our("step", net, str(batch), mode)
         asked = {"net": net, "mode": mode, "batch": batch, "threads": self.threads}
         measured = {key: result[key] for key in asked}
         if measured != asked:
             sys.exit(f"asked for {asked}, measured {measured}")
         return result
+
+    def our(self, *arguments: str) -> Result:
+        """The result of our program."""
+        return run([*self.ours, *arguments], RAYON_NUM_THREADS=str(self.threads))
 
 
 def run(command: list[str], **environment: str) -> Result:
@@ -100,8 +100,8 @@ class Record:
         """Images a second in each round."""
         return [result["images_per_second"] for result in self.results[contender]]
 
-    def peak(self, contender: str) -> float:
-        """MiB, the largest of all rounds."""
+    def memory(self, contender: str) -> float:
+        """Peak memory in MiB, the largest of all rounds."""
         return max(result["peak_rss_mib"] for result in self.results[contender])
 
     def ratios(self, contenders: Iterable[str]) -> list[float]:
@@ -120,9 +120,10 @@ class Record:
         """The row as a line of the Markdown table."""
         own = [self.cell(contender) for contender in self.results if contender not in self.row.peers]
         peers = [self.cell(contender) for contender in self.row.peers]
-        peaks = [f"{contender} {self.peak(contender):.0f}" for contender in self.results]
+        memory = [f"{contender} {self.memory(contender):.0f}" for contender in self.results]
         ratio = spread(self.ratios(self.row.peers), 2)
-        cells = [self.row.name, self.row.batch, ", ".join(own), ", ".join(peers), ratio, ", ".join(peaks)]
+        share = spread([result["share_of_peak"] for result in self.results[OURS]], 2)
+        cells = [self.row.name, self.row.batch, ", ".join(own), ", ".join(peers), ratio, share, ", ".join(memory)]
         return "| " + " | ".join(map(str, cells)) + " |"
 
     def cell(self, contender: str) -> str:
@@ -136,13 +137,13 @@ def spread(values: list[float], decimals: int) -> str:
     return f"{middle} ({least} to {most})"
 
 
-def table(records: list[Record], gemm: list[float]) -> str:
+def table(records: list[Record], peaks: list[float]) -> str:
     """The comparison in Markdown."""
     lines = [
-        f"Images/s and ratio: median of {len(gemm)} rounds (least to most). Matrix product: {spread(gemm, 1)} GFLOP/s.",
+        f"Images/s, ratio and share: median of {len(peaks)} rounds (least to most). Peak: {spread(peaks, 1)} GFLOP/s.",
         "",
-        "| row | batch | ours | peers | ours / fastest peer | peak MiB |",
-        "|---|---|---|---|---|---|",
+        "| row | batch | ours | peers | ours / fastest peer | our share of the peak | peak MiB |",
+        "|---|---|---|---|---|---|---|",
         *(record.line() for record in records),
     ]
     for record in records:
@@ -166,7 +167,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     names = [row.name for row in ROWS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--ours", default="cargo bench --bench speed -- step", help="before NET BATCH MODE")
+    parser.add_argument("--ours", default="cargo bench --bench speed --", help="before what it measures")
     parser.add_argument("--rows", nargs="+", choices=names, default=names, metavar="ROW", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -180,16 +181,16 @@ def main() -> None:
     args = arguments()
     runner = Runner(shlex.split(args.ours), args.threads, args.seconds)
     records = [Record(row) for row in ROWS if row.name in args.rows]
-    gemm: list[float] = []
+    peaks: list[float] = []
     for number in range(args.rounds):
         title = f"round {number + 1} of {args.rounds}"
-        gemm.append(runner.gemm())
-        print(f"{title}: matrix product: {gemm[-1]:.1f} GFLOP/s", file=sys.stderr)
+        peaks.append(runner.peak())
+        print(f"{title}: peak: {peaks[-1]:.1f} GFLOP/s", file=sys.stderr)
         measure_round(runner, records, title, backwards=number % 2 == 1)
         if args.json:
-            summary = {"threads": args.threads, "gemm_gflops": gemm, "rows": [record.json() for record in records]}
+            summary = {"threads": args.threads, "peak_gflops": peaks, "rows": [record.json() for record in records]}
             args.json.write_text(json.dumps(summary, indent=2) + "\n")
-    print(table(records, gemm))
+    print(table(records, peaks))
 
 
 if __name__ == "__main__":
