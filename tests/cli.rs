@@ -1335,12 +1335,12 @@ fn arrays_that_no_run_leaves_are_refused() {
     let last = run.join("checkpoints/last.safetensors");
     let (good, state) = Weights::load(&last).unwrap();
     let weight = good.get("stem.weight").unwrap();
-    let refuses = |name: &str, array: Array, because: &str| {
+    let refuses = |name: &str, array: Array, because: [&str; 2]| {
         let mut weights = good.clone();
         weights.insert(name.into(), array);
         weights.save(&last, state.clone()).unwrap();
         let mut command = train(dir.path(), &["--resume", "--run", "run"]);
-        refused(dir.path(), &mut command, &["last.safetensors", name, because]);
+        refused(dir.path(), &mut command, &["last.safetensors", because[0], because[1]]);
     };
     for (name, shape) in [
         ("momentum:stem.weight", weight.shape.as_slice()),
@@ -1350,11 +1350,17 @@ fn arrays_that_no_run_leaves_are_refused() {
     ] {
         let mut values = vec![0.5; shape.iter().product()];
         values[0] = f32::NAN;
-        refuses(name, Array { shape: shape.into(), values }, "holds NaN");
+        refuses(name, Array { shape: shape.into(), values }, [name, "holds NaN"]);
     }
     for name in ["momentum:stem.weight", "stem.weight_step", "stem.output_step"] {
-        refuses(name, Array::vector(vec![0.5; 2]), "[2]");
+        refuses(name, Array::vector(vec![0.5; 2]), [name, "[2]"]);
     }
+    let mut fewer = Weights::default();
+    let others = good.iter().filter(|(name, _)| *name != "effects:stem");
+    others.for_each(|(name, array)| fewer.insert(name.into(), array.clone()));
+    fewer.save(&last, state.clone()).unwrap();
+    let mut command = train(dir.path(), &["--resume", "--run", "run"]);
+    refused(dir.path(), &mut command, &["last.safetensors", "no array `effects:stem`"]);
 }
 
 #[test]

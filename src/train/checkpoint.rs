@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::network::{Array, Graph, Params, Weights};
+use crate::network::{Array, Conv, Graph, ParamId, Params, Weights};
 use crate::simd::Arithmetic;
 
 const MOMENTUM: &str = "momentum:";
@@ -133,36 +133,41 @@ impl Checkpoint {
             Error::file(path, "it holds weights but no position in a run; use --pretrained to start from it")
         })?;
         let state = serde_json::from_value(state).map_err(|error| Error::file(path, error.to_string()))?;
-        let params =
-            |arrays: &Weights| Params::from_arrays(graph, arrays).map_err(|error| Error::file(path, error.to_string()));
+        Self::from_arrays(graph, &file, state).map_err(|error| Error::file(path, error.to_string()))
+    }
+
+    fn from_arrays(graph: &Graph, file: &Weights, state: State) -> Result<Self> {
+        file.iter().try_for_each(|(name, array)| array.check_finite(name))?;
         let prefixed = |prefix| {
             let arrays = file.with_prefix(prefix);
-            if arrays.is_empty() { Ok(None) } else { params(&arrays).map(Some) }
+            if arrays.is_empty() { Ok(None) } else { Params::from_arrays(graph, &arrays).map(Some) }
         };
-        let own = params(&file)?;
-        file.iter()
-            .try_for_each(|(name, array)| array.check_finite(name))
-            .map_err(|error| Error::file(path, error.to_string()))?;
-        for (id, array) in own.iter() {
-            let name = format!("{MOMENTUM}{}", id.name(graph));
-            let momentum = file.find(&name).map_or(Ok(()), |momentum| momentum.check_shape(&name, &array.shape, graph));
-            momentum.map_err(|error| Error::file(path, error.to_string()))?;
+        let params = Params::from_arrays(graph, file)?;
+        let momentum_name = |id: ParamId| format!("{MOMENTUM}{}", id.name(graph));
+        for (id, array) in params.iter() {
+            let name = momentum_name(id);
+            file.find(&name).map_or(Ok(()), |momentum| momentum.check_shape(&name, &array.shape, graph))?;
         }
         Ok(Self {
-            momentum: own.as_ref().map(|id, _| file.find(&format!("{MOMENTUM}{}", id.name(graph))).cloned()),
+            momentum: params.as_ref().map(|id, _| file.find(&momentum_name(id)).cloned()),
             average: prefixed(AVERAGE)?,
             float: prefixed(FLOAT)?,
-            kept: of_convs(graph, &file, KEPT, |value| value != 0.0),
-            saliency: of_convs(graph, &file, SALIENCY, |value| value),
-            params: own,
+            kept: of_convs(graph, file, KEPT, |value| value != 0.0)?,
+            saliency: of_convs(graph, file, SALIENCY, |value| value)?,
+            params,
             state,
         })
     }
 }
 
-/// The values of an array for each convolution; none where there is none.
-fn of_convs<T>(graph: &Graph, file: &Weights, prefix: &str, value: impl Fn(f32) -> T) -> Option<Vec<Vec<T>>> {
-    let array = |name: String| file.find(&format!("{prefix}{name}"));
-    let values = |array: &Array| array.values.iter().copied().map(&value).collect();
-    graph.convs().map(|conv| array(conv.name).map(values)).collect()
+/// The values of an array for each convolution; none where no convolution has one.
+fn of_convs<T>(graph: &Graph, file: &Weights, prefix: &str, value: impl Fn(f32) -> T) -> Result<Option<Vec<Vec<T>>>> {
+    if file.with_prefix(prefix).is_empty() {
+        return Ok(None);
+    }
+    let values = |conv: Conv| {
+        let array = file.get(&format!("{prefix}{}", conv.name))?;
+        Ok(array.values.iter().copied().map(&value).collect())
+    };
+    graph.convs().map(values).collect::<Result<_>>().map(Some)
 }
