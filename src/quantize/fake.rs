@@ -5,6 +5,7 @@
 use std::ops::RangeInclusive;
 
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
 use crate::engine::{self, Clamp};
 use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT, zero_point};
@@ -79,7 +80,9 @@ pub fn calibrate_step(values: &[f32], low: f64, high: f64) -> Option<f64> {
         let (inverse, step, low, high) = ((1.0 / step) as f32, step as f32, low as f32, high as f32);
         values.iter().map(|x| f64::from((x - (x * inverse).clamp(low, high).round() * step).powi(2))).sum()
     };
-    (4..=100).map(|percent| full * f64::from(percent) / 100.0).min_by(|a, b| error(*a).total_cmp(&error(*b)))
+    let candidates = (4..=100).into_par_iter().map(|percent| full * f64::from(percent) / 100.0);
+    let errors: Vec<(f64, f64)> = candidates.map(|step| (error(step), step)).collect();
+    errors.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, step)| step)
 }
 
 #[cfg(test)]
