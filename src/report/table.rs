@@ -1,7 +1,7 @@
 //! The table in the terminal: plain ASCII, at most 80 columns, and some 45 lines.
 
 use crate::estimate::Estimate;
-use crate::hardware::Cost;
+use crate::hardware::{Cost, Evaluation};
 use crate::validation::Deployment;
 
 use super::subject::{Basis, Subject};
@@ -12,38 +12,49 @@ use super::text::{
 
 /// What was run or assumed, compression and cost, as text.
 pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
-    let subject = subject.into();
-    let evaluation = subject.evaluation;
-    let compression = &evaluation.compression;
-    let mut lines = match subject.basis {
+    let Subject { basis, evaluation, .. } = subject.into();
+    let basis = match basis {
         Basis::Package(deployment) => validated(deployment),
         Basis::Estimate(estimate) => made_up(estimate),
     };
-
+    let mut lines = [basis, weights(evaluation), mapping(evaluation), costs(evaluation)].join(&String::new());
     lines.push(String::new());
-    lines.push("  weights".into());
-    let mut row = |name: &str, value: String| lines.push(format!("  {name:<28}{value:>14}"));
-    row("groups that are zero", percent(compression.group_sparsity));
-    row("dense, same bits", bytes(compression.weight_bits_dense));
-    row("stored", bytes(compression.weight_bits_stored));
-    row("index codes", bytes(compression.index_bits));
-    row("smaller than dense", format!("{:.2} x", compression.ratio));
-    row("smaller than 32 bits", format!("{:.2} x", compression.ratio_fp32));
+    lines.join("\n")
+}
 
+/// How much smaller the weights are.
+fn weights(evaluation: &Evaluation) -> Vec<String> {
+    let compression = &evaluation.compression;
+    let row = |name: &str, value: String| format!("  {name:<28}{value:>14}");
+    let mut lines = vec![
+        "  weights".into(),
+        row("groups that are zero", percent(compression.group_sparsity)),
+        row("dense, same bits", bytes(compression.weight_bits_dense)),
+        row("stored", bytes(compression.weight_bits_stored)),
+        row("index codes", bytes(compression.index_bits)),
+        row("smaller than dense", format!("{:.2} x", compression.ratio)),
+        row("smaller than 32 bits", format!("{:.2} x", compression.ratio_fp32)),
+    ];
     let empty: Vec<&str> = empty_layers(evaluation).collect();
     if !empty.is_empty() {
         let names = ascii(&empty.join(", "), 40);
         lines.push(format!("  nothing is left of {}: {names}", count(empty.len(), "layer")));
     }
+    lines
+}
 
-    lines.push(String::new());
-    lines.push(format!("  {}", mapping_summary(evaluation)));
+/// How the network lies on the chip, and what bounds it.
+fn mapping(evaluation: &Evaluation) -> Vec<String> {
+    let mut lines = vec![format!("  {}", mapping_summary(evaluation))];
     lines.extend(wrapped(&bounds_summary(evaluation), WIDTH - 2).iter().map(|line| format!("  {line}")));
     lines.extend(evaluation.scaled_from.map(|from| format!("  {}", scaling(from))));
+    lines
+}
 
+/// What a frame costs, with reload and without.
+fn costs(evaluation: &Evaluation) -> Vec<String> {
     let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
-    lines.push(String::new());
-    lines.push(format!("  {:<28}{:>14}{:>16}", "per frame", "with reload", "without reload"));
+    let mut lines = vec![format!("  {:<28}{:>14}{:>16}", "per frame", "with reload", "without reload")];
     let mut pair = |name: &str, value: &dyn Fn(&Cost) -> String| {
         lines.push(format!("  {name:<28}{:>14}{:>16}", value(with), value(without)));
     };
@@ -72,8 +83,7 @@ pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
             format!("{} uJ", energy(cost.energy_breakdown_uj.components()[index].1))
         });
     }
-    lines.push(String::new());
-    lines.join("\n")
+    lines
 }
 
 /// Accuracy and mismatches of a package that was run.
