@@ -110,7 +110,7 @@ vectorized! {
     /// `out = max(out, other)`; what isn't a number stays so.
     fn larger(out: &mut [f32], other: &[f32]) {
         for (out, other) in out.iter_mut().zip(other) {
-            *out = if *other <= *out { *out } else { *other };
+            *out = if *other <= *out || out.is_nan() { *out } else { *other };
         }
     }
 
@@ -177,7 +177,7 @@ impl<C: CheckpointStrategy> PoolBackend for Autodiff<Flex, C> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Distribution};
+    use burn::tensor::{Device, Distribution, TensorData};
     use proptest::prelude::*;
 
     use super::*;
@@ -208,6 +208,19 @@ mod tests {
             let ours = run(&|maps| max_pool(maps, window));
             let burns = run(&|maps| max_pool2d(maps.permute([0, 3, 1, 2]), window.burn_options()).permute([0, 2, 3, 1]));
             prop_assert_eq!(ours, burns);
+        }
+    }
+
+    /// A network that diverged mustn't look as if it hadn't.
+    #[test]
+    fn what_is_not_a_number_stays_so_wherever_in_the_window_it_is() {
+        let window = PoolOptions { kernel: [2, 2], stride: [2, 2], padding: [[0, 0], [0, 0]] };
+        for place in 0..4 {
+            let mut values = [1.0, -2.0, 3.0, 0.5];
+            values[place] = f32::NAN;
+            let maps = Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 2, 2, 1]), &Device::flex());
+            let largest = max_pool(maps, window).into_data().try_to_vec::<f32>().unwrap();
+            assert!(largest[0].is_nan(), "{place}: {largest:?}");
         }
     }
 }
