@@ -5,7 +5,7 @@ use std::cell::Cell;
 use serde::Serialize;
 
 use super::adc::Conversion;
-use crate::hardware::chip::Converter;
+use crate::hardware::chip::{Converter, MAX_STEP};
 
 /// Most bins of a histogram; sums of a wider range share bins.
 const BINS: u64 = 1 << 16;
@@ -123,7 +123,7 @@ fn best_step<'a>(histograms: impl IntoIterator<Item = &'a Histogram> + Clone, co
     let widest =
         histograms.clone().into_iter().flat_map(|histogram| histogram.sums().map(|(sum, _)| sum.unsigned_abs()));
     // With a larger step the positive codes alone reach beyond every sum.
-    let most = (widest.max().unwrap_or(0) >> (bits - 1)) as i32 + 1;
+    let most = MAX_STEP.min((widest.max().unwrap_or(0) >> (bits - 1)) as i32 + 1);
     let steps = std::iter::successors(Some(1), |step| Some(step + (step / STEP_GROWTH).max(1)));
     let error = |step: i32| -> f64 {
         let histograms = histograms.clone().into_iter();

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::description::{AccessMode, Geometry, Hardware, Policy};
-use super::losses::Converter;
+use super::losses::{Converter, MAX_STEP};
 use crate::error::{Allowed, ConfigError, Error, Result};
 
 /// Largest size of everything but rows.
@@ -73,7 +73,7 @@ impl Hardware {
             Converter::Clipping { range } => check_range("converter.range", range, 1, i32::MAX)?,
             Converter::Bits { bits, step } => {
                 check_range("converter.bits", bits.into(), 1, 16)?;
-                check_range("converter.step", step, 1, 1 << 14)?;
+                check_range("converter.step", step, 1, MAX_STEP)?;
             }
         }
         self.check_noise()

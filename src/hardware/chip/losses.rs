@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Largest sum that one code may stand for.
+pub(crate) const MAX_STEP: i32 = 1 << 14;
+
 /// What turns a partial sum (one access, output, weight slice and input phase) into a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", from = "ConverterKeys")]

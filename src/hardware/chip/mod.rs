@@ -25,6 +25,7 @@ pub use description::{
     Mapping, Memory, Objective, PingPong, Policy, Split, Start, StatedFor,
 };
 pub(crate) use inherit::base_path;
+pub(crate) use losses::MAX_STEP;
 pub use losses::{Converter, Noise};
 pub(crate) use precision::ConversionNumbers;
 pub use precision::{Accumulation, Precision};
