@@ -1,7 +1,6 @@
 //! Running a sweep: the points of a shard that have no row yet.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -29,17 +28,20 @@ pub fn run(
     let mut known = vec![false; space.len()];
     rows.iter().for_each(|row| known[row.point] = true);
     let points: Vec<usize> = shard.points(space.len()).filter(|&point| !known[point]).collect();
-    let finished = AtomicUsize::new(shard.points(space.len()).count() - points.len());
-    done(finished.load(Ordering::Relaxed));
-    let writer = Mutex::new(writer);
+    let finished = shard.points(space.len()).count() - points.len();
+    done(finished);
+    let state = Mutex::new((writer, finished));
     points.into_par_iter().try_for_each(|point| {
         let outcome = match space.hardware(point).and_then(|hardware| evaluate(&hardware)) {
             Ok(figures) => Outcome::Figures(Box::new(figures)),
             Err(error) => Outcome::Error(error.to_string()),
         };
         let row = SweepRow { point, settings: space.settings(point), outcome };
-        writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(&row)?;
-        done(finished.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (writer, finished) = &mut *state;
+        writer.push(&row)?;
+        *finished += 1;
+        done(*finished);
         Ok(())
     })
 }

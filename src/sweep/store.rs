@@ -73,9 +73,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Appends a row.
+    /// Appends a row. Of one that cannot be written nothing is left, so that a later one stands in a line of its own.
     pub(super) fn push(&mut self, row: &SweepRow) -> Result<()> {
-        append(&mut self.file, &self.path, row)
+        let whole = self.file.stream_position().map_err(Error::io(&self.path))?;
+        append(&mut self.file, &self.path, row).inspect_err(|_| {
+            // Where this fails as well, the next call drops the line that was cut off.
+            let _ = self.file.set_len(whole).and_then(|()| self.file.seek(SeekFrom::Start(whole)));
+        })
     }
 }
 
