@@ -263,6 +263,9 @@ impl Folder<'_> {
         let zero_points = self.zero_points(source, planned.input_bits);
         for (filter, bias) in real.biases.iter().enumerate() {
             let scale = scales.get(filter);
+            if !bias.is_finite() || !real.column(filter).all(f64::is_finite) {
+                return Err(Error::layer(name, format!("filter {filter} has a weight or a bias that isn't finite")));
+            }
             let column = real.column(filter).map(|weight| (weight / scale).round().clamp(-limit, limit) as i8);
             let column: Vec<i8> = column.collect();
             let mut bias = (bias / (scale * limits.input_step)).round() as i64;

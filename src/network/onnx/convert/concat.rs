@@ -16,7 +16,7 @@ impl<'a> Converter<'a> {
         }
         let Some(((first, first_sizes), others)) = parts.split_first() else { return Err("it joins nothing".into()) };
         let rank = 1 + first_sizes.len() as i64;
-        if axis != 1 && axis + rank != 1 {
+        if ![1, 1 - rank].contains(&axis) {
             return refuse(format!("it joins along axis {axis}"), "values are joined along their channels: axis 1");
         }
         let mut sizes = first_sizes.clone();
