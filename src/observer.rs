@@ -18,6 +18,28 @@ pub trait Observer: Sync {
     fn ends(&self, line: Option<&str>);
 }
 
+/// A piece of work that ends where it goes out of scope, by an error as well.
+pub struct Work<'a>(&'a dyn Observer);
+
+impl<'a> Work<'a> {
+    /// Begins it; `total` are its units.
+    pub fn begin(observer: &'a dyn Observer, title: &str, total: usize) -> Self {
+        observer.begins(title, total, 0);
+        Self(observer)
+    }
+
+    /// `done` units are done.
+    pub fn advances(&self, done: usize) {
+        self.0.advances(done, &String::new);
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.0.ends(None);
+    }
+}
+
 /// Hears nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Silent;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::files::to_json;
 use crate::hardware::{Evaluation, Hardware, MacroNetwork, PartialSumsOfNetwork, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
-use crate::observer::Observer;
+use crate::observer::{Observer, Work};
 use crate::package::Package;
 
 /// Images that run at a time.
@@ -105,7 +105,7 @@ pub fn validate(
     let images = check_images(network, test, images)?;
     let reference = Reference::new(network)?;
     let chip = MacroNetwork::new(network, hardware)?;
-    observer.begins("validating", images, 0);
+    let work = Work::begin(observer, "validating", images);
     let classes = network.classes.len();
     let (mut integer, mut macros, mut logit_mismatches, mut among_five) = (Vec::new(), Vec::new(), 0, 0);
     for batch in Batches::in_order(test, BATCH).first(images) {
@@ -116,9 +116,9 @@ pub fn validate(
         among_five += labels.filter(|(logits, label)| place(logits, usize::from(**label)) < 5).count();
         integer.extend(predictions(&expected, classes));
         macros.extend(predictions(&found, classes));
-        observer.advances(integer.len(), &String::new);
+        work.advances(integer.len());
     }
-    observer.ends(None);
+    drop(work);
     let data_sha256 = test.sha256();
     let known = package.predictions.as_ref();
     let fake_quant = known.filter(|known| known.data_sha256 == data_sha256 && known.classes.len() == test.len());
@@ -192,10 +192,9 @@ pub fn partial_sums(
 ) -> Result<PartialSumsOnImages> {
     let images = check_images(network, test, images)?;
     let chip = MacroNetwork::new(network, hardware)?;
-    observer.begins("counting", images, 0);
-    let advance = |done| observer.advances(done, &String::new);
-    let partial_sums = chip.partial_sums(&test.images[..images * test.shape.len()], advance)?;
-    observer.ends(None);
+    let work = Work::begin(observer, "counting", images);
+    let partial_sums = chip.partial_sums(&test.images[..images * test.shape.len()], |done| work.advances(done))?;
+    drop(work);
     let (network, hardware) = (network.graph.spec().name.clone(), hardware.name.clone());
     Ok(PartialSumsOnImages { network, hardware, images, partial_sums })
 }

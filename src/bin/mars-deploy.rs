@@ -14,6 +14,7 @@ use mars::groups::GroupShape;
 use mars::hardware::{Evaluator, Hardware};
 use mars::integer::{BITS, IntegerNetwork};
 use mars::network::NetworkSpec;
+use mars::observer::Work;
 use mars::package::Package;
 use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
@@ -445,8 +446,6 @@ fn evaluate_shard(arguments: &Arguments, space: &Space, swept: &Swept, store: &S
         Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(network, hardware)?))
     };
     let observer = arguments.common.observer();
-    observer.begins("sweeping", shard.points(space.len()).count(), 0);
-    sweep::run(space, store, shard, evaluate, |done| observer.advances(done, &String::new))?;
-    observer.ends(None);
-    Ok(())
+    let work = Work::begin(&*observer, "sweeping", shard.points(space.len()).count());
+    sweep::run(space, store, shard, evaluate, |done| work.advances(done))
 }
