@@ -1,19 +1,19 @@
 //! Images by class: `train/CLASS/*.png`, `.jpg` or `.webp`, and `test/` or `val/` beside it.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use image::imageops::{self, FilterType};
-use image::{DynamicImage, ImageError, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 use rayon::prelude::*;
 
 use super::dataset::Dataset;
 use super::pixels::PixelsWriter;
 use super::split::{ImageShape, Split, divided, interleaved};
 use crate::error::DataError;
-use crate::observer::Observer;
+use crate::observer::{Observer, Work};
 use crate::system::{available_memory, free_disk};
 
 const TRAIN: &str = "train";
@@ -104,10 +104,8 @@ pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observe
     let bytes = (train.len() + test.len()) as u64 * shape.len() as u64;
     let disk = disk(folder, bytes, options, observer)?;
     let read = |images: &[Labelled], what: &str| {
-        observer.begins(&format!("decoding {what} images"), images.len(), 0);
-        let split = read(images, shape, size.is_some(), disk, observer);
-        observer.ends(None);
-        split
+        let work = Work::begin(observer, &format!("decoding {what} images"), images.len());
+        read(images, shape, size.is_some(), disk, &work)
     };
     let (train, test) = (read(&train, "training")?, read(&test, "test")?);
     let name = folder.display().to_string();
@@ -193,24 +191,35 @@ fn labelled(folder: &Path, classes: &[String], observer: &dyn Observer) -> Resul
     Ok(images)
 }
 
-fn decode(path: &Path) -> Result<DynamicImage, DataError> {
+fn reader(path: &Path) -> Result<ImageReader<BufReader<File>>, DataError> {
     let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(DataError::io(path))?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED);
     reader.limits(limits);
-    reader.decode().map_err(|error| {
+    Ok(reader)
+}
+
+fn unreadable(path: &Path) -> impl Fn(ImageError) -> DataError {
+    move |error| {
         let message = match error {
             ImageError::Limits(_) => format!("it takes more than {} MiB decoded: make it smaller", MAX_DECODED >> 20),
             error => format!("not a readable image ({error})"),
         };
         DataError::content(path, message)
-    })
+    }
 }
 
-/// 1 where all images are gray.
+fn decode(path: &Path) -> Result<DynamicImage, DataError> {
+    reader(path)?.decode().map_err(unreadable(path))
+}
+
+/// 1 where all images are gray, as their headers say.
 fn channels_of(images: &[Labelled]) -> Result<usize, DataError> {
-    let is_color = |image: &Labelled| decode(&image.path).map(|image| image.color().has_color());
-    let found = images.par_iter().map(is_color).find_any(|color| !matches!(color, Ok(false)));
+    let is_color = |image: &Labelled| {
+        let decoder = reader(&image.path)?.into_decoder().map_err(unreadable(&image.path))?;
+        Ok(decoder.color_type().has_color())
+    };
+    let found = images.par_iter().map(is_color).find_first(|color| !matches!(color, Ok(false)));
     Ok(if found.unwrap_or(Ok(false))? { 3 } else { 1 })
 }
 
@@ -249,7 +258,7 @@ fn read(
     shape: ImageShape,
     scales: bool,
     disk: Option<&Path>,
-    observer: &dyn Observer,
+    work: &Work,
 ) -> Result<Split, DataError> {
     let no_room = |error: std::io::Error| match disk {
         Some(folder) => DataError::io(folder)(error),
@@ -274,7 +283,7 @@ fn read(
         let places = bytes.par_chunks_exact_mut(shape.len()).zip(images);
         places.try_for_each(|(bytes, image)| fill(bytes, &image.path, shape, scales))?;
         writer.write(bytes).map_err(no_room)?;
-        observer.advances(number * chunk + images.len(), &String::new);
+        work.advances(number * chunk + images.len());
     }
     let labels = images.iter().map(|image| image.label).collect();
     Ok(Split { shape, images: writer.finish().map_err(no_room)?, labels })
