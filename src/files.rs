@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 
 use crate::builtin;
 use crate::error::{Error, Result};
@@ -17,6 +18,13 @@ pub(crate) enum Source {
     Disk(File),
     /// Part of the program.
     BuiltIn(Cursor<&'static [u8]>),
+}
+
+/// SHA-256 of what a reader gives, in hexadecimal.
+pub(crate) fn sha256(reader: &mut impl Read) -> std::io::Result<String> {
+    let mut digest = Sha256::new();
+    std::io::copy(reader, &mut digest)?;
+    Ok(format!("{:x}", digest.finalize()))
 }
 
 impl Source {

@@ -761,7 +761,9 @@ fn test_images_wait_for_the_end_of_a_run_that_is_chosen_on_others() {
     let keys = "validation_images = 40\nevaluate_every = \"end\"\ncutout = 6\n";
     let phase = "average_decay = 0.9\nlabel_smoothing = 0.1\nclip_norm = 2.0\n";
     let recipe = RECIPE.replace("[[phases]]\n", &format!("[[phases]]\n{phase}"));
-    fs::write(dir.path().join("recipe.toml"), format!("{keys}{recipe}")).unwrap();
+    // So many epochs that a run is still there when it is to be killed.
+    let (first, last) = recipe.rsplit_once("epochs = 2").unwrap();
+    fs::write(dir.path().join("recipe.toml"), format!("{keys}{first}epochs = 8{last}")).unwrap();
     success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "whole"]).output().unwrap());
     let whole = dir.path().join("whole");
     for line in metrics(&whole) {

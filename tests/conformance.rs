@@ -1141,7 +1141,9 @@ fn lossy_chip(group: GroupShape, random: &mut Random) -> Hardware {
 fn a_chip_loses_the_same_in_fake_quant_and_macro() {
     let (cases, refused) = (Cell::new(0), Cell::new(0));
     let config = ProptestConfig { max_global_rejects: 8, failure_persistence: None, ..ProptestConfig::with_cases(150) };
-    let result = TestRunner::new(config).run(&(case(), prop::bool::weighted(0.2)), |(mut case, wide)| {
+    let random = proptest::test_runner::TestRng::deterministic_rng(config.rng_algorithm);
+    let mut runner = TestRunner::new_with_rng(config, random);
+    let result = runner.run(&(case(), prop::bool::weighted(0.2)), |(mut case, wide)| {
         if wide {
             case.group.channels += 60;
         }

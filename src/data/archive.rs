@@ -5,10 +5,9 @@ use std::io::{self, Seek};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
-use sha2::{Digest, Sha256};
 
 use crate::error::DataError;
-use crate::files::Part;
+use crate::files::{Part, sha256};
 use crate::observer::Observer;
 
 /// A `.tar.gz` file on a server, and what is wanted of it.
@@ -63,9 +62,7 @@ impl Archive {
     }
 
     pub(super) fn verify(&self, file: &mut File, path: &Path, advice: &str) -> Result<(), DataError> {
-        let mut digest = Sha256::new();
-        file.rewind().and_then(|()| io::copy(file, &mut digest)).map_err(DataError::io(path))?;
-        let found = format!("{:x}", digest.finalize());
+        let found = file.rewind().and_then(|()| sha256(file)).map_err(DataError::io(path))?;
         if found == self.sha256 {
             return Ok(());
         }

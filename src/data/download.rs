@@ -15,7 +15,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// A server that sends fewer bytes a second is given up, once it had time to begin.
 const LEAST_SPEED: f64 = 10e3;
 const TIME_TO_BEGIN: Duration = Duration::from_secs(60);
-/// After so many requests in a row that brought less than [`PROGRESS`] bytes each a download ends; the pauses between them double.
+/// After so many requests in a row that brought less than [`PROGRESS`] bytes each a download ends, and after one that brought nothing; the pauses between
+/// them double.
 const TRIES: u32 = 6;
 const PROGRESS: u64 = 1 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);

@@ -12,9 +12,11 @@
 //! | `ops::popcount` | bit-serial dot products |
 //! | `ops::channels`, `ops::join` | batch norm, ReLU, residual sum |
 //! | `conv::batch` | convolution of a batch: choice of the algorithm, division among threads |
-//! | `conv::winograd`, `conv::direct` | the algorithms |
-//! | `conv::product` | the inner loop of both |
+//! | `conv::algorithm` | what a way to compute a convolution offers |
+//! | `conv::winograd`, `conv::direct`, `conv::grouped` | the ways |
+//! | `conv::product` | the inner loop of the first two |
 //! | `conv::geometry` | shapes |
+//! | `ops::flex` | tensors of the device `flex` |
 //! | `parallel` | results made in parts by all threads |
 
 mod conv;

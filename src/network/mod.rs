@@ -32,6 +32,8 @@ pub use role::Role;
 pub(crate) use shape::MAX_WEIGHTS;
 pub use shape::{ConvShape, MapShape, PoolShape};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
+#[cfg(feature = "train")]
+pub(crate) use weights::state;
 pub use weights::{Array, Weights};
 pub use window::{Border, Sides, Window};
 pub use zoo::{ZOO, zoo};

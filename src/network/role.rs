@@ -46,6 +46,13 @@ impl Role {
         matches!(self, Self::WeightScale | Self::OutputScale)
     }
 
+    /// Whether an array of this name is a quantizer's scale.
+    #[cfg(feature = "train")]
+    pub(super) fn names_scale(name: &str) -> bool {
+        let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix);
+        [Self::WeightScale, Self::OutputScale].iter().any(|role| Some(role.suffix()) == suffix)
+    }
+
     /// Whether gradients reach it: running statistics follow the batches instead.
     pub fn trains(self) -> bool {
         !matches!(self, Self::Mean | Self::Variance)

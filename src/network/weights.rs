@@ -26,6 +26,18 @@ pub(super) const METADATA: &str = "mars";
 /// Key of a run's position in checkpoints from before they had a checksum.
 const UNSEALED: &str = "position";
 
+/// How the names of the arrays begin that a run's checkpoint holds beside the parameters.
+#[cfg(feature = "train")]
+pub(crate) mod state {
+    pub(crate) const MOMENTUM: &str = "momentum:";
+    pub(crate) const AVERAGE: &str = "average:";
+    pub(crate) const FLOAT: &str = "float:";
+    pub(crate) const KEPT: &str = "kept:";
+    pub(crate) const SALIENCY: &str = "effects:";
+    /// All of them.
+    pub(crate) const PREFIXES: [&str; 5] = [MOMENTUM, AVERAGE, FLOAT, KEPT, SALIENCY];
+}
+
 /// What a file says beside its arrays, as JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,6 +11,7 @@
 //! | `header` | the JSON in the file's metadata |
 //! | `groups` | weights of kept groups as a stream of bits |
 //! | `bounds` | what is refused before it is unpacked |
+//! | `provenance` | where a network comes from |
 //! | `version` | which version of the format a network needs |
 
 mod bounds;

@@ -36,9 +36,9 @@ impl Lasso {
 
     /// Squared effect on the loss of taking each group away, to first order: `(sum_g weight * gradient)^2`, `[groups]`
     /// (Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, equation 8).
-    pub fn effects(&self, weights: Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
-        let effects = self.grouped(weights * gradient).sum_dim(1).sum_dim(3).square();
-        effects.reshape([self.grid.groups()])
+    pub fn saliency(&self, weights: Tensor<1>, gradient: Tensor<1>) -> Tensor<1> {
+        let saliency = self.grouped(weights * gradient).sum_dim(1).sum_dim(3).square();
+        saliency.reshape([self.grid.groups()])
     }
 
     /// `sum_g sqrt|g| * ||w'_g||`, the penalty's value before lambda.
@@ -192,8 +192,8 @@ mod tests {
             for index in 0..30 {
                 sums[lasso.grid.group_of(index)] += weights[index] * gradient[index];
             }
-            let effects = host(lasso.effects(tensor(&weights), tensor(&gradient)));
-            assert!(effects.iter().zip(sums).all(|(effect, sum)| (effect - sum * sum).abs() < 1e-5));
+            let saliency = host(lasso.saliency(tensor(&weights), tensor(&gradient)));
+            assert!(saliency.iter().zip(sums).all(|(saliency, sum)| (saliency - sum * sum).abs() < 1e-5));
         }
     }
 

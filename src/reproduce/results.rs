@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::files::{Source, exists, read_if_present, to_json, write_atomically};
+use crate::files::{self, Source, exists, read_if_present, to_json, write_atomically};
 use crate::hardware::Cost;
 use crate::network::weights_file;
 use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
@@ -204,10 +203,7 @@ pub(super) fn other_checkpoint(planned: Option<&Path>, made_sha256: Option<&str>
 
 /// Of a file, in hexadecimal.
 pub(super) fn sha256(path: &Path) -> Result<String> {
-    let mut file = Source::open(path)?;
-    let mut digest = Sha256::new();
-    std::io::copy(&mut file, &mut digest).map_err(Error::io(path))?;
-    Ok(format!("{:x}", digest.finalize()))
+    files::sha256(&mut Source::open(path)?).map_err(Error::io(path))
 }
 
 fn flatten(key: String, value: &toml::Value, keys: &mut BTreeMap<String, String>) {

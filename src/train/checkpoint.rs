@@ -10,14 +10,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::network::state::{AVERAGE, FLOAT, KEPT, MOMENTUM, SALIENCY};
 use crate::network::{Array, Conv, Graph, ParamId, Params, Weights};
 use crate::simd::Arithmetic;
-
-const MOMENTUM: &str = "momentum:";
-const AVERAGE: &str = "average:";
-const FLOAT: &str = "float:";
-const KEPT: &str = "kept:";
-const SALIENCY: &str = "effects:";
 
 /// How far a training is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

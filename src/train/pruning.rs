@@ -216,7 +216,7 @@ impl Pruner {
     pub fn observe(&mut self, params: &Params<Tensor<1>>, gradient: impl Fn(ConvId) -> Option<Tensor<1>>) {
         for ConvGroups { conv, lasso, saliency, .. } in &mut self.convs {
             let Some(gradient) = gradient(*conv) else { continue };
-            let observed = lasso.effects(params.conv(*conv).weight.clone(), gradient);
+            let observed = lasso.saliency(params.conv(*conv).weight.clone(), gradient);
             *saliency = Some(match saliency.take() {
                 Some(sum) => sum + observed,
                 None => observed,

@@ -114,7 +114,7 @@ mod tests {
         /// Row by row, with numbers instead of bits.
         #[test]
         fn every_instruction_set_adds_up_the_products_of_digits(
-            words in prop::sample::select(vec![1, 2, 4, 31, 32, 70]),
+            words in prop::sample::select(vec![1, 2, 3, 4, 8, 31, 32, 70]),
             [slices, slice_bits, phases, phase_bits] in [1usize..=3, 1usize..=3, 1usize..=3, 1usize..=2],
             full in any::<bool>(),
             seed in any::<u64>(),

@@ -287,7 +287,6 @@ mod tests {
                     gaps.push(found / brute_force(&layers, &chip).worth(objective).0);
                 }
             }
-            eprintln!("{objective:?} {bits}: {gaps:.4?}");
             let near = |most: f64| gaps.iter().filter(|gap| (1.0 - 1e-12..most).contains(*gap)).count();
             assert_eq!(near(1.02), gaps.len(), "{objective:?}, {bits} bits: {gaps:?}");
             assert!(near(1.0 + 1e-12) >= gaps.len() - 2, "{objective:?}, {bits} bits: {gaps:?}");

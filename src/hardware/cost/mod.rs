@@ -7,6 +7,7 @@
 //! | `area` | a chip | [`AreaBreakdown`] |
 //! | `bounds` | a placed layer | [`BitsMoved`]; [`Bounds`]: what keeps it from being faster |
 //! | `compression` | mappings | [`Compression`]: how much smaller the weights are |
+//! | `room` | shares and accesses of placements | the placement of each layer with which all fit |
 //! | `search` | layers, a chip | the best placement of each on all of it |
 //! | `parts` | layers, a chip | its parts, and what no placement takes less than |
 //! | `mapper` | layers, a chip | the best part of it |

@@ -7,6 +7,7 @@
 //! | `shares` | a mapping | which bundles of which filter sets each core has |
 //! | `tiles` | a core's shares | which accesses a macro holds at a time, and what they load, read and write |
 //! | `cores` | a placement | what each core does of a layer |
+//! | `broadcast` | a placement | the inputs that a read for another core brings |
 //! | `outputs`, `traffic` | | what follows the accumulators; bits from and to the feature-map SRAM |
 //! | `live` | an integer network | what lies in the feature-map SRAM while a layer runs |
 //! | `workload` | an integer network | what the layers compute, move and store |

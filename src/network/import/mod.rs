@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use self::arrays::Arrays;
 use self::exported::import_onnx;
 use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS};
-use self::modules::{Factor, Part, is_scale, is_state, split};
+use self::modules::{Factor, Part, is_state, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
 use super::onnx::is_onnx;
@@ -157,7 +157,7 @@ const LISTED: usize = 6;
 fn left_aside(arrays: &Arrays, Set { prefix, matching }: &Set) -> Option<String> {
     let mut aside: BTreeMap<String, usize> = BTreeMap::new();
     let unused = |name: &str| matching.unused.iter().any(|part| part.name == name);
-    for (name, entry) in arrays.iter().filter(|(name, _)| !is_scale(name) && !is_state(name)) {
+    for (name, entry) in arrays.iter().filter(|(name, _)| !Role::names_scale(name) && !is_state(name)) {
         let inside = name.strip_prefix(prefix).filter(|_| modules::may_be_weight(name, entry) && !unused(name));
         if inside.is_some() {
             continue;
@@ -187,7 +187,7 @@ fn remarks(arrays: &Arrays, set: &Set) -> Vec<String> {
         remarks.push(format!("its names are read without `{prefix}`"));
     }
     remarks.extend(left_aside(arrays, set));
-    if arrays.names().any(is_scale) {
+    if arrays.names().any(Role::names_scale) {
         remarks.push("it is of a quantized network: its float weights are read, without their rounding".into());
     }
     let listed = |names: Vec<&str>| {

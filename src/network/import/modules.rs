@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use super::arrays::{Arrays, Entry};
 use crate::network::ConvShape;
+use crate::network::role::Role;
+use crate::network::weights::state;
 
 /// Parts of a module that are weights or statistics.
 const WEIGHT: &str = "weight";
@@ -67,17 +69,12 @@ pub(super) struct NormParts<'a> {
 /// Whether an array of a checkpoint can be a network's: neither a counter nor a number beside the weights nor the state of a run of ours.
 pub(super) fn may_be_weight(name: &str, entry: &Entry) -> bool {
     let is_float = entry.format.is_some() && !entry.shape.is_empty();
-    is_float && !name.contains(':') && !is_scale(name)
+    is_float && !name.contains(':') && !Role::names_scale(name)
 }
 
 /// Whether it is what our checkpoints hold beside weights, by which a run goes on.
 pub(super) fn is_state(name: &str) -> bool {
-    ["momentum:", "average:", "float:", "kept:", "effects:"].iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// Whether it is the scale of one of our quantizers.
-pub(super) fn is_scale(name: &str) -> bool {
-    name.ends_with(".weight_step") || name.ends_with(".output_step")
+    state::PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The name of a module and of an array in it; the arrays of a parametrization are those of the module whose weights they make.

@@ -67,7 +67,7 @@ pub(super) fn layers(subject: Subject) -> Markup {
         (section("Layers", html! {
             (table(&headings, &rows))
             p.note {
-                "Per frame, weight reload charged. " b { "Bound by" } ": the part of the chip that alone needs the most cycles for the layer, and how many of the                  layer's own they are; weights may come before the layer begins. The mapping says what the cores divide among                  themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
+                "Per frame, weight reload charged. " b { "Bound by" } ": the part of the chip that alone needs the most cycles for the layer, and how many of the layer's own they are; weights may come before the layer begins. The mapping says what the cores divide among themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
             }
             p.note { (mapping_summary(subject.evaluation)) "." }
             (figure(&drawings::roofline(subject)))
@@ -75,7 +75,7 @@ pub(super) fn layers(subject: Subject) -> Markup {
         (section("What layers compute and move", html! {
             (table(&work_headings, &works))
             p.note {
-                "Multiply-accumulates (MAC) are those of kept groups. Weights are filters × channels × kernel height × width; bits are those of a weight and of an                  input. Kilobits of a frame: written into cells of macros, read and written at the SRAMs, and from and to the next level."
+                "Multiply-accumulates (MAC) are those of kept groups. Weights are filters × channels × kernel height × width; bits are those of a weight and of an input. Kilobits of a frame: written into cells of macros, read and written at the SRAMs, and from and to the next level."
             }
         }))
     }
