@@ -503,6 +503,16 @@ fn of_two_sets_of_weights_none_is_chosen_silently() {
     assert!(imported.remarks.iter().any(|remark| remark.contains("`teacher` (")), "{:?}", imported.remarks);
 }
 
+/// A layer's name is no set of weights.
+#[test]
+fn a_key_that_names_a_layer_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "layers.safetensors");
+    named(USUAL, ["hidden", "last"]).0.save(&path);
+    let error = import(&PathBuf::from(format!("{}#last", path.display())), &plain()).unwrap_err().to_string();
+    assert!(error.contains("layers.safetensors") && error.contains("it has no"), "{error}");
+}
+
 #[test]
 fn other_float_formats_are_converted() {
     let dir = TempDir::new().unwrap();

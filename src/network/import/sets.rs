@@ -48,6 +48,8 @@ impl<'a> Search<'a, '_> {
         let Some(shared) = shared_prefix(names) else {
             return Err(Misfit { reason: "it holds no weights".into(), way_out: "name another file".into(), found: 0 });
         };
+        // Of a single name nothing but its key is shared.
+        let shared = &names[0][..shared.len().max(from)];
         let ends = shared.match_indices('.').map(|(dot, _)| dot + 1).filter(|end| *end > from);
         let ends: Vec<usize> = std::iter::once(from).chain(ends).take(DEEPEST).collect();
         let attempt = |end: &usize| {
