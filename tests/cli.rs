@@ -940,7 +940,7 @@ fn a_phase_that_has_begun_keeps_its_kind() {
     let quantize = recipe.rfind("[[phases]]").unwrap();
     let first = recipe.find("[[phases]]").unwrap();
     fs::write(&file, format!("{}{}", &recipe[..first], &recipe[quantize..])).unwrap();
-    let parts = ["last.safetensors: it ends in a phase of another kind", "recipe.toml"];
+    let parts = ["last.safetensors: phases.0 of recipe.toml has run otherwise", "put it back"];
     refused(dir.path(), &mut train(dir.path(), &["--resume", "--run", "run"]), &parts);
     fs::write(&file, recipe).unwrap();
     success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
@@ -1363,6 +1363,49 @@ fn arrays_that_no_run_leaves_are_refused() {
     fewer.save(&last, state.clone()).unwrap();
     let mut command = train(dir.path(), &["--resume", "--run", "run"]);
     refused(dir.path(), &mut command, &["last.safetensors", "no array `effects:stem`"]);
+}
+
+/// A package says by which recipe it was made.
+#[test]
+fn what_has_run_stays_in_the_recipe_as_it_was() {
+    let dir = new_place();
+    let run = dir.path().join("run");
+    copy_run(&run);
+    let file = run.join("recipe.toml");
+    let recipe = fs::read_to_string(&file).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(recipe.contains(from), "{from}: {recipe}");
+        fs::write(&file, recipe.replacen(from, to, 1)).unwrap();
+        train(dir.path(), &["--resume", "--run", "run"])
+    };
+    for (from, to, says) in [
+        ("weight_bits = 4", "weight_bits = 3", "`quantize`"),
+        ("seed = 3", "seed = 1", "`seed`"),
+        ("learning_rate = ", "learning_rate = 1", "phases.0"),
+    ] {
+        refused(dir.path(), &mut with(from, to), &["last.safetensors", says, "put it back"]);
+    }
+    // What is measured when may change, and so may what is to come.
+    success(&with("evaluate_every = \"epoch\"", "evaluate_every = \"end\"").output().unwrap());
+}
+
+/// What cannot work is refused before anything is trained, whether there is a checkpoint or not.
+#[test]
+fn names_of_layers_that_the_network_lacks_are_refused() {
+    let dir = new_place();
+    fs::write(
+        dir.path().join("chip.toml"),
+        "base = \"experiments/hardware/mars.toml\"\n[[mapping.layers]]\npattern = \"layer9.*\"\n",
+    )
+    .unwrap();
+    for (setting, says) in [
+        ("hardware=chip.toml", "mapping.layers: no layer matches `layer9.*`"),
+        ("fresh=[\"nope\"]", "fresh: network `tiny` has no layer `nope`"),
+        ("names={nope=\"x\"}", "names: network `tiny` has no layer `nope`"),
+    ] {
+        let arguments = ["--recipe", "recipe.toml", "--dry-run", "--set", setting];
+        refused(dir.path(), &mut train(dir.path(), &arguments), &[says]);
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ use self::forecast::size;
 use self::journal::Journal;
 use self::start::{Origin, Start, network};
 use crate::data::{DataOptions, Dataset, ImageShape};
-use crate::error::{Diverged, Error, Result};
+use crate::error::{DataError, Diverged, Error, Result};
 use crate::estimate::named_network;
 use crate::files::{part_beside, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
@@ -195,7 +195,13 @@ impl<'a> Plan<'a> {
         let hardware = hardware(&recipe)?;
         let chip = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
         check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
-        let data = dataset(&recipe, environment)?;
+        let data = dataset(&recipe, environment).map_err(|error| match error {
+            Error::Data(DataError::Unknown { name, .. }) => {
+                let message = format!("its data set `{name}` isn't here: resume from the folder in which the run was started, from which paths are");
+                Error::file(&file, message)
+            }
+            error => error,
+        })?;
         let spec = network(&recipe, || Ok(shape_and_classes(&data)))?;
         check_unchanged(&spec, &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
@@ -327,7 +333,12 @@ impl<'a> Plan<'a> {
 fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Result<Training> {
     let path = folder.join(LAST);
     if !path.exists() {
-        let message = "the run ended before its first checkpoint: remove the folder and start again";
+        let mut checkpoints = std::fs::read_dir(folder.join(CHECKPOINTS)).into_iter().flatten().flatten();
+        let others = checkpoints.any(|file| file.path().extension().is_some_and(|it| it == "safetensors"));
+        let message = match others {
+            true => "it is missing: copy the checkpoint beside it that is to go on to this name",
+            false => "the run ended before its first checkpoint: remove the folder and start again",
+        };
         return Err(Error::file(&path, message));
     }
     let mut checkpoint = Checkpoint::load(&path, training.graph())?;

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::recipe::Recipe;
 use crate::error::{Error, Result};
 use crate::network::state::{AVERAGE, FLOAT, KEPT, MOMENTUM, SALIENCY};
 use crate::network::{Array, Conv, Graph, ParamId, Params, Weights};
@@ -79,6 +80,9 @@ pub struct State {
     /// What the last steps were computed in; older checkpoints don't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arithmetic: Option<Arithmetic>,
+    /// The recipe that brought it there; older checkpoints don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Box<Recipe>>,
 }
 
 impl Checkpoint {

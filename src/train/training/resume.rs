@@ -6,7 +6,7 @@ use crate::simd::Arithmetic;
 use crate::train::checkpoint::{Checkpoint, Position, State};
 use crate::train::model::to_arrays;
 use crate::train::optimizer::{Average, Sgd};
-use crate::train::recipe::{Phase, PhaseKind};
+use crate::train::recipe::{Phase, PhaseKind, Recipe};
 use crate::train::tensors::{to_device, to_host};
 
 impl Training {
@@ -15,8 +15,10 @@ impl Training {
     /// # Errors
     /// Says what of the checkpoint doesn't fit the recipe or the chip.
     pub fn resumed(mut self, checkpoint: Checkpoint) -> std::result::Result<Self, String> {
-        let Checkpoint { params, momentum, average, kept, saliency, float, state: State { position, .. } } = checkpoint;
+        let Checkpoint { params, momentum, average, kept, saliency, float, state } = checkpoint;
+        let State { position, recipe, .. } = state;
         self.check_position(&position)?;
+        recipe.map_or(Ok(()), |before| self.check_recipe(&before, &position))?;
         self.model = self.model(&params);
         let place = |array: Array| to_device(&array.values, &self.model.device);
         self.optimizer = Sgd { momentum: momentum.map(|_, array| array.map(place)) };
@@ -46,8 +48,42 @@ impl Training {
             kept: self.pruner.kept(),
             saliency: self.pruner.saliency(),
             float: self.float.clone(),
-            state: State { position: self.position.clone(), arithmetic: Some(Arithmetic::here()) },
+            state: State {
+                position: self.position.clone(),
+                arithmetic: Some(Arithmetic::here()),
+                recipe: Some(Box::new(self.recipe.clone())),
+            },
         }
+    }
+
+    /// Refuses a recipe that says something else than `before` of what has run. Where files lie, and what is to come, may change.
+    fn check_recipe(&self, before: &Recipe, position: &Position) -> std::result::Result<(), String> {
+        let begun = &before.phases[..before.phases.len().min(position.phase + usize::from(position.begun))];
+        let has_run = |kinds: &[PhaseKind]| begun.iter().any(|phase| kinds.contains(&phase.kind));
+        let may_change = |key: &str| match key {
+            // Their content is compared on its own; phases are below.
+            "dataset" | "hardware" | "model" | "evaluate_every" | "phases" => true,
+            "sparsity" => !has_run(&[PhaseKind::Sparsify]),
+            "quantize" | "calibration_images" => !has_run(&[PhaseKind::Sparsify, PhaseKind::Quantize]),
+            _ => begun.is_empty(),
+        };
+        let table = |recipe: &Recipe| toml::Table::try_from(recipe).map_err(|error| error.to_string());
+        let (before_keys, keys) = (table(before)?, table(&self.recipe)?);
+        let changed = |key: &&String| before_keys.get(*key) != keys.get(*key) && !may_change(key);
+        if let Some(key) = before_keys.keys().chain(keys.keys()).find(changed) {
+            return Err(format!("`{key}` of recipe.toml is another one than what has run had: put it back"));
+        }
+        let phases = self.recipe.phases.iter().map(Some).chain(std::iter::repeat(None));
+        for (index, (before, now)) in before.phases.iter().zip(phases).enumerate() {
+            let is_over = index < position.phase;
+            let is_under_way = index == position.phase && position.begun;
+            if is_over && now != Some(before) || is_under_way && now.map(|now| now.kind) != Some(before.kind) {
+                return Err(format!(
+                    "phases.{index} of recipe.toml has run otherwise: put it back, what is to come may change"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a position that the recipe and the data don't have.
