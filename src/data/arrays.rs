@@ -28,8 +28,12 @@ pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2
             (in_order(&train, &for_training)?, in_order(&train, &for_testing)?)
         }
     };
-    if train.shape != test.shape || train.is_empty() || test.is_empty() {
-        return Err(DataError::content(path, "training and test images must be there and have the same size"));
+    if test.is_empty() {
+        let message = "it says no test images, and no class has five images of which one would be for testing";
+        return Err(DataError::content(path, message));
+    }
+    if train.shape != test.shape {
+        return Err(DataError::content(path, "training and test images must have the same size"));
     }
     // Arrays may be sorted by class; whoever takes the first images is to see all of them.
     let spread = |split: Split| match split.labels.is_sorted() {
@@ -53,7 +57,8 @@ fn split([images, labels]: [Numbers; 2]) -> Result<Split, String> {
     };
     // Without values, sizes say nothing, and their product may be beyond any number.
     if values.is_empty() {
-        return Err("its images have no pixels".into());
+        let what = if shape.first() == Some(&0) { "it has no images" } else { "its images have no pixels" };
+        return Err(what.into());
     }
     let (shape, channels_last) = match shape[..] {
         [_, height, width] => (ImageShape { channels: 1, height, width }, false),

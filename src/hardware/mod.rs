@@ -27,6 +27,8 @@ pub use chip::{
     AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, InputReads,
     LayerMapping, MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
 };
+#[cfg(feature = "train")]
+pub(crate) use cost::check_patterns;
 pub use cost::{
     AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyPart, EnergyTerm,
     Evaluation, Evaluator, GroupId, LayerCost, LayerPlacement, Ledger, NextBest, Placements, PruningStep, Resource,

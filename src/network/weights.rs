@@ -222,7 +222,7 @@ pub(super) fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Opti
     }
     let header = serde_json::from_str(metadata);
     let Header { sha256, state } = header.map_err(|error| match serde_json::from_str::<Package>(metadata) {
-        Ok(_) => "it is a package, which holds integers: name checkpoints/last.safetensors of its run, or call it .mars to start from its integers".into(),
+        Ok(_) => "it is a package, which holds integers: name checkpoints/last.safetensors of its run, or start from the whole of it as a file that ends in .mars".into(),
         Err(_) => format!("its metadata: {error}"),
     })?;
     match checksum(bytes, &sha256) {

@@ -101,6 +101,27 @@ fn is_package(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "mars")
 }
 
+/// In what a package's network differs from the one that was asked for.
+fn difference(found: &NetworkSpec, asked: &NetworkSpec) -> String {
+    if (found.input, found.classes) != (asked.input, asked.classes) {
+        let of = |spec: &NetworkSpec| format!("images {:?} and {} classes", spec.input, spec.classes);
+        return format!("it has {}, that one {}", of(found), of(asked));
+    }
+    let layer = |spec: &NetworkSpec, index: usize| {
+        spec.layers.get(index).map_or("missing".into(), |it| format!("`{}`", it.name()))
+    };
+    let count = found.layers.len().max(asked.layers.len());
+    match (0..count).find(|index| found.layers.get(*index) != asked.layers.get(*index)) {
+        Some(index) => format!(
+            "layer {} is {} in the package, {} there, or has other keys",
+            index + 1,
+            layer(found, index),
+            layer(asked, index)
+        ),
+        None => "they differ in batch norms' epsilon".into(),
+    }
+}
+
 /// The float weights of a package of the network. Its scales stay where the run begins with quantizing at the package's own bits.
 fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
     let refused = |message: String| Error::file(file, message);
@@ -108,11 +129,10 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
     let found = network.graph.spec();
     if (NetworkSpec { name: found.name.clone(), ..graph.spec().clone() }) != *found {
         return Err(refused(format!(
-            "it holds the network `{}`, which isn't `{}` of --model; its images are {:?}, its classes {}",
+            "it holds the network `{}`, which isn't `{}` of --model: {}",
             found.name,
             graph.spec().name,
-            found.input,
-            found.classes
+            difference(found, graph.spec())
         )));
     }
     if let Some(layer) = recipe.fresh.first() {

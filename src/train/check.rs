@@ -4,7 +4,7 @@ use super::pruning::check_budget;
 use super::recipe::Recipe;
 use crate::data::{Dataset, ImageShape};
 use crate::error::{Error, Result};
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, check_patterns};
 use crate::integer::{BitPlan, Fusion};
 use crate::network::{Graph, Node, Op};
 
@@ -16,6 +16,9 @@ pub(super) fn all(recipe: &Recipe, graph: &Graph, data: &Dataset, hardware: &Har
     check_input(recipe, graph, data)?;
     recipe.quantize.check_patterns(graph)?;
     check_logits(graph, recipe)?;
+    check_names(recipe, graph)?;
+    let names: Vec<String> = graph.convs().map(|conv| conv.name).collect();
+    check_patterns(hardware, &names)?;
     check_widths(graph, recipe, hardware)?;
     check_budget(graph, recipe, hardware)
 }
@@ -48,6 +51,26 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// What the recipe says of single layers has to be of the network's.
+fn check_names(recipe: &Recipe, graph: &Graph) -> Result<()> {
+    // A layer that is trained anew may be one of the checkpoint alone.
+    let fresh = recipe.fresh.iter().filter(|_| recipe.checkpoint().is_none()).map(|name| ("fresh", name));
+    match fresh
+        .chain(recipe.names.keys().map(|name| ("names", name)))
+        .find(|(_, name)| !graph.convs().any(|conv| conv.name == **name))
+    {
+        None => Ok(()),
+        Some((key, name)) => {
+            let layers: Vec<String> = graph.convs().map(|conv| conv.name).collect();
+            Err(Error::Setting(format!(
+                "{key}: network `{}` has no layer `{name}` with weights; it has {}",
+                graph.spec().name,
+                layers.join(", ")
+            )))
+        }
+    }
 }
 
 /// The logits share one scale, so that they can be compared; a batch norm that stays outside would give each column its own.

@@ -117,17 +117,25 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
 /// What a part takes, its place among the parts, and the part.
 type Candidate = ((f64, f64), usize, Part);
 
+/// Each pattern of the hardware file has to be one of a convolution.
+///
+/// # Errors
+/// Names the one that matches none.
+pub(crate) fn check_patterns(hardware: &Hardware, convs: &[String]) -> Result<()> {
+    match hardware.mapping.layers.iter().find(|rule| !convs.iter().any(|conv| rule.matches(conv))) {
+        None => Ok(()),
+        Some(rule) => Err(Error::Setting(format!(
+            "mapping.layers: no layer matches `{}`; there are {}",
+            rule.pattern,
+            convs.join(", ")
+        ))),
+    }
+}
+
 /// Each pattern has to be one of a layer, and each layer has to have a placement left on the whole chip.
 fn check_layers(layers: &[Layer], hardware: &Hardware) -> Result<()> {
     let convs = || layers.iter().filter_map(|layer| layer.conv.as_ref());
-    if let Some(rule) = hardware.mapping.layers.iter().find(|rule| !convs().any(|conv| rule.matches(&conv.name))) {
-        let names: Vec<&str> = convs().map(|conv| conv.name.as_str()).collect();
-        return Err(Error::Setting(format!(
-            "mapping.layers: no layer matches `{}`; there are {}",
-            rule.pattern,
-            names.join(", ")
-        )));
-    }
+    check_patterns(hardware, &convs().map(|conv| conv.name.clone()).collect::<Vec<_>>())?;
     match convs().find(|conv| Placement::all(conv, hardware).is_empty()) {
         None => Ok(()),
         Some(conv) => {

@@ -35,3 +35,5 @@ pub use energy::{EnergyBreakdown, EnergyPart, EnergyTerm};
 pub use evaluation::{Chip, Cost, Evaluation, LayerCost, LayerPlacement, NextBest, Placements, Used};
 pub use evaluator::{Evaluator, evaluate};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};
+#[cfg(feature = "train")]
+pub(crate) use mapper::check_patterns;
