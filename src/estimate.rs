@@ -167,7 +167,7 @@ impl MadeUp {
                 percent(*sparsity)
             ),
             Pattern::LargeLayers => format!(
-                "{} % of the groups are zero but for the first and the last layer, all of them in the layers with the most channels, drawn from seed {seed}",
+                "{} % of the groups are zero but for the first and the last layer, all of them in layers with at least half as many input channels as the one with the most, drawn from seed {seed}",
                 percent(*sparsity)
             ),
         };

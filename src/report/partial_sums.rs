@@ -30,7 +30,7 @@ pub fn partial_sums_table(found: &PartialSumsOnImages, hardware: &Hardware) -> S
         notes += " saturated: share beyond the codes. error: root of the mean squared difference between a sum and what comes out.";
     }
     if hardware.noise.is_some() {
-        notes += " Noise is in none of these.";
+        notes += " The layer's own noise is in none of these; that of layers before it is in its inputs.";
     }
     if let (Some(step), Converter::Bits { bits, step: own }) = (found.partial_sums.best_step, hardware.converter) {
         notes += &format!(

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::elements::{drawn, legend, section, table_of_words};
-use crate::hardware::Precision;
+use crate::hardware::{Converter, InputReads, Noise, PingPong, Precision};
 use crate::report::Subject;
 use crate::report::drawings;
 use crate::report::text::grouped;
@@ -33,9 +33,27 @@ pub(super) fn chip(subject: Subject) -> Markup {
         ("accesses, weight x input bits", accesses.collect::<Vec<_>>().join("; ")),
         ("clock", format!("{} MHz", hardware.clock_mhz)),
         ("group", format!("{} filters x {} channels", hardware.group.filters, hardware.group.channels)),
+        ("converter", converter(hardware.converter)),
+        ("noise and stuck cells", noise(hardware.noise)),
         ("weight SRAM of a core", format!("{} KiB", memory.weight_sram_kib)),
         ("feature-map SRAM", format!("{} KiB", memory.feature_sram_kib)),
+        (
+            "inputs from there",
+            match memory.input_reads {
+                InputReads::PerCore => "read by each core".into(),
+                InputReads::Broadcast => "one read for all cores that need them".into(),
+            },
+        ),
+        (
+            "its halves",
+            match memory.ping_pong {
+                PingPong::Shared => "shared by the map that is read and the one that is written".into(),
+                PingPong::Halves => "one for the map that is read, one for the map that is written".into(),
+            },
+        ),
         ("writing cells, a core", bits(memory.write_bits_per_cycle)),
+        ("weight SRAM to macros, a core", bits(memory.weight_bits_per_cycle)),
+        ("decoding index codes, a core", bits(memory.index_bits_per_cycle)),
         ("reading features, a core", bits(memory.feature_read_bits_per_cycle)),
         ("writing features, a core", bits(memory.feature_write_bits_per_cycle)),
         ("next level, all cores", bits(memory.next_level_bits_per_cycle)),
@@ -54,4 +72,24 @@ pub(super) fn chip(subject: Subject) -> Markup {
             (table_of_words(&["what", "value"], &rows))
         },
     )
+}
+
+fn converter(converter: Converter) -> String {
+    match converter {
+        Converter::Ideal => "ideal: each partial sum as it is".into(),
+        Converter::AdderTree => "a digital adder tree: each partial sum as it is".into(),
+        Converter::Clipping { range } => format!("clips beyond {}", grouped(range as u64)),
+        Converter::Bits { bits, step } => format!("{bits} bits, {} a code", grouped(step as u64)),
+    }
+}
+
+fn noise(noise: Option<Noise>) -> String {
+    match noise {
+        None => "none".into(),
+        Some(Noise { sigma, stuck_at_zero, stuck_at_one, seed }) => format!(
+            "sigma of {sigma} codes; {} % of the cells stuck at 0, {} % at 1; seed {seed}",
+            100.0 * stuck_at_zero,
+            100.0 * stuck_at_one
+        ),
+    }
 }
