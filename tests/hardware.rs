@@ -11,7 +11,7 @@ use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
     Accumulation, Accumulator, Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, InputReads,
     LayerCost, LayerMapping, LayerPlacement, Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise, PingPong,
-    Placement, Placements, Policy, Precision, Resource, Span, Split, StatedFor, evaluate,
+    Placement, Placements, Policy, Precision, Resource, Span, Split, Start, StatedFor, evaluate,
 };
 use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
@@ -799,8 +799,9 @@ fn frames_that_share_a_load_share_its_energy() {
 fn maps_beyond_the_feature_sram_go_to_the_next_level() {
     let network = W8A8.network(zoo("resnet20", 10).unwrap());
     let mut hardware = Hardware::mars();
-    // A bit takes the same whatever the size of its SRAM.
+    // A bit takes the same whatever the size of its SRAM, and layers lie the same.
     hardware.energy.stated_for = StatedFor::default();
+    hardware.mapping.policy = Policy::FilterSets;
     let cost = |hardware: &Hardware| evaluate(&network, hardware).unwrap().cost_without_reload;
     // The image alone: 3072 bytes at 1 pJ/b.
     assert!(close(cost(&hardware).energy_breakdown_uj.next_level, 3072.0 * 8.0 / 1e6));
@@ -871,6 +872,31 @@ fn halves_of_the_ping_pong_fill_up_apart() {
     for (feature_sram_kib, shared, halves) in [(16, 0.0, 0.0), (12, 0.0, 2.0), (11, 1.0, 2.5)] {
         assert!(close(moved_kib(feature_sram_kib, PingPong::Shared) + 1.0, shared + 1.0), "{feature_sram_kib} KiB");
         assert!(close(moved_kib(feature_sram_kib, PingPong::Halves) + 1.0, halves + 1.0), "{feature_sram_kib} KiB");
+    }
+}
+
+/// Layers in a row change each other's time: macros that one leaves early take the weights of the next one meanwhile.
+#[test]
+fn what_a_file_decides_about_layers_in_a_row_is_not_better_than_what_is_found() {
+    for (network, bits) in [("resnet20", 8), ("resnet20", 4), ("resnet32", 8)] {
+        let graph = Graph::new(zoo(network, 10).unwrap()).unwrap();
+        let config = QuantizeConfig { weight_bits: bits, activation_bits: bits, ..QuantizeConfig::default() };
+        let network = outline(&graph, &config, Hardware::mars().group);
+        let evaluator = Evaluator::new(&network).unwrap();
+        let product = |layers: Vec<LayerMapping>| {
+            let mut hardware = Hardware::mars();
+            hardware.mapping.layers = layers;
+            let cost = evaluator.evaluate(&hardware).unwrap().cost;
+            cost.cycles as f64 * (cost.energy_uj - cost.energy_breakdown_uj.idle_leakage)
+        };
+        let found = product(Vec::new());
+        for pattern in ["layer1.*", "layer2.*", "layer3.*", "*"] {
+            for start in [Start::Staggered, Start::Together] {
+                let rule = LayerMapping { pattern: pattern.into(), start: Some(start), copies: None, split: None };
+                let decided = product(vec![rule]);
+                assert!(found <= decided * 1.002, "{} {bits}: {pattern} {start:?}", graph.spec().name);
+            }
+        }
     }
 }
 

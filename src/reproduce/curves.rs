@@ -12,7 +12,8 @@ pub(super) fn curves(title: &str, rows: &[TableRow]) -> Option<String> {
     let mut dots = Vec::new();
     let mut lines: Vec<Line> = Vec::new();
     for row in rows {
-        let (Some(curve), Some(accuracy), Some(x)) = (&row.row.curve, row.accuracy(), row.mean(|run| run.cost.cycles))
+        let (Some(curve), Some(accuracy), Some(x)) =
+            (&row.row.curve, row.accuracy(), row.of_first_seed(|run| run.cost.cycles))
         else {
             continue;
         };

@@ -106,8 +106,9 @@ impl<'a> TableRow<'a> {
         (!values.is_empty()).then(|| Spread::new(&values))
     }
 
-    pub fn mean(&self, figure: impl Fn(&Run) -> f64) -> Option<f64> {
-        self.spread(|run| Some(figure(run))).map(|spread| spread.mean)
+    /// A figure of the first seed, whose package is kept; none without runs.
+    pub fn of_first_seed(&self, figure: impl Fn(&Run) -> f64) -> Option<f64> {
+        self.runs.first().map(figure)
     }
 
     pub fn accuracy(&self) -> Option<Spread> {

@@ -77,7 +77,7 @@ impl<'a> Table<'a> {
         text += &markdown_table(&headings, &rows);
         text += "\nAccuracy is that of the macro model on all test images after the last epoch, which is what training reported as \
                  fake-quant; of several seeds the mean (and the least to the largest). F is the float network before any compression. \
-                 Costs are per frame with weight reload charged. *Smaller*: dense weights at the same bits / (stored weights and \
+                 All else is of the first seed. Costs are per frame with weight reload charged. *Smaller*: dense weights at the same bits / (stored weights and \
                  index codes). Dense-equivalent TOPS/W counts the operations of the dense network, executed those of kept groups: \
                  one is never to be compared with the other. *Differ*: fake-quant predictions / integer logits that are not the \
                  macro model's.\n\n![table.svg](table.svg)\n";
@@ -208,13 +208,13 @@ const CLAIM_NOTE: &str = "Labels: Q quoted, I inferred, R recalled. Ours are mea
 /// What stands beside a claim, with weight reload and without.
 fn claimed(row: &TableRow, figure: ClaimedFigure) -> Option<[String; 2]> {
     let text = |figures: fn(&Run) -> &CostFigures| {
-        let mean = |figure: fn(&CostFigures) -> f64| row.mean(|run| figure(figures(run)));
+        let of = |figure: fn(&CostFigures) -> f64| row.of_first_seed(|run| figure(figures(run)));
         Some(match figure {
-            ClaimedFigure::Fps => format!("{:.0} frames/s", mean(|cost| cost.fps)?),
+            ClaimedFigure::Fps => format!("{:.0} frames/s", of(|cost| cost.fps)?),
             ClaimedFigure::TopsPerWattDenseEquivalent => format!(
                 "{:.1} TOPS/W dense-equivalent, {:.1} executed",
-                mean(|cost| cost.tops_per_watt_dense_equivalent)?,
-                mean(|cost| cost.tops_per_watt_executed)?
+                of(|cost| cost.tops_per_watt_dense_equivalent)?,
+                of(|cost| cost.tops_per_watt_executed)?
             ),
         })
     };
@@ -244,23 +244,26 @@ fn markdown_cells(row: &TableRow) -> Vec<(&'static str, String)> {
         ("accuracy", row.accuracy_text().unwrap_or_default()),
         ("difference", number(row.difference(), |difference| format!("{difference:+.2}"))),
         ("bar", row.bar_text()),
-        ("groups zero", number(row.mean(|run| run.group_sparsity), percent)),
-        ("smaller", number(row.mean(|run| run.ratio), |ratio| format!("{ratio:.2} x"))),
-        ("cycles", number(row.mean(|run| run.cost.cycles), |cycles| grouped(cycles.round() as u64))),
-        ("frames/s", number(row.mean(|run| run.cost.fps), |fps| format!("{fps:.0}"))),
-        ("energy", number(row.mean(|run| run.cost.energy_uj), |uj| format!("{} uJ", energy(uj)))),
+        ("groups zero", number(row.of_first_seed(|run| run.group_sparsity), percent)),
+        ("smaller", number(row.of_first_seed(|run| run.ratio), |ratio| format!("{ratio:.2} x"))),
+        ("cycles", number(row.of_first_seed(|run| run.cost.cycles), |cycles| grouped(cycles.round() as u64))),
+        ("frames/s", number(row.of_first_seed(|run| run.cost.fps), |fps| format!("{fps:.0}"))),
+        ("energy", number(row.of_first_seed(|run| run.cost.energy_uj), |uj| format!("{} uJ", energy(uj)))),
         (
             "TOPS/W, dense-equivalent",
-            number(row.mean(|run| run.cost.tops_per_watt_dense_equivalent), |tops| format!("{tops:.2}")),
+            number(row.of_first_seed(|run| run.cost.tops_per_watt_dense_equivalent), |tops| format!("{tops:.2}")),
         ),
-        ("TOPS/W, executed", number(row.mean(|run| run.cost.tops_per_watt_executed), |tops| format!("{tops:.2}"))),
+        (
+            "TOPS/W, executed",
+            number(row.of_first_seed(|run| run.cost.tops_per_watt_executed), |tops| format!("{tops:.2}")),
+        ),
         ("differ", if run.is_some() { row.mismatches() } else { String::new() }),
     ]
 }
 
 fn csv_cells(row: &TableRow) -> Vec<(&'static str, String)> {
     let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
-    let mean = |figure: fn(&Run) -> f64| number(row.mean(figure));
+    let first = |figure: fn(&Run) -> f64| number(row.of_first_seed(figure));
     let most =
         |found: fn(&Run) -> Option<usize>| number(row.spread(|run| found(run).map(|it| it as f64)).map(|it| it.max));
     let accuracy = row.accuracy();
@@ -279,21 +282,21 @@ fn csv_cells(row: &TableRow) -> Vec<(&'static str, String)> {
         ("difference", number(row.difference())),
         ("bar", row.row.bar.map_or(String::new(), |bar: Bar| bar.to_string())),
         ("met", row.above_bar().map_or(String::new(), |above| (above >= 0.0).to_string())),
-        ("group_sparsity", mean(|run| run.group_sparsity)),
-        ("ratio", mean(|run| run.ratio)),
-        ("cycles", mean(|run| run.cost.cycles)),
-        ("fps", mean(|run| run.cost.fps)),
-        ("energy_uj", mean(|run| run.cost.energy_uj)),
-        ("tops_per_watt_dense_equivalent", mean(|run| run.cost.tops_per_watt_dense_equivalent)),
-        ("tops_per_watt_executed", mean(|run| run.cost.tops_per_watt_executed)),
-        ("cycles_without_reload", mean(|run| run.cost_without_reload.cycles)),
-        ("fps_without_reload", mean(|run| run.cost_without_reload.fps)),
-        ("energy_uj_without_reload", mean(|run| run.cost_without_reload.energy_uj)),
+        ("group_sparsity", first(|run| run.group_sparsity)),
+        ("ratio", first(|run| run.ratio)),
+        ("cycles", first(|run| run.cost.cycles)),
+        ("fps", first(|run| run.cost.fps)),
+        ("energy_uj", first(|run| run.cost.energy_uj)),
+        ("tops_per_watt_dense_equivalent", first(|run| run.cost.tops_per_watt_dense_equivalent)),
+        ("tops_per_watt_executed", first(|run| run.cost.tops_per_watt_executed)),
+        ("cycles_without_reload", first(|run| run.cost_without_reload.cycles)),
+        ("fps_without_reload", first(|run| run.cost_without_reload.fps)),
+        ("energy_uj_without_reload", first(|run| run.cost_without_reload.energy_uj)),
         (
             "tops_per_watt_dense_equivalent_without_reload",
-            mean(|run| run.cost_without_reload.tops_per_watt_dense_equivalent),
+            first(|run| run.cost_without_reload.tops_per_watt_dense_equivalent),
         ),
-        ("tops_per_watt_executed_without_reload", mean(|run| run.cost_without_reload.tops_per_watt_executed)),
+        ("tops_per_watt_executed_without_reload", first(|run| run.cost_without_reload.tops_per_watt_executed)),
         ("fake_quant_vs_integer_predictions", most(|run| run.mismatches.fake_quant_vs_integer_predictions)),
         ("fake_quant_vs_macro_predictions", most(|run| run.mismatches.fake_quant_vs_macro_predictions)),
         ("integer_vs_macro_logits", most(|run| Some(run.mismatches.integer_vs_macro_logits))),

@@ -151,7 +151,7 @@ pub enum Split {
 }
 
 /// When the macros of a core start. Weights stay where they are written until all output pixels are computed, either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     /// Each as soon as it is written; sums of a filter set wait in the feature-map SRAM from one tile to the next.

@@ -2,12 +2,13 @@
 //!
 //! Every placement of a layer is compared with the plain one (filter sets over cores, nothing twice), after the ones that were chosen before it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::energy::{Macros, layer_energy};
 use super::room::least_that_fits;
-use crate::hardware::chip::{Hardware, Objective, Policy};
+use crate::hardware::chip::{Hardware, Objective, Policy, Start};
 use crate::hardware::mapping::{CoreWork, Layer, LayerWork, Placement};
 use crate::hardware::timing::{Instruction, LayerProgram, Loading, Simulator, Span, cycles_of_a_frame, write_programs};
 
@@ -223,11 +224,12 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     let others = others.map(|policy| fixed(layers, hardware, policy));
     // Where copies don't fit, placements that were chosen as if weights stayed would be worth nothing.
     let loadings = [Loading::Never, Loading::WeightSram, Loading::NextLevel].into_iter();
-    let loadings = loadings.filter(|loading| *loading >= plain.loading);
-    let chosen: Vec<Chosen> = loadings.map(|loading| choose(&works, hardware, loading)).collect();
+    let plain = Costed::new(plain, hardware);
+    let loadings = loadings.filter(|loading| *loading >= plain.plan.loading);
+    let chosen: Vec<Chosen> = loadings.map(|loading| choose(&works, hardware, loading, &plain.expense)).collect();
     let fitted = chosen.iter().map(|chosen| chosen.least_room).max().unwrap_or(0);
     let others = others.into_iter().filter(|plan| plan.is_allowed(hardware));
-    let mut plans = vec![Costed::new(plain, hardware)];
+    let mut plans = vec![plain];
     plans.extend(chosen.into_iter().flat_map(|chosen| chosen.plans));
     plans.extend(others.map(|plan| Costed::new(plan, hardware)));
 
@@ -287,15 +289,20 @@ struct Chosen<'a> {
     least_room: usize,
 }
 
-/// Chooses placements where weights come from `loading`: the best of each layer, then what is best for all layers together.
-fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> Chosen<'a> {
+/// Chooses placements where weights come from `loading`: the best of each layer, then what is best for all layers together. `plain` is what the plain
+/// plan takes.
+fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading, plain: &Expense) -> Chosen<'a> {
     let objective = hardware.mapping.objective;
     let (plan, expenses) = layer_by_layer(works, hardware, loading);
     let plan = Costed::new(plan, hardware);
     let mut around = plan.expense;
     let mut chosen = Chosen { plans: vec![plan], least_room: 0 };
+    if loading != Loading::Never {
+        chosen.plans.push(Costed::new(in_a_row(works, hardware, loading, plain), hardware));
+    }
     let of_work = |work: &Arc<LayerWork>| work.cores.iter().map(CoreWork::held_accesses).sum::<u64>() as f64;
     let held: Vec<Vec<f64>> = works.iter().map(|works| works.iter().map(of_work).collect()).collect();
+    let mut first = true;
     loop {
         let of_layer = |expenses: &Vec<Expense>| expenses.iter().map(|it| it.share(&around, objective)).collect();
         let shares: Vec<Vec<f64>> = expenses.iter().map(of_layer).collect();
@@ -317,12 +324,11 @@ fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> Cho
             Plan::new(works.iter().zip(placements).map(|(works, index)| works[index].clone()).collect(), hardware);
         let plan = Costed::new(plan, hardware);
         let expense = plan.expense;
-        let first = chosen.plans.len() == 1;
         chosen.plans.push(plan);
         if !first && expense.worth(objective) >= around.worth(objective) {
             return chosen;
         }
-        around = expense;
+        (around, first) = (expense, false);
     }
 }
 
@@ -352,6 +358,42 @@ fn layer_by_layer<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading
     });
     let plan = Plan::new(chosen.collect(), hardware);
     (plan, expenses)
+}
+
+/// The best placements of layers in a row where weights are loaded: macros that a layer leaves early take the next one's weights meanwhile, which only the
+/// next one's time shows. So the best row of layers is kept for each way in which the last one's macros may start (Viterbi's algorithm, with these as
+/// states). `around` is what a plan near it takes.
+fn in_a_row<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading, around: &Expense) -> Plan<'a> {
+    struct Row<'a> {
+        share: f64,
+        state: State,
+        works: Works<'a>,
+    }
+    let objective = hardware.mapping.objective;
+    let mut chip = Runner::new(hardware, loading, Macros::all(hardware));
+    let mut rows = vec![Row { share: 0.0, state: chip.state.clone(), works: Vec::new() }];
+    for works in works {
+        let mut best: BTreeMap<Option<Start>, (f64, usize, &Arc<LayerWork>)> = BTreeMap::new();
+        for (index, row) in rows.iter().enumerate() {
+            for work in works {
+                chip.state.clone_from(&row.state);
+                let share = row.share + chip.expense(work).share(around, objective);
+                let start = work.placement.map(|placement| placement.start);
+                if best.get(&start).is_none_or(|(least, ..)| share < *least) {
+                    best.insert(start, (share, index, work));
+                }
+            }
+        }
+        let longer = best.into_values().map(|(share, index, work)| {
+            chip.state.clone_from(&rows[index].state);
+            chip.run(work);
+            let works = rows[index].works.iter().chain([work]).cloned().collect();
+            Row { share, state: chip.state.clone(), works }
+        });
+        rows = longer.collect();
+    }
+    let best = rows.into_iter().min_by(|a, b| a.share.total_cmp(&b.share)).expect("each layer has a placement");
+    Plan::new(best.works, hardware)
 }
 
 /// The fewest accesses that a macro may have room for, so that each layer is cut into the same tiles and copied as often, and the same plans stay loaded.
