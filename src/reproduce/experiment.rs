@@ -167,9 +167,13 @@ impl Experiment {
                 let paths: std::io::Result<_> = entries.map(|entry| Ok(entry?.path())).collect();
                 paths.map_err(Error::io(folder))?
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => builtin::paths().map(PathBuf::from).collect(),
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(Error::io(folder)(error)),
         };
+        // The folder may hold nothing but results.
+        if !paths.iter().any(|path| path.extension().is_some_and(|extension| extension == "toml")) {
+            paths = builtin::paths().map(PathBuf::from).collect();
+        }
         paths.retain(|path| path.parent() == Some(folder));
         paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml") && has_rows(path));
         paths.sort();
