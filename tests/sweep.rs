@@ -267,7 +267,9 @@ fn accuracy_is_measured_where_images_are_asked_for() {
         assert_eq!(deployment.mismatches.integer_vs_macro_logits > 0, noise.is_some());
     }
     assert!(read(folder.path(), "sweep.svg").contains("Accuracy over energy"));
-    assert!(read(folder.path(), "sweep.csv").lines().next().unwrap().contains(",accuracy,"));
+    let csv = read(folder.path(), "sweep.csv");
+    assert!([",accuracy,", ",images,"].iter().all(|column| csv.lines().next().unwrap().contains(column)), "{csv}");
+    assert!(read(folder.path(), "sweep.html").contains("macro model's on 60 images"));
 }
 
 #[test]

@@ -425,16 +425,17 @@ fn evaluate_shard(arguments: &Arguments, space: &Space, swept: &Swept, store: &S
     }
     // What was found for a chip serves those that compute the same and come later.
     let accuracies = Mutex::new(HashMap::<Option<String>, f64>::new());
-    let accuracy = |network: &IntegerNetwork, hardware: &Hardware| -> Result<Option<f64>> {
-        let Some(dataset) = &swept.dataset else { return Ok(None) };
+    let run = |network: &IntegerNetwork, hardware: &Hardware| -> Result<Option<(usize, f64)>> {
+        let (Some(dataset), Some(images)) = (&swept.dataset, space.images()) else { return Ok(None) };
+        let images = images.min(dataset.test.len());
         let computes = hardware.losses_sha256();
         let known = accuracies.lock().unwrap_or_else(PoisonError::into_inner).get(&computes).copied();
-        if known.is_some() {
-            return Ok(known);
+        if let Some(accuracy) = known {
+            return Ok(Some((images, accuracy)));
         }
-        let accuracy = macro_accuracy(network, hardware, &dataset.test, space.images())?;
+        let accuracy = macro_accuracy(network, hardware, &dataset.test, Some(images))?;
         accuracies.lock().unwrap_or_else(PoisonError::into_inner).insert(computes, accuracy);
-        Ok(Some(accuracy))
+        Ok(Some((images, accuracy)))
     };
     let evaluate = |hardware: &Hardware| {
         let of_shape = evaluators.iter().find(|(shape, _)| shape.is_none_or(|shape| shape == hardware.group));
@@ -443,7 +444,7 @@ fn evaluate_shard(arguments: &Arguments, space: &Space, swept: &Swept, store: &S
             Some((_, Err(message))) => return Err(Error::Setting((*message).clone())),
             None => return Err(Error::Setting("no chip of this sweep was seen with its groups".into())),
         };
-        Ok(Figures::new(&evaluator.evaluate(hardware)?, accuracy(network, hardware)?))
+        Ok(Figures::new(&evaluator.evaluate(hardware)?, run(network, hardware)?))
     };
     let observer = arguments.common.observer();
     let work = Work::begin(&*observer, "sweeping", shard.points(space.len()).count());

@@ -60,7 +60,9 @@ pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
 /// A heading and a line for each point, in columns as wide as what is in them.
 fn aligned(points: &[(&SweepRow, &Figures)]) -> Vec<String> {
     let keys = points.iter().take(1).flat_map(|(row, _)| row.settings.iter().map(|(key, _)| short(key)));
-    let heading = ["point", "frames/s", "uJ/frame", "right"].map(str::to_owned).into_iter().chain(keys).collect();
+    let images = points.iter().find_map(|(_, figures)| figures.images);
+    let right = images.map_or("right".into(), |images| format!("right of {}", grouped(images as u64)));
+    let heading = ["point", "frames/s", "uJ/frame"].map(str::to_owned).into_iter().chain([right]).chain(keys).collect();
     let line = |(row, figures): &(&SweepRow, &Figures)| -> Vec<String> {
         let cost = &figures.cost;
         let accuracy = figures.accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.2} %"));

@@ -106,6 +106,9 @@ fn points(rows: &[SweepRow], front: &[usize], shown: &[&SweepRow]) -> Markup {
                 "A heading sorts by its column, once more the other way round. Weight reload is charged. Scaled: accesses were measured on another array. "
                 @if shown.len() < rows.len() { (grouped(shown.len() as u64)) " of " (grouped(rows.len() as u64)) " points are shown. " }
                 "All of them are in sweep.csv."
+                @if let Some(images) = rows.iter().find_map(|row| row.figures()?.images) {
+                    " Accuracy is the macro model's on " (count(images, "image")) "."
+                }
             }
             div.scroll tabindex="0" {
                 table id="points" {

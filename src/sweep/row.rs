@@ -34,6 +34,9 @@ pub struct Figures {
     /// Right predictions of the macro model, in percent; absent where no images were run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
+    /// Images that it was measured on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
     /// Every kept weight has a place in the macros at the same time.
     pub resident: bool,
     /// The packed model fits the cores' weight SRAMs.
@@ -52,10 +55,11 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// The figures of an evaluation, with the accuracy if images were run.
-    pub fn new(evaluation: &Evaluation, accuracy: Option<f64>) -> Self {
+    /// The figures of an evaluation; where images were run, with their number and the accuracy on them in percent.
+    pub fn new(evaluation: &Evaluation, run: Option<(usize, f64)>) -> Self {
         Self {
-            accuracy,
+            accuracy: run.map(|(_, accuracy)| accuracy),
+            images: run.map(|(images, _)| images),
             resident: evaluation.resident,
             fits_weight_sram: evaluation.fits_weight_sram,
             scaled: evaluation.scaled_from.is_some(),
