@@ -33,10 +33,13 @@ const NAME: usize = 14;
 type Value = fn(&Evaluation) -> String;
 
 /// The rows: what is compared, in ASCII for the terminal.
-const ROWS: [(&str, Value); 12] = [
+const TIME_AND_ENERGY: [(&str, Value); 3] = [
     ("cycles", |it| grouped(it.cost.cycles)),
     ("frames per second", |it| grouped(it.cost.fps.round() as u64)),
     ("energy, uJ", |it| energy(it.cost.energy_uj)),
+];
+/// Below the components of the energy.
+const OTHERS: [(&str, Value); 11] = [
     ("average power, mW", |it| format!("{:.2}", it.cost.average_power_mw)),
     ("energy x delay, uJ us", |it| format!("{:.2}", it.cost.energy_delay_uj_us)),
     ("TOPS/W, dense-equivalent", |it| format!("{:.2}", it.cost.tops_per_watt_dense_equivalent)),
@@ -46,14 +49,11 @@ const ROWS: [(&str, Value); 12] = [
     ("utilization", |it| percent(it.cost.utilization)),
     ("area, mm2", |it| it.area.map_or(UNKNOWN.into(), |area| format!("{:.3}", area.total_mm2))),
     ("groups that are zero", |it| percent(it.compression.group_sparsity)),
-];
-/// Below the components of the energy.
-const WITHOUT_RELOAD: [(&str, Value); 2] = [
     ("cycles without reload", |it| grouped(it.cost_without_reload.cycles)),
     ("energy without reload, uJ", |it| energy(it.cost_without_reload.energy_uj)),
 ];
 
-/// The table: a column for each, weight reload charged where nothing else is said; components of the energy below.
+/// The table: a column for each, weight reload charged where nothing else is said; components of the energy beneath it.
 pub fn comparison_table(all: &[Compared]) -> String {
     let mut text = String::new();
     for sentence in assumptions(all) {
@@ -65,13 +65,13 @@ pub fn comparison_table(all: &[Compared]) -> String {
         text += &format!("  {name:<26}{cells}\n");
     };
     line("per frame", all.iter().map(|it| ascii(&it.name, NAME)).collect());
-    for (name, value) in ROWS {
+    for (name, value) in TIME_AND_ENERGY {
         line(name, all.iter().map(|it| value(&it.evaluation)).collect());
     }
     for (name, values) in components(all) {
         line(&format!("  {}, uJ", words(name)), values.into_iter().map(energy).collect());
     }
-    for (name, value) in WITHOUT_RELOAD {
+    for (name, value) in OTHERS {
         line(name, all.iter().map(|it| value(&it.evaluation)).collect());
     }
     for it in all {
@@ -150,13 +150,13 @@ fn table(all: &[Compared]) -> Markup {
                     tbody {
                         tr { th scope="row" { "network" } @for it in all { td { (it.network) } } }
                         tr { th scope="row" { "chip" } @for it in all { td { (it.evaluation.hardware) } } }
-                        @for (name, value) in ROWS {
+                        @for (name, value) in TIME_AND_ENERGY {
                             tr { th scope="row" { (on_page(name)) } @for it in all { td { (value(&it.evaluation)) } } }
                         }
                         @for (name, values) in components(all) {
                             tr { th scope="row" { (words(name)) ", µJ" } @for value in values { td { (energy(value)) } } }
                         }
-                        @for (name, value) in WITHOUT_RELOAD {
+                        @for (name, value) in OTHERS {
                             tr { th scope="row" { (on_page(name)) } @for it in all { td { (value(&it.evaluation)) } } }
                         }
                     }
