@@ -24,8 +24,8 @@ use mars::network::{
 use mars::observer::{Silent, StopSignal};
 use mars::package::Package;
 use mars::quantize::FakeQuant;
-use mars::run::{Environment, Outcome, Plan};
-use mars::train::Recipe;
+use mars::run::{Cpu, Environment, Outcome, Plan};
+use mars::train::{Phase, PhaseKind, Recipe, StartFrom};
 use mars::validation::validate;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -1231,6 +1231,32 @@ fn run_network(network: &str, folder: &Path, data: &Path, device: &str, recipe: 
         Outcome::Finished(_, deployment) => *deployment,
         Outcome::Interrupted(_) => panic!("nobody pressed Ctrl-C"),
     }
+}
+
+/// A run without a single step is stopped before its phase, and goes on from there.
+#[test]
+fn a_run_stops_between_phases_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("network.toml");
+    fs::write(&model, common::tiny_network(10)).unwrap();
+    let recipe = Recipe {
+        model: model.display().to_string(),
+        dataset: "cifar10-mini".into(),
+        pretrained: StartFrom::Random,
+        calibration_images: 16,
+        phases: vec![Phase::new(PhaseKind::Quantize, 0, 0.01)],
+        ..Recipe::default()
+    };
+    let environment = Environment { data: &DataOptions::default(), device: "flex", observer: &Silent };
+    let run = folder.path().join("run");
+    let stop = StopSignal::default();
+    stop.stop();
+    let plan = Plan::new(recipe, Some(run.clone()), environment).unwrap();
+    assert!(matches!(plan.run(&stop).unwrap(), Outcome::Interrupted(_)));
+    assert!(!run.join("model.mars").exists());
+    let plan = Plan::resume(run.clone(), Cpu::Same, environment).unwrap();
+    assert!(matches!(plan.run(&StopSignal::default()).unwrap(), Outcome::Finished(..)));
+    assert!(run.join("model.mars").exists());
 }
 
 /// The lines of a run's `metrics.jsonl`.

@@ -47,6 +47,9 @@ impl<'a> Journal<'a> {
                             .notice(&format!("float accuracy on {images} images before quantization: {accuracy:.2} %"));
                     }
                     self.save(training)?;
+                    if stop.is_stopped() {
+                        return Ok(false);
+                    }
                 }
                 Event::Step(report) => {
                     observer.advances(report.step, &|| step_line(&report));
@@ -77,6 +80,9 @@ impl<'a> Journal<'a> {
                         &state,
                     )?;
                     self.save(training)?;
+                    if stop.is_stopped() {
+                        return Ok(false);
+                    }
                 }
                 Event::Finished => return Ok(true),
             }
