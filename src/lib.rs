@@ -18,9 +18,9 @@
 //! | [`integer`] | bit widths, the fold to integers, the integer network and its reference |
 //! | [`package`] | the file `model.mars` |
 //! | [`hardware`] | chip, mapping, timing, cost, arithmetic of the array |
-//! | [`sweep`] | the cost of a network on every chip of a design space |
 //! | [`estimate`] | the cost of a network that nobody has trained |
 //! | [`validation`] | a package on all images: accuracy, mismatches, cost |
+//! | [`sweep`] | the cost of a network, and its accuracy, on every chip of a design space |
 //! | `engine` | fast operations for burn's CPU device |
 //! | `quantize` | fake quantizers, exact fake-quant evaluation |
 //! | [`prune`] | penalty, proximal step, choice of groups |

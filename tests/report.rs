@@ -21,9 +21,9 @@ use common::recipe::{Recipe, W4A4};
 /// A name as a hostile file may hold it.
 const HOSTILE: &str = "<script>alert('1')</script>&\"\u{202e}\u{1b}[31m";
 
-const METRICS: &str = r#"{"phase":"sparsify","epoch":1,"loss":1.9,"train_accuracy":31.5,"test_accuracy":40.25,"group_sparsity":0.1}
-{"phase":"sparsify","epoch":2,"loss":1.25,"train_accuracy":52,"test_accuracy":55,"group_sparsity":0.4}
-{"phase":"quantize","epoch":1,"loss":1.5,"train_accuracy":48.5,"test_accuracy":51,"group_sparsity":0.4}
+const METRICS: &str = r#"{"phase":"sparsify","epoch":1,"loss":1.9,"train_accuracy":31.5,"test_accuracy":40.25,"learning_rate":0.01,"images_per_second":900,"group_sparsity":0.1,"penalty":50,"seconds":60}
+{"phase":"sparsify","epoch":2,"loss":1.25,"train_accuracy":52,"test_accuracy":55,"learning_rate":0.01,"images_per_second":900,"group_sparsity":0.4,"penalty":50,"seconds":60}
+{"phase":"quantize","epoch":1,"loss":1.5,"train_accuracy":48.5,"test_accuracy":51,"learning_rate":0.01,"images_per_second":900,"group_sparsity":0.4,"penalty":50,"seconds":60}
 "#;
 
 /// Random weights of 4 bits, 8 in the first and last layer; of each hundred groups `sparsity` are dropped.
@@ -201,7 +201,8 @@ fn names_from_files_cannot_become_markup_or_terminal_codes() {
     let metrics = METRICS.replace("\"sparsify\"", &serde_json::to_string(HOSTILE).unwrap());
     let page = page(&deployment, Some(metrics.as_bytes()));
     assert_nested(&page);
-    assert!(page.contains("After the last of 3 epochs"));
+    // No phase has such a name.
+    assert!(page.contains("After the last of 1 epoch: ") && page.contains("Skipped 2 lines of metrics.jsonl"));
     assert!(!page.contains("<script"));
     assert!(!page.contains(['\u{202e}', '\u{1b}']));
     assert!(page.contains("&lt;script&gt;alert('1')&lt;/script&gt;&amp;&quot;\u{fffd}\u{fffd}[31m: cycles"));

@@ -1,27 +1,22 @@
 //! Validates a package on its data set with the hardware model: accuracy and cost. Or sweeps the hardware.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 
 use clap::{Args, Parser};
 use mars::cli::{CommonArgs, exit, parse, say};
 use mars::data::{DataOptions, Dataset};
 use mars::error::{DataError, Error, Result};
-use mars::estimate::{Assumptions, Estimate, MadeUp, Pattern, SPARSITY, named_network};
-use mars::groups::GroupShape;
+use mars::estimate::{Assumptions, Estimate, Pattern, SPARSITY, named_network};
 use mars::hardware::{Evaluator, Hardware};
-use mars::integer::{BITS, IntegerNetwork};
+use mars::integer::BITS;
 use mars::network::NetworkSpec;
-use mars::observer::Work;
 use mars::package::Package;
 use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
-use mars::sweep::{self, Figures, Shard, Space, Store};
-use mars::validation::{Agreement, macro_accuracy, partial_sums, validate};
-use sha2::{Digest, Sha256};
+use mars::sweep::{Shard, Space, Sweep, Swept};
+use mars::validation::{Agreement, partial_sums, validate};
 
 /// What may be named.
 const USAGE: &str = "mars-deploy [OPTIONS] <PACKAGE>
@@ -114,8 +109,7 @@ fn main() -> ExitCode {
         return exit(isa_limit().and_then(|_| compare(&arguments)));
     }
     exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
-        (Some(package), _, Some(file)) => explore(&arguments, Network::Package(package), file),
-        (None, Some(model), Some(file)) => explore(&arguments, Network::Untrained(model), file),
+        (_, _, Some(file)) => explore(&arguments, file),
         (_, _, None) if arguments.placements => lay(&arguments),
         (Some(package), _, None) if arguments.partial_sums => distribute(&arguments, package),
         (Some(package), _, None) => deploy(&arguments, package),
@@ -327,126 +321,51 @@ fn dataset(arguments: &Arguments, file: &Path, package: &Package) -> Result<Data
     Ok(dataset)
 }
 
-/// What a sweep is of, as it was named.
-enum Network<'a> {
-    Package(&'a Path),
-    Untrained(&'a str),
-}
-
-/// What a sweep costs on each chip.
-struct Swept {
-    /// The package's network, whatever groups a chip has; or for each shape of them the network that nobody has trained, or why there is none.
-    networks: Vec<(Option<GroupShape>, std::result::Result<IntegerNetwork, String>)>,
-    /// The images that each chip runs.
-    dataset: Option<Dataset>,
-    /// What was assumed of a network that nobody has trained.
-    made_up: Option<MadeUp>,
-    /// Tells it from others.
-    fingerprint: Vec<u8>,
-}
-
-impl Swept {
-    fn package(arguments: &Arguments, file: &Path, space: &Space, sweep: &Path) -> Result<Self> {
-        if let (None, Some(name)) = (space.images(), &arguments.dataset) {
-            let message = format!("--dataset {name}: this sweep runs no images; it needs the key images to run some");
-            return Err(Error::file(sweep, message));
-        }
-        let package = Package::read(file)?;
-        let dataset = space.images().map(|_| dataset(arguments, file, &package)).transpose()?;
-        let fingerprint = package.to_bytes()?;
-        Ok(Self { networks: vec![(None, Ok(package.network))], dataset, made_up: None, fingerprint })
-    }
-
-    fn untrained(arguments: &Arguments, model: &str, space: &Space, sweep: &Path) -> Result<Self> {
-        if space.images().is_some() {
-            let message = format!("images: nobody has trained {model}, which has no accuracy; leave the key out");
-            return Err(Error::file(sweep, message));
-        }
-        let (network, assumptions) = arguments.untrained.network(model)?;
-        let of_shape = |shape| (Some(shape), assumptions.network(network.clone(), shape).map_err(|it| it.to_string()));
-        let networks: Vec<_> = space.groups().into_iter().map(of_shape).collect();
-        // What no shape of groups allows isn't the chips' fault.
-        if let (Some((_, Err(message))), true) = (networks.first(), networks.iter().all(|(_, it)| it.is_err())) {
-            return Err(Error::Setting(message.clone()));
-        }
-        let made_up = MadeUp::new(&network, assumptions);
-        let fingerprint = format!("{network:?}{made_up:?}").into_bytes();
-        Ok(Self { networks, dataset: None, made_up: Some(made_up), fingerprint })
-    }
-}
-
-/// Runs a part of a sweep and merges all parts once none is missing.
-fn explore(arguments: &Arguments, network: Network, file: &Path) -> Result<ExitCode> {
+/// Costs a network on every chip of a sweep's part, and merges all parts once none is missing.
+fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let space = Space::load(file)?;
-    let swept = match network {
-        Network::Package(package) => Swept::package(arguments, package, &space, file)?,
-        Network::Untrained(model) => Swept::untrained(arguments, model, &space, file)?,
+    let swept = match (&arguments.package, &arguments.model) {
+        (Some(package), _) => swept_package(arguments, package, &space, file)?,
+        (None, Some(model)) => {
+            if space.images().is_some() {
+                let message = format!("images: nobody has trained {model}, which has no accuracy; leave the key out");
+                return Err(Error::file(file, message));
+            }
+            let (network, assumptions) = arguments.untrained.network(model)?;
+            Swept::untrained(&network, assumptions, &space)?
+        }
+        (None, None) => return Err(Error::Arguments("--sweep: name a package or a --model".into())),
     };
-    let mut sweep = Sha256::new_with_prefix(&swept.fingerprint);
-    sweep.update(space.description());
-    sweep.update(swept.dataset.as_ref().map_or(String::new(), |dataset| dataset.test.sha256()));
-    sweep.update(env!("CARGO_PKG_VERSION"));
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
     let folder = arguments.folder.clone().unwrap_or_else(|| Path::new("runs").join(format!("sweep-{name}")));
     let _lock = RunLock::of_run(&folder)?;
-    let store = Store::new(&folder, format!("{:x}", sweep.finalize()), space.len())?;
-
+    let sweep = Sweep::new(space, swept, &folder)?;
     if !arguments.merge {
-        evaluate_shard(arguments, &space, &swept, &store)?;
+        sweep.run(arguments.shard.unwrap_or(Shard::WHOLE), &*arguments.common.observer())?;
     }
-    store.alone(|| {
-        let rows = store.rows()?;
-        let missing = space.len() - rows.len();
+    sweep.merge(|rows| {
+        let missing = sweep.points() - rows.len();
         if missing == 0 {
-            let made_up = swept.made_up.as_ref().map(|made_up| made_up.what.as_str());
-            report::write_sweep(&rows, made_up, &folder)?;
-            let table = report::sweep_table(&rows, made_up);
+            report::write_sweep(rows, sweep.made_up(), &folder)?;
+            let table = report::sweep_table(rows, sweep.made_up());
             say(&format!("{table}sweep.html, sweep.csv, sweep.jsonl and sweep.svg are in {}\n", folder.display()))?;
         } else if arguments.merge {
-            let message = format!("{missing} of {} points have no row: run the other shards", space.len());
+            let message = format!("{missing} of {} points have no row: run the other shards", sweep.points());
             return Err(Error::file(&folder, message));
         } else {
-            say(&format!("{missing} of {} points are left to other shards\n", space.len()))?;
+            say(&format!("{missing} of {} points are left to other shards\n", sweep.points()))?;
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Costs the network on every chip of a sweep's part.
-fn evaluate_shard(arguments: &Arguments, space: &Space, swept: &Swept, store: &Store) -> Result<()> {
-    let shard = arguments.shard.unwrap_or(Shard::WHOLE);
-    let mut evaluators = Vec::new();
-    for (shape, network) in &swept.networks {
-        let evaluator = match network {
-            Ok(network) => Ok((network, Evaluator::new(network)?)),
-            Err(message) => Err(message),
-        };
-        evaluators.push((*shape, evaluator));
+/// The package that a sweep is of, with its images where the sweep asks for accuracy.
+fn swept_package(arguments: &Arguments, file: &Path, space: &Space, sweep: &Path) -> Result<Swept> {
+    if let (None, Some(name)) = (space.images(), &arguments.dataset) {
+        let message = format!("--dataset {name}: this sweep runs no images; it needs the key images to run some");
+        return Err(Error::file(sweep, message));
     }
-    // What was found for a chip serves those that compute the same and come later.
-    let accuracies = Mutex::new(HashMap::<Option<String>, f64>::new());
-    let run = |network: &IntegerNetwork, hardware: &Hardware| -> Result<Option<(usize, f64)>> {
-        let (Some(dataset), Some(images)) = (&swept.dataset, space.images()) else { return Ok(None) };
-        let images = images.min(dataset.test.len());
-        let computes = hardware.losses_sha256();
-        let known = accuracies.lock().unwrap_or_else(PoisonError::into_inner).get(&computes).copied();
-        if let Some(accuracy) = known {
-            return Ok(Some((images, accuracy)));
-        }
-        let accuracy = macro_accuracy(network, hardware, &dataset.test, Some(images))?;
-        accuracies.lock().unwrap_or_else(PoisonError::into_inner).insert(computes, accuracy);
-        Ok(Some((images, accuracy)))
-    };
-    let evaluate = |hardware: &Hardware| {
-        let of_shape = evaluators.iter().find(|(shape, _)| shape.is_none_or(|shape| shape == hardware.group));
-        let (network, evaluator) = match of_shape {
-            Some((_, Ok(found))) => found,
-            Some((_, Err(message))) => return Err(Error::Setting((*message).clone())),
-            None => return Err(Error::Setting("no chip of this sweep was seen with its groups".into())),
-        };
-        Ok(Figures::new(&evaluator.evaluate(hardware)?, run(network, hardware)?))
-    };
-    let observer = arguments.common.observer();
-    let work = Work::begin(&*observer, "sweeping", shard.points(space.len()).count());
-    sweep::run(space, store, shard, evaluate, |done| work.advances(done))
+    let package = Package::read(file)?;
+    let test = space.images().map(|_| dataset(arguments, file, &package)).transpose()?.map(|dataset| dataset.test);
+    Swept::package(package, test)
 }

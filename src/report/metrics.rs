@@ -3,29 +3,11 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use serde::Deserialize;
-
-use crate::run_folder::METRICS;
-
-/// What the report draws of an epoch.
-#[derive(Deserialize)]
-pub(super) struct Epoch {
-    pub phase: String,
-    pub loss: f64,
-    /// In percent.
-    pub train_accuracy: f64,
-    /// In percent; absent where no images are held out.
-    pub validation_accuracy: Option<f64>,
-    /// In percent; absent where test images wait for the end.
-    pub test_accuracy: Option<f64>,
-    /// From 0 to 1.
-    #[serde(default)]
-    pub group_sparsity: f64,
-}
+use crate::run_folder::{EpochReport, METRICS};
 
 /// Accuracies on images that weren't trained on, one an epoch, and what they are called; none where such images wait for the end of the run.
-pub(super) fn measured(epochs: &[Epoch]) -> Option<(&'static str, Vec<f64>)> {
-    let all = |value: fn(&Epoch) -> Option<f64>| epochs.iter().map(value).collect::<Option<Vec<f64>>>();
+pub(super) fn measured(epochs: &[EpochReport]) -> Option<(&'static str, Vec<f64>)> {
+    let all = |value: fn(&EpochReport) -> Option<f64>| epochs.iter().map(value).collect::<Option<Vec<f64>>>();
     let test = all(|epoch| epoch.test_accuracy).map(|values| ("test accuracy", values));
     test.or_else(|| all(|epoch| epoch.validation_accuracy).map(|values| ("validation accuracy", values)))
 }
@@ -37,7 +19,7 @@ pub(super) enum Metrics {
     /// There is one that cannot be read, and why.
     Unreadable(String),
     /// Epochs in the order of the file, and the numbers of the lines that aren't epochs.
-    Read { epochs: Vec<Epoch>, skipped: Vec<usize> },
+    Read { epochs: Vec<EpochReport>, skipped: Vec<usize> },
 }
 
 impl Metrics {

@@ -15,8 +15,8 @@ use crate::files::{exists, read_if_present, to_json, wait_for_lock, write_atomic
 use crate::network::weights_file;
 use crate::observer::{Observer, StopSignal};
 use crate::run::{Cpu, Environment, Outcome, Plan};
-use crate::run_folder::{DEPLOYMENT, LAST, METRICS, RECIPE, RunLock};
-use crate::train::{PhaseKind, Recipe, StartFrom};
+use crate::run_folder::{DEPLOYMENT, EpochReport, LAST, METRICS, PhaseKind, RECIPE, RunLock};
+use crate::train::{Recipe, StartFrom};
 use crate::validation::Deployment;
 
 /// The file in a run folder that says what the run started from.
@@ -306,18 +306,13 @@ fn read_start(folder: &Path) -> Result<Start> {
 
 /// Test accuracy after the last float epoch before any compression, if there was one.
 fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
-    #[derive(Deserialize)]
-    struct Line {
-        phase: String,
-        test_accuracy: Option<f64>,
-    }
     let path = folder.join(METRICS);
-    let lines: Vec<Line> = read_if_present(&path)?
+    let lines: Vec<EpochReport> = read_if_present(&path)?
         .unwrap_or_default()
         .lines()
         .map(|line| serde_json::from_str(line).map_err(|error| Error::file(&path, error.to_string())))
         .collect::<Result<_>>()?;
-    let float = lines.iter().take_while(|line| line.phase == PhaseKind::Float.name());
+    let float = lines.iter().take_while(|line| line.phase == PhaseKind::Float);
     Ok(float.last().and_then(|line| line.test_accuracy))
 }
 
@@ -329,14 +324,29 @@ mod tests {
     #[test]
     fn the_float_accuracy_is_of_the_network_before_compression() {
         let folder = tempfile::tempdir().unwrap();
-        let phases = |names: &[&str]| {
-            let line =
-                |(index, name): (usize, &&str)| format!("{{\"phase\":\"{name}\",\"test_accuracy\":{index}.5}}\n");
-            let lines: String = names.iter().enumerate().map(line).collect();
+        let phases = |kinds: &[PhaseKind]| {
+            let line = |(index, &phase): (usize, &PhaseKind)| {
+                let epoch = EpochReport {
+                    phase,
+                    epoch: 1,
+                    loss: 1.0,
+                    train_accuracy: 50.0,
+                    validation_accuracy: None,
+                    test_accuracy: Some(index as f64 + 0.5),
+                    learning_rate: 0.1,
+                    images_per_second: 100.0,
+                    group_sparsity: 0.0,
+                    penalty: 0.0,
+                    seconds: 1.0,
+                };
+                serde_json::to_string(&epoch).unwrap() + "\n"
+            };
+            let lines: String = kinds.iter().enumerate().map(line).collect();
             std::fs::write(folder.path().join(METRICS), lines).unwrap();
             last_float_accuracy(folder.path()).unwrap()
         };
-        assert_eq!(phases(&["float", "float", "sparsify", "float", "quantize"]), Some(1.5));
-        assert_eq!(phases(&["sparsify", "float", "quantize"]), None);
+        use PhaseKind::{Float, Quantize, Sparsify};
+        assert_eq!(phases(&[Float, Float, Sparsify, Float, Quantize]), Some(1.5));
+        assert_eq!(phases(&[Sparsify, Float, Quantize]), None);
     }
 }

@@ -1,47 +1,146 @@
 //! Running a sweep: the points of a shard that have no row yet.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::row::{Figures, Outcome, SweepRow};
 use super::space::Space;
-use super::store::{Shard, Store};
-use crate::error::Result;
+use super::store::{Shard, Store, Writer};
+use super::swept::{Evaluators, Swept};
+use crate::error::{Error, Result};
 use crate::hardware::Hardware;
+use crate::observer::{Observer, Work};
+use crate::validation::macro_accuracy;
 
-/// Evaluates the points of a shard that have no row yet, several at a time, and stores each row when it is done.
-///
-/// A chip that cannot work, or not with this network, becomes a row with its error. `done` is told how many points of the shard have rows:
-/// before the first one that is evaluated, and after each.
-///
-/// # Errors
-/// A row that cannot be written; the others are kept.
-pub fn run(
-    space: &Space,
-    store: &Store,
-    shard: Shard,
-    evaluate: impl Fn(&Hardware) -> Result<Figures> + Sync,
-    done: impl Fn(usize) + Sync,
-) -> Result<()> {
-    let (rows, writer) = store.open(shard)?;
-    let mut known = vec![false; space.len()];
-    rows.iter().for_each(|row| known[row.point] = true);
-    let points: Vec<usize> = shard.points(space.len()).filter(|&point| !known[point]).collect();
-    let finished = shard.points(space.len()).count() - points.len();
-    done(finished);
-    let state = Mutex::new((writer, finished));
-    points.into_par_iter().try_for_each(|point| {
-        let outcome = match space.hardware(point).and_then(|hardware| evaluate(&hardware)) {
-            Ok(figures) => Outcome::Figures(Box::new(figures)),
-            Err(error) => Outcome::Error(error.to_string()),
-        };
-        let row = SweepRow { point, settings: space.settings(point), outcome };
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let (writer, finished) = &mut *state;
-        writer.push(&row)?;
-        *finished += 1;
-        done(*finished);
+/// A network on every chip of a space, with its rows in a folder.
+#[derive(Debug)]
+pub struct Sweep {
+    space: Space,
+    swept: Swept,
+    store: Store,
+}
+
+/// A writer of rows, and how many points of the shard have one.
+type Progress = (Writer, usize);
+
+impl Sweep {
+    /// A sweep whose rows are in a folder, which is made if need be.
+    ///
+    /// # Errors
+    /// A space that asks for accuracy, and no images to measure it on; a folder that cannot be made.
+    pub fn new(space: Space, swept: Swept, folder: &Path) -> Result<Self> {
+        if space.images().is_some() && swept.test.is_none() {
+            return Err(Error::Setting("images: there are none to measure accuracy on; leave the key out".into()));
+        }
+        let mut fingerprint = Sha256::new_with_prefix(&swept.fingerprint);
+        fingerprint.update(space.description());
+        fingerprint.update(swept.test.as_ref().map_or(String::new(), |test| test.sha256()));
+        fingerprint.update(env!("CARGO_PKG_VERSION"));
+        let store = Store::new(folder, format!("{:x}", fingerprint.finalize()), space.len())?;
+        Ok(Self { space, swept, store })
+    }
+
+    /// Points of all shards.
+    pub fn points(&self) -> usize {
+        self.space.len()
+    }
+
+    /// What was made up of a network that nobody has trained, as a sentence.
+    pub fn made_up(&self) -> Option<&str> {
+        self.swept.made_up.as_ref().map(|made_up| made_up.what.as_str())
+    }
+
+    /// Calls `merge` with the rows of all shards, in the order of their points, while no other process does so in the folder.
+    ///
+    /// # Errors
+    /// Those of `merge`; rows that cannot be read, are damaged or belong to another sweep.
+    pub fn merge<T>(&self, merge: impl FnOnce(&[SweepRow]) -> Result<T>) -> Result<T> {
+        self.store.alone(|| merge(&self.store.rows()?))
+    }
+
+    /// Evaluates the points of a shard that have no row yet, several at a time, and stores each row when it is done.
+    ///
+    /// A chip that cannot work, or not with this network, becomes a row with its error. Images run once for all chips that compute the same.
+    ///
+    /// # Errors
+    /// A row that cannot be written; the others are kept.
+    pub fn run(&self, shard: Shard, observer: &dyn Observer) -> Result<()> {
+        let (rows, writer) = self.store.open(shard)?;
+        let mut known = vec![false; self.points()];
+        rows.iter().for_each(|row| known[row.point] = true);
+        let all = shard.points(self.points()).count();
+        let points: Vec<usize> = shard.points(self.points()).filter(|&point| !known[point]).collect();
+        let finished = all - points.len();
+        let work = Work::begin(observer, "sweeping", all);
+        work.advances(finished);
+        let evaluators = self.swept.evaluators()?;
+        let progress = Mutex::new((writer, finished));
+        for points in self.alike(points) {
+            self.run_alike(&points, &evaluators, &progress, &work)?;
+        }
         Ok(())
-    })
+    }
+
+    /// The points by what their chips compute, where images run on them; those of chips that cannot work among any.
+    fn alike(&self, points: Vec<usize>) -> Vec<Vec<usize>> {
+        if self.space.images().is_none() {
+            return vec![points];
+        }
+        let mut alike: BTreeMap<Option<String>, Vec<usize>> = BTreeMap::new();
+        for point in points {
+            let computes = self.space.hardware(point).ok().and_then(|hardware| hardware.losses_sha256());
+            alike.entry(computes).or_default().push(point);
+        }
+        alike.into_values().collect()
+    }
+
+    /// Evaluates points whose chips compute the same.
+    fn run_alike(
+        &self,
+        points: &[usize],
+        evaluators: &Evaluators,
+        progress: &Mutex<Progress>,
+        work: &Work,
+    ) -> Result<()> {
+        let works =
+            |hardware: &Hardware| evaluators.of(hardware).and_then(|found| found.evaluator.evaluate(hardware)).is_ok();
+        let accuracy = match self.space.images() {
+            Some(_) => (points.iter().filter_map(|&point| self.space.hardware(point).ok()).find(works))
+                .and_then(|hardware| self.accuracy(&hardware, evaluators).transpose()?.ok()),
+            None => None,
+        };
+        points.par_iter().try_for_each(|&point| {
+            let evaluated = self.space.hardware(point).and_then(|hardware| {
+                let evaluation = evaluators.of(&hardware)?.evaluator.evaluate(&hardware)?;
+                let accuracy = match accuracy {
+                    Some(known) => Some(known),
+                    None => self.accuracy(&hardware, evaluators)?,
+                };
+                Ok(Figures::new(&evaluation, accuracy))
+            });
+            let outcome = match evaluated {
+                Ok(figures) => Outcome::Figures(Box::new(figures)),
+                Err(error) => Outcome::Error(error.to_string()),
+            };
+            let row = SweepRow { point, settings: self.space.settings(point), outcome };
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            let (writer, finished) = &mut *progress;
+            writer.push(&row)?;
+            *finished += 1;
+            work.advances(*finished);
+            Ok(())
+        })
+    }
+
+    /// How many images were run on a chip, and the accuracy on them in percent; nothing where none are asked for.
+    fn accuracy(&self, hardware: &Hardware, evaluators: &Evaluators) -> Result<Option<(usize, f64)>> {
+        let (Some(test), Some(images)) = (&self.swept.test, self.space.images()) else { return Ok(None) };
+        let images = images.min(test.len());
+        let network = evaluators.of(hardware)?.network;
+        Ok(Some((images, macro_accuracy(network, hardware, test, Some(images))?)))
+    }
 }

@@ -59,7 +59,7 @@ struct Header {
 
 /// The folder of a sweep.
 #[derive(Debug)]
-pub struct Store {
+pub(super) struct Store {
     folder: PathBuf,
     sweep: String,
     points: usize,
@@ -67,7 +67,7 @@ pub struct Store {
 
 /// The file of a shard, locked.
 #[derive(Debug)]
-pub struct Writer {
+pub(super) struct Writer {
     path: PathBuf,
     file: File,
 }

@@ -1,8 +1,6 @@
 //! What happens in a training.
 
-use serde::Serialize;
-
-use super::recipe::PhaseKind;
+use crate::run_folder::EpochReport;
 
 /// What [`Training::advance`](super::Training::advance) did.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,33 +57,4 @@ pub struct StepReport {
     pub epoch_accuracy: f64,
     /// Images a second, of the epoch's steps so far.
     pub images_per_second: f64,
-}
-
-/// An epoch, as a line of `metrics.jsonl` tells it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct EpochReport {
-    /// Kind of its phase.
-    pub phase: PhaseKind,
-    /// Number in the phase, from 1.
-    pub epoch: usize,
-    /// Mean of the steps' losses, distillation included, while the weights changed.
-    pub loss: f64,
-    /// Right on the augmented images as they were trained on, in percent.
-    pub train_accuracy: f64,
-    /// Right on the held-out images, in percent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub validation_accuracy: Option<f64>,
-    /// Right on the test images, in percent: in float, or in a quantize phase what the hardware model will say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub test_accuracy: Option<f64>,
-    /// Of the epoch's last step.
-    pub learning_rate: f64,
-    /// Of the steps alone.
-    pub images_per_second: f64,
-    /// Share of all groups that are zero, 0 to 1.
-    pub group_sparsity: f64,
-    /// `sum_g sqrt(size of g) * norm of g`, the group lasso before `lambda`, of folded weights.
-    pub penalty: f64,
-    /// Of steps and evaluation together.
-    pub seconds: f64,
 }

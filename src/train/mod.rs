@@ -20,9 +20,10 @@ mod speed;
 mod tensors;
 mod training;
 
+pub use crate::run_folder::EpochReport;
 pub use checkpoint::{Checkpoint, Position, State, Tally};
 pub use device::{DEFAULT_DEVICE, DEVICES, device};
-pub use events::{EpochReport, Event, FloatReport, StepReport};
+pub use events::{Event, FloatReport, StepReport};
 pub use memory::{Allocator, keep_memory};
 pub(crate) use predict::largest;
 pub use recipe::{

@@ -4,8 +4,9 @@ use maud::{Markup, html};
 
 use super::elements::{legend, section};
 use crate::report::chart::{self, Curve};
-use crate::report::metrics::{Epoch, Metrics, measured};
+use crate::report::metrics::{Metrics, measured};
 use crate::report::text::count;
+use crate::run_folder::EpochReport;
 
 pub(super) fn training(metrics: &Metrics) -> Markup {
     let body = match metrics {
@@ -31,15 +32,15 @@ pub(super) fn training(metrics: &Metrics) -> Markup {
     section("Training", body)
 }
 
-fn curves(epochs: &[Epoch]) -> Markup {
+fn curves(epochs: &[EpochReport]) -> Markup {
     let mut phases: Vec<(usize, &str)> = Vec::new();
     for (index, epoch) in epochs.iter().enumerate() {
-        if phases.last().is_none_or(|(_, phase)| *phase != epoch.phase) {
-            phases.push((index, &epoch.phase));
+        if phases.last().is_none_or(|(_, phase)| *phase != epoch.phase.name()) {
+            phases.push((index, epoch.phase.name()));
         }
     }
     let curve =
-        |color, name, value: fn(&Epoch) -> f64| Curve { color, name, values: epochs.iter().map(value).collect() };
+        |color, name, value: fn(&EpochReport) -> f64| Curve { color, name, values: epochs.iter().map(value).collect() };
     let mut percents = Vec::new();
     let mut colors = Vec::new();
     if let Some((name, values)) = measured(epochs) {
@@ -61,8 +62,8 @@ fn curves(epochs: &[Epoch]) -> Markup {
     }
 }
 
-fn after(epochs: &[Epoch], last: &Epoch) -> Markup {
-    let Epoch { train_accuracy, loss, .. } = last;
+fn after(epochs: &[EpochReport], last: &EpochReport) -> Markup {
+    let EpochReport { train_accuracy, loss, .. } = last;
     let measured = measured(epochs).and_then(|(name, values)| Some((name, *values.last()?)));
     html! {
         p.note {

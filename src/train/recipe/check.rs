@@ -1,6 +1,7 @@
 //! What the types of a recipe cannot say.
 
-use super::phase::{Phase, PhaseKind};
+use super::PhaseKind;
+use super::phase::Phase;
 use super::schema::{Budget, DistillationConfig, Recipe};
 use crate::data::{Normalization, NormalizationConfig};
 use crate::error::{Error, Result};

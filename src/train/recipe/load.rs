@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::phase::{Phase, PhaseKind};
+use super::PhaseKind;
+use super::phase::Phase;
 use super::schema::Recipe;
 use crate::error::{Error, Result};
 use crate::files::{read_text, to_toml};

@@ -5,6 +5,7 @@ mod load;
 mod phase;
 mod schema;
 
+pub use crate::run_folder::PhaseKind;
 pub use load::assignment;
-pub use phase::{Phase, PhaseKind, Schedule};
+pub use phase::{Phase, Schedule};
 pub use schema::{Budget, DistillationConfig, EvaluateEvery, Recipe, SparsityConfig, StartFrom};

@@ -3,29 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::integer::Fusion;
-
-/// What a phase trains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PhaseKind {
-    /// Float weights with batch norm.
-    Float,
-    /// Float weights with the group penalty; at its end the masks freeze.
-    Sparsify,
-    /// Quantized weights and activations.
-    Quantize,
-}
-
-impl PhaseKind {
-    /// The name in files and tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Float => "float",
-            Self::Sparsify => "sparsify",
-            Self::Quantize => "quantize",
-        }
-    }
-}
+use crate::run_folder::PhaseKind;
 
 /// A stretch of training with one optimizer and schedule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

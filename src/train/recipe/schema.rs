@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::phase::{Phase, PhaseKind};
+use super::PhaseKind;
+use super::phase::Phase;
 use crate::data::{DATASETS, Normalization, NormalizationConfig, Split};
 use crate::files::exists;
 use crate::integer::{ImageScale, QuantizeConfig};

@@ -21,7 +21,7 @@ use super::calibrate::{measure_folded, measure_statistics};
 use super::check;
 use super::checkpoint::Position;
 use super::device::{default_device, has_our_kernels};
-use super::events::{EpochReport, Event, StepReport};
+use super::events::{Event, StepReport};
 use super::health::check_finite;
 use super::model::Model;
 use super::optimizer::{Average, Sgd};
@@ -36,6 +36,7 @@ use crate::network::{Array, ConvId, Graph, NetworkSpec, Params, Weights};
 use crate::observer::StopSignal;
 use crate::package::{Package, Predictions, Provenance};
 use crate::quantize::Quantizer;
+use crate::run_folder::EpochReport;
 
 /// A training between two steps.
 ///

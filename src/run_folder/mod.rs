@@ -1,10 +1,14 @@
-//! A run folder: the names of its files, and its lock.
+//! A run folder: the names of its files, the lines of its `metrics.jsonl`, and its lock.
+
+mod metrics;
 
 use std::fs::File;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::try_lock;
+
+pub use metrics::{EpochReport, PhaseKind};
 
 /// The recipe with every key that is in use.
 pub const RECIPE: &str = "recipe.toml";
@@ -14,7 +18,7 @@ pub const HARDWARE: &str = "hardware.toml";
 pub const NETWORK: &str = "network.toml";
 /// The images that the run uses, as hashes.
 pub const DATA: &str = "data.toml";
-/// A line for each epoch; `docs/training.md` explains its keys.
+/// A line for each epoch, an [`EpochReport`]; `docs/training.md` explains its keys.
 pub const METRICS: &str = "metrics.jsonl";
 /// The folder of checkpoints.
 pub const CHECKPOINTS: &str = "checkpoints";
