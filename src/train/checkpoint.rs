@@ -161,7 +161,7 @@ impl Checkpoint {
 
 /// The values of an array for each convolution; none where no convolution has one.
 fn of_convs<T>(graph: &Graph, file: &Weights, prefix: &str, value: impl Fn(f32) -> T) -> Result<Option<Vec<Vec<T>>>> {
-    if file.with_prefix(prefix).is_empty() {
+    if !file.iter().any(|(name, _)| name.starts_with(prefix)) {
         return Ok(None);
     }
     let values = |conv: Conv| {

@@ -249,6 +249,31 @@ impl Memory {
     pub(crate) fn feature_sram_bits(&self) -> u64 {
         self.feature_sram_kib * KIB_BITS
     }
+
+    /// Cycles in which a core reads bits of maps.
+    pub(crate) fn read_cycles(&self, bits: u64) -> u64 {
+        bits.div_ceil(self.feature_read_bits_per_cycle)
+    }
+
+    /// Cycles in which a core writes bits of maps.
+    pub(crate) fn write_back_cycles(&self, bits: u64) -> u64 {
+        bits.div_ceil(self.feature_write_bits_per_cycle)
+    }
+
+    /// Cycles in which a core writes weights into its macros: the slower of the write port and the weight SRAM.
+    pub(crate) fn load_cycles(&self, cell_bits: u64, packed_bits: u64) -> u64 {
+        cell_bits.div_ceil(self.write_bits_per_cycle).max(packed_bits.div_ceil(self.weight_bits_per_cycle))
+    }
+
+    /// Cycles in which a core decodes index bits.
+    pub(crate) fn decode_cycles(&self, index_bits: u64) -> u64 {
+        index_bits.div_ceil(self.index_bits_per_cycle)
+    }
+
+    /// Cycles in which bits come from or go to the next memory level.
+    pub(crate) fn next_level_cycles(&self, bits: u64) -> u64 {
+        bits.div_ceil(self.next_level_bits_per_cycle)
+    }
 }
 
 /// Energy constants.

@@ -89,11 +89,8 @@ impl Bounds {
         let memory = &hardware.memory;
         let frames = hardware.frames_per_load as u64;
         let slowest = |cycles: &dyn Fn(&CoreWork) -> u64| work.cores.iter().map(cycles).max().unwrap_or(0);
-        let load = |core: &CoreWork| {
-            let write = core.cell_bits().div_ceil(memory.write_bits_per_cycle);
-            write.max(core.packed_bits().div_ceil(memory.weight_bits_per_cycle)).div_ceil(frames)
-        };
-        let decode = |core: &CoreWork| core.index_bits().div_ceil(memory.index_bits_per_cycle).div_ceil(frames);
+        let load = |core: &CoreWork| memory.load_cycles(core.cell_bits(), core.packed_bits()).div_ceil(frames);
+        let decode = |core: &CoreWork| memory.decode_cycles(core.index_bits()).div_ceil(frames);
         let loads = |cycles: &dyn Fn(&CoreWork) -> u64| match loading {
             Loading::Never => 0,
             Loading::WeightSram | Loading::NextLevel => slowest(cycles),
@@ -101,9 +98,9 @@ impl Bounds {
         Self {
             computing: work.layer.compute_cycles().div_ceil(hardware.macros() as u64),
             loading: loads(&load),
-            read_port: slowest(&|core| core.traffic().read.div_ceil(memory.feature_read_bits_per_cycle)),
-            write_port: slowest(&|core| core.traffic().written.div_ceil(memory.feature_write_bits_per_cycle)),
-            next_level: BitsMoved::of(work, hardware, loading).next_level.div_ceil(memory.next_level_bits_per_cycle),
+            read_port: slowest(&|core| memory.read_cycles(core.traffic().read)),
+            write_port: slowest(&|core| memory.write_back_cycles(core.traffic().written)),
+            next_level: memory.next_level_cycles(BitsMoved::of(work, hardware, loading).next_level),
             decoder: loads(&decode),
         }
     }

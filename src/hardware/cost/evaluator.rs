@@ -241,22 +241,23 @@ fn assert_bounds(works: &[Arc<LayerWork>], timeline: &Timeline, hardware: &Hardw
     let bound = |name: &str, cycles: u64, least: u64| {
         assert!(cycles >= least, "layer `{name}`: {cycles} cycles are less than its least {least}");
     };
-    let mut written = vec![0; hardware.cores];
+    let mut loaded = vec![(0, 0); hardware.cores];
     let mut fetched = 0;
     for (work, time) in works.iter().zip(&timeline.layers) {
         let (name, cycles) = (&time.name, time.end - time.start);
         bound(name, cycles, (frames * work.layer.compute_cycles()).div_ceil(hardware.macros() as u64));
-        for (core, written) in work.cores.iter().zip(&mut written) {
-            bound(name, cycles, (frames * core.traffic().read).div_ceil(memory.feature_read_bits_per_cycle));
-            bound(name, cycles, (frames * core.traffic().written).div_ceil(memory.feature_write_bits_per_cycle));
+        for (core, (cell_bits, packed_bits)) in work.cores.iter().zip(&mut loaded) {
+            bound(name, cycles, memory.read_cycles(frames * core.traffic().read));
+            bound(name, cycles, memory.write_back_cycles(frames * core.traffic().written));
             if loading != Loading::Never {
                 // Weights may come while earlier layers run.
-                *written += core.cell_bits();
-                bound(name, time.end, written.div_ceil(memory.write_bits_per_cycle));
+                *cell_bits += core.cell_bits();
+                *packed_bits += core.packed_bits();
+                bound(name, time.end, memory.load_cycles(*cell_bits, *packed_bits));
             }
         }
         fetched += frames * work.next_level_map_bits() + Loaded::of(work, loading).fetched;
-        bound(name, time.end, fetched.div_ceil(memory.next_level_bits_per_cycle));
+        bound(name, time.end, memory.next_level_cycles(fetched));
     }
 }
 

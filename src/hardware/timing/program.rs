@@ -136,8 +136,8 @@ pub(crate) fn write_programs(
     let memory = &hardware.memory;
     let frames = hardware.frames_per_load as u64;
     // All cores move an even part of the maps, each through its share of the next level.
-    let fetch = (frames * work.layer.image_bits).div_ceil(memory.next_level_bits_per_cycle);
-    let spill = (2 * frames * work.spilled_bits).div_ceil(memory.next_level_bits_per_cycle);
+    let fetch = memory.next_level_cycles(frames * work.layer.image_bits);
+    let spill = memory.next_level_cycles(2 * frames * work.spilled_bits);
     let joins = work.cores.iter().any(|core| core.at_end != Traffic::default());
     let move_maps = |cycles| Instruction::Move { activity: Activity::MoveMaps, cycles };
     programs.resize_with(work.cores.len(), Vec::new);
@@ -151,12 +151,11 @@ pub(crate) fn write_programs(
         if joins {
             steps.push(Instruction::Join);
             let ports = [
-                (Activity::LoadInputs, core.at_end.read, memory.feature_read_bits_per_cycle),
-                (Activity::WriteBack, core.at_end.written, memory.feature_write_bits_per_cycle),
+                (Activity::LoadInputs, memory.read_cycles(frames * core.at_end.read)),
+                (Activity::WriteBack, memory.write_back_cycles(frames * core.at_end.written)),
             ];
-            for (activity, bits, width) in ports.into_iter().filter(|(_, bits, _)| *bits > 0) {
-                steps.push(Instruction::Move { activity, cycles: (frames * bits).div_ceil(width) });
-            }
+            let used = ports.into_iter().filter(|(_, cycles)| *cycles > 0);
+            steps.extend(used.map(|(activity, cycles)| Instruction::Move { activity, cycles }));
         }
         if spill > 0 {
             steps.extend([Instruction::Join, move_maps(spill)]);
@@ -188,7 +187,7 @@ impl Beats {
         let access = work.layer.access_cycles();
         let bundle_bits = work.layer.conv.as_ref().map_or(0, ConvMapping::bundle_bits);
         // The inputs of one bundle come before its access.
-        let lead = bundle_bits.div_ceil(hardware.memory.feature_read_bits_per_cycle);
+        let lead = hardware.memory.read_cycles(bundle_bits);
         let count = core.macros.min(core.tiles.len());
         // The longest that a tile of each place takes.
         let mut longest = vec![Place { read: 0, compute: 0, write: 0 }; count];
@@ -248,7 +247,7 @@ impl Beats {
                     for (place, tile) in tiles.iter().enumerate() {
                         let unit = unit_of(place);
                         if tile.index_bits > 0 {
-                            let cycles = tile.index_bits.div_ceil(hardware.memory.index_bits_per_cycle);
+                            let cycles = hardware.memory.decode_cycles(tile.index_bits);
                             steps.push(Instruction::DecodeIndex { unit, cycles });
                         }
                         // Other copies of the core have it from its weight SRAM.
@@ -283,11 +282,11 @@ impl Beats {
 
 impl Tile {
     fn read_cycles(&self, hardware: &Hardware) -> u64 {
-        self.traffic.read.div_ceil(hardware.memory.feature_read_bits_per_cycle)
+        hardware.memory.read_cycles(self.traffic.read)
     }
 
     fn write_cycles(&self, hardware: &Hardware) -> u64 {
-        self.traffic.written.div_ceil(hardware.memory.feature_write_bits_per_cycle)
+        hardware.memory.write_back_cycles(self.traffic.written)
     }
 
     /// A macro waits for inputs that come more slowly than it computes.
@@ -298,12 +297,10 @@ impl Tile {
     /// The slowest of the write port, the weight SRAM and the core's share of the next level.
     fn load_cycles(&self, hardware: &Hardware, from_next_level: bool) -> u64 {
         let memory = &hardware.memory;
-        let write = self.cell_bits.div_ceil(memory.write_bits_per_cycle);
-        let read = self.packed_bits.div_ceil(memory.weight_bits_per_cycle);
-        let fetch = match from_next_level {
-            true => (self.packed_bits * hardware.cores as u64).div_ceil(memory.next_level_bits_per_cycle),
-            false => 0,
-        };
-        write.max(read).max(fetch)
+        let load = memory.load_cycles(self.cell_bits, self.packed_bits);
+        match from_next_level {
+            true => load.max(memory.next_level_cycles(self.packed_bits * hardware.cores as u64)),
+            false => load,
+        }
     }
 }
