@@ -5,7 +5,7 @@
 use super::graph::Graph;
 use super::node::{Conv, ConvId};
 use super::role::Role;
-use super::weights::{Array, Weights, weight_shape};
+use super::weights::{Array, Weights};
 use crate::error::{Error, Result};
 
 /// Which parameter of a network.
@@ -35,7 +35,7 @@ impl ParamId {
     pub fn shape(self, graph: &Graph, values: usize) -> Vec<usize> {
         let mut convs = graph.node_convs(self.conv.node()).into_iter().flatten();
         match convs.find(|conv| conv.id == self.conv) {
-            Some(conv) if self.role == Role::Weight => weight_shape(&conv.shape),
+            Some(conv) if self.role == Role::Weight => conv.shape.weight_shape(),
             Some(_) | None => vec![values],
         }
     }
@@ -305,8 +305,7 @@ fn scale(graph: &Graph, arrays: &Weights, id: ParamId, most: usize) -> Result<Op
 fn required(graph: &Graph, arrays: &Weights, conv: &Conv, role: Role) -> Result<Array> {
     let name = ParamId { conv: conv.id, role }.name(graph);
     let array = arrays.get(&name)?;
-    let shape = if role == Role::Weight { weight_shape(&conv.shape) } else { vec![conv.shape.filters()] };
-    array.check_shape(&name, &shape, graph)?;
+    array.check_shape(&name, &role.shape(&conv.shape), graph)?;
     array.check_finite(&name)?;
     if let Some(value) = array.values.iter().find(|value| role == Role::Variance && **value < 0.0) {
         return Err(Error::Setting(format!("`{name}` holds {value}: no variance is below 0")));

@@ -1,5 +1,8 @@
 //! What a parameter is to its convolution. The names of arrays follow from it, which exist in files alone.
 
+use super::node::Conv;
+use super::shape::ConvShape;
+
 /// What a parameter is to its convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -39,6 +42,19 @@ impl Role {
     /// Name of its array in files, for a layer of this name.
     pub(super) fn array_name(self, layer: &str) -> String {
         format!("{layer}.{}", self.suffix())
+    }
+
+    /// The arrays of a convolution before it is quantized.
+    pub(super) fn of_float(conv: &Conv) -> &'static [Self] {
+        match conv.batch_norm {
+            true => &[Self::Weight, Self::Gamma, Self::Beta, Self::Mean, Self::Variance],
+            false => &[Self::Weight, Self::Bias],
+        }
+    }
+
+    /// Shape of its array before the convolution is quantized.
+    pub(super) fn shape(self, conv: &ConvShape) -> Vec<usize> {
+        if self == Self::Weight { conv.weight_shape() } else { vec![conv.filters()] }
     }
 
     /// Whether it is a quantizer's scale.

@@ -123,6 +123,12 @@ impl ConvShape {
         Ok(Self { groups, ..self })
     }
 
+    /// Shape of its weights: filters, depth, height and width of the kernel.
+    pub(super) fn weight_shape(&self) -> Vec<usize> {
+        let [height, width] = self.window.kernel;
+        vec![self.filters(), self.depth(), height, width]
+    }
+
     /// Output channels.
     pub fn filters(&self) -> usize {
         self.output.channels

@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 use super::graph::Graph;
 use super::node::Conv;
 use super::role::Role;
-use super::shape::ConvShape;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::seal::{NO_CHECKSUM, checksum, seal};
@@ -93,21 +92,19 @@ impl Weights {
     pub fn random(graph: &Graph, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut weights = Self::default();
-        for Conv { name, shape, batch_norm, .. } in graph.convs() {
+        for conv in graph.convs() {
+            let Conv { name, shape, .. } = &conv;
             let deviation = (2.0 / (shape.depth() * shape.taps()) as f64).sqrt();
-            let values = StandardNormal
-                .sample_iter(&mut rng)
-                .take(shape.weights())
-                .map(|z: f64| (deviation * z) as f32)
-                .collect();
-            weights.insert(Role::Weight.array_name(&name), Array { shape: weight_shape(&shape), values });
-            let constant = |value: f32| Array::vector(vec![value; shape.filters()]);
-            if batch_norm {
-                for (role, value) in [(Role::Gamma, 1.0), (Role::Beta, 0.0), (Role::Mean, 0.0), (Role::Variance, 1.0)] {
-                    weights.insert(role.array_name(&name), constant(value));
-                }
-            } else {
-                weights.insert(Role::Bias.array_name(&name), constant(0.0));
+            for role in Role::of_float(&conv) {
+                let values = match role {
+                    Role::Weight => {
+                        let normal = StandardNormal.sample_iter(&mut rng).take(shape.weights());
+                        normal.map(|z: f64| (deviation * z) as f32).collect()
+                    }
+                    Role::Gamma | Role::Variance => vec![1.0; shape.filters()],
+                    _ => vec![0.0; shape.filters()],
+                };
+                weights.insert(role.array_name(name), Array { shape: role.shape(shape), values });
             }
         }
         weights
@@ -229,9 +226,4 @@ pub(super) fn unsealed(bytes: &[u8], metadata: &str) -> std::result::Result<Opti
         Some(found) if found == sha256 => Ok(state),
         _ => Err("its checksum is another one than its content's: the file is damaged".into()),
     }
-}
-
-pub(super) fn weight_shape(conv: &ConvShape) -> Vec<usize> {
-    let [height, width] = conv.window.kernel;
-    vec![conv.filters(), conv.depth(), height, width]
 }

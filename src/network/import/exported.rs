@@ -8,7 +8,7 @@ use crate::error::{CheckpointError, Result};
 use crate::network::graph::Graph;
 use crate::network::onnx::OnnxNetwork;
 use crate::network::role::Role;
-use crate::network::weights::{Weights, weight_shape};
+use crate::network::weights::Weights;
 
 const WAY_OUT: &str = "--write-network writes the file's own network, from which to go on; --fresh names the layers that are trained anew";
 
@@ -33,17 +33,10 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     let mut used = Vec::new();
     for conv in wanted {
         let layer = options.names.and_then(|names| names.get(&conv.name)).unwrap_or(&conv.name);
-        let roles: &[Role] = match conv.batch_norm {
-            true => &[Role::Weight, Role::Gamma, Role::Beta, Role::Mean, Role::Variance],
-            false => &[Role::Weight, Role::Bias],
-        };
-        for role in roles {
+        for role in Role::of_float(&conv) {
             let name = role.array_name(layer);
             let array = found.find(&name).ok_or_else(|| other(format!("it has no `{name}`")))?;
-            let needed = match role {
-                Role::Weight => weight_shape(&conv.shape),
-                _ => vec![conv.shape.filters()],
-            };
+            let needed = role.shape(&conv.shape);
             if array.shape != needed {
                 let reason = format!("`{name}` has shape {:?}, `{}` needs {needed:?}", array.shape, conv.name);
                 return Err(other(reason).into());

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered};
 use crate::network::role::Role;
-use crate::network::weights::weight_shape;
 use crate::network::{Conv, ConvId, Graph};
 
 /// What a user says about a checkpoint.
@@ -129,8 +128,8 @@ impl<'m, 'a> Matcher<'m, 'a> {
         let mut left: Vec<&Conv> = wanted.iter().filter(|conv| !found.contains_key(&conv.id)).collect();
         let mut none_left = Vec::new();
         while let Some(first) = left.first() {
-            let shape = weight_shape(&first.shape);
-            let (alike, others) = left.iter().partition::<Vec<&Conv>, _>(|conv| weight_shape(&conv.shape) == shape);
+            let shape = first.shape.weight_shape();
+            let (alike, others) = left.iter().partition::<Vec<&Conv>, _>(|conv| conv.shape.weight_shape() == shape);
             let fits = |module: &&Module| {
                 self.is_free(module) && module.weights().is_some_and(|weights| weights.fits(&first.shape))
             };
@@ -142,7 +141,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 // A checkpoint that counts its layers otherwise has some names in common with the network's.
                 let by_own_name = |conv: &&Conv| {
                     found.contains_key(&conv.id)
-                        && weight_shape(&conv.shape) == shape
+                        && conv.shape.weight_shape() == shape
                         && !self.options.names.is_some_and(|names| names.contains_key(&conv.name))
                 };
                 if let Some(other) = wanted.iter().find(by_own_name) {
@@ -193,7 +192,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
     /// Convolutions of one shape take the modules of that shape in the order of their numbers: there must be as many, and an order.
     fn check_order(&self, convs: &[&Conv], modules: &[&Module]) -> Fit<()> {
         let first = convs[0];
-        let shape = weight_shape(&first.shape);
+        let shape = first.shape.weight_shape();
         if modules.len() > convs.len() {
             let names: Vec<&str> = modules.iter().map(|module| module.name).collect();
             let reason = format!("`{}` may be any of {}", first.name, names.join(", "));

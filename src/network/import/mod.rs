@@ -32,7 +32,7 @@ use super::graph::Graph;
 use super::onnx::is_onnx;
 use super::params::ParamId;
 use super::role::Role;
-use super::weights::{Array, Weights, weight_shape};
+use super::weights::{Array, Weights};
 use crate::error::{CheckpointError, Result};
 
 pub use self::imported::Imported;
@@ -112,7 +112,7 @@ fn read_layer(arrays: &Arrays, layer: &MatchedLayer) -> Result<Vec<(Role, Array)
             }
         }
     }
-    let weight = Array { shape: weight_shape(&layer.conv.shape), values: weight };
+    let weight = Array { shape: layer.conv.shape.weight_shape(), values: weight };
     let bias = layer.bias.as_ref().map(|bias| values(arrays, bias, false)).transpose()?;
     let mut found = vec![(Role::Weight, weight)];
     let constant = |value: f32| Array::vector(vec![value; filters]);
