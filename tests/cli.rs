@@ -130,8 +130,10 @@ fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     files
 }
 
-/// A copy of the finished run.
-fn copy_run(run: &Path) {
+/// A new place with a copy of the finished run, and where that is.
+fn copied_run() -> (TempDir, PathBuf) {
+    let dir = new_place();
+    let run = dir.path().join("run");
     for (path, bytes) in tree(&FINISHED.join("run")) {
         let place = run.join(path.strip_prefix(FINISHED.join("run")).unwrap());
         match path.is_dir() {
@@ -143,6 +145,7 @@ fn copy_run(run: &Path) {
         }
     }
     fs::write(run.join("lock"), "").unwrap();
+    (dir, run)
 }
 
 /// Checks that a command fails with one line that holds `parts`, and writes nothing below `folder`.
@@ -1331,9 +1334,7 @@ fn a_checkpoint_with_another_bit_is_refused() {
 /// What else a checkpoint has than parameters, as no run leaves it.
 #[test]
 fn arrays_that_no_run_leaves_are_refused() {
-    let dir = new_place();
-    let run = dir.path().join("run");
-    copy_run(&run);
+    let (dir, run) = copied_run();
     let last = run.join("checkpoints/last.safetensors");
     let (good, state) = Weights::load(&last).unwrap();
     let weight = good.get("stem.weight").unwrap();
@@ -1368,9 +1369,7 @@ fn arrays_that_no_run_leaves_are_refused() {
 /// A package says by which recipe it was made.
 #[test]
 fn what_has_run_stays_in_the_recipe_as_it_was() {
-    let dir = new_place();
-    let run = dir.path().join("run");
-    copy_run(&run);
+    let (dir, run) = copied_run();
     let file = run.join("recipe.toml");
     let recipe = fs::read_to_string(&file).unwrap();
     let with = |from: &str, to: &str| {
@@ -1410,9 +1409,7 @@ fn names_of_layers_that_the_network_lacks_are_refused() {
 
 #[test]
 fn a_position_that_the_recipe_does_not_have_is_refused() {
-    let dir = new_place();
-    let run = dir.path().join("run");
-    copy_run(&run);
+    let (dir, run) = copied_run();
     let last = run.join("checkpoints/last.safetensors");
     let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
     let good = Checkpoint::load(&last, &graph).unwrap();
@@ -1441,8 +1438,7 @@ fn a_run_goes_on_with_the_arithmetic_that_it_began_with() {
     if Arithmetic::here() == Arithmetic::Apart {
         return;
     }
-    let dir = new_place();
-    copy_run(&dir.path().join("run"));
+    let (dir, _) = copied_run();
     let mut command = train(dir.path(), &["--resume", "--run", "run"]);
     let words = ["last.safetensors", "fused multiply-add", "portable code", "--allow-other-cpu"];
     refused(dir.path(), command.env("MARS_ISA", "portable"), &words);
@@ -1466,8 +1462,7 @@ fn a_package_is_no_checkpoint_and_says_where_that_is() {
 
 #[test]
 fn a_run_keeps_its_report() {
-    let dir = new_place();
-    copy_run(&dir.path().join("run"));
+    let (dir, _) = copied_run();
     fs::write(dir.path().join("fast.toml"), "base = \"run/hardware.toml\"\nclock_mhz = 500.0\n").unwrap();
     let others: [&[&str]; 3] = [&["--images", "5"], &["--hardware", "fast.toml"], &["--dataset", "cifar10-mini"]];
     for other in others {
