@@ -8,7 +8,7 @@ pub trait Observer: Sync {
     /// A message for a person, in one line.
     fn notice(&self, message: &str);
 
-    /// A piece of work begins; `done` of its `total` units were done before.
+    /// A piece of work begins; `done` of its `total` units were done before. A total of 0 says that nobody knows it.
     fn begins(&self, title: &str, total: usize, done: usize);
 
     /// `done` units are done; `detail` tells more, and is asked only where that is shown.

@@ -49,6 +49,17 @@ impl Terminal {
     }
 }
 
+/// How far a task is that went from one number of units to another in this time.
+fn line(title: &str, total: usize, [before, done]: [usize; 2], time: Duration, detail: &str) -> String {
+    let space = if detail.is_empty() { "" } else { " " };
+    let each = time.as_secs_f64() / done.saturating_sub(before).max(1) as f64;
+    match total.checked_sub(done) {
+        Some(left) => format!("{title} {done}/{total}{space}{detail} eta {:.0} s", each * left as f64),
+        // Nobody knows how much there is.
+        None => format!("{title} {done}{space}{detail}"),
+    }
+}
+
 impl Observer for Terminal {
     fn notice(&self, message: &str) {
         self.with(|task| match task {
@@ -60,7 +71,10 @@ impl Observer for Terminal {
     fn begins(&self, title: &str, total: usize, done: usize) {
         let started = Instant::now();
         let display = if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{prefix} {pos}/{len} [{bar:30}] {eta} {msg}");
+            let style = ProgressStyle::with_template(match total {
+                0 => "{prefix} {pos} {msg}",
+                _ => "{prefix} {pos}/{len} [{bar:30}] {eta} {msg}",
+            });
             let bar = ProgressBar::new(total as u64);
             bar.set_style(style.expect("a valid template").progress_chars("=> "));
             bar.set_prefix(title.to_string());
@@ -83,11 +97,7 @@ impl Observer for Terminal {
                 }
                 Display::Lines { last } if last.elapsed() >= LINE_EVERY => {
                     *last = Instant::now();
-                    let each = started.elapsed().as_secs_f64() / (done - *before).max(1) as f64;
-                    let left = each * (*total - done) as f64;
-                    let detail = detail();
-                    let space = if detail.is_empty() { "" } else { " " };
-                    notice(&format!("{title} {done}/{total}{space}{detail} eta {left:.0} s"));
+                    notice(&line(title, *total, [*before, done], started.elapsed(), &detail()));
                 }
                 Display::Lines { .. } => {}
             }
@@ -104,5 +114,17 @@ impl Observer for Terminal {
                 notice(&format!("{title} {line}"));
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_how_much_is_left_where_that_is_known() {
+        let said = |total, before_and_done| line("read", total, before_and_done, Duration::from_secs(10), "2 MB/s");
+        assert_eq!(said(50, [10, 20]), "read 20/50 2 MB/s eta 30 s");
+        assert_eq!(said(0, [0, 20]), "read 20 2 MB/s");
     }
 }

@@ -934,7 +934,7 @@ fn a_run_goes_on_alone_and_with_what_it_began_with() {
 /// What has begun stays as it was in the recipe of a run.
 #[test]
 fn a_phase_that_has_begun_keeps_its_kind() {
-    let dir = new_place();
+    let dir = place_of_long_runs("", &[]);
     let new = ["--recipe", "recipe.toml", "--run", "run"];
     let run = dir.path().join("run");
     kill_at(train(dir.path(), &new).stdout(Stdio::null()).spawn().unwrap(), &run, 1);
@@ -947,7 +947,7 @@ fn a_phase_that_has_begun_keeps_its_kind() {
     refused(dir.path(), &mut train(dir.path(), &["--resume", "--run", "run"]), &parts);
     fs::write(&file, recipe).unwrap();
     success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
-    same_run(&run, &FINISHED.join("run"));
+    same_run(&run, &dir.path().join("whole"));
 }
 
 /// The loss explodes within an epoch, or after one of a single step, whose checkpoint must not hold what cannot be used.

@@ -121,7 +121,7 @@ impl Archive {
         let (started, before) = (Instant::now(), have);
         let title = format!("{}, MB", self.file);
         // A server that doesn't say how much there is leaves the end open.
-        observer.begins(&title, megabytes(total.unwrap_or(have)), megabytes(have));
+        observer.begins(&title, total.map_or(0, megabytes), megabytes(have));
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; 1 << 16];
         loop {

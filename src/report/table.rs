@@ -56,7 +56,7 @@ fn costs(evaluation: &Evaluation) -> Vec<String> {
     let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
     let mut lines = vec![format!("  {:<28}{:>14}{:>16}", "per frame", "with reload", "without reload")];
     let mut pair = |name: &str, value: &dyn Fn(&Cost) -> String| {
-        lines.push(format!("  {name:<28}{:>14}{:>16}", value(with), value(without)));
+        lines.push(format!("  {name:<28} {:>14} {:>15}", value(with), value(without)));
     };
     pair("cycles", &|cost| grouped(cost.cycles));
     pair("frames per second", &|cost| grouped(cost.fps.round() as u64));

@@ -53,7 +53,7 @@ impl<'a> Journal<'a> {
                 }
                 Event::Step(report) => {
                     observer.advances(report.step, &|| step_line(&report));
-                    if stop.is_stopped() && report.step < report.steps {
+                    if stop.is_stopped() {
                         training.check_finite()?;
                         observer.ends(Some("interrupted"));
                         self.save(training)?;
