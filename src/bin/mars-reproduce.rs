@@ -81,8 +81,7 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
     };
     let only_table = arguments.table || (!experiment.claims.is_empty() && arguments.rows.is_empty());
     let verdict = if only_table { Verdict::Finished } else { reproduction.run(&stop_on_interrupt()?)? };
-    let table = reproduction.table()?;
-    table.write()?;
+    let table = reproduction.write_table()?;
     arguments.common.write_json(|| table.json())?;
     say(&format!("{}\ntable.md, table.csv and table.svg are in {}\n", table.text(), results.display()))?;
     match verdict {

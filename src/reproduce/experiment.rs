@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::builtin;
 use crate::error::{Error, Result, closest};
 use crate::files::{exists, read_text};
-use crate::train::{Recipe, StartFrom, assignment};
+use crate::train::{Recipe, StartFrom, assignment, is_experiment};
 
 /// Where experiments lie that are named without a path.
 pub const FOLDER: &str = "experiments";
@@ -301,11 +301,6 @@ fn check_settings(settings: &[String]) -> Result<()> {
 fn has_rows(path: &Path) -> bool {
     let text = read_text(path).unwrap_or_default();
     text.parse::<toml::Table>().map_or_else(|_| text.contains("[[rows]]"), |table| is_experiment(&table))
-}
-
-/// Hardware files have `rows` too, which is a number.
-fn is_experiment(table: &toml::Table) -> bool {
-    table.get("rows").is_some_and(toml::Value::is_array)
 }
 
 fn stem(path: &Path) -> String {

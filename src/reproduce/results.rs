@@ -2,12 +2,13 @@
 //! metrics of the first one, so that anybody can check it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::{self, Source, exists, read_if_present, to_json, write_atomically};
+use crate::files::{self, Source, exists, read_if_present, to_json, wait_for_lock, write_atomically};
 use crate::hardware::Cost;
 use crate::network::weights_file;
 use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
@@ -119,6 +120,15 @@ impl Results {
         &self.folder
     }
 
+    /// Keeps other processes from writing here as long as it lives; makes the folder, if it isn't there.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub(super) fn lock(&self) -> Result<File> {
+        std::fs::create_dir_all(&self.folder).map_err(Error::io(&self.folder))?;
+        wait_for_lock(&self.folder.join("lock"))
+    }
+
     /// The folder of a row.
     pub fn row_folder(&self, row: &str) -> PathBuf {
         self.folder.join(row)
@@ -147,6 +157,8 @@ impl Results {
     /// # Errors
     /// A file that cannot be read or written.
     pub(super) fn record(&self, row: &str, run: Run, folder: &Path) -> Result<()> {
+        // Another process may have finished another seed at the same time.
+        let _lock = self.lock()?;
         let kept = self.row_folder(row);
         std::fs::create_dir_all(&kept).map_err(Error::io(&kept))?;
         let mut runs = self.runs(row)?;

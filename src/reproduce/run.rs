@@ -1,6 +1,6 @@
 //! Runs what is unfinished of an experiment, row by row, seed after seed.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,12 +9,12 @@ use super::experiment::{Experiment, Row};
 use super::paths::{run_folder, start_checkpoint};
 use super::results::{Results, Run, differences, other_checkpoint, sha256};
 use super::table::Table;
-use crate::data::{DataOptions, Dataset};
+use crate::data::DataOptions;
 use crate::error::{Error, Result};
-use crate::files::{exists, read_if_present, to_json, wait_for_lock, write_atomically};
+use crate::files::{exists, read_if_present, to_json, write_atomically};
 use crate::network::weights_file;
 use crate::observer::{Observer, StopSignal};
-use crate::run::{Cpu, Environment, Outcome, Plan};
+use crate::run::{Cpu, Environment, Outcome, Plan, dataset};
 use crate::run_folder::{DEPLOYMENT, EpochReport, LAST, METRICS, PhaseKind, RECIPE, RunLock};
 use crate::train::{Recipe, StartFrom};
 use crate::validation::Deployment;
@@ -89,8 +89,8 @@ impl Reproduction<'_> {
             let name = format!("row `{}`, seed {}", job.row.name, job.seed);
             self.observer.notice(&name);
             let outcome = self.run_job(job, stop);
-            let written = self.table().and_then(|table| table.write());
-            match outcome.and_then(|verdict| written.map(|()| verdict)) {
+            let written = self.write_table();
+            match outcome.and_then(|verdict| written.map(|_| verdict)) {
                 Ok(Verdict::Finished) => {}
                 Ok(Verdict::Interrupted) => return Ok(Verdict::Interrupted),
                 Err(error) => {
@@ -105,14 +105,21 @@ impl Reproduction<'_> {
         }
     }
 
-    /// The table of what there is.
+    /// Writes the table of what there is.
     ///
     /// # Errors
-    /// Results that cannot be read.
-    pub fn table(&self) -> Result<Table<'_>> {
+    /// Results that cannot be read, a file that cannot be written.
+    pub fn write_table(&self) -> Result<Table<'_>> {
+        let _lock = self.results.lock()?;
         let runs = |row: &Row| self.rows.iter().any(|other| other.name == row.name);
         let settings = |row: &Row| if runs(row) { self.settings.as_slice() } else { &[] };
-        Table::new(self.experiment, settings, &self.results, &self.runs)
+        let table = Table::new(self.experiment, settings, &self.results, &self.runs)?;
+        table.write()?;
+        Ok(table)
+    }
+
+    fn environment(&self) -> Environment<'_> {
+        Environment { data: &self.data, device: &self.device, observer: self.observer }
     }
 
     /// What is left to run, checked.
@@ -122,12 +129,10 @@ impl Reproduction<'_> {
         for seed in 0..self.seeds {
             for &row in &self.rows {
                 let recipe = self.experiment.recipe(row, &self.settings)?;
-                let data_sha256 = match data.get(&recipe.dataset) {
-                    Some(known) => String::clone(known),
-                    None => {
-                        let sha256 = Dataset::load_with(&recipe.dataset, &self.data, self.observer)?.test.sha256();
-                        data.insert(recipe.dataset.clone(), sha256.clone());
-                        sha256
+                let data_sha256 = match data.entry((recipe.dataset.clone(), recipe.image_size)) {
+                    Entry::Occupied(known) => String::clone(known.get()),
+                    Entry::Vacant(unknown) => {
+                        unknown.insert(dataset(&recipe, self.environment())?.test.sha256()).clone()
                     }
                 };
                 let job = Job { row, recipe, seed, data_sha256 };
@@ -206,13 +211,12 @@ impl Reproduction<'_> {
                 _ => {}
             }
         }
-        let environment = Environment { data: &self.data, device: &self.device, observer: self.observer };
         let plan = if resume {
-            Plan::resume(folder.clone(), Cpu::Same, environment)?
+            Plan::resume(folder.clone(), Cpu::Same, self.environment())?
         } else {
             let pretrained = checkpoint.clone().map_or(StartFrom::Random, StartFrom::File);
             let recipe = Recipe { pretrained, seed: job.seed, ..job.recipe.clone() };
-            Plan::new(recipe, Some(folder.clone()), environment)?
+            Plan::new(recipe, Some(folder.clone()), self.environment())?
         };
         if !resume {
             let float_accuracy = match &checkpoint {
@@ -292,8 +296,6 @@ impl Reproduction<'_> {
         };
         let epochs = epochs + job.recipe.epochs();
         let run = Run::new(job.seed, epochs, float_accuracy, start.checkpoint_sha256, deployment);
-        // Another process may have finished another seed at the same time.
-        let _lock = wait_for_lock(&self.runs.join(&job.row.name).join("lock"))?;
         self.results.record(&job.row.name, run, folder)
     }
 }

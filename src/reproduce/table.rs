@@ -9,7 +9,7 @@ use super::experiment::{Bar, Claim, ClaimedFigure, Experiment, Row};
 use super::plot::plot;
 use super::results::{CostFigures, Results, Run};
 use super::rows::{State, TableRow};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{to_json, write_atomically};
 use crate::report::text::{energy, grouped, percent, quoted};
 use crate::run_folder::PACKAGE;
@@ -47,9 +47,8 @@ impl<'a> Table<'a> {
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn write(&self) -> Result<()> {
+    pub(super) fn write(&self) -> Result<()> {
         let folder = self.results.folder();
-        std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         write_atomically(&folder.join("table.md"), self.markdown().as_bytes())?;
         write_atomically(&folder.join("table.csv"), self.csv().as_bytes())?;
         write_atomically(&folder.join("table.svg"), plot(&self.experiment.title, &self.rows).as_bytes())?;

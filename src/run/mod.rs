@@ -378,7 +378,7 @@ fn shape_and_classes(data: &Dataset) -> (ImageShape, usize) {
 }
 
 /// The images of a recipe.
-fn dataset(recipe: &Recipe, environment: Environment) -> Result<Dataset> {
+pub(crate) fn dataset(recipe: &Recipe, environment: Environment) -> Result<Dataset> {
     let options = DataOptions { image_size: recipe.image_size, ..environment.data.clone() };
     Ok(Dataset::load_with(&recipe.dataset, &options, environment.observer)?)
 }

@@ -421,6 +421,37 @@ fn tables_read_the_same() {
     assert!(out.starts_with(line), "{out}");
 }
 
+/// Pictures that are scaled are the same ones when the experiment is asked for again.
+#[test]
+fn a_row_on_pictures_of_another_size_finishes_once() {
+    let dir = experiment_place();
+    let place = dir.path();
+    for class in 0..10u8 {
+        for (split, number) in [("train", 1), ("train", 2), ("test", 3)] {
+            let folder = place.join(format!("pictures/{split}/{class}"));
+            fs::create_dir_all(&folder).unwrap();
+            let pixels: Vec<u8> = (0..8 * 8 * 3).map(|index| 20 * class + number * (index % 7) as u8).collect();
+            let color = image::ExtendedColorType::Rgb8;
+            image::save_buffer(folder.join(format!("{number}.png")), &pixels, 8, 8, color).unwrap();
+        }
+    }
+    let experiment = r#"
+title = "Pictures"
+recipe = "recipe.toml"
+set = ["pretrained=float.safetensors", "dataset=pictures", "image_size=[32, 32]", "calibration_images=20", "sparsity.target=0"]
+
+[[rows]]
+name = "only"
+label = "only"
+set = ["phases.0.epochs=0", "phases.1.epochs=0"]
+"#;
+    fs::write(place.join("experiments/pictures.toml"), experiment).unwrap();
+    success(&reproduce(place, &["pictures"]).output().unwrap());
+    let before = tree(place);
+    success(&reproduce(place, &["pictures"]).output().unwrap());
+    assert_eq!(tree(place), before);
+}
+
 #[test]
 fn a_row_of_an_onnx_file_starts_from_its_weights() {
     let dir = TempDir::new().unwrap();

@@ -12,6 +12,11 @@ use crate::files::{read_text, to_toml};
 const FRESH_EPOCHS: usize = 5;
 const FRESH_LEARNING_RATE: f64 = 0.02;
 
+/// Whether a TOML file is an experiment, the rows of a table. Hardware files have `rows` too, which is a number.
+pub(crate) fn is_experiment(table: &toml::Table) -> bool {
+    table.get("rows").is_some_and(toml::Value::is_array)
+}
+
 impl Recipe {
     /// Reads a recipe and applies settings `key=value`, where a key is a path such as `quantize.weight_bits` or `phases.0.epochs`
     /// and a value is TOML, or a bare word.
@@ -29,7 +34,7 @@ impl Recipe {
         let setting = |message| Error::Setting(format!("{name}: {message}"));
         let mut table: toml::Table =
             toml::from_str(&text).map_err(|error| Error::toml(&name, &text, &error, setting))?;
-        if table.get("rows").is_some_and(toml::Value::is_array) {
+        if is_experiment(&table) {
             let message =
                 format!("{name}: it is an experiment, the rows of a table: run it with mars-reproduce {name}");
             return Err(Error::Setting(message));
