@@ -171,7 +171,7 @@ fn output_scales(
     let nodes = model.graph.nodes();
     let mut samples: Vec<Vec<f32>> = vec![Vec::new(); nodes.len()];
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
-    let share = SAMPLES / batches.len();
+    let share = (SAMPLES / batches.len()).max(1);
     for batch in batches {
         model.forward_with(&model.params, model.images(&batch.images), Mode::Float, |index, value| {
             let values = to_host(value.clone());

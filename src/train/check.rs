@@ -23,6 +23,29 @@ pub(super) fn all(recipe: &Recipe, graph: &Graph, data: &Dataset, hardware: &Har
     check_budget(graph, recipe, hardware)
 }
 
+/// Refuses images and labels that no data set has, as one made in memory may.
+///
+/// # Errors
+/// Names the split.
+pub(super) fn images(data: &Dataset) -> Result<()> {
+    let Dataset { name, classes, train, validation, test } = data;
+    for (split, what) in [(train, "training"), (validation, "validation"), (test, "test")] {
+        let wrong = |message: String| Err(Error::Setting(format!("data set `{name}`, {what} images: {message}")));
+        let (images, labels) = (split.images.len(), split.labels.len());
+        if images != labels * split.shape.len() {
+            let bytes = split.shape.len();
+            return wrong(format!("{images} bytes aren't {labels} images of {bytes} bytes, one for each label"));
+        }
+        if labels == 0 && what != "validation" {
+            return wrong("there are none".into());
+        }
+        if let Some(label) = split.labels.iter().find(|label| usize::from(**label) >= classes.len()) {
+            return wrong(format!("label {label}, where there are {} classes", classes.len()));
+        }
+    }
+    Ok(())
+}
+
 fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
     let spec = graph.spec();
     let ImageShape { channels, height, width } = data.train.shape;

@@ -78,13 +78,12 @@ impl Training {
 
     /// Accuracy on the test images of the float network before it was quantized, in percent.
     pub(super) fn float_accuracy(&self) -> Result<Option<f64>> {
-        match self.recipe.evaluate_every {
-            EvaluateEvery::Epoch => Ok(self.position.float_accuracy),
-            EvaluateEvery::End => {
+        match &self.float {
+            Some(float) => {
                 let test = &self.data.test;
-                let accuracy = |float| float_accuracy(&self.model(float), test, test.len());
-                Ok(self.float.as_ref().map(accuracy).transpose()?)
+                Ok(Some(float_accuracy(&self.model(float), test, test.len())?))
             }
+            None => Ok(self.position.float_accuracy),
         }
     }
 
@@ -99,7 +98,6 @@ impl Training {
             return Ok(None);
         }
         self.position = Position { phase, ..Position::default() };
-        // The first step makes room.
         let mut seconds = Vec::new();
         while let Some(report) = self.step()?.filter(|report| report.phase == phase) {
             seconds.push(report.seconds);
@@ -107,7 +105,9 @@ impl Training {
                 break;
             }
         }
-        let step = seconds.iter().skip(1).sum::<f64>() / (seconds.len().max(2) - 1) as f64;
+        // The first step makes room, and counts only where it is alone.
+        let counted = &seconds[usize::from(seconds.len() > 1)..];
+        let step = counted.iter().sum::<f64>() / counted.len() as f64;
         let images = self.data.test.len().min(MEASURED_IMAGES);
         let Split { shape, images: bytes, labels } = &self.data.test;
         let some = Split {
@@ -119,7 +119,7 @@ impl Training {
         self.accuracy(&self.model, kind, &some)?;
         let image = started.elapsed().as_secs_f64() / images as f64;
         let evaluated = match self.recipe.evaluate_every {
-            EvaluateEvery::Epoch => self.data.test.len(),
+            EvaluateEvery::Epoch => self.data.test.len() + self.data.validation.len(),
             EvaluateEvery::End => self.data.validation.len(),
         };
         Ok(Some(step * self.steps_per_epoch() as f64 + image * evaluated as f64))

@@ -69,14 +69,15 @@ impl Training {
     /// Where the recipe holds out validation images and `data` has none, they are taken from the training images.
     ///
     /// # Errors
-    /// A recipe out of range; a network that doesn't fit the data or the chip; a budget that the chip cannot meet.
+    /// A recipe out of range; images without labels, or labels without a class; a network that doesn't fit the data or the chip; a budget that the chip cannot meet.
     pub fn new(mut recipe: Recipe, network: NetworkSpec, mut data: Dataset, hardware: Hardware) -> Result<Self> {
-        recipe.measure_normalization(&data.train);
         recipe.check()?;
         let graph = Graph::new(network)?;
+        check::images(&data)?;
         if recipe.validation_images > 0 && data.validation.is_empty() {
             data.hold_out(recipe.validation_images, recipe.seed)?;
         }
+        recipe.measure_normalization(&data.train);
         check::all(&recipe, &graph, &data, &hardware)?;
         let image_scale = recipe.image_scale();
         let params = Params::from_arrays(&graph, &Weights::random(&graph, recipe.seed))?;

@@ -3,6 +3,7 @@
 use super::Training;
 use crate::data::{Batches, Dataset, Split};
 use crate::error::Result;
+use crate::hardware::MacroNetwork;
 use crate::integer::Fusion;
 use crate::train::calibrate::calibrate;
 use crate::train::events::FloatReport;
@@ -42,6 +43,10 @@ impl Training {
                     calibrate(&mut self.model, &self.recipe, &self.data.train);
                 }
                 self.correct_biases(phase);
+                if !self.hardware.losses().is_empty() {
+                    // Sums that such a chip cannot hold are found before the training, not after it.
+                    MacroNetwork::new(&self.integer_network()?, &self.hardware)?;
+                }
             }
         }
         self.optimizer = Sgd::new(&self.model.params);

@@ -77,7 +77,9 @@ impl Training {
         for (index, (before, now)) in before.phases.iter().zip(phases).enumerate() {
             let is_over = index < position.phase;
             let is_under_way = index == position.phase && position.begun;
-            if is_over && now != Some(before) || is_under_way && now.map(|now| now.kind) != Some(before.kind) {
+            // An average is of all steps of its phase or of none.
+            let fixed = |phase: &Phase| (phase.kind, phase.average_decay);
+            if is_over && now != Some(before) || is_under_way && now.map(fixed) != Some(fixed(before)) {
                 return Err(format!(
                     "phases.{index} of recipe.toml has run otherwise: put it back, what is to come may change"
                 ));

@@ -1,0 +1,140 @@
+//! A training as a program drives it: images made in memory, checkpoints, and what is refused before a step is made.
+#![cfg(feature = "train")]
+
+use mars::data::{Dataset, ImageShape, Split};
+use mars::hardware::{Hardware, Noise};
+use mars::network::NetworkSpec;
+use mars::train::{EvaluateEvery, Event, Phase, PhaseKind, Recipe, Training};
+
+const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
+const CLASSES: usize = 3;
+
+/// Images whose brightness tells their class; labels are `shift` classes off.
+fn split(images: usize, shift: usize) -> Split {
+    let pixels: Vec<u8> = (0..images)
+        .flat_map(|image| (0..SHAPE.len()).map(move |pixel| (80 * (image % CLASSES) + 3 * (image + pixel) % 20) as u8))
+        .collect();
+    let labels = (0..images).map(|image| ((image + shift) % CLASSES) as u16).collect();
+    Split { shape: SHAPE, images: pixels.into(), labels }
+}
+
+fn dataset() -> Dataset {
+    let classes = ["dark", "gray", "bright"].map(String::from).to_vec();
+    let validation = Split { shape: SHAPE, ..Split::default() };
+    Dataset { name: "brightness".into(), classes, train: split(96, 0), validation, test: split(30, 1) }
+}
+
+fn network() -> NetworkSpec {
+    let toml = r#"
+        name = "small"
+        input = [1, 4, 4]
+        classes = 3
+        layers = [
+            { op = "conv", name = "conv", filters = 8, kernel = 3, padding = 1 },
+            { op = "avg_pool", name = "pool" },
+            { op = "linear", name = "classifier", filters = 3 },
+        ]
+    "#;
+    toml::from_str(toml).unwrap()
+}
+
+fn recipe() -> Recipe {
+    Recipe {
+        batch_size: 16,
+        augment: false,
+        calibration_images: 48,
+        evaluate_every: EvaluateEvery::End,
+        phases: vec![Phase::new(PhaseKind::Float, 6, 0.1), Phase::new(PhaseKind::Quantize, 1, 0.001)],
+        ..Recipe::default()
+    }
+}
+
+fn training(recipe: Recipe) -> Training {
+    Training::new(recipe, network(), dataset(), Hardware::mars()).unwrap()
+}
+
+/// Does what is left, and says what accuracy the package tells of the float network.
+fn float_accuracy(mut training: Training) -> Option<f64> {
+    while training.advance().unwrap() != Event::Finished {}
+    training.package().unwrap().provenance.float_accuracy
+}
+
+/// An average is of all steps of its phase: one that was taken up or left off on the way would be of some of them.
+#[test]
+fn an_average_of_a_phase_under_way_is_neither_taken_up_nor_left_off() {
+    let with = |average_decay| {
+        let mut recipe = recipe();
+        recipe.phases[0].average_decay = average_decay;
+        recipe
+    };
+    for (before, after) in [(Some(0.9), None), (None, Some(0.9)), (Some(0.9), Some(0.99))] {
+        let mut begun = training(with(before));
+        begun.epoch().unwrap();
+        let error = training(with(after)).resumed(begun.checkpoint()).err().unwrap();
+        assert!(error.starts_with("phases.0 of recipe.toml has run otherwise"), "{error}");
+        training(with(before)).resumed(begun.checkpoint()).unwrap();
+    }
+}
+
+/// Before the first quantized phase the float network meets other images than the test images, of which its accuracy is told.
+#[test]
+fn the_float_networks_accuracy_is_of_test_images_whenever_they_are_met() {
+    let whole = float_accuracy(training(recipe()));
+    // Nearly all test images have labels of another class.
+    assert!(whole.unwrap() < 50.0, "{whole:?}");
+    let mut begun = training(recipe());
+    while !matches!(begun.advance().unwrap(), Event::PhaseBegan { phase: 1, .. }) {}
+    assert!(begun.position().float_accuracy.unwrap() > 90.0);
+    let other = Recipe { evaluate_every: EvaluateEvery::Epoch, ..recipe() };
+    assert_eq!(float_accuracy(training(other).resumed(begun.checkpoint()).unwrap()), whole);
+}
+
+/// Held-out images are for choosing; what the images are normalized by is measured on the others.
+#[test]
+fn held_out_images_have_no_part_in_the_normalization() {
+    let measured = |validation_images, data| {
+        let recipe = Recipe { validation_images, ..recipe() };
+        let training = Training::new(recipe, network(), data, Hardware::mars()).unwrap();
+        (training.recipe().normalization.clone(), training.data().train.clone())
+    };
+    let (normalization, train) = measured(48, dataset());
+    assert_eq!(train.len(), 48);
+    let (of_the_rest, _) = measured(0, Dataset { train, ..dataset() });
+    assert_eq!(normalization, of_the_rest);
+    assert_ne!(normalization, measured(0, dataset()).0);
+}
+
+#[test]
+fn images_and_labels_that_do_not_fit_are_refused() {
+    let refused = |data: Dataset, says: &str| {
+        let recipe = Recipe { validation_images: 6, ..recipe() };
+        let error = Training::new(recipe, network(), data, Hardware::mars()).err().unwrap().to_string();
+        assert_eq!(error, format!("data set `brightness`, {says}"));
+    };
+    let mut data = dataset();
+    data.train.labels[5] = 3;
+    refused(data, "training images: label 3, where there are 3 classes");
+    let mut data = dataset();
+    data.test.labels.pop();
+    refused(data, "test images: 480 bytes aren't 29 images of 16 bytes, one for each label");
+    let train = Split { shape: SHAPE, ..Split::default() };
+    refused(Dataset { train, ..dataset() }, "training images: there are none");
+}
+
+/// Sums that a lossy chip's adders cannot hold are found before the training, not after it.
+#[test]
+fn a_chip_whose_sums_cannot_be_held_is_refused_before_the_first_step() {
+    let noise = Some(Noise { sigma: 4e5, ..Noise::default() });
+    let recipe = Recipe { phases: vec![Phase::new(PhaseKind::Quantize, 1, 0.001)], ..recipe() };
+    let hardware = Hardware { noise, ..Hardware::mars() };
+    let mut training = Training::new(recipe, network(), dataset(), hardware).unwrap();
+    let error = training.advance().unwrap_err().to_string();
+    assert!(error.starts_with("layer `conv`: its sums can reach ") && error.ends_with("beyond 32 bits"), "{error}");
+}
+
+/// What an epoch takes is forecast where it has a single step as well.
+#[test]
+fn a_single_step_can_be_timed() {
+    let mut training = training(Recipe { batch_size: 96, ..recipe() });
+    assert!(training.measure_epoch(0, 4).unwrap().unwrap() > 0.0);
+}
