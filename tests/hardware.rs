@@ -1350,6 +1350,10 @@ fn what_layers_move_is_what_is_charged_and_bounds_hold() {
         assert!(close(average_power_mw, energy_uj * fps / 1e3));
         assert!(close(energy_delay_uj_us, energy_uj * cycles as f64 / 100.0));
         assert!(close(evaluation.cost.tops_executed, peak_tops * evaluation.cost.utilization));
+        if name == "vgg16" {
+            // All macros of the chip, wherever the layers lie: 64 rows of 8 weights of 8 bits in each cycle of 10 ns.
+            assert!(close(peak_tops, 2.0 * hardware.macros() as f64 * 64.0 * 8.0 * 1e8 / 1e12), "{peak_tops}");
+        }
         let watts = average_power_mw / 1e3;
         assert!(close(evaluation.cost.tops_dense_equivalent / watts, evaluation.cost.tops_per_watt_dense_equivalent));
         let sum: u64 = evaluation.layers.iter().map(|layer| layer.bits_moved.total()).sum();
@@ -1362,7 +1366,13 @@ fn area_and_its_throughput_follow_from_the_files_constants() {
     let network = W4A4.network(small_network());
     let without = evaluate(&network, &Hardware { area: None, ..Hardware::mars() }).unwrap();
     assert!(without.area.is_none() && without.cost.tops_per_mm2_executed.is_none());
-    let area = Some(Area { macro_mm2: 0.25, sram_mm2_fixed: 0.0, sram_mm2_per_kib: 0.001, logic_mm2_per_core: 0.125 });
+    let area = Some(Area {
+        macro_mm2: 0.25,
+        macro_cells: None,
+        sram_mm2_fixed: 0.0,
+        sram_mm2_per_kib: 0.001,
+        logic_mm2_per_core: 0.125,
+    });
     let evaluation = evaluate(&network, &Hardware { area, ..Hardware::mars() }).unwrap();
     // 8 macros, 4 x 128 KiB and 256 KiB, 4 cores.
     let area = evaluation.area.unwrap();
@@ -1387,6 +1397,13 @@ fn area_and_outputs_follow_the_geometry() {
     let mars = Hardware::mars();
     let larger = Hardware { rows: 2 * mars.rows, columns: 4 * mars.columns, ..mars.clone() };
     assert!(close(larger.macro_mm2().unwrap(), 8.0 * mars.macro_mm2().unwrap()));
+    // An area belongs to the macro of the file that gives it, like every constant.
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("own.toml");
+    std::fs::write(&path, "base = \"experiments/hardware/mars.toml\"\nrows = 2048\n[area]\nmacro_mm2 = 0.6\n").unwrap();
+    let own = Hardware::load(&path).unwrap();
+    assert_eq!((own.rows, own.macro_mm2()), (2048, Some(0.6)));
+    assert!(close(Hardware { rows: 4096, ..own }.macro_mm2().unwrap(), 1.2));
     let papistas = Hardware::load("experiments/hardware/library/papistas-cicc2021.toml".as_ref()).unwrap();
     let wider = Hardware { columns: 2 * papistas.columns, ..papistas.clone() };
     let outputs = |chip: &Hardware| chip.precision(2, 7).unwrap().outputs;

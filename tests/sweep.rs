@@ -395,7 +395,13 @@ fn area_is_shown_where_it_is_known() {
     let (html, json, table) = page(&Hardware { area: None, ..Hardware::mars() });
     assert!(![&html, &json, &table].into_iter().any(|text| text.contains("mm2") || text.contains("mm²")));
     assert!(html.contains("by the shares that the hardware file gives: array "));
-    let area = Some(Area { macro_mm2: 0.25, sram_mm2_fixed: 0.0, sram_mm2_per_kib: 0.0, logic_mm2_per_core: 0.0 });
+    let area = Some(Area {
+        macro_mm2: 0.25,
+        macro_cells: None,
+        sram_mm2_fixed: 0.0,
+        sram_mm2_per_kib: 0.0,
+        logic_mm2_per_core: 0.0,
+    });
     let (html, json, table) = page(&Hardware { area, ..Hardware::mars() });
     assert!(html.contains("<td>2.0000</td>") && html.contains(" TOPS/mm²"));
     assert!(json.contains("\"tops_per_mm2_executed\""));

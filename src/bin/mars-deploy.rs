@@ -11,7 +11,7 @@ use mars::estimate::{Assumptions, Estimate, Pattern, SPARSITY, named_network};
 use mars::hardware::{Evaluator, Hardware};
 use mars::integer::BITS;
 use mars::network::NetworkSpec;
-use mars::package::Package;
+use mars::package::{Package, is_package};
 use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
@@ -213,7 +213,6 @@ impl Untrained {
 
 /// Costs chips or packages, and shows them side by side.
 fn compare(arguments: &Arguments) -> Result<ExitCode> {
-    let is_package = |file: &Path| file.extension().is_some_and(|extension| extension == "mars");
     let packages = arguments.compare.iter().filter(|file| is_package(file)).count();
     let unused = if packages == arguments.compare.len() {
         let network = arguments.package.as_ref().map(|_| "a package before --compare");

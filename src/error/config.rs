@@ -51,7 +51,7 @@ pub enum Allowed {
     SharesOfOne,
     /// So few frames that their cycles can be counted.
     CountableCycles {
-        /// What their accesses take.
+        /// What their accesses may take.
         cycles: u128,
         /// The most that are counted.
         limit: u64,
@@ -98,7 +98,7 @@ impl Display for ConfigError {
             Allowed::CountableCycles { cycles, limit } => {
                 write!(
                     f,
-                    "{key} is {value}: accesses of so many frames take {cycles} cycles, at most {limit} are counted"
+                    "{key} is {value}: accesses of so many frames may take {cycles} cycles, at most {limit} are counted"
                 )
             }
             Allowed::SharesOfOne => write!(f, "{key} sum to {value}, they must sum to 1"),

@@ -29,8 +29,8 @@ pub use onnx::OnnxNetwork;
 pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params};
 pub use role::Role;
-pub(crate) use shape::MAX_WEIGHTS;
 pub use shape::{ConvShape, MapShape, PoolShape};
+pub(crate) use shape::{MAX_EXTENT, MAX_WEIGHTS};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 #[cfg(feature = "train")]
 pub(crate) use weights::state;

@@ -8,7 +8,7 @@ use super::window::{Border, Sides, Window};
 pub(super) type Reason<T> = std::result::Result<T, String>;
 
 /// Largest side, channel count or filter count that a description may ask for.
-pub(super) const MAX_EXTENT: usize = 1 << 16;
+pub(crate) const MAX_EXTENT: usize = 1 << 16;
 /// Most weights of a network: nothing asks for more memory than the largest real one.
 pub(crate) const MAX_WEIGHTS: usize = 1 << 28;
 /// Most weights of a layer, and most values of a map.

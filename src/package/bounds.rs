@@ -3,14 +3,13 @@
 use safetensors::SafeTensorError;
 
 use crate::error::PackageError;
-use crate::network::{ConvShape, Graph, LayerSpec, MAX_WEIGHTS, NetworkSpec, Sides};
+use crate::network::{ConvShape, Graph, LayerSpec, MAX_EXTENT, MAX_WEIGHTS, NetworkSpec, Sides};
 use crate::seal::NO_CHECKSUM;
 
 // Bounds that keep a hostile file from asking for more memory or time than the largest real network.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_KERNEL: usize = 1 << 8;
-const MAX_SIDE: usize = 1 << 16;
 /// Values of all feature maps, which have a byte for each form.
 const MAX_VALUES: usize = 1 << 26;
 /// Values of the largest feature map, whose sums have 20 bytes.
@@ -22,8 +21,8 @@ pub(super) type Checked<T> = std::result::Result<T, PackageError>;
 
 /// Bounds that a description must keep before its shapes are computed.
 pub(super) fn check_description(spec: &NetworkSpec) -> Checked<()> {
-    if spec.input.iter().any(|&size| size > MAX_SIDE) {
-        return Err(PackageError::field("network.input", format!("{:?} has a size above {MAX_SIDE}", spec.input)));
+    if spec.input.iter().any(|&size| size > MAX_EXTENT) {
+        return Err(PackageError::field("network.input", format!("{:?} has a size above {MAX_EXTENT}", spec.input)));
     }
     if spec.layers.len() > MAX_LAYERS {
         return Err(PackageError::field(

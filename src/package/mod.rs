@@ -25,3 +25,8 @@ mod write;
 
 pub use content::{Package, Predictions};
 pub use provenance::Provenance;
+
+/// Whether a path is called as packages are.
+pub fn is_package(file: &std::path::Path) -> bool {
+    file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mars"))
+}

@@ -82,14 +82,14 @@ pub(super) fn layer_energy(subject: Subject) -> Drawing {
 
 /// What each layer reaches, below what macros and ports allow.
 pub(super) fn roofline(subject: Subject) -> Drawing {
-    let Evaluation { layers, chip, used, cost, .. } = subject.evaluation;
+    let Evaluation { layers, chip, cost, .. } = subject.evaluation;
     let clock_hz = chip.description.clock_mhz * 1e6;
     let memory = &chip.description.memory;
     let ports = memory.write_bits_per_cycle
         + memory.weight_bits_per_cycle
         + memory.feature_read_bits_per_cycle
         + memory.feature_write_bits_per_cycle;
-    let bits_per_cycle = used.cores as u64 * ports + memory.next_level_bits_per_cycle;
+    let bits_per_cycle = chip.description.cores as u64 * ports + memory.next_level_bits_per_cycle;
     let reached = |layer: &LayerCost| {
         let (operations, bits) = (2.0 * layer.kept_macs as f64, layer.bits_moved.total() as f64);
         (operations > 0.0 && bits > 0.0 && layer.cycles > 0).then(|| Reached {

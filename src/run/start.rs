@@ -11,7 +11,7 @@ use crate::network::{
     ConvId, Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network,
     weights_file, zoo,
 };
-use crate::package::Package;
+use crate::package::{Package, is_package};
 use crate::train::{DistillationConfig, PhaseKind, Recipe, StartFrom};
 
 /// Where a new run's weights come from.
@@ -94,11 +94,6 @@ impl Origin {
         };
         Ok(Start { origin: self, weights, without_statistics, folded, remarks, teacher })
     }
-}
-
-/// Whether a path is called as packages are.
-fn is_package(file: &Path) -> bool {
-    file.extension().is_some_and(|extension| extension == "mars")
 }
 
 /// In what a package's network differs from the one that was asked for.

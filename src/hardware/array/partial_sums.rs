@@ -37,7 +37,7 @@ impl Histogram {
     }
 
     pub(super) fn count(&self, sum: i32) {
-        let bin = &self.counts[((sum - self.low) >> self.shift) as usize];
+        let bin = &self.counts[((i64::from(sum) - i64::from(self.low)) >> self.shift) as usize];
         bin.set(bin.get() + 1);
         self.widen([sum, sum]);
     }

@@ -14,6 +14,8 @@ const MAX_ROWS: usize = 1 << 16;
 const MAX_GROUP: usize = 1 << 18;
 /// Most clock cycles of an access.
 const MAX_ACCESS_CYCLES: f64 = 1e6;
+/// Most cells, or KiB of an SRAM, that a constant is stated for.
+const MOST_STATED: u64 = 1 << 32;
 /// Most macros of a chip; the simulator follows each of them.
 const MAX_MACROS: u64 = 1 << 15;
 
@@ -128,7 +130,7 @@ impl Hardware {
             ("weight_sram_kib", stated.weight_sram_kib),
             ("feature_sram_kib", stated.feature_sram_kib),
         ] {
-            check_range(&format!("energy.stated_for.{key}"), value.unwrap_or(1), 1, 1 << 32)?;
+            check_range(&format!("energy.stated_for.{key}"), value.unwrap_or(1), 1, MOST_STATED)?;
         }
         if let Some(shares) = &energy.macro_shares {
             let parts = shares.parts();
@@ -148,6 +150,7 @@ impl Hardware {
 
     fn check_area(&self) -> Checked {
         let Some(area) = &self.area else { return Ok(()) };
+        check_range("area.macro_cells", area.macro_cells.unwrap_or(1), 1, MOST_STATED)?;
         check_positive("area.macro_mm2", area.macro_mm2)?;
         check_range("area.sram_mm2_per_kib", area.sram_mm2_per_kib, 0.0, 1e6)?;
         check_range("area.sram_mm2_fixed", area.sram_mm2_fixed, 0.0, 1e6)?;

@@ -86,6 +86,13 @@ pub struct Geometry {
     pub rows_on: usize,
 }
 
+impl Geometry {
+    /// Cells of a macro.
+    pub(super) fn cells(self) -> u64 {
+        (self.rows * self.columns) as u64
+    }
+}
+
 /// How layers are laid on the cores: the key `mapping.policy` of a hardware file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -383,8 +390,11 @@ impl MacroShares {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Area {
-    /// A macro with its converters and drivers, mm2, of the geometry that its accesses were measured on.
+    /// A macro with its converters and drivers, mm2.
     pub macro_mm2: f64,
+    /// Cells of the macro that it is of; absent, those of the geometry that accesses were measured on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macro_cells: Option<u64>,
     /// An SRAM without its cells, mm2.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub sram_mm2_fixed: f64,

@@ -46,6 +46,7 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
         whole.insert("name".into(), stem.to_string_lossy().into_owned().into());
     }
     state_sizes(&mut whole, &keys);
+    state_area(&mut whole, &keys);
     Ok(whole)
 }
 
@@ -84,11 +85,10 @@ fn state_sizes(whole: &mut toml::Table, keys: &toml::Table) {
     }
     let energy_keys = keys.get("energy").and_then(toml::Value::as_table);
     let gives = |key: &str| energy_keys.is_some_and(|energy| energy.contains_key(key));
-    let cells = || Some(whole.get("rows")?.as_integer()?.checked_mul(whole.get("columns")?.as_integer()?)?.into());
     let memory = || Some(sizes(whole.get("memory")?.as_table()?, &["weight_sram_kib", "feature_sram_kib"]));
     let mut stated = toml::Table::new();
     if gives("leakage_mw_per_macro") {
-        stated.extend(cells().map(|cells| ("cells".to_owned(), cells)));
+        stated.extend(cells(whole).map(|cells| ("cells".to_owned(), cells)));
     }
     if gives("buffer_pj_per_bit") {
         stated.extend(memory().into_iter().flatten());
@@ -102,6 +102,22 @@ fn state_sizes(whole: &mut toml::Table, keys: &toml::Table) {
     if let Some(toml::Value::Table(place)) = place {
         place.extend(stated);
     }
+}
+
+/// Notes the cells of the macro whose area a file with a base gives: those of its own macro. Without a base they are those of its accesses.
+fn state_area(whole: &mut toml::Table, keys: &toml::Table) {
+    let own = keys.get("area").and_then(toml::Value::as_table);
+    if own.is_some_and(|own| own.contains_key("macro_mm2") && !own.contains_key("macro_cells")) {
+        let cells = cells(whole);
+        let area = whole.get_mut("area").and_then(toml::Value::as_table_mut);
+        area.into_iter().for_each(|area| area.extend(cells.clone().map(|cells| ("macro_cells".to_owned(), cells))));
+    }
+}
+
+/// Cells of the macro; none where rows or columns are no numbers.
+fn cells(whole: &toml::Table) -> Option<toml::Value> {
+    let size = |key| whole.get(key)?.as_integer();
+    Some(size("rows")?.checked_mul(size("columns")?)?.into())
 }
 
 fn merge(whole: &mut toml::Table, own: toml::Table) {

@@ -63,18 +63,17 @@ impl Hardware {
         mode.measured.filter(|measured| *measured != self.geometry())
     }
 
-    /// Area of a macro in mm2, where the file tells it: by cells, from the geometry that accesses were measured on.
+    /// Area of a macro in mm2, where the file tells it: by cells.
     pub fn macro_mm2(&self) -> Option<f64> {
-        let cells = |geometry: Geometry| (geometry.rows * geometry.columns) as f64;
-        let ratio = self.scaled_from().map_or(1.0, |from| cells(self.geometry()) / cells(from));
-        Some(self.area?.macro_mm2 * ratio)
+        let area = self.area?;
+        let stated = area.macro_cells.or(self.scaled_from().map(|from| from.cells()));
+        Some(area.macro_mm2 * stated.map_or(1.0, |stated| self.geometry().cells() as f64 / stated as f64))
     }
 
     /// Static power of a macro, in milliwatts: by cells.
     pub fn leakage_mw_per_macro(&self) -> f64 {
-        let cells = (self.rows * self.columns) as f64;
-        let stated = self.energy.stated_for.cells.map_or(1.0, |stated| cells / stated as f64);
-        self.energy.leakage_mw_per_macro * stated
+        let cells = self.geometry().cells() as f64;
+        self.energy.leakage_mw_per_macro * self.energy.stated_for.cells.map_or(1.0, |stated| cells / stated as f64)
     }
 
     /// Energy of a bit of a core's weight SRAM, in picojoules.

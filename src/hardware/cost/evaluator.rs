@@ -51,10 +51,12 @@ impl KeptGroups {
     }
 }
 
-/// Refuses accesses of a load whose cycles, one after the other, don't fit 62 bits: other sums are smaller.
+/// Refuses accesses of a load that may take more cycles, one after the other, than fit 62 bits: each as long as its array works, or as long as what it
+/// reads, and its sums of 32 bits in and out, pass ports of a bit. Other sums are smaller.
 fn check_cycles(layers: &[Layer], hardware: &Hardware) -> Result<()> {
     const LIMIT: u64 = 1 << 62;
-    let of_layer = |layer: &Layer| u128::from(layer.accesses()) * u128::from(layer.access_cycles());
+    let moved = (8 * hardware.rows_on + 64 * hardware.columns) as u128;
+    let of_layer = |layer: &Layer| u128::from(layer.accesses()) * u128::from(layer.access_cycles()).max(moved);
     let cycles = layers.iter().map(of_layer).sum::<u128>() * hardware.frames_per_load as u128;
     if cycles <= LIMIT.into() {
         return Ok(());

@@ -87,7 +87,7 @@ impl<'a> Least<'a> {
             layers.map(|(work, cycles)| layer_energy(work, *cycles as u64, self.chip, loading, macros).total()).sum()
         };
         let energy_uj = match loading {
-            // Where all can stay loaded, fewer macros that are loaded anew may still leak less than it costs.
+            // Even where all can stay loaded, one macro that is loaded anew may cost less than the leakage of all that hold weights.
             Loading::Never => {
                 let holding = self.accesses.div_ceil(room) as usize;
                 let resident = energy(loading, holding);

@@ -37,6 +37,7 @@ use self::convert::{Converter, title};
 use self::model::{Input, OnnxGraph, OnnxNode};
 use self::refusal::Refusal;
 use self::scope::Scope;
+use super::shape::MAX_EXTENT;
 use super::spec::NetworkSpec;
 use super::weights::Weights;
 use crate::error::{Error, OnnxError, Result};
@@ -44,9 +45,6 @@ use crate::files::Source;
 
 /// The largest file that protobuf can hold.
 const MAX_BYTES: u64 = (1 << 31) - 1;
-
-/// Most channels, rows and columns of an image: more than any network of ours takes.
-const MAX_SIDE: usize = 1 << 16;
 
 /// A network out of an ONNX file.
 #[derive(Clone, Debug, PartialEq)]
@@ -104,7 +102,7 @@ fn convert(graph: &OnnxGraph, path: &Path, name: &str) -> std::result::Result<On
             ));
         }
     };
-    if image.iter().any(|side| *side > MAX_SIDE) {
+    if image.iter().any(|side| *side > MAX_EXTENT) {
         return Err(network(format!("its images have the sizes {image:?}"), "sides and channels are at most 65536"));
     }
     let nodes = needed(graph);

@@ -2,6 +2,7 @@
 
 use super::model::OnnxNode;
 use super::refusal::{Said, refuse};
+use crate::network::shape::MAX_EXTENT;
 use crate::network::window::Window;
 
 /// A window with the distance of its values.
@@ -13,8 +14,6 @@ pub(super) struct Placed {
     below: [usize; 2],
 }
 
-/// Larger windows, strides and borders than any network has.
-const MOST: usize = 1 << 16;
 /// No border on any side.
 pub(super) const NO_BORDER: [[usize; 2]; 2] = [[0; 2]; 2];
 
@@ -29,7 +28,7 @@ impl Placed {
             let sizes: Option<Vec<usize>> = attribute
                 .integers
                 .into_iter()
-                .map(|size| usize::try_from(size).ok().filter(|size| *size <= MOST))
+                .map(|size| usize::try_from(size).ok().filter(|size| *size <= MAX_EXTENT))
                 .collect();
             sizes.map(Some).ok_or_else(|| format!("its {name} cannot be").into())
         };
