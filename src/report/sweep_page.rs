@@ -36,7 +36,7 @@ pub(super) fn page(rows: &[SweepRow], made_up: Option<&str>, front: &[usize], pl
             (count(rows.iter().filter(|row| row.figures().is_none()).count(), "point")) " cannot work."
         }
         (keys(rows))
-        section { h2 { "Plots" } p.note { "A dot tells its chip where a mouse rests on it." } div.scroll tabindex="0" { (PreEscaped(plots)) } }
+        section { h2 { "Plots" } p.note { "A dot tells its chip where a mouse rests on it; of more than 5,000 chips, those that lie beside each other are one dot, but for the front." } div.scroll tabindex="0" { (PreEscaped(plots)) } }
         (points(rows, front, &shown))
     };
     let css = "#points thead th{cursor:pointer}#points td.error{text-align:left;white-space:normal;overflow-wrap:anywhere}\

@@ -1,5 +1,7 @@
 //! Scatter plots, one above the other in a file.
 
+use std::collections::HashSet;
+
 use maud::{Markup, html};
 
 use super::axis::{Axis, Scale};
@@ -56,6 +58,10 @@ const X: [f64; 2] = [70.0, 600.0];
 const Y: [f64; 2] = [345.0, 52.0];
 /// Characters that there is room for above the points.
 const TITLE: usize = 88;
+/// Dots that are all drawn; of more, those beside each other are one.
+const MANY: usize = 5_000;
+/// Dots whose places differ by less are beside each other, in pixels: less than a dot's width.
+const BESIDE: f64 = 3.0;
 /// Classes of lines, in turn.
 const COLORS: [&str; 3] = ["two", "one", "three"];
 
@@ -106,11 +112,15 @@ impl Scatter {
         line.map_or("dot pale one", |line| dot_color(line))
     }
 
-    /// The order in which dots are drawn: those on lines lie above the others.
-    fn order(&self) -> impl Iterator<Item = usize> {
+    /// The dots that are drawn, in their order: those on lines lie above the others. Of many others that lie beside each other, the first is drawn.
+    fn order(&self, place: impl Fn(&Dot) -> [f64; 2]) -> impl Iterator<Item = usize> {
         let mut on_line = vec![false; self.dots.len()];
         self.lines.iter().flat_map(|line| &line.dots).for_each(|dot| on_line[*dot] = true);
-        let (above, below): (Vec<usize>, Vec<usize>) = (0..self.dots.len()).partition(|dot| on_line[*dot]);
+        let (above, mut below): (Vec<usize>, Vec<usize>) = (0..self.dots.len()).partition(|dot| on_line[*dot]);
+        if self.dots.len() > MANY {
+            let mut taken = HashSet::new();
+            below.retain(|&dot| taken.insert(place(&self.dots[dot]).map(|at| (at / BESIDE) as i64)));
+        }
         below.into_iter().chain(above)
     }
 
@@ -134,7 +144,7 @@ impl Scatter {
                     @for dot in line.dots.iter().map(|&dot| &self.dots[dot]) { (px(x.at(dot.x))) "," (px(y.at(dot.y))) " " }
                 } {}
             }
-            @for index in self.order() {
+            @for index in self.order(|dot| [x.at(dot.x), y.at(dot.y)]) {
                 @let dot = &self.dots[index];
                 g { title { (dot.title) } (Symbol::Dot.draw(self.color(index), x.at(dot.x), y.at(dot.y))) }
             }
@@ -165,7 +175,22 @@ mod tests {
         // Low x and high y are good.
         let plot = plot(&[(3.0, 5.0), (1.0, 2.0), (2.0, 2.0), (1.0, 1.0), (5.0, 9.0), (6.0, 9.0), (4.0, 4.0)]);
         assert_eq!(plot.lines[0].dots, [1, 0, 4]);
-        assert_eq!(plot.order().collect::<Vec<_>>(), [2, 3, 5, 6, 0, 1, 4], "those on the line lie above the others");
+        assert_eq!(
+            plot.order(|_| [0.0; 2]).collect::<Vec<_>>(),
+            [2, 3, 5, 6, 0, 1, 4],
+            "those on the line lie above the others"
+        );
+    }
+
+    #[test]
+    fn a_plot_of_many_dots_stays_small_and_keeps_its_front() {
+        let many: Vec<(f64, f64)> =
+            (0..100_000).map(|i| (1.0 + f64::from(i % 317), 1.0 + f64::from(i / 317))).collect();
+        let plot = plot(&many);
+        let text = scatters("plot", std::slice::from_ref(&plot));
+        let drawn = text.matches("<circle").count();
+        assert!((1_000..25_000).contains(&drawn), "{drawn}");
+        assert_eq!(text.matches("class=\"dot two\"").count(), plot.lines[0].dots.len());
     }
 
     #[test]
