@@ -12,7 +12,7 @@ use crate::files::{self, Source, exists, read_if_present, to_json, wait_for_lock
 use crate::hardware::Cost;
 use crate::network::weights_file;
 use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
-use crate::train::{Recipe, StartFrom};
+use crate::train::{EvaluateEvery, Recipe, StartFrom};
 use crate::validation::{Deployment, Mismatches};
 
 /// The runs of a row, ascending by seed.
@@ -180,11 +180,12 @@ impl Results {
     }
 }
 
-/// Keys in which two recipes differ, each with both values; seeds don't count, checkpoints are compared by their content, and what the made one measured
-/// on its images is none.
+/// Keys in which two recipes differ, each with both values; seeds don't count, checkpoints are compared by their content, when test images are met
+/// changes nothing of what is trained, and what the made one measured on its images is none.
 pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>> {
     let keys = |recipe: &Recipe| -> Result<BTreeMap<String, String>> {
-        let recipe = Recipe { seed: 0, pretrained: StartFrom::default(), ..recipe.clone() };
+        let (pretrained, evaluate_every) = (StartFrom::default(), EvaluateEvery::default());
+        let recipe = Recipe { seed: 0, pretrained, evaluate_every, ..recipe.clone() };
         let value = toml::Value::try_from(&recipe).map_err(|error| Error::Setting(error.to_string()))?;
         let mut keys = BTreeMap::new();
         flatten(String::new(), &value, &mut keys);
