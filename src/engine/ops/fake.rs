@@ -70,6 +70,14 @@ impl Quantizer {
         v.clamp(self.clamp.low, self.clamp.high).round_ties_even()
     }
 
+    /// The gradient of a value that is `v` scales; `sum` takes its part of the scale's gradient.
+    #[inline(always)]
+    fn gradient(self, v: f32, gradient: f32, sum: &mut f32) -> f32 {
+        let inside = v >= self.clamp.low && v <= self.clamp.high;
+        *sum += gradient * (self.round(v) - if inside { v } else { 0.0 });
+        if inside { gradient } else { 0.0 }
+    }
+
     /// Values of a row, and of the parts that are worked on together, each within a row.
     fn parts(x: &[f32], scales: &[f32]) -> [usize; 2] {
         let row = x.len() / scales.len();
@@ -122,15 +130,17 @@ vectorized! {
         quantizer: Quantizer, x: &[f32], scale: f32, gradient: &[f32], out: &'o mut [MaybeUninit<f32>],
     ) -> (&'o mut [f32], f32) {
         let (x, gradient) = (&x[..out.len()], &gradient[..out.len()]);
-        // A sum for each lane, which the compiler keeps in vectors.
+        // A sum for each lane; of arrays, whose length is known, the compiler keeps them in a register.
         let mut sums = [0.0; LANES];
-        for ((out, x), gradient) in out.chunks_mut(LANES).zip(x.chunks(LANES)).zip(gradient.chunks(LANES)) {
-            for (((out, x), gradient), sum) in out.iter_mut().zip(x).zip(gradient).zip(&mut sums) {
-                let v = x / scale;
-                let inside = v >= quantizer.clamp.low && v <= quantizer.clamp.high;
-                out.write(if inside { *gradient } else { 0.0 });
-                *sum += gradient * (quantizer.round(v) - if inside { v } else { 0.0 });
+        let (outs, out_rest) = out.as_chunks_mut::<LANES>();
+        let ((xs, x_rest), (gradients, gradient_rest)) = (x.as_chunks::<LANES>(), gradient.as_chunks::<LANES>());
+        for ((out, x), gradient) in outs.iter_mut().zip(xs).zip(gradients) {
+            for lane in 0..LANES {
+                out[lane].write(quantizer.gradient(x[lane] / scale, gradient[lane], &mut sums[lane]));
             }
+        }
+        for (((out, x), gradient), sum) in out_rest.iter_mut().zip(x_rest).zip(gradient_rest).zip(&mut sums) {
+            out.write(quantizer.gradient(x / scale, *gradient, sum));
         }
         // SAFETY: there are as many values and gradients, so that each was written.
         (unsafe { out.assume_init_mut() }, sums.iter().sum())
