@@ -96,7 +96,6 @@ pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// The TOML text of a value.
-#[cfg(feature = "train")]
 pub(crate) fn to_toml(value: &impl Serialize) -> Result<String> {
     toml::to_string(value).map_err(|error| Error::Setting(error.to_string()))
 }

@@ -987,9 +987,9 @@ fn an_epoch_that_diverges_leaves_the_last_good_checkpoint() {
     fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
     let output = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]).output().unwrap();
     failed(&output, &["phase 0, epoch 1", "--resume"]);
+    // Whoever only asks for the time moves nothing.
     let mut dry = train(dir.path(), &["--recipe", "recipe.toml", "--set", "phases.0.learning_rate=1e30", "--dry-run"]);
-    let line = failed(&dry.output().unwrap(), &["lower phases.0.learning_rate"]);
-    assert!(!line.contains("--resume"), "there is no run: {line}");
+    success(&dry.output().unwrap());
     let (weights, _) = Weights::load(&dir.path().join("run/checkpoints/last.safetensors")).unwrap();
     let graph = Graph::new(toml::from_str(&common::tiny_network(10)).unwrap()).unwrap();
     assert!(weights == Weights::random(&graph, 3), "the weights before the epoch");

@@ -1,5 +1,6 @@
 //! Validates a package on its data set with the hardware model: accuracy and cost. Or sweeps the hardware.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,10 +27,10 @@ const USAGE: &str = "mars-deploy [OPTIONS] <PACKAGE>
 
 /// Run a package on the hardware model: is it what training promised, and what does it cost? Or cost a network that nobody has trained.
 #[derive(Parser, Debug)]
-#[command(version, override_usage = USAGE)]
+#[command(version, override_usage = USAGE, allow_negative_numbers = true)]
 struct Arguments {
     /// The package, model.mars
-    #[arg(required_unless_present_any = ["model", "list_hardware", "compare"])]
+    #[arg(required_unless_present_any = ["model", "list_hardware", "compare", "write_hardware"])]
     package: Option<PathBuf>,
     /// Cost a network without weights or data instead: a name of the zoo, a TOML or an ONNX file
     #[arg(long, conflicts_with_all = ["package", "dataset", "images", "data_dir", "data_url"])]
@@ -67,6 +68,9 @@ struct Arguments {
     /// Where each layer lies on the chip instead, and what its next best placement would cost
     #[arg(long, conflicts_with_all = ["images", "dataset", "sweep", "compare", "folder", "svg"])]
     placements: bool,
+    /// Only write the chip of --hardware with all keys of its base into this file, to begin one of your own
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "model", "sweep", "compare", "folder", "svg"])]
+    write_hardware: Option<PathBuf>,
     /// List the hardware files that are part of the program: chips of the project, and published ones
     #[arg(long)]
     list_hardware: bool,
@@ -107,6 +111,9 @@ fn main() -> ExitCode {
     let arguments = parse::<Arguments>("list_hardware");
     if !arguments.compare.is_empty() {
         return exit(isa_limit().and_then(|_| compare(&arguments)));
+    }
+    if let Some(file) = &arguments.write_hardware {
+        return exit(write_hardware(&arguments, file));
     }
     exit(isa_limit().and_then(|_| match (&arguments.package, &arguments.model, &arguments.sweep) {
         (_, _, Some(file)) => explore(&arguments, file),
@@ -231,36 +238,67 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
     }
     let own_chip = hardware(arguments)?;
     let package = arguments.package.as_deref().map(Package::read).transpose()?;
-    let mut all: Vec<Compared> = Vec::new();
-    for file in &arguments.compare {
-        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        // Packages of several runs have one name: their folders tell them apart.
-        let folder = file.parent().and_then(Path::file_name).map(|folder| folder.to_string_lossy().into_owned());
-        let of_package = |package: &Package, name: String, chip: &Hardware| -> Result<Compared> {
+    let compared = |name: &str, file: &Path| -> Result<Compared> {
+        let name = name.to_owned();
+        let of_package = |package: &Package, chip: &Hardware| -> Result<Compared> {
             let network = package.network.graph.spec().name.clone();
-            Ok(Compared { name, network, made_up: None, evaluation: Evaluator::new(&package.network)?.evaluate(chip)? })
+            let evaluation = Evaluator::new(&package.network)?.evaluate(chip)?;
+            Ok(Compared { name: name.clone(), network, made_up: None, evaluation })
         };
-        all.push(match (is_package(file), &package, &arguments.model) {
-            (true, ..) => of_package(&Package::read(file)?, folder.unwrap_or(name), &own_chip)?,
-            (false, Some(package), _) => of_package(package, name, &Hardware::load(file)?)?,
+        match (is_package(file), &package, &arguments.model) {
+            (true, ..) => of_package(&Package::read(file)?, &own_chip),
+            (false, Some(package), _) => of_package(package, &Hardware::load(file)?),
             (false, None, Some(model)) => {
                 let Estimate { network, made_up, evaluation, .. } =
                     untrained(arguments, model, &Hardware::load(file)?)?;
-                Compared { name, network, made_up: Some(made_up.what), evaluation }
+                Ok(Compared { name, network, made_up: Some(made_up.what), evaluation })
             }
             (false, None, None) => {
                 let message = "a chip is compared with others by a network: name a package or --model";
-                return Err(Error::Arguments(format!("{}: {message}", file.display())));
+                Err(Error::Arguments(format!("{}: {message}", file.display())))
             }
-        });
+        }
+    };
+    // One that cannot work is said behind the others.
+    let (mut all, mut refused) = (Vec::new(), Vec::new());
+    for (name, file) in distinct_names(&arguments.compare).into_iter().zip(&arguments.compare) {
+        match compared(&name, file) {
+            Ok(it) => all.push(it),
+            Err(error @ Error::Arguments(_)) => return Err(error),
+            Err(error) => refused.push((name, error)),
+        }
     }
-    if let Some(folder) = &arguments.folder {
+    if let Some(folder) = arguments.folder.as_ref().filter(|_| !all.is_empty()) {
         let _lock = RunLock::of_run(folder)?;
         report::write_comparison(&all, folder)?;
     }
-    arguments.common.write_json(|| report::comparison_json(&all))?;
-    say(&report::comparison_table(&all))?;
-    Ok(ExitCode::SUCCESS)
+    if !all.is_empty() {
+        arguments.common.write_json(|| report::comparison_json(&all))?;
+        say(&report::comparison_table(&all))?;
+    }
+    match refused.as_slice() {
+        [] => Ok(ExitCode::SUCCESS),
+        refused => {
+            let messages: Vec<String> = refused.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+            Err(Error::Setting(messages.join("; ")))
+        }
+    }
+}
+
+/// The names of files without what they have in common: a chip's is its stem, a package's that of its folder, with more folders where they are alike.
+fn distinct_names(files: &[PathBuf]) -> Vec<String> {
+    let name = |file: &PathBuf, parts: usize| -> String {
+        let path = match file.parent().filter(|folder| is_package(file) && folder.file_name().is_some()) {
+            Some(folder) => folder.to_owned(),
+            None => file.with_extension(""),
+        };
+        let all: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+        all[all.len().saturating_sub(parts)..].join("/")
+    };
+    let names = |parts: usize| files.iter().map(|file| name(file, parts)).collect::<Vec<_>>();
+    let are_distinct = |names: &Vec<String>| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let most = files.iter().map(|file| file.iter().count()).max().unwrap_or(1);
+    (1..=most).map(names).find(are_distinct).unwrap_or_else(|| names(most))
 }
 
 /// Writes what was asked for, and prints the table.
@@ -278,6 +316,20 @@ fn present(arguments: &Arguments, subject: Subject) -> Result<ExitCode> {
 /// The chip that was named, or the built-in one.
 fn hardware(arguments: &Arguments) -> Result<Hardware> {
     arguments.hardware.as_deref().map_or_else(|| Ok(Hardware::mars()), Hardware::load)
+}
+
+/// Writes the chip that was named as a file that needs no other one.
+fn write_hardware(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
+    if file.exists() {
+        return Err(Error::file(file, "it is there already: name another file, or remove it"));
+    }
+    let named = arguments.hardware.as_deref().unwrap_or(Path::new("experiments/hardware/mars.toml"));
+    Hardware::write_whole(named, file)?;
+    say(&format!(
+        "{0} is written; mars-deploy --model resnet20 --hardware {0} costs a network on it\n",
+        file.display()
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Locks the folder of a run, which takes what its own package gives on its own chip over all test images, and nothing else.
@@ -348,6 +400,9 @@ fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
             report::write_sweep(rows, sweep.made_up(), &folder)?;
             let table = report::sweep_table(rows, sweep.made_up());
             say(&format!("{table}sweep.html, sweep.csv, sweep.jsonl and sweep.svg are in {}\n", folder.display()))?;
+            if rows.iter().all(|row| row.figures().is_none()) {
+                return Err(Error::file(file, "none of its chips can work: the table says why"));
+            }
         } else if arguments.merge {
             let message = format!("{missing} of {} points have no row: run the other shards", sweep.points());
             return Err(Error::file(&folder, message));

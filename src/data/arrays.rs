@@ -5,6 +5,7 @@ use std::path::Path;
 use super::dataset::Dataset;
 use super::split::{ImageShape, Split, divided, interleaved};
 use crate::error::DataError;
+use crate::observer::Observer;
 
 /// An array of a file.
 pub(super) enum Numbers {
@@ -17,7 +18,12 @@ pub(super) enum Numbers {
 /// # Errors
 /// Images that aren't bytes `[n, height, width]`, `[n, height, width, channels]` or `[n, channels, height, width]` with one or three
 /// channels; labels of another number, or beyond 65,535.
-pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2]>) -> Result<Dataset, DataError> {
+pub(super) fn dataset(
+    path: &Path,
+    train: [Numbers; 2],
+    test: Option<[Numbers; 2]>,
+    observer: &dyn Observer,
+) -> Result<Dataset, DataError> {
     let read = |numbers| split(numbers).map_err(|message| DataError::content(path, message));
     let in_order = |split: &Split, order: &[usize]| split.in_order(order).map_err(DataError::io(path));
     let train = read(train)?;
@@ -25,6 +31,12 @@ pub(super) fn dataset(path: &Path, train: [Numbers; 2], test: Option<[Numbers; 2
         Some(test) => (train, read(test)?),
         None => {
             let (for_training, for_testing) = divided(&train.labels);
+            observer.notice(&format!(
+                "{}: it has no test images: every fifth image of a class is for testing, {} of {}",
+                path.display(),
+                for_testing.len(),
+                train.len()
+            ));
             (in_order(&train, &for_training)?, in_order(&train, &for_testing)?)
         }
     };

@@ -9,6 +9,7 @@ use flate2::read::GzDecoder;
 use super::arrays::{Numbers, dataset};
 use super::dataset::Dataset;
 use crate::error::DataError;
+use crate::observer::Silent;
 
 /// Images and labels for training, then for testing.
 const FILES: [[&str; 2]; 2] =
@@ -30,7 +31,7 @@ pub(super) fn load(folder: &Path) -> Result<Dataset, DataError> {
     let [train, test] = FILES;
     let train = [read(train[0])?, read(train[1])?];
     let test = [read(test[0])?, read(test[1])?];
-    dataset(folder, train, Some(test))
+    dataset(folder, train, Some(test), &Silent)
 }
 
 /// The file of a name, or the packed one.

@@ -104,7 +104,7 @@ impl Dataset {
         } else if idx::is_folder(&path) {
             idx::load(&path)?
         } else if path.extension().is_some_and(|ending| ending == "npz") {
-            npz::load(&path)?
+            npz::load(&path, observer)?
         } else {
             let message = "it is no data set: it needs train/CLASS/ with images, IDX files, or to be an .npz file";
             return Err(DataError::content(&path, message));

@@ -25,8 +25,15 @@ impl Display for Diverged {
         if let Some(layer) = layer {
             write!(f, "layer `{layer}`: ")?;
         }
-        let place = format!("phase {phase}, epoch {epoch}, step {step}");
-        write!(f, "{what} in {place}: lower phases.{phase}.learning_rate")?;
+        write!(f, "{what} in phase {phase}, epoch {epoch}, step {step}: ")?;
+        if (*epoch, *step) == (1, 1) {
+            // Nothing has moved yet, or once: a lower rate may not help.
+            return write!(
+                f,
+                "look at the images (normalization) and at what the phase begins with, or lower phases.{phase}.learning_rate"
+            );
+        }
+        write!(f, "lower phases.{phase}.learning_rate")?;
         match resumable {
             true => write!(f, " in the run's recipe.toml and go on from the last good checkpoint with --resume"),
             false => Ok(()),

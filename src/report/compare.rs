@@ -1,5 +1,6 @@
 //! Chips, mappings or packages side by side: a table, and `compare.html` with drawings.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use maud::{Markup, html};
@@ -8,7 +9,9 @@ use serde::Serialize;
 use super::chart::{self, Stack};
 use super::document::{Extras, document};
 use super::drawings::{energy_keys, energy_parts};
-use super::text::{UNKNOWN, WIDTH, ascii, bounds_summary, energy, grouped, percent, scaling, tops, words, wrapped};
+use super::text::{
+    UNKNOWN, WIDTH, bounds_summary, energy, frames, grouped, percent, printable, scaling, tops, words, wrapped,
+};
 use crate::error::{Error, Result};
 use crate::files::{to_json, write_atomically};
 use crate::hardware::Evaluation;
@@ -35,7 +38,7 @@ type Value = fn(&Evaluation) -> String;
 /// The rows: what is compared, in ASCII for the terminal.
 const TIME_AND_ENERGY: [(&str, Value); 3] = [
     ("cycles", |it| grouped(it.cost.cycles)),
-    ("frames per second", |it| grouped(it.cost.fps.round() as u64)),
+    ("frames per second", |it| frames(it.cost.fps)),
     ("energy, uJ", |it| energy(it.cost.energy_uj)),
 ];
 /// Below the components of the energy.
@@ -57,14 +60,15 @@ const OTHERS: [(&str, Value); 11] = [
 pub fn comparison_table(all: &[Compared]) -> String {
     let mut text = String::new();
     for sentence in assumptions(all) {
-        let lines = wrapped(&format!("Made up: {}", ascii(sentence, 1000)), WIDTH);
+        let lines = wrapped(&format!("Made up: {}", printable(sentence, 1000)), WIDTH);
         text += &(lines.join("\n") + "\n\n");
     }
     let mut line = |name: &str, cells: Vec<String>| {
         let cells: String = cells.iter().map(|cell| format!(" {cell:>NAME$}")).collect();
         text += &format!("  {name:<26}{cells}\n");
     };
-    line("per frame", all.iter().map(|it| ascii(&it.name, NAME)).collect());
+    let heads = heads(all);
+    line("per frame", heads.clone());
     for (name, value) in TIME_AND_ENERGY {
         line(name, all.iter().map(|it| value(&it.evaluation)).collect());
     }
@@ -74,10 +78,19 @@ pub fn comparison_table(all: &[Compared]) -> String {
     for (name, value) in OTHERS {
         line(name, all.iter().map(|it| value(&it.evaluation)).collect());
     }
-    for it in all {
-        text += &format!("  {}: {}\n", ascii(&it.name, NAME), notes(&it.evaluation));
+    for (head, it) in heads.iter().zip(all) {
+        text += &format!("  {head}: {}\n", notes(&it.evaluation));
     }
     text
+}
+
+/// What columns are called: short names, numbered where those aren't enough to tell them apart.
+fn heads(all: &[Compared]) -> Vec<String> {
+    let short: Vec<String> = all.iter().map(|it| printable(&it.name, NAME)).collect();
+    if short.iter().collect::<BTreeSet<_>>().len() == all.len() {
+        return short;
+    }
+    (1..).zip(all).map(|(number, it)| format!("{number}: {}", printable(&it.name, NAME - 4))).collect()
 }
 
 /// What is said of one beside its numbers.

@@ -1,6 +1,6 @@
 //! The table of partial sums in the terminal.
 
-use super::text::{WIDTH, ascii, count, grouped, wrapped};
+use super::text::{WIDTH, count, grouped, printable, wrapped};
 use crate::hardware::{Converter, Hardware, PartialSums};
 use crate::validation::PartialSumsOnImages;
 
@@ -9,8 +9,8 @@ const NAME: usize = 19;
 
 /// How partial sums are distributed, layer by layer, and what the chip's converter loses of them.
 pub fn partial_sums_table(found: &PartialSumsOnImages, hardware: &Hardware) -> String {
-    let network = ascii(&found.network, NAME);
-    let chip = ascii(&found.hardware, NAME);
+    let network = printable(&found.network, NAME);
+    let chip = printable(&found.hardware, NAME);
     let mut lines = vec![
         format!("partial sums of {network} on {chip}, {}; {}", count(found.images, "image"), converter(hardware)),
         String::new(),
@@ -44,7 +44,7 @@ pub fn partial_sums_table(found: &PartialSumsOnImages, hardware: &Hardware) -> S
 
 fn row(layer: &PartialSums) -> String {
     let sign = if layer.signed { " +-" } else { "" };
-    let name = format!("{}{sign}", ascii(&layer.layer, NAME - 4));
+    let name = format!("{}{sign}", printable(&layer.layer, NAME - 4));
     let PartialSums { least, median, quantile_999, largest, lossless_bits, .. } = layer;
     let mut row = format!("  {name:<NAME$}{least:>7}{median:>7}{quantile_999:>7}{largest:>7}{lossless_bits:>5}");
     if let Some(lossy) = layer.lossy {

@@ -1,6 +1,6 @@
 //! The table of placements in the terminal.
 
-use super::text::{UNKNOWN, WIDTH, ascii, energy, grouped, wrapped};
+use super::text::{UNKNOWN, WIDTH, energy, grouped, printable, wrapped};
 use crate::hardware::{LayerPlacement, Placement, Placements, Split, Start};
 
 /// Longest name that is printed whole, and what the column of names takes at least.
@@ -12,11 +12,14 @@ const PLACEMENT: usize = 21;
 /// Where each layer of a network lies on a chip, and what a frame would take with the next best placement of one layer.
 pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String {
     let Placements { cycles, energy_uj, layers } = found;
-    let names = [network, chip].map(|name| ascii(name, NAME));
+    let names = [network, chip].map(|name| printable(name, NAME));
     let longest = layers.iter().map(|layer| layer.layer.chars().count().min(NAME)).max().unwrap_or(0);
     let width = NAMES.max(longest + 1);
-    let frame = format!("{} cycles and {} uJ a frame", grouped(*cycles), energy(*energy_uj));
-    let mut lines = vec![format!("placements of {} on {}: {frame}", names[0], names[1]), String::new()];
+    let mut lines = vec![
+        format!("placements of {} on {}: {} cycles a frame,", names[0], names[1], grouped(*cycles)),
+        format!("  {} uJ without the leakage of macros that hold no weights", energy(*energy_uj)),
+        String::new(),
+    ];
     let header = ["layer", "lies", "next best"];
     lines.push(format!(
         "  {:<width$}{:<PLACEMENT$}{:<PLACEMENT$}{:>9}{:>9}",
@@ -24,7 +27,7 @@ pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String
     ));
     lines.extend(layers.iter().map(|layer| row(layer, found, width)));
     lines.push(String::new());
-    let notes = "cycles, energy: of a frame, if this layer alone were placed so; weight reload charged, macros without weights not. \
+    let notes = "cycles, energy: of a frame, if this layer alone were placed so; weight reload charged. \
                  The mapper goes from layer to layer and may miss what is better for all of them. \
                  [[mapping.layers]] in the hardware file decides for layers by name.";
     lines.extend(wrapped(notes, WIDTH - 2).iter().map(|line| format!("  {line}")));
@@ -33,7 +36,7 @@ pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String
 }
 
 fn row(layer: &LayerPlacement, found: &Placements, width: usize) -> String {
-    let (name, own) = (ascii(&layer.layer, NAME), short(layer.placement));
+    let (name, own) = (printable(&layer.layer, NAME), short(layer.placement));
     let head = format!("  {name:<width$}{own:<PLACEMENT$}");
     let Some(next) = layer.next_best else { return format!("{head}{UNKNOWN}") };
     // Rounded first, so that nothing is less than nothing.

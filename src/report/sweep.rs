@@ -8,7 +8,7 @@ use crate::sweep::{Figures, Outcome, SweepRow, Value, pareto_front};
 
 use super::chart::{Dot, Line, Quantity, Scatter, front, scatters};
 use super::sweep_page::page;
-use super::text::{WIDTH, ascii, count, energy, grouped, quoted, wrapped};
+use super::text::{WIDTH, count, energy, frames, grouped, printable, quoted, wrapped};
 
 /// Rows that the table shows.
 const SHOWN: usize = 20;
@@ -42,7 +42,7 @@ pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
         count(best.len(), "point")
     )];
     let fails = |row: &SweepRow| match &row.outcome {
-        Outcome::Error(error) => Some(format!("point {}: {}", row.point, ascii(error, 1000))),
+        Outcome::Error(error) => Some(format!("point {}: {}", row.point, printable(error, 1000))),
         Outcome::Figures(_) => None,
     };
     lines.extend(rows.iter().find_map(fails));
@@ -53,7 +53,8 @@ pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
     if best.len() > SHOWN {
         lines.push(format!("  and {} more", best.len() - SHOWN));
     }
-    lines.extend(made_up.iter().flat_map(|sentence| wrapped(&format!("Made up: {}", ascii(sentence, 1000)), WIDTH)));
+    lines
+        .extend(made_up.iter().flat_map(|sentence| wrapped(&format!("Made up: {}", printable(sentence, 1000)), WIDTH)));
     lines.join("\n") + "\n"
 }
 
@@ -66,8 +67,8 @@ fn aligned(points: &[(&SweepRow, &Figures)]) -> Vec<String> {
     let line = |(row, figures): &(&SweepRow, &Figures)| -> Vec<String> {
         let cost = &figures.cost;
         let accuracy = figures.accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.2} %"));
-        let numbers = [row.point.to_string(), grouped(cost.fps.round() as u64), energy(cost.energy_uj), accuracy];
-        numbers.into_iter().chain(row.settings.iter().map(|(_, value)| ascii(&brief(value), CELL))).collect()
+        let numbers = [row.point.to_string(), frames(cost.fps), energy(cost.energy_uj), accuracy];
+        numbers.into_iter().chain(row.settings.iter().map(|(_, value)| printable(&brief(value), CELL))).collect()
     };
     let lines: Vec<Vec<String>> = [heading].into_iter().chain(points.iter().map(line)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
@@ -92,7 +93,7 @@ fn brief(value: &Value) -> String {
 
 /// The last part of a key.
 fn short(key: &str) -> String {
-    ascii(key.rsplit('.').next().unwrap_or(key), CELL)
+    printable(key.rsplit('.').next().unwrap_or(key), CELL)
 }
 
 fn json(row: &SweepRow, made_up: Option<&str>) -> Result<serde_json::Value> {

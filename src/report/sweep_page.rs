@@ -3,7 +3,7 @@
 use maud::{Markup, PreEscaped, html};
 
 use super::document::{Extras, document};
-use super::text::{UNKNOWN, accuracy, count, energy, grouped, percent};
+use super::text::{UNKNOWN, accuracy, count, energy, frames, grouped, percent};
 use crate::sweep::{Figures, Outcome, SweepRow, Value};
 
 /// Most rows of the table: those that no other one beats, then the others in their order, then those that cannot work.
@@ -79,7 +79,7 @@ type Column = (&'static str, fn(&Figures) -> String, fn(&Figures) -> Option<f64>
 
 /// Heading, text, and what it is sorted by.
 const COLUMNS: [Column; 7] = [
-    ("frames / s", |it| grouped(it.cost.fps.round() as u64), |it| Some(it.cost.fps)),
+    ("frames / s", |it| frames(it.cost.fps), |it| Some(it.cost.fps)),
     ("energy (µJ)", |it| energy(it.cost.energy_uj), |it| Some(it.cost.energy_uj)),
     ("power (mW)", |it| format!("{:.2}", it.cost.average_power_mw), |it| Some(it.cost.average_power_mw)),
     (

@@ -6,8 +6,8 @@ use crate::validation::Deployment;
 
 use super::subject::{Basis, Subject};
 use super::text::{
-    NAME, UNKNOWN, WIDTH, agreement, ascii, bounds_summary, bytes, count, empty_layers, energy, executions, grouped,
-    mapping_summary, other_groups, percent, scaling, tops, words, wrapped,
+    NAME, UNKNOWN, WIDTH, agreement, bounds_summary, bytes, count, empty_layers, energy, executions, frames, grouped,
+    idle_summary, mapping_summary, other_groups, percent, printable, scaling, tops, words, wrapped,
 };
 
 /// What was run or assumed, compression and cost, as text.
@@ -37,7 +37,7 @@ fn weights(evaluation: &Evaluation) -> Vec<String> {
     ];
     let empty: Vec<&str> = empty_layers(evaluation).collect();
     if !empty.is_empty() {
-        let names = ascii(&empty.join(", "), 40);
+        let names = printable(&empty.join(", "), 40);
         lines.push(format!("  nothing is left of {}: {names}", count(empty.len(), "layer")));
     }
     lines
@@ -47,6 +47,8 @@ fn weights(evaluation: &Evaluation) -> Vec<String> {
 fn mapping(evaluation: &Evaluation) -> Vec<String> {
     let mut lines = vec![format!("  {}", mapping_summary(evaluation))];
     lines.extend(wrapped(&bounds_summary(evaluation), WIDTH - 2).iter().map(|line| format!("  {line}")));
+    let idle = idle_summary(evaluation).into_iter().flat_map(|sentence| wrapped(&sentence, WIDTH - 2));
+    lines.extend(idle.map(|line| format!("  {line}")));
     lines.extend(evaluation.scaled_from.map(|from| format!("  {}", scaling(from))));
     lines
 }
@@ -56,10 +58,10 @@ fn costs(evaluation: &Evaluation) -> Vec<String> {
     let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
     let mut lines = vec![format!("  {:<28}{:>14}{:>16}", "per frame", "with reload", "without reload")];
     let mut pair = |name: &str, value: &dyn Fn(&Cost) -> String| {
-        lines.push(format!("  {name:<28} {:>14} {:>15}", value(with), value(without)));
+        lines.push(format!("  {name:<28}{:>14} {:>15}", value(with), value(without)));
     };
     pair("cycles", &|cost| grouped(cost.cycles));
-    pair("frames per second", &|cost| grouped(cost.fps.round() as u64));
+    pair("frames per second", &|cost| frames(cost.fps));
     pair("speed-up over dense", &|cost| format!("{:.2} x", cost.speedup_vs_dense));
     pair("utilization", &|cost| percent(cost.utilization));
     pair("TOPS, executed of peak", &|cost| format!("{} of {}", tops(cost.tops_executed), tops(cost.peak_tops)));
@@ -90,8 +92,8 @@ fn costs(evaluation: &Evaluation) -> Vec<String> {
 fn validated(deployment: &Deployment) -> Vec<String> {
     let mut lines = vec![format!(
         "{} on {}, {} of {}",
-        ascii(&deployment.network, NAME),
-        ascii(&deployment.evaluation.hardware, NAME),
+        printable(&deployment.network, NAME),
+        printable(&deployment.evaluation.hardware, NAME),
         count(deployment.images, "image"),
         data(deployment),
     )];
@@ -102,15 +104,15 @@ fn validated(deployment: &Deployment) -> Vec<String> {
         lines.push(line.trim_end().into());
     }
     lines.extend(agreement(deployment).split_inclusive("; ").map(|part| format!("  {}", part.trim_end())));
-    lines.extend(other_groups(deployment).map(|sentence| format!("  {}", ascii(&sentence, WIDTH - 2))));
+    lines.extend(other_groups(deployment).map(|sentence| format!("  {}", printable(&sentence, WIDTH - 2))));
     lines
 }
 
 /// What was assumed of a network that nobody has trained.
 fn made_up(estimate: &Estimate) -> Vec<String> {
-    let names = [&estimate.network, &estimate.evaluation.hardware].map(|name| ascii(name, NAME));
+    let names = [&estimate.network, &estimate.evaluation.hardware].map(|name| printable(name, NAME));
     let mut lines = vec![format!("{} on {}, made up", names[0], names[1]), String::new()];
-    lines.extend(wrapped(&ascii(&estimate.made_up.what, 1000), WIDTH - 2).iter().map(|line| format!("  {line}")));
+    lines.extend(wrapped(&printable(&estimate.made_up.what, 1000), WIDTH - 2).iter().map(|line| format!("  {line}")));
     lines
 }
 
@@ -118,10 +120,10 @@ fn made_up(estimate: &Estimate) -> Vec<String> {
 fn data(deployment: &Deployment) -> String {
     let provenance = &deployment.package.provenance;
     if provenance.data_sha256 == deployment.data_sha256 {
-        ascii(&provenance.dataset, NAME)
+        printable(&provenance.dataset, NAME)
     } else if let Some(name) = &deployment.dataset {
-        ascii(name, NAME)
+        printable(name, NAME)
     } else {
-        format!("data {}..", ascii(&deployment.data_sha256, 64).get(..12).unwrap_or_default())
+        format!("data {}..", printable(&deployment.data_sha256, 64).get(..12).unwrap_or_default())
     }
 }

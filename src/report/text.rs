@@ -9,6 +9,8 @@ pub(crate) const UNKNOWN: &str = "-";
 
 /// Longest line in the terminal.
 pub(super) const WIDTH: usize = 80;
+/// Share of the energy from which on what idle macros leak is said.
+const IDLE: f64 = 0.05;
 /// Longest name that is printed whole.
 pub(super) const NAME: usize = 24;
 
@@ -23,10 +25,10 @@ pub(super) fn visible(document: &str) -> String {
     document.chars().map(|character| if hidden(character) { '\u{fffd}' } else { character }).collect()
 }
 
-/// Text from a file for a terminal: at most `limit` printable ASCII characters, `?` for others.
-pub(super) fn ascii(text: &str, limit: usize) -> String {
-    let printable = |character: char| if matches!(character, ' '..='~') { character } else { '?' };
-    shorten(text, limit, "..").chars().map(printable).collect()
+/// Text from a file for a terminal: at most `limit` letters, digits and ASCII's other characters, `?` for what isn't one.
+pub(super) fn printable(text: &str, limit: usize) -> String {
+    let is_shown = |character: char| matches!(character, ' '..='~') || character.is_alphanumeric();
+    shorten(text, limit, "..").chars().map(|character| if is_shown(character) { character } else { '?' }).collect()
 }
 
 /// At most `limit` characters: the middle gives way to `gap`.
@@ -107,6 +109,30 @@ pub(super) fn tops(value: f64) -> String {
     let magnitude = if value > 0.0 { value.log10().floor() } else { 0.0 };
     let digits = (2.0 - magnitude).clamp(3.0, 12.0) as usize;
     format!("{value:.digits$}")
+}
+
+/// Frames a second: whole ones, of few three digits.
+pub(super) fn frames(fps: f64) -> String {
+    if fps >= 100.0 {
+        return grouped(fps.round() as u64);
+    }
+    let magnitude = if fps > 0.0 { fps.log10().floor() } else { 0.0 };
+    format!("{fps:.0$}", (2.0 - magnitude).clamp(1.0, 12.0) as usize)
+}
+
+/// What macros without weights leak, where that is worth a word.
+pub(super) fn idle_summary(evaluation: &Evaluation) -> Option<String> {
+    let Evaluation { used, chip, cost, .. } = evaluation;
+    let idle_uj = cost.energy_breakdown_uj.idle_leakage;
+    let [used, all] = [used.cores * used.macros_per_core, chip.description.macros()];
+    (idle_uj > IDLE * cost.energy_uj).then(|| {
+        format!(
+            "{} of {} macros hold no weights: they leak {} uJ a frame, which the mapper leaves out of account",
+            grouped((all - used) as u64),
+            grouped(all as u64),
+            energy(idle_uj)
+        )
+    })
 }
 
 /// A component's key as words.
@@ -274,8 +300,8 @@ mod tests {
     fn long_names_lose_their_middle() {
         assert_eq!(shorten("layer1.0.conv1", 14, "…"), "layer1.0.conv1");
         assert_eq!(shorten("layer1.0.conv10", 14, "…"), "layer1.…conv10");
-        assert_eq!(ascii("a\u{1b}[31mé", 20), "a?[31m?");
-        assert_eq!(ascii("abcdefghij", 6), "ab..ij");
+        assert_eq!(printable("a\u{1b}[31mé\u{202e}", 20), "a?[31mé?");
+        assert_eq!(printable("abcdefghij", 6), "ab..ij");
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! What a run will cost, before it costs time.
 
 use std::fmt::{Display, Formatter};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::Result;
 use crate::report::text::count;
 use crate::system::used_memory;
 use crate::train::Training;
 
+/// The last second of the year 9999, from 1970 on.
+const LAST_SECOND: u64 = 253_402_300_799;
 /// Steps that are measured, behind the first.
 const STEPS: usize = 3;
 
@@ -50,9 +52,10 @@ impl Forecast {
         self.phases.iter().map(|(_, epochs, seconds)| *epochs as f64 * seconds.unwrap_or(0.0)).sum()
     }
 
-    /// When the epochs end of a run that begins when this was measured; none where that is beyond the calendar.
+    /// When the epochs end of a run that begins when this was measured; none where that is beyond the year 9999.
     pub fn end(&self) -> Option<SystemTime> {
-        self.measured.checked_add(Duration::try_from_secs_f64(self.seconds()).ok()?)
+        let end = self.measured.checked_add(Duration::try_from_secs_f64(self.seconds()).ok()?)?;
+        end.duration_since(UNIX_EPOCH).is_ok_and(|end| end.as_secs() <= LAST_SECOND).then_some(end)
     }
 }
 

@@ -25,7 +25,7 @@ use self::start::{Origin, Start, network};
 use crate::data::{DataOptions, Dataset, ImageShape};
 use crate::error::{DataError, Diverged, Error, Result};
 use crate::estimate::named_network;
-use crate::files::{part_beside, read_toml, to_json, to_toml, write_atomically};
+use crate::files::{exists, part_beside, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::integer::{Fusion, WeightScale};
 use crate::network::{Graph, NetworkSpec, Weights};
@@ -192,7 +192,12 @@ impl<'a> Plan<'a> {
         }
         let recipe = Recipe::load(Some(&file), &[])?;
         let device = device(environment.device)?;
-        let hardware = hardware(&recipe)?;
+        // A file that is gone can't have been edited since: what the run began with stands beside it.
+        let is_gone = |file: &str| !exists(Path::new(file));
+        let hardware = match &recipe.hardware {
+            Some(file) if is_gone(file) => Hardware::load(&folder.join(HARDWARE))?,
+            _ => hardware(&recipe)?,
+        };
         let chip = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
         check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
         let data = dataset(&recipe, environment).map_err(|error| match error {
@@ -202,7 +207,11 @@ impl<'a> Plan<'a> {
             }
             error => error,
         })?;
-        let spec = network(&recipe, || Ok(shape_and_classes(&data)))?;
+        let is_file = Path::new(&recipe.model).extension().is_some();
+        let spec = match is_file && is_gone(&recipe.model) {
+            true => NetworkSpec::load(&folder.join(NETWORK))?,
+            false => network(&recipe, || Ok(shape_and_classes(&data)))?,
+        };
         check_unchanged(&spec, &recipe.model, "network", &folder.join(NETWORK), NetworkSpec::load)?;
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let training = match training.recipe().distillation {

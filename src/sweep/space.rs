@@ -127,7 +127,7 @@ impl Space {
             let inner = inner.ok_or("no table has this key; give whole values of the outer one")?;
             inner.insert(last.clone(), (*value).clone());
         }
-        table.try_into().map_err(|error: toml::de::Error| error.message().trim().replace('\n', ", "))
+        table.try_into().map_err(|error: toml::de::Error| Error::in_words(&error.message().trim().replace('\n', ", ")))
     }
 
     /// Points.

@@ -141,7 +141,7 @@ impl ArrayConv {
         let load = |set| array.load(mapping, set, &weights, largest_input, hardware.weight_slice_bits);
         array.sets = (0..mapping.sets.len()).map(load).collect();
         if !hardware.losses().is_empty() {
-            array.check_sums()?;
+            array.check_sums(&hardware.losses().join(", "))?;
         }
         Ok(array)
     }
@@ -177,7 +177,7 @@ impl ArrayConv {
     }
 
     /// A lossy converter may round sums up, noise and stuck cells raise them; they still have to fit 32 bits.
-    fn check_sums(&self) -> Result<()> {
+    fn check_sums(&self, losses: &str) -> Result<()> {
         let noise = self.noise.map_or(0, |noise| noise.largest());
         let bias = self.bias.iter().map(|bias| i64::from(bias.abs())).max().unwrap_or(0);
         for set in &self.sets {
@@ -195,7 +195,7 @@ impl ArrayConv {
             if largest > i64::from(i32::MAX) {
                 return Err(Error::layer(
                     &self.name,
-                    format!("its sums can reach {largest} behind this converter, beyond 32 bits"),
+                    format!("its sums can reach {largest} with what this chip loses ({losses}), beyond 32 bits"),
                 ));
             }
             let conversions = set.bundles.len() * self.slices.len() * self.phases;
@@ -346,6 +346,9 @@ pub(super) mod tests {
         hardware.converter = Converter::Bits { bits: 8, step: 9600 };
         let error = array(256, 16, 127, &hardware).unwrap_err().to_string();
         // 1024 accesses, 2 x 9600 at places 1 and 16, 9600 at places 16 and 256.
-        assert_eq!(error, "layer `conv`: its sums can reach 3008102400 behind this converter, beyond 32 bits");
+        assert_eq!(
+            error,
+            "layer `conv`: its sums can reach 3008102400 with what this chip loses (8-bit converter), beyond 32 bits"
+        );
     }
 }

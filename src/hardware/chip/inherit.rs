@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::description::Hardware;
 use crate::builtin;
 use crate::error::{Error, Result, closest};
-use crate::files::{self, read_toml};
+use crate::files::{self, read_text, read_toml, to_toml, write_atomically};
 
 /// Longest chain of bases.
 const MAX_BASES: usize = 8;
@@ -178,5 +178,18 @@ impl Hardware {
         })?;
         hardware.check().map_err(|source| Error::HardwareFile { path: path.into(), source: source.into() })?;
         Ok(hardware)
+    }
+
+    /// Writes a hardware file so that it needs no other one: as it is, or where it has a base with all keys of that.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load); a file that cannot be written.
+    pub fn write_whole(from: &Path, to: &Path) -> Result<()> {
+        let whole = Self::load(from)?;
+        let text = match read_toml::<toml::Table>(from)?.contains_key("base") {
+            false => read_text(from)?,
+            true => format!("# {} with all keys of its base.\n{}", from.display(), to_toml(&whole)?),
+        };
+        write_atomically(to, text.as_bytes())
     }
 }

@@ -236,15 +236,14 @@ mod tests {
                 let chip = chip(cores, macros, held);
                 let layers = layers(&chip, kept);
                 let layer = &layers[..1];
-                let expense =
-                    |placement| Plan::new(vec![Arc::new(layer[0].place(Some(placement), &chip))], &chip).expense(&chip);
-                let plain = expense(Placement::PLAIN);
-                let rank = |expense: Expense| expense.rank(&plain, Objective::Product);
-                let ranks = every_placement(&layer[0], &chip).into_iter().map(|placement| rank(expense(placement)));
-                let least = ranks.fold((f64::INFINITY, f64::INFINITY), |a, b| if b < a { b } else { a });
-                let found = rank(best_plan(layer, &chip).unwrap().plan.expense(&chip));
+                let worth = |plan: &Plan| plan.expense(&chip).worth(Objective::Product);
+                let placed =
+                    |placement| worth(&Plan::new(vec![Arc::new(layer[0].place(Some(placement), &chip))], &chip));
+                let all = every_placement(&layer[0], &chip).into_iter().map(placed);
+                let least = all.fold((f64::INFINITY, f64::INFINITY), |a, b| if b < a { b } else { a });
+                let found = worth(&best_plan(layer, &chip).unwrap().plan);
                 assert_eq!(found, least, "{cores} x {macros} macros of {held} accesses, {kept} of 5 groups");
-                improved += usize::from(found < rank(plain));
+                improved += usize::from(found < placed(Placement::PLAIN));
             }
         }
         assert!(improved > 10, "the plain placement is the best one of nearly all: {improved}");
@@ -255,7 +254,6 @@ mod tests {
         let objective = chip.mapping.objective;
         let worth = |expense: &Expense| expense.worth(objective);
         let of_part = |part: Hardware| {
-            let plain = fixed(layers, &part, Policy::FilterSets).expense(&part);
             let mut plans: Vec<Vec<Arc<LayerWork>>> = vec![Vec::new()];
             for layer in layers {
                 let works: Vec<Arc<LayerWork>> = match layer.conv {
@@ -272,8 +270,7 @@ mod tests {
                 plans = longer;
             }
             let expenses = plans.into_iter().map(|works| Plan::new(works, &part).expense(&part));
-            let rank = |expense: &Expense| expense.rank(&plain, objective);
-            expenses.min_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap()).unwrap()
+            expenses.min_by(|a, b| worth(a).partial_cmp(&worth(b)).unwrap()).unwrap()
         };
         let all = parts(chip).into_iter().map(|part| of_part(part.of(chip)));
         all.min_by(|a, b| worth(a).partial_cmp(&worth(b)).unwrap()).unwrap()
@@ -346,13 +343,9 @@ mod tests {
                     Hardware { mapping: crate::hardware::Mapping { policy, ..Default::default() }, ..chip.clone() };
                 expense_of(&layers, &chip)
             };
-            let plain = expense(Policy::FilterSets);
-            let found = expense(Policy::Auto).rank(&plain, Objective::Product);
+            let worth = |policy| expense(policy).worth(Objective::Product);
             for policy in [Policy::FilterSets, Policy::Together, Policy::InputChannels, Policy::Duplicate] {
-                assert!(
-                    found <= expense(policy).rank(&plain, Objective::Product),
-                    "{policy:?} on {cores} x {macros} macros"
-                );
+                assert!(worth(Policy::Auto) <= worth(policy), "{policy:?} on {cores} x {macros} macros");
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Search: the best placement of each layer on all of a chip, by the model's own time and energy.
 //!
-//! Every placement of a layer is compared with the plain one (filter sets over cores, nothing twice), after the ones that were chosen before it.
+//! Every placement of a layer is tried after the ones that were chosen before it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -180,16 +180,6 @@ impl Expense {
             }
         }
     }
-
-    /// The worth beside a plain placement: the product counts for what is neither slower nor costlier.
-    pub(super) fn rank(&self, plain: &Self, objective: Objective) -> (f64, f64) {
-        // Sums in another order may differ in their last bits.
-        let worse = self.cycles > plain.cycles || self.energy_uj > plain.energy_uj * (1.0 + ROUNDING);
-        match objective {
-            Objective::Product if worse => (f64::INFINITY, f64::INFINITY),
-            objective => self.worth(objective),
-        }
-    }
 }
 
 /// By how much sums in another order may differ, relative to them.
@@ -219,12 +209,11 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     if works.iter().any(Vec::is_empty) {
         return None;
     }
-    let plain = Plan::new(works.iter().map(|works| works[0].clone()).collect(), hardware);
+    let plain = Costed::new(Plan::new(works.iter().map(|works| works[0].clone()).collect(), hardware), hardware);
     let others = [Policy::Together, Policy::InputChannels, Policy::Duplicate];
     let others = others.map(|policy| fixed(layers, hardware, policy));
     // Where copies don't fit, placements that were chosen as if weights stayed would be worth nothing.
     let loadings = [Loading::Never, Loading::WeightSram, Loading::NextLevel].into_iter();
-    let plain = Costed::new(plain, hardware);
     let loadings = loadings.filter(|loading| *loading >= plain.plan.loading);
     let chosen: Vec<Chosen> = loadings.map(|loading| choose(&works, hardware, loading, &plain.expense)).collect();
     let fitted = chosen.iter().map(|chosen| chosen.least_room).max().unwrap_or(0);
@@ -234,9 +223,8 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     plans.extend(others.map(|plan| Costed::new(plan, hardware)));
 
     let least_room = least_room(&works, &plans, hardware).max(fitted);
-    let plain = plans[0].expense;
-    let rank = |costed: &Costed| costed.expense.rank(&plain, objective);
-    let best = plans.into_iter().reduce(|best, next| if rank(&next) < rank(&best) { next } else { best });
+    let worth = |costed: &Costed| costed.expense.worth(objective);
+    let best = plans.into_iter().reduce(|best, next| if worth(&next) < worth(&best) { next } else { best });
     let Costed { plan, expense } = best.expect("the plain plan is there");
     Some(Found { plan, expense, least_room })
 }
@@ -289,51 +277,70 @@ struct Chosen<'a> {
     least_room: usize,
 }
 
-/// Chooses placements where weights come from `loading`: the best of each layer, then what is best for all layers together. `plain` is what the plain
-/// plan takes.
+/// Chooses placements where weights come from `loading`: the best of each layer, then what is best for all layers together, then for layers in a row. A
+/// product is linear around a plan alone: layers in a row are looked at around the plain plan, which takes `plain`, and around the best one.
 fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading, plain: &Expense) -> Chosen<'a> {
-    let objective = hardware.mapping.objective;
-    let (plan, expenses) = layer_by_layer(works, hardware, loading);
-    let plan = Costed::new(plan, hardware);
-    let mut around = plan.expense;
-    let mut chosen = Chosen { plans: vec![plan], least_room: 0 };
+    let (plan, expenses) = layer_by_layer(works, hardware, loading, plain);
+    let mut chosen = Chosen { plans: vec![Costed::new(plan, hardware)], least_room: 0 };
+    chosen.together(works, hardware, loading, &expenses);
     if loading != Loading::Never {
-        chosen.plans.push(Costed::new(in_a_row(works, hardware, loading, plain), hardware));
+        let worth = |costed: &&Costed| costed.expense.worth(hardware.mapping.objective);
+        let best = chosen.plans.iter().reduce(|best, next| if worth(&next) < worth(&best) { next } else { best });
+        let arounds = [Some(*plain), best.map(|best| best.expense)];
+        let in_a_row = |around: Expense| Costed::new(in_a_row(works, hardware, loading, &around), hardware);
+        let rows: Vec<_> = arounds.into_iter().flatten().map(in_a_row).collect();
+        chosen.plans.extend(rows);
     }
-    let of_work = |work: &Arc<LayerWork>| work.cores.iter().map(CoreWork::held_accesses).sum::<u64>() as f64;
-    let held: Vec<Vec<f64>> = works.iter().map(|works| works.iter().map(of_work).collect()).collect();
-    let mut first = true;
-    loop {
-        let of_layer = |expenses: &Vec<Expense>| expenses.iter().map(|it| it.share(&around, objective)).collect();
-        let shares: Vec<Vec<f64>> = expenses.iter().map(of_layer).collect();
-        let stay_loaded = |placements: &[usize]| {
-            let works: Vec<&LayerWork> = works.iter().zip(placements).map(|(works, index)| &*works[*index]).collect();
-            let most = most_held(&held_by_macros(&works, hardware)) as usize;
-            let fit = most <= hardware.accesses_per_macro();
-            if fit {
-                chosen.least_room = chosen.least_room.max(most);
+    chosen
+}
+
+impl<'a> Chosen<'a> {
+    /// Adds what is best for all layers together around the first plan, then around what that gives, as long as it is better. `expenses` are what each
+    /// placement of each layer takes.
+    fn together(&mut self, works: &[Works<'a>], hardware: &Hardware, loading: Loading, expenses: &[Vec<Expense>]) {
+        let mut around = self.plans[0].expense;
+        let objective = hardware.mapping.objective;
+        let of_work = |work: &Arc<LayerWork>| work.cores.iter().map(CoreWork::held_accesses).sum::<u64>() as f64;
+        let held: Vec<Vec<f64>> = works.iter().map(|works| works.iter().map(of_work).collect()).collect();
+        let mut first = true;
+        loop {
+            let of_layer = |expenses: &Vec<Expense>| expenses.iter().map(|it| it.share(&around, objective)).collect();
+            let shares: Vec<Vec<f64>> = expenses.iter().map(of_layer).collect();
+            let stay_loaded = |placements: &[usize]| {
+                let works: Vec<&LayerWork> =
+                    works.iter().zip(placements).map(|(works, index)| &*works[*index]).collect();
+                let most = most_held(&held_by_macros(&works, hardware)) as usize;
+                let fit = most <= hardware.accesses_per_macro();
+                if fit {
+                    self.least_room = self.least_room.max(most);
+                }
+                fit
+            };
+            let placements = match loading {
+                Loading::Never => least_that_fits(&shares, &held, stay_loaded),
+                Loading::WeightSram | Loading::NextLevel => least_that_fits(&shares, &held, |_| true),
+            };
+            let Some(placements) = placements else { return };
+            let plan =
+                Plan::new(works.iter().zip(placements).map(|(works, index)| works[index].clone()).collect(), hardware);
+            let plan = Costed::new(plan, hardware);
+            let expense = plan.expense;
+            self.plans.push(plan);
+            if !first && expense.worth(objective) >= around.worth(objective) {
+                return;
             }
-            fit
-        };
-        let placements = match loading {
-            Loading::Never => least_that_fits(&shares, &held, stay_loaded),
-            Loading::WeightSram | Loading::NextLevel => least_that_fits(&shares, &held, |_| true),
-        };
-        let Some(placements) = placements else { return chosen };
-        let plan =
-            Plan::new(works.iter().zip(placements).map(|(works, index)| works[index].clone()).collect(), hardware);
-        let plan = Costed::new(plan, hardware);
-        let expense = plan.expense;
-        chosen.plans.push(plan);
-        if !first && expense.worth(objective) >= around.worth(objective) {
-            return chosen;
+            (around, first) = (expense, false);
         }
-        (around, first) = (expense, false);
     }
 }
 
 /// The best placement of each layer, after the ones that were chosen before it, and what each of its placements takes there.
-fn layer_by_layer<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading) -> (Plan<'a>, Vec<Vec<Expense>>) {
+fn layer_by_layer<'a>(
+    works: &[Works<'a>],
+    hardware: &Hardware,
+    loading: Loading,
+    around: &Expense,
+) -> (Plan<'a>, Vec<Vec<Expense>>) {
     let objective = hardware.mapping.objective;
     let mut chip = Runner::new(hardware, loading, Macros::all(hardware));
     let mut before = chip.state.clone();
@@ -346,7 +353,7 @@ fn layer_by_layer<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading
             chip.state.clone_from(&before);
             let expense = chip.expense(work);
             of_works.push(expense);
-            let rank = expense.rank(&of_works[0], objective);
+            let rank = (expense.share(around, objective), expense.worth(objective).1);
             if best.is_none_or(|(least, _)| rank < least) {
                 best = Some((rank, work));
                 std::mem::swap(&mut after_best, &mut chip.state);

@@ -5,14 +5,14 @@ use maud::{Markup, html};
 use super::elements::{section, table};
 use crate::hardware::{Cost, Evaluation};
 use crate::report::Subject;
-use crate::report::text::{UNKNOWN, count, energy, grouped, percent, scaling, tops};
+use crate::report::text::{UNKNOWN, count, energy, frames, grouped, percent, scaling, tops};
 
 type Value = fn(&Cost) -> String;
 
 const ROWS: [(&str, Value); 12] = [
     ("time", |cost| format!("{} cycles", grouped(cost.cycles))),
     ("latency", |cost| format!("{:.2} µs", cost.latency_us)),
-    ("throughput", |cost| format!("{} frames/s", grouped(cost.fps.round() as u64))),
+    ("throughput", |cost| format!("{} frames/s", frames(cost.fps))),
     ("energy", |cost| format!("{} µJ", energy(cost.energy_uj))),
     ("efficiency, dense-equivalent", |cost| format!("{:.2} TOPS/W", cost.tops_per_watt_dense_equivalent)),
     ("efficiency, executed", |cost| format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),

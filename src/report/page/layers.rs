@@ -6,7 +6,9 @@ use super::elements::{drawn, key, section, table};
 use crate::hardware::LayerCost;
 use crate::network::ConvShape;
 use crate::report::chart::Drawing;
-use crate::report::text::{UNKNOWN, bound_name, empty_layers, energy, grouped, mapping_summary, percent, placement};
+use crate::report::text::{
+    UNKNOWN, bound_name, empty_layers, energy, grouped, idle_summary, mapping_summary, percent, placement,
+};
 use crate::report::{Subject, drawings};
 
 pub(super) fn sparsity(subject: Subject) -> Markup {
@@ -70,6 +72,7 @@ pub(super) fn layers(subject: Subject) -> Markup {
                 "Per frame, weight reload charged. " b { "Bound by" } ": the part of the chip that alone needs the most cycles for the layer, and how many of the layer's own they are; weights may come before the layer begins. The mapping says what the cores divide among themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
             }
             p.note { (mapping_summary(subject.evaluation)) "." }
+            @if let Some(idle) = idle_summary(subject.evaluation) { p.note { (idle) "." } }
             (figure(&drawings::roofline(subject)))
         }))
         (section("What layers compute and move", html! {

@@ -7,7 +7,7 @@ use crate::estimate::Estimate;
 use crate::hardware::Evaluation;
 use crate::report::Subject;
 use crate::report::text::{
-    accuracy as in_percent, agreement, bytes, count, energy, executions, grouped, other_groups, percent,
+    accuracy as in_percent, agreement, bytes, count, energy, executions, frames, other_groups, percent,
 };
 use crate::validation::{Agreement, Deployment};
 
@@ -54,7 +54,7 @@ fn figures(first: &[(&str, String)], evaluation: &Evaluation) -> Markup {
     let others = [
         ("smaller than dense, index included", format!("{:.2} ×", compression.ratio)),
         ("zero groups", percent(compression.group_sparsity)),
-        ("frames per second", format!("{} / s", grouped(cost.fps.round() as u64))),
+        ("frames per second", format!("{} / s", frames(cost.fps))),
         ("energy per frame", format!("{} µJ", energy(cost.energy_uj))),
         ("executed", format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),
     ];

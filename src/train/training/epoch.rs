@@ -93,10 +93,13 @@ impl Training {
     /// # Errors
     /// Those of [`advance`](Self::advance).
     pub fn measure_epoch(&mut self, phase: usize, steps: usize) -> Result<Option<f64>> {
-        let kind = self.recipe.phases[phase].kind;
-        if self.recipe.phases[phase].epochs == 0 {
+        let Phase { kind, epochs, learning_rate, .. } = &mut self.recipe.phases[phase];
+        if *epochs == 0 {
             return Ok(None);
         }
+        // A few steps of a phase aren't what the next one begins with: nothing moves.
+        *learning_rate = 0.0;
+        let kind = *kind;
         self.position = Position { phase, ..Position::default() };
         let mut seconds = Vec::new();
         while let Some(report) = self.step()?.filter(|report| report.phase == phase) {
