@@ -1388,6 +1388,17 @@ fn what_has_run_stays_in_the_recipe_as_it_was() {
     success(&with("evaluate_every = \"epoch\"", "evaluate_every = \"end\"").output().unwrap());
 }
 
+/// What a run began with stands in its folder: files of the network and the chip that are gone keep nobody from going on.
+#[test]
+fn a_run_goes_on_without_the_files_that_it_began_with() {
+    let (dir, run) = copied_run();
+    let file = run.join("recipe.toml");
+    let recipe = fs::read_to_string(&file).unwrap();
+    fs::write(&file, recipe.replacen("batch_size", "hardware = \"gone.toml\"\nbatch_size", 1)).unwrap();
+    fs::remove_file(dir.path().join("tiny.toml")).unwrap();
+    success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
+}
+
 /// What cannot work is refused before anything is trained, whether there is a checkpoint or not.
 #[test]
 fn names_of_layers_that_the_network_lacks_are_refused() {

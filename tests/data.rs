@@ -815,6 +815,13 @@ fn npz_files_have_images_of_any_size_and_many_classes() {
     write_npz(&path, &[("images", fives.clone()), ("labels", npy("|u1", "(10,)", &[1; 10]))]);
     let dataset = load().unwrap();
     assert_eq!((dataset.train.len(), dataset.test.len()), (8, 2));
+    let notices = Notices::default();
+    Dataset::load_with("own.npz", &options(dir.path()), &notices).unwrap();
+    let said = notices.0.into_inner().unwrap();
+    assert!(
+        said[0].ends_with("own.npz: it has no test images: every fifth image of a class is for testing, 2 of 10"),
+        "{said:?}"
+    );
     let floats = ("images", npy("<f4", "(10, 1)", &[0; 40]));
     for (arrays, part) in [
         (vec![("images", fives.clone())], "its arrays must be called `x_train` and `y_train`"),

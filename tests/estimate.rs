@@ -118,6 +118,7 @@ fn what_cannot_be_estimated_is_refused_with_the_way_out() {
         (vec!["--model", "nowhere.toml"], "nowhere.toml: "),
         (vec!["--model", &toml, "--classes", "3"], "leave out --image-size and --classes"),
         (vec!["--model", "resnet20", "--sparsity", "1"], "--sparsity 1: it is a share, from 0 to below 1"),
+        (vec!["--model", "resnet20", "--sparsity", "-0.5"], "--sparsity -0.5: it is a share, from 0 to below 1"),
         (vec!["--model", "resnet20", "--weight-bits", "9"], "--weight-bits 9: it must be from 2 to 8"),
         (vec!["--model", "vgg16", "--image-size", "16"], "network `vgg16`: "),
         (vec!["--model", "vgg16_imagenet", "--image-size", "700"], "weights, at most"),
@@ -204,4 +205,42 @@ fn an_untrained_network_can_be_swept() {
     assert!(String::from_utf8(output.stdout).unwrap().starts_with("2 points, of which 1 cannot work"));
     fs::write(&sweep, "images = 10\n[ranges]\ncores = [2]\n").unwrap();
     assert!(refusal(&["--model", "resnet20", "--sweep", &sweep]).contains("nobody has trained resnet20"));
+}
+
+/// Columns have names that differ, and a chip that cannot work is said behind the others.
+#[test]
+fn what_is_compared_can_be_told_apart_and_a_chip_that_cannot_work_ends_nothing() {
+    let folder = TempDir::new().unwrap();
+    let chip = |place: &str| {
+        let path = folder.path().join(place).join("my.toml");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "base = \"experiments/hardware/mars.toml\"\n").unwrap();
+        path.display().to_string()
+    };
+    let [first, second] = [chip("first"), chip("second")];
+    let narrow = "experiments/hardware/library/papistas-cicc2021.toml";
+    let output = deploy(&["--model", "resnet20", "--compare", &first, &second, narrow]);
+    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out.contains("first/my") && out.contains("second/my") && out.contains("\n  cycles "), "{out}");
+    assert!(err.starts_with("error: ") && err.contains("papistas") && err.contains("its weights have 8 bits"), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+/// A chip of the program is where one's own begins, and needs no other file.
+#[test]
+fn a_chip_can_be_written_to_begin_from() {
+    let folder = TempDir::new().unwrap();
+    for (named, has) in
+        [(None, "# "), (Some("experiments/hardware/library/chen-isscc2023.toml"), "with all keys of its base")]
+    {
+        let file = folder.path().join(named.map_or("own.toml", |_| "chen.toml"));
+        let write = ["--write-hardware", file.to_str().unwrap()];
+        let named_chip = named.map_or(Vec::new(), |name| vec!["--hardware", name]);
+        assert!(deploy(&[&write[..], &named_chip].concat()).status.success());
+        assert!(fs::read_to_string(&file).unwrap().lines().next().unwrap().contains(has));
+        let whole = named.map_or(Hardware::mars(), |name| Hardware::load(name.as_ref()).unwrap());
+        assert_eq!(Hardware::load(&file).unwrap(), whole);
+        assert!(refusal(&write).contains("it is there already"));
+    }
 }

@@ -177,11 +177,14 @@ fn flags_and_files_that_make_no_sense_are_refused() {
     let folder = folder("[ranges]\ncoers = [1]\n");
     let error = refuse(folder.path(), &[]);
     assert!(error.contains("sweep.toml: ranges.coers = 1: unknown field `coers`"), "{error}");
+    assert!(error.ends_with("did you mean `cores`?\n"), "{error}");
     assert!(refuse(folder.path(), &["--shard", "3/2"]).contains("it must be I/N with I from 1 to N"));
     assert!(refuse(folder.path(), &["--hardware", "mars.toml"]).contains("cannot be used with"));
     fs::write(folder.path().join("sweep.toml"), SWEEP).unwrap();
     let error = refuse(folder.path(), &["--dataset", "cifar10-mini"]);
     assert!(error.contains("sweep.toml: --dataset cifar10-mini: this sweep runs no images"), "{error}");
+    fs::write(folder.path().join("sweep.toml"), "[ranges]\nrows_on = [60, 8]\n").unwrap();
+    assert!(refuse(folder.path(), &[]).contains("sweep.toml: none of its chips can work"));
     fs::write(folder.path().join("sweep.toml"), "images = 0\n").unwrap();
     assert!(refuse(folder.path(), &[]).contains("images is 0: leave it out"));
     fs::write(folder.path().join("sweep.toml"), "base = \"no.toml\"\n").unwrap();

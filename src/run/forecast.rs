@@ -108,4 +108,12 @@ mod tests {
                         memory    1.5 GiB\ndisk      5.0 MiB\n";
         assert_eq!(text, expected);
     }
+
+    #[test]
+    fn an_end_beyond_the_calendar_is_not_told() {
+        // 31,700 years.
+        let phases = vec![("float", 1_000_000_000, Some(1000.0))];
+        let text = Forecast { phases, memory: None, disk: 0, measured: SystemTime::UNIX_EPOCH }.to_string();
+        assert!(!text.contains("if it begins now"), "{text}");
+    }
 }
