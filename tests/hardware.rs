@@ -3,15 +3,15 @@
 mod common;
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use mars::error::{Allowed, ConfigError, Error};
 use mars::groups::{GroupGrid, GroupShape};
 use mars::hardware::{
-    Accumulation, Accumulator, Activity, Area, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware, InputReads,
-    LayerCost, LayerMapping, LayerPlacement, Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise, PingPong,
-    Placement, Placements, Policy, Precision, Resource, Span, Split, Start, StatedFor, evaluate,
+    Accumulation, Accumulator, Activity, Area, Components, Converter, Cost, Evaluation, Evaluator, Geometry, Hardware,
+    InputReads, LayerCost, LayerMapping, LayerPlacement, Ledger, MacroNetwork, MacroShares, Mapping, Memory, Noise,
+    Objective, PingPong, Placement, Placements, Policy, Precision, Resource, Span, Split, Start, StatedFor, evaluate,
 };
 use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
@@ -1871,4 +1871,53 @@ fn large_chips_are_evaluated() {
     for hardware in [many, large, slow] {
         assert!(evaluate(&network, &hardware).unwrap().cost.cycles > 0, "{}", hardware.name);
     }
+}
+
+/// The paths of all keys in a table; a list of tables is `[]`.
+fn paths(prefix: &str, table: &toml::Table, found: &mut BTreeSet<String>) {
+    for (key, value) in table {
+        let path = format!("{prefix}{key}");
+        match value {
+            toml::Value::Table(inner) => paths(&format!("{path}."), inner, found),
+            toml::Value::Array(list) => {
+                list.iter().filter_map(|it| it.as_table()).for_each(|it| paths(&format!("{path}[]."), it, found));
+            }
+            _ => drop(found.insert(path)),
+        }
+    }
+}
+
+/// docs/hardware-keys.md has every key that a hardware file can have, and no other one.
+#[test]
+fn the_documentation_has_every_key_of_a_hardware_file() {
+    let page = std::fs::read_to_string("docs/hardware-keys.md").unwrap();
+    let rows = page.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned()));
+    let told: BTreeSet<String> = rows.collect();
+    let mut keys = BTreeSet::new();
+    let geometry = Hardware::mars().geometry();
+    for converter in [Converter::Clipping { range: 3 }, Converter::Bits { bits: 5, step: 2 }] {
+        let mut chip = Hardware { converter, noise: Some(Noise::default()), ..Hardware::mars() };
+        chip.access[0].outputs = Some(8);
+        chip.access[0].measured = Some(geometry);
+        let (split, start) = (Some(Split::FilterSets), Some(Start::Together));
+        chip.mapping.objective = Objective::Cycles;
+        chip.mapping.layers = vec![LayerMapping { pattern: "*".into(), split, copies: Some(1), start }];
+        chip.memory.input_reads = InputReads::Broadcast;
+        chip.energy.register_pj_per_bit = 1.0;
+        chip.energy.accumulator = Accumulator::Sized;
+        chip.energy.components = Some(Components {
+            supply_v: 1.0,
+            cell_ff: 1.0,
+            adc_linear_ff: 1.0,
+            adc_exponential_ff: 1.0,
+            dac_ff_per_bit: 1.0,
+            adder_ff: 1.0,
+            precharge_ff: 1.0,
+            activity: 0.5,
+        });
+        let area = chip.area.as_mut().unwrap();
+        area.macro_cells = Some(65_536);
+        paths("", &toml::Table::try_from(&chip).unwrap(), &mut keys);
+    }
+    assert_eq!(told, keys);
 }

@@ -1,6 +1,6 @@
 //! Trains or fine-tunes a network with compression, exports it and runs the hardware model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,7 +18,7 @@ static ALLOCATOR: Allocator = Allocator;
 /// Train a network with batch norm fused into quantized weights and with groups of zeros in the shape of a computing-in-memory
 /// array; export it to model.mars; run it on the hardware model.
 #[derive(Parser, Debug)]
-#[command(version)]
+#[command(version, allow_negative_numbers = true)]
 struct Arguments {
     /// Data set: cifar10, cifar100, cifar10-mini (part of the program), a folder of images by class, a folder of IDX files or an .npz file [default: the
     /// recipe's]
@@ -104,42 +104,54 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         say(&catalog())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let settings = arguments.recipe_settings();
     let (data, observer) = (arguments.common.data(), arguments.common.observer());
     let environment = Environment { data: &data, device: &arguments.device, observer: &*observer };
     if let Some(file) = &arguments.write_network {
-        let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
-        if file.exists() {
-            return Err(Error::file(file, "it is there already: remove it, or name another file"));
-        }
-        describe(&recipe, environment)?.save(file)?;
-        return Ok(ExitCode::SUCCESS);
+        return write_network(&arguments, file, environment);
     }
-    let plan = if arguments.resume {
-        let folder = arguments.folder;
-        let folder =
-            folder.ok_or_else(|| Error::Arguments("--resume needs --run DIR, the folder to go on with".into()))?;
-        if arguments.recipe.is_some() || !settings.is_empty() {
-            return Err(Error::Arguments(
-                "--resume takes its recipe from the run folder: leave out --recipe, --set and the like".into(),
-            ));
-        }
-        let cpu = if arguments.allow_other_cpu { Cpu::Any } else { Cpu::Same };
-        Plan::resume(folder, cpu, environment)?
-    } else {
-        let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
-        Plan::new(recipe, arguments.folder, environment)?
-    };
+    let plan = plan(&arguments, environment)?;
     if arguments.evaluate {
         let evaluation = plan.evaluate()?;
         arguments.common.write_json(|| evaluation.to_json())?;
         say(&format!("test accuracy {:.2} %\n", evaluation.accuracy))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if arguments.dry_run {
+    } else if arguments.dry_run {
         say(&plan.forecast()?.to_string())?;
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        return train(&arguments, plan);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the network that a run would train.
+fn write_network(arguments: &Arguments, file: &Path, environment: Environment) -> Result<ExitCode> {
+    let recipe = Recipe::load(arguments.recipe.as_deref(), &arguments.recipe_settings())?;
+    if file.exists() {
+        return Err(Error::file(file, "it is there already: remove it, or name another file"));
+    }
+    describe(&recipe, environment)?.save(file)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is to run: a new run, or the rest of one.
+fn plan<'a>(arguments: &Arguments, environment: Environment<'a>) -> Result<Plan<'a>> {
+    let settings = arguments.recipe_settings();
+    if !arguments.resume {
+        let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
+        return Plan::new(recipe, arguments.folder.clone(), environment);
+    }
+    let Some(folder) = arguments.folder.clone() else {
+        return Err(Error::Arguments("--resume needs --run DIR, the folder to go on with".into()));
+    };
+    if arguments.recipe.is_some() || !settings.is_empty() {
+        let message = "--resume takes its recipe from the run folder: leave out --recipe, --set and the like";
+        return Err(Error::Arguments(message.into()));
+    }
+    let cpu = if arguments.allow_other_cpu { Cpu::Any } else { Cpu::Same };
+    Plan::resume(folder, cpu, environment)
+}
+
+/// Trains, and shows what came of it, or how to go on.
+fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
     match plan.run(&stop_on_interrupt()?)? {
         Outcome::Finished(folder, deployment) => {
             arguments.common.present(&*deployment)?;
@@ -147,7 +159,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {
-            let place = data.data_dir.as_ref().map(|place| format!(" --data-dir {}", place.display()));
+            let place = arguments.common.data().data_dir.map(|place| format!(" --data-dir {}", place.display()));
             let place = place.unwrap_or_default();
             let device = match arguments.device.as_str() {
                 DEFAULT_DEVICE => String::new(),

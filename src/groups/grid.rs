@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::shape::GroupShape;
-use crate::network::ConvShape;
+use crate::network::{ConvShape, channels_read};
 
 /// The grid of groups over a convolution's weights `[filters, depth, kernel height, kernel width]`.
 ///
@@ -54,9 +54,8 @@ impl GroupGrid {
 
     /// The channels that a filter reads.
     pub fn reads(&self, filter: usize) -> Range<usize> {
-        // Filters of a group: filters / (channels / depth).
-        let first = filter / (self.filters * self.depth / self.channels) * self.depth;
-        first..first + self.depth
+        // Groups of channels: channels / depth.
+        channels_read(filter, self.filters * self.depth / self.channels, self.depth)
     }
 
     /// Filter sets; the last one may be partly filled.

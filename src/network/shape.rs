@@ -68,6 +68,12 @@ pub struct ConvShape {
     pub groups: usize,
 }
 
+/// The channels that a filter reads where groups of so many filters read as many channels each.
+pub(crate) fn channels_read(filter: usize, filters: usize, channels: usize) -> Range<usize> {
+    let first = filter / filters * channels;
+    first..first + channels
+}
+
 impl ConvShape {
     /// The convolution of a map with dense filters.
     ///
@@ -146,8 +152,7 @@ impl ConvShape {
 
     /// The input channels that this filter reads.
     pub fn reads(&self, filter: usize) -> Range<usize> {
-        let first = filter / (self.filters() / self.groups) * self.depth();
-        first..first + self.depth()
+        channels_read(filter, self.filters() / self.groups, self.depth())
     }
 
     /// Kernel positions.

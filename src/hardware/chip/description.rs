@@ -115,6 +115,7 @@ pub enum Policy {
 #[serde(deny_unknown_fields)]
 pub struct Mapping {
     /// One policy for all layers, or the cheapest for each.
+    #[serde(default)]
     pub policy: Policy,
     /// What the automatic policy makes small.
     #[serde(default, skip_serializing_if = "Objective::is_product")]
