@@ -1873,6 +1873,21 @@ fn large_chips_are_evaluated() {
     }
 }
 
+/// Weights may stay loaded where they lie evenly, though the plain plan, which fills some cores more than others, has to load them anew.
+#[test]
+fn weights_stay_loaded_where_they_can_lie_evenly() {
+    let network = W4A4.network(zoo("resnet20", 10).unwrap());
+    let chip = |policy| {
+        let mut chip = Hardware { cores: 8, macros_per_core: 4, rows: 2048, ..Hardware::mars() };
+        chip.mapping = Mapping { policy, objective: Objective::Cycles, layers: Vec::new() };
+        chip.memory.weight_sram_kib = 16;
+        chip
+    };
+    let [plain, chosen] = [Policy::FilterSets, Policy::Auto].map(|policy| evaluate(&network, &chip(policy)).unwrap());
+    assert!(!plain.resident && chosen.resident);
+    assert!(2 * chosen.cost.cycles < plain.cost.cycles, "{} of {}", chosen.cost.cycles, plain.cost.cycles);
+}
+
 /// The paths of all keys in a table; a list of tables is `[]`.
 fn paths(prefix: &str, table: &toml::Table, found: &mut BTreeSet<String>) {
     for (key, value) in table {

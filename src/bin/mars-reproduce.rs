@@ -18,7 +18,11 @@ static ALLOCATOR: Allocator = Allocator;
 /// What is finished is not run again; what was interrupted goes on. An experiment with a paper's claims (`paper`) prints them beside
 /// what was measured, and runs only the rows that are named with --rows.
 #[derive(Parser, Debug)]
-#[command(version, override_usage = "mars-reproduce [OPTIONS] <NAME>\n       mars-reproduce --list", allow_negative_numbers = true)]
+#[command(
+    version,
+    override_usage = "mars-reproduce [OPTIONS] <NAME>\n       mars-reproduce --list",
+    allow_negative_numbers = true
+)]
 struct Arguments {
     /// Name of an experiment in experiments/, or its file
     #[arg(required_unless_present = "list")]

@@ -212,11 +212,18 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     let plain = Costed::new(Plan::new(works.iter().map(|works| works[0].clone()).collect(), hardware), hardware);
     let others = [Policy::Together, Policy::InputChannels, Policy::Duplicate];
     let others = others.map(|policy| fixed(layers, hardware, policy));
-    // Where copies don't fit, placements that were chosen as if weights stayed would be worth nothing.
-    let loadings = [Loading::Never, Loading::WeightSram, Loading::NextLevel].into_iter();
-    let loadings = loadings.filter(|loading| *loading >= plain.plan.loading);
-    let chosen: Vec<Chosen> = loadings.map(|loading| choose(&works, hardware, loading, &plain.expense)).collect();
-    let fitted = chosen.iter().map(|chosen| chosen.least_room).max().unwrap_or(0);
+    // Placements that are chosen as if weights stayed are worth nothing where they cannot, however evenly they lie.
+    let held = layers.iter().filter_map(|layer| Some(layer.conv.as_ref()?.accesses())).sum::<usize>();
+    let stored = plain.plan.works.iter().flat_map(|work| &work.cores).map(CoreWork::stored_bits).sum::<u64>();
+    let evenly = held.div_ceil(hardware.macros());
+    let stays = evenly <= hardware.accesses_per_macro();
+    let fits = stored <= hardware.cores as u64 * hardware.memory.weight_sram_bits();
+    let mut loadings = vec![Loading::NextLevel];
+    loadings.extend(fits.then_some(Loading::WeightSram));
+    loadings.extend(stays.then_some(Loading::Never));
+    let chosen = loadings.into_iter().map(|loading| choose(&works, hardware, loading, &plain.expense));
+    let chosen: Vec<Chosen> = chosen.collect();
+    let fitted = chosen.iter().map(|chosen| chosen.least_room).max().unwrap_or(0).max(if stays { evenly } else { 0 });
     let others = others.into_iter().filter(|plan| plan.is_allowed(hardware));
     let mut plans = vec![plain];
     plans.extend(chosen.into_iter().flat_map(|chosen| chosen.plans));
@@ -300,7 +307,11 @@ impl<'a> Chosen<'a> {
     fn together(&mut self, works: &[Works<'a>], hardware: &Hardware, loading: Loading, expenses: &[Vec<Expense>]) {
         let mut around = self.plans[0].expense;
         let objective = hardware.mapping.objective;
-        let of_work = |work: &Arc<LayerWork>| work.cores.iter().map(CoreWork::held_accesses).sum::<u64>() as f64;
+        // The fullest core has no room for what others could hold.
+        let of_work = |work: &Arc<LayerWork>| {
+            let fullest = work.cores.iter().map(CoreWork::held_accesses).max().unwrap_or(0);
+            (fullest * work.cores.len() as u64) as f64
+        };
         let held: Vec<Vec<f64>> = works.iter().map(|works| works.iter().map(of_work).collect()).collect();
         let mut first = true;
         loop {
