@@ -3,29 +3,41 @@
 /// Halvings of the price of room.
 const HALVINGS: usize = 20;
 
-/// For each layer the number of a placement, so that all fit and the sum of their shares is small; none where none fit that hold the least.
+/// For each layer the number of a placement, so that all fit and the sum of their shares is small; none where none was found.
 ///
 /// `shares[layer][placement]` is made small, `held[layer][placement]` is the room that it takes. Room has a price, the least one at which all fit
-/// (Everett, *Generalized Lagrange multiplier method*, 1963); what room is left goes to layers, those first that gain most.
+/// (Everett, *Generalized Lagrange multiplier method*, 1963); or no layer may take more than a limit, the largest one at which all fit. What room is left then goes to
+/// layers, those first that gain most.
 pub(super) fn least_that_fits(
     shares: &[Vec<f64>],
     held: &[Vec<f64>],
     mut fits: impl FnMut(&[usize]) -> bool,
 ) -> Option<Vec<usize>> {
-    let at_price = |price: f64| -> Vec<usize> {
-        let of_layer = |(shares, held): (&Vec<f64>, &Vec<f64>)| {
-            let cost = |placement: &usize| shares[*placement] + price * held[*placement];
-            (0..shares.len()).min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("each layer has a placement")
-        };
-        shares.iter().zip(held).map(of_layer).collect()
-    };
-    let mut chosen = at_price(0.0);
-    if fits(&chosen) {
-        return Some(chosen);
+    let free = cheapest(shares, |_, _| 0.0);
+    if fits(&free) {
+        return Some(free);
     }
+    let found = [priced(shares, held, &mut fits), limited(shares, held, &mut fits)];
+    let found = found.into_iter().flatten().map(|chosen| with_what_is_left(chosen, shares, &mut fits));
+    let sum = |chosen: &Vec<usize>| -> f64 { shares.iter().zip(chosen).map(|(shares, index)| shares[*index]).sum() };
+    found.min_by(|a, b| sum(a).total_cmp(&sum(b)))
+}
+
+/// Of each layer the placement with the least share and `charge` together.
+fn cheapest(shares: &[Vec<f64>], charge: impl Fn(usize, usize) -> f64) -> Vec<usize> {
+    let of_layer = |(layer, shares): (usize, &Vec<f64>)| {
+        let cost = |placement: &usize| shares[*placement] + charge(layer, *placement);
+        (0..shares.len()).min_by(|a, b| cost(a).total_cmp(&cost(b))).expect("each layer has a placement")
+    };
+    shares.iter().enumerate().map(of_layer).collect()
+}
+
+/// What is cheapest at the least price of room at which all fit.
+fn priced(shares: &[Vec<f64>], held: &[Vec<f64>], mut fits: impl FnMut(&[usize]) -> bool) -> Option<Vec<usize>> {
+    let at_price = |price: f64| cheapest(shares, |layer, placement| price * held[layer][placement]);
     // At this price no gain is worth one more access.
     let (mut low, mut high) = (0.0, shares.iter().flatten().sum::<f64>().max(f64::MIN_POSITIVE));
-    chosen = at_price(high);
+    let mut chosen = at_price(high);
     if !fits(&chosen) {
         return None;
     }
@@ -38,6 +50,44 @@ pub(super) fn least_that_fits(
             low = price;
         }
     }
+    Some(chosen)
+}
+
+/// What is cheapest where no layer takes more room than a limit, the largest one at which all fit.
+fn limited(shares: &[Vec<f64>], held: &[Vec<f64>], mut fits: impl FnMut(&[usize]) -> bool) -> Option<Vec<usize>> {
+    let least: Vec<f64> = held.iter().map(|held| held.iter().copied().fold(f64::INFINITY, f64::min)).collect();
+    let mut limits: Vec<f64> = held.iter().flatten().copied().collect();
+    limits.sort_by(f64::total_cmp);
+    limits.dedup();
+    let at_limit = |limit: f64| {
+        cheapest(
+            shares,
+            |layer, placement| {
+                if held[layer][placement] <= limit.max(least[layer]) { 0.0 } else { f64::INFINITY }
+            },
+        )
+    };
+    // The limits below `fit` fit, as far as what fits a limit fits any smaller one.
+    let (mut fit, mut too_large) = (0, limits.len());
+    let mut chosen = None;
+    while fit < too_large {
+        let middle = (fit + too_large) / 2;
+        let candidate = at_limit(limits[middle]);
+        if fits(&candidate) {
+            (fit, chosen) = (middle + 1, Some(candidate));
+        } else {
+            too_large = middle;
+        }
+    }
+    chosen
+}
+
+/// What room is left goes to layers, those first that gain most.
+fn with_what_is_left(
+    mut chosen: Vec<usize>,
+    shares: &[Vec<f64>],
+    mut fits: impl FnMut(&[usize]) -> bool,
+) -> Vec<usize> {
     let gain = |layer: usize, from: usize, to: usize| shares[layer][from] - shares[layer][to];
     let all = shares.iter().enumerate().flat_map(|(layer, shares)| (0..shares.len()).map(move |to| (layer, to)));
     let mut gains: Vec<(f64, usize, usize)> =
@@ -52,7 +102,7 @@ pub(super) fn least_that_fits(
             }
         }
     }
-    Some(chosen)
+    chosen
 }
 
 #[cfg(test)]
