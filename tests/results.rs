@@ -50,7 +50,8 @@ fn each_row_costs_what_the_hardware_model_says() {
             // A package that is too large to keep: where all groups are kept, the cost follows from the network and its bits.
             false => {
                 assert_eq!(deployment["compression"]["group_sparsity"], 0.0, "{} needs its package", folder.display());
-                let graph = Graph::new(zoo(&recipe.model, 10).unwrap()).unwrap();
+                let classes = if recipe.dataset == "cifar100" { 100 } else { 10 };
+                let graph = Graph::new(zoo(&recipe.model, classes).unwrap()).unwrap();
                 outline(&graph, &recipe.quantize, chip.group)
             }
         };
