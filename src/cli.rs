@@ -57,6 +57,17 @@ fn in_a_folder(file: &str) -> std::result::Result<PathBuf, String> {
     }
 }
 
+/// Refuses a file to write that is there.
+///
+/// # Errors
+/// It is there.
+pub fn check_new(file: &Path) -> Result<()> {
+    match file.exists() {
+        true => Err(Error::file(file, "it is there already: remove it, or name another file")),
+        false => Ok(()),
+    }
+}
+
 impl CommonArgs {
     /// Where data sets may come from.
     pub fn data(&self) -> DataOptions {

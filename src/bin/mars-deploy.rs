@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
-use mars::cli::{CommonArgs, exit, parse, say};
+use mars::cli::{CommonArgs, check_new, exit, parse, say};
 use mars::data::{DataOptions, Dataset};
 use mars::error::{DataError, Error, Result};
 use mars::estimate::{Assumptions, Estimate, Pattern, SPARSITY, named_network};
@@ -268,11 +268,11 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
             Err(error) => refused.push((name, error)),
         }
     }
-    if let Some(folder) = arguments.folder.as_ref().filter(|_| !all.is_empty()) {
-        let _lock = RunLock::of_run(folder)?;
-        report::write_comparison(&all, folder)?;
-    }
     if !all.is_empty() {
+        if let Some(folder) = &arguments.folder {
+            let _lock = RunLock::of_run(folder)?;
+            report::write_comparison(&all, folder)?;
+        }
         arguments.common.write_json(|| report::comparison_json(&all))?;
         say(&report::comparison_table(&all))?;
     }
@@ -320,9 +320,7 @@ fn hardware(arguments: &Arguments) -> Result<Hardware> {
 
 /// Writes the chip that was named as a file that needs no other one.
 fn write_hardware(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
-    if file.exists() {
-        return Err(Error::file(file, "it is there already: name another file, or remove it"));
-    }
+    check_new(file)?;
     let named = arguments.hardware.as_deref().unwrap_or(Path::new("experiments/hardware/mars.toml"));
     Hardware::write_whole(named, file)?;
     say(&format!(

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, parse, say, stop_on_interrupt};
+use mars::cli::{CommonArgs, check_new, exit, parse, say, stop_on_interrupt};
 use mars::error::{Error, Result};
 use mars::run::{Cpu, Environment, Outcome, Plan, catalog, describe};
 use mars::run_folder::REPORT;
@@ -125,9 +125,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 /// Writes the network that a run would train.
 fn write_network(arguments: &Arguments, file: &Path, environment: Environment) -> Result<ExitCode> {
     let recipe = Recipe::load(arguments.recipe.as_deref(), &arguments.recipe_settings())?;
-    if file.exists() {
-        return Err(Error::file(file, "it is there already: remove it, or name another file"));
-    }
+    check_new(file)?;
     describe(&recipe, environment)?.save(file)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -159,10 +159,7 @@ impl Error {
 
     /// What a reader says without a place: Rust's types in words, and the known name that is most like one that isn't.
     pub(crate) fn in_words(message: &str) -> String {
-        match UnknownName::in_message("", message, None).and_then(|unknown| unknown.suggestion) {
-            Some(meant) => format!("{message}; did you mean `{meant}`?"),
-            None => in_words(message),
-        }
+        UnknownName::in_message("", message, None).map_or_else(|| in_words(message), |unknown| unknown.told())
     }
 
     /// An [`Error::Layer`].

@@ -21,15 +21,18 @@ impl std::error::Error for UnknownName {}
 
 impl Display for UnknownName {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
-        if let Some(known) = &self.suggestion {
-            write!(f, "; did you mean `{known}`?")?;
-        }
+        write!(f, "{}: {}", self.place, self.told())?;
         self.context.as_ref().map_or(Ok(()), |context| write!(f, " {context}"))
     }
 }
 
 impl UnknownName {
+    /// What is said of it, without its place.
+    pub(super) fn told(&self) -> String {
+        let meant = self.suggestion.as_ref().map_or(String::new(), |known| format!("; did you mean `{known}`?"));
+        self.message.clone() + &meant
+    }
+
     /// Reads serde's message about an unknown field or variant; `None` if it tells of something else.
     pub(super) fn in_message(place: &str, message: &str, context: Option<&str>) -> Option<Self> {
         let mut quoted = message.split('`').skip(1).step_by(2);

@@ -106,8 +106,13 @@ pub(crate) fn energy(uj: f64) -> String {
 
 /// TOPS, or TOPS for each of something: three digits behind the point, of small ones more.
 pub(super) fn tops(value: f64) -> String {
+    three_digits(value, 3)
+}
+
+/// A number with three digits that count, and at least so many behind the point.
+fn three_digits(value: f64, least: usize) -> String {
     let magnitude = if value > 0.0 { value.log10().floor() } else { 0.0 };
-    let digits = (2.0 - magnitude).clamp(3.0, 12.0) as usize;
+    let digits = (2.0 - magnitude).clamp(least as f64, 12.0) as usize;
     format!("{value:.digits$}")
 }
 
@@ -116,8 +121,7 @@ pub(super) fn frames(fps: f64) -> String {
     if fps >= 100.0 {
         return grouped(fps.round() as u64);
     }
-    let magnitude = if fps > 0.0 { fps.log10().floor() } else { 0.0 };
-    format!("{fps:.0$}", (2.0 - magnitude).clamp(1.0, 12.0) as usize)
+    three_digits(fps, 1)
 }
 
 /// What macros without weights leak, where that is worth a word.

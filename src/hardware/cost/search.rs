@@ -185,6 +185,11 @@ impl Expense {
 /// By how much sums in another order may differ, relative to them.
 pub(super) const ROUNDING: f64 = 1e-12;
 
+/// The one that is worth the least; of equal ones the first.
+fn least<T>(all: impl Iterator<Item = T>, worth: impl Fn(&T) -> (f64, f64)) -> Option<T> {
+    all.reduce(|best, next| if worth(&next) < worth(&best) { next } else { best })
+}
+
 /// All layers alike.
 pub(super) fn fixed<'a>(layers: &'a [Layer], hardware: &Hardware, policy: Policy) -> Plan<'a> {
     let place = |layer: &'a Layer| {
@@ -230,8 +235,7 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     plans.extend(others.map(|plan| Costed::new(plan, hardware)));
 
     let least_room = least_room(&works, &plans, hardware).max(fitted);
-    let worth = |costed: &Costed| costed.expense.worth(objective);
-    let best = plans.into_iter().reduce(|best, next| if worth(&next) < worth(&best) { next } else { best });
+    let best = least(plans.into_iter(), |costed| costed.expense.worth(objective));
     let Costed { plan, expense } = best.expect("the plain plan is there");
     Some(Found { plan, expense, least_room })
 }
@@ -247,8 +251,7 @@ pub(super) fn next_best(plan: &Plan, hardware: &Hardware) -> Vec<Option<(Placeme
             works[index] = work;
             Some((placement, Plan::new(works, hardware).expense(hardware)))
         });
-        let worth = |expense: &(Placement, Expense)| expense.1.worth(objective);
-        expenses.reduce(|best, next| if worth(&next) < worth(&best) { next } else { best })
+        least(expenses, |(_, expense)| expense.worth(objective))
     };
     plan.works.iter().enumerate().map(of_layer).collect()
 }
@@ -291,12 +294,15 @@ fn choose<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading, plain:
     let mut chosen = Chosen { plans: vec![Costed::new(plan, hardware)], least_room: 0 };
     chosen.together(works, hardware, loading, &expenses);
     if loading != Loading::Never {
-        let worth = |costed: &&Costed| costed.expense.worth(hardware.mapping.objective);
-        let best = chosen.plans.iter().reduce(|best, next| if worth(&next) < worth(&best) { next } else { best });
-        let arounds = [Some(*plain), best.map(|best| best.expense)];
-        let in_a_row = |around: Expense| Costed::new(in_a_row(works, hardware, loading, &around), hardware);
-        let rows: Vec<_> = arounds.into_iter().flatten().map(in_a_row).collect();
-        chosen.plans.extend(rows);
+        let objective = hardware.mapping.objective;
+        let mut arounds = vec![*plain];
+        // What else is made small is the same sum around any plan.
+        if objective == Objective::Product {
+            let expenses = chosen.plans.iter().map(|costed| costed.expense);
+            arounds.extend(least(expenses, |expense| expense.worth(objective)));
+        }
+        let rows = arounds.iter().map(|around| in_a_row(works, hardware, loading, around));
+        chosen.plans.extend(rows.map(|plan| Costed::new(plan, hardware)));
     }
     chosen
 }
