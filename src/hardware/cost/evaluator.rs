@@ -18,7 +18,7 @@ use crate::error::{Allowed, ConfigError, Error, Result};
 use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::chip::{Hardware, Mapping};
 use crate::hardware::mapping::{ConvMapping, Layer, LayerWork, Sets, dense_sets, kept_sets, workload};
-use crate::hardware::timing::{LayerProgram, LayerTime, Loading, Timeline, cycles_of_a_frame};
+use crate::hardware::timing::{LayerProgram, LayerTime, Loading, TimedWork, Timeline, cycles_of_a_frame};
 use crate::integer::IntegerNetwork;
 
 /// A checked network whose costs on many chips can be asked for.
@@ -237,7 +237,7 @@ impl Run {
 }
 
 /// No layer is done before its ports, macros and memories can be.
-fn assert_bounds(works: &[Arc<LayerWork>], timeline: &Timeline, hardware: &Hardware, loading: Loading) {
+fn assert_bounds(works: &[Arc<TimedWork>], timeline: &Timeline, hardware: &Hardware, loading: Loading) {
     let memory = &hardware.memory;
     let frames = timeline.frames as u64;
     let bound = |name: &str, cycles: u64, least: u64| {

@@ -157,7 +157,9 @@ mod tests {
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
     use crate::hardware::chip::{InputReads, Objective, PingPong, Split, Start, StatedFor};
-    use crate::hardware::mapping::{FilterSet, LayerWork, workload};
+    use crate::hardware::cost::search::timed;
+    use crate::hardware::mapping::{FilterSet, workload};
+    use crate::hardware::timing::TimedWork;
     use crate::integer::{QuantizeConfig, outline};
     use crate::network::{Graph, NetworkSpec};
 
@@ -237,8 +239,7 @@ mod tests {
                 let layers = layers(&chip, kept);
                 let layer = &layers[..1];
                 let worth = |plan: &Plan| plan.expense(&chip).worth(Objective::Product);
-                let placed =
-                    |placement| worth(&Plan::new(vec![Arc::new(layer[0].place(Some(placement), &chip))], &chip));
+                let placed = |placement| worth(&Plan::new(vec![timed(&layer[0], Some(placement), &chip)], &chip));
                 let all = every_placement(&layer[0], &chip).into_iter().map(placed);
                 let least = all.fold((f64::INFINITY, f64::INFINITY), |a, b| if b < a { b } else { a });
                 let found = worth(&best_plan(layer, &chip).unwrap().plan);
@@ -254,14 +255,14 @@ mod tests {
         let objective = chip.mapping.objective;
         let worth = |expense: &Expense| expense.worth(objective);
         let of_part = |part: Hardware| {
-            let mut plans: Vec<Vec<Arc<LayerWork>>> = vec![Vec::new()];
+            let mut plans: Vec<Vec<Arc<TimedWork>>> = vec![Vec::new()];
             for layer in layers {
-                let works: Vec<Arc<LayerWork>> = match layer.conv {
+                let works: Vec<Arc<TimedWork>> = match layer.conv {
                     Some(_) => {
                         let placements = every_placement(layer, &part).into_iter();
-                        placements.map(|placement| Arc::new(layer.place(Some(placement), &part))).collect()
+                        placements.map(|placement| timed(layer, Some(placement), &part)).collect()
                     }
-                    None => vec![Arc::new(layer.place(None, &part))],
+                    None => vec![timed(layer, None, &part)],
                 };
                 let mut longer = Vec::new();
                 for plan in &plans {

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::energy::{Macros, layer_energy};
 use super::room::least_that_fits;
 use crate::hardware::chip::{Hardware, Objective, Policy, Start};
-use crate::hardware::mapping::{CoreWork, Layer, LayerWork, Placement};
-use crate::hardware::timing::{Instruction, LayerProgram, Loading, Simulator, Span, cycles_of_a_frame, write_programs};
+use crate::hardware::mapping::{CoreWork, Layer, Placement};
+use crate::hardware::timing::{LayerProgram, Loading, Simulator, Span, TimedWork, cycles_of_a_frame};
 
 /// Layers on all of a chip.
 pub(super) struct Plan<'a> {
-    pub(super) works: Vec<Arc<LayerWork<'a>>>,
+    pub(super) works: Vec<Arc<TimedWork<'a>>>,
     pub(super) loading: Loading,
     pub(super) fits_weight_sram: bool,
     /// Macros that hold a tile in a frame.
@@ -24,7 +24,7 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(works: Vec<Arc<LayerWork<'a>>>, hardware: &Hardware) -> Self {
+    pub(super) fn new(works: Vec<Arc<TimedWork<'a>>>, hardware: &Hardware) -> Self {
         let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
         let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_bits());
         let room = hardware.accesses_per_macro() as u64;
@@ -69,7 +69,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Accesses of all layers that each macro of each core is to hold; none for a macro without a tile.
-fn held_by_macros(works: &[&LayerWork], hardware: &Hardware) -> Vec<Vec<Option<u64>>> {
+fn held_by_macros(works: &[&TimedWork], hardware: &Hardware) -> Vec<Vec<Option<u64>>> {
     let of_core = |number: usize| {
         let mut held = vec![None; hardware.macros_per_core];
         let mut turn = 0;
@@ -96,55 +96,29 @@ pub(super) struct Runner<'a> {
     hardware: &'a Hardware,
     loading: Loading,
     macros: Macros,
-    state: State,
-    /// The programs of the layer that ran last.
-    programs: Vec<Vec<Instruction>>,
-}
-
-/// A chip between two layers.
-#[derive(Debug)]
-struct State {
-    simulator: Simulator,
-    /// Tiles that each core has had.
-    turns: Vec<usize>,
-}
-
-impl Clone for State {
-    fn clone(&self) -> Self {
-        Self { simulator: self.simulator.clone(), turns: self.turns.clone() }
-    }
-
-    /// Takes no new memory.
-    fn clone_from(&mut self, from: &Self) {
-        self.simulator.clone_from(&from.simulator);
-        self.turns.clone_from(&from.turns);
-    }
+    /// Between two layers.
+    state: Simulator,
 }
 
 impl<'a> Runner<'a> {
     pub(super) fn new(hardware: &'a Hardware, loading: Loading, macros: Macros) -> Self {
-        let state = State { simulator: Simulator::new(hardware), turns: vec![0; hardware.cores] };
-        Self { hardware, loading, macros, state, programs: Vec::new() }
+        Self { hardware, loading, macros, state: Simulator::new(hardware) }
     }
 
     /// Runs the next layer; gives its programs and its time, and `trace` what the parts of the cores do.
-    pub(super) fn trace(&mut self, work: &LayerWork, trace: impl FnMut(Span)) -> (LayerProgram, Range<u64>) {
-        let time = self.run_traced(work, trace);
-        (LayerProgram { name: work.layer.name.clone(), cores: self.programs.clone() }, time)
+    pub(super) fn trace(&mut self, work: &TimedWork, trace: impl FnMut(Span)) -> (LayerProgram, Range<u64>) {
+        let program = self.state.program(work, self.loading);
+        (program, self.state.run(work, self.loading, trace))
     }
 
     /// Runs the next layer; gives its cycles for a frame.
-    pub(super) fn run(&mut self, work: &LayerWork) -> u64 {
-        cycles_of_a_frame(&self.run_traced(work, |_| {}), self.hardware.frames_per_load)
-    }
-
-    fn run_traced(&mut self, work: &LayerWork, trace: impl FnMut(Span)) -> Range<u64> {
-        write_programs(work, self.hardware, self.loading, &mut self.state.turns, &mut self.programs);
-        self.state.simulator.run(&self.programs, trace)
+    pub(super) fn run(&mut self, work: &TimedWork) -> u64 {
+        let time = self.state.run(work, self.loading, |_| {});
+        cycles_of_a_frame(&time, self.hardware.frames_per_load)
     }
 
     /// Runs the next layer; gives what it takes for a frame.
-    fn expense(&mut self, work: &LayerWork) -> Expense {
+    fn expense(&mut self, work: &TimedWork) -> Expense {
         let cycles = self.run(work);
         let energy = layer_energy(work, cycles, self.hardware, self.loading, self.macros);
         Expense { cycles, energy_uj: energy.total() }
@@ -190,11 +164,16 @@ fn least<T>(all: impl Iterator<Item = T>, worth: impl Fn(&T) -> (f64, f64)) -> O
     all.reduce(|best, next| if worth(&next) < worth(&best) { next } else { best })
 }
 
+/// A layer in a placement.
+pub(super) fn timed<'a>(layer: &'a Layer, placement: Option<Placement>, hardware: &Hardware) -> Arc<TimedWork<'a>> {
+    Arc::new(TimedWork::new(layer.place(placement, hardware), hardware))
+}
+
 /// All layers alike.
 pub(super) fn fixed<'a>(layers: &'a [Layer], hardware: &Hardware, policy: Policy) -> Plan<'a> {
     let place = |layer: &'a Layer| {
         let placement = layer.conv.as_ref().and_then(|conv| Placement::of_policy(policy, conv, hardware));
-        Arc::new(layer.place(placement, hardware))
+        timed(layer, placement, hardware)
     };
     Plan::new(layers.iter().map(place).collect(), hardware)
 }
@@ -243,7 +222,7 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
 /// For each layer of a plan the best other placement that it may have, with what a frame takes then.
 pub(super) fn next_best(plan: &Plan, hardware: &Hardware) -> Vec<Option<(Placement, Expense)>> {
     let objective = hardware.mapping.objective;
-    let of_layer = |(index, own): (usize, &Arc<LayerWork>)| {
+    let of_layer = |(index, own): (usize, &Arc<TimedWork>)| {
         let others = works_of(own.layer, hardware).into_iter().filter(|work| work.placement != own.placement);
         let expenses = others.filter_map(|work| {
             let placement = work.placement?;
@@ -257,14 +236,14 @@ pub(super) fn next_best(plan: &Plan, hardware: &Hardware) -> Vec<Option<(Placeme
 }
 
 /// A layer in each of its placements, the plain one first.
-type Works<'a> = Vec<Arc<LayerWork<'a>>>;
+type Works<'a> = Vec<Arc<TimedWork<'a>>>;
 
 fn works_of<'a>(layer: &'a Layer, hardware: &Hardware) -> Works<'a> {
     let placements = match &layer.conv {
         Some(conv) => Placement::all(conv, hardware).into_iter().map(Some).collect(),
         None => vec![None],
     };
-    placements.into_iter().map(|placement| Arc::new(layer.place(placement, hardware))).collect()
+    placements.into_iter().map(|placement| timed(layer, placement, hardware)).collect()
 }
 
 /// A plan and what a frame takes on it.
@@ -314,7 +293,7 @@ impl<'a> Chosen<'a> {
         let mut around = self.plans[0].expense;
         let objective = hardware.mapping.objective;
         // The fullest core has no room for what others could hold.
-        let of_work = |work: &Arc<LayerWork>| {
+        let of_work = |work: &Arc<TimedWork>| {
             let fullest = work.cores.iter().map(CoreWork::held_accesses).max().unwrap_or(0);
             (fullest * work.cores.len() as u64) as f64
         };
@@ -324,7 +303,7 @@ impl<'a> Chosen<'a> {
             let of_layer = |expenses: &Vec<Expense>| expenses.iter().map(|it| it.share(&around, objective)).collect();
             let shares: Vec<Vec<f64>> = expenses.iter().map(of_layer).collect();
             let stay_loaded = |placements: &[usize]| {
-                let works: Vec<&LayerWork> =
+                let works: Vec<&TimedWork> =
                     works.iter().zip(placements).map(|(works, index)| &*works[*index]).collect();
                 let most = most_held(&held_by_macros(&works, hardware)) as usize;
                 let fit = most <= hardware.accesses_per_macro();
@@ -365,7 +344,7 @@ fn layer_by_layer<'a>(
     let mut expenses = Vec::with_capacity(works.len());
     let chosen = works.iter().map(|works| {
         let mut of_works: Vec<Expense> = Vec::with_capacity(works.len());
-        let mut best: Option<((f64, f64), &Arc<LayerWork>)> = None;
+        let mut best: Option<((f64, f64), &Arc<TimedWork>)> = None;
         for work in works {
             chip.state.clone_from(&before);
             let expense = chip.expense(work);
@@ -390,14 +369,14 @@ fn layer_by_layer<'a>(
 fn in_a_row<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading, around: &Expense) -> Plan<'a> {
     struct Row<'a> {
         share: f64,
-        state: State,
+        state: Simulator,
         works: Works<'a>,
     }
     let objective = hardware.mapping.objective;
     let mut chip = Runner::new(hardware, loading, Macros::all(hardware));
     let mut rows = vec![Row { share: 0.0, state: chip.state.clone(), works: Vec::new() }];
     for works in works {
-        let mut best: BTreeMap<Option<Start>, (f64, usize, &Arc<LayerWork>)> = BTreeMap::new();
+        let mut best: BTreeMap<Option<Start>, (f64, usize, &Arc<TimedWork>)> = BTreeMap::new();
         for (index, row) in rows.iter().enumerate() {
             for work in works {
                 chip.state.clone_from(&row.state);
@@ -424,7 +403,7 @@ fn in_a_row<'a>(works: &[Works<'a>], hardware: &Hardware, loading: Loading, arou
 fn least_room(works: &[Works], plans: &[Costed], hardware: &Hardware) -> usize {
     let plans = || plans.iter().map(|costed| &costed.plan);
     let works = works.iter().flatten().chain(plans().flat_map(|plan| &plan.works));
-    let of_work = |work: &Arc<LayerWork>| {
+    let of_work = |work: &Arc<TimedWork>| {
         let tiles = work.cores.iter().flat_map(|core| core.tiles.iter());
         // As many tiles as before have to hold what they held: they are even.
         let most = tiles.map(|tile| tile.accesses).max().unwrap_or(0) as usize;

@@ -32,5 +32,4 @@ pub(super) use live::LiveValues;
 pub use placement::Placement;
 pub(super) use shares::sets_of_cores;
 pub(super) use tiles::Tile;
-pub(super) use traffic::Traffic;
 pub(super) use workload::{Layer, LayerWork, node_workload, workload};

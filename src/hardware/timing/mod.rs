@@ -13,7 +13,7 @@ mod simulator;
 mod timeline;
 
 pub use program::{Activity, After, Instruction, LayerProgram, TimeSlot};
-pub(super) use program::{Loading, write_programs};
+pub(super) use program::{Loading, TimedWork};
 pub(super) use simulator::Simulator;
 pub(super) use timeline::cycles_of_a_frame;
 pub use timeline::{LayerTime, Span, Timeline};

@@ -5,10 +5,13 @@
 //! its write port as well: each has a fixed slot of the beat, so no two ever meet. The simulator says when beats
 //! begin.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::hardware::chip::Hardware;
-use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Tile, Traffic};
+use crate::hardware::mapping::{ConvMapping, CoreWork, LayerWork, Tile};
 
 /// Whether weights have to be loaded, and from where; farther is more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -124,62 +127,184 @@ pub struct LayerProgram {
     pub cores: Vec<Vec<Instruction>>,
 }
 
-/// Writes a layer's programs, one for each core, over those that are there. `turns` count the tiles that each core has had, so that its macros take turns
-/// across layers.
-pub(crate) fn write_programs(
-    work: &LayerWork,
-    hardware: &Hardware,
-    loading: Loading,
-    turns: &mut [usize],
-    programs: &mut Vec<Vec<Instruction>>,
-) {
-    let memory = &hardware.memory;
-    let frames = hardware.frames_per_load as u64;
-    // All cores move an even part of the maps, each through its share of the next level.
-    let fetch = memory.next_level_cycles(frames * work.layer.image_bits);
-    let spill = memory.next_level_cycles(2 * frames * work.spilled_bits);
-    let joins = work.cores.iter().any(|core| core.at_end != Traffic::default());
-    let move_maps = |cycles| Instruction::Move { activity: Activity::MoveMaps, cycles };
-    programs.resize_with(work.cores.len(), Vec::new);
-    for ((core, turn), steps) in work.cores.iter().zip(turns).zip(programs) {
-        steps.clear();
-        if fetch > 0 {
-            steps.extend([move_maps(fetch), Instruction::Join]);
+/// A placed layer and the cycles that the steps of its cores take, from which their programs are read step by step.
+#[derive(Debug)]
+pub(crate) struct TimedWork<'a> {
+    work: LayerWork<'a>,
+    /// Of each core; copies share them.
+    beats: Vec<Arc<Beats>>,
+    frames: u64,
+    /// In which each core's share of the next level brings the image, and moves what the feature-map SRAM can't hold.
+    fetch: u64,
+    spill: u64,
+    /// In which each core's ports move what they move at the end.
+    ends: Vec<End>,
+}
+
+/// A stretch of a layer's programs, at whose end all cores wait for each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Section {
+    /// The image comes.
+    Image,
+    /// Tiles are loaded and computed.
+    Tiles,
+    /// Partial sums of other cores are added up, or maps are pooled.
+    End,
+    /// What the feature-map SRAM can't hold moves.
+    Spill,
+}
+
+/// Cycles in which a core's ports move what they move at the end of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    read: u64,
+    written: u64,
+}
+
+impl<'a> Deref for TimedWork<'a> {
+    type Target = LayerWork<'a>;
+
+    fn deref(&self) -> &LayerWork<'a> {
+        &self.work
+    }
+}
+
+impl<'a> TimedWork<'a> {
+    pub(crate) fn new(work: LayerWork<'a>, hardware: &Hardware) -> Self {
+        let memory = &hardware.memory;
+        let frames = hardware.frames_per_load as u64;
+        let mut beats: Vec<Arc<Beats>> = Vec::with_capacity(work.cores.len());
+        for core in &work.cores {
+            let copied = work.cores.iter().zip(&beats).find(|(other, _)| Arc::ptr_eq(&other.tiles, &core.tiles));
+            let of_core = match copied {
+                Some((_, beats)) => beats.clone(),
+                None => Arc::new(Beats::new(core, &work, hardware)),
+            };
+            beats.push(of_core);
         }
-        Beats::new(core, work, hardware).steps(core, hardware, loading, *turn, steps);
-        *turn += core.tiles.len();
-        if joins {
-            steps.push(Instruction::Join);
-            let ports = [
-                (Activity::LoadInputs, memory.read_cycles(frames * core.at_end.read)),
-                (Activity::WriteBack, memory.write_back_cycles(frames * core.at_end.written)),
-            ];
-            let used = ports.into_iter().filter(|(_, cycles)| *cycles > 0);
-            steps.extend(used.map(|(activity, cycles)| Instruction::Move { activity, cycles }));
+        let end = |core: &CoreWork| End {
+            read: memory.read_cycles(frames * core.at_end.read),
+            written: memory.write_back_cycles(frames * core.at_end.written),
+        };
+        Self {
+            beats,
+            frames,
+            // All cores move an even part of the maps, each through its share of the next level.
+            fetch: memory.next_level_cycles(frames * work.layer.image_bits),
+            spill: memory.next_level_cycles(2 * frames * work.spilled_bits),
+            ends: work.cores.iter().map(end).collect(),
+            work,
         }
-        if spill > 0 {
-            steps.extend([Instruction::Join, move_maps(spill)]);
+    }
+
+    /// The stretches that its programs have.
+    pub(super) fn sections(&self) -> impl Iterator<Item = Section> {
+        let joins = self.ends.iter().any(|end| *end != End { read: 0, written: 0 });
+        let sections = [
+            (Section::Image, self.fetch > 0),
+            (Section::Tiles, true),
+            (Section::End, joins),
+            (Section::Spill, self.spill > 0),
+        ];
+        sections.into_iter().filter(|(_, is_there)| *is_there).map(|(section, _)| section)
+    }
+
+    /// Gives the steps of a core to `step`. `turn` counts the tiles that the core has had, so that its macros take turns across layers.
+    pub(super) fn steps(
+        &self,
+        section: Section,
+        core: usize,
+        turn: usize,
+        loading: Loading,
+        mut step: impl FnMut(Instruction),
+    ) {
+        let mut moves = |activity, cycles| {
+            if cycles > 0 {
+                step(Instruction::Move { activity, cycles });
+            }
+        };
+        match section {
+            Section::Image => moves(Activity::MoveMaps, self.fetch),
+            Section::Tiles => self.beats[core].steps(&self.cores[core], self.frames, loading, turn, step),
+            Section::End => {
+                moves(Activity::LoadInputs, self.ends[core].read);
+                moves(Activity::WriteBack, self.ends[core].written);
+            }
+            Section::Spill => moves(Activity::MoveMaps, self.spill),
         }
+    }
+
+    /// All of it, for cores that have had so many tiles.
+    pub(super) fn program(&self, turns: impl Iterator<Item = usize>, loading: Loading) -> LayerProgram {
+        let of_core = |(core, turn)| {
+            let mut steps = Vec::new();
+            for (index, section) in self.sections().enumerate() {
+                if index > 0 {
+                    steps.push(Instruction::Join);
+                }
+                self.steps(section, core, turn, loading, |step| steps.push(step));
+            }
+            steps
+        };
+        LayerProgram { name: self.layer.name.clone(), cores: turns.enumerate().map(of_core).collect() }
     }
 }
 
 /// The beat of a core in a layer.
+#[derive(Debug)]
 struct Beats {
     period: u64,
-    /// Cycles of an access.
-    access: u64,
+    tiles: Vec<TileCycles>,
     /// The places that a copy's tiles take in turn, copy by copy.
     places: Vec<Place>,
     /// Places of a copy.
     count: usize,
 }
 
+/// Cycles that a tile takes.
+#[derive(Clone, Copy, Debug)]
+struct TileCycles {
+    /// In which its index codes are decoded.
+    decode: u64,
+    /// In which its weights are loaded from the weight SRAM.
+    load: u64,
+    /// The same from the next level.
+    load_from_next_level: u64,
+    /// In a beat: of the read port, of the macro, and of the write port.
+    read: u64,
+    compute: u64,
+    write: u64,
+    /// Whether it goes on with partial sums that waited.
+    continues: bool,
+}
+
 /// When the macro that holds a tile uses the ports.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Place {
     read: u64,
     compute: u64,
     write: u64,
+}
+
+impl TileCycles {
+    /// `access` are those of an access.
+    fn new(tile: &Tile, access: u64, hardware: &Hardware) -> Self {
+        let memory = &hardware.memory;
+        let read = memory.read_cycles(tile.traffic.read);
+        // The slowest of the write port, the weight SRAM and the core's share of the next level.
+        let load = memory.load_cycles(tile.cell_bits, tile.packed_bits);
+        let fetch = memory.next_level_cycles(tile.packed_bits * hardware.cores as u64);
+        Self {
+            decode: memory.decode_cycles(tile.index_bits),
+            load,
+            load_from_next_level: load.max(fetch),
+            read,
+            // A macro waits for inputs that come more slowly than it computes.
+            compute: if tile.accesses > 0 { (tile.accesses * access).max(read) } else { 0 },
+            write: memory.write_back_cycles(tile.traffic.written),
+            continues: tile.continues,
+        }
+    }
 }
 
 impl Beats {
@@ -188,14 +313,15 @@ impl Beats {
         let bundle_bits = work.layer.conv.as_ref().map_or(0, ConvMapping::bundle_bits);
         // The inputs of one bundle come before its access.
         let lead = hardware.memory.read_cycles(bundle_bits);
-        let count = core.macros.min(core.tiles.len());
+        let tiles: Vec<TileCycles> = core.tiles.iter().map(|tile| TileCycles::new(tile, access, hardware)).collect();
+        let count = core.macros.min(tiles.len());
         // The longest that a tile of each place takes.
         let mut longest = vec![Place { read: 0, compute: 0, write: 0 }; count];
-        for (tile, place) in core.tiles.iter().zip((0..count).cycle()) {
+        for (tile, place) in tiles.iter().zip((0..count).cycle()) {
             let Place { read, compute, write } = &mut longest[place];
-            *read = tile.read_cycles(hardware).max(*read);
-            *compute = tile.compute_cycles(access, hardware).max(*compute);
-            *write = tile.write_cycles(hardware).max(*write);
+            *read = tile.read.max(*read);
+            *compute = tile.compute.max(tile.read).max(*compute);
+            *write = tile.write.max(*write);
         }
         let copies = core.pixels.len();
         let sum = |cycles: fn(&Place) -> u64| longest.iter().map(cycles).sum::<u64>();
@@ -216,91 +342,61 @@ impl Beats {
             place.write = write;
             write += longest.write;
         }
-        Self { period, access, places, count }
+        Self { period, tiles, places, count }
     }
 
-    /// When the macro that gets a tile of a copy uses the ports.
-    fn place(&self, copy: usize, tile: usize) -> &Place {
-        &self.places[copy * self.count + tile % self.count]
+    /// When the macros that get the tiles of a round of a copy, from `first` on, use the ports.
+    fn places_from(&self, copy: usize, first: usize) -> &[Place] {
+        &self.places[copy * self.count + first % self.count..]
     }
 
     /// What a round waits for whose tiles go on with sums of the round before: they are written before they are read.
-    fn after(&self, core: &CoreWork, turn: usize, copy: usize, round: usize, hardware: &Hardware) -> Option<After> {
+    fn after(&self, core: &CoreWork, turn: usize, copy: usize, round: usize) -> Option<After> {
         let tiles = |round: usize| {
-            (round * core.tiles_per_round..)
-                .zip(core.tiles[round * core.tiles_per_round..].iter().take(core.tiles_per_round))
+            let first = round * core.tiles_per_round;
+            self.tiles[first..].iter().take(core.tiles_per_round).zip(self.places_from(copy, first))
         };
-        let reading = tiles(round).filter(|(_, tile)| tile.continues);
-        let start = reading.map(|(index, _)| self.place(copy, index).read).min()?;
+        let reading = tiles(round).filter(|(tile, _)| tile.continues);
+        let start = reading.map(|(_, place)| place.read).min()?;
         let before = round.checked_sub(1)?;
-        let ends = tiles(before).map(|(index, tile)| self.place(copy, index).write + tile.write_cycles(hardware));
+        let ends = tiles(before).map(|(tile, place)| place.write + tile.write);
         let cycles = ends.max()?.saturating_sub(start);
         Some(After { unit: core.unit_of(turn, copy, before * core.tiles_per_round), cycles })
     }
 
-    fn steps(&self, core: &CoreWork, hardware: &Hardware, loading: Loading, turn: usize, steps: &mut Vec<Instruction>) {
-        let frames = hardware.frames_per_load as u64;
-        for (round, tiles) in core.tiles.chunks(core.tiles_per_round.max(1)).enumerate() {
+    fn steps(&self, core: &CoreWork, frames: u64, loading: Loading, turn: usize, mut step: impl FnMut(Instruction)) {
+        let period = self.period;
+        for (round, tiles) in self.tiles.chunks(core.tiles_per_round.max(1)).enumerate() {
+            let first = round * core.tiles_per_round;
             for (copy, pixels) in core.pixels.iter().enumerate() {
-                let unit_of = |place: usize| core.unit_of(turn, copy, round * core.tiles_per_round + place);
+                // Those that start together are neighbors.
+                let first_unit = core.unit_of(turn, copy, first);
                 if loading != Loading::Never {
-                    for (place, tile) in tiles.iter().enumerate() {
-                        let unit = unit_of(place);
-                        if tile.index_bits > 0 {
-                            let cycles = hardware.memory.decode_cycles(tile.index_bits);
-                            steps.push(Instruction::DecodeIndex { unit, cycles });
+                    for (unit, tile) in (first_unit..).zip(tiles) {
+                        if tile.decode > 0 {
+                            step(Instruction::DecodeIndex { unit, cycles: tile.decode });
                         }
                         // Other copies of the core have it from its weight SRAM.
                         let from_next_level = loading == Loading::NextLevel && copy == 0;
-                        let cycles = tile.load_cycles(hardware, from_next_level);
-                        steps.push(Instruction::LoadWeights { unit, cycles, from_next_level });
+                        let cycles = if from_next_level { tile.load_from_next_level } else { tile.load };
+                        step(Instruction::LoadWeights { unit, cycles, from_next_level });
                     }
                 }
-                let period = self.period;
-                let after = self.after(core, turn, copy, round, hardware);
-                steps.push(Instruction::Wait { unit: unit_of(0), count: tiles.len(), period, after });
-                for (place, tile) in tiles.iter().enumerate() {
-                    let unit = unit_of(place);
-                    let at = self.place(copy, round * core.tiles_per_round + place);
-                    let compute = if tile.accesses > 0 { tile.compute_cycles(self.access, hardware) } else { 0 };
-                    let slots = [
-                        (Activity::LoadInputs, at.read, tile.read_cycles(hardware)),
-                        (Activity::Compute, at.compute, compute),
-                        (Activity::Accumulate, at.compute + 1, compute),
-                        (Activity::WriteBack, at.write, tile.write_cycles(hardware)),
-                    ];
-                    let used = slots.into_iter().filter(|(.., cycles)| *cycles > 0);
-                    steps.extend(used.map(|(activity, offset, cycles)| {
-                        let slot = TimeSlot { offset, cycles };
-                        Instruction::Repeat { activity, unit, slot, beats: frames * pixels, period }
-                    }));
+                let after = self.after(core, turn, copy, round);
+                step(Instruction::Wait { unit: first_unit, count: tiles.len(), period, after });
+                for ((unit, tile), at) in (first_unit..).zip(tiles).zip(self.places_from(copy, first)) {
+                    let mut repeat = |activity, offset, cycles| {
+                        if cycles > 0 {
+                            let slot = TimeSlot { offset, cycles };
+                            step(Instruction::Repeat { activity, unit, slot, beats: frames * pixels, period });
+                        }
+                    };
+                    repeat(Activity::LoadInputs, at.read, tile.read);
+                    repeat(Activity::Compute, at.compute, tile.compute);
+                    repeat(Activity::Accumulate, at.compute + 1, tile.compute);
+                    repeat(Activity::WriteBack, at.write, tile.write);
                 }
             }
-        }
-    }
-}
-
-impl Tile {
-    fn read_cycles(&self, hardware: &Hardware) -> u64 {
-        hardware.memory.read_cycles(self.traffic.read)
-    }
-
-    fn write_cycles(&self, hardware: &Hardware) -> u64 {
-        hardware.memory.write_back_cycles(self.traffic.written)
-    }
-
-    /// A macro waits for inputs that come more slowly than it computes.
-    fn compute_cycles(&self, access: u64, hardware: &Hardware) -> u64 {
-        (self.accesses * access).max(self.read_cycles(hardware))
-    }
-
-    /// The slowest of the write port, the weight SRAM and the core's share of the next level.
-    fn load_cycles(&self, hardware: &Hardware, from_next_level: bool) -> u64 {
-        let memory = &hardware.memory;
-        let load = memory.load_cycles(self.cell_bits, self.packed_bits);
-        match from_next_level {
-            true => load.max(memory.next_level_cycles(self.packed_bits * hardware.cores as u64)),
-            false => load,
         }
     }
 }

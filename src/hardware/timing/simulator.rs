@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::program::{Activity, Instruction};
+use super::program::{Activity, Instruction, LayerProgram, Loading, TimedWork};
 use super::timeline::Span;
 use crate::hardware::chip::Hardware;
 
@@ -32,6 +32,8 @@ struct Core {
     beat: u64,
     /// When everything that began since the last join is done.
     done: u64,
+    /// Tiles that it has had.
+    turn: usize,
 }
 
 /// A macro.
@@ -72,33 +74,32 @@ impl Simulator {
         }
     }
 
-    /// Runs a layer's programs, one for each core, from where the layer before ended, and gives the cycles that it takes. `trace` gets what the parts
-    /// of the cores do.
-    pub(crate) fn run(&mut self, programs: &[Vec<Instruction>], mut trace: impl FnMut(Span)) -> Range<u64> {
-        let start = self.joined;
-        let layer = self.layers;
-        self.layers += 1;
-        let mut rest: Vec<&[Instruction]> = programs.iter().map(Vec::as_slice).collect();
-        loop {
+    /// Runs the next layer from where the one before ended, and gives the cycles that it takes. `trace` gets what the parts of the cores do.
+    pub(crate) fn run(&mut self, work: &TimedWork, loading: Loading, mut trace: impl FnMut(Span)) -> Range<u64> {
+        let (start, layer) = (self.joined, self.layers);
+        for section in work.sections() {
+            let joined = self.joined;
             let cores = self.cores.iter_mut().zip(self.units.chunks_exact_mut(self.units_per_core));
-            for (number, ((core, units), rest)) in cores.zip(&mut rest).enumerate() {
-                let length = rest.iter().position(|step| *step == Instruction::Join).unwrap_or(rest.len());
-                for step in &rest[..length] {
+            for (number, (core, units)) in cores.enumerate() {
+                let turn = core.turn;
+                work.steps(section, number, turn, loading, |step| {
                     if let Some(Stretch { unit, activity, start, cycles, times, period }) =
-                        core.step(units, step, self.joined)
+                        core.step(units, step, joined)
                     {
                         trace(Span { core: number, unit, layer, activity, start, cycles, times, period });
                     }
-                }
-                *rest = &rest[length..];
+                });
             }
-            self.joined = self.cores.iter().map(|core| core.done).fold(self.joined, u64::max);
-            // All programs have the same number of joins.
-            if rest.iter().all(|rest| rest.is_empty()) {
-                return start..self.joined;
-            }
-            rest.iter_mut().for_each(|rest| *rest = &rest[1..]);
+            self.joined = self.cores.iter().map(|core| core.done).fold(joined, u64::max);
         }
+        self.cores.iter_mut().zip(&work.cores).for_each(|(core, work)| core.turn += work.tiles.len());
+        self.layers += 1;
+        start..self.joined
+    }
+
+    /// The programs that [`run`](Self::run) would go through.
+    pub(crate) fn program(&self, work: &TimedWork, loading: Loading) -> LayerProgram {
+        work.program(self.cores.iter().map(|core| core.turn), loading)
     }
 }
 
@@ -120,8 +121,9 @@ impl Stretch {
 
 impl Core {
     /// Begins a step, and gives what the core does in it; nothing that needs the layer's inputs begins before `joined`.
-    fn step(&mut self, units: &mut [Unit], step: &Instruction, joined: u64) -> Option<Stretch> {
-        match *step {
+    #[inline(always)] // Each caller knows the kind of step.
+    fn step(&mut self, units: &mut [Unit], step: Instruction, joined: u64) -> Option<Stretch> {
+        match step {
             Instruction::DecodeIndex { unit, cycles } => {
                 let start = self.decoder.max(units[unit].computed);
                 self.decoder = start + cycles;
@@ -168,7 +170,7 @@ impl Core {
                 self.done = self.done.max(start + cycles);
                 Some(Stretch::once(None, activity, start, cycles))
             }
-            Instruction::Join => unreachable!("the simulator parts programs at their joins"),
+            Instruction::Join => unreachable!("cores join between sections"),
         }
     }
 }
