@@ -151,12 +151,16 @@ fn blamed<'a>(settings: &'a [String], message: &str, key: Option<&str>) -> Optio
     let quoted = |text: &str| text.split('`').nth(1).map(str::to_owned);
     let field = message.starts_with("unknown field").then(|| quoted(message)).flatten();
     let wrong = [key.and_then(quoted), field].into_iter().flatten().collect::<Vec<_>>().join(".");
+    // A table that lacks a key is a setting's that gave another one.
+    let lacks = message.starts_with("missing field");
+    let is_beside = |named: &str| lacks && named.strip_prefix(&wrong).is_some_and(|rest| rest.starts_with('.'));
     let sets = |setting: &&'a String| {
         let (path, value) = setting.split_once('=').unwrap_or_default();
         let keys: Vec<&str> = path.trim().split('.').collect();
         let named: Vec<&str> = keys.iter().copied().filter(|key| key.parse::<usize>().is_err()).collect();
-        let rest = wrong.strip_prefix(&named.join("."));
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        let all = named.join(".");
+        let is_of = |rest: &str| rest.is_empty() || rest.starts_with('.');
+        (wrong.strip_prefix(&all).is_some_and(is_of) || is_beside(&all))
             && (named.len() == keys.len() || message.contains(value.trim().trim_matches('"')))
     };
     settings.iter().rev().find(sets).map(String::as_str)
@@ -239,7 +243,8 @@ mod tests {
         assert!(message(&["phases.0.kind=quantise"]).contains("did you mean `quantize`?"));
         assert!(message(&["batch_size=0"]).contains("batch_size = 0"));
         assert!(message(&["pretrained=none", "phases.1.epochs=0"]).contains("doesn't reach sparsity.target = 0.5"));
-        assert!(message(&["normalization.mean=[0.5, 0.5, 0.5]"]).contains("missing field `std`"));
+        let mean = "normalization.mean=[0.5, 0.5, 0.5]";
+        assert_eq!(message(&[mean]), format!("--set {mean}: missing field `std` in `normalization`"));
         let expected = "expected `mean` and `std` of each channel, or \"measured\"";
         assert!(message(&["normalization=mesured"]).contains(expected), "{}", message(&["normalization=mesured"]));
         let normalization = |std| message(&["normalization.mean=[0.5, 0.5, 1.5]", std]);
