@@ -24,11 +24,11 @@ const MOST_OF_A_LAYER: f64 = 0.99;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Pattern {
-    /// The same share of each layer.
-    #[default]
-    Even,
     /// Only in layers with at least half as many input channels as the layer with the most: pruning often spares early layers.
+    #[default]
     LargeLayers,
+    /// The same share of each layer.
+    Even,
 }
 
 /// What is assumed of a network that isn't trained: all that its cost follows from beside its layers and the chip.
@@ -218,7 +218,7 @@ pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern
     if pattern == Pattern::LargeLayers && share > MOST_OF_A_LAYER {
         let most = MOST_OF_A_LAYER * of_chosen as f64 / all as f64;
         let message = format!(
-            "a sparsity of {sparsity}: the large layers of `{}` have too few groups; at most {:.2} with the pattern large-layers",
+            "a sparsity of {sparsity}: the large layers of `{}` have too few groups; at most {:.2} with the pattern large-layers, even has no limit",
             network.graph.spec().name,
             (100.0 * most).floor() / 100.0
         );

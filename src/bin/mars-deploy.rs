@@ -96,7 +96,7 @@ struct Untrained {
     /// Share of the groups that is zero, 0 to below 1; of all layers but the first and the last
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "package")]
     sparsity: f64,
-    /// Where they are: even, the same share of each layer, or large-layers, those with at least half as many input channels as the one with the most
+    /// Where they are: large-layers, those with at least half as many input channels as the one with the most, which training comes near to; or even, the same share of each layer
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, conflicts_with = "package")]
     pattern: Pattern,
     /// Height and width of an image [default: 32; 224 for NAME_imagenet; a file says its own]
