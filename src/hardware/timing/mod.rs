@@ -2,8 +2,8 @@
 //!
 //! | module | from | to |
 //! |---|---|---|
-//! | `program` | a placed layer | [`LayerProgram`]: what each core is told to do, step by step |
-//! | `simulator` | programs | when each step begins and ends |
+//! | `program` | a placed layer | `TimedWork`: the cycles of its steps, one by one; [`LayerProgram`]: all steps of each core |
+//! | `simulator` | steps | when each step begins and ends |
 //! | `timeline` | | [`Timeline`]: what the simulator found |
 //!
 //! It knows nothing of energy.
