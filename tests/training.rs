@@ -1,9 +1,15 @@
 //! A training as a program drives it: images made in memory, checkpoints, and what is refused before a step is made.
 #![cfg(feature = "train")]
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
 use mars::data::{Dataset, ImageShape, Split};
 use mars::hardware::{Hardware, Noise};
+use mars::integer::{Fusion, QuantizeConfig};
 use mars::network::NetworkSpec;
+use mars::quantize::{Lsq, Quantizer};
 use mars::train::{EvaluateEvery, Event, Phase, PhaseKind, Recipe, Training};
 
 const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
@@ -137,4 +143,51 @@ fn a_chip_whose_sums_cannot_be_held_is_refused_before_the_first_step() {
 fn a_single_step_can_be_timed() {
     let mut training = training(Recipe { batch_size: 96, ..recipe() });
     assert!(training.measure_epoch(0, 4).unwrap().unwrap() > 0.0);
+}
+
+/// What the usual quantizer does, without saying so.
+struct Behind;
+
+impl Quantizer for Behind {
+    fn weights(&self, weights: Tensor<4>, scale: Tensor<1>, bits: u8) -> Tensor<4> {
+        Lsq.weights(weights, scale, bits)
+    }
+
+    fn values(&self, values: Tensor<4>, scale: Tensor<1>, codes: RangeInclusive<i32>) -> Tensor<4> {
+        Lsq.values(values, scale, codes)
+    }
+}
+
+/// Losses of four steps: the first one's are the same bits, later ones are near, since the sums of the scales' gradients have another order.
+#[test]
+fn a_layer_that_rounds_in_its_own_pass_trains_as_one_that_rounds_behind_it() {
+    let blocks = r#"
+        name = "blocks"
+        input = [1, 4, 4]
+        classes = 3
+        layers = [
+            { op = "conv", name = "a", filters = 8, kernel = 3, padding = 1 },
+            { op = "conv", name = "b", filters = 8, kernel = 3, padding = 1, activation = "none" },
+            { op = "conv", name = "c", filters = 8, kernel = 3, padding = 1, add = { from = "a" } },
+            { op = "conv", name = "d", filters = 12, kernel = 3, stride = 2, padding = 1, add = { from = "c", stride = 2 } },
+            { op = "avg_pool", name = "pool" },
+            { op = "linear", name = "classifier", filters = 3 },
+        ]
+    "#;
+    let losses = |fusion, quantizer: Option<Arc<dyn Quantizer>>| -> Vec<f64> {
+        let quantize = QuantizeConfig { fusion, ..QuantizeConfig::default() };
+        let phases = vec![Phase::new(PhaseKind::Quantize, 1, 0.01)];
+        let recipe = Recipe { quantize, phases, ..recipe() };
+        let mut training = Training::new(recipe, toml::from_str(blocks).unwrap(), dataset(), Hardware::mars()).unwrap();
+        if let Some(quantizer) = quantizer {
+            training = training.with_quantizer(quantizer);
+        }
+        (0..4).map(|_| training.step().unwrap().unwrap().loss).collect()
+    };
+    for fusion in [Fusion::Batch, Fusion::Ema, Fusion::Frozen, Fusion::Once, Fusion::None] {
+        let (own, behind) = (losses(fusion, None), losses(fusion, Some(Arc::new(Behind))));
+        assert_eq!(own[0], behind[0], "{fusion:?}");
+        let near = own.iter().zip(&behind).all(|(a, b)| (a - b).abs() < 1e-3 * b.abs());
+        assert!(near && own[3] != own[0], "{fusion:?}: {own:?} {behind:?}");
+    }
 }

@@ -26,5 +26,6 @@ mod parallel;
 pub use conv::ConvOptions;
 pub use ops::{BlockOutput, Moments, Norm, Shortcut, conv_block};
 pub(crate) use ops::{
-    Clamp, Digits, PoolOptions, SgdOptions, digit_sums, exact_conv, fake_quantize, max_pool, moments, sgd_update,
+    Digits, Form, Forms, Grid, MAX_FORMS, PoolOptions, SgdOptions, conv_block_forms, digit_sums, exact_conv,
+    fake_quantize, max_pool, moments, sgd_update,
 };

@@ -7,27 +7,22 @@ use std::ops::RangeInclusive;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::engine::{self, Clamp};
+use crate::engine::{Grid, fake_quantize};
 use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT, zero_point};
 
 /// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
 pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {
     let share = weights.shape().num_elements() / steps.dims()[0];
     let limit = weight_limit(bits);
-    let clamp = Clamp { low: -limit as f32, high: limit as f32 };
-    engine::fake_quantize(weights, steps, clamp, gradient_scale(share, limit))
+    let grid = Grid { low: -limit as f32, high: limit as f32, scale_gradient: gradient_scale(share, limit) };
+    fake_quantize(weights, steps, grid)
 }
 
-/// Values on the grid of whole numbers in `codes`; `share` is the number of values of one image, so that the gradient's scale doesn't
-/// depend on the batch.
-pub(crate) fn quantize_values(
-    values: Tensor<4>,
-    step: Tensor<1>,
-    codes: RangeInclusive<i32>,
-    share: usize,
-) -> Tensor<4> {
+/// The grid of values whose whole numbers are `codes`; `share` is the number of values of one image, so that the gradient's scale
+/// doesn't depend on the batch.
+pub(crate) fn value_grid(codes: RangeInclusive<i32>, share: usize) -> Grid {
     let [low, high] = [*codes.start(), *codes.end()].map(f64::from);
-    engine::fake_quantize(values, step, Clamp { low: low as f32, high: high as f32 }, gradient_scale(share, high))
+    Grid { low: low as f32, high: high as f32, scale_gradient: gradient_scale(share, high) }
 }
 
 /// Biases on the grid of the sums, whose unit is one value or one a filter; the gradient passes straight through.

@@ -11,5 +11,5 @@ mod quantizer;
 
 pub(crate) use conversion::{Conversions, cells};
 pub use evaluate::FakeQuant;
-pub(crate) use fake::{calibrate_step, multiplier_errors, quantize_biases, value_codes, weight_limit};
+pub(crate) use fake::{calibrate_step, multiplier_errors, quantize_biases, value_codes, value_grid, weight_limit};
 pub use quantizer::{Lsq, Quantizer};

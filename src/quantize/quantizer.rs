@@ -4,7 +4,8 @@ use std::ops::RangeInclusive;
 
 use burn::tensor::Tensor;
 
-use super::fake::{quantize_values, quantize_weights};
+use super::fake::{quantize_weights, value_grid};
+use crate::engine::fake_quantize;
 
 /// Rounds weights and values in training's forward pass, and decides which gradients pass.
 ///
@@ -18,6 +19,11 @@ pub trait Quantizer: Send + Sync {
     /// Values `[batch, height, width, channels]` as `scale` times whole numbers in `codes`; `scale` is `[1]`. Of `bits` bits these are from 0 to
     /// `2^bits - 1` behind a ReLU, and from `-2^(bits-1)` to `2^(bits-1) - 1` behind a layer without an activation.
     fn values(&self, values: Tensor<4>, scale: Tensor<1>, codes: RangeInclusive<i32>) -> Tensor<4>;
+
+    /// Whether `values` does what [`Lsq`] does: a layer then rounds its values in the pass that makes them, which is faster.
+    fn values_are_lsq(&self) -> bool {
+        false
+    }
 }
 
 /// Learned scales (Esser et al., *Learned Step Size Quantization*, ICLR 2020): the gradient passes where nothing is clipped.
@@ -32,7 +38,11 @@ impl Quantizer for Lsq {
     fn values(&self, values: Tensor<4>, scale: Tensor<1>, codes: RangeInclusive<i32>) -> Tensor<4> {
         // Of one image, so that the gradient's scale doesn't depend on the batch.
         let [_, height, width, channels] = values.dims();
-        quantize_values(values, scale, codes, height * width * channels)
+        fake_quantize(values, scale, value_grid(codes, height * width * channels))
+    }
+
+    fn values_are_lsq(&self) -> bool {
+        true
     }
 }
 

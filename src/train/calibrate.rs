@@ -173,13 +173,14 @@ fn output_scales(
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
     let share = (SAMPLES / batches.len()).max(1);
     for batch in batches {
-        model.forward_with(&model.params, model.images(&batch.images), Mode::Float, |index, value| {
+        let mut inspect = |index: usize, value: &Tensor<4>| {
             let values = to_host(value.clone());
             let stride = stride(values.len(), share);
             let read = &read[index];
             let values = values.into_iter().enumerate().step_by(stride);
             samples[index].extend(values.filter(|(place, _)| read[place % read.len()]).map(|(_, value)| value));
-        });
+        };
+        model.forward_with(&model.params, model.images(&batch.images), Mode::Float, Some(&mut inspect));
     }
     // What shares a scale is looked at together.
     for (index, node) in nodes.iter().enumerate() {

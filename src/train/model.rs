@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::forward::{ChipBias, LossyChip, Mode, Output, Pass, Statistics, gain};
+use super::forward::{ChipBias, Inspect, LossyChip, Mode, Output, Pass, Statistics, gain};
 use super::tensors::{to_device, to_host};
 use crate::integer::{BitPlan, Fusion, ImageScale};
 use crate::network::{Array, BatchNorm, ConvId, Graph, Norm, Params};
@@ -55,14 +55,13 @@ impl Model {
         Tensor::from_data(TensorData::new(values, shape), &self.device)
     }
 
-    /// Runs the network on images with these parameters, which may track gradients. `inspect` sees by number the value of each node that computes one, before it is
-    /// rounded.
+    /// Runs the network on images with these parameters, which may track gradients.
     pub fn forward_with(
         &self,
         params: &Params<Tensor<1>>,
         images: Tensor<4>,
         mode: Mode,
-        inspect: impl FnMut(usize, &Tensor<4>),
+        inspect: Option<Inspect>,
     ) -> Output {
         let Self { graph, image_scale, quantizer, .. } = self;
         Pass { graph, image_scale, params, quantizer: &**quantizer, mode }.run(images, inspect)
@@ -70,7 +69,7 @@ impl Model {
 
     /// Runs the network on images as it is.
     pub fn forward(&self, images: Tensor<4>, mode: Mode) -> Output {
-        self.forward_with(&self.params, images, mode, |_, _| {})
+        self.forward_with(&self.params, images, mode, None)
     }
 
     /// What a convolution's batch norm multiplies each filter by, with its running statistics; none where it has a bias instead.
@@ -218,9 +217,10 @@ mod tests {
         let means = |model: &Model, chip| {
             let mut means = None;
             let mode = Mode::Quantized { plan: &plan, fusion: Fusion::Frozen, chip };
-            model.forward_with(&model.params, model.images(images), mode, |_, value| {
+            let mut inspect = |_, value: &Tensor<4>| {
                 means.get_or_insert_with(|| to_host(value.clone().mean_dims(&[0, 1, 2]).reshape::<1, _>([-1])));
-            });
+            };
+            model.forward_with(&model.params, model.images(images), mode, Some(&mut inspect));
             means.unwrap()
         };
         let mut corrected = model.clone();

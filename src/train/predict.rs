@@ -1,6 +1,6 @@
 //! The class that a network gives each image, in float and as the hardware model will compute it.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use super::forward::Mode;
 use super::model::Model;
@@ -65,11 +65,12 @@ pub(super) fn float_accuracy(model: &Model, split: &Split, images: usize) -> std
 /// The first layer whose values on a batch aren't finite.
 pub(super) fn first_not_finite(model: &Model, batch: &Batch, mode: Mode) -> Option<String> {
     let mut found = None;
-    model.forward_with(&model.params, model.images(&batch.images), mode, |index, value| {
+    let mut inspect = |index: usize, value: &Tensor<4>| {
         if found.is_none() && to_host(value.clone()).iter().any(|value| !value.is_finite()) {
             found = Some(model.graph.nodes()[index].name.clone());
         }
-    });
+    };
+    model.forward_with(&model.params, model.images(&batch.images), mode, Some(&mut inspect));
     found
 }
 

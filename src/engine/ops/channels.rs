@@ -20,7 +20,7 @@ impl PerChannel {
         Self { channels: values.len(), values: values.repeat(RUN.div_ceil(values.len())) }
     }
 
-    fn run(&self) -> usize {
+    pub(super) fn run(&self) -> usize {
         self.values.len()
     }
 
@@ -197,9 +197,16 @@ vectorized! {
         for (index, out) in out.chunks_mut(run).enumerate() {
             let place = index * run..index * run + out.len();
             let (gradient, map) = (&gradient[place.clone()], &map[place.clone()]);
-            // Two short loops, whose arrays are few enough for the compiler's vectors.
+            let per_channel = terms.gain.values.iter().zip(&terms.slope.values).zip(&terms.offset.values);
+            // Otherwise two short loops, whose arrays are few enough for the compiler's vectors.
             match relu {
-                Relu::Absent => out.copy_from_slice(gradient),
+                Relu::Absent => {
+                    let given = gradient.iter().zip(map);
+                    for ((out, (gradient, value)), ((gain, slope), offset)) in out.iter_mut().zip(given).zip(per_channel) {
+                        *out = gradient * gain + (value * slope + offset);
+                    }
+                    continue;
+                }
                 Relu::Output(output) => {
                     for ((out, gradient), output) in out.iter_mut().zip(gradient).zip(&output[place]) {
                         *out = if *output > 0.0 { *gradient } else { 0.0 };
@@ -212,8 +219,7 @@ vectorized! {
                     }
                 }
             }
-            let terms = terms.gain.values.iter().zip(&terms.slope.values).zip(&terms.offset.values);
-            for ((out, value), ((gain, slope), offset)) in out.iter_mut().zip(map).zip(terms) {
+            for ((out, value), ((gain, slope), offset)) in out.iter_mut().zip(map).zip(per_channel) {
                 *out = *out * gain + (value * slope + offset);
             }
         }

@@ -1,6 +1,7 @@
 //! The residual sum of an image: which values join which, forward and backward.
 
 use super::channels;
+use crate::simd::vectorized;
 
 /// The residual value's place in an output.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +26,11 @@ impl Join {
         self.height * self.width * self.channels
     }
 
+    /// Shape of the residual values of `batch` images.
+    pub(super) fn shape(&self, batch: usize) -> [usize; 4] {
+        [batch, self.height, self.width, self.channels]
+    }
+
     /// Offsets of the output's pixels and of those of the residual value that join them.
     fn pixels(self) -> impl Iterator<Item = (usize, usize)> {
         let rows = (0..self.height).step_by(self.stride).enumerate();
@@ -37,13 +43,9 @@ impl Join {
 
     /// Adds an image's residual value to its output.
     pub(super) fn add(self, out: &mut [f32], skip: &[f32]) {
-        if self.same() {
-            return channels::add(out, skip);
-        }
-        for (to, from) in self.pixels() {
-            for (out, skip) in out[to..].iter_mut().zip(&skip[from..][..self.channels]) {
-                *out += skip;
-            }
+        match self.same() {
+            true => channels::add(out, skip),
+            false => add_at(self, out, skip),
         }
     }
 
@@ -51,6 +53,16 @@ impl Join {
     pub(super) fn gradient(self, out: &[f32], skip: &mut [f32]) {
         for (from, to) in self.pixels() {
             skip[to..][..self.channels].copy_from_slice(&out[from..][..self.channels]);
+        }
+    }
+}
+
+vectorized! {
+    fn add_at(join: Join, out: &mut [f32], skip: &[f32]) {
+        for (to, from) in join.pixels() {
+            for (out, skip) in out[to..].iter_mut().zip(&skip[from..][..join.channels]) {
+                *out += skip;
+            }
         }
     }
 }

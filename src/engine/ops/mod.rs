@@ -10,9 +10,9 @@ mod pool;
 mod popcount;
 mod sgd;
 
-pub(crate) use block::exact_conv;
 pub use block::{BlockOutput, Norm, Shortcut, conv_block};
-pub(crate) use fake::{Clamp, fake_quantize};
+pub(crate) use block::{Form, Forms, MAX_FORMS, conv_block_forms, exact_conv};
+pub(crate) use fake::{Grid, fake_quantize};
 pub use moments::Moments;
 pub(crate) use moments::moments;
 pub(crate) use pool::{PoolOptions, max_pool};
@@ -35,7 +35,7 @@ mod tests {
             let device = Device::flex().autodiff();
             let x = Tensor::<1>::from_floats(&*values, &device).require_grad();
             let scale = Tensor::<1>::from_floats([0.3], &device).require_grad();
-            let maps = fake_quantize(x.clone(), scale.clone(), Clamp { low: -7.0, high: 7.0 }, 0.1);
+            let maps = fake_quantize(x.clone(), scale.clone(), Grid { low: -7.0, high: 7.0, scale_gradient: 0.1 });
             let maps = maps.reshape([3, 5, 7, 19]);
             let Moments { mean, variance } = moments(maps.clone());
             let pooled = max_pool(maps, PoolOptions { kernel: [2; 2], stride: [2; 2], padding: [[1; 2]; 2] });

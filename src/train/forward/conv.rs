@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::chip::{ConvBits, Held, SignedScales, load, to_integers};
 use super::fold::{Fold, by_filter, gain, options, running_affine};
 use super::mode::{LossyChip, Statistics};
-use crate::engine::{BlockOutput, Moments, Norm, Shortcut, conv_block};
+use crate::engine::{BlockOutput, Forms, Moments, Norm, Shortcut, conv_block, conv_block_forms};
 use crate::integer::{Fusion, ImageScale};
 use crate::network::{Activation, BatchNorm, Conv, ConvParams, Norm as ParamNorm, Source};
 use crate::quantize::{Quantizer, quantize_biases};
@@ -32,6 +32,8 @@ pub(super) struct Quantized<'a> {
     pub rounding: Rounding,
     /// The chip, where its conversions lose something.
     pub chip: Option<LossyChip<'a>>,
+    /// The forms to which its values are rounded in the pass that makes them; none with a chip.
+    pub forms: Option<Forms>,
 }
 
 /// What integers do to a folded convolution beside the rounding of its weights.
@@ -61,10 +63,18 @@ pub(super) struct ConvInput {
     pub shortcut: Option<Shortcut>,
 }
 
+/// What a convolution's values are.
+#[expect(clippy::large_enum_variant, reason = "made once a layer and consumed at once")]
+pub(super) enum ConvValue {
+    Whole(Tensor<4>),
+    /// Rounded to the forms of its plan.
+    Forms(Vec<Tensor<4>>),
+}
+
 /// What a convolution gives.
 pub(super) struct ConvOutput {
     /// `[batch, height, width, filters]`.
-    pub value: Tensor<4>,
+    pub value: ConvValue,
     /// The batch's, where its batch norm saw it.
     pub statistics: Option<Statistics>,
     /// What a chip's conversions added to each filter on average, where that was removed.
@@ -95,7 +105,8 @@ pub(super) fn convolve(layer: &ConvPass, plan: &ConvPlan, input: ConvInput, acti
     };
     let images = input.x.dims()[0];
     let output = layer.block(weight, norm, input, activation);
-    ConvOutput { value: output.value, statistics: layer.statistics(output.statistics, images), correction: None }
+    let statistics = layer.statistics(output.statistics, images);
+    ConvOutput { value: ConvValue::Whole(output.value), statistics, correction: None }
 }
 
 impl ConvPass<'_> {
@@ -127,7 +138,7 @@ impl ConvPass<'_> {
 
     /// A convolution whose weights are rounded, before or after its batch norm is folded into them.
     fn quantized(&self, plan: &Quantized, weight: Tensor<4>, input: ConvInput, activation: Activation) -> ConvOutput {
-        let x = input.x.clone();
+        let (x, images) = (input.x.clone(), input.x.dims()[0]);
         let fold = Fold::new(self.conv, &self.params.norm, &weight, &x, plan.fusion);
         let weight = match fold.gain() {
             Some(gain) => weight * by_filter(gain.clone()),
@@ -162,6 +173,12 @@ impl ConvPass<'_> {
             }
             Fold::Outside => (weight, batch_norm(), losses, None),
         };
+        if let Some(forms) = &plan.forms {
+            let ConvInput { x, shortcut } = input;
+            let output = conv_block_forms(x, weight, options(self.conv), norm, shortcut, forms.clone());
+            let statistics = self.statistics(output.statistics.or(folded), images);
+            return ConvOutput { value: ConvValue::Forms(output.value), statistics, correction: None };
+        }
         let BlockOutput { value, statistics } = self.block(weight, norm, input, activation);
         let (value, correction) = match losses {
             None => (value, None),
@@ -178,8 +195,8 @@ impl ConvPass<'_> {
                 losses.convert(value, gain, integers)
             }
         };
-        let statistics = self.statistics(statistics.or(folded), x.dims()[0]);
-        ConvOutput { value, statistics, correction }
+        let statistics = self.statistics(statistics.or(folded), images);
+        ConvOutput { value: ConvValue::Whole(value), statistics, correction }
     }
 }
 

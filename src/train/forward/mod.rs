@@ -21,13 +21,13 @@ use burn::tensor::ops::AvgPoolOptions;
 use burn::tensor::{Device, Tensor};
 
 use self::chip::ConvBits;
-use self::conv::{ConvInput, ConvPass, ConvPlan, Quantized, Rounding, convolve};
+use self::conv::{ConvInput, ConvPass, ConvPlan, ConvValue, Quantized, Rounding, convolve};
 pub(super) use self::fold::gain;
-pub(crate) use self::mode::{ChipBias, LossyChip, Mode, Output, Statistics};
-use crate::engine::{PoolOptions, Shortcut, max_pool};
+pub(crate) use self::mode::{ChipBias, Inspect, LossyChip, Mode, Output, Statistics};
+use crate::engine::{Form, Forms, MAX_FORMS, PoolOptions, Shortcut, max_pool};
 use crate::integer::{ImageScale, Reads, zero_point};
 use crate::network::{Activation, Conv, ConvId, Graph, Op, Params, Skip, Source, Window};
-use crate::quantize::{Quantizer, multiplier_errors, value_codes};
+use crate::quantize::{Quantizer, multiplier_errors, value_codes, value_grid};
 
 /// A value in its stored forms.
 #[expect(clippy::large_enum_variant, reason = "one for each node")]
@@ -84,9 +84,13 @@ impl Run<'_> {
         }
     }
 
-    /// What a node's convolution gives with its residual sum and activation, before it is rounded.
-    fn conv(&mut self, index: usize, source: Source, skip: Option<Skip>, activation: Activation) -> Tensor<4> {
-        let plans = self.pass.plans(index);
+    /// What a node's convolution gives with its residual sum and activation; rounded where `in_forms` asks for that and it can be done at once.
+    fn conv(&mut self, index: usize, source: Source, skip: Option<Skip>, end: ConvEnd) -> ConvValue {
+        let ConvEnd { activation, in_forms } = end;
+        let mut plans = self.pass.plans(index);
+        if let (true, ConvPlan::Quantized(plan)) = (in_forms, &mut plans.plan) {
+            plan.forms = self.pass.forms(index, &plans.conv);
+        }
         let shortcut = skip.map(|skip| match skip {
             Skip::Identity { source, stride, pad_front } => {
                 Shortcut { value: self.read(source, plans.skip_bits), stride, front: pad_front }
@@ -94,7 +98,10 @@ impl Run<'_> {
             Skip::Projection { source, .. } => {
                 let (conv, plan) = plans.projection.as_ref().expect("the node's projection");
                 let input = ConvInput { x: self.read(source, plans.skip_bits), shortcut: None };
-                Shortcut { value: self.convolve(conv, plan, input, Activation::None), stride: 1, front: 0 }
+                let ConvValue::Whole(value) = self.convolve(conv, plan, input, Activation::None) else {
+                    unreachable!("a projection's values aren't rounded")
+                };
+                Shortcut { value, stride: 1, front: 0 }
             }
         });
         // The quantizers of values are the ReLUs.
@@ -105,13 +112,13 @@ impl Run<'_> {
         let input = ConvInput { x: self.read(source, plans.input_bits), shortcut };
         let value = self.convolve(&plans.conv, &plans.plan, input, own);
         // The ranges of quantizers are clips themselves.
-        match (own, self.pass.graph.clip(index)) {
-            (Activation::Relu, Some(clip)) => value.clamp_max(clip),
-            (Activation::Relu | Activation::None, _) => value,
+        match (own, self.pass.graph.clip(index), value) {
+            (Activation::Relu, Some(clip), ConvValue::Whole(value)) => ConvValue::Whole(value.clamp_max(clip)),
+            (_, _, value) => value,
         }
     }
 
-    fn convolve(&mut self, conv: &Conv, plan: &ConvPlan, input: ConvInput, activation: Activation) -> Tensor<4> {
+    fn convolve(&mut self, conv: &Conv, plan: &ConvPlan, input: ConvInput, activation: Activation) -> ConvValue {
         let Pass { params, image_scale, quantizer, .. } = *self.pass;
         let own = ConvPass { conv, params: params.conv(conv.id), image_scale, quantizer };
         let output = convolve(&own, plan, input, activation);
@@ -122,8 +129,8 @@ impl Run<'_> {
 }
 
 impl Pass<'_> {
-    /// Runs it on images as the model makes them; `inspect` sees by number the value of each node that computes one, before it is rounded.
-    pub fn run(&self, images: Tensor<4>, mut inspect: impl FnMut(usize, &Tensor<4>)) -> Output {
+    /// Runs it on images as the model makes them.
+    pub fn run(&self, images: Tensor<4>, mut inspect: Option<Inspect>) -> Output {
         let mut run = Run {
             pass: self,
             image: Value::Whole(images),
@@ -134,14 +141,19 @@ impl Pass<'_> {
         for (index, node) in self.graph.nodes().iter().enumerate() {
             let stored = match node.op {
                 Op::Conv { skip, activation, logits, .. } => {
-                    let value = run.conv(index, node.source, skip, activation);
-                    inspect(index, &value);
-                    if logits {
-                        let [batch, _, _, classes] = value.dims();
-                        let Run { statistics, corrections, .. } = run;
-                        return Output { logits: value.reshape([batch, classes]), statistics, corrections };
+                    let in_forms = inspect.is_none() && !logits;
+                    match run.conv(index, node.source, skip, ConvEnd { activation, in_forms }) {
+                        ConvValue::Forms(values) => self.stored(index, values),
+                        ConvValue::Whole(value) => {
+                            inspect.iter_mut().for_each(|inspect| inspect(index, &value));
+                            if logits {
+                                let [batch, _, _, classes] = value.dims();
+                                let Run { statistics, corrections, .. } = run;
+                                return Output { logits: value.reshape([batch, classes]), statistics, corrections };
+                            }
+                            self.store(index, value)
+                        }
                     }
-                    self.store(index, value)
                 }
                 Op::MaxPool { window: Window { kernel, stride, padding } } => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
@@ -162,7 +174,7 @@ impl Pass<'_> {
                     let options = AvgPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
                     let x = run.read(node.source, self.average_bits(index)).permute([0, 3, 1, 2]);
                     let value = avg_pool2d(x, options).permute([0, 2, 3, 1]);
-                    inspect(index, &value);
+                    inspect.iter_mut().for_each(|inspect| inspect(index, &value));
                     self.store(index, value)
                 }
             };
@@ -218,7 +230,7 @@ impl Pass<'_> {
             let (input_scale, zero_points) = (self.scale(conv.source, input_bits), self.zero_points(conv, input_bits));
             let rounding = Rounding { multiplier: error(&unit, other), unit };
             let bits = ConvBits { input: input_bits, weights: bits.weights };
-            ConvPlan::Quantized(Quantized { bits, input_scale, zero_points, fusion, rounding, chip })
+            ConvPlan::Quantized(Quantized { bits, input_scale, zero_points, fusion, rounding, chip, forms: None })
         };
         let own_plan = quantized(&conv, own_unit.clone(), joined.as_ref().map(|(unit, ..)| unit.clone()), bits.input);
         let projection = joined.map(|(unit, bits, conv)| {
@@ -255,20 +267,48 @@ impl Pass<'_> {
         let Mode::Quantized { plan, .. } = self.mode else {
             return Value::Whole(value);
         };
-        let forms = &plan.nodes[index].forms;
-        let (scale, is_signed) = (self.output_scale(index), self.graph.is_signed(Source::Node(index)));
-        let narrowest = plan.narrowest(Source::Node(index));
-        let quantized = forms.iter().map(|&bits| {
-            let scale = scale.clone() / f64::from(1u32 << (bits - narrowest));
+        let is_signed = self.graph.is_signed(Source::Node(index));
+        let quantized = plan.nodes[index].forms.iter().map(|&bits| {
+            let scale = self.scale(Source::Node(index), bits);
             (bits, self.quantizer.values(value.clone(), scale, value_codes(bits, is_signed)))
         });
         Value::Forms(quantized.collect())
+    }
+
+    /// Those forms where a convolution's pass can round to them: the quantizer is the usual one, there are no more than it takes, and no
+    /// chip changes the values before.
+    fn forms(&self, index: usize, conv: &Conv) -> Option<Forms> {
+        let Mode::Quantized { plan, chip: None, .. } = self.mode else { return None };
+        let bits = &plan.nodes[index].forms;
+        if !self.quantizer.values_are_lsq() || bits.len() > MAX_FORMS {
+            return None;
+        }
+        let is_signed = self.graph.is_signed(Source::Node(index));
+        let narrowest = plan.narrowest(Source::Node(index));
+        let form = |&bits: &u8| Form {
+            grid: value_grid(value_codes(bits, is_signed), conv.shape.output.len()),
+            divisor: (1u32 << (bits - narrowest)) as f32,
+        };
+        Some(Forms { scale: self.output_scale(index), forms: bits.iter().map(form).collect() })
+    }
+
+    /// Values in the forms of a node.
+    fn stored(&self, index: usize, values: Vec<Tensor<4>>) -> Value {
+        let Mode::Quantized { plan, .. } = self.mode else { unreachable!("only quantized values have forms") };
+        Value::Forms(plan.nodes[index].forms.iter().copied().zip(values).collect())
     }
 
     /// The parameters' device.
     fn device(&self) -> Device {
         self.params.iter().next().expect("a network has parameters").1.device()
     }
+}
+
+/// What ends a convolution.
+struct ConvEnd {
+    activation: Activation,
+    /// Its values may be rounded at once.
+    in_forms: bool,
 }
 
 /// What becomes of a node's convolutions, and which forms they read.

@@ -19,6 +19,9 @@ pub(crate) enum Mode<'a> {
     Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<LossyChip<'a>> },
 }
 
+/// Sees by number the value of each node that computes one, before it is rounded.
+pub(crate) type Inspect<'a> = &'a mut dyn FnMut(usize, &Tensor<4>);
+
 /// A chip that loses something, and the number of a batch's first image, from which its noise follows.
 #[derive(Clone, Copy)]
 pub(crate) struct LossyChip<'a> {

@@ -104,7 +104,7 @@ impl Training {
             if id.role.trains() { leaf.require_grad() } else { leaf }
         });
         let images = self.model.images(&batch.images);
-        let output = self.model.forward_with(&leaves, Tensor::from_inner(images.clone()), mode, |_, _| {});
+        let output = self.model.forward_with(&leaves, Tensor::from_inner(images.clone()), mode, None);
         let [_, classes] = output.logits.dims();
         let lesson = self.teacher.as_ref().zip(self.recipe.distillation.as_ref()).map(|(teacher, config)| {
             let logits = teacher.forward(images, Mode::Float).logits;

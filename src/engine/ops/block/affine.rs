@@ -1,7 +1,12 @@
 //! Batch norm as gain and offset of each channel.
 
+use std::mem::MaybeUninit;
+
 use super::super::channels::{ImageMoments, InputTerms, PerChannel};
+use super::super::flex::FlexTensor;
 use super::super::moments::merge;
+use crate::engine::conv::ConvGeometry;
+use crate::engine::parallel::written_in_parts;
 
 /// Batch norm with known statistics.
 #[derive(Clone, Debug)]
@@ -56,5 +61,42 @@ impl BatchNorm {
             .zip(&self.inverse_deviation)
             .map(|(product, deviation)| product * f64::from(*deviation))
             .collect()
+    }
+}
+
+/// What a batch norm was applied to.
+#[derive(Clone, Debug)]
+pub(super) struct Normalized {
+    /// The convolution's output.
+    pub sums: FlexTensor,
+    pub norm: BatchNorm,
+    /// What is added to the gain times the sums.
+    pub offset: Vec<f32>,
+}
+
+/// Writes a map times a gain plus an offset.
+type Scale = for<'o> fn(&[f32], &PerChannel, &PerChannel, &'o mut [MaybeUninit<f32>]) -> &'o mut [f32];
+
+impl Normalized {
+    /// What the batch norm gives, image by image, each of which `complete` then sees.
+    pub(super) fn apply(
+        &self,
+        conv: &ConvGeometry,
+        scale: Scale,
+        complete: impl Fn(usize, &mut [f32]) + Sync + Send,
+    ) -> Vec<f32> {
+        let (gain, offset) = (PerChannel::new(&self.norm.gain), PerChannel::new(&self.offset));
+        let (sums, len): (&[f32], usize) = (self.sums.storage(), conv.out_len());
+        let (value, _) = written_in_parts(
+            conv.batch * len,
+            len,
+            || (),
+            |(), image, out| {
+                let out = scale(&sums[image * len..][..len], &gain, &offset, out);
+                complete(image, out);
+                (out, ())
+            },
+        );
+        value
     }
 }

@@ -1,5 +1,7 @@
 //! A block as an extension of burn's backends.
 
+use std::sync::{Arc, Mutex};
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -7,9 +9,11 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Flex, backend_extension};
 
 use super::super::flex::{FlexTensor, flex_vector};
-use super::backward::{Operands, Saved};
-use super::forward::{Forward, Normalized, forward};
-use super::operands::{Affine, BlockOptions, FusedOutput, Residual, Statistics};
+use super::affine::Normalized;
+use super::backward::Operands;
+use super::forward::{End, Forward, Saved, forward};
+use super::operands::{Affine, BlockOptions, FusedOutput, Residual, Rounding, Statistics, Values};
+use super::rounding::MAX_FORMS;
 
 #[backend_extension(Flex, Autodiff)]
 pub(super) trait BlockBackend: Backend {
@@ -18,6 +22,7 @@ pub(super) trait BlockBackend: Backend {
         weight: FloatTensor<Self>,
         #[extension_type] affine: Affine<Self>,
         #[extension_type] residual: Residual<Self>,
+        #[extension_type] rounding: Rounding<Self>,
         options: BlockOptions,
     ) -> FusedOutput<Self>;
 }
@@ -28,10 +33,11 @@ impl BlockBackend for Flex {
         weight: FlexTensor,
         affine: Affine<Self>,
         residual: Residual<Self>,
+        rounding: Rounding<Self>,
         options: BlockOptions,
     ) -> FusedOutput<Self> {
-        let Forward { value, normalized, .. } = forward(x, weight, affine, residual, options);
-        FusedOutput { value, statistics: statistics(normalized.as_ref(), |values| values) }
+        let Forward { values, saved } = forward(x, weight, affine, residual, rounding, options);
+        FusedOutput { values: Values::new(values), statistics: statistics(saved.normalized.as_ref(), |values| values) }
     }
 }
 
@@ -48,21 +54,50 @@ fn statistics<B: Backend>(
     }
 }
 
+/// The gradients of a block's values, which those of the forms that were read hand over.
+type Handover = Arc<[Mutex<Option<FlexTensor>>; MAX_FORMS]>;
+
+const NO_PANIC: &str = "nothing panics while it holds the lock";
+
+/// A block as a node of the graph. A node has one tensor: of a block with forms it is one without a meaning, on which each form is a
+/// node of its own.
 #[derive(Debug)]
 struct BlockBackward;
 
-impl Backward<Flex, 5> for BlockBackward {
-    type State = Saved;
+/// One of a block's forms.
+#[derive(Debug)]
+struct FormBackward;
 
-    fn backward(self, ops: Ops<Saved, 5>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        let gradient = grads.consume::<Flex>(&ops.node).to_contiguous();
+impl Backward<Flex, 6> for BlockBackward {
+    type State = (Saved, Handover);
+
+    fn backward(self, ops: Ops<Self::State, 6>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (saved, handover) = ops.state;
+        let own = grads.consume::<Flex>(&ops.node);
+        let gradients = match saved.end {
+            End::Plain | End::Relu(_) => [Some(own.to_contiguous()), None],
+            End::Rounded(_) => handover.each_ref().map(|gradient| gradient.lock().expect(NO_PANIC).take()),
+        };
         let wanted = Operands::from_array(ops.parents.each_ref().map(|parent| parent.is_some()));
-        let found = ops.state.gradients(gradient, wanted).into_array();
+        let found = saved.gradients(gradients, wanted).into_array();
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 grads.register::<Flex>(parent.id, gradient);
             }
         }
+    }
+}
+
+impl Backward<Flex, 1> for FormBackward {
+    /// The form's place.
+    type State = (usize, Handover);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+        let (form, handover) = ops.state;
+        let gradient = grads.consume::<Flex>(&ops.node).to_contiguous();
+        *handover[form].lock().expect(NO_PANIC) = Some(gradient);
+        let [block] = ops.parents;
+        grads.register::<Flex>(block.expect("a block that is tracked").id, flex_vector(vec![0.0]));
     }
 }
 
@@ -72,6 +107,7 @@ impl<C: CheckpointStrategy> BlockBackend for Autodiff<Flex, C> {
         weight: FloatTensor<Self>,
         affine: Affine<Self>,
         residual: Residual<Self>,
+        rounding: Rounding<Self>,
         options: BlockOptions,
     ) -> FusedOutput<Self> {
         // Stands for an operand that isn't there, and is never tracked.
@@ -91,17 +127,33 @@ impl<C: CheckpointStrategy> BlockBackend for Autodiff<Flex, C> {
                 (value.node(), Residual::Added { value: value.into_primitive(), stride, front })
             }
         };
-        let nodes = Operands { x: x.node(), weight: weight.node(), scale, shift, skip }.into_array();
-        let Forward { value, x, weight, geometry, normalized, join } =
-            forward(x.into_primitive(), weight.into_primitive(), affine, residual, options);
-        let statistics = statistics(normalized.as_ref(), Self::from_inner);
-        let value = match BlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let rectified = options.relu.then(|| value.clone());
-                prep.finish(Saved { x, weight, geometry, normalized, rectified, join }, value)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(value),
+        let (forms, rounding) = match rounding {
+            Rounding::Absent => (absent(), Rounding::Absent),
+            Rounding::To { scale, forms } => (scale.node(), Rounding::To { scale: scale.into_primitive(), forms }),
         };
-        FusedOutput { value, statistics }
+        let nodes = Operands { x: x.node(), weight: weight.node(), scale, shift, skip, forms }.into_array();
+        let Forward { mut values, saved } =
+            forward(x.into_primitive(), weight.into_primitive(), affine, residual, rounding, options);
+        let statistics = statistics(saved.normalized.as_ref(), Self::from_inner);
+        let values = match BlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::UnTracked(_) => values.into_iter().map(Self::from_inner).collect(),
+            OpsKind::Tracked(prep) => {
+                let handover = Handover::default();
+                match saved.end {
+                    End::Plain | End::Relu(_) => vec![prep.finish((saved, handover), values.remove(0))],
+                    End::Rounded(_) => {
+                        let block = prep.finish((saved, handover.clone()), flex_vector(vec![0.0]));
+                        let form =
+                            |(place, value)| match FormBackward.prepare::<C>([block.node()]).compute_bound().stateful()
+                            {
+                                OpsKind::Tracked(prep) => prep.finish((place, handover.clone()), value),
+                                OpsKind::UnTracked(_) => unreachable!("the block is tracked"),
+                            };
+                        values.into_iter().enumerate().map(form).collect()
+                    }
+                }
+            }
+        };
+        FusedOutput { values: Values::new(values), statistics }
     }
 }

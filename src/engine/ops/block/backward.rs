@@ -10,9 +10,11 @@ use rayon::prelude::*;
 use super::super::channels::{self, ChannelSums, PerChannel, Relu};
 use super::super::flex::{FlexTensor, flex_tensor, flex_vector};
 use super::super::join::Join;
-use super::forward::Normalized;
-use crate::engine::conv::{ConvGeometry, Gradients};
-use crate::engine::parallel::{in_parts, written_in_parts};
+use super::affine::Normalized;
+use super::forward::{End, Saved};
+use super::rounding::{MAX_FORMS, Rounded};
+use crate::engine::conv::Gradients;
+use crate::engine::parallel::in_parts;
 
 /// Something of each tensor that a block takes.
 #[derive(Clone, Copy, Debug)]
@@ -25,52 +27,48 @@ pub(super) struct Operands<T> {
     pub shift: T,
     /// The residual value.
     pub skip: T,
+    /// The scale of the forms.
+    pub forms: T,
 }
 
 impl<T> Operands<T> {
-    pub(super) fn from_array([x, weight, scale, shift, skip]: [T; 5]) -> Self {
-        Self { x, weight, scale, shift, skip }
+    pub(super) fn from_array([x, weight, scale, shift, skip, forms]: [T; 6]) -> Self {
+        Self { x, weight, scale, shift, skip, forms }
     }
 
-    pub(super) fn into_array(self) -> [T; 5] {
-        [self.x, self.weight, self.scale, self.shift, self.skip]
+    pub(super) fn into_array(self) -> [T; 6] {
+        [self.x, self.weight, self.scale, self.shift, self.skip, self.forms]
     }
-}
-
-/// What the backward pass needs.
-#[derive(Clone, Debug)]
-pub(super) struct Saved {
-    pub x: FlexTensor,
-    pub weight: FlexTensor,
-    pub geometry: ConvGeometry,
-    pub normalized: Option<Normalized>,
-    /// The block's output, where a ReLU made it.
-    pub rectified: Option<FlexTensor>,
-    pub join: Option<Join>,
 }
 
 /// The gradient of a block's output.
 struct Incoming<'a> {
-    values: &'a [f32],
+    values: FlexTensor,
     /// The output that a ReLU made.
     rectified: Option<&'a [f32]>,
     /// Gain and offset, where they gave what the ReLU saw.
-    scale: Option<&'a [PerChannel; 2]>,
+    scale: Option<[PerChannel; 2]>,
     /// Floats of an image.
     len: usize,
 }
 
 impl<'a> Incoming<'a> {
-    fn image(&self, image: usize) -> &'a [f32] {
-        &self.values[image * self.len..][..self.len]
+    /// One that no ReLU lets pass.
+    fn plain(values: FlexTensor, len: usize) -> Self {
+        Self { values, rectified: None, scale: None, len }
+    }
+
+    fn image(&self, image: usize) -> &[f32] {
+        let values: &[f32] = self.values.storage();
+        &values[image * self.len..][..self.len]
     }
 
     fn output(&self, image: usize) -> Option<&'a [f32]> {
         self.rectified.map(|rectified| &rectified[image * self.len..][..self.len])
     }
 
-    fn relu(&self, image: usize) -> Relu<'a> {
-        match (self.output(image), self.scale) {
+    fn relu(&self, image: usize) -> Relu<'_> {
+        match (self.output(image), &self.scale) {
             (None, _) => Relu::Absent,
             (Some(_), Some([gain, offset])) => Relu::Scaled { gain, offset },
             (Some(output), None) => Relu::Output(output),
@@ -87,38 +85,33 @@ impl<'a> Incoming<'a> {
 }
 
 /// What the first pass finds.
-struct FirstPass {
+struct FirstPass<'a> {
+    /// What is left for the convolution's pass.
+    incoming: Incoming<'a>,
+    /// Gradient of the residual value.
     skip: Option<FlexTensor>,
     /// For each image; empty where nothing needs them.
     sums: Vec<ChannelSums<f32>>,
+    /// Gradient of the forms' scale.
+    forms: Option<FlexTensor>,
 }
 
 impl Saved {
-    /// The gradients that are wanted; those of gamma, beta and bias may be there unasked.
-    pub(super) fn gradients(self, gradient: FlexTensor, wanted: Operands<bool>) -> Operands<Option<FlexTensor>> {
+    /// The gradients that are wanted, from those of the block's values that were read; those of gamma, beta and bias may be there unasked.
+    pub(super) fn gradients(
+        self,
+        gradients: [Option<FlexTensor>; MAX_FORMS],
+        wanted: Operands<bool>,
+    ) -> Operands<Option<FlexTensor>> {
         let conv = self.geometry;
         let join = self.join.filter(|_| wanted.skip);
-        // Without a residual sum, what the ReLU saw is what the batch norm gave.
-        let scale = self.normalized.as_ref().filter(|_| self.join.is_none());
-        let scale =
-            scale.map(|Normalized { norm, offset, .. }| [&norm.gain, offset].map(|values| PerChannel::new(values)));
-        let incoming = Incoming {
-            values: gradient.storage(),
-            rectified: self.rectified.as_ref().map(|rectified| rectified.storage()),
-            scale: scale.as_ref(),
-            len: conv.out_len(),
-        };
         let needs_sums = self.normalized.is_some() || wanted.shift;
-        let FirstPass { skip, sums } = self.first_pass(&incoming, &gradient, join, needs_sums);
-        let sums = total(&sums, conv.filters);
-
-        // Where the residual value has the output's shape, its gradient is the one before the ReLU.
-        let incoming = match (join, &skip) {
-            (Some(join), Some(skip)) if join.same() => {
-                Incoming { values: skip.storage(), rectified: None, scale: None, len: conv.out_len() }
-            }
-            _ => incoming,
+        let FirstPass { incoming, skip, sums, forms } = match &self.end {
+            End::Plain => self.first_pass(gradients, None, join, needs_sums),
+            End::Relu(output) => self.first_pass(gradients, Some(output.storage()), join, needs_sums),
+            End::Rounded(rounded) => self.rounded_pass(gradients, rounded, join, needs_sums),
         };
+        let sums = total(&sums, conv.filters);
         let (x, weight): (&[f32], &[f32]) = (self.x.storage(), self.weight.storage());
         let wanted = Gradients { input: wanted.x, weight: wanted.weight };
         let (found, scale) = match &self.normalized {
@@ -149,52 +142,69 @@ impl Saved {
             scale,
             shift: Some(single(&sums.gradients)),
             skip,
+            forms,
         }
     }
 
-    fn first_pass(
-        &self,
-        incoming: &Incoming,
-        gradient: &FlexTensor,
-        join: Option<Join>,
-        needs_sums: bool,
-    ) -> FirstPass {
+    /// Sums of an image's gradients; without a batch norm of those before the ReLU.
+    fn image_sums(&self, means: Option<&PerChannel>, image: usize, gradient: &[f32], relu: Relu) -> ChannelSums<f32> {
         let conv = &self.geometry;
-        let means = self.normalized.as_ref().map(|normalized| PerChannel::new(&normalized.norm.mean));
-        // Without a batch norm of gradients before the ReLU.
-        let sums_of = |image: usize, gradient: &[f32], relu: Relu| match (&self.normalized, &means) {
+        match (&self.normalized, means) {
             (Some(Normalized { sums, .. }), Some(means)) => {
                 let inputs: &[f32] = sums.storage();
                 channels::gradient_sums(gradient, relu, &inputs[image * conv.out_len()..][..conv.out_len()], means)
             }
             _ => ChannelSums { gradients: channels::sums(gradient, conv.filters), products: Vec::new() },
-        };
-        let scratch = || vec![MaybeUninit::uninit(); conv.out_len()];
-        match join {
-            Some(join) if incoming.rectified.is_some() || !join.same() => {
-                let len = conv.batch * join.len();
-                let (skip, sums) = if join.same() {
-                    written_in_parts(
-                        len,
-                        join.len(),
-                        || (),
-                        |(), image, skip| {
-                            let skip = incoming.before_relu(image, skip);
-                            let sums = sums_of(image, skip, Relu::Absent);
-                            (skip, sums)
-                        },
-                    )
-                } else {
-                    in_parts(len, join.len(), scratch, |scratch, image, skip| {
-                        let gradient = incoming.before_relu(image, scratch);
-                        join.gradient(gradient, skip);
-                        sums_of(image, gradient, Relu::Absent)
-                    })
-                };
-                let shape = [conv.batch, join.height, join.width, join.channels];
-                FirstPass { skip: Some(flex_tensor(skip, shape)), sums }
+        }
+    }
+
+    fn means(&self) -> Option<PerChannel> {
+        self.normalized.as_ref().map(|normalized| PerChannel::new(&normalized.norm.mean))
+    }
+
+    /// Of a block with one value, which a ReLU made if there is `rectified`.
+    fn first_pass<'a>(
+        &'a self,
+        [gradient, _]: [Option<FlexTensor>; MAX_FORMS],
+        rectified: Option<&'a [f32]>,
+        join: Option<Join>,
+        needs_sums: bool,
+    ) -> FirstPass<'a> {
+        let conv = &self.geometry;
+        // Without a residual sum, what the ReLU saw is what the batch norm gave.
+        let scale = self.normalized.as_ref().filter(|_| self.join.is_none());
+        let scale =
+            scale.map(|Normalized { norm, offset, .. }| [&norm.gain, offset].map(|values| PerChannel::new(values)));
+        let mut values = gradient.expect("the gradient of the only value");
+        let len = conv.out_len();
+        let means = self.means();
+        let sums_of = |image, gradient: &[f32], relu| self.image_sums(means.as_ref(), image, gradient, relu);
+        let scratch = || vec![MaybeUninit::uninit(); len];
+        match (join, rectified) {
+            (Some(join), Some(output)) if join.same() => {
+                let images = values.storage_mut()[..conv.batch * len]
+                    .par_chunks_mut(len)
+                    .zip(output.par_chunks(len))
+                    .enumerate();
+                let sums = images.map(|(image, (gradient, output))| {
+                    channels::stop(gradient, output);
+                    sums_of(image, gradient, Relu::Absent)
+                });
+                let sums = sums.collect();
+                FirstPass { incoming: Incoming::plain(values.clone(), len), skip: Some(values), sums, forms: None }
+            }
+            (Some(join), _) if !join.same() => {
+                let incoming = Incoming { values, rectified, scale, len };
+                let (skip, sums) = in_parts(conv.batch * join.len(), join.len(), scratch, |scratch, image, skip| {
+                    let gradient = incoming.before_relu(image, scratch);
+                    join.gradient(gradient, skip);
+                    sums_of(image, gradient, Relu::Absent)
+                });
+                let skip = flex_tensor(skip, join.shape(conv.batch));
+                FirstPass { incoming, skip: Some(skip), sums, forms: None }
             }
             _ => {
+                let incoming = Incoming { values, rectified, scale, len };
                 let images = if needs_sums { 0..conv.batch } else { 0..0 };
                 let sums = images.into_par_iter().map_init(scratch, |scratch, image| {
                     if self.normalized.is_some() {
@@ -203,8 +213,57 @@ impl Saved {
                         sums_of(image, incoming.before_relu(image, scratch), Relu::Absent)
                     }
                 });
-                FirstPass { skip: join.map(|_| gradient.clone()), sums: sums.collect() }
+                let sums = sums.collect();
+                let skip = join.map(|_| incoming.values.clone());
+                FirstPass { incoming, skip, sums, forms: None }
             }
+        }
+    }
+
+    /// Of a block whose values were rounded to forms.
+    fn rounded_pass(
+        &self,
+        gradients: [Option<FlexTensor>; MAX_FORMS],
+        rounded: &Rounded,
+        join: Option<Join>,
+        needs_sums: bool,
+    ) -> FirstPass<'_> {
+        let conv = &self.geometry;
+        let len = conv.out_len();
+        let unrounded = rounded.unrounded(self.normalized.as_ref(), self.join, len);
+        let mut read = rounded.forms.iter().zip(gradients).filter_map(|(form, gradient)| Some((form, gradient?)));
+        let (form, mut before) = read.next().expect("a form was read");
+        let other = read.next();
+        let other = other.as_ref().map(|(form, gradient)| (*form, gradient.storage::<f32>()));
+        let means = self.means();
+        let images = before.storage_mut::<f32>()[..conv.batch * len].par_chunks_mut(len).enumerate();
+        let scratch = || [(); 2].map(|()| vec![MaybeUninit::uninit(); unrounded.part_len()]);
+        let found = images.map_init(scratch, |scratch, (image, gradient)| {
+            let other = other.map(|(form, gradient)| (form, &gradient[image * len..][..len]));
+            let scale_sum = rounded.gradient(&unrounded, image, (form, &mut *gradient), other, scratch);
+            (scale_sum, needs_sums.then(|| self.image_sums(means.as_ref(), image, gradient, Relu::Absent)))
+        });
+        let (scale_sums, sums): (Vec<f32>, Vec<_>) = found.unzip();
+        let skip = join.map(|join| match join.same() {
+            true => before.clone(),
+            false => {
+                let before: &[f32] = before.storage();
+                let (skip, _) = in_parts(
+                    conv.batch * join.len(),
+                    join.len(),
+                    || (),
+                    |(), image, skip| {
+                        join.gradient(&before[image * len..][..len], skip);
+                    },
+                );
+                flex_tensor(skip, join.shape(conv.batch))
+            }
+        });
+        FirstPass {
+            incoming: Incoming::plain(before, len),
+            skip,
+            sums: sums.into_iter().flatten().collect(),
+            forms: Some(flex_vector(vec![scale_sums.iter().sum()])),
         }
     }
 }

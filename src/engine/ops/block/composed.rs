@@ -4,8 +4,10 @@ use burn::tensor::activation::relu;
 use burn::tensor::module::{batch_norm_train, conv2d};
 use burn::tensor::{Int, Tensor};
 
+use super::super::fake::fake_quantize;
 use super::super::moments::Moments;
 use super::operands::{BlockOutput, Norm, Shortcut};
+use super::rounding::Forms;
 use crate::engine::conv::ConvOptions;
 
 /// `[batch, filters, height, width]`.
@@ -54,4 +56,18 @@ pub(super) fn composed(
         value = value + Tensor::cat(parts, 3);
     }
     BlockOutput { value: if with_relu { relu(value) } else { value }, statistics }
+}
+
+/// A block whose values are rounded, by the same rules.
+pub(super) fn composed_forms(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    conv: ConvOptions,
+    norm: Norm,
+    shortcut: Option<Shortcut>,
+    Forms { scale, forms }: Forms,
+) -> BlockOutput<Vec<Tensor<4>>> {
+    let BlockOutput { value, statistics } = composed(x, weight, conv, norm, shortcut, false);
+    let rounded = forms.iter().map(|form| fake_quantize(value.clone(), scale.clone() / form.divisor, form.grid));
+    BlockOutput { value: rounded.collect(), statistics }
 }

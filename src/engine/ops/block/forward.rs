@@ -1,34 +1,44 @@
 //! The forward pass of a block.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::{Flex, TensorMetadata};
 
 use super::super::channels::{self, PerChannel};
 use super::super::flex::{FlexTensor, flex_tensor};
 use super::super::join::Join;
-use super::affine::BatchNorm;
-use super::operands::{Affine, BlockOptions, Residual};
+use super::affine::{BatchNorm, Normalized};
+use super::operands::{Affine, BlockOptions, Residual, Rounding};
+use super::rounding::Rounded;
 use crate::engine::conv::ConvGeometry;
-use crate::engine::parallel::written_in_parts;
+use crate::engine::parallel::all_written_in_parts;
 
 /// A block's output, and what its backward pass needs.
 pub(super) struct Forward {
-    pub value: FlexTensor,
+    /// One for each form, or the only one.
+    pub values: Vec<FlexTensor>,
+    pub saved: Saved,
+}
+
+/// What the backward pass needs.
+#[derive(Clone, Debug)]
+pub(super) struct Saved {
     pub x: FlexTensor,
     pub weight: FlexTensor,
     pub geometry: ConvGeometry,
     pub normalized: Option<Normalized>,
     /// Where the residual value joins.
     pub join: Option<Join>,
+    pub end: End,
 }
 
-/// What a batch norm was applied to.
+/// What a block ends with.
 #[derive(Clone, Debug)]
-pub(super) struct Normalized {
-    /// The convolution's output.
-    pub sums: FlexTensor,
-    pub norm: BatchNorm,
-    /// What is added to the gain times the sums.
-    pub offset: Vec<f32>,
+pub(super) enum End {
+    Plain,
+    /// A ReLU, which made this.
+    Relu(FlexTensor),
+    Rounded(Rounded),
 }
 
 /// A residual value and where it joins.
@@ -60,11 +70,13 @@ pub(super) fn forward(
     weight: FlexTensor,
     affine: Affine<Flex>,
     residual: Residual<Flex>,
+    rounding: Rounding<Flex>,
     options: BlockOptions,
 ) -> Forward {
     let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-    let conv = ConvGeometry::new(x.shape().dims(), weight.shape().dims(), options.conv);
-    let joined = Joined::new(residual, &conv);
+    let geometry = ConvGeometry::new(x.shape().dims(), weight.shape().dims(), options.conv);
+    let conv = &geometry;
+    let joined = Joined::new(residual, conv);
     let shape = [conv.batch, conv.out_height(), conv.out_width(), conv.filters];
     // Residual sum and ReLU of an image.
     let complete = |image: usize, out: &mut [f32]| {
@@ -75,40 +87,68 @@ pub(super) fn forward(
             channels::relu(out);
         }
     };
+    let convolve = |bias: Option<PerChannel>| {
+        let finish = |image: usize, out: &mut [f32]| {
+            if let Some(bias) = &bias {
+                channels::shift(out, bias);
+            }
+            complete(image, out);
+        };
+        flex_tensor(conv.forward(x.storage(), weight.storage(), options.exact, finish).0, shape)
+    };
     let (value, normalized) = match affine {
-        Affine::Identity => (conv.forward(x.storage(), weight.storage(), options.exact, complete).0, None),
-        Affine::Bias(bias) => {
-            let bias = PerChannel::new(bias.to_contiguous().storage());
-            let (value, _) = conv.forward(x.storage(), weight.storage(), options.exact, |image, out| {
-                channels::shift(out, &bias);
-                complete(image, out);
-            });
-            (value, None)
-        }
+        Affine::Identity => (Some(convolve(None)), None),
+        Affine::Bias(bias) => (Some(convolve(Some(PerChannel::new(bias.to_contiguous().storage())))), None),
         Affine::BatchNorm { gamma, beta, epsilon } => {
             let (gamma, beta) = (gamma.to_contiguous(), beta.to_contiguous());
             let (sums, moments) = conv
                 .forward(x.storage(), weight.storage(), options.exact, |_, out| channels::moments(out, conv.filters));
             let norm = BatchNorm::new(&moments, conv.out_pixels(), gamma.storage(), epsilon);
             let offset = norm.offset(beta.storage());
-            let (gain, offsets) = (PerChannel::new(&norm.gain), PerChannel::new(&offset));
-            let (value, _) = written_in_parts(
-                sums.len(),
-                conv.out_len(),
-                || (),
-                |(), image, out| {
-                    let sums = &sums[image * conv.out_len()..][..conv.out_len()];
-                    if options.relu && joined.is_none() {
-                        return (channels::scale_relu(sums, &gain, &offsets, out), ());
-                    }
-                    let out = channels::scale(sums, &gain, &offsets, out);
-                    complete(image, out);
-                    (out, ())
-                },
-            );
-            (value, Some(Normalized { sums: flex_tensor(sums, shape), norm, offset }))
+            let normalized = Normalized { sums: flex_tensor(sums, shape), norm, offset };
+            let value = matches!(rounding, Rounding::Absent).then(|| {
+                // A ReLU right behind it needs no pass of its own.
+                let value = match options.relu && joined.is_none() {
+                    true => normalized.apply(conv, channels::scale_relu, |_, _| {}),
+                    false => normalized.apply(conv, channels::scale, complete),
+                };
+                flex_tensor(value, shape)
+            });
+            (value, Some(normalized))
         }
     };
-    let join = joined.map(|joined| joined.join);
-    Forward { value: flex_tensor(value, shape), x, weight, geometry: conv, normalized, join }
+    let join = joined.as_ref().map(|joined| joined.join);
+    let (values, end) = match (rounding, value) {
+        (Rounding::To { scale, forms }, stored) => {
+            let skip = joined.filter(|_| stored.is_none()).map(|joined| joined.value);
+            let scale = scale.to_contiguous().storage()[0];
+            let rounded = Rounded { scale, forms, stored, skip };
+            let forms = match rounded.forms.len() {
+                1 => in_forms::<1>(&rounded, conv, normalized.as_ref(), join).into(),
+                2 => in_forms::<2>(&rounded, conv, normalized.as_ref(), join).into(),
+                forms => panic!("a block rounds to one or two forms, not {forms}"),
+            };
+            (forms, End::Rounded(rounded))
+        }
+        (Rounding::Absent, Some(value)) if options.relu => (vec![value.clone()], End::Relu(value)),
+        (Rounding::Absent, Some(value)) => (vec![value], End::Plain),
+        (Rounding::Absent, None) => unreachable!("what isn't rounded is made"),
+    };
+    Forward { values, saved: Saved { x, weight, geometry, normalized, join, end } }
+}
+
+/// The forms of what a block rounds.
+fn in_forms<const N: usize>(
+    rounded: &Rounded,
+    conv: &ConvGeometry,
+    normalized: Option<&Normalized>,
+    join: Option<Join>,
+) -> [FlexTensor; N] {
+    let unrounded = rounded.unrounded(normalized, join, conv.out_len());
+    let scratch = || vec![MaybeUninit::uninit(); unrounded.part_len()];
+    let (forms, _) =
+        all_written_in_parts(conv.batch * conv.out_len(), conv.out_len(), scratch, |scratch, image, outs| {
+            (rounded.round(&unrounded, image, scratch, outs), ())
+        });
+    forms.map(|form| flex_tensor(form, [conv.batch, conv.out_height(), conv.out_width(), conv.filters]))
 }

@@ -5,6 +5,7 @@ use burn::backend::{Backend, ExtensionType};
 use burn::tensor::Tensor;
 
 use super::super::moments::Moments;
+use super::rounding::Form;
 use crate::engine::conv::ConvOptions;
 
 /// What follows a convolution before the residual sum.
@@ -36,9 +37,9 @@ pub struct Shortcut {
 }
 
 /// What a block gives.
-pub struct BlockOutput {
-    /// `[batch, height, width, filters]`.
-    pub value: Tensor<4>,
+pub struct BlockOutput<V = Tensor<4>> {
+    /// `[batch, height, width, filters]`; one for each form where it is rounded.
+    pub value: V,
     /// Of each filter's convolution over the batch, where there is a batch norm; without gradients.
     pub statistics: Option<Moments>,
 }
@@ -67,6 +68,20 @@ pub(super) enum Residual<B: Backend> {
     Added { value: FloatTensor<B>, stride: usize, front: usize },
 }
 
+/// [`Forms`](super::Forms) of a backend.
+#[derive(ExtensionType)]
+pub(super) enum Rounding<B: Backend> {
+    Absent,
+    To { scale: FloatTensor<B>, forms: Vec<Form> },
+}
+
+/// Values in as many forms as there are, or the only one.
+#[derive(ExtensionType)]
+pub(super) enum Values<B: Backend> {
+    One(FloatTensor<B>),
+    Two(FloatTensor<B>, FloatTensor<B>),
+}
+
 /// [`Moments`] of a backend.
 #[derive(ExtensionType)]
 pub(super) enum Statistics<B: Backend> {
@@ -77,7 +92,21 @@ pub(super) enum Statistics<B: Backend> {
 /// A [`BlockOutput`] of a backend.
 #[derive(ExtensionType)]
 pub(super) struct FusedOutput<B: Backend> {
-    pub value: FloatTensor<B>,
+    #[extension_type]
+    pub values: Values<B>,
     #[extension_type]
     pub statistics: Statistics<B>,
+}
+
+impl<B: Backend> Values<B> {
+    /// # Panics
+    /// If there are neither one nor two.
+    pub(super) fn new(values: Vec<FloatTensor<B>>) -> Self {
+        let mut values = values.into_iter();
+        match (values.next(), values.next(), values.next()) {
+            (Some(value), None, None) => Self::One(value),
+            (Some(first), Some(second), None) => Self::Two(first, second),
+            _ => panic!("a block gives one or two values"),
+        }
+    }
 }

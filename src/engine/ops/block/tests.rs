@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::conv::ConvGeometry;
-use crate::engine::ops::fake::{Clamp, fake_quantize};
+use crate::engine::ops::fake::{Grid, fake_quantize};
 use crate::engine::ops::moments::moments;
 use crate::integer::Fusion;
 use crate::simd::on_each_isa;
@@ -40,6 +40,18 @@ type Run = fn(Tensor<4>, Tensor<4>, ConvOptions, Norm, Option<Shortcut>, bool) -
 
 /// Output, statistics and gradients of a loss that weighs each output differently.
 fn results(run: Run, case: &Case) -> Vec<Vec<f32>> {
+    all_results(case, None, |x, w, norm, shortcut| {
+        let BlockOutput { value, statistics } = run(x, w, case.conv, norm, shortcut, case.relu);
+        BlockOutput { value: vec![value], statistics }
+    })
+}
+
+/// The same of several values; with the gradient of a scale, if there is one, at the end.
+fn all_results(
+    case: &Case,
+    scale: Option<&Tensor<1>>,
+    run: impl Fn(Tensor<4>, Tensor<4>, Norm, Option<Shortcut>) -> BlockOutput<Vec<Tensor<4>>>,
+) -> Vec<Vec<f32>> {
     let x = tensor([case.batch, case.size[0], case.size[1], case.channels], 1).require_grad();
     let w = tensor([case.filters, case.channels / case.conv.groups, case.kernel[0], case.kernel[1]], 2).require_grad();
     let first = (tensor([case.filters], 3) + 1.5).require_grad();
@@ -60,16 +72,17 @@ fn results(run: Run, case: &Case) -> Vec<Vec<f32>> {
         let front = front.min(case.filters - 1) / 2;
         Shortcut { value, stride, front }
     });
-    let output = run(x.clone(), w.clone(), case.conv, norm, shortcut, case.relu);
-    let weights = tensor(output.value.dims(), 6);
-    let grads = (output.value.clone() * weights).sum().backward();
-    let mut results = vec![numbers(output.value)];
+    let output = run(x.clone(), w.clone(), norm, shortcut);
+    let weighted = output.value.iter().zip(6..).map(|(value, seed)| (value.clone() * tensor(value.dims(), seed)).sum());
+    let grads = weighted.reduce(|sum, more| sum + more).expect("a value").backward();
+    let mut results: Vec<Vec<f32>> = output.value.into_iter().map(numbers).collect();
     results.extend(output.statistics.into_iter().flat_map(|moments| [moments.mean, moments.variance]).map(numbers));
     results.push(numbers(x.grad(&grads).unwrap()));
     results.push(numbers(w.grad(&grads).unwrap()));
     results.push(numbers(first.grad(&grads).unwrap()));
     results.extend(case.batch_norm.then(|| numbers(second.grad(&grads).unwrap())));
     results.extend(skip.map(|(skip, _)| numbers(skip.grad(&grads).unwrap())));
+    results.extend(scale.map(|scale| numbers(scale.grad(&grads).unwrap())));
     results
 }
 
@@ -107,6 +120,76 @@ proptest! {
             prop_assert!(wrong == 0, "result {index}: {wrong} of {} differ", found.len());
         }
     }
+}
+
+/// Results of a block with forms, or of a block and a fake quantizer for each form, of those that are read.
+fn forms_results(case: &Case, bits: &[u32], read: &[bool], at_once: bool) -> Vec<Vec<f32>> {
+    let scale = Tensor::<1>::from_floats([0.3], &Device::flex().autodiff()).require_grad();
+    let low = if case.relu { 0.0 } else { -8.0 };
+    let forms: Vec<Form> = bits
+        .iter()
+        .map(|bits| {
+            let divisor = (1 << bits) as f32;
+            Form { grid: Grid { low: low * divisor, high: 8.0 * divisor - 1.0, scale_gradient: 0.1 }, divisor }
+        })
+        .collect();
+    all_results(case, Some(&scale), |x, w, norm, shortcut| {
+        let BlockOutput { value, statistics } = if at_once {
+            let forms = Forms { scale: scale.clone(), forms: forms.clone() };
+            conv_block_forms(x, w, case.conv, norm, shortcut, forms)
+        } else {
+            let BlockOutput { value, statistics } = conv_block(x, w, case.conv, norm, shortcut, false);
+            let rounded =
+                forms.iter().map(|form| fake_quantize(value.clone(), scale.clone() / form.divisor, form.grid));
+            BlockOutput { value: rounded.collect(), statistics }
+        };
+        let value: Vec<_> = value.into_iter().zip(read).filter(|(_, read)| **read).map(|(value, _)| value).collect();
+        BlockOutput { value, statistics }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(80))]
+
+    /// Bit for bit but for the scale's gradient, whose sums have another order.
+    #[test]
+    fn rounding_in_the_block_is_rounding_behind_it(
+        batch in 1usize..5, channels in prop_oneof![1usize..20, Just(16)], filters in prop_oneof![2usize..40, Just(16)],
+        size in [3usize..12, 3usize..12], stride in 1usize..3, batch_norm: bool,
+        skip in proptest::option::of([1usize..3, 0usize..3]), relu: bool,
+        (bits, read) in prop_oneof![
+            Just((vec![0], vec![true])), Just((vec![1], vec![true])), Just((vec![0, 3], vec![true, true])),
+            Just((vec![0, 2], vec![false, true])), Just((vec![0, 2], vec![true, false])),
+        ],
+    ) {
+        let conv = ConvOptions::square(stride, 1);
+        let case = Case { batch, channels, filters, size, kernel: [3, 3], conv, batch_norm, skip, relu };
+        let [mut found, mut expected] = [true, false].map(|at_once| forms_results(&case, &bits, &read, at_once));
+        let [found_scale, expected_scale] = [&mut found, &mut expected].map(|results| results.pop().expect("the scale's"));
+        prop_assert!(found == expected);
+        let near = (found_scale[0] - expected_scale[0]).abs() <= 1e-3 * (1.0 + expected_scale[0].abs());
+        prop_assert!(near, "{found_scale:?} {expected_scale:?}");
+    }
+}
+
+#[test]
+fn rounded_results_do_not_depend_on_the_number_of_threads() {
+    let case = Case {
+        batch: 19,
+        channels: 16,
+        filters: 24,
+        size: [9, 9],
+        kernel: [3, 3],
+        conv: ConvOptions::square(1, 1),
+        batch_norm: true,
+        skip: Some([1, 0]),
+        relu: true,
+    };
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| forms_results(&case, &[0, 4], &[true, true], true))
+    };
+    assert!(run(1) == run(3));
 }
 
 #[test]
@@ -318,7 +401,7 @@ impl Layer {
         let weight = weight.reshape([filters, channels, kernel[0], kernel[1]]);
         let rounded = |weight: Tensor<4>| {
             let scale = Tensor::from_floats([f32::powi(2.0, -16)], &device);
-            fake_quantize(weight, scale, Clamp { low: -1e6, high: 1e6 }, 1.0)
+            fake_quantize(weight, scale, Grid { low: -1e6, high: 1e6, scale_gradient: 1.0 })
         };
         let by_filter = |values: Tensor<1>| values.reshape([-1, 1, 1, 1]);
         let affine = |Moments { mean, variance }: Moments| {
