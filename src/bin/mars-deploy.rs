@@ -19,6 +19,11 @@ use mars::simd::isa_limit;
 use mars::sweep::{Shard, Space, Sweep, Swept};
 use mars::validation::{Agreement, partial_sums, validate};
 
+/// The search for a mapping makes and drops many small vectors.
+#[cfg(feature = "train")]
+#[global_allocator]
+static ALLOCATOR: mars::train::Allocator = mars::train::Allocator;
+
 /// What may be named.
 const USAGE: &str = "mars-deploy [OPTIONS] <PACKAGE>
        mars-deploy [OPTIONS] --model <MODEL>
