@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::algorithm::{Algorithm, Buffers, Direction, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
-use super::product::{Axis, COLUMNS, Product};
+use super::product::{Axis, COLUMNS, ONCE, Product};
 use crate::engine::parallel::{in_parts, zeroed};
 
 /// Pixels that are worked on together.
@@ -122,6 +122,7 @@ impl<'a> Direct<'a> {
                     c_rows: pairs.outputs(rows, filters),
                     width: panel,
                     accumulate: true,
+                    repeats: ONCE,
                 }
                 .compute();
             }
@@ -145,6 +146,7 @@ impl<'a> Direct<'a> {
                     c_rows: pairs.inputs(rows, stride[1] * pitch, pitch),
                     width: panel,
                     accumulate: true,
+                    repeats: ONCE,
                 }
                 .compute();
             }
@@ -174,6 +176,7 @@ impl<'a> Direct<'a> {
                         c_rows: Axis::line(length, panel),
                         width: panel,
                         accumulate: true,
+                        repeats: ONCE,
                     }
                     .compute();
                 }

@@ -61,6 +61,18 @@ impl Offsets<'_> {
     }
 }
 
+/// The same product so many times, each with its sides so many floats behind those of the one before.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Repeat {
+    pub times: usize,
+    pub a: usize,
+    pub b: usize,
+    pub c: usize,
+}
+
+/// A single product.
+pub(super) const ONCE: [Repeat; 2] = [Repeat { times: 1, a: 0, b: 0, c: 0 }; 2];
+
 /// `c[r][n] (+)= sum over d of a[rows(r) + depth(d)] * b[b_rows(d)][n]` for `n` in `0..width`, a multiple of the lanes.
 pub(super) struct Product<'a> {
     pub a: &'a [f32],
@@ -74,6 +86,8 @@ pub(super) struct Product<'a> {
     pub width: usize,
     /// Adds to `c` instead of replacing it.
     pub accumulate: bool,
+    /// For each of the first, all of the second.
+    pub repeats: [Repeat; 2],
 }
 
 impl Product<'_> {
@@ -96,30 +110,48 @@ impl Kernel for Product<'_> {
         }
         assert!(depth > 0 && self.width.is_multiple_of(lanes) && self.c_rows.total() == rows);
         assert!(self.b_rows.starts.len() == self.depth.starts.len() && self.b_rows.len == self.depth.len);
-        assert!(self.rows.last() + self.depth.last() < self.a.len());
-        assert!(self.b_rows.last() + self.width <= self.b.len());
-        assert!(self.c_rows.last() + self.width <= self.c.len());
-        let mut first = 0;
-        // SAFETY: what the tiles read and write was checked above.
-        unsafe {
-            while first + 2 * lanes <= self.width {
-                let (b, c) = (self.b.as_ptr().add(first), self.c.as_mut_ptr().add(first));
-                match self.rows.distance() {
-                    Some(WIDE) if S::REGISTERS >= 32 => columns::<S, 12, 2, WIDE>(simd, &self, b, c),
-                    _ if S::REGISTERS >= 32 => columns::<S, 12, 2, ANY>(simd, &self, b, c),
-                    _ => columns::<S, 6, 2, ANY>(simd, &self, b, c),
+        let further =
+            |side: fn(&Repeat) -> usize| self.repeats.iter().map(|repeat| (repeat.times - 1) * side(repeat)).sum();
+        let [further_a, further_b, further_c]: [usize; 3] =
+            [further(|it| it.a), further(|it| it.b), further(|it| it.c)];
+        assert!(self.rows.last() + self.depth.last() + further_a < self.a.len());
+        assert!(self.b_rows.last() + self.width + further_b <= self.b.len());
+        assert!(self.c_rows.last() + self.width + further_c <= self.c.len());
+        let [outer, inner] = self.repeats;
+        for place in (0..outer.times).flat_map(|i| (0..inner.times).map(move |j| [i, j])) {
+            let at = |side: fn(&Repeat) -> usize| place[0] * side(&outer) + place[1] * side(&inner);
+            // SAFETY: what the tiles read and write was checked above.
+            unsafe {
+                let a = self.a.as_ptr().add(at(|it| it.a));
+                let (b, c) = (self.b.as_ptr().add(at(|it| it.b)), self.c.as_mut_ptr().add(at(|it| it.c)));
+                let mut first = 0;
+                while first + 2 * lanes <= self.width {
+                    let sides = Sides { a, b: b.add(first), c: c.add(first) };
+                    match self.rows.distance() {
+                        Some(WIDE) if S::REGISTERS >= 32 => columns::<S, 12, 2, WIDE>(simd, &self, sides),
+                        _ if S::REGISTERS >= 32 => columns::<S, 12, 2, ANY>(simd, &self, sides),
+                        _ => columns::<S, 6, 2, ANY>(simd, &self, sides),
+                    }
+                    first += 2 * lanes;
                 }
-                first += 2 * lanes;
-            }
-            if first < self.width {
-                let (b, c) = (self.b.as_ptr().add(first), self.c.as_mut_ptr().add(first));
-                match self.rows.distance() {
-                    Some(COLUMNS) if S::REGISTERS >= 32 => columns::<S, 16, 1, COLUMNS>(simd, &self, b, c),
-                    _ => columns::<S, 8, 1, ANY>(simd, &self, b, c),
+                if first < self.width {
+                    let sides = Sides { a, b: b.add(first), c: c.add(first) };
+                    match self.rows.distance() {
+                        Some(COLUMNS) if S::REGISTERS >= 32 => columns::<S, 16, 1, COLUMNS>(simd, &self, sides),
+                        _ => columns::<S, 8, 1, ANY>(simd, &self, sides),
+                    }
                 }
             }
         }
     }
+}
+
+/// Where the sides of a product begin.
+#[derive(Clone, Copy)]
+struct Sides {
+    a: *const f32,
+    b: *const f32,
+    c: *mut f32,
 }
 
 /// Columns of a wide panel.
@@ -133,8 +165,7 @@ const ANY: usize = 0;
 unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTANCE: usize>(
     simd: S,
     p: &Product,
-    b: *const f32,
-    c: *mut f32,
+    sides: Sides,
 ) {
     let mut left = p.rows.total();
     let start = |axis| Offsets { axis, start: 0, step: 0 };
@@ -143,23 +174,23 @@ unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTAN
     // SAFETY: passed on from the caller; the tiles' rows are those that are left.
     unsafe {
         while left >= ROWS {
-            tile::<S, ROWS, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
+            tile::<S, ROWS, VECTORS, DISTANCE>(simd, p, at.0, at.1, sides);
             left -= ROWS;
         }
         if left >= 8 {
-            tile::<S, 8, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
+            tile::<S, 8, VECTORS, DISTANCE>(simd, p, at.0, at.1, sides);
             left -= 8;
         }
         if left >= 4 {
-            tile::<S, 4, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
+            tile::<S, 4, VECTORS, DISTANCE>(simd, p, at.0, at.1, sides);
             left -= 4;
         }
         if left >= 2 {
-            tile::<S, 2, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
+            tile::<S, 2, VECTORS, DISTANCE>(simd, p, at.0, at.1, sides);
             left -= 2;
         }
         if left > 0 {
-            tile::<S, 1, VECTORS, DISTANCE>(simd, p, at.0, at.1, b, c);
+            tile::<S, 1, VECTORS, DISTANCE>(simd, p, at.0, at.1, sides);
         }
     }
 }
@@ -170,24 +201,31 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTANCE:
     p: &Product,
     rows: &mut Offsets,
     c_rows: &mut Offsets,
-    b: *const f32,
-    c: *mut f32,
+    Sides { a, b, c }: Sides,
 ) {
     // SAFETY: offsets are of the product's rows and depths, checked by the caller.
     unsafe {
-        let mut a = [p.a.as_ptr(); ROWS];
+        let first = a;
+        let mut a = [first; ROWS];
         if DISTANCE == ANY {
             for a in &mut a {
                 *a = a.add(rows.next());
             }
         } else {
-            let first = p.a.as_ptr().add(rows.next());
+            let first = first.add(rows.next());
             rows.step += ROWS - 1;
             for (row, a) in a.iter_mut().enumerate() {
                 *a = first.add(row * DISTANCE);
             }
         }
-        let c: [*mut f32; ROWS] = std::array::from_fn(|_| c.add(c_rows.next()));
+        let c: [*mut f32; ROWS] = match p.c_rows.distance() {
+            Some(distance) => {
+                let first = c.add(c_rows.next());
+                c_rows.step += ROWS - 1;
+                std::array::from_fn(|row| first.add(row * distance))
+            }
+            None => std::array::from_fn(|_| c.add(c_rows.next())),
+        };
         let mut sums = [[simd.splat(0.0); VECTORS]; ROWS];
         if p.accumulate {
             for (sum, c) in sums.iter_mut().zip(&c) {

@@ -19,7 +19,7 @@ use weights::{WeightGradientPanel, WeightPanel};
 
 use super::algorithm::{Algorithm, Buffers, Direction, GradientSums, WeightSum};
 use super::geometry::ConvGeometry;
-use super::product::{Axis, COLUMNS, Product};
+use super::product::{Axis, COLUMNS, Product, Repeat};
 use crate::engine::parallel::{in_parts, written_in_parts};
 use crate::simd::dispatch;
 
@@ -67,47 +67,44 @@ impl<'a> Winograd<'a> {
         let panels = from.panels();
         // The panels of `b` lie behind each other.
         let b_rows = Axis { starts: &panels, unit: from.panel * to.panel, len: from.panel, step: to.panel };
-        for point in 0..POINTS {
-            let a = from.matrix(point, a);
-            let c = to.matrix_mut(point, c).chunks_mut(to.tiles * to.panel);
-            for (b, c) in self.weights.chunks(POINTS * from.channels * to.panel).zip(c) {
-                Product {
-                    a,
-                    rows: from.rows(),
-                    depth: from.columns(&panels),
-                    b: &b[point * from.channels * to.panel..][..from.channels * to.panel],
-                    b_rows,
-                    c,
-                    c_rows: to.rows(),
-                    width: to.panel,
-                    accumulate: false,
-                }
-                .compute();
-            }
+        let weights = from.channels * to.panel;
+        let points = Repeat { times: POINTS, a: from.stride(), b: weights, c: to.stride() };
+        let of_point = Repeat { times: to.channels / to.panel, a: 0, b: POINTS * weights, c: to.tiles * to.panel };
+        Product {
+            a: &a[..from.len()],
+            rows: from.rows(),
+            depth: from.columns(&panels),
+            b: &self.weights,
+            b_rows,
+            c: &mut c[..to.len()],
+            c_rows: to.rows(),
+            width: to.panel,
+            accumulate: false,
+            repeats: [points, of_point],
         }
+        .compute();
     }
 
     /// Adds the weights' gradient of a block to `sum`, `[filters / panel][POINTS][channels][panel]`.
     fn add_weight_gradient(&self, input: Block, inputs: &[f32], output: Block, gradients: &[f32], sum: &mut [f32]) {
         let panels = input.panels();
-        for point in 0..POINTS {
-            let a = input.matrix(point, inputs);
-            let b = output.matrix(point, gradients).chunks(output.tiles * output.panel);
-            for (b, c) in b.zip(sum.chunks_mut(POINTS * input.channels * output.panel)) {
-                Product {
-                    a,
-                    rows: input.columns(&panels),
-                    depth: input.rows(),
-                    b,
-                    b_rows: output.rows(),
-                    c: &mut c[point * input.channels * output.panel..][..input.channels * output.panel],
-                    c_rows: Axis::line(input.channels, output.panel),
-                    width: output.panel,
-                    accumulate: true,
-                }
-                .compute();
-            }
+        let weights = input.channels * output.panel;
+        let points = Repeat { times: POINTS, a: input.stride(), b: output.stride(), c: weights };
+        let of_point =
+            Repeat { times: output.channels / output.panel, a: 0, b: output.tiles * output.panel, c: POINTS * weights };
+        Product {
+            a: &inputs[..input.len()],
+            rows: input.columns(&panels),
+            depth: input.rows(),
+            b: &gradients[..output.len()],
+            b_rows: output.rows(),
+            c: sum,
+            c_rows: Axis::line(input.channels, output.panel),
+            width: output.panel,
+            accumulate: true,
+            repeats: [points, of_point],
         }
+        .compute();
     }
 }
 

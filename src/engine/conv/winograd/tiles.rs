@@ -95,7 +95,8 @@ impl Block {
         Self { tiles, channels: panels * panel, panel }
     }
 
-    fn stride(&self) -> usize {
+    /// From the matrix of a point to the next one's.
+    pub(super) fn stride(&self) -> usize {
         self.tiles * self.channels + GAP
     }
 
@@ -105,14 +106,6 @@ impl Block {
 
     fn offset(&self, tile: usize, channel: usize) -> usize {
         channel / self.panel * self.tiles * self.panel + tile * self.panel + channel % self.panel
-    }
-
-    pub(super) fn matrix<'a>(&self, point: usize, values: &'a [f32]) -> &'a [f32] {
-        &values[point * self.stride()..][..self.tiles * self.channels]
-    }
-
-    pub(super) fn matrix_mut<'a>(&self, point: usize, values: &'a mut [f32]) -> &'a mut [f32] {
-        &mut values[point * self.stride()..][..self.tiles * self.channels]
     }
 
     /// Numbers of the panels.
