@@ -6,6 +6,7 @@ use mars::estimate::{Estimate, Pattern, drop_groups, named_network};
 use mars::hardware::{Accumulator, Evaluator, Hardware, InputReads, LayerCost, PingPong, Policy, evaluate};
 use mars::integer::IntegerNetwork;
 use mars::network::zoo;
+use mars::package::Package;
 use mars::report::{Swing, tornado};
 
 use common::check_file;
@@ -385,13 +386,39 @@ fn second_reading(eight: &Networks, ends: [f64; 2], at: &dyn Fn(f64) -> Assumpti
     )
 }
 
+/// The prediction with the networks that were trained, beside made-up zero groups of the same share at the same bits.
+fn trained(four: &Networks) -> String {
+    let row = |name: &str, [vgg16, resnet18]: [f64; 2]| {
+        let prediction = VGG16 * resnet18 / vgg16;
+        let error = 100.0 * (prediction - RESNET18) / RESNET18;
+        format!("| {name} | {vgg16:.2} | {resnet18:.2} | {:.3} | {prediction:.1} | {error:+.1} % |\n", vgg16 / VGG16)
+    };
+    let mut text = "| zero groups, weight reload | model, VGG16 | model, ResNet18 | `k` | prediction | error |\n|---|---|---|---|---|---|\n".to_owned();
+    let packages = ["vgg16", "resnet18"].map(|network| {
+        let path = format!("experiments/results/paper/{network}-w4a4-sparse90/model.mars");
+        Package::read(path.as_ref()).unwrap().network
+    });
+    let evaluators = packages.each_ref().map(|network| Evaluator::new(network).unwrap());
+    for (name, reload) in [("every frame", true), ("never", false)] {
+        let assumptions = Assumptions { reload, ..Assumptions::nominal() };
+        let found = evaluators.each_ref().map(|evaluator| assumptions.tops_per_watt(evaluator));
+        text += &row(&format!("trained, {name}"), found);
+    }
+    for (name, pattern) in [("spread evenly", Pattern::Even), ("in the large layers", Pattern::LargeLayers)] {
+        let assumptions = Assumptions { sparsity: 0.9, pattern, ..Assumptions::nominal() };
+        let [vgg16, resnet18, _] = predict(&four.sparse(&assumptions).evaluators(), &assumptions);
+        text += &row(&format!("made up {name}, every frame"), [vgg16, resnet18]);
+    }
+    text
+}
+
 #[test]
 fn the_page_has_the_numbers_that_the_model_gives() {
     let (eight, four) = (Networks::new(W8A8), Networks::new(W4A4));
     let (prediction, drawing) = prediction(&eight, &four);
     let page = include_str!("../docs/validation.md");
     let mut parts = page.split("<!-- computed -->\n").map(|part| part.split("<!-- end -->").last().unwrap());
-    let tables = [consistency(&eight), other_simulators(), parts_elsewhere(), prediction];
+    let tables = [consistency(&eight), other_simulators(), parts_elsewhere(), prediction, trained(&four)];
     let mut text = parts.next().unwrap().to_owned();
     for (table, after) in tables.iter().zip(parts) {
         text += &format!("<!-- computed -->\n{table}<!-- end -->{after}");
