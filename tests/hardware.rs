@@ -21,6 +21,7 @@ use mars::network::{
     Sides, Skip, SkipSpec, Source, Window, zoo,
 };
 use mars::prune::fit_budget;
+use mars::sweep::Space;
 use proptest::prelude::*;
 use rayon::prelude::*;
 
@@ -1935,4 +1936,50 @@ fn the_documentation_has_every_key_of_a_hardware_file() {
         paths("", &toml::Table::try_from(&chip).unwrap(), &mut keys);
     }
     assert_eq!(told, keys);
+}
+
+/// A sweep's point is the chip that a file with the same base and keys describes: constants belong to the sizes of who gives them.
+#[test]
+fn a_point_of_a_sweep_is_the_chip_of_a_file_with_its_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = |name: &str| std::path::absolute(Path::new("experiments/hardware").join(name)).unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let access = "[{ weight_bits = 8, input_bits = 8, ns = 9.0, energy_pj = 40.0 }]";
+    for (name, keys) in [
+        ("mars.toml", vec![("rows", "512"), ("energy.leakage_mw_per_macro", "1.4")]),
+        ("mars.toml", vec![("rows", "512"), ("access", access)]),
+        ("mars.toml", vec![("rows", "2048"), ("area.macro_mm2", "0.5")]),
+        ("mars.toml", vec![("memory.weight_sram_kib", "64"), ("energy.buffer_pj_per_bit", "0.2")]),
+        ("mars.toml", vec![("converter", "{ kind = \"bits\", bits = 5, step = 2 }"), ("columns", "512")]),
+        ("adc5.toml", vec![("access", access), ("cores", "2")]),
+    ] {
+        let own: Vec<String> = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let file = write("own.toml", format!("base = {:?}\nname = \"own\"\n{}", base(name), own.concat()));
+        let ranges: Vec<String> = keys.iter().map(|(key, value)| format!("\"{key}\" = [{value}]\n")).collect();
+        let sweep = write("sweep.toml", format!("base = {:?}\n[ranges]\n{}", base(name), ranges.concat()));
+        let point = Space::load(&sweep).unwrap().hardware(0).unwrap();
+        assert_eq!(Hardware { name: "own".into(), ..point }, Hardware::load(&file).unwrap(), "{keys:?}");
+    }
+}
+
+/// A macro's area is that of the array that its base measured, also where the chip has accesses of its own.
+#[test]
+fn a_derived_macro_with_accesses_of_its_own_has_the_area_of_its_cells() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("quarter.toml");
+    let base = std::path::absolute("experiments/hardware/mars.toml").unwrap();
+    let access = "[[access]]\nweight_bits = 8\ninput_bits = 8\nns = 9.0\nenergy_pj = 40.0\n";
+    let area = |keys: &str| {
+        std::fs::write(&path, format!("base = {base:?}\n{keys}")).unwrap();
+        Hardware::load(&path).unwrap().macro_mm2().unwrap()
+    };
+    let whole = Hardware::mars().macro_mm2().unwrap();
+    for keys in ["rows = 256\n".to_owned(), format!("rows = 256\n{access}")] {
+        assert!((area(&keys) - whole / 4.0).abs() < 1e-12, "{keys}: {} of {whole}", area(&keys));
+    }
+    assert!((area(access) - whole).abs() < 1e-12);
 }

@@ -22,11 +22,11 @@ pub use array::{ConversionLoss, Counters, Execution, MacroNetwork, PartialSums, 
 pub(crate) use array::{ConversionNoise, stuck_weights};
 #[cfg(feature = "train")]
 pub(crate) use chip::ConversionNumbers;
-pub(crate) use chip::base_path;
 pub use chip::{
     AccessMode, Accumulation, Accumulator, Area, Components, Converter, Energy, Geometry, Hardware, InputReads,
     LayerMapping, MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
 };
+pub(crate) use chip::{base_path, derive};
 #[cfg(feature = "train")]
 pub(crate) use cost::check_patterns;
 pub use cost::{

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::files::read_toml;
 use crate::groups::GroupShape;
-use crate::hardware::{Hardware, base_path};
+use crate::hardware::{Hardware, base_path, derive};
 
 /// A value of a key, as it stands in a hardware file.
 pub type Value = toml::Value;
@@ -116,17 +116,25 @@ impl Space {
         Ok(())
     }
 
-    /// The base with some keys set.
+    /// The chip of a hardware file with this base and some keys of its own.
     fn with(&self, settings: &[(&Range, &Value)]) -> std::result::Result<Hardware, String> {
-        let mut table = self.base.clone();
+        let (mut table, mut own) = (self.base.clone(), toml::Table::new());
         for (range, value) in settings {
             let (last, tables) = range.path.split_last().expect("a key has a name");
-            let inner = tables.iter().try_fold(&mut table, |table, key| {
-                table.entry(key).or_insert_with(|| Value::Table(toml::Table::new())).as_table_mut()
-            });
-            let inner = inner.ok_or("no table has this key; give whole values of the outer one")?;
-            inner.insert(last.clone(), (*value).clone());
+            let inner = |table| {
+                let inner = tables.iter().try_fold(table, |table: &mut toml::Table, key| {
+                    table.entry(key).or_insert_with(|| Value::Table(toml::Table::new())).as_table_mut()
+                });
+                inner.ok_or("no table has this key; give whole values of the outer one")
+            };
+            let place = inner(&mut table)?;
+            if value.is_table() {
+                // It takes the place of the base's, as other values do.
+                place.remove(last);
+            }
+            inner(&mut own)?.insert(last.clone(), (*value).clone());
         }
+        derive(&mut table, own);
         table.try_into().map_err(|error: toml::de::Error| Error::in_words(&error.message().trim().replace('\n', ", ")))
     }
 

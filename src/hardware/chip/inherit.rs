@@ -27,9 +27,22 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
     }
     files.push(base.clone());
     let mut whole = with_base(&base, read_toml(&base)?, files)?;
+    if let (false, Some(stem)) = (own.contains_key("name"), path.file_stem()) {
+        // It isn't the chip of its base.
+        own.insert("name".into(), stem.to_string_lossy().into_owned().into());
+    }
+    derive(&mut whole, own);
+    Ok(whole)
+}
+
+/// Makes the table of a chip that of one with some keys of its own.
+pub(crate) fn derive(whole: &mut toml::Table, own: toml::Table) {
     let components = own.get("energy").is_some_and(|energy| energy.get("components").is_some());
     let mut accesses = own.get("access").and_then(toml::Value::as_array).into_iter().flatten();
     let measured = accesses.any(|access| access.get("energy_pj").is_some());
+    if own.contains_key("access") {
+        state_area_of_accesses(whole);
+    }
     if let Some(energy) = whole.get_mut("energy").and_then(toml::Value::as_table_mut) {
         // Shares are of the accesses that were measured, components of those that weren't.
         if components || measured {
@@ -40,14 +53,9 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
         }
     }
     let keys = own.clone();
-    merge(&mut whole, own);
-    if let (false, Some(stem)) = (keys.contains_key("name"), path.file_stem()) {
-        // It isn't the chip of its base.
-        whole.insert("name".into(), stem.to_string_lossy().into_owned().into());
-    }
-    state_sizes(&mut whole, &keys);
-    state_area(&mut whole, &keys);
-    Ok(whole)
+    merge(whole, own);
+    state_sizes(whole, &keys);
+    state_area(whole, &keys);
 }
 
 /// The hardware file that `file` names as its base: a path from its own folder, or the name of one that is part of the program.
@@ -111,6 +119,17 @@ fn state_area(whole: &mut toml::Table, keys: &toml::Table) {
         let cells = cells(whole);
         let area = whole.get_mut("area").and_then(toml::Value::as_table_mut);
         area.into_iter().for_each(|area| area.extend(cells.clone().map(|cells| ("macro_cells".to_owned(), cells))));
+    }
+}
+
+/// Notes the cells of a macro whose area is that of its accesses, before others take their place.
+fn state_area_of_accesses(whole: &mut toml::Table) {
+    let accesses = whole.get("access").and_then(toml::Value::as_array).into_iter().flatten();
+    let stated =
+        accesses.filter_map(|access| cells(access.get("measured")?.as_table()?)).next().or_else(|| cells(whole));
+    let area = whole.get_mut("area").and_then(toml::Value::as_table_mut);
+    if let (Some(area), Some(stated)) = (area, stated) {
+        area.entry("macro_cells").or_insert(stated);
     }
 }
 

@@ -24,7 +24,7 @@ pub use description::{
     AccessMode, Accumulator, Area, Components, Energy, Geometry, Hardware, InputReads, LayerMapping, MacroShares,
     Mapping, Memory, Objective, PingPong, Policy, Split, Start, StatedFor,
 };
-pub(crate) use inherit::base_path;
+pub(crate) use inherit::{base_path, derive};
 pub(crate) use losses::MAX_STEP;
 pub use losses::{Converter, Noise};
 pub(crate) use precision::ConversionNumbers;
