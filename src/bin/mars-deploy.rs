@@ -90,25 +90,32 @@ struct Arguments {
 #[command(next_help_heading = "With --model")]
 struct Untrained {
     /// Bits of a weight, 2 to 8, but in the first and last layer
-    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
+    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package", requires = "model")]
     weight_bits: u8,
     /// Bits of a layer's input, 2 to 8, but in the first and last layer
-    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
+    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package", requires = "model")]
     activation_bits: u8,
     /// Bits of both in the first and last layer, 2 to 8; the image has 8
-    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package")]
+    #[arg(long, value_name = "BITS", default_value_t = 8, conflicts_with = "package", requires = "model")]
     first_last_bits: u8,
     /// Share of the groups that is zero, 0 to below 1; of all layers but the first and the last
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "package")]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, conflicts_with = "package", requires = "model")]
     sparsity: f64,
     /// Where they are: large-layers, those with at least half as many input channels as the one with the most, which training comes near to; or even, the same share of each layer
-    #[arg(long, value_enum, default_value_t, hide_possible_values = true, conflicts_with = "package")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        conflicts_with = "package",
+        requires = "model"
+    )]
     pattern: Pattern,
     /// Height and width of an image [default: 32; 224 for NAME_imagenet; a file says its own]
-    #[arg(long, value_name = "SIDE", conflicts_with = "package")]
+    #[arg(long, value_name = "SIDE", conflicts_with = "package", requires = "model")]
     image_size: Option<usize>,
     /// Classes [default: 10; 1000 for NAME_imagenet; a file says its own]
-    #[arg(long, value_name = "N", conflicts_with = "package")]
+    #[arg(long, value_name = "N", conflicts_with = "package", requires = "model")]
     classes: Option<usize>,
 }
 
