@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use common::{command, success};
 use mars::hardware::{Hardware, Mapping, Policy, evaluate};
-use mars::integer::outline;
+use mars::integer::{IntegerLayer, outline};
 use mars::network::{Array, Graph, Weights};
 use mars::package::Package;
 use mars::run_folder::RunLock;
@@ -667,6 +667,14 @@ fn a_package_is_a_start() {
     let wide = run("wide", &wide);
     assert_eq!(wide["compression"]["group_sparsity"], before["compression"]["group_sparsity"]);
     assert_eq!(wide["mismatches"]["fake_quant_vs_macro_predictions"], 0);
+    // A package with a scale a layer has none for each column.
+    run("column", &["phases=[{kind = \"quantize\", epochs = 0}]", "quantize.weight_scale=column"]);
+    let columns = Package::read(&dir.path().join("column/model.mars")).unwrap().network;
+    let per_column = |layer: &IntegerLayer| match layer {
+        IntegerLayer::Conv { output: Some(output), .. } => output.multipliers.len() > 1,
+        _ => false,
+    };
+    assert!(columns.layers.iter().any(per_column));
     let network =
         common::tiny_network(10).replacen("kernel = 3", "kernel = 5", 1).replacen("padding = 1", "padding = 2", 1);
     fs::write(dir.path().join("other.toml"), network).unwrap();

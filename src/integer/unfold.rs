@@ -65,7 +65,7 @@ pub fn unfold(network: &IntegerNetwork, image_scale: &ImageScale) -> Result<Unfo
     let scales = scales(network, &plan);
     let mut unfolder = Unfolder { network, image_scale, plan, scales, unfolded: Unfolded::default() };
     for (index, layer) in network.layers.iter().enumerate() {
-        unfolder.layer(index, layer);
+        unfolder.layer(index, layer)?;
     }
     Ok(unfolder.unfolded)
 }
@@ -90,38 +90,39 @@ impl Unfolder<'_> {
         self.scales[self.graph().scale_node(index)] / f64::from(1u32 << (bits - self.plan.narrowest(source)))
     }
 
-    fn layer(&mut self, index: usize, layer: &IntegerLayer) {
+    fn layer(&mut self, index: usize, layer: &IntegerLayer) -> Result<()> {
         let [own, projection] = self.network.graph.node_convs(index);
         let output = match layer {
-            IntegerLayer::MaxPool | IntegerLayer::Concat => return,
+            IntegerLayer::MaxPool | IntegerLayer::Concat => return Ok(()),
             IntegerLayer::AvgPool { output, .. } => output,
             IntegerLayer::Conv { conv, skip, output } => {
                 let own = own.expect("the node's own convolution");
                 let Some(output) = output else { return self.logits(&own, conv) };
                 let form = output.forms[0];
                 let unit = self.scale(Source::Node(index), form.bits) / f64::from(form.shift).exp2();
-                self.conv(&own, conv, &output.multipliers, unit);
+                self.conv(&own, conv, &output.multipliers, unit)?;
                 if let (Some(IntegerSkip::Projection { conv, multipliers }), Some(projection)) = (skip, &projection) {
-                    self.conv(projection, conv, multipliers, unit);
+                    self.conv(projection, conv, multipliers, unit)?;
                 }
                 output
             }
         };
         if !output.forms.is_empty() && self.graph().scale_node(index) == index {
-            self.insert(ConvId::Own(index), Role::OutputScale, vec![self.scales[index]]);
+            self.insert(ConvId::Own(index), Role::OutputScale, vec![self.scales[index]])?;
         }
+        Ok(())
     }
 
     /// The logits' scale is free: their weights get the root mean square `1 / sqrt(inputs)`.
-    fn logits(&mut self, conv: &Conv, integers: &IntegerConv) {
+    fn logits(&mut self, conv: &Conv, integers: &IntegerConv) -> Result<()> {
         let squares: f64 = integers.weights.iter().map(|weight| f64::from(*weight).powi(2)).sum();
         let filters = conv.shape.filters() as f64;
         let gain = if squares > 0.0 { (filters / squares).sqrt() } else { 1.0 };
-        self.conv(conv, integers, &[1], gain * self.scale(conv.source, integers.input_bits));
+        self.conv(conv, integers, &[1], gain * self.scale(conv.source, integers.input_bits))
     }
 
     /// Weights, bias and scale of a convolution, whose multiplied sums have this unit.
-    fn conv(&mut self, conv: &Conv, integers: &IntegerConv, multipliers: &[u32], unit: f64) {
+    fn conv(&mut self, conv: &Conv, integers: &IntegerConv, multipliers: &[u32], unit: f64) -> Result<()> {
         let (filters, taps) = (conv.shape.filters(), conv.shape.taps());
         let column = integers.weights.len() / filters;
         let input = self.scale(conv.source, integers.input_bits);
@@ -146,34 +147,41 @@ impl Unfolder<'_> {
             (i64::from(*bias) + zeros.sum::<i64>()) as f64 * unit_of(filter)
         });
         let biases: Vec<f64> = biases.collect();
-        self.insert(conv.id, Role::Weight, weights);
+        self.insert(conv.id, Role::Weight, weights)?;
         if conv.batch_norm {
             let all = |value: f64| vec![value; filters];
-            self.insert(conv.id, Role::Gamma, all(1.0));
-            self.insert(conv.id, Role::Beta, biases);
-            self.insert(conv.id, Role::Mean, all(0.0));
-            self.insert(conv.id, Role::Variance, all(1.0 - conv.epsilon));
+            self.insert(conv.id, Role::Gamma, all(1.0))?;
+            self.insert(conv.id, Role::Beta, biases)?;
+            self.insert(conv.id, Role::Mean, all(0.0))?;
+            self.insert(conv.id, Role::Variance, all(1.0 - conv.epsilon))?;
         } else {
-            self.insert(conv.id, Role::Bias, biases);
+            self.insert(conv.id, Role::Bias, biases)?;
         }
         let scales = (0..multipliers.len()).map(|column| unit_of(column) / input);
-        self.insert(conv.id, Role::WeightScale, scales.collect());
+        self.insert(conv.id, Role::WeightScale, scales.collect())
     }
 
-    fn insert(&mut self, conv: ConvId, role: Role, values: Vec<f64>) {
+    fn insert(&mut self, conv: ConvId, role: Role, values: Vec<f64>) -> Result<()> {
         let id = ParamId { conv, role };
-        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
-        let array = Array { shape: id.shape(self.graph(), values.len()), values };
         let name = id.name(self.graph());
+        let values: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+        let fits = |value: &f32| value.is_finite() && (*value > 0.0 || !role.is_scale());
+        if let Some(value) = values.iter().find(|value| !fits(value)) {
+            let message =
+                format!("`{name}` would be {value:e}: its multipliers and shifts give scales beyond what floats hold");
+            return Err(Error::Setting(message));
+        }
+        let array = Array { shape: id.shape(self.graph(), values.len()), values };
         let Unfolded { weights, scales } = &mut self.unfolded;
         if role.is_scale() { scales } else { weights }.insert(name, array);
+        Ok(())
     }
 }
 
 /// The real value of one unit of each node's output, in the narrowest form of those that share its scale; of the first such node alone.
 fn scales(network: &IntegerNetwork, plan: &BitPlan) -> Vec<f64> {
     let graph = &network.graph;
-    let mut scales = vec![0.0; network.layers.len()];
+    let mut scales: Vec<Option<f64>> = vec![None; network.layers.len()];
     let mut ties: Vec<Tie> = (0..scales.len()).filter_map(|node| Tie::new(network, plan, node)).collect();
     // The largest multiplier tells the ratio best.
     ties.sort_by_key(|tie| Reverse(tie.multiplier));
@@ -183,22 +191,24 @@ fn scales(network: &IntegerNetwork, plan: &BitPlan) -> Vec<f64> {
             IntegerLayer::AvgPool { .. } => true,
             IntegerLayer::MaxPool | IntegerLayer::Concat => false,
         };
-        if !has_forms || graph.scale_node(node) != node || scales[node] != 0.0 {
+        if !has_forms || graph.scale_node(node) != node || scales[node].is_some() {
             continue;
         }
         let bits = plan.narrowest(Source::Node(node));
         let zero_point = zero_point(bits, graph.is_signed(Source::Node(node)));
-        scales[node] = LARGEST_OUTPUT / f64::from((1u32 << bits) - 1 - u32::from(zero_point));
+        scales[node] = Some(LARGEST_OUTPUT / f64::from((1u32 << bits) - 1 - u32::from(zero_point)));
         // All that is tied to it follows.
-        let open = |scales: &[f64], tie: &Tie| (scales[tie.output] == 0.0) != (scales[tie.source] == 0.0);
-        while let Some(tie) = ties.iter().find(|tie| open(&scales, tie)) {
-            match scales[tie.output] == 0.0 {
-                true => scales[tie.output] = scales[tie.source] * tie.ratio,
-                false => scales[tie.source] = scales[tie.output] / tie.ratio,
-            }
+        let follows = |scales: &[Option<f64>], tie: &Tie| match (scales[tie.output], scales[tie.source]) {
+            (None, Some(source)) => Some((tie.output, source * tie.ratio)),
+            (Some(output), None) => Some((tie.source, output / tie.ratio)),
+            (None, None) | (Some(_), Some(_)) => None,
+        };
+        while let Some((node, scale)) = ties.iter().find_map(|tie| follows(&scales, tie)) {
+            scales[node] = Some(scale);
         }
     }
-    scales
+    // Those that share another node's scale, or have none, are never asked for.
+    scales.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 /// An output whose scale is `ratio` times that of a value that it reads; each by the first node that shares it.
@@ -282,6 +292,37 @@ mod tests {
             IntegerLayer::Conv { skip: Some(IntegerSkip::Identity { multiplier, .. }), .. } => Some(multiplier),
             _ => None,
         }
+    }
+
+    /// As only a forged package has them: the scale halves thirty times from block to block.
+    #[test]
+    fn scales_beyond_floats_are_an_error() {
+        let block = |index: usize| {
+            format!(
+                "{{ op = 'conv', name = 'c{}', filters = 4, kernel = 1, add = {{ from = 'c{index}' }} }},\n",
+                index + 1
+            )
+        };
+        let blocks: String = (0..40).map(block).collect();
+        let spec = format!(
+            "name = 'deep'\ninput = [3, 4, 4]\nclasses = 2\nlayers = [\n{{ op = 'conv', name = 'c0', filters = 4, kernel = 1 }},\n{blocks}
+             {{ op = 'avg_pool', name = 'p' }},\n{{ op = 'linear', name = 'l', filters = 2 }},\n]"
+        );
+        let graph = Graph::new(toml::from_str(&spec).unwrap()).unwrap();
+        let mut network = quantized(&graph, &QuantizeConfig::default(), &scale());
+        for layer in &mut network.layers {
+            if let IntegerLayer::Conv {
+                skip: Some(IntegerSkip::Identity { multiplier, .. }),
+                output: Some(output),
+                ..
+            } = layer
+            {
+                *multiplier = (1 << 31) - 1;
+                output.forms[0].shift = 1;
+            }
+        }
+        let error = unfold(&network, &scale()).expect_err("no float holds them").to_string();
+        assert!(error.contains("beyond what floats hold"), "{error}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::files::Source;
-use crate::integer::{BitPlan, Unfolded, unfold};
+use crate::integer::{BitPlan, Unfolded, WeightScale, unfold};
 use crate::network::{
     ConvId, Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network,
     weights_file, zoo,
@@ -137,7 +137,9 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
     }
     let Unfolded { mut weights, scales } = unfold(&network, &recipe.image_scale())?;
     let goes_on = recipe.phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize)
-        && BitPlan::new(graph, &recipe.quantize) == BitPlan::of(&network);
+        && BitPlan::new(graph, &recipe.quantize) == BitPlan::of(&network)
+        && scales.iter().any(|(_, array)| array.values.len() > 1)
+            == (recipe.quantize.weight_scale == WeightScale::Column);
     if goes_on {
         scales.iter().for_each(|(name, array)| weights.insert(name.into(), array.clone()));
     }
