@@ -124,9 +124,10 @@ pub(super) fn measure_statistics(model: &mut Model, convs: &[ConvId], recipe: &R
         return;
     }
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
-    let share = 1.0 / batches.len() as f64;
+    let images = recipe.calibration_images.min(train.len()) as f64;
     let mut sums: BTreeMap<ConvId, [Tensor<1>; 2]> = BTreeMap::new();
     for batch in batches {
+        let share = batch.labels.len() as f64 / images;
         let output = model.forward(model.images(&batch.images), Mode::Measuring { convs });
         for Statistics { conv, mean, variance, count } in output.statistics {
             let parts = [mean * share, variance * (share * unbiased(count))];
