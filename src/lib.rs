@@ -5,7 +5,7 @@
 //! executions of the same arithmetic must agree to the last bit: fake-quant (`quantize`), the integer reference
 //! ([`integer::Reference`]) and the macro model ([`hardware::MacroNetwork`]).
 //!
-//! Each room uses only rooms above it; `tests/floors.rs` checks that:
+//! Each room uses only rooms above it (`ARCHITECTURE.md` has all of them and says what each must not know; `tests/floors.rs` checks its list):
 //!
 //! | room | knows |
 //! |---|---|
@@ -31,7 +31,7 @@
 //! | [`terminal`], [`cli`] | progress on standard error; what the programs share |
 //!
 //! Without the cargo feature `train` there is no tensor library: the package reader, the integer network and the hardware model
-//! stand alone. `ARCHITECTURE.md` says what each room must not know.
+//! stand alone.
 
 mod builtin;
 pub mod cli;

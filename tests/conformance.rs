@@ -1487,6 +1487,7 @@ fn agree_on_both_devices(network: &str) {
         let (a, b) = (number(a, "loss"), number(b, "loss"));
         assert!((a - b).abs() < tolerance, "losses {a} and {b}");
     }
+    assert!(flex_arrays.iter().map(|(name, _)| name).eq(arrays.iter().map(|(name, _)| name)));
     for ((name, a), (_, b)) in flex_arrays.iter().zip(arrays.iter()) {
         let difference = a.values.iter().zip(&b.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let largest = a.values.iter().fold(1.0, |largest: f32, value| largest.max(value.abs()));

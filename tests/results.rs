@@ -61,6 +61,9 @@ fn each_row_costs_what_the_hardware_model_says() {
             "cost_without_reload": evaluation.cost_without_reload,
             "compression": evaluation.compression,
             "layers": evaluation.layers,
+            "area": evaluation.area,
+            "losses": evaluation.losses,
+            "scaled_from": evaluation.scaled_from,
         });
         for (key, found) in found.as_object().unwrap() {
             let found: Value = serde_json::from_str(&found.to_string()).unwrap();

@@ -88,8 +88,7 @@ fn set_aside(recipe: &Recipe, data: &Dataset) -> Vec<String> {
             grouped(left as u64)
         )
     });
-    let sparsifies = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify);
-    let ignored = (sparsifies && recipe.sparsity.budget == Budget::Lambda).then(|| {
+    let ignored = (recipe.sparsifies() && recipe.sparsity.budget == Budget::Lambda).then(|| {
         "sparsity.budget = \"lambda\": the penalty alone makes groups zero, sparsity.target is not read".into()
     });
     [held_out, ignored].into_iter().flatten().collect()
