@@ -73,9 +73,10 @@ impl Backward<Flex, 6> for BlockBackward {
 
     fn backward(self, ops: Ops<Self::State, 6>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
         let (saved, handover) = ops.state;
-        let own = grads.consume::<Flex>(&ops.node);
+        // The only owner, so that it can be written over.
+        let own = grads.consume::<Flex>(&ops.node).to_contiguous();
         let gradients = match saved.end {
-            End::Plain | End::Relu(_) => [Some(own.to_contiguous()), None],
+            End::Plain | End::Relu(_) => [Some(own), None],
             End::Rounded(_) => handover.each_ref().map(|gradient| gradient.lock().expect(NO_PANIC).take()),
         };
         let wanted = Operands::from_array(ops.parents.each_ref().map(|parent| parent.is_some()));

@@ -87,13 +87,14 @@ impl Rounded {
         scratch: &mut [MaybeUninit<f32>],
         mut outs: [&'o mut [MaybeUninit<f32>]; N],
     ) -> [&'o mut [f32]; N] {
+        assert!(self.forms.len() == N && outs.iter().all(|out| out.len() == unrounded.len));
         for place in unrounded.parts() {
             let part = unrounded.part(image, place.clone(), scratch);
             for (form, out) in self.forms.iter().zip(&mut outs) {
                 form.round(self.scale, part, &mut out[place.clone()]);
             }
         }
-        // SAFETY: each part was written.
+        // SAFETY: each part was written in each form.
         outs.map(|out| unsafe { out.assume_init_mut() })
     }
 
