@@ -157,6 +157,7 @@ mod tests {
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
     use crate::hardware::chip::{InputReads, Objective, PingPong, Split, Start, StatedFor};
+    use crate::hardware::cost::held::{Fullness, LayerHeld, most_where_all_fit};
     use crate::hardware::cost::search::timed;
     use crate::hardware::mapping::{FilterSet, workload};
     use crate::hardware::timing::TimedWork;
@@ -248,6 +249,42 @@ mod tests {
             }
         }
         assert!(improved > 10, "the plain placement is the best one of nearly all: {improved}");
+    }
+
+    /// What macros are said to hold are the tiles that go to them.
+    #[test]
+    fn macros_hold_the_tiles_that_go_to_them() {
+        for (cores, macros) in [(1, 1), (1, 4), (2, 2), (3, 2), (2, 3), (4, 2)] {
+            let chip = chip(cores, macros, 16);
+            let layers = layers(&chip, 4);
+            // Each placement of the first layer, before the others in the placement of the same place.
+            for index in 0..Placement::all(layers[0].conv.as_ref().unwrap(), &chip).len() {
+                let placed = |layer: &Layer| {
+                    let all = layer.conv.as_ref().map(|conv| Placement::all(conv, &chip));
+                    all.map(|all| all[index % all.len()])
+                };
+                let works: Vec<_> = layers.iter().map(|layer| layer.place(placed(layer), &chip)).collect();
+                let mut held = vec![None; chip.macros()];
+                for number in 0..cores {
+                    let mut turn = 0;
+                    for core in works.iter().map(|work| &work.cores[number]) {
+                        for copy in 0..core.pixels.len() {
+                            for (index, tile) in core.tiles.iter().enumerate() {
+                                let unit = number * macros + core.unit_of(turn, copy, index);
+                                *held[unit].get_or_insert(0) += tile.accesses;
+                            }
+                        }
+                        turn += core.tiles.len();
+                    }
+                }
+                let (holding, most) = (held.iter().flatten().count(), held.iter().flatten().copied().max().unwrap());
+                let of_layers: Vec<LayerHeld> = works.iter().map(LayerHeld::of).collect();
+                let of_layers: Vec<&LayerHeld> = of_layers.iter().collect();
+                assert_eq!(Fullness::of(&of_layers, &chip), Fullness { holding, most }, "{cores} x {macros}, {index}");
+                let all_fit = most_where_all_fit(&of_layers, &chip);
+                assert_eq!(all_fit, (most <= 16).then_some(most), "{cores} x {macros}, {index}");
+            }
+        }
     }
 
     /// The least that any placement of all layers together takes, on any part of a chip.

@@ -21,6 +21,7 @@ mod compression;
 mod energy;
 mod evaluation;
 mod evaluator;
+mod held;
 mod ledger;
 mod loaded;
 mod mapper;

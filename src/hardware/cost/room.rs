@@ -3,11 +3,14 @@
 /// Halvings of the price of room.
 const HALVINGS: usize = 20;
 
+/// Gains below this part of the sum aren't traded for.
+const LITTLE: f64 = 1e-3;
+
 /// For each layer the number of a placement, so that all fit and the sum of their shares is small; none where none was found.
 ///
 /// `shares[layer][placement]` is made small, `held[layer][placement]` is the room that it takes. Room has a price, the least one at which all fit
 /// (Everett, *Generalized Lagrange multiplier method*, 1963); or no layer may take more than a limit, the largest one at which all fit. What room is left then goes to
-/// layers, those first that gain most.
+/// layers, those first that gain most, and others give up what loses less than that gains.
 pub(super) fn least_that_fits(
     shares: &[Vec<f64>],
     held: &[Vec<f64>],
@@ -18,7 +21,10 @@ pub(super) fn least_that_fits(
         return Some(free);
     }
     let found = [priced(shares, held, &mut fits), limited(shares, held, &mut fits)];
-    let found = found.into_iter().flatten().map(|chosen| with_what_is_left(chosen, shares, &mut fits));
+    let found = found.into_iter().flatten().map(|chosen| {
+        let filled = with_what_is_left(chosen, shares, &mut fits);
+        traded(filled, shares, held, &mut fits)
+    });
     let sum = |chosen: &Vec<usize>| -> f64 { shares.iter().zip(chosen).map(|(shares, index)| shares[*index]).sum() };
     found.min_by(|a, b| sum(a).total_cmp(&sum(b)))
 }
@@ -105,6 +111,110 @@ fn with_what_is_left(
     chosen
 }
 
+/// Layers get what gains most, and others give up for it what loses less, until nothing is gained by that any more.
+fn traded(
+    mut chosen: Vec<usize>,
+    shares: &[Vec<f64>],
+    held: &[Vec<f64>],
+    mut fits: impl FnMut(&[usize]) -> bool,
+) -> Vec<usize> {
+    let trade = Trade { shares, held, worthwhile: worthwhile(shares, held) };
+    loop {
+        let sum: f64 = shares.iter().zip(&chosen).map(|(shares, index)| shares[*index]).sum();
+        let gain = |chosen: &[usize], choice: Choice| -trade.loss(chosen, choice);
+        let is_much = |chosen: &[usize], choice: Choice| gain(chosen, choice) > LITTLE * sum;
+        let mut wanted = trade.worthwhile.clone();
+        wanted.retain(|choice| is_much(&chosen, *choice));
+        wanted.sort_by(|a, b| gain(&chosen, *b).total_cmp(&gain(&chosen, *a)));
+        let mut better = false;
+        for wanted in wanted {
+            if is_much(&chosen, wanted)
+                && let Some(traded) = trade.with(&chosen, wanted, &mut fits)
+            {
+                (chosen, better) = (traded, true);
+            }
+        }
+        if !better {
+            return chosen;
+        }
+    }
+}
+
+/// A layer and a placement of it.
+type Choice = (usize, usize);
+
+/// Each layer's placements but those that another one of it beats in room without losing, or equals.
+fn worthwhile(shares: &[Vec<f64>], held: &[Vec<f64>]) -> Vec<Choice> {
+    let mut all = Vec::new();
+    for (layer, (shares, held)) in shares.iter().zip(held).enumerate() {
+        let rank = |placement: &usize| (shares[*placement], held[*placement]);
+        let mut by_share: Vec<usize> = (0..shares.len()).collect();
+        by_share.sort_by(|a, b| rank(a).partial_cmp(&rank(b)).expect("shares are numbers"));
+        let mut least = f64::INFINITY;
+        for placement in by_share {
+            if held[placement] < least {
+                least = held[placement];
+                all.push((layer, placement));
+            }
+        }
+    }
+    all
+}
+
+struct Trade<'a> {
+    shares: &'a [Vec<f64>],
+    held: &'a [Vec<f64>],
+    worthwhile: Vec<Choice>,
+}
+
+impl Trade<'_> {
+    fn loss(&self, chosen: &[usize], (layer, to): Choice) -> f64 {
+        self.shares[layer][to] - self.shares[layer][chosen[layer]]
+    }
+
+    /// What of other layers takes less room, with that.
+    fn smaller(&self, chosen: &[usize], layer: usize) -> impl Iterator<Item = (f64, Choice)> {
+        let freed = |(layer, to): Choice| self.held[layer][chosen[layer]] - self.held[layer][to];
+        let freed = self.worthwhile.iter().map(move |choice| (freed(*choice), *choice));
+        freed.filter(move |(freed, choice)| choice.0 != layer && *freed > 0.0)
+    }
+
+    /// The same with what is wanted, where that fits or others give up enough for less than it gains.
+    fn with(&self, chosen: &[usize], wanted: Choice, mut fits: impl FnMut(&[usize]) -> bool) -> Option<Vec<usize>> {
+        let mut left = -self.loss(chosen, wanted);
+        let mut trial = chosen.to_vec();
+        trial[wanted.0] = wanted.1;
+        if fits(&trial) {
+            return Some(trial);
+        }
+        // One layer that gives up enough.
+        let smaller = self.smaller(chosen, wanted.0).map(|(_, choice)| (self.loss(chosen, choice), choice));
+        let mut smaller: Vec<(f64, Choice)> = smaller.filter(|(loss, _)| *loss < left).collect();
+        smaller.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, (layer, to)) in smaller {
+            trial[layer] = to;
+            if fits(&trial) {
+                return Some(trial);
+            }
+            trial[layer] = chosen[layer];
+        }
+        // Several, each what loses least for its room.
+        loop {
+            let prices =
+                self.smaller(&trial, wanted.0).map(|(freed, choice)| (self.loss(&trial, choice) / freed, choice));
+            let (_, choice) = prices.min_by(|a, b| a.0.total_cmp(&b.0))?;
+            left -= self.loss(&trial, choice);
+            trial[choice.0] = choice.1;
+            if left <= 0.0 {
+                return None;
+            }
+            if fits(&trial) {
+                return Some(trial);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -124,6 +234,16 @@ mod tests {
             all = all.into_iter().flat_map(with).collect();
         }
         all
+    }
+
+    /// At the price at which the first layer would get what gains it most the others get nothing, and below it they leave it too little.
+    #[test]
+    fn a_layer_that_gains_much_takes_room_from_others() {
+        let shares = [vec![vec![5219.0, 1127.0]], vec![vec![1797.0, 772.0]; 6]].concat();
+        let held = [vec![vec![6.0, 18.0]], vec![vec![12.0, 15.0]; 6]].concat();
+        let fits = |chosen: &[usize]| sum(&held, chosen) <= 103.0;
+        let chosen = least_that_fits(&shares, &held, fits).unwrap();
+        assert_eq!((chosen[0], chosen[1..].iter().sum::<usize>()), (1, 4));
     }
 
     proptest! {

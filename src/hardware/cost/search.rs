@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::energy::{Macros, layer_energy};
+use super::held::{Fullness, LayerHeld, most_where_all_fit};
 use super::room::least_that_fits;
 use crate::hardware::chip::{Hardware, Objective, Policy, Start};
 use crate::hardware::mapping::{CoreWork, Layer, Placement};
@@ -28,8 +29,8 @@ impl<'a> Plan<'a> {
         let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
         let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_bits());
         let room = hardware.accesses_per_macro() as u64;
-        let held = held_by_macros(&works.iter().map(|work| &**work).collect::<Vec<_>>(), hardware);
-        let (most_held, holding) = (most_held(&held), held.iter().flatten().flatten().count());
+        let held: Vec<LayerHeld> = works.iter().map(|work| LayerHeld::of(work)).collect();
+        let Fullness { holding, most: most_held } = Fullness::of(&held.iter().collect::<Vec<_>>(), hardware);
         let loading = match most_held <= room {
             true => Loading::Never,
             false if fits_weight_sram => Loading::WeightSram,
@@ -66,29 +67,6 @@ impl<'a> Plan<'a> {
             energy_uj: sum.energy_uj + layer.energy_uj,
         })
     }
-}
-
-/// Accesses of all layers that each macro of each core is to hold; none for a macro without a tile.
-fn held_by_macros(works: &[&TimedWork], hardware: &Hardware) -> Vec<Vec<Option<u64>>> {
-    let of_core = |number: usize| {
-        let mut held = vec![None; hardware.macros_per_core];
-        let mut turn = 0;
-        for core in works.iter().map(|work| &work.cores[number]) {
-            for copy in 0..core.pixels.len() {
-                for (index, tile) in core.tiles.iter().enumerate() {
-                    *held[core.unit_of(turn, copy, index)].get_or_insert(0) += tile.accesses;
-                }
-            }
-            turn += core.tiles.len();
-        }
-        held
-    };
-    (0..hardware.cores).map(of_core).collect()
-}
-
-/// The most that one macro holds.
-fn most_held(held: &[Vec<Option<u64>>]) -> u64 {
-    held.iter().flatten().flatten().copied().max().unwrap_or(0)
 }
 
 /// A chip that runs one layer after the other.
@@ -298,19 +276,22 @@ impl<'a> Chosen<'a> {
             (fullest * work.cores.len() as u64) as f64
         };
         let held: Vec<Vec<f64>> = works.iter().map(|works| works.iter().map(of_work).collect()).collect();
+        let of_macros: Vec<Vec<LayerHeld>> = match loading {
+            Loading::Never => {
+                works.iter().map(|works| works.iter().map(|work| LayerHeld::of(work)).collect()).collect()
+            }
+            Loading::WeightSram | Loading::NextLevel => Vec::new(),
+        };
         let mut first = true;
         loop {
             let of_layer = |expenses: &Vec<Expense>| expenses.iter().map(|it| it.share(&around, objective)).collect();
             let shares: Vec<Vec<f64>> = expenses.iter().map(of_layer).collect();
             let stay_loaded = |placements: &[usize]| {
-                let works: Vec<&TimedWork> =
-                    works.iter().zip(placements).map(|(works, index)| &*works[*index]).collect();
-                let most = most_held(&held_by_macros(&works, hardware)) as usize;
-                let fit = most <= hardware.accesses_per_macro();
-                if fit {
-                    self.least_room = self.least_room.max(most);
-                }
-                fit
+                let held: Vec<&LayerHeld> =
+                    of_macros.iter().zip(placements).map(|(placements, index)| &placements[*index]).collect();
+                let most = most_where_all_fit(&held, hardware);
+                self.least_room = most.map_or(self.least_room, |most| self.least_room.max(most as usize));
+                most.is_some()
             };
             let placements = match loading {
                 Loading::Never => least_that_fits(&shares, &held, stay_loaded),

@@ -86,10 +86,14 @@ impl CoreWork {
         self.total.accesses * self.copies()
     }
 
-    /// The macro that a tile of a copy goes to. Macros that start together are neighbors from the first one on; others take turns
-    /// across layers, from `turn` on.
+    /// Whether a copy's macros take turns across layers. Those that start together are neighbors from the first one on.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.tiles_per_round <= 1
+    }
+
+    /// The macro that a tile of a copy goes to, from `turn` on where macros take turns.
     pub(crate) fn unit_of(&self, turn: usize, copy: usize, tile: usize) -> usize {
-        let turn = if self.tiles_per_round > 1 { 0 } else { turn };
+        let turn = if self.takes_turns() { turn } else { 0 };
         copy * self.macros + (turn + tile) % self.macros
     }
 
