@@ -1031,6 +1031,21 @@ fn component_energies_are_those_of_the_formulas() {
     assert!(close(precision.energy_pj, 8.0 * pass), "{}", precision.energy_pj);
 }
 
+/// Also those in which a narrower input has nothing left: its array and converters work, and what they give is added up.
+#[test]
+fn an_access_takes_all_phases_of_its_mode() {
+    let mut hardware = Hardware::load("experiments/hardware/adc5.toml".as_ref()).unwrap();
+    hardware.access.iter_mut().for_each(|mode| mode.input_bits = 8);
+    for accumulator in [Accumulator::Words, Accumulator::Sized] {
+        hardware.energy.accumulator = accumulator;
+        let [narrow, whole] = [7, 8].map(|bits| hardware.precision(8, bits).unwrap());
+        assert_eq!((narrow.passes, narrow.phases, narrow.energy_pj), (1, 7, whole.energy_pj));
+        // A sized accumulator of a narrower input has a bit less for each of 8 outputs and 8 phases.
+        let narrower = if accumulator == Accumulator::Sized { 64.0 } else { 0.0 };
+        assert_eq!(narrow.accumulation.adders, whole.accumulation.adders - narrower, "{accumulator:?}");
+    }
+}
+
 /// A layer of VGG8 (64 x 32 x 32 to 64 channels) on eight macros has 73,728 accesses of 8 x 8 b; zigzag-dse 3.9.1 gives it 0.8829 + 0.5057 uJ for adding up and
 /// 1.4554 uJ for local bit lines.
 #[test]

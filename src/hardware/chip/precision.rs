@@ -121,11 +121,17 @@ impl Hardware {
         }
     }
 
+    /// Input phases of an access.
+    fn phases(&self, mode: &AccessMode) -> f64 {
+        f64::from(mode.input_bits / self.input_bits_per_cycle)
+    }
+
     /// What adds up the outputs of one access.
     fn accumulation(&self, mode: &AccessMode, input_bits: u8, passes: f64) -> Accumulation {
         let outputs = self.outputs(mode) as f64;
         let slices = f64::from(mode.weight_bits / self.weight_slice_bits);
-        let phases = f64::from(input_bits.div_ceil(self.input_bits_per_cycle));
+        // An access takes all phases of its mode, also those in which a narrower input has nothing left.
+        let phases = passes * self.phases(mode);
         // A measured access gives whole outputs; one of components gives a number for each slice and phase.
         let measured = self.energy.components.is_none();
         match self.energy.accumulator {
@@ -198,7 +204,7 @@ impl Hardware {
         let depth = self.rows as f64 / rows_on;
         let pj = |ff: f64| ff * parts.supply_v.powi(2) / 1e3;
         Some(AccessEnergy {
-            phases: f64::from(mode.input_bits / self.input_bits_per_cycle),
+            phases: self.phases(mode),
             array_pj: pj(array_ff * parts.activity),
             converter_pj: pj(converter_ff * parts.activity),
             drivers_pj: pj(drivers_ff),
