@@ -155,8 +155,12 @@ impl<T: Transform<I, PATCH>, const I: usize> Kernel for Gather<'_, T, I> {
                 unsafe {
                     let mut d = [[simd.splat(0.0); I]; I];
                     for (d, pixels) in d.iter_mut().zip(&pixels) {
-                        for (d, pixel) in d.iter_mut().zip(pixels) {
+                        for (column, (d, pixel)) in d.iter_mut().zip(pixels).enumerate() {
                             *d = simd.load(pixel.add(channel));
+                            // Those of the next tile that aren't of this one.
+                            if column >= I - TILE {
+                                simd.prefetch(pixel.wrapping_add(channel + TILE * map.channels));
+                            }
                         }
                     }
                     let to = out.as_mut_ptr().add(block.offset(tile, channel));
@@ -217,7 +221,10 @@ impl<T: Transform<PATCH, O>, const O: usize> Kernel for Scatter<'_, T, O> {
                     let mut m = [[simd.splat(0.0); PATCH]; PATCH];
                     for (i, m) in m.iter_mut().enumerate() {
                         for (j, m) in m.iter_mut().enumerate() {
-                            *m = simd.load(from.add((i * PATCH + j) * block.stride()));
+                            let from = from.add((i * PATCH + j) * block.stride());
+                            *m = simd.load(from);
+                            // Of the next tile: matrices are more than the machine's own prefetching follows.
+                            simd.prefetch(from.wrapping_add(block.panel));
                         }
                     }
                     let out = transform::<T, S, PATCH, O>(simd, &m);
