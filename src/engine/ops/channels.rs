@@ -116,6 +116,44 @@ vectorized! {
         unsafe { out.assume_init_mut() }
     }
 
+    /// Writes `max(gain * map + offset + other, 0)`; what isn't a number stays so.
+    pub(super) fn scale_add_relu<'o>(
+        map: &[f32], gain: &PerChannel, offset: &PerChannel, other: &[f32], out: &'o mut [MaybeUninit<f32>],
+    ) -> &'o mut [f32] {
+        assert!(map.len() == out.len() && other.len() == out.len());
+        let run = gain.run();
+        for ((map, other), out) in map.chunks(run).zip(other.chunks(run)).zip(out.chunks_mut(run)) {
+            let given = map.iter().zip(other).zip(gain.values.iter().zip(&offset.values));
+            for (out, ((value, other), (gain, offset))) in out.iter_mut().zip(given) {
+                let value = value * gain + offset + other;
+                out.write(if value < 0.0 { 0.0 } else { value });
+            }
+        }
+        // SAFETY: there are as many values of both maps, so that each was written.
+        unsafe { out.assume_init_mut() }
+    }
+
+    /// `map = max(map + offset, 0)`; what isn't a number stays so.
+    pub(super) fn shift_relu(map: &mut [f32], offset: &PerChannel) {
+        for map in map.chunks_mut(offset.run()) {
+            for (value, offset) in map.iter_mut().zip(&offset.values) {
+                let sum = *value + offset;
+                *value = if sum < 0.0 { 0.0 } else { sum };
+            }
+        }
+    }
+
+    /// `map = max(map + offset + other, 0)`; what isn't a number stays so.
+    pub(super) fn shift_add_relu(map: &mut [f32], offset: &PerChannel, other: &[f32]) {
+        assert_eq!(map.len(), other.len());
+        for (map, other) in map.chunks_mut(offset.run()).zip(other.chunks(offset.run())) {
+            for ((value, other), offset) in map.iter_mut().zip(other).zip(&offset.values) {
+                let sum = *value + offset + other;
+                *value = if sum < 0.0 { 0.0 } else { sum };
+            }
+        }
+    }
+
     /// `map += offset`.
     pub(super) fn shift(map: &mut [f32], offset: &PerChannel) {
         for map in map.chunks_mut(offset.run()) {

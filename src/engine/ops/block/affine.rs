@@ -74,16 +74,14 @@ pub(super) struct Normalized {
     pub offset: Vec<f32>,
 }
 
-/// Writes a map times a gain plus an offset.
-type Scale = for<'o> fn(&[f32], &PerChannel, &PerChannel, &'o mut [MaybeUninit<f32>]) -> &'o mut [f32];
-
 impl Normalized {
-    /// What the batch norm gives, image by image, each of which `complete` then sees.
+    /// What `write` makes of each image's sums with the batch norm's gain and offset.
     pub(super) fn apply(
         &self,
         conv: &ConvGeometry,
-        scale: Scale,
-        complete: impl Fn(usize, &mut [f32]) + Sync + Send,
+        write: impl for<'o> Fn(usize, &[f32], &PerChannel, &PerChannel, &'o mut [MaybeUninit<f32>]) -> &'o mut [f32]
+        + Sync
+        + Send,
     ) -> Vec<f32> {
         let (gain, offset) = (PerChannel::new(&self.norm.gain), PerChannel::new(&self.offset));
         let (sums, len): (&[f32], usize) = (self.sums.storage(), conv.out_len());
@@ -91,11 +89,7 @@ impl Normalized {
             conv.batch * len,
             len,
             || (),
-            |(), image, out| {
-                let out = scale(&sums[image * len..][..len], &gain, &offset, out);
-                complete(image, out);
-                (out, ())
-            },
+            |(), image, out| (write(image, &sums[image * len..][..len], &gain, &offset, out), ()),
         );
         value
     }

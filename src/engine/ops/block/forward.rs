@@ -61,6 +61,11 @@ impl Joined {
         let join = Join { height, width, channels, stride, front, out_width: conv.out_width(), filters: conv.filters };
         Some(Self { value: value.to_contiguous(), join })
     }
+
+    /// The value of an image.
+    fn of(&self, image: usize) -> &[f32] {
+        &self.value.storage()[image * self.join.len()..][..self.join.len()]
+    }
 }
 
 /// # Panics
@@ -78,21 +83,28 @@ pub(super) fn forward(
     let conv = &geometry;
     let joined = Joined::new(residual, conv);
     let shape = [conv.batch, conv.out_height(), conv.out_width(), conv.filters];
-    // Residual sum and ReLU of an image.
+    // Residual sum and ReLU of an image, where no pass has them.
     let complete = |image: usize, out: &mut [f32]| {
-        if let Some(Joined { value, join }) = &joined {
-            join.add(out, &value.storage()[image * join.len()..][..join.len()]);
+        if let Some(joined) = &joined {
+            joined.join.add(out, joined.of(image));
         }
         if options.relu {
             channels::relu(out);
         }
     };
-    let convolve = |bias: Option<PerChannel>| {
-        let finish = |image: usize, out: &mut [f32]| {
-            if let Some(bias) = &bias {
-                channels::shift(out, bias);
-            }
+    let same = joined.as_ref().filter(|joined| joined.join.same());
+    let add_bias = |bias: &PerChannel, image: usize, out: &mut [f32]| match same {
+        Some(joined) if options.relu => channels::shift_add_relu(out, bias, joined.of(image)),
+        None if options.relu && joined.is_none() => channels::shift_relu(out, bias),
+        _ => {
+            channels::shift(out, bias);
             complete(image, out);
+        }
+    };
+    let convolve = |bias: Option<PerChannel>| {
+        let finish = |image: usize, out: &mut [f32]| match &bias {
+            Some(bias) => add_bias(bias, image, out),
+            None => complete(image, out),
         };
         flex_tensor(conv.forward(x.storage(), weight.storage(), options.exact, finish).0, shape)
     };
@@ -107,11 +119,15 @@ pub(super) fn forward(
             let offset = norm.offset(beta.storage());
             let normalized = Normalized { sums: flex_tensor(sums, shape), norm, offset };
             let value = matches!(rounding, Rounding::Absent).then(|| {
-                // A ReLU right behind it needs no pass of its own.
-                let value = match options.relu && joined.is_none() {
-                    true => normalized.apply(conv, channels::scale_relu, |_, _| {}),
-                    false => normalized.apply(conv, channels::scale, complete),
-                };
+                let value = normalized.apply(conv, |image, sums, gain, offset, out| match same {
+                    Some(joined) if options.relu => channels::scale_add_relu(sums, gain, offset, joined.of(image), out),
+                    None if options.relu && joined.is_none() => channels::scale_relu(sums, gain, offset, out),
+                    _ => {
+                        let out = channels::scale(sums, gain, offset, out);
+                        complete(image, out);
+                        out
+                    }
+                });
                 flex_tensor(value, shape)
             });
             (value, Some(normalized))
