@@ -166,10 +166,16 @@ fn rows_of_another_sweep_are_refused() {
     succeed(folder.path(), &[]);
     fs::write(folder.path().join("sweep.toml"), SWEEP.replace("50", "51")).unwrap();
     let error = refuse(folder.path(), &[]);
-    assert!(error.contains("rows-1-of-1.jsonl: it belongs to another sweep, package or version"), "{error}");
+    assert!(error.contains("rows-1-of-1.jsonl: it belongs to another sweep or package: choose another"), "{error}");
     refuse(folder.path(), &["--shard", "1/2"]);
     fs::write(folder.path().join("sweep.toml"), SWEEP).unwrap();
     succeed(folder.path(), &[]);
+    let rows = folder.path().join("out/rows-1-of-1.jsonl");
+    let text = fs::read_to_string(&rows).unwrap();
+    let program = text.split('"').skip_while(|part| *part != "program").nth(2).unwrap();
+    fs::write(&rows, text.replacen(program, &program.replace(|_: char| true, "0"), 1)).unwrap();
+    let error = refuse(folder.path(), &[]);
+    assert!(error.contains("rows-1-of-1.jsonl: another build of the program wrote it: choose another"), "{error}");
 }
 
 #[test]
@@ -406,7 +412,7 @@ fn area_is_shown_where_it_is_known() {
         logic_mm2_per_core: 0.0,
     });
     let (html, json, table) = page(&Hardware { area, ..Hardware::mars() });
-    assert!(html.contains("<td>2.0000</td>") && html.contains(" TOPS/mm²"));
+    assert!(html.contains("<td>2.0000</td>") && html.contains("TOPS/mm²"));
     assert!(json.contains("\"tops_per_mm2_executed\""));
     assert!(table.contains("2.000 mm2") && table.lines().all(|line| line.len() <= 80) && table.lines().count() <= 45);
 }

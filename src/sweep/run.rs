@@ -39,7 +39,6 @@ impl Sweep {
         let mut fingerprint = Sha256::new_with_prefix(&swept.fingerprint);
         fingerprint.update(space.description());
         fingerprint.update(swept.test.as_ref().map_or(String::new(), |test| test.sha256()));
-        fingerprint.update(env!("CARGO_PKG_VERSION"));
         let store = Store::new(folder, format!("{:x}", fingerprint.finalize()), space.len())?;
         Ok(Self { space, swept, store })
     }

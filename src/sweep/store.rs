@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row::SweepRow;
 use crate::error::{Error, Result};
-use crate::files::{try_lock, wait_for_lock};
+use crate::files::{sha256, try_lock, wait_for_lock};
 
 /// A part of a sweep: the points with `number % count == index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +49,13 @@ impl FromStr for Shard {
 }
 
 /// First line of a file of rows.
-#[derive(Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Header {
-    /// Fingerprint of everything that rows follow from.
+    /// Fingerprint of everything that rows follow from, but for the program.
     sweep: String,
+    /// SHA-256 of the program.
+    program: String,
     points: usize,
 }
 
@@ -61,8 +63,7 @@ struct Header {
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
-    sweep: String,
-    points: usize,
+    header: Header,
 }
 
 /// The file of a shard, locked.
@@ -83,6 +84,12 @@ impl Writer {
     }
 }
 
+/// Builds of one version may reckon differently, so that their rows don't stand beside each other.
+fn program_sha256() -> Result<String> {
+    let path = std::env::current_exe().map_err(Error::io(Path::new("the program")))?;
+    File::open(&path).and_then(|mut program| sha256(&mut program)).map_err(Error::io(&path))
+}
+
 fn append(file: &mut File, path: &Path, line: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string(line).map_err(|error| Error::file(path, error.to_string()))?;
     text.push('\n');
@@ -90,13 +97,14 @@ fn append(file: &mut File, path: &Path, line: &impl Serialize) -> Result<()> {
 }
 
 impl Store {
-    /// The rows of a sweep in a folder, which is made if need be; `sweep` is a fingerprint of everything that they follow from.
+    /// The rows of a sweep in a folder, which is made if need be; `sweep` is a fingerprint of everything that they follow from, but for
+    /// this program.
     ///
     /// # Errors
-    /// A folder that cannot be made.
+    /// A folder that cannot be made; a program that cannot be read.
     pub fn new(folder: &Path, sweep: String, points: usize) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-        Ok(Self { folder: folder.into(), sweep, points })
+        Ok(Self { folder: folder.into(), header: Header { sweep, program: program_sha256()?, points } })
     }
 
     /// All rows so far, and the file of a shard, ready for more.
@@ -118,7 +126,7 @@ impl Store {
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(Error::io(&path))?;
         if whole == 0 {
-            append(&mut file, &path, &Header { sweep: self.sweep.clone(), points: self.points })?;
+            append(&mut file, &path, &self.header)?;
         }
         Ok((rows, Writer { path, file }))
     }
@@ -149,16 +157,21 @@ impl Store {
         let mut lines = (1..).zip(bytes[..whole].split(|byte| *byte == b'\n'));
         let Some((_, first)) = lines.next().filter(|(_, line)| !line.is_empty()) else { return Ok(()) };
         let header: Option<Header> = serde_json::from_slice(first).ok();
-        if header.is_none_or(|header| header.sweep != self.sweep || header.points != self.points) {
-            let message = "it belongs to another sweep, package or version: choose another --run folder, or delete it";
-            return Err(Error::file(path, message));
+        if header.as_ref() != Some(&self.header) {
+            let of_this_sweep = header.is_some_and(|header| header.sweep == self.header.sweep);
+            let writer = if of_this_sweep {
+                "another build of the program wrote it"
+            } else {
+                "it belongs to another sweep or package"
+            };
+            return Err(Error::file(path, format!("{writer}: choose another --run folder, or delete it")));
         }
         for (number, line) in lines {
             let row: SweepRow = serde_json::from_slice(line).map_err(|error| {
                 Error::file(path, format!("line {number}: {error}; delete the line to redo its point"))
             })?;
-            if row.point >= self.points {
-                return Err(Error::file(path, format!("line {number}: point {} of {}", row.point, self.points)));
+            if row.point >= self.header.points {
+                return Err(Error::file(path, format!("line {number}: point {} of {}", row.point, self.header.points)));
             }
             rows.push(row);
         }
