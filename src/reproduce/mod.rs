@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `experiment` | the experiment file: rows, each a recipe with settings on top; claims of a paper |
 //! | `results` | what is known of finished runs, beside the experiment file |
+//! | `differences` | how what gave them differs from what is to run |
 //! | `paths` | where runs lie, and what they start from |
 //! | `rows` | what is known of each row: mean and spread, or how far it is |
 //! | `table` | the rows as Markdown, CSV, JSON and text |
@@ -14,6 +15,7 @@
 //! It knows recipes and run folders, not how training works. `docs/reproduce.md` describes the files.
 
 mod curves;
+mod differences;
 mod experiment;
 mod paths;
 mod plot;

@@ -1,24 +1,25 @@
 //! What is known of finished runs: for each row a folder with its recipe, the figures of each seed, and the package, figures and
 //! metrics of the first one, so that anybody can check it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::{self, Source, exists, read_if_present, to_json, wait_for_lock, write_atomically};
-use crate::hardware::Cost;
-use crate::network::weights_file;
-use crate::run_folder::{DEPLOYMENT, METRICS, PACKAGE, RECIPE};
-use crate::train::{EvaluateEvery, Recipe, StartFrom};
+use crate::files::{read_if_present, to_json, wait_for_lock, write_atomically};
+use crate::hardware::{Cost, Hardware};
+use crate::network::NetworkSpec;
+use crate::run_folder::{DEPLOYMENT, METRICS, NETWORK, PACKAGE, RECIPE};
+use crate::train::Recipe;
 use crate::validation::{Deployment, Mismatches};
 
+/// The key of `deploy.json`'s chip that its hardware file doesn't have.
+const CHIP_HASH: &str = "sha256";
 /// The runs of a row, ascending by seed.
 const RUNS: &str = "seeds.json";
-/// Files of the first seed's run folder that are kept.
-const KEPT: [&str; 4] = [PACKAGE, DEPLOYMENT, METRICS, RECIPE];
+/// Files of the first seed's run folder that are kept; the network, where it is a file's.
+const KEPT: [&str; 5] = [PACKAGE, DEPLOYMENT, METRICS, NETWORK, RECIPE];
 
 /// What is left of a finished run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,6 +153,32 @@ impl Results {
         Recipe::load(Some(&self.row_folder(row).join(RECIPE)), &[])
     }
 
+    /// The chip that a row's first seed ran on.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn chip(&self, row: &str) -> Result<Hardware> {
+        #[derive(Deserialize)]
+        struct OnChip {
+            chip: serde_json::Map<String, serde_json::Value>,
+        }
+        let path = self.row_folder(row).join(DEPLOYMENT);
+        let wrong = |error: serde_json::Error| Error::file(&path, error.to_string());
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let OnChip { mut chip } = serde_json::from_str(&text).map_err(wrong)?;
+        chip.remove(CHIP_HASH);
+        serde_json::from_value(chip.into()).map_err(wrong)
+    }
+
+    /// The network of a row's first seed; none where it wasn't kept.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn network(&self, row: &str) -> Result<Option<NetworkSpec>> {
+        let path = self.row_folder(row).join(NETWORK);
+        path.exists().then(|| NetworkSpec::load(&path)).transpose()
+    }
+
     /// Adds a run, whose run folder this is.
     ///
     /// # Errors
@@ -164,7 +191,8 @@ impl Results {
         let mut runs = self.runs(row)?;
         runs.retain(|other| other.seed != run.seed);
         if runs.iter().all(|other| other.seed > run.seed) {
-            for name in KEPT {
+            let of_a_file = Recipe::load(Some(&folder.join(RECIPE)), &[])?.model_file().is_some();
+            for name in KEPT.into_iter().filter(|name| *name != NETWORK || of_a_file) {
                 let path = folder.join(name);
                 match std::fs::read(&path) {
                     Ok(bytes) => write_atomically(&kept.join(name), &bytes)?,
@@ -177,91 +205,5 @@ impl Results {
         runs.push(run);
         runs.sort_by_key(|run| run.seed);
         write_atomically(&kept.join(RUNS), to_json(&runs)?.as_bytes())
-    }
-}
-
-/// Keys in which two recipes differ, each with both values; seeds don't count, checkpoints are compared by their content, when test images are met
-/// changes nothing of what is trained, and what the made one measured on its images is none.
-pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>> {
-    let keys = |recipe: &Recipe| -> Result<BTreeMap<String, String>> {
-        let (pretrained, evaluate_every) = (StartFrom::default(), EvaluateEvery::default());
-        let recipe = Recipe { seed: 0, pretrained, evaluate_every, ..recipe.clone() };
-        let value = toml::Value::try_from(&recipe).map_err(|error| Error::Setting(error.to_string()))?;
-        let mut keys = BTreeMap::new();
-        flatten(String::new(), &value, &mut keys);
-        Ok(keys)
-    };
-    let (made, planned) = (keys(&made.unmeasured(planned))?, keys(planned)?);
-    let all: BTreeSet<&String> = made.keys().chain(planned.keys()).collect();
-    let text = |value: Option<&String>| value.map_or("absent", String::as_str).to_string();
-    let different = all.into_iter().filter(|key| made.get(*key) != planned.get(*key));
-    Ok(different.map(|key| format!("{key} = {}, now {}", text(made.get(key)), text(planned.get(key)))).collect())
-}
-
-/// How the checkpoint that a run is to start from (none: random weights) differs from the one that it started from, of which the hash is
-/// known; one that isn't there cannot be compared.
-pub(super) fn other_checkpoint(planned: Option<&Path>, made_sha256: Option<&str>) -> Result<Option<String>> {
-    let other = match (planned, made_sha256) {
-        (None, None) => false,
-        (Some(file), Some(made)) => {
-            let (file, _) = weights_file(file);
-            exists(&file) && sha256(&file)? != made
-        }
-        _ => true,
-    };
-    let planned = planned.map_or("random weights".into(), |file| file.display().to_string());
-    let made = if made_sha256.is_some() { "another checkpoint" } else { "random weights" };
-    Ok(other.then(|| format!("start from {made}, now {planned}")))
-}
-
-/// Of a file, in hexadecimal.
-pub(super) fn sha256(path: &Path) -> Result<String> {
-    files::sha256(&mut Source::open(path)?).map_err(Error::io(path))
-}
-
-fn flatten(key: String, value: &toml::Value, keys: &mut BTreeMap<String, String>) {
-    let inner = |name: &str| if key.is_empty() { name.to_string() } else { format!("{key}.{name}") };
-    match value {
-        toml::Value::Table(table) => table.iter().for_each(|(name, value)| flatten(inner(name), value, keys)),
-        toml::Value::Array(list) => {
-            list.iter().enumerate().for_each(|(index, value)| flatten(inner(&index.to_string()), value, keys));
-        }
-        _ => {
-            keys.insert(key, value.to_string());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn recipes_differ_in_what_decides_the_result() {
-        let settings = |settings: &[&str]| -> Recipe {
-            let settings: Vec<String> = settings.iter().map(|setting| setting.to_string()).collect();
-            Recipe::load(None, &settings).unwrap()
-        };
-        let made = settings(&["pretrained=a", "seed=1"]);
-        let same = settings(&["pretrained=a", "seed=2"]);
-        assert_eq!(differences(&made, &same).unwrap(), [""; 0]);
-        let other = settings(&["pretrained=b", "phases.1.epochs=7", "sparsity.target=0.25"]);
-        let expected = ["phases.1.epochs = 1, now 7", "sparsity.target = 0.5, now 0.25"];
-        assert_eq!(differences(&made, &other).unwrap(), expected);
-    }
-
-    #[test]
-    fn checkpoints_differ_in_what_they_hold() {
-        let dir = tempfile::tempdir().unwrap();
-        let [file, gone] = ["file", "gone"].map(|name| dir.path().join(name));
-        std::fs::write(&file, "abc").unwrap();
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let other = |planned: Option<&Path>, made| other_checkpoint(planned, made).unwrap();
-        assert_eq!(other(Some(&file), Some(abc)), None);
-        assert_eq!(other(Some(&gone), Some("0")), None);
-        assert_eq!(other(None, None), None);
-        assert!(other(Some(&file), Some("0")).unwrap().starts_with("start from another checkpoint, now "));
-        assert!(other(Some(&gone), None).unwrap().starts_with("start from random weights, now "));
-        assert_eq!(other(None, Some(abc)).unwrap(), "start from another checkpoint, now random weights");
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use super::differences::{from_finished, other_checkpoint};
 use super::experiment::{Experiment, Row};
 use super::paths::{run_folder, start_checkpoint};
-use super::results::{Results, Run, differences, other_checkpoint};
+use super::results::{Results, Run};
 use crate::error::{Error, Result};
 use crate::files::read_if_present;
 use crate::report::text::{count, grouped};
@@ -20,7 +21,7 @@ pub(super) struct TableRow<'a> {
     /// Finished runs, ascending by seed.
     pub runs: Vec<Run>,
     unfinished: Vec<Unfinished>,
-    /// Why its runs don't count: a recipe that is wrong, or not the one that they were made with.
+    /// Why its runs don't count: a recipe that is wrong, or they were made with something else.
     problem: Option<String>,
     /// Hardware file of its recipe.
     pub hardware: Option<String>,
@@ -42,7 +43,7 @@ pub enum State {
     Unfinished,
     /// Nothing was run.
     Missing,
-    /// Its recipe is wrong, or not the one that its runs were made with.
+    /// Its recipe is wrong, or its runs were made with something else.
     Unusable,
 }
 
@@ -92,7 +93,7 @@ impl<'a> TableRow<'a> {
         let recipe = experiment.recipe(row, settings);
         let hardware = recipe.as_ref().ok().and_then(|recipe| recipe.hardware.clone());
         let found = recipe.and_then(|recipe| {
-            let different = other_recipe(row, &recipe, &runs, results, folder)?;
+            let different = other_than_planned(row, &recipe, &runs, results, folder)?;
             Ok((different, unfinished(row, &runs, folder)?))
         });
         let (problem, unfinished) = found.unwrap_or_else(|error| (Some(error.to_string()), Vec::new()));
@@ -190,8 +191,8 @@ impl<'a> TableRow<'a> {
     }
 }
 
-/// How the recipe and the checkpoints that finished runs were made with differ from those of their row.
-fn other_recipe(
+/// How what finished runs were made with differs from what their row says.
+fn other_than_planned(
     row: &Row,
     recipe: &Recipe,
     finished: &[Run],
@@ -201,13 +202,13 @@ fn other_recipe(
     if finished.is_empty() {
         return Ok(None);
     }
-    let mut different = differences(&results.recipe(&row.name)?, recipe)?;
+    let mut different = from_finished(results, &row.name, recipe)?;
     for run in finished {
         let start = start_checkpoint(row, recipe, folder, run.seed);
         different.extend(other_checkpoint(start.as_deref(), run.checkpoint_sha256.as_deref())?);
     }
     different.dedup();
-    let text = format!("its results are of another recipe: {}", different.join("; "));
+    let text = format!("its results are of something else: {}", different.join("; "));
     Ok((!different.is_empty()).then_some(text))
 }
 

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::differences::{differences, from_finished, other_checkpoint, sha256};
 use super::experiment::{Experiment, Row};
 use super::paths::{run_folder, start_checkpoint};
-use super::results::{Results, Run, differences, other_checkpoint, sha256};
+use super::results::{Results, Run};
 use super::table::Table;
 use crate::data::DataOptions;
 use crate::error::{Error, Result};
@@ -77,8 +78,8 @@ impl Reproduction<'_> {
     /// Runs what is unfinished and writes the tables after each run. A run that fails doesn't keep the others from running.
     ///
     /// # Errors
-    /// Before anything runs: a recipe, checkpoint or data set that is missing or wrong; a finished row that another recipe, checkpoint
-    /// or data set gave. At the end: the runs that failed.
+    /// Before anything runs: a recipe, checkpoint or data set that is missing or wrong; a finished row that another recipe, chip,
+    /// network, checkpoint or data set gave. At the end: the runs that failed.
     pub fn run(&self, stop: &StopSignal) -> Result<Verdict> {
         let jobs = self.jobs()?;
         let mut failed = Vec::new();
@@ -151,7 +152,7 @@ impl Reproduction<'_> {
         if runs.is_empty() {
             return Ok(false);
         }
-        let mut different = differences(&self.results.recipe(&job.row.name)?, &job.recipe)?;
+        let mut different = from_finished(&self.results, &job.row.name, &job.recipe)?;
         let run = runs.iter().find(|run| run.seed == job.seed);
         if let Some(run) = run {
             different.extend(self.other_start(job, run.checkpoint_sha256.as_deref(), &run.data_sha256)?);

@@ -21,7 +21,8 @@ pub use self::catalog::catalog;
 pub use self::forecast::Forecast;
 use self::forecast::size;
 use self::journal::Journal;
-use self::start::{Origin, Start, network};
+pub(crate) use self::start::network_of_file;
+use self::start::{Origin, Start, network, with_epsilon};
 use crate::data::{DataOptions, Dataset, ImageShape};
 use crate::error::{DataError, Diverged, Error, Result};
 use crate::estimate::named_network;
@@ -206,8 +207,7 @@ impl<'a> Plan<'a> {
             }
             error => error,
         })?;
-        let is_file = Path::new(&recipe.model).extension().is_some();
-        let spec = match is_file && is_gone(&recipe.model) {
+        let spec = match recipe.model_file().is_some_and(|file| !exists(file)) {
             true => NetworkSpec::load(&folder.join(NETWORK))?,
             false => network(&recipe, || Ok(shape_and_classes(&data)))?,
         };
@@ -373,7 +373,7 @@ pub fn describe(recipe: &Recipe, environment: Environment) -> Result<NetworkSpec
     let default = Recipe::default();
     let spec = if (&recipe.dataset, recipe.image_size) == (&default.dataset, default.image_size) {
         let spec = named_network(&recipe.model, None, None)?;
-        NetworkSpec { batch_norm_epsilon: recipe.batch_norm_epsilon.unwrap_or(spec.batch_norm_epsilon), ..spec }
+        with_epsilon(spec, recipe)
     } else {
         network(recipe, || Ok(shape_and_classes(&dataset(recipe, environment)?)))?
     };
@@ -392,7 +392,7 @@ pub(crate) fn dataset(recipe: &Recipe, environment: Environment) -> Result<Datas
 }
 
 /// The chip of a recipe.
-fn hardware(recipe: &Recipe) -> Result<Hardware> {
+pub(crate) fn hardware(recipe: &Recipe) -> Result<Hardware> {
     match &recipe.hardware {
         Some(file) => Hardware::load(Path::new(file)),
         None => Ok(Hardware::mars()),

@@ -176,13 +176,24 @@ impl Display for Origin {
 /// There is none of that name; a file that is no network.
 pub(super) fn network(recipe: &Recipe, images: impl FnOnce() -> Result<(ImageShape, usize)>) -> Result<NetworkSpec> {
     let model = &recipe.model;
-    let mut spec = if ZOO.contains(&model.as_str()) {
-        let (ImageShape { channels, height, width }, classes) = images()?;
-        let spec = zoo(model, classes).expect("it is in the list");
-        NetworkSpec { input: [channels, height, width], ..spec }
-    } else {
-        read_network(Path::new(model))?.ok_or_else(|| unknown_network(model))?
-    };
-    spec.batch_norm_epsilon = recipe.batch_norm_epsilon.unwrap_or(spec.batch_norm_epsilon);
-    Ok(spec)
+    if !ZOO.contains(&model.as_str()) {
+        return network_of_file(recipe);
+    }
+    let (ImageShape { channels, height, width }, classes) = images()?;
+    let spec = zoo(model, classes).expect("it is in the list");
+    Ok(with_epsilon(NetworkSpec { input: [channels, height, width], ..spec }, recipe))
+}
+
+/// The network of a recipe's TOML or ONNX file.
+///
+/// # Errors
+/// The recipe names no such file; a file that is no network.
+pub(crate) fn network_of_file(recipe: &Recipe) -> Result<NetworkSpec> {
+    let spec = read_network(Path::new(&recipe.model))?.ok_or_else(|| unknown_network(&recipe.model))?;
+    Ok(with_epsilon(spec, recipe))
+}
+
+/// The network with what a recipe says that its batch norms add to a variance.
+pub(super) fn with_epsilon(spec: NetworkSpec, recipe: &Recipe) -> NetworkSpec {
+    NetworkSpec { batch_norm_epsilon: recipe.batch_norm_epsilon.unwrap_or(spec.batch_norm_epsilon), ..spec }
 }

@@ -219,7 +219,20 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     failed(&other, &["results/two/dense", "batch_size = 16, now 8", "--results"]);
     success(&reproduce(place, &["two", "--table", "--set", "batch_size=8"]).output().unwrap());
     assert_eq!(cell(&read(results.join("table.csv")), "dense", "state"), "unusable");
-    assert!(read(results.join("table.md")).contains("its results are of another recipe: batch_size = 16, now 8"));
+    assert!(read(results.join("table.md")).contains("its results are of something else: batch_size = 16, now 8"));
+    for (file, key, value, change) in [
+        ("experiments/chip.toml", "name", "name = \"chip\"\nclock_mhz = 50", "clock_mhz = 100.0, now 50.0"),
+        ("tiny.toml", "classes", "batch_norm_epsilon = 0.5\nclasses = 10", "batch_norm_epsilon = absent, now 0.5"),
+    ] {
+        let text = read(place.join(file));
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap();
+        fs::write(place.join(file), text.replacen(line, value, 1)).unwrap();
+        let message = format!("{file}: {change}");
+        failed(&reproduce(place, &["two", "--rows", "sparse"]).output().unwrap(), &["results/two/sparse", &message]);
+        let (out, _) = success(&reproduce(place, &["two", "--table"]).output().unwrap());
+        assert!(out.contains(&message), "{out}");
+        fs::write(place.join(file), text).unwrap();
+    }
     let checkpoint = fs::read(place.join("float.safetensors")).unwrap();
     fs::copy(FINISHED.join("run/checkpoints/last.safetensors"), place.join("float.safetensors")).unwrap();
     failed(
@@ -397,6 +410,9 @@ fn tables_read_the_same() {
     record("two", RECIPE, &["91.30", "91.14"]);
     record("one", &RECIPE.replacen("batch_size", "hardware = \"experiments/chip.toml\"\nbatch_size", 1), &["91.03"]);
     record("stale", RECIPE, &["91.5"]);
+    let chip = Hardware::load(&place.join("experiments/chip.toml")).unwrap();
+    let deployment = serde_json::json!({ "chip": chip });
+    fs::write(place.join("experiments/results/two/one/deploy.json"), deployment.to_string()).unwrap();
     // The package of `one` was too large to keep, that of `stale` is another recipe's.
     for row in ["two", "stale"] {
         fs::write(place.join("experiments/results/two").join(row).join("model.mars"), "").unwrap();

@@ -214,6 +214,11 @@ impl Recipe {
         (!from_checkpoint).then_some(float).into_iter().chain(compression).collect()
     }
 
+    /// The file of its network; none for one of the zoo.
+    pub fn model_file(&self) -> Option<&Path> {
+        Some(Path::new(&self.model)).filter(|model| model.extension().is_some())
+    }
+
     /// The checkpoint to start from: the one that is named; the network's own file where that has weights, or its checkpoint in
     /// `checkpoints/` if that is there.
     pub fn checkpoint(&self) -> Option<PathBuf> {
