@@ -9,9 +9,8 @@ use serde::Serialize;
 use super::chart::{self, Stack};
 use super::document::{Extras, document};
 use super::drawings::{energy_keys, energy_parts};
-use super::text::{
-    UNKNOWN, WIDTH, bounds_summary, energy, frames, grouped, percent, printable, scaling, tops, words, wrapped,
-};
+use super::figures::{Figure, figures, on_page};
+use super::text::{UNKNOWN, WIDTH, bounds_summary, energy, grouped, percent, printable, scaling, words, wrapped};
 use crate::error::{Error, Result};
 use crate::files::{to_json, write_atomically};
 use crate::hardware::Evaluation;
@@ -35,28 +34,29 @@ const NAME: usize = 14;
 
 type Value = fn(&Evaluation) -> String;
 
-/// The rows: what is compared, in ASCII for the terminal.
-const TIME_AND_ENERGY: [(&str, Value); 3] = [
-    ("cycles", |it| grouped(it.cost.cycles)),
-    ("frames per second", |it| frames(it.cost.fps)),
-    ("energy, uJ", |it| energy(it.cost.energy_uj)),
-];
-/// Below the components of the energy.
-const OTHERS: [(&str, Value); 11] = [
-    ("average power, mW", |it| format!("{:.2}", it.cost.average_power_mw)),
-    ("energy x delay, uJ us", |it| format!("{:.2}", it.cost.energy_delay_uj_us)),
-    ("TOPS/W, dense-equivalent", |it| format!("{:.2}", it.cost.tops_per_watt_dense_equivalent)),
-    ("TOPS/W, executed", |it| format!("{:.2}", it.cost.tops_per_watt_executed)),
-    ("TOPS, executed", |it| tops(it.cost.tops_executed)),
-    ("TOPS, peak", |it| tops(it.cost.peak_tops)),
-    ("utilization", |it| percent(it.cost.utilization)),
+/// What is compared below the figures of the cost.
+const OTHERS: [(&str, Value); 4] = [
     ("area, mm2", |it| it.area.map_or(UNKNOWN.into(), |area| format!("{:.3}", area.total_mm2))),
     ("groups that are zero", |it| percent(it.compression.group_sparsity)),
     ("cycles without reload", |it| grouped(it.cost_without_reload.cycles)),
     ("energy without reload, uJ", |it| energy(it.cost_without_reload.energy_uj)),
 ];
 
-/// The table: a column for each, weight reload charged where nothing else is said; components of the energy beneath it.
+/// A name, and what each has there.
+type Row = (String, Vec<String>);
+
+/// The rows: the figures of the cost, components of the energy beneath it, the others; in ASCII.
+fn rows(all: &[Compared]) -> Vec<Row> {
+    let of_figure =
+        |figure: Figure| (figure.title(), all.iter().map(|it| figure.number(&it.evaluation.cost)).collect());
+    let of_component =
+        |(name, values): (&str, Vec<f64>)| (format!("  {}, uJ", words(name)), values.into_iter().map(energy).collect());
+    let of_other = |(name, value): (&str, Value)| (name.into(), all.iter().map(|it| value(&it.evaluation)).collect());
+    let figures = figures(all.iter().map(|it| &it.evaluation.cost)).map(of_figure);
+    figures.chain(components(all).into_iter().map(of_component)).chain(OTHERS.into_iter().map(of_other)).collect()
+}
+
+/// The table: a column for each, weight reload charged where nothing else is said.
 pub fn comparison_table(all: &[Compared]) -> String {
     let mut text = String::new();
     for sentence in assumptions(all) {
@@ -69,14 +69,8 @@ pub fn comparison_table(all: &[Compared]) -> String {
     };
     let heads = heads(all);
     line("per frame", heads.clone());
-    for (name, value) in TIME_AND_ENERGY {
-        line(name, all.iter().map(|it| value(&it.evaluation)).collect());
-    }
-    for (name, values) in components(all) {
-        line(&format!("  {}, uJ", words(name)), values.into_iter().map(energy).collect());
-    }
-    for (name, value) in OTHERS {
-        line(name, all.iter().map(|it| value(&it.evaluation)).collect());
+    for (name, cells) in rows(all) {
+        line(&name, cells);
     }
     for (head, it) in heads.iter().zip(all) {
         text += &format!("  {head}: {}\n", notes(&it.evaluation));
@@ -148,11 +142,6 @@ fn page(all: &[Compared]) -> String {
     document(&title, Extras::default(), &body)
 }
 
-/// A row's name with the units as the page writes them.
-fn on_page(name: &str) -> String {
-    name.replace("uJ us", "µJ µs").replace("uJ", "µJ").replace("mm2", "mm²").replace(" x ", " × ")
-}
-
 fn table(all: &[Compared]) -> Markup {
     html! {
         section {
@@ -163,14 +152,8 @@ fn table(all: &[Compared]) -> Markup {
                     tbody {
                         tr { th scope="row" { "network" } @for it in all { td { (it.network) } } }
                         tr { th scope="row" { "chip" } @for it in all { td { (it.evaluation.hardware) } } }
-                        @for (name, value) in TIME_AND_ENERGY {
-                            tr { th scope="row" { (on_page(name)) } @for it in all { td { (value(&it.evaluation)) } } }
-                        }
-                        @for (name, values) in components(all) {
-                            tr { th scope="row" { (words(name)) ", µJ" } @for value in values { td { (energy(value)) } } }
-                        }
-                        @for (name, value) in OTHERS {
-                            tr { th scope="row" { (on_page(name)) } @for it in all { td { (value(&it.evaluation)) } } }
+                        @for (name, cells) in rows(all) {
+                            tr { th scope="row" { (on_page(name.trim_start())) } @for cell in cells { td { (cell) } } }
                         }
                     }
                 }

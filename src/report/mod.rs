@@ -6,6 +6,7 @@ mod chips;
 mod compare;
 mod document;
 mod drawings;
+mod figures;
 mod metrics;
 mod page;
 mod partial_sums;

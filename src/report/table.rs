@@ -1,13 +1,14 @@
 //! The table in the terminal: plain ASCII, at most 80 columns, and some 45 lines.
 
 use crate::estimate::Estimate;
-use crate::hardware::{Cost, Evaluation};
+use crate::hardware::Evaluation;
 use crate::validation::Deployment;
 
+use super::figures::figures;
 use super::subject::{Basis, Subject};
 use super::text::{
-    NAME, UNKNOWN, WIDTH, agreement, bounds_summary, bytes, count, empty_layers, energy, executions, frames, grouped,
-    idle_summary, mapping_summary, other_groups, percent, printable, scaling, tops, words, wrapped,
+    NAME, WIDTH, agreement, bounds_summary, bytes, count, empty_layers, energy, executions, idle_summary,
+    mapping_summary, other_groups, percent, printable, scaling, words, wrapped,
 };
 
 /// What was run or assumed, compression and cost, as text.
@@ -53,38 +54,20 @@ fn mapping(evaluation: &Evaluation) -> Vec<String> {
     lines
 }
 
-/// What a frame costs, with reload and without.
+/// What a frame costs, with reload and without, and the chip's area.
 fn costs(evaluation: &Evaluation) -> Vec<String> {
-    let (with, without) = (&evaluation.cost, &evaluation.cost_without_reload);
-    let mut lines = vec![format!("  {:<28}{:>14}{:>16}", "per frame", "with reload", "without reload")];
-    let mut pair = |name: &str, value: &dyn Fn(&Cost) -> String| {
-        lines.push(format!("  {name:<28}{:>14} {:>15}", value(with), value(without)));
-    };
-    pair("cycles", &|cost| grouped(cost.cycles));
-    pair("frames per second", &|cost| frames(cost.fps));
-    pair("speed-up over dense", &|cost| format!("{:.2} x", cost.speedup_vs_dense));
-    pair("utilization", &|cost| percent(cost.utilization));
-    pair("TOPS, executed of peak", &|cost| format!("{} of {}", tops(cost.tops_executed), tops(cost.peak_tops)));
-    pair("average power", &|cost| format!("{:.2} mW", cost.average_power_mw));
-    pair("energy x delay", &|cost| format!("{:.2} uJ us", cost.energy_delay_uj_us));
-    pair("TOPS/W, dense-equivalent", &|cost| format!("{:.2}", cost.tops_per_watt_dense_equivalent));
-    pair("TOPS/W, executed", &|cost| format!("{:.2}", cost.tops_per_watt_executed));
-    if let Some(area) = evaluation.area {
-        let density = |per_mm2: Option<f64>| per_mm2.map_or(UNKNOWN.into(), tops);
-        pair("TOPS/mm2, dense-equivalent", &|cost| density(cost.tops_per_mm2_dense_equivalent));
-        pair("TOPS/mm2, executed", &|cost| density(cost.tops_per_mm2_executed));
-        pair("area", &|_| format!("{:.3} mm2", area.total_mm2));
-    }
-    pair("energy", &|cost| format!("{} uJ", energy(cost.energy_uj)));
-    let terms = [with, without].map(|cost| cost.energy_breakdown_uj.components());
-    for (index, (name, _)) in terms[0].iter().enumerate() {
-        if terms.iter().all(|terms| terms[index].1 == 0.0) {
-            continue;
+    let both = [&evaluation.cost, &evaluation.cost_without_reload];
+    let row = |name: &str, [with, without]: [String; 2]| format!("  {name:<28}{with:>14} {without:>15}");
+    let mut lines = vec![row("per frame", ["with reload".into(), "without reload".into()])];
+    lines.extend(figures(both.into_iter()).map(|figure| row(figure.name, both.map(|cost| figure.value(cost)))));
+    let components = both.map(|cost| cost.energy_breakdown_uj.components());
+    for (index, (name, _)) in components[0].iter().enumerate() {
+        let energies = components.each_ref().map(|components| components[index].1);
+        if energies != [0.0; 2] {
+            lines.push(row(&format!("  {}", words(name)), energies.map(|uj| format!("{} uJ", energy(uj)))));
         }
-        pair(&format!("  {}", words(name)), &|cost| {
-            format!("{} uJ", energy(cost.energy_breakdown_uj.components()[index].1))
-        });
     }
+    lines.extend(evaluation.area.map(|area| format!("  {:<28}{:>14}", "area", format!("{:.3} mm2", area.total_mm2))));
     lines
 }
 

@@ -3,45 +3,18 @@
 use maud::{Markup, html};
 
 use super::elements::{section, table};
-use crate::hardware::{Cost, Evaluation};
+use crate::hardware::Evaluation;
 use crate::report::Subject;
-use crate::report::text::{UNKNOWN, count, energy, frames, grouped, percent, scaling, tops};
-
-type Value = fn(&Cost) -> String;
-
-const ROWS: [(&str, Value); 12] = [
-    ("time", |cost| format!("{} cycles", grouped(cost.cycles))),
-    ("latency", |cost| format!("{:.2} µs", cost.latency_us)),
-    ("throughput", |cost| format!("{} frames/s", frames(cost.fps))),
-    ("energy", |cost| format!("{} µJ", energy(cost.energy_uj))),
-    ("efficiency, dense-equivalent", |cost| format!("{:.2} TOPS/W", cost.tops_per_watt_dense_equivalent)),
-    ("efficiency, executed", |cost| format!("{:.2} TOPS/W", cost.tops_per_watt_executed)),
-    ("average power", |cost| format!("{:.2} mW", cost.average_power_mw)),
-    ("energy × delay", |cost| format!("{:.2} µJ µs", cost.energy_delay_uj_us)),
-    ("speed, executed", |cost| format!("{} TOPS", tops(cost.tops_executed))),
-    ("speed, peak", |cost| format!("{} TOPS", tops(cost.peak_tops))),
-    ("utilization", |cost| percent(cost.utilization)),
-    ("speed-up over dense", |cost| format!("{:.2} ×", cost.speedup_vs_dense)),
-];
-/// Where the chip's area is known.
-const ROWS_PER_AREA: [(&str, Value); 2] = [
-    ("density, dense-equivalent", |cost| density(cost.tops_per_mm2_dense_equivalent)),
-    ("density, executed", |cost| density(cost.tops_per_mm2_executed)),
-];
-
-fn density(per_mm2: Option<f64>) -> String {
-    per_mm2.map_or(UNKNOWN.into(), |per_mm2| format!("{} TOPS/mm²", tops(per_mm2)))
-}
+use crate::report::figures::{Figure, figures, on_page};
+use crate::report::text::{count, percent, scaling};
 
 pub(super) fn cost(subject: Subject) -> Markup {
-    let per_area = ROWS_PER_AREA.iter().filter(|_| subject.evaluation.area.is_some());
-    let rows: Vec<_> = ROWS
-        .iter()
-        .chain(per_area)
-        .map(|(name, value)| {
-            vec![String::from(*name), value(&subject.evaluation.cost), value(&subject.evaluation.cost_without_reload)]
-        })
-        .collect();
+    let both = [&subject.evaluation.cost, &subject.evaluation.cost_without_reload];
+    let row = |figure: Figure| {
+        let [with, without] = both.map(|cost| on_page(&figure.value(cost)));
+        vec![on_page(figure.name), with, without]
+    };
+    let rows: Vec<_> = figures(both.into_iter()).map(row).collect();
     section(
         "Cost of a frame",
         html! {

@@ -1,0 +1,67 @@
+//! The figures of a frame's cost, as every table shows them.
+
+use super::text::{UNKNOWN, energy, frames, grouped, percent, tops};
+use crate::hardware::Cost;
+
+/// A figure of a frame's cost.
+#[derive(Clone, Copy)]
+pub(super) struct Figure {
+    /// In ASCII, for the terminal.
+    pub name: &'static str,
+    /// In ASCII; empty where the name or the number says it.
+    pub unit: &'static str,
+    /// None where the chip's area would have to be known.
+    number: fn(&Cost) -> Option<String>,
+}
+
+const FIGURES: [Figure; 14] = [
+    figure("cycles", "", |cost| Some(grouped(cost.cycles))),
+    figure("frames per second", "", |cost| Some(frames(cost.fps))),
+    figure("latency", "us", |cost| Some(format!("{:.2}", cost.latency_us))),
+    figure("speed-up over dense", "x", |cost| Some(format!("{:.2}", cost.speedup_vs_dense))),
+    figure("utilization", "", |cost| Some(percent(cost.utilization))),
+    figure("TOPS, executed", "", |cost| Some(tops(cost.tops_executed))),
+    figure("TOPS, peak", "", |cost| Some(tops(cost.peak_tops))),
+    figure("average power", "mW", |cost| Some(format!("{:.2}", cost.average_power_mw))),
+    figure("energy x delay", "uJ us", |cost| Some(format!("{:.2}", cost.energy_delay_uj_us))),
+    figure("TOPS/mm2, dense-equivalent", "", |cost| cost.tops_per_mm2_dense_equivalent.map(tops)),
+    figure("TOPS/mm2, executed", "", |cost| cost.tops_per_mm2_executed.map(tops)),
+    figure("TOPS/W, dense-equivalent", "", |cost| Some(format!("{:.2}", cost.tops_per_watt_dense_equivalent))),
+    figure("TOPS/W, executed", "", |cost| Some(format!("{:.2}", cost.tops_per_watt_executed))),
+    figure("energy", "uJ", |cost| Some(energy(cost.energy_uj))),
+];
+
+const fn figure(name: &'static str, unit: &'static str, number: fn(&Cost) -> Option<String>) -> Figure {
+    Figure { name, unit, number }
+}
+
+/// The figures that one of these costs has; the energy last, so that its components may follow.
+pub(super) fn figures<'a>(costs: impl Iterator<Item = &'a Cost> + Clone) -> impl Iterator<Item = Figure> {
+    FIGURES.into_iter().filter(move |figure| costs.clone().any(|cost| (figure.number)(cost).is_some()))
+}
+
+impl Figure {
+    /// The name and, where there is one, the unit.
+    pub fn title(self) -> String {
+        match self.unit {
+            "" => self.name.into(),
+            unit => format!("{}, {unit}", self.name),
+        }
+    }
+
+    /// The number without its unit.
+    pub fn number(self, cost: &Cost) -> String {
+        (self.number)(cost).unwrap_or(UNKNOWN.into())
+    }
+
+    /// The number with its unit.
+    pub fn value(self, cost: &Cost) -> String {
+        format!("{} {}", self.number(cost), self.unit).trim_end().into()
+    }
+}
+
+/// Names and units of figures as a page writes them.
+pub(super) fn on_page(ascii: &str) -> String {
+    let text = ascii.replace("uJ", "µJ").replace(" us", " µs").replace("mm2", "mm²").replace(" x ", " × ");
+    text.strip_suffix(" x").map_or(text.clone(), |number| format!("{number} ×"))
+}
