@@ -514,7 +514,7 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
     let pixels = graph.image().pixels();
     let zero = |index: usize| f64::from(image_scale.zero_points[index / pixels]);
     let image: Vec<f64> =
-        image.iter().enumerate().map(|(index, byte)| (f64::from(*byte) - zero(index)) * image_scale.step()).collect();
+        image.iter().enumerate().map(|(index, byte)| (f64::from(*byte) - zero(index)) * image_scale.scale()).collect();
     let mut values: Vec<Vec<f64>> = Vec::new();
     let convs: Vec<Conv> = graph.convs().collect();
     for node in graph.nodes() {
@@ -777,7 +777,7 @@ impl Case {
         let classes = class_names(CLASSES);
         let options = fold_options(&self.config, &image_scale, self.group, &classes);
         let network = fold(&graph, &params, &options).map_err(|error| match error.to_string() {
-            // A faint filter with its batch norm outside may have a unit of thousands of output steps.
+            // A faint filter with its batch norm outside may have a unit of thousands of output scales.
             message if message.contains("no shift expresses") => TestCaseError::reject(message),
             message => TestCaseError::fail(message),
         })?;

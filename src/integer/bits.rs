@@ -21,7 +21,7 @@ pub struct QuantizeConfig {
     pub first_last_bits: u8,
     /// How batch norm is treated.
     pub fusion: Fusion,
-    /// One weight step for a layer or for each column.
+    /// One weight scale for a layer or for each column.
     pub weight_scale: WeightScale,
     /// Training's forward pass sees the conversions of the hardware's converter, its noise and its stuck cells, where it has any.
     /// Evaluation always does.
@@ -79,14 +79,14 @@ pub enum Fusion {
     None,
 }
 
-/// How far a weight step reaches.
+/// How far a weight scale reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightScale {
-    /// One step a layer.
+    /// One scale a layer.
     #[default]
     Layer,
-    /// One step an output channel, with its own multiplier at requantization.
+    /// One scale an output channel, with its own multiplier at requantization.
     Column,
 }
 
@@ -302,7 +302,7 @@ impl BitPlan {
         Self { nodes, narrowest }
     }
 
-    /// The narrowest form of a value and of those that share its scale, whose step is the learned one; the image's bytes for the image.
+    /// The narrowest form of a value and of those that share its scale, whose scale is the learned one; the image's bytes for the image.
     ///
     /// # Panics
     /// For the logits, which have no form.

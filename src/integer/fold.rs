@@ -1,4 +1,4 @@
-//! From float weights and steps to the integer network: fold, scale, round, choose multipliers and shifts.
+//! From float weights and scales to the integer network: fold, scale, round, choose multipliers and shifts.
 //!
 //! This is the one place where floats become integers, in `f64`: the export and the fake-quant evaluation both start from here.
 //!
@@ -31,16 +31,16 @@ pub struct ImageScale {
 
 impl ImageScale {
     /// The real value that one unit of a byte stands for: `1 / (255 * std)`, the mean over the colors.
-    pub fn step(&self) -> f64 {
-        let steps = self.std.iter().map(|std| 1.0 / (255.0 * f64::from(*std)));
-        steps.sum::<f64>() / self.std.len() as f64
+    pub fn scale(&self) -> f64 {
+        let scales = self.std.iter().map(|std| 1.0 / (255.0 * f64::from(*std)));
+        scales.sum::<f64>() / self.std.len() as f64
     }
 
-    /// What is left of `1 / (255 * std)` for each color beside the common [`step`](Self::step); it is folded into the first
+    /// What is left of `1 / (255 * std)` for each color beside the common [`scale`](Self::scale); it is folded into the first
     /// layer's weights.
     pub fn color_scales(&self) -> impl Iterator<Item = f64> {
-        let step = self.step();
-        self.std.iter().map(move |std| 1.0 / (255.0 * f64::from(*std)) / step)
+        let scale = self.scale();
+        self.std.iter().map(move |std| 1.0 / (255.0 * f64::from(*std)) / scale)
     }
 }
 
@@ -113,9 +113,9 @@ struct FoldedConv {
 /// What joins a convolution's accumulators before they are requantized.
 enum Joining<'a> {
     Nothing,
-    /// A value with this step.
+    /// A value with this scale.
     Identity {
-        step: f64,
+        scale: f64,
     },
     /// The accumulators of another convolution, with their units.
     Projection {
@@ -129,7 +129,7 @@ impl Folder<'_> {
             (Op::MaxPool { .. }, Reads::MaxPool) => Ok(IntegerLayer::MaxPool),
             (Op::Concat, Reads::Concat) => Ok(IntegerLayer::Concat),
             (Op::AvgPool { window }, Reads::AvgPool { input }) => {
-                let unit = Scales::Shared(self.step(node.source, input)? / window.taps() as f64);
+                let unit = Scales::Shared(self.scale(node.source, input)? / window.taps() as f64);
                 let output = self.requantize(index, bits, &unit, &Joining::Nothing)?.output;
                 Ok(IntegerLayer::AvgPool { input_bits: input, output })
             }
@@ -153,7 +153,7 @@ impl Folder<'_> {
                         Ok(IntegerLayer::Conv { conv: main.conv, skip: None, output: Some(output) })
                     }
                     (Some(Skip::Identity { source, .. }), Some(skip_bits)) => {
-                        self.with_identity(index, bits, &planned, self.step(source, skip_bits)?, skip_bits)
+                        self.with_identity(index, bits, &planned, self.scale(source, skip_bits)?, skip_bits)
                     }
                     (Some(Skip::Projection { source, conv: shape, batch_norm }), Some(skip_bits)) => {
                         let name = node.projection_name();
@@ -189,21 +189,21 @@ impl Folder<'_> {
         }
     }
 
-    /// A convolution whose accumulators a value of step `step` joins.
+    /// A convolution whose accumulators a value of scale `scale` joins.
     fn with_identity(
         &self,
         index: usize,
         bits: &NodeBits,
         planned: &Planned,
-        step: f64,
+        scale: f64,
         skip_bits: u8,
     ) -> Result<IntegerLayer> {
         let mut main = self.conv(planned, 0.0)?;
-        if main.units.any_below(step * SKIP_RATIO_FLOOR) {
-            main = self.conv(planned, step * SKIP_RATIO_FLOOR)?;
+        if main.units.any_below(scale * SKIP_RATIO_FLOOR) {
+            main = self.conv(planned, scale * SKIP_RATIO_FLOOR)?;
         }
-        let requantizer = self.requantize(index, bits, &main.units, &Joining::Identity { step })?;
-        let multiplier = requantizer.multiplier(step);
+        let requantizer = self.requantize(index, bits, &main.units, &Joining::Identity { scale })?;
+        let multiplier = requantizer.multiplier(scale);
         let skip = Some(IntegerSkip::Identity { bits: skip_bits, multiplier });
         Ok(IntegerLayer::Conv { conv: main.conv, skip, output: Some(requantizer.output) })
     }
@@ -254,9 +254,9 @@ impl Folder<'_> {
             },
             shape,
         };
-        let limits = Limits { input_step: self.step(source, planned.input_bits)?, least_unit };
-        let steps = Scales::new(self.positive(id, Role::WeightScale, params.weight_scale.as_ref())?);
-        let scales = real.scales(&steps, planned.batch_norm, &limits);
+        let limits = Limits { input_scale: self.scale(source, planned.input_bits)?, least_unit };
+        let learned = Scales::new(self.positive(id, Role::WeightScale, params.weight_scale.as_ref())?);
+        let scales = real.scales(&learned, planned.batch_norm, &limits);
         let limit = f64::from((1 << (planned.weight_bits - 1)) - 1);
         let mut weights = Vec::with_capacity(shape.weights());
         let mut biases = Vec::with_capacity(shape.filters());
@@ -268,7 +268,7 @@ impl Folder<'_> {
             }
             let column = real.column(filter).map(|weight| (weight / scale).round().clamp(-limit, limit) as i8);
             let column: Vec<i8> = column.collect();
-            let mut bias = (bias / (scale * limits.input_step)).round() as i64;
+            let mut bias = (bias / (scale * limits.input_scale)).round() as i64;
             let zero_points = &zero_points[shape.reads(filter)];
             for (index, weight) in column.iter().enumerate() {
                 bias -= i64::from(*weight) * i64::from(zero_points[index / shape.taps()]);
@@ -279,7 +279,7 @@ impl Folder<'_> {
         }
         let Planned { input_bits, weight_bits, .. } = *planned;
         let conv = IntegerConv { input_bits, weight_bits, weights, bias: biases };
-        Ok(FoldedConv { conv, units: scales.times(limits.input_step) })
+        Ok(FoldedConv { conv, units: scales.times(limits.input_scale) })
     }
 
     /// The code of each channel that means 0 in one of a value's forms.
@@ -295,40 +295,40 @@ impl Folder<'_> {
         zero_point(bits, self.graph.is_signed(source))
     }
 
-    /// Step of a value in one of its forms.
-    fn step(&self, source: Source, bits: u8) -> Result<f64> {
+    /// Scale of a value in one of its forms.
+    fn scale(&self, source: Source, bits: u8) -> Result<f64> {
         let Source::Node(index) = source else {
-            return Ok(self.options.image_scale.step());
+            return Ok(self.options.image_scale.scale());
         };
-        Ok(self.output_step(index)? / f64::from(1u32 << (bits - self.plan.narrowest(source))))
+        Ok(self.output_scale(index)? / f64::from(1u32 << (bits - self.plan.narrowest(source))))
     }
 
-    fn output_step(&self, node: usize) -> Result<f64> {
+    fn output_scale(&self, node: usize) -> Result<f64> {
         let node = self.graph.scale_node(node);
         Ok(self.positive(ConvId::Own(node), Role::OutputScale, self.params.output_scale(node))?[0])
     }
 
     /// The values of a quantizer's scale.
     fn positive(&self, conv: ConvId, role: Role, scale: Option<&Array>) -> Result<Vec<f64>> {
-        let steps = scale.map_or(&[][..], |scale| &scale.values);
-        if steps.is_empty() || steps.iter().any(|step| !(step.is_finite() && *step > 0.0)) {
+        let values = scale.map_or(&[][..], |scale| &scale.values);
+        if values.is_empty() || values.iter().any(|scale| !(scale.is_finite() && *scale > 0.0)) {
             let name = ParamId { conv, role }.name(self.graph);
-            return Err(Error::Setting(format!("`{name}` must hold positive steps, found {steps:?}")));
+            return Err(Error::Setting(format!("`{name}` must hold positive scales, found {values:?}")));
         }
-        Ok(steps.iter().map(|step| f64::from(*step)).collect())
+        Ok(values.iter().map(|scale| f64::from(*scale)).collect())
     }
 
     /// Chooses the largest shift with which every multiplier stays within its bits.
     fn requantize(&self, node: usize, bits: &NodeBits, units: &Scales, joining: &Joining) -> Result<Requantizer> {
-        let output_step = self.output_step(node)?;
+        let output_scale = self.output_scale(node)?;
         let narrowest = self.plan.narrowest(Source::Node(node));
         let widest = bits.forms[bits.forms.len() - 1];
         let fits = |shift: u8| {
-            let multiplier = |unit: f64| (unit / output_step * f64::from(shift).exp2()).round();
+            let multiplier = |unit: f64| (unit / output_scale * f64::from(shift).exp2()).round();
             multiplier(units.largest()) <= f64::from(MAX_MULTIPLIER)
                 && match joining {
                     Joining::Nothing => true,
-                    Joining::Identity { step } => multiplier(*step) <= f64::from(MAX_SKIP_MULTIPLIER),
+                    Joining::Identity { scale } => multiplier(*scale) <= f64::from(MAX_SKIP_MULTIPLIER),
                     Joining::Projection { units } => multiplier(units.largest()) <= f64::from(MAX_MULTIPLIER),
                 }
         };
@@ -336,7 +336,7 @@ impl Folder<'_> {
             Error::layer(
                 &self.graph.nodes()[node].name,
                 format!(
-                    "no shift expresses its output step {output_step}: its sums and what joins them are too far from it"
+                    "no shift expresses its output scale {output_scale}: its sums and what joins them are too far from it"
                 ),
             )
         };
@@ -347,14 +347,14 @@ impl Folder<'_> {
             zero_point: self.zero_point(Source::Node(node), bits),
         };
         let mut requantizer = Requantizer {
-            output_step,
+            output_scale,
             shift,
             output: Requantize { multipliers: Vec::new(), forms: bits.forms.iter().map(|&bits| form(bits)).collect() },
         };
         requantizer.output.multipliers = requantizer.multipliers(units);
         let joined = match joining {
             Joining::Nothing => Vec::new(),
-            Joining::Identity { step } => vec![requantizer.multiplier(*step)],
+            Joining::Identity { scale } => vec![requantizer.multiplier(*scale)],
             Joining::Projection { units } => requantizer.multipliers(units),
         };
         if requantizer.output.multipliers.iter().chain(&joined).any(|multiplier| *multiplier == 0) {
@@ -382,15 +382,15 @@ fn affine(params: &ConvParams<Array>) -> (Vec<f64>, Vec<f64>) {
 
 /// A requantization with what its multipliers are relative to.
 struct Requantizer {
-    output_step: f64,
+    output_scale: f64,
     shift: u8,
     output: Requantize,
 }
 
 impl Requantizer {
-    /// `unit / output_step * 2^n`, rounded.
+    /// `unit / output_scale * 2^n`, rounded.
     fn multiplier(&self, unit: f64) -> u32 {
-        (unit / self.output_step * f64::from(self.shift).exp2()).round() as u32
+        (unit / self.output_scale * f64::from(self.shift).exp2()).round() as u32
     }
 
     fn multipliers(&self, units: &Scales) -> Vec<u32> {

@@ -6,8 +6,8 @@
 //! | `network` | | [`IntegerNetwork`]: layers with their integers |
 //! | `bits` | a graph, [`QuantizeConfig`] | [`BitPlan`]: which bit width where |
 //! | `scales` | a convolution in floats | the scales of its columns |
-//! | `fold` | float weights and steps, a bit plan | an integer network |
-//! | `unfold` | an integer network | float weights and steps that fold to it |
+//! | `fold` | float weights and scales, a bit plan | an integer network |
+//! | `unfold` | an integer network | float weights and scales that fold to it |
 //! | `outline` | a graph, a bit plan | an integer network whose weights mean nothing |
 //! | `reference` | an integer network, images | [`Reference`]: logits, by direct convolution |
 //!

@@ -19,8 +19,8 @@ pub(super) enum BatchNormRule {
 
 /// Input and limits of a convolution's scales.
 pub(super) struct Limits {
-    /// Step of its input.
-    pub(super) input_step: f64,
+    /// Scale of its input.
+    pub(super) input_scale: f64,
     /// Least unit of its accumulators.
     pub(super) least_unit: f64,
 }
@@ -48,33 +48,33 @@ impl RealConv<'_> {
     fn least_scale(&self, filter: usize, limits: &Limits) -> f64 {
         // Half of the bias's limit, so that rounding and the image's zero points stay within it.
         let bias_limit = f64::from(MAX_BIAS) / 2.0;
-        limits.least_unit.max(self.biases[filter].abs() / bias_limit) / limits.input_step
+        limits.least_unit.max(self.biases[filter].abs() / bias_limit) / limits.input_scale
     }
 
-    /// Returns one scale for the layer. Returns one per column if (a) steps are learned per column or (b) batch norm is not folded; then
+    /// Returns one scale for the layer. Returns one per column if (a) scales are learned per column or (b) batch norm is not folded; then
     /// a column's scale includes its gain.
-    pub(super) fn scales(&self, steps: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
+    pub(super) fn scales(&self, learned: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
         let filters = 0..self.gains.len();
-        match (steps, batch_norm) {
-            (Scales::Shared(step), BatchNormRule::Absent | BatchNormRule::Folded) => {
-                Scales::Shared(filters.map(|filter| self.least_scale(filter, limits)).fold(*step, f64::max))
+        match (learned, batch_norm) {
+            (Scales::Shared(scale), BatchNormRule::Absent | BatchNormRule::Folded) => {
+                Scales::Shared(filters.map(|filter| self.least_scale(filter, limits)).fold(*scale, f64::max))
             }
-            (Scales::PerColumn(_), _) | (_, BatchNormRule::Outside) => self.column_scales(steps, batch_norm, limits),
+            (Scales::PerColumn(_), _) | (_, BatchNormRule::Outside) => self.column_scales(learned, batch_norm, limits),
         }
     }
 
     /// A scale for each column, which keeps its multiplier above zero; a column without weights takes the largest one.
-    fn column_scales(&self, steps: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
+    fn column_scales(&self, learned: &Scales, batch_norm: BatchNormRule, limits: &Limits) -> Scales {
         let wanted = |filter: usize| {
             let gain = match batch_norm {
                 BatchNormRule::Outside => self.gains[filter].abs(),
                 BatchNormRule::Absent | BatchNormRule::Folded => 1.0,
             };
             let has_weights = self.column(filter).any(|weight| weight != 0.0);
-            has_weights.then(|| (steps.get(filter) * gain).max(self.least_scale(filter, limits)))
+            has_weights.then(|| (learned.get(filter) * gain).max(self.least_scale(filter, limits)))
         };
         let wanted: Vec<Option<f64>> = (0..self.gains.len()).map(wanted).collect();
-        let largest = wanted.iter().flatten().copied().reduce(f64::max).unwrap_or(steps.get(0));
+        let largest = wanted.iter().flatten().copied().reduce(f64::max).unwrap_or(learned.get(0));
         let scales = wanted.iter().enumerate().map(|(filter, scale)| {
             let scale = scale.unwrap_or(largest);
             scale.max(largest * SCALE_RATIO_FLOOR).max(self.least_scale(filter, limits))

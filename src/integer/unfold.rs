@@ -86,7 +86,7 @@ impl Unfolder<'_> {
 
     /// The real value of one unit of a value in one of its forms.
     fn scale(&self, source: Source, bits: u8) -> f64 {
-        let Source::Node(index) = source else { return self.image_scale.step() };
+        let Source::Node(index) = source else { return self.image_scale.scale() };
         self.scales[self.graph().scale_node(index)] / f64::from(1u32 << (bits - self.plan.narrowest(source)))
     }
 

@@ -28,7 +28,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// A square window with the same step and border both ways.
+    /// A square window with the same stride and border both ways.
     pub fn square(kernel: usize, stride: usize, padding: usize) -> Self {
         Self { kernel: [kernel; 2], stride: [stride; 2], padding: [[padding; 2]; 2] }
     }

@@ -1,6 +1,6 @@
-//! Fake quantizers: the grids of weights and values, and first steps from data.
+//! Fake quantizers: the grids of weights and values, and first scales from data.
 //!
-//! Learned steps follow Esser et al., *Learned Step Size Quantization*, ICLR 2020.
+//! Learned scales follow Esser et al., *Learned Step Size Quantization*, ICLR 2020.
 
 use std::ops::RangeInclusive;
 
@@ -10,12 +10,12 @@ use rayon::prelude::*;
 use crate::engine::{Grid, fake_quantize};
 use crate::integer::{MAX_MULTIPLIER, SHIFT_LIMIT, zero_point};
 
-/// Weights `[filters, ...]` on the grid of `bits` bits; `steps` has one value, or one a filter.
-pub(crate) fn quantize_weights(weights: Tensor<4>, steps: Tensor<1>, bits: u8) -> Tensor<4> {
-    let share = weights.shape().num_elements() / steps.dims()[0];
+/// Weights `[filters, ...]` on the grid of `bits` bits; `scales` has one value, or one a filter.
+pub(crate) fn quantize_weights(weights: Tensor<4>, scales: Tensor<1>, bits: u8) -> Tensor<4> {
+    let share = weights.shape().num_elements() / scales.dims()[0];
     let limit = weight_limit(bits);
     let grid = Grid { low: -limit as f32, high: limit as f32, scale_gradient: gradient_scale(share, limit) };
-    fake_quantize(weights, steps, grid)
+    fake_quantize(weights, scales, grid)
 }
 
 /// The grid of values whose whole numbers are `codes`; `share` is the number of values of one image, so that the gradient's scale
@@ -31,21 +31,21 @@ pub(crate) fn quantize_biases(biases: Tensor<1>, unit: Tensor<1>) -> Tensor<1> {
     biases + error.detach()
 }
 
-/// What the multipliers of a layer make of its units: `m / 2^n` over `unit / output_step`, with the largest shift with which the
+/// What the multipliers of a layer make of its units: `m / 2^n` over `unit / output_scale`, with the largest shift with which the
 /// multipliers of `units` and of what `joins` them fit 16 bits. Without gradients.
-pub(crate) fn multiplier_errors(units: Tensor<1>, joins: Option<Tensor<1>>, output_step: Tensor<1>) -> Tensor<1> {
-    let ratios = units.detach() / output_step.clone().detach();
+pub(crate) fn multiplier_errors(units: Tensor<1>, joins: Option<Tensor<1>>, output_scale: Tensor<1>) -> Tensor<1> {
+    let ratios = units.detach() / output_scale.clone().detach();
     let largest = match joins {
-        Some(joins) => ratios.clone().max().max_pair(joins.detach().max() / output_step.detach()),
+        Some(joins) => ratios.clone().max().max_pair(joins.detach().max() / output_scale.detach()),
         None => ratios.clone().max(),
     };
     let shift = ((largest.recip() * (f64::from(MAX_MULTIPLIER) + 0.5)).log() / std::f64::consts::LN_2).floor();
-    let scale = (shift.clamp_max(f64::from(SHIFT_LIMIT - 1)) * std::f64::consts::LN_2).exp().round();
-    let exact = ratios * scale;
+    let power = (shift.clamp_max(f64::from(SHIFT_LIMIT - 1)) * std::f64::consts::LN_2).exp().round();
+    let exact = ratios * power;
     exact.clone().round() / exact
 }
 
-/// `1 / sqrt(values * levels)`: the paper's balance between the updates of a step and of what it quantizes.
+/// `1 / sqrt(values * levels)`: the paper's balance between the updates of a scale and of what it quantizes.
 fn gradient_scale(share: usize, limit: f64) -> f32 {
     (1.0 / (share as f64 * limit).sqrt()) as f32
 }
@@ -62,22 +62,22 @@ pub(crate) fn value_codes(bits: u8, is_signed: bool) -> RangeInclusive<i32> {
     -zero_point..=(1 << bits) - 1 - zero_point
 }
 
-/// The step with the smallest squared error over `values` on the grid `low..=high`: a search over shares of the largest magnitude.
+/// The scale with the smallest squared error over `values` on the grid `low..=high`: a search over shares of the largest magnitude.
 ///
 /// `None` where all values are zero, or none is on the side that the grid covers.
-pub fn calibrate_step(values: &[f32], low: f64, high: f64) -> Option<f64> {
+pub fn calibrate_scale(values: &[f32], low: f64, high: f64) -> Option<f64> {
     let largest = values.iter().map(|value| if low < 0.0 { value.abs() } else { *value }).fold(0.0f32, f32::max);
     if largest <= 0.0 {
         return None;
     }
     let full = f64::from(largest) / high;
-    let error = |step: f64| -> f64 {
-        let (inverse, step, low, high) = ((1.0 / step) as f32, step as f32, low as f32, high as f32);
-        values.iter().map(|x| f64::from((x - (x * inverse).clamp(low, high).round() * step).powi(2))).sum()
+    let error = |scale: f64| -> f64 {
+        let (inverse, scale, low, high) = ((1.0 / scale) as f32, scale as f32, low as f32, high as f32);
+        values.iter().map(|x| f64::from((x - (x * inverse).clamp(low, high).round() * scale).powi(2))).sum()
     };
     let candidates = (4..=100).into_par_iter().map(|percent| full * f64::from(percent) / 100.0);
-    let errors: Vec<(f64, f64)> = candidates.map(|step| (error(step), step)).collect();
-    errors.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, step)| step)
+    let errors: Vec<(f64, f64)> = candidates.map(|scale| (error(scale), scale)).collect();
+    errors.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, scale)| scale)
 }
 
 #[cfg(test)]
@@ -115,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn the_calibrated_step_beats_the_full_range_on_data_with_an_outlier() {
+    fn the_calibrated_scale_beats_the_full_range_on_data_with_an_outlier() {
         let mut values: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin()).collect();
         values.push(20.0);
-        let step = calibrate_step(&values, -7.0, 7.0).unwrap();
-        assert!(step < 2.0 * 20.0 / 7.0 && step > 0.05, "{step}");
-        assert_eq!(calibrate_step(&[0.0; 5], -7.0, 7.0), None);
-        assert_eq!(calibrate_step(&[-1.0; 5], 0.0, 15.0), None);
+        let scale = calibrate_scale(&values, -7.0, 7.0).unwrap();
+        assert!(scale < 2.0 * 20.0 / 7.0 && scale > 0.05, "{scale}");
+        assert_eq!(calibrate_scale(&[0.0; 5], -7.0, 7.0), None);
+        assert_eq!(calibrate_scale(&[-1.0; 5], 0.0, 15.0), None);
     }
 }

@@ -11,7 +11,7 @@ use super::tensors::{to_device, to_host};
 use crate::data::{Batches, Split};
 use crate::integer::{BitPlan, Fusion, WeightScale};
 use crate::network::{Conv, ConvId, Norm, Op, Skip, Source};
-use crate::quantize::{calibrate_step, value_codes, weight_limit};
+use crate::quantize::{calibrate_scale, value_codes, weight_limit};
 
 /// Images that go through the network at a time.
 const BATCH: usize = 128;
@@ -57,7 +57,7 @@ fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, read: &[Vec<boo
                 *value *= gains[filter] * colors[shape.reads(filter).start + index % column_len / shape.taps()];
             }
             let limit = weight_limit(bits.weights);
-            let scale = |values: &[f32]| calibrate_step(values, -limit, limit).map(|scale| scale as f32);
+            let scale = |values: &[f32]| calibrate_scale(values, -limit, limit).map(|scale| scale as f32);
             let read_values: Vec<f32> = values
                 .chunks(column_len)
                 .zip(&read[index])
@@ -200,7 +200,7 @@ fn output_scales(
         let source = Source::Node(index);
         let codes = value_codes(plan.narrowest(source), model.graph.is_signed(source));
         let [least, limit] = [*codes.start(), *codes.end()].map(f64::from);
-        let scale = calibrate_step(&samples, least, limit).map_or(SCALE_OF_ZEROS, |scale| scale as f32);
+        let scale = calibrate_scale(&samples, least, limit).map_or(SCALE_OF_ZEROS, |scale| scale as f32);
         // The quantizer clips where the network does, or below.
         let sharing = (index..nodes.len()).filter(|node| model.graph.scale_node(*node) == index);
         let clip = sharing.filter_map(|node| model.graph.clip(node)).reduce(f64::min);

@@ -40,7 +40,7 @@ impl Model {
     pub fn images(&self, images: &[u8]) -> Tensor<4> {
         let image = self.graph.image();
         let zero_points = &self.image_scale.zero_points;
-        let scale = self.image_scale.step() as f32;
+        let scale = self.image_scale.scale() as f32;
         let mut values = vec![0.0; images.len()];
         for (values, bytes) in values.chunks_mut(image.len()).zip(images.chunks(image.len())) {
             for (channel, (bytes, zero_point)) in bytes.chunks(image.pixels()).zip(zero_points).enumerate() {

@@ -243,7 +243,7 @@ impl Pass<'_> {
     /// The scale of a value in one of its forms, `[1]`.
     fn scale(&self, source: Source, bits: u8) -> Tensor<1> {
         let (Mode::Quantized { plan, .. }, Source::Node(index)) = (self.mode, source) else {
-            return Tensor::full([1], self.image_scale.step(), &self.device());
+            return Tensor::full([1], self.image_scale.scale(), &self.device());
         };
         self.output_scale(index) / f64::from(1u32 << (bits - plan.narrowest(source)))
     }
