@@ -60,7 +60,7 @@ impl EpochOrder {
     }
 }
 
-/// The batches of one pass over a split; the last one may be smaller.
+/// The batches of a split, all images as they are; the last one may be smaller.
 #[derive(Clone, Debug)]
 pub struct Batches<'a> {
     split: &'a Split,
@@ -75,26 +75,14 @@ impl<'a> Batches<'a> {
     /// # Panics
     /// If `batch_size` is 0.
     pub fn in_order(split: &'a Split, batch_size: usize) -> Self {
-        Self::new(split, EpochOrder::as_is(split.len()), batch_size)
-    }
-
-    /// All images augmented, in the order of the epoch.
-    ///
-    /// # Panics
-    /// If `batch_size` is 0.
-    pub fn shuffled(split: &'a Split, batch_size: usize, augment: Augment, seed: u64, epoch: u64) -> Self {
-        Self::new(split, EpochOrder::shuffled(split.len(), augment, seed, epoch), batch_size)
+        assert!(batch_size > 0, "a batch without images");
+        Self { split, order: EpochOrder::as_is(split.len()), next: 0, batch_size }
     }
 
     /// Ends after `images` images, if there are as many.
     pub fn first(mut self, images: usize) -> Self {
         self.order.order.truncate(images);
         self
-    }
-
-    fn new(split: &'a Split, order: EpochOrder, batch_size: usize) -> Self {
-        assert!(batch_size > 0, "a batch without images");
-        Self { split, order, next: 0, batch_size }
     }
 }
 

@@ -101,22 +101,21 @@ vectorized! {
         unsafe { out.assume_init_mut() }
     }
 
-    /// Writes `max(gain * map + offset, 0)`; what isn't a number stays so.
+    /// Writes `max(gain * map + offset, 0)`.
     pub(super) fn scale_relu<'o>(
         map: &[f32], gain: &PerChannel, offset: &PerChannel, out: &'o mut [MaybeUninit<f32>],
     ) -> &'o mut [f32] {
         assert_eq!(map.len(), out.len());
         for (map, out) in map.chunks(gain.run()).zip(out.chunks_mut(gain.run())) {
             for (((out, value), gain), offset) in out.iter_mut().zip(map).zip(&gain.values).zip(&offset.values) {
-                let value = value * gain + offset;
-                out.write(if value < 0.0 { 0.0 } else { value });
+                out.write(rectified(value * gain + offset));
             }
         }
         // SAFETY: there are as many values of the map, each of which was written.
         unsafe { out.assume_init_mut() }
     }
 
-    /// Writes `max(gain * map + offset + other, 0)`; what isn't a number stays so.
+    /// Writes `max(gain * map + offset + other, 0)`.
     pub(super) fn scale_add_relu<'o>(
         map: &[f32], gain: &PerChannel, offset: &PerChannel, other: &[f32], out: &'o mut [MaybeUninit<f32>],
     ) -> &'o mut [f32] {
@@ -125,31 +124,28 @@ vectorized! {
         for ((map, other), out) in map.chunks(run).zip(other.chunks(run)).zip(out.chunks_mut(run)) {
             let given = map.iter().zip(other).zip(gain.values.iter().zip(&offset.values));
             for (out, ((value, other), (gain, offset))) in out.iter_mut().zip(given) {
-                let value = value * gain + offset + other;
-                out.write(if value < 0.0 { 0.0 } else { value });
+                out.write(rectified(value * gain + offset + other));
             }
         }
         // SAFETY: there are as many values of both maps, so that each was written.
         unsafe { out.assume_init_mut() }
     }
 
-    /// `map = max(map + offset, 0)`; what isn't a number stays so.
+    /// `map = max(map + offset, 0)`.
     pub(super) fn shift_relu(map: &mut [f32], offset: &PerChannel) {
         for map in map.chunks_mut(offset.run()) {
             for (value, offset) in map.iter_mut().zip(&offset.values) {
-                let sum = *value + offset;
-                *value = if sum < 0.0 { 0.0 } else { sum };
+                *value = rectified(*value + offset);
             }
         }
     }
 
-    /// `map = max(map + offset + other, 0)`; what isn't a number stays so.
+    /// `map = max(map + offset + other, 0)`.
     pub(super) fn shift_add_relu(map: &mut [f32], offset: &PerChannel, other: &[f32]) {
         assert_eq!(map.len(), other.len());
         for (map, other) in map.chunks_mut(offset.run()).zip(other.chunks(offset.run())) {
             for ((value, other), offset) in map.iter_mut().zip(other).zip(&offset.values) {
-                let sum = *value + offset + other;
-                *value = if sum < 0.0 { 0.0 } else { sum };
+                *value = rectified(*value + offset + other);
             }
         }
     }
@@ -170,10 +166,10 @@ vectorized! {
         }
     }
 
-    /// `max(map, 0)`; what isn't a number stays so.
+    /// `max(map, 0)`.
     pub(super) fn relu(map: &mut [f32]) {
         for value in map {
-            *value = if *value < 0.0 { 0.0 } else { *value };
+            *value = rectified(*value);
         }
     }
 
@@ -262,6 +258,12 @@ vectorized! {
             }
         }
     }
+}
+
+/// `max(value, 0)`; what isn't a number stays so.
+#[inline(always)]
+fn rectified(value: f32) -> f32 {
+    if value < 0.0 { 0.0 } else { value }
 }
 
 /// Adds a run's gradients that pass, and their products, to the sums of each place.

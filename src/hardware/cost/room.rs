@@ -25,8 +25,12 @@ pub(super) fn least_that_fits(
         let filled = with_what_is_left(chosen, shares, &mut fits);
         traded(filled, shares, held, &mut fits)
     });
-    let sum = |chosen: &Vec<usize>| -> f64 { shares.iter().zip(chosen).map(|(shares, index)| shares[*index]).sum() };
-    found.min_by(|a, b| sum(a).total_cmp(&sum(b)))
+    found.min_by(|a, b| sum(shares, a).total_cmp(&sum(shares, b)))
+}
+
+/// The sum over layers of what is chosen.
+fn sum(of: &[Vec<f64>], chosen: &[usize]) -> f64 {
+    of.iter().zip(chosen).map(|(layer, placement)| layer[*placement]).sum()
 }
 
 /// Of each layer the placement with the least share and `charge` together.
@@ -120,9 +124,9 @@ fn traded(
 ) -> Vec<usize> {
     let trade = Trade { shares, held, worthwhile: worthwhile(shares, held) };
     loop {
-        let sum: f64 = shares.iter().zip(&chosen).map(|(shares, index)| shares[*index]).sum();
+        let little = LITTLE * sum(shares, &chosen);
         let gain = |chosen: &[usize], choice: Choice| -trade.loss(chosen, choice);
-        let is_much = |chosen: &[usize], choice: Choice| gain(chosen, choice) > LITTLE * sum;
+        let is_much = |chosen: &[usize], choice: Choice| gain(chosen, choice) > little;
         let mut wanted = trade.worthwhile.clone();
         wanted.retain(|choice| is_much(&chosen, *choice));
         wanted.sort_by(|a, b| gain(&chosen, *b).total_cmp(&gain(&chosen, *a)));
@@ -220,11 +224,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    /// The sum of what is chosen of each layer.
-    fn sum(of: &[Vec<f64>], chosen: &[usize]) -> f64 {
-        of.iter().zip(chosen).map(|(layer, placement)| layer[*placement]).sum()
-    }
 
     /// Every way to choose.
     fn all(layers: usize, placements: usize) -> Vec<Vec<usize>> {

@@ -127,10 +127,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_learning_rate_rises_then_falls_to_nothing() {
+    fn the_learning_rate_rises_along_a_line_and_falls_along_a_cosine() {
         let phase = Phase { warmup_epochs: 1.0, ..Phase::new(PhaseKind::Float, 10, 0.1) };
-        let rates: Vec<f64> = (0..1000).map(|step| phase.learning_rate_at(step, 100)).collect();
-        assert!(rates[0] < 0.002 && (rates[100] - 0.1).abs() < 1e-9 && rates[999] < 1e-5);
-        assert!(rates[..100].is_sorted() && rates[100..].is_sorted_by(|a, b| a >= b));
+        let constant = Phase { schedule: Schedule::Constant, ..phase.clone() };
+        let rises = [(0, 0.1 / 101.0), (49, 5.0 / 101.0), (99, 10.0 / 101.0), (100, 0.1)];
+        let quarter = 0.05 * std::f64::consts::FRAC_1_SQRT_2;
+        let falls = [(325, 0.05 + quarter), (550, 0.05), (775, 0.05 - quarter), (1000, 0.0)];
+        for (phase, rates) in [(&phase, [rises, falls].concat()), (&constant, [&rises[..], &[(999, 0.1)]].concat())] {
+            for (step, rate) in rates {
+                let found = phase.learning_rate_at(step, 100);
+                assert!((found - rate).abs() < 1e-12, "step {step}: {found}, not {rate}");
+            }
+        }
     }
 }
