@@ -250,7 +250,7 @@ fn network(name: &str, bits: u8, hardware: &Hardware) -> IntegerNetwork {
         })
         .collect();
     let plan = BitPlan::new(&graph, &quantize);
-    let outputs = graph.nodes().iter().zip(&plan.nodes).filter(|(node, _)| !matches!(node.op, Op::MaxPool { .. }));
+    let outputs = graph.nodes().iter().zip(&plan.nodes).filter(|(node, _)| !matches!(node.op, Op::SameScale(_)));
     let outputs = outputs.filter_map(|(node, bits)| {
         let levels = (1u32 << bits.forms.first()?) - 1;
         Some((format!("{}.output_step", node.name), 4.0 / levels as f32))

@@ -254,7 +254,7 @@ fn convs_mut(network: &mut IntegerNetwork) -> Vec<&mut IntegerConv> {
                     Some(IntegerSkip::Identity { .. }) | None => {}
                 }
             }
-            IntegerLayer::MaxPool | IntegerLayer::Concat | IntegerLayer::AvgPool { .. } => {}
+            IntegerLayer::SameScale | IntegerLayer::AvgPool { .. } => {}
         }
     }
     convs

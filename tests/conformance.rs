@@ -18,8 +18,8 @@ use mars::integer::{
     Reference, WeightScale, fold, predict,
 };
 use mars::network::{
-    Activation, Array, Border, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, Shortcut, Sides, Skip,
-    SkipSpec, Source, Weights, Window,
+    Activation, Array, Border, Conv, ConvShape, Graph, LayerSpec, NetworkSpec, Op, Params, SameScale, Shortcut, Sides,
+    Skip, SkipSpec, Source, Weights, Window,
 };
 use mars::observer::{Silent, StopSignal};
 use mars::package::Package;
@@ -575,8 +575,8 @@ fn float_values(graph: &Graph, weights: &Weights, image_scale: &ImageScale, imag
                 }
                 value
             }
-            Op::MaxPool { window } => pool(window, f64::max),
-            Op::Concat => node.sources().flat_map(|source| read(source).clone()).collect(),
+            Op::SameScale(SameScale::MaxPool { window }) => pool(window, f64::max),
+            Op::SameScale(SameScale::Concat) => node.sources().flat_map(|source| read(source).clone()).collect(),
             Op::AvgPool { window } => {
                 let mut value = pool(window, |a, b| a + b);
                 value.iter_mut().for_each(|value| *value /= window.taps() as f64);

@@ -17,8 +17,8 @@ use mars::integer::{
     Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, Requantize, multiplier, outline,
 };
 use mars::network::{
-    Activation, BATCH_NORM_EPSILON, Border, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, Shortcut,
-    Sides, Skip, SkipSpec, Source, Window, zoo,
+    Activation, BATCH_NORM_EPSILON, Border, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, SameScale,
+    Shortcut, Sides, Skip, SkipSpec, Source, Window, zoo,
 };
 use mars::prune::fit_budget;
 use mars::sweep::Space;
@@ -121,7 +121,8 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 }
                 values.push(requantize(output, &sums));
             }
-            (Op::MaxPool { window: Window { kernel, stride, padding } }, IntegerLayer::MaxPool) => {
+            (Op::SameScale(SameScale::MaxPool { window }), IntegerLayer::SameScale) => {
+                let Window { kernel, stride, padding } = window;
                 let forms = network.forms(node.source);
                 let pooled = forms.iter().map(|&bits| {
                     let value = read(node.source, bits);
@@ -148,7 +149,7 @@ fn direct_logits(network: &IntegerNetwork, image: &[u8], convolve: &Convolve) ->
                 let pooled = pooled.collect();
                 values.push(pooled);
             }
-            (Op::Concat, IntegerLayer::Concat) => {
+            (Op::SameScale(SameScale::Concat), IntegerLayer::SameScale) => {
                 let forms = network.forms(Source::Node(values.len())).into_iter();
                 let joined = forms.map(|bits| (bits, node.sources().flat_map(|source| read(source, bits)).collect()));
                 let joined = joined.collect();

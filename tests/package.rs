@@ -290,7 +290,7 @@ fn joined(forms: [&[(u8, u8)]; 2], zero_points: [u8; 2], activation: &str) -> Pa
     let layers = vec![
         conv_layer(weights(12, 3), 3, forms[0], zero_points[0]),
         conv_layer(weights(72, 3), 2, forms[1], zero_points[1]),
-        IntegerLayer::Concat,
+        IntegerLayer::SameScale,
         IntegerLayer::Conv { conv: conv(4, 8, weights(90, 8), 2), skip: None, output: None },
     ];
     Package { network: network(&spec, [4, 3], layers), provenance: provenance(), predictions: None }
@@ -305,9 +305,9 @@ fn maps_behind_each_other_take_version_4_and_share_a_width_and_a_zero_point() {
     assert_eq!(package.network.forms(Source::Node(2)), [4]);
     let error = |package: Package| package.to_bytes().unwrap_err().to_string();
     let apart = error(joined([&[(8, 16)], &[(4, 20)]], [0, 0], "relu"));
-    assert!(apart.contains("layer `both`: what it joins has no width in common"), "{apart}");
+    assert!(apart.contains("layer `both`: what it reads has no width in common"), "{apart}");
     let apart = error(joined([&[(4, 16)], &[(4, 20)]], [8, 7], "none"));
-    assert!(apart.contains("layer `both`: what it joins has several zero points in its form of 4 bits"), "{apart}");
+    assert!(apart.contains("layer `both`: what it reads has several zero points in its form of 4 bits"), "{apart}");
 }
 
 /// Every kind of layer and skip.
@@ -366,7 +366,7 @@ fn small() -> Package {
             skip: Some(IntegerSkip::Projection { conv: conv(3, 5, weights(30, 5), 6), multipliers: vec![9] }),
             output: Some(requantize(&[65_535], &[(8, 39)])),
         },
-        IntegerLayer::MaxPool,
+        IntegerLayer::SameScale,
         IntegerLayer::AvgPool { input_bits: 8, output: requantize(&[4], &[(8, 4)]) },
         IntegerLayer::Conv { conv: conv(8, 8, vec![0; 18], 3), skip: None, output: None },
     ];

@@ -192,15 +192,13 @@ pub struct ConvWidths {
 pub enum Reads {
     /// A convolution or linear layer.
     Conv(ConvWidths),
-    /// A maximum reads each form that it stores.
-    MaxPool,
+    /// What keeps the scale of its values reads each form that it stores.
+    SameScale,
     /// A mean.
     AvgPool {
         /// The form of its input that it sums: the widest that its own readers ask for.
         input: u8,
     },
-    /// A concatenation reads each form that it stores.
-    Concat,
 }
 
 /// The widths of one node.
@@ -217,7 +215,7 @@ impl NodeBits {
     pub fn conv(&self) -> Option<&ConvWidths> {
         match &self.reads {
             Reads::Conv(bits) => Some(bits),
-            Reads::MaxPool | Reads::AvgPool { .. } | Reads::Concat => None,
+            Reads::AvgPool { .. } | Reads::SameScale => None,
         }
     }
 }
@@ -244,9 +242,8 @@ impl BitPlan {
                         IntegerSkip::Projection { conv, .. } => conv.input_bits,
                     }),
                 }),
-                IntegerLayer::MaxPool => Reads::MaxPool,
+                IntegerLayer::SameScale => Reads::SameScale,
                 IntegerLayer::AvgPool { input_bits, .. } => Reads::AvgPool { input: *input_bits },
-                IntegerLayer::Concat => Reads::Concat,
             };
             let mut forms = network.forms(Source::Node(index));
             forms.sort_unstable();
@@ -272,18 +269,14 @@ impl BitPlan {
                     }
                     Reads::Conv(bits)
                 }
-                Op::MaxPool { .. } => {
-                    ask(&mut forms, node.source, &own);
-                    Reads::MaxPool
-                }
                 Op::AvgPool { .. } => {
                     let input = *own.last().expect("every value but the logits is read");
                     ask(&mut forms, node.source, &[input]);
                     Reads::AvgPool { input }
                 }
-                Op::Concat => {
+                Op::SameScale(_) => {
                     node.sources().for_each(|source| ask(&mut forms, source, &own));
-                    Reads::Concat
+                    Reads::SameScale
                 }
             };
             plan.push(NodeBits { reads, forms: own });
@@ -360,7 +353,7 @@ mod tests {
     /// Plans worked out by hand: bits of weights, activations, residuals, first and last layer; layers; what each reads and stores.
     #[test]
     fn five_small_graphs_have_the_plans_that_were_written_by_hand() {
-        let max = |forms: &[u8]| NodeBits { reads: Reads::MaxPool, forms: forms.to_vec() };
+        let max = |forms: &[u8]| NodeBits { reads: Reads::SameScale, forms: forms.to_vec() };
         let mean = |input, forms: &[u8]| NodeBits { reads: Reads::AvgPool { input }, forms: forms.to_vec() };
         let linear = r#"{ op = "linear", name = "l", filters = 2 }"#;
         let first = r#"{ op = "conv", name = "a", filters = 4, kernel = 3, padding = 1 }"#;

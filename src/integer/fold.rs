@@ -126,8 +126,7 @@ enum Joining<'a> {
 impl Folder<'_> {
     fn layer(&self, index: usize, node: &Node, bits: &NodeBits) -> Result<IntegerLayer> {
         match (node.op, bits.reads) {
-            (Op::MaxPool { .. }, Reads::MaxPool) => Ok(IntegerLayer::MaxPool),
-            (Op::Concat, Reads::Concat) => Ok(IntegerLayer::Concat),
+            (Op::SameScale(_), Reads::SameScale) => Ok(IntegerLayer::SameScale),
             (Op::AvgPool { window }, Reads::AvgPool { input }) => {
                 let unit = Scales::Shared(self.scale(node.source, input)? / window.taps() as f64);
                 let output = self.requantize(index, bits, &unit, &Joining::Nothing)?.output;
@@ -172,7 +171,7 @@ impl Folder<'_> {
                     (Some(_), None) => unreachable!("a plan gives every residual its bits"),
                 }
             }
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+            (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => {
                 unreachable!("the plan is of this graph")
             }
         }

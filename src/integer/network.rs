@@ -32,10 +32,8 @@ pub enum IntegerLayer {
         /// Requantization; `None` for the last layer, whose `acc + bias` are the logits.
         output: Option<Requantize>,
     },
-    /// Maximum: the forms are those of the input.
-    MaxPool,
-    /// Concatenation: the forms are those that all it joins have.
-    Concat,
+    /// Codes of what it reads, picked or placed: the forms are those that all of that has.
+    SameScale,
     /// Sum over the window, then one requantization (one multiplier, no bias).
     AvgPool {
         /// The form of the input that is summed, code less zero point.
@@ -88,7 +86,7 @@ impl IntegerNetwork {
             IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. } => {
                 output.forms.iter().map(|form| form.bits).collect()
             }
-            IntegerLayer::MaxPool | IntegerLayer::Concat => {
+            IntegerLayer::SameScale => {
                 let mut origins = self.origins(index).into_iter().map(|origin| self.forms(Source::Node(origin)));
                 let mut forms = origins.next().unwrap_or_default();
                 origins.for_each(|other| forms.retain(|form| other.contains(form)));
@@ -97,7 +95,7 @@ impl IntegerNetwork {
         }
     }
 
-    /// The nodes whose requantized outputs a maximum or a concatenation hands on, the first one's first.
+    /// The nodes whose requantized outputs a node hands on, the first one's first.
     fn origins(&self, node: usize) -> Vec<usize> {
         let (mut origins, mut seen, mut open) = (Vec::new(), vec![false; node + 1], vec![node]);
         while let Some(node) = open.pop() {
@@ -106,7 +104,7 @@ impl IntegerNetwork {
             }
             match &self.layers[node] {
                 IntegerLayer::Conv { .. } | IntegerLayer::AvgPool { .. } => origins.push(node),
-                IntegerLayer::MaxPool | IntegerLayer::Concat => {
+                IntegerLayer::SameScale => {
                     let sources: Vec<Source> = self.graph.nodes()[node].sources().collect();
                     open.extend(sources.into_iter().rev().filter_map(|source| match source {
                         Source::Image => None,
@@ -124,9 +122,8 @@ impl IntegerNetwork {
             (IntegerLayer::Conv { output: Some(output), .. } | IntegerLayer::AvgPool { output, .. }, _) => {
                 output.forms.iter().find(|form| form.bits == bits).map_or(0, |form| form.zero_point)
             }
-            (IntegerLayer::MaxPool | IntegerLayer::Concat, Source::Node(source)) => self.zero_point(source, bits),
-            (IntegerLayer::MaxPool | IntegerLayer::Concat, Source::Image)
-            | (IntegerLayer::Conv { output: None, .. }, _) => 0,
+            (IntegerLayer::SameScale, Source::Node(source)) => self.zero_point(source, bits),
+            (IntegerLayer::SameScale, Source::Image) | (IntegerLayer::Conv { output: None, .. }, _) => 0,
         }
     }
 
@@ -146,7 +143,7 @@ impl IntegerNetwork {
                     [Some(conv), Some(projection)]
                 }
                 IntegerLayer::Conv { conv, .. } => [Some(conv), None],
-                IntegerLayer::MaxPool | IntegerLayer::Concat | IntegerLayer::AvgPool { .. } => [None, None],
+                IntegerLayer::SameScale | IntegerLayer::AvgPool { .. } => [None, None],
             };
             self.graph.node_convs(index).into_iter().zip(integers).filter_map(|(conv, integer)| conv.zip(integer))
         })
@@ -230,29 +227,28 @@ impl IntegerNetwork {
                     }
                 }
             }
-            (Op::MaxPool { .. }, IntegerLayer::MaxPool) => Ok(()),
-            (Op::Concat, IntegerLayer::Concat) => self.validate_concat(index),
+            (Op::SameScale(_), IntegerLayer::SameScale) => self.validate_same_scale(index),
             (Op::AvgPool { .. }, IntegerLayer::AvgPool { input_bits, output }) => {
                 self.check_form(node.source, *input_bits)?;
                 validate_requantize(output, 1, is_signed)
             }
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+            (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => {
                 Err("its kind differs from the graph's".into())
             }
         }
     }
 
-    /// The codes that lie side by side mean the same.
-    fn validate_concat(&self, node: usize) -> std::result::Result<(), String> {
+    /// The codes that are handed on mean the same, wherever they come from.
+    fn validate_same_scale(&self, node: usize) -> std::result::Result<(), String> {
         let forms = self.forms(Source::Node(node));
         if forms.is_empty() {
-            return Err("what it joins has no width in common".into());
+            return Err("what it reads has no width in common".into());
         }
         let origins = self.origins(node);
         let zero_point = |node: &usize, bits: u8| self.zero_point(*node, bits);
         match forms.iter().find(|&&bits| origins.iter().any(|o| zero_point(o, bits) != zero_point(&node, bits))) {
             None => Ok(()),
-            Some(bits) => Err(format!("what it joins has several zero points in its form of {bits} bits")),
+            Some(bits) => Err(format!("what it reads has several zero points in its form of {bits} bits")),
         }
     }
 

@@ -25,8 +25,7 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
             forms: bits.forms.iter().map(|&bits| form(bits)).collect(),
         };
         match (node.op, bits.reads) {
-            (Op::MaxPool { .. }, Reads::MaxPool) => IntegerLayer::MaxPool,
-            (Op::Concat, Reads::Concat) => IntegerLayer::Concat,
+            (Op::SameScale(_), Reads::SameScale) => IntegerLayer::SameScale,
             (Op::AvgPool { .. }, Reads::AvgPool { input }) => {
                 IntegerLayer::AvgPool { input_bits: input, output: stored(vec![1]) }
             }
@@ -41,7 +40,7 @@ pub fn outline(graph: &Graph, config: &QuantizeConfig, group: GroupShape) -> Int
                 }),
                 output: (!logits).then(|| stored(multipliers(shape.filters()))),
             },
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+            (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => {
                 unreachable!("the plan is of this graph")
             }
         }

@@ -93,7 +93,7 @@ impl Unfolder<'_> {
     fn layer(&mut self, index: usize, layer: &IntegerLayer) -> Result<()> {
         let [own, projection] = self.network.graph.node_convs(index);
         let output = match layer {
-            IntegerLayer::MaxPool | IntegerLayer::Concat => return Ok(()),
+            IntegerLayer::SameScale => return Ok(()),
             IntegerLayer::AvgPool { output, .. } => output,
             IntegerLayer::Conv { conv, skip, output } => {
                 let own = own.expect("the node's own convolution");
@@ -189,7 +189,7 @@ fn scales(network: &IntegerNetwork, plan: &BitPlan) -> Vec<f64> {
         let has_forms = match layer {
             IntegerLayer::Conv { output, .. } => output.is_some(),
             IntegerLayer::AvgPool { .. } => true,
-            IntegerLayer::MaxPool | IntegerLayer::Concat => false,
+            IntegerLayer::SameScale => false,
         };
         if !has_forms || graph.scale_node(node) != node || scales[node].is_some() {
             continue;
@@ -234,7 +234,7 @@ impl Tie {
                 let divisor = window.taps() as f64 * f64::from(multiplier);
                 (network.graph.nodes()[node].source, *input_bits, divisor, multiplier, output)
             }
-            (Op::Conv { .. } | Op::AvgPool { .. } | Op::MaxPool { .. } | Op::Concat, _) => return None,
+            (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => return None,
         };
         let Source::Node(from) = source else { return None };
         let form = output.forms[0];

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::node::{Conv, ConvId, Node, Op, Skip, Source};
+use super::node::{Conv, ConvId, Node, Op, SameScale, Skip, Source};
 use super::resolve::{resolve, scales};
 use super::shape::{MAX_EXTENT, MapShape};
 use super::spec::{Activation, LayerSpec, NetworkSpec};
@@ -100,7 +100,7 @@ impl Graph {
 
     /// What shares a quantizer has a sign or has none, and is clipped alike.
     fn check_concats(&self) -> Result<()> {
-        for node in self.nodes.iter().filter(|node| node.op == Op::Concat) {
+        for node in self.nodes.iter().filter(|node| node.op == Op::SameScale(SameScale::Concat)) {
             let error = |message: String| Err(self.spec.error(format!("layer `{}`: {message}", node.name)));
             let name = |source: Source| match source {
                 Source::Image => "image",
@@ -195,7 +195,7 @@ impl Graph {
         let node = &self.nodes[index];
         match node.op {
             Op::Conv { activation, .. } => activation == Activation::None,
-            Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => self.is_signed(node.source),
+            Op::AvgPool { .. } | Op::SameScale(_) => self.is_signed(node.source),
         }
     }
 

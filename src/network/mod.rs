@@ -23,7 +23,7 @@ pub use graph::Graph;
 pub(crate) use import::weights_file;
 #[cfg(feature = "train")]
 pub use import::{ImportOptions, Imported, import};
-pub use node::{Conv, ConvId, Node, Op, Skip, Source};
+pub use node::{Conv, ConvId, Node, Op, SameScale, Skip, Source};
 pub use onnx::OnnxNetwork;
 #[cfg(feature = "train")]
 pub(crate) use onnx::is_onnx;

@@ -53,14 +53,21 @@ pub enum Op {
         /// True for the last layer, whose sums are the logits.
         logits: bool,
     },
-    /// Maximum over windows.
-    MaxPool {
-        /// The windows; a border never wins.
-        window: Window,
-    },
     /// Mean over windows.
     AvgPool {
         /// The windows; what of one lies in the border counts as zeros.
+        window: Window,
+    },
+    /// Values of what it reads, picked or placed.
+    SameScale(SameScale),
+}
+
+/// What picks or places values and computes none: they keep their scale, and need no integers of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameScale {
+    /// Maximum over windows.
+    MaxPool {
+        /// The windows; a border never wins.
         window: Window,
     },
     /// The channels of its input, and behind them those of [`Node::behind`].
@@ -134,7 +141,7 @@ impl Node {
     pub fn conv(&self) -> Option<ConvShape> {
         match self.op {
             Op::Conv { conv, .. } => Some(conv),
-            Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => None,
+            Op::AvgPool { .. } | Op::SameScale(_) => None,
         }
     }
 
@@ -147,10 +154,7 @@ impl Node {
     pub fn projection(&self) -> Option<ConvShape> {
         match self.op {
             Op::Conv { skip: Some(Skip::Projection { conv, .. }), .. } => Some(conv),
-            Op::Conv { skip: Some(Skip::Identity { .. }) | None, .. }
-            | Op::MaxPool { .. }
-            | Op::AvgPool { .. }
-            | Op::Concat => None,
+            Op::Conv { skip: Some(Skip::Identity { .. }) | None, .. } | Op::AvgPool { .. } | Op::SameScale(_) => None,
         }
     }
 
@@ -164,7 +168,7 @@ impl Node {
             Op::Conv { skip: Some(Skip::Identity { source, .. } | Skip::Projection { source, .. }), .. } => {
                 Some(source)
             }
-            Op::Conv { skip: None, .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => None,
+            Op::Conv { skip: None, .. } | Op::AvgPool { .. } | Op::SameScale(_) => None,
         }
     }
 }

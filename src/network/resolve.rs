@@ -1,6 +1,6 @@
 //! A layer's description with its references resolved and its shapes computed.
 
-use super::node::{Node, Op, Skip, Source};
+use super::node::{Node, Op, SameScale, Skip, Source};
 use super::shape::{ConvShape, MAX_EXTENT, MapShape, Reason};
 use super::spec::{Activation, LayerSpec, Shortcut, SkipSpec};
 use super::window::{Border, Sides, Window};
@@ -34,7 +34,7 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
         LayerSpec::MaxPool { kernel, stride, padding, .. } => {
             let window = Window { kernel: kernel.0, stride: stride.0, padding: padding.0 };
             check_border(&window)?;
-            Op::MaxPool { window }
+            Op::SameScale(SameScale::MaxPool { window })
         }
         LayerSpec::AvgPool { kernel: None, stride, padding, .. } => {
             if stride.is_some() || !padding.is_none() {
@@ -48,7 +48,7 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
             check_border(&window)?;
             Op::AvgPool { window }
         }
-        LayerSpec::Concat { .. } => Op::Concat,
+        LayerSpec::Concat { .. } => Op::SameScale(SameScale::Concat),
     };
     let behind = behind(layer, nodes)?;
     if (source == Source::Image || behind.contains(&Source::Image)) && !matches!(op, Op::Conv { .. }) {
@@ -56,8 +56,8 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
     }
     let output = match op {
         Op::Conv { conv, .. } => conv.output,
-        Op::Concat => concatenated(input, &behind, image, nodes)?,
-        Op::MaxPool { window } | Op::AvgPool { window } => {
+        Op::SameScale(SameScale::Concat) => concatenated(input, &behind, image, nodes)?,
+        Op::SameScale(SameScale::MaxPool { window }) | Op::AvgPool { window } => {
             ConvShape::new(input, input.channels, window, [1; 2])?.output
         }
     };
@@ -103,7 +103,7 @@ pub(super) fn scales(nodes: &[Node]) -> Vec<usize> {
     for (index, node) in nodes.iter().enumerate() {
         match node.op {
             Op::Conv { .. } | Op::AvgPool { .. } => {}
-            Op::MaxPool { .. } | Op::Concat => {
+            Op::SameScale(_) => {
                 for source in node.sources() {
                     let Source::Node(source) = source else { continue };
                     let (first, second) = (scales[source].min(scales[index]), scales[source].max(scales[index]));

@@ -265,6 +265,23 @@ impl LayerSpec {
         }
     }
 
+    /// The sides of its kernel or window; none where that is the whole map, or there is none.
+    pub fn kernel(&self) -> Option<Sides> {
+        match self {
+            Self::Conv { kernel, .. } | Self::MaxPool { kernel, .. } => Some(*kernel),
+            Self::AvgPool { kernel, .. } => *kernel,
+            Self::Concat { .. } | Self::Linear { .. } => None,
+        }
+    }
+
+    /// How far apart the places are that its kernel reads.
+    pub fn dilation(&self) -> Option<Sides> {
+        match self {
+            Self::Conv { dilation, .. } => Some(*dilation),
+            Self::MaxPool { .. } | Self::AvgPool { .. } | Self::Concat { .. } | Self::Linear { .. } => None,
+        }
+    }
+
     /// The layer it reads, where that isn't the one before it.
     pub fn input(&self) -> Option<&str> {
         match self {

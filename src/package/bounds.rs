@@ -3,7 +3,7 @@
 use safetensors::SafeTensorError;
 
 use crate::error::PackageError;
-use crate::network::{ConvShape, Graph, LayerSpec, MAX_EXTENT, MAX_WEIGHTS, NetworkSpec, Sides};
+use crate::network::{ConvShape, Graph, MAX_EXTENT, MAX_WEIGHTS, NetworkSpec};
 use crate::seal::NO_CHECKSUM;
 
 // Bounds that keep a hostile file from asking for more memory or time than the largest real network.
@@ -31,15 +31,9 @@ pub(super) fn check_description(spec: &NetworkSpec) -> Checked<()> {
         ));
     }
     for (number, layer) in spec.layers.iter().enumerate() {
-        let (kernel, dilation) = match layer {
-            LayerSpec::Conv { kernel, dilation, .. } => (*kernel, *dilation),
-            LayerSpec::MaxPool { kernel, .. } | LayerSpec::AvgPool { kernel: Some(kernel), .. } => {
-                (*kernel, Sides::from(1))
-            }
-            LayerSpec::AvgPool { kernel: None, .. } | LayerSpec::Concat { .. } | LayerSpec::Linear { .. } => continue,
-        };
-        for (key, sides) in [("kernel", kernel), ("dilation", dilation)] {
-            if let Some(side) = sides.0.into_iter().find(|side| *side > MAX_KERNEL) {
+        for (key, sides) in [("kernel", layer.kernel()), ("dilation", layer.dilation())] {
+            let mut sides = sides.into_iter().flat_map(|sides| sides.0);
+            if let Some(side) = sides.find(|side| *side > MAX_KERNEL) {
                 let field = format!("network.layers[{number}].{key}");
                 return Err(PackageError::field(field, format!("{side} is above {MAX_KERNEL}")));
             }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::provenance::Provenance;
 use crate::groups::{GroupShape, IndexCode};
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerSkip, Requantize};
-use crate::network::NetworkSpec;
+use crate::network::{NetworkSpec, Op, SameScale};
 
 /// What is read first, to tell another version from a damaged file.
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ pub(super) struct PredictionsHeader {
     pub(super) chip_sha256: Option<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum LayerHeader {
     Conv { conv: ConvHeader, skip: Option<SkipHeader>, output: Option<RequantizeHeader> },
@@ -45,7 +45,7 @@ pub(super) enum LayerHeader {
     AvgPool { input_bits: u8, output: RequantizeHeader },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ConvHeader {
     pub(super) input_bits: u8,
@@ -54,28 +54,28 @@ pub(super) struct ConvHeader {
     pub(super) index: Vec<IndexHeader>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct IndexHeader {
     pub(super) code: IndexCode,
     pub(super) bits: usize,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum SkipHeader {
     Identity { bits: u8, multiplier: u32 },
     Projection { conv: ConvHeader, multipliers: Vec<u32> },
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RequantizeHeader {
     multipliers: Vec<u32>,
     forms: Vec<FormHeader>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FormHeader {
     bits: u8,
@@ -101,8 +101,8 @@ impl From<FormHeader> for Form {
 }
 
 impl LayerHeader {
-    /// The header of a layer; `index` gives the indices of a convolution, first its own, then its projection's.
-    pub(super) fn new(layer: &IntegerLayer, mut index: impl Iterator<Item = Vec<IndexHeader>>) -> Self {
+    /// The header of a node's layer; `index` gives the indices of a convolution, first its own, then its projection's.
+    pub(super) fn new(op: Op, layer: &IntegerLayer, mut index: impl Iterator<Item = Vec<IndexHeader>>) -> Self {
         let mut conv_header = |conv: &IntegerConv| ConvHeader {
             input_bits: conv.input_bits,
             weight_bits: conv.weight_bits,
@@ -119,11 +119,22 @@ impl LayerHeader {
                 }),
                 output: output.as_ref().map(RequantizeHeader::from),
             },
-            IntegerLayer::MaxPool => Self::MaxPool {},
-            IntegerLayer::Concat => Self::Concat {},
+            IntegerLayer::SameScale => {
+                let Op::SameScale(kind) = op else { unreachable!("a valid network has the layers of its graph") };
+                kind.into()
+            }
             IntegerLayer::AvgPool { input_bits, output } => {
                 Self::AvgPool { input_bits: *input_bits, output: output.into() }
             }
+        }
+    }
+}
+
+impl From<SameScale> for LayerHeader {
+    fn from(kind: SameScale) -> Self {
+        match kind {
+            SameScale::MaxPool { .. } => Self::MaxPool {},
+            SameScale::Concat => Self::Concat {},
         }
     }
 }

@@ -129,12 +129,11 @@ fn read_layer(
             },
             output: output.map(Into::into),
         },
-        (Op::MaxPool { .. }, LayerHeader::MaxPool {}) => IntegerLayer::MaxPool,
-        (Op::Concat, LayerHeader::Concat {}) => IntegerLayer::Concat,
+        (Op::SameScale(kind), layer) if layer == kind.into() => IntegerLayer::SameScale,
         (Op::AvgPool { .. }, LayerHeader::AvgPool { input_bits, output }) => {
             IntegerLayer::AvgPool { input_bits, output: output.into() }
         }
-        (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+        (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => {
             return Err(PackageError::field(format!("{field}.op"), format!("it isn't that of layer `{}`", node.name)));
         }
     })

@@ -33,7 +33,7 @@ pub(super) fn version(network: &IntegerNetwork) -> u64 {
     };
     let leaves_pixels = |node: &Node| match node.op {
         Op::AvgPool { window } => !window.tiles([node.input.height, node.input.width]),
-        Op::Conv { .. } | Op::MaxPool { .. } | Op::Concat => false,
+        Op::Conv { .. } | Op::SameScale(_) => false,
     };
     let is_of_version_3 = |node: &Node| {
         let in_groups = node.conv().is_some_and(|conv| conv.groups > 1);

@@ -55,7 +55,9 @@ impl Package {
             zero_points: network.zero_points.clone(),
             classes: network.classes.clone(),
             group: network.group,
-            layers: network.layers.iter().map(|layer| LayerHeader::new(layer, &mut indices)).collect(),
+            layers: (network.graph.nodes().iter().zip(&network.layers))
+                .map(|(node, layer)| LayerHeader::new(node.op, layer, &mut indices))
+                .collect(),
             predictions: self.predictions.as_ref().map(|Predictions { data_sha256, chip_sha256, .. }| {
                 PredictionsHeader { data_sha256: data_sha256.clone(), chip_sha256: chip_sha256.clone() }
             }),

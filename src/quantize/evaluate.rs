@@ -17,7 +17,7 @@ use crate::engine::{ConvOptions, exact_conv};
 use crate::error::Result;
 use crate::hardware::Hardware;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
-use crate::network::{Conv, ConvShape, MapShape, Node, Op, Skip, Source, Window};
+use crate::network::{Conv, ConvShape, MapShape, Node, Op, SameScale, Skip, Source, Window};
 
 /// Floats hold every integer below this.
 const EXACT: i64 = 1 << 24;
@@ -112,29 +112,32 @@ impl<'a> FakeQuant<'a> {
                     };
                     requantize(sums, &output.forms)
                 }
-                (Op::MaxPool { window: Window { kernel, stride, padding } }, IntegerLayer::MaxPool) => {
-                    let padding = padding.map(|[before, behind]| (before, behind));
-                    let options = MaxPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
-                    let pooled = forms_of(node.source, &values).iter().map(|(bits, value)| {
-                        let pooled = max_pool2d(value.clone().permute([0, 3, 1, 2]), options.clone());
-                        (*bits, pooled.permute([0, 2, 3, 1]))
-                    });
-                    pooled.collect()
-                }
-                (Op::Concat, IntegerLayer::Concat) => {
-                    let forms = self.network.forms(Source::Node(values.len()));
-                    let joined = forms.into_iter().map(|bits| {
-                        let parts = node.sources().map(|source| self.input(source, bits, &pixels, &values));
-                        (bits, Tensor::cat(parts.collect(), 3))
-                    });
-                    joined.collect()
-                }
+                (Op::SameScale(kind), IntegerLayer::SameScale) => match kind {
+                    SameScale::MaxPool { window } => {
+                        let Window { kernel, stride, padding } = window;
+                        let padding = padding.map(|[before, behind]| (before, behind));
+                        let options = MaxPoolOptions::new(kernel).with_stride(stride).with_padding_pairs(padding);
+                        let pooled = forms_of(node.source, &values).iter().map(|(bits, value)| {
+                            let pooled = max_pool2d(value.clone().permute([0, 3, 1, 2]), options.clone());
+                            (*bits, pooled.permute([0, 2, 3, 1]))
+                        });
+                        pooled.collect()
+                    }
+                    SameScale::Concat => {
+                        let forms = self.network.forms(Source::Node(values.len()));
+                        let joined = forms.into_iter().map(|bits| {
+                            let parts = node.sources().map(|source| self.input(source, bits, &pixels, &values));
+                            (bits, Tensor::cat(parts.collect(), 3))
+                        });
+                        joined.collect()
+                    }
+                },
                 (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
                     let value = self.units(node.source, *input_bits, &values);
                     let sums = window_sums(value, window);
                     requantize(sums * i64::from(output.multipliers[0]), &output.forms)
                 }
-                (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+                (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => {
                     unreachable!("a validated network has a layer of the kind of each node")
                 }
             };

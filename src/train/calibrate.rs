@@ -103,7 +103,7 @@ fn read_channels(model: &Model) -> Vec<Vec<bool>> {
         match node.op {
             Op::Conv { skip: Some(Skip::Identity { source, .. }), .. } => mark(source, &|_| true),
             Op::Conv { skip: Some(Skip::Projection { .. }) | None, .. } => {}
-            Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat => {
+            Op::AvgPool { .. } | Op::SameScale(_) => {
                 let mut handed_on = &read[index].clone()[..];
                 for source in node.sources() {
                     let Source::Node(source) = source else { continue };
@@ -188,7 +188,7 @@ fn output_scales(
         let own = match node.op {
             Op::Conv { .. } | Op::AvgPool { .. } => std::mem::take(&mut samples[index]),
             // Its values are those of what it reads.
-            Op::MaxPool { .. } | Op::Concat => continue,
+            Op::SameScale(_) => continue,
         };
         samples[model.graph.scale_node(index)].extend(own);
     }

@@ -78,7 +78,7 @@ impl Recipe {
         let mut widths = vec![Vec::new(); nodes.len()];
         for (index, node) in nodes.iter().enumerate().rev() {
             let wanted = match node.op {
-                Op::MaxPool { .. } | Op::Concat => widths[index].clone(),
+                Op::SameScale(_) => widths[index].clone(),
                 _ => vec![input_bits(index)],
             };
             let read: Vec<(Source, Vec<u8>)> = node.sources().map(|source| (source, wanted.clone())).collect();
@@ -129,8 +129,7 @@ impl Recipe {
                         conv,
                     }
                 }
-                Op::MaxPool { .. } => IntegerLayer::MaxPool,
-                Op::Concat => IntegerLayer::Concat,
+                Op::SameScale(_) => IntegerLayer::SameScale,
                 Op::AvgPool { window } => {
                     let values = window.taps();
                     let is_signed = graph.is_signed(Source::Node(index));

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::hardware::chip::{Converter, Hardware};
 use crate::hardware::mapping::ConvMapping;
 use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
-use crate::network::{Conv, MapShape, Op, PoolShape, Skip, Source};
+use crate::network::{Conv, MapShape, Op, PoolShape, SameScale, Skip, Source};
 use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers};
 
 /// An integer network mapped to a chip, ready to compute.
@@ -404,20 +404,22 @@ impl Plan<'_> {
                     }),
                 }))
             }
-            (Op::MaxPool { window }, IntegerLayer::MaxPool) => Step::MaxPool {
-                pool: pool(window),
-                slots: (self.network.forms(node.source).iter())
-                    .map(|bits| (self.slot(node.source, *bits), self.slot(Source::Node(index), *bits)))
-                    .collect(),
-            },
-            (Op::Concat, IntegerLayer::Concat) => Step::Concat {
-                output: node.output,
-                forms: (self.network.forms(Source::Node(index)).into_iter())
-                    .map(|bits| {
-                        let part = |source| (self.slot(source, bits), self.network.graph.shape(source).channels);
-                        (node.sources().map(part).collect(), self.slot(Source::Node(index), bits))
-                    })
-                    .collect(),
+            (Op::SameScale(kind), IntegerLayer::SameScale) => match kind {
+                SameScale::MaxPool { window } => Step::MaxPool {
+                    pool: pool(window),
+                    slots: (self.network.forms(node.source).iter())
+                        .map(|bits| (self.slot(node.source, *bits), self.slot(Source::Node(index), *bits)))
+                        .collect(),
+                },
+                SameScale::Concat => Step::Concat {
+                    output: node.output,
+                    forms: (self.network.forms(Source::Node(index)).into_iter())
+                        .map(|bits| {
+                            let part = |source| (self.slot(source, bits), self.network.graph.shape(source).channels);
+                            (node.sources().map(part).collect(), self.slot(Source::Node(index), bits))
+                        })
+                        .collect(),
+                },
             },
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => Step::AvgPool {
                 pool: pool(window),
@@ -426,7 +428,7 @@ impl Plan<'_> {
                 multiplier: output.multiplier(0).into(),
                 forms: stored(output),
             },
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => {
+            (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => {
                 unreachable!("a valid network has one layer of the right kind for each node")
             }
         })

@@ -14,7 +14,7 @@ use crate::hardware::chip::{Accumulation, Hardware, InputReads, PingPong};
 use crate::integer::{
     ACCUMULATOR_BITS, IntegerLayer, IntegerNetwork, IntegerSkip, MULTIPLIER_BITS, SHIFT_LIMIT, SKIP_MULTIPLIER_BITS,
 };
-use crate::network::{Op, Skip};
+use crate::network::{Op, SameScale, Skip};
 
 /// Bits of a product before requantization: accumulator times multiplier.
 const SUM_BITS: u64 = ACCUMULATOR_BITS + MULTIPLIER_BITS;
@@ -178,7 +178,7 @@ pub(crate) fn node_workload(
     let builder = Builder { network, live, hardware, index };
     let mut layers = match network.layers[index] {
         IntegerLayer::Conv { .. } => builder.convs(kept)?,
-        IntegerLayer::MaxPool | IntegerLayer::Concat | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
+        IntegerLayer::SameScale | IntegerLayer::AvgPool { .. } => vec![builder.pool()],
     };
     if index == 0 {
         layers[0].image_bits = image_bits(network);
@@ -268,10 +268,10 @@ impl Builder<'_> {
     fn pool(&self) -> Layer {
         let node = &self.network.graph.nodes()[self.index];
         let (inputs, outputs) = (node.input.len() as u64, node.output.len() as u64);
+        let form_bits = stored_bits(self.network, self.index);
         let mut logic = Logic::default();
-        let read = match &self.network.layers[self.index] {
-            IntegerLayer::AvgPool { input_bits, output } => {
-                let Op::AvgPool { window } = node.op else { unreachable!("a layer of its node's kind") };
+        let read = match (node.op, &self.network.layers[self.index]) {
+            (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output }) => {
                 let values = window.taps() as u64;
                 let sum_bits = POOL_BITS.max(u64::from(*input_bits) + u64::from(values.next_power_of_two().ilog2()));
                 logic.add(outputs * values, sum_bits);
@@ -283,16 +283,15 @@ impl Builder<'_> {
                 logic.store(outputs, output.forms.len());
                 inputs * u64::from(*input_bits)
             }
-            IntegerLayer::MaxPool => {
-                let bits = stored_bits(self.network, self.index);
-                logic.add(inputs, bits);
-                inputs * bits
+            (Op::SameScale(SameScale::MaxPool { .. }), _) => {
+                logic.add(inputs, form_bits);
+                inputs * form_bits
             }
             // Codes are copied as they are.
-            IntegerLayer::Concat => outputs * stored_bits(self.network, self.index),
-            IntegerLayer::Conv { .. } => unreachable!("a convolution is no pooling layer"),
+            (Op::SameScale(SameScale::Concat), _) => outputs * form_bits,
+            (Op::Conv { .. } | Op::AvgPool { .. }, _) => unreachable!("a layer of its node's kind, and no convolution"),
         };
-        let stored_bits = outputs * stored_bits(self.network, self.index);
+        let stored_bits = outputs * form_bits;
         Layer {
             name: node.name.clone(),
             conv: None,

@@ -19,7 +19,7 @@ use self::passes::{Skipped, add_products, join, max_pool, place, round, sum_pool
 use super::arithmetic::{Form, Requantize, multiplier};
 use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
-use crate::network::{ConvShape, MapShape, Node, Op, PoolShape, Skip, Source};
+use crate::network::{ConvShape, MapShape, Node, Op, PoolShape, SameScale, Skip, Source};
 
 /// A network that is ready to run.
 #[derive(Clone, Debug)]
@@ -198,28 +198,30 @@ impl<'a> Step<'a> {
                 },
                 output: output.as_ref(),
             },
-            (Op::MaxPool { window }, IntegerLayer::MaxPool) => Self::MaxPool {
-                source: match node.source {
-                    Source::Node(index) => index,
-                    Source::Image => return None,
+            (Op::SameScale(kind), IntegerLayer::SameScale) => match kind {
+                SameScale::MaxPool { window } => Self::MaxPool {
+                    source: match node.source {
+                        Source::Node(index) => index,
+                        Source::Image => return None,
+                    },
+                    pool: PoolShape { input, output, window },
                 },
-                pool: PoolShape { input, output, window },
+                SameScale::Concat => {
+                    let part = |source: Source, bits: u8| {
+                        let channels = network.graph.shape(source).channels;
+                        Some(Part { value: Value::new(network, source, bits)?, channels })
+                    };
+                    let of_form = |bits: u8| node.sources().map(|source| part(source, bits)).collect();
+                    Self::Concat(network.forms(Source::Node(index)).into_iter().map(of_form).collect::<Option<_>>()?)
+                }
             },
-            (Op::Concat, IntegerLayer::Concat) => {
-                let part = |source: Source, bits: u8| {
-                    let channels = network.graph.shape(source).channels;
-                    Some(Part { value: Value::new(network, source, bits)?, channels })
-                };
-                let of_form = |bits: u8| node.sources().map(|source| part(source, bits)).collect();
-                Self::Concat(network.forms(Source::Node(index)).into_iter().map(of_form).collect::<Option<_>>()?)
-            }
             (Op::AvgPool { window }, IntegerLayer::AvgPool { input_bits, output: requantize }) => Self::AvgPool {
                 value: Value::new(network, node.source, *input_bits)?,
                 zero_point: zero_point(network, node.source, *input_bits),
                 pool: PoolShape { input, output, window },
                 output: requantize,
             },
-            (Op::Conv { .. } | Op::MaxPool { .. } | Op::AvgPool { .. } | Op::Concat, _) => return None,
+            (Op::Conv { .. } | Op::AvgPool { .. } | Op::SameScale(_), _) => return None,
         })
     }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::groups::GroupShape;
 use crate::integer::{IMAGE_BITS, predict};
-use crate::network::{Conv, Graph, NetworkSpec, Window};
+use crate::network::{Conv, Graph, NetworkSpec, SameScale, Window};
 use crate::simd::on_each_isa;
 
 fn conv(input_bits: u8, weights: &[i8], bias: &[i32]) -> IntegerConv {
@@ -159,7 +159,7 @@ fn a_projection_joins_before_rounding_with_its_own_bias_and_multiplier() {
 fn a_maximum_keeps_its_forms_and_ignores_the_border() {
     let head = "{ op = 'conv', name = 'c', filters = 1, kernel = 1 },
         { op = 'max_pool', name = 'm', kernel = 3, stride = 2, padding = 1 }";
-    let layers = vec![layer(conv(8, &[1], &[0]), None, requantize(&[2], &[(8, 1), (3, 1)])), IntegerLayer::MaxPool];
+    let layers = vec![layer(conv(8, &[1], &[0]), None, requantize(&[2], &[(8, 1), (3, 1)])), IntegerLayer::SameScale];
     let image = [1, 2, 3, 4, 0, 6, 5, 0, 0];
     assert_eq!(logits(&shown("[1, 3, 3]", 4, head, layers.clone(), 8, 1), &image), [4, 6, 5, 6]);
     assert_eq!(logits(&shown("[1, 3, 3]", 4, head, layers, 3, 1), &[200; 9]), [7; 4]);
@@ -307,13 +307,14 @@ fn by_definition(network: &IntegerNetwork, image: &[u8]) -> Vec<i32> {
                     stored.insert((source, form.bits), sums.iter().map(value).collect());
                 }
             }
-            (IntegerLayer::Concat, _) => {
+            (IntegerLayer::SameScale, Op::SameScale(SameScale::Concat)) => {
                 for bits in network.forms(source) {
                     let codes = node.sources().flat_map(|source| stored[&(source, bits)].clone()).collect();
                     stored.insert((source, bits), codes);
                 }
             }
-            (IntegerLayer::MaxPool, Op::MaxPool { window: Window { kernel, stride, padding } }) => {
+            (IntegerLayer::SameScale, Op::SameScale(SameScale::MaxPool { window })) => {
+                let Window { kernel, stride, padding } = window;
                 for bits in network.forms(node.source) {
                     let values = &stored[&(node.source, bits)];
                     let window = |(c, y, x): (usize, usize, usize)| {
@@ -396,8 +397,8 @@ fn every_operation(
             Some(IntegerSkip::Projection { conv: next(5), multipliers: vec![5000, 6000, 7000] }),
             requantize(&[2000], &[(6, 22), (8, 19)]),
         ),
-        IntegerLayer::MaxPool,
-        IntegerLayer::Concat,
+        IntegerLayer::SameScale,
+        IntegerLayer::SameScale,
         IntegerLayer::AvgPool { input_bits: 6, output: requantize(&[20_000], &[(8, 18)]) },
         last(next(8)),
     ];

@@ -26,7 +26,7 @@ pub(super) use self::fold::gain;
 pub(crate) use self::mode::{ChipBias, Inspect, LossyChip, Mode, Output, Statistics};
 use crate::engine::{Form, Forms, MAX_FORMS, PoolOptions, Shortcut, max_pool};
 use crate::integer::{ImageScale, Reads, zero_point};
-use crate::network::{Activation, Conv, ConvId, Graph, Op, Params, Skip, Source, Window};
+use crate::network::{Activation, Conv, ConvId, Graph, Op, Params, SameScale, Skip, Source, Window};
 use crate::quantize::{Quantizer, multiplier_errors, value_codes, value_grid};
 
 /// A value in its stored forms.
@@ -155,11 +155,11 @@ impl Pass<'_> {
                         }
                     }
                 }
-                Op::MaxPool { window: Window { kernel, stride, padding } } => {
+                Op::SameScale(SameScale::MaxPool { window: Window { kernel, stride, padding } }) => {
                     let Source::Node(source) = node.source else { unreachable!("only convolutions read the image") };
                     run.values[source].map(|value| max_pool(value, PoolOptions { kernel, stride, padding }))
                 }
-                Op::Concat => {
+                Op::SameScale(SameScale::Concat) => {
                     let join = |bits| Tensor::cat(node.sources().map(|source| run.read(source, bits)).collect(), 3);
                     match self.mode {
                         Mode::Quantized { plan, .. } => {
@@ -188,7 +188,7 @@ impl Pass<'_> {
         let Mode::Quantized { plan, .. } = self.mode else { return None };
         match plan.nodes[node].reads {
             Reads::AvgPool { input } => Some(input),
-            Reads::Conv(_) | Reads::MaxPool | Reads::Concat => unreachable!("the node is an average"),
+            Reads::Conv(_) | Reads::SameScale => unreachable!("the node is an average"),
         }
     }
 
