@@ -43,6 +43,15 @@ fn a_dense_network_costs_what_it_costs_once_it_is_trained() {
     }
 }
 
+/// Trades of room among equal layers that are the same but for rounding went on for ever here.
+#[test]
+fn a_tight_chip_is_mapped() {
+    let chip = Hardware { cores: 8, macros_per_core: 4, rows: 512, ..Hardware::mars() };
+    let assumptions = Assumptions { sparsity: 0.7, ..W4A4 };
+    let estimate = Estimate::new(named_network("resnet20", None, None).unwrap(), assumptions, &chip).unwrap();
+    assert!(estimate.evaluation.cost.cycles > 0);
+}
+
 /// A chip whose accesses take narrow weights alone needs a narrow first and last layer.
 #[test]
 fn the_first_and_the_last_layer_have_bits_of_their_own() {

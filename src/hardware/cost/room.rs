@@ -1,5 +1,7 @@
 //! Room: which placement each layer gets where all of them together have to fit.
 
+use super::search::ROUNDING;
+
 /// Halvings of the price of room.
 const HALVINGS: usize = 20;
 
@@ -185,7 +187,8 @@ impl Trade<'_> {
 
     /// The same with what is wanted, where that fits or others give up enough for less than it gains.
     fn with(&self, chosen: &[usize], wanted: Choice, mut fits: impl FnMut(&[usize]) -> bool) -> Option<Vec<usize>> {
-        let mut left = -self.loss(chosen, wanted);
+        // What others may lose. Less than rounding is no gain: the same trade would be one both ways.
+        let mut left = -self.loss(chosen, wanted) - ROUNDING * sum(self.shares, chosen);
         let mut trial = chosen.to_vec();
         trial[wanted.0] = wanted.1;
         if fits(&trial) {
@@ -246,6 +249,20 @@ mod tests {
     }
 
     proptest! {
+        /// Sums that are the same but for rounding are no reason to trade, back and forth.
+        #[test]
+        fn trading_ends(
+            table in prop::collection::vec(prop::collection::vec((0u32..8, 0u32..8), 4), 4..9),
+            room in 0u32..40,
+        ) {
+            let column = |of: fn(&(u32, u32)) -> f64| -> Vec<Vec<f64>> {
+                table.iter().map(|layer| layer.iter().map(of).collect()).collect()
+            };
+            let (shares, held) = (column(|it| f64::from(it.0) * 0.1), column(|it| f64::from(it.1)));
+            let fits = |chosen: &[usize]| sum(&held, chosen) <= f64::from(room);
+            prop_assert!(least_that_fits(&shares, &held, fits).is_none_or(|chosen| fits(&chosen)));
+        }
+
         /// Something is chosen wherever that is possible, and takes the layers that gain most alone as far as there is room.
         #[test]
         fn what_is_chosen_fits_and_is_near_the_best(
