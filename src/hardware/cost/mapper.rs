@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::parts::{Least, Part, parts};
-use super::search::{Expense, Plan, ROUNDING, best_plan, fixed};
+use super::room::ROUNDING;
+use super::search::{Expense, Plan, best_plan, fixed};
 use crate::error::{Error, Result};
 use crate::hardware::chip::{Hardware, Policy};
 use crate::hardware::mapping::{Layer, Placement};

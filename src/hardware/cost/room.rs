@@ -1,6 +1,7 @@
 //! Room: which placement each layer gets where all of them together have to fit.
 
-use super::search::ROUNDING;
+/// By how much sums in another order may differ, relative to them.
+pub(super) const ROUNDING: f64 = 1e-12;
 
 /// Halvings of the price of room.
 const HALVINGS: usize = 20;

@@ -134,9 +134,6 @@ impl Expense {
     }
 }
 
-/// By how much sums in another order may differ, relative to them.
-pub(super) const ROUNDING: f64 = 1e-12;
-
 /// The one that is worth the least; of equal ones the first.
 fn least<T>(all: impl Iterator<Item = T>, worth: impl Fn(&T) -> (f64, f64)) -> Option<T> {
     all.reduce(|best, next| if worth(&next) < worth(&best) { next } else { best })
