@@ -57,9 +57,7 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
     let output = match op {
         Op::Conv { conv, .. } => conv.output,
         Op::SameScale(SameScale::Concat) => concatenated(input, &behind, image, nodes)?,
-        Op::SameScale(SameScale::MaxPool { window }) | Op::AvgPool { window } => {
-            ConvShape::new(input, input.channels, window, [1; 2])?.output
-        }
+        Op::SameScale(SameScale::MaxPool { window }) | Op::AvgPool { window } => ConvShape::pooled(input, window)?,
     };
     Ok(Node { name: layer.name().into(), source, behind, input, output, op })
 }
@@ -169,4 +167,21 @@ fn check_border(window: &Window) -> Reason<()> {
         return Ok(());
     }
     Err(format!("padding {} must be smaller than the window {}", Border(window.padding), Sides(window.kernel)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::network::{Graph, NetworkSpec, zoo};
+
+    /// A mean over a map of many channels has no weights to be too many.
+    #[test]
+    fn the_images_of_a_pooling_layer_may_be_large() {
+        let side = |side: usize| {
+            let spec = zoo("resnet50_imagenet", 1000).unwrap();
+            Graph::new(NetworkSpec { input: [3, side, side], ..spec })
+        };
+        assert!(side(1056).is_ok());
+        let error = side(65_536).unwrap_err().to_string();
+        assert!(error.contains("output values; the limit is 4294967296"), "{error}");
+    }
 }

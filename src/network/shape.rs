@@ -80,6 +80,24 @@ impl ConvShape {
     /// # Errors
     /// Says which size is out of range or does not fit.
     pub(super) fn new(input: MapShape, filters: usize, window: Window, dilation: [usize; 2]) -> Reason<Self> {
+        let conv = Self::moved(input, filters, window, dilation)?;
+        let weights = product([filters, input.channels, window.kernel[0], window.kernel[1]]);
+        if weights > MAX_VALUES {
+            return Err(format!("it would have {weights} weights; the limit is {MAX_VALUES}"));
+        }
+        Ok(conv)
+    }
+
+    /// The map that windows give which move over each channel of another one.
+    ///
+    /// # Errors
+    /// Says which size is out of range or does not fit.
+    pub(super) fn pooled(input: MapShape, window: Window) -> Reason<MapShape> {
+        Ok(Self::moved(input, input.channels, window, [1; 2])?.output)
+    }
+
+    /// A window that moves over a map.
+    fn moved(input: MapShape, filters: usize, window: Window, dilation: [usize; 2]) -> Reason<Self> {
         let Window { kernel, stride, padding } = window;
         let sizes = [("filters", &[filters][..]), ("kernel", &kernel), ("stride", &stride), ("dilation", &dilation)];
         for (key, sizes) in sizes {
@@ -101,13 +119,9 @@ impl ConvShape {
                 )
             })?;
         let output = MapShape { channels: filters, height, width };
-        let product = |sizes: [usize; 4]| sizes.iter().map(|&size| size as u128).product::<u128>();
-        let weights = product([filters, input.channels, kernel[0], kernel[1]]);
         let values = product([filters, output.height, output.width, 1]);
-        if weights.max(values) > MAX_VALUES {
-            return Err(format!(
-                "it would have {weights} weights and {values} output values; the limit is {MAX_VALUES}"
-            ));
+        if values > MAX_VALUES {
+            return Err(format!("it would have {values} output values; the limit is {MAX_VALUES}"));
         }
         let [height, width] = window.bordered([input.height, input.width]);
         let bordered = product([input.channels, height, width, 1]);
@@ -180,6 +194,10 @@ impl ConvShape {
     pub fn macs(&self) -> u64 {
         self.weights() as u64 * self.output.pixels() as u64
     }
+}
+
+fn product(sizes: [usize; 4]) -> u128 {
+    sizes.iter().map(|&size| size as u128).product()
 }
 
 /// Pixels that a kernel spans whose values are `dilation` apart.
