@@ -26,7 +26,7 @@ use self::start::{Origin, Start, network, with_epsilon};
 use crate::data::{DataOptions, Dataset, ImageShape};
 use crate::error::{DataError, Diverged, Error, Result};
 use crate::estimate::named_network;
-use crate::files::{exists, part_beside, read_toml, to_json, to_toml, write_atomically};
+use crate::files::{exists, part_beside, read_if_present, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::integer::{Fusion, WeightScale};
 use crate::network::{Graph, NetworkSpec, Weights};
@@ -56,6 +56,8 @@ pub struct Plan<'a> {
     /// None for a run that goes on.
     start: Option<Start>,
     folder: PathBuf,
+    /// Whether the caller named the folder; otherwise another run may take it first.
+    is_named: bool,
     cpu: Cpu,
     observer: &'a dyn Observer,
 }
@@ -152,6 +154,7 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// A folder that holds a run already; whatever is missing, damaged or doesn't fit together.
     pub fn new(mut recipe: Recipe, folder: Option<PathBuf>, environment: Environment<'a>) -> Result<Self> {
+        let is_named = folder.is_some();
         let folder = folder.unwrap_or_else(|| free_folder(&recipe));
         let origin = Origin::resolve(&mut recipe);
         check_unused(&folder)?;
@@ -178,7 +181,7 @@ impl<'a> Plan<'a> {
         if let Some(teacher) = &start.teacher {
             training = training.learning_from(teacher)?;
         }
-        Ok(Self { training, start: Some(start), folder, cpu: Cpu::Same, observer: environment.observer })
+        Ok(Self { training, start: Some(start), folder, is_named, cpu: Cpu::Same, observer: environment.observer })
     }
 
     /// Reads and checks what an unfinished run goes on with.
@@ -189,6 +192,13 @@ impl<'a> Plan<'a> {
         let file = folder.join(RECIPE);
         if !file.exists() {
             return Err(Error::file(&file, "there is no run to resume here"));
+        }
+        for name in [RECIPE, HARDWARE, NETWORK, DATA] {
+            let path = folder.join(name);
+            if read_if_present(&path)?.is_none_or(|text| text.trim().is_empty()) {
+                let message = "it is gone or empty, and the run cannot go on without it: start a new run, from the last checkpoint with --pretrained";
+                return Err(Error::file(&path, message));
+            }
         }
         let recipe = Recipe::load(Some(&file), &[])?;
         let device = device(environment.device)?;
@@ -223,7 +233,7 @@ impl<'a> Plan<'a> {
         };
         let name = &training.recipe().dataset;
         check_unchanged(&DataHashes::new(training.data()), name, "data set", &folder.join(DATA), read_toml)?;
-        Ok(Self { training, start: None, folder, cpu, observer: environment.observer })
+        Ok(Self { training, start: None, folder, is_named: true, cpu, observer: environment.observer })
     }
 
     /// What the recipe's checkpoint makes of the test images, in float, before any training.
@@ -253,7 +263,8 @@ impl<'a> Plan<'a> {
     pub fn forecast(mut self) -> Result<Forecast> {
         let parent = self.folder.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."));
         let probe = part_beside(&parent.join("dry-run"));
-        std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).map_err(Error::io(&probe))?;
+        let probed = std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe));
+        probed.map_err(|error| Error::file(parent, format!("no run folder can be made here: {error}")))?;
         let (train, test) = (self.training.data().train.len(), self.training.data().test.len());
         let graph = self.training.graph();
         self.observer.notice(&format!(
@@ -277,7 +288,10 @@ impl<'a> Plan<'a> {
     /// # Errors
     /// Another process that runs in the folder; a training that diverges, a network that cannot be exported or mapped, a file that
     /// cannot be written: the last checkpoint stays.
-    pub fn run(self, stop: &StopSignal) -> Result<Outcome> {
+    pub fn run(mut self, stop: &StopSignal) -> Result<Outcome> {
+        if !self.is_named {
+            self.folder = made_folder(self.training.recipe())?;
+        }
         let lock = RunLock::new(&self.folder)?;
         self.run_locked(&lock, stop)
     }
@@ -430,6 +444,20 @@ fn free_folder(recipe: &Recipe) -> PathBuf {
     let (model, dataset) = (stem(&recipe.model), stem(&recipe.dataset));
     let folder = |number| Path::new("runs").join(format!("{model}-{dataset}-{number}"));
     (1..).map(folder).find(|folder| !folder.exists()).expect("a free number")
+}
+
+/// Makes the first free folder; runs that start at the same time get different ones.
+fn made_folder(recipe: &Recipe) -> Result<PathBuf> {
+    loop {
+        let folder = free_folder(recipe);
+        let parent = folder.parent().expect("it is in `runs`");
+        std::fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::io(&folder)(error)),
+        }
+    }
 }
 
 #[cfg(test)]
