@@ -8,11 +8,10 @@ use clap::{Arg, Args, Id, Parser};
 
 use crate::data::DataOptions;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{refused_as_json, write_atomically};
 #[cfg(feature = "train")]
 use crate::observer::StopSignal;
 use crate::observer::{Observer, Silent};
-use crate::report::{self, Subject};
 use crate::terminal::{Terminal, notice};
 
 /// The arguments of a program, of which `alone` is a flag that goes with no other one but --quiet.
@@ -37,23 +36,23 @@ pub struct CommonArgs {
     /// Address to download data sets from instead of the official one
     #[arg(long, value_name = "URL")]
     data_url: Option<String>,
-    /// Write the result as JSON to this file too
-    #[arg(long, value_name = "FILE", value_parser = in_a_folder)]
+    /// Write the result as JSON to this file too; `-` prints it instead of the table
+    #[arg(long, value_name = "FILE", value_parser = json_file)]
     json: Option<PathBuf>,
     /// No progress on standard error
     #[arg(long, id = QUIET)]
     quiet: bool,
 }
 
-/// A file whose folder is there, so that nothing is computed that cannot be written.
-fn in_a_folder(file: &str) -> std::result::Result<PathBuf, String> {
-    let file = PathBuf::from(file);
-    match file.parent() {
-        _ if file.is_dir() => Err("it is a folder: name a file".into()),
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(format!("there is no folder {}: make it first", folder.display()))
-        }
-        _ => Ok(file),
+/// The name of standard output.
+const STANDARD_OUTPUT: &str = "-";
+
+/// A file that JSON can be written to, so that nothing is computed in vain.
+fn json_file(file: &str) -> std::result::Result<PathBuf, String> {
+    let path = PathBuf::from(file);
+    match refused_as_json(&path).filter(|_| file != STANDARD_OUTPUT) {
+        Some(reason) => Err(reason),
+        None => Ok(path),
     }
 }
 
@@ -79,24 +78,19 @@ impl CommonArgs {
         if self.quiet { Box::new(Silent) } else { Box::new(Terminal::default()) }
     }
 
-    /// Writes the JSON file that was asked for and prints the table.
+    /// Prints what was found as text, and writes the JSON file that was asked for; without one, `json` isn't made.
     ///
     /// # Errors
-    /// The file or standard output cannot be written.
-    pub fn present<'a>(&self, subject: impl Into<Subject<'a>>) -> Result<()> {
-        let subject = subject.into();
-        self.write_json(|| subject.to_json())?;
-        say(&report::table(subject))
-    }
-
-    /// Writes the JSON file that was asked for; without one, `text` isn't made.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub fn write_json(&self, text: impl FnOnce() -> Result<String>) -> Result<()> {
+    /// The file or standard output cannot be written; the text is printed all the same.
+    pub fn show(&self, json: impl FnOnce() -> Result<String>, text: &str) -> Result<()> {
         match &self.json {
-            Some(file) => write_atomically(Path::new(file), text()?.as_bytes()),
-            None => Ok(()),
+            None => say(text),
+            Some(file) if file == Path::new(STANDARD_OUTPUT) => say(&json()?),
+            Some(file) => {
+                let written = write_atomically(file, json()?.as_bytes());
+                say(text)?;
+                written
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Files as all rooms read and write them: whole or not at all, and by one process at a time.
 
 use std::fs::{File, TryLockError};
-use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Cursor, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -246,13 +246,39 @@ fn has_no_locks(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::Unsupported || error.raw_os_error() == Some(ENOLCK)
 }
 
+/// Whether writing a path puts a new file in its place: not where it is a pipe or a device, or leads to what another process opened, which would not see
+/// that file (`/dev/stdout`).
+fn is_replaced(path: &Path) -> bool {
+    let opened = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+    let opened_elsewhere = opened.iter().any(|place| path.starts_with(place));
+    !opened_elsewhere && std::fs::metadata(path).map_or(true, |found| found.is_file())
+}
+
+/// Why no JSON can be written to a path, before anything is computed: a file that is no JSON, such as an input, isn't replaced.
+pub(crate) fn refused_as_json(path: &Path) -> Option<String> {
+    if path.is_dir() {
+        return Some("it is a folder: name a file".into());
+    }
+    let folder = folder_of(path);
+    if !folder.is_dir() {
+        return Some(format!("there is no folder {}: make it first", folder.display()));
+    }
+    if !is_replaced(path) {
+        return None;
+    }
+    let bytes = File::open(path).into_iter().flat_map(|file| BufReader::new(file).bytes());
+    let first = bytes.map_while(std::io::Result::ok).find(|byte| !byte.is_ascii_whitespace());
+    if first.is_some_and(|byte| !b"{[".contains(&byte)) {
+        return Some("it is there and holds no JSON: remove it, or name another file".into());
+    }
+    let probe = tempfile::tempfile_in(folder);
+    probe.err().map(|error| format!("nothing can be written in {}: {error}", folder.display()))
+}
+
 /// Writes a file beside its place, waits until it is on the disk and renames it, so that a crash, a power cut or a full disk leaves the
 /// old one. Several processes may write the same file: one of them is the last. A link's target is replaced; a pipe or a device is written into.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    // `/dev/stdout` leads to what another process opened: it would not see the file that takes its place.
-    let opened = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
-    let opened_elsewhere = opened.iter().any(|place| path.starts_with(place));
-    if opened_elsewhere || std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+    if !is_replaced(path) {
         return std::fs::write(path, bytes).map_err(Error::io(path));
     }
     let write = || {

@@ -340,10 +340,48 @@ fn json_goes_where_it_is_told() {
     let (_, err) = success(&deploy(&FINISHED, &pipe).output().unwrap());
     assert_eq!(err, trained);
     let [link, file] = ["link.json", "file.json"].map(|name| dir.path().join(name));
-    fs::write(&file, "old").unwrap();
+    fs::write(&file, "{}").unwrap();
     std::os::unix::fs::symlink(&file, &link).unwrap();
     success(&deploy(&FINISHED, &["run/model.mars", "--json", link.to_str().unwrap()]).output().unwrap());
     assert!(link.is_symlink() && fs::read_to_string(&file).unwrap() == trained);
+    let (out, _) = success(&deploy(&FINISHED, &["run/model.mars", "--json", "-"]).output().unwrap());
+    assert!(out == trained && !FINISHED.join("-").exists());
+}
+
+/// What a program reads isn't what it writes.
+#[test]
+fn json_takes_the_place_of_no_input() {
+    let (dir, _) = copied_run();
+    let before = tree(dir.path());
+    let last = "run/checkpoints/last.safetensors";
+    for mut command in [
+        deploy(dir.path(), &["run/model.mars", "--json", "run/model.mars"]),
+        deploy(dir.path(), &["--model", "tiny.toml", "--json", "tiny.toml"]),
+        train(dir.path(), &["--recipe", "recipe.toml", "--evaluate", "--pretrained", last, "--json", last]),
+    ] {
+        let output = command.output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{err}");
+        assert!(err.contains("--json") && err.contains("it is there and holds no JSON: remove it, or name"), "{err}");
+    }
+    assert_eq!(tree(dir.path()), before);
+}
+
+/// Two processes that find the same number free.
+#[test]
+fn runs_that_start_together_get_folders_of_their_own() {
+    let dir = new_place();
+    let settings = ["phases.0.epochs=0", "phases.1.epochs=0", "phases.2.epochs=0", "sparsity.target=0"];
+    let settings = settings.map(|setting| ["--set", setting]).concat();
+    let start = || {
+        let mut run = train(dir.path(), &[&["--recipe", "recipe.toml"], &settings[..]].concat());
+        run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let runs: Vec<_> = (0..3).map(|_| start()).collect();
+    runs.into_iter().for_each(|run| drop(success(&run.wait_with_output().unwrap())));
+    for number in 1..4 {
+        assert!(dir.path().join(format!("runs/tiny-cifar10-{number}/deploy.json")).exists(), "run {number}");
+    }
 }
 
 #[test]
@@ -1317,7 +1355,9 @@ fn there_must_be_something_to_resume() {
     ["tiny.toml", "run/network.toml"].iter().for_each(|file| fs::write(dir.path().join(file), &spec).unwrap());
     refused(dir.path(), &mut command, &["last.safetensors", "`c."]);
     fs::remove_file(dir.path().join("run/network.toml")).unwrap();
-    refused(dir.path(), &mut command, &["run/network.toml"]);
+    refused(dir.path(), &mut command, &["run/network.toml", "gone or empty"]);
+    fs::write(dir.path().join("run/recipe.toml"), "").unwrap();
+    refused(dir.path(), &mut command, &["run/recipe.toml", "gone or empty"]);
 }
 
 /// Some bits of each part of the file: every one is in the checksum.

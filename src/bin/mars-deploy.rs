@@ -173,8 +173,7 @@ fn distribute(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let dataset = dataset(arguments, file, &package)?;
     let observer = arguments.common.observer();
     let found = partial_sums(&package.network, &hardware, &dataset.test, arguments.images, &*observer)?;
-    arguments.common.write_json(|| found.to_json())?;
-    say(&report::partial_sums_table(&found, &hardware))?;
+    arguments.common.show(|| found.to_json(), &report::partial_sums_table(&found, &hardware))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -187,8 +186,8 @@ fn lay(arguments: &Arguments) -> Result<ExitCode> {
         (None, None) => return Err(Error::Arguments("--placements: name a package or a --model".into())),
     };
     let found = Evaluator::new(&network)?.placements(&hardware)?;
-    arguments.common.write_json(|| found.to_json())?;
-    say(&report::placements_table(&found, &network.graph.spec().name, &hardware.name))?;
+    let table = report::placements_table(&found, &network.graph.spec().name, &hardware.name);
+    arguments.common.show(|| found.to_json(), &table)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -285,15 +284,22 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
             let _lock = RunLock::of_run(folder)?;
             report::write_comparison(&all, folder)?;
         }
-        arguments.common.write_json(|| report::comparison_json(&all))?;
-        say(&report::comparison_table(&all))?;
+        arguments.common.show(|| report::comparison_json(&all), &report::comparison_table(&all))?;
     }
     match refused.as_slice() {
         [] => Ok(ExitCode::SUCCESS),
         refused => {
-            let messages: Vec<String> = refused.iter().map(|(name, error)| format!("{name}: {error}")).collect();
+            let messages: Vec<String> = refused.iter().map(|(name, error)| said_of(name, error)).collect();
             Err(Error::Setting(messages.join("; ")))
         }
+    }
+}
+
+/// What keeps a chip or package out, with its name where that isn't said.
+fn said_of(name: &str, error: &Error) -> String {
+    match error.to_string() {
+        message if message.contains(name) => message,
+        message => format!("{name}: {message}"),
     }
 }
 
@@ -321,7 +327,7 @@ fn present(arguments: &Arguments, subject: Subject) -> Result<ExitCode> {
     if let Some(folder) = &arguments.svg {
         report::write_drawings(subject, folder)?;
     }
-    arguments.common.present(subject)?;
+    arguments.common.show(|| subject.to_json(), &report::table(subject))?;
     Ok(ExitCode::SUCCESS)
 }
 

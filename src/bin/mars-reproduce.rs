@@ -86,8 +86,8 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
     let only_table = arguments.table || (!experiment.claims.is_empty() && arguments.rows.is_empty());
     let verdict = if only_table { Verdict::Finished } else { reproduction.run(&stop_on_interrupt()?)? };
     let table = reproduction.write_table()?;
-    arguments.common.write_json(|| table.json())?;
-    say(&format!("{}\ntable.md, table.csv and table.svg are in {}\n", table.text(), results.display()))?;
+    let text = format!("{}\ntable.md, table.csv and table.svg are in {}\n", table.text(), results.display());
+    arguments.common.show(|| table.json(), &text)?;
     match verdict {
         Verdict::Finished => Ok(ExitCode::SUCCESS),
         Verdict::Interrupted => {

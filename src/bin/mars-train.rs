@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mars::cli::{CommonArgs, check_new, exit, parse, say, stop_on_interrupt};
 use mars::error::{Error, Result};
+use mars::report;
 use mars::run::{Cpu, Environment, Outcome, Plan, catalog, describe};
 use mars::run_folder::REPORT;
 use mars::simd::isa_limit;
@@ -112,8 +113,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let plan = plan(&arguments, environment)?;
     if arguments.evaluate {
         let evaluation = plan.evaluate()?;
-        arguments.common.write_json(|| evaluation.to_json())?;
-        say(&format!("test accuracy {:.2} %\n", evaluation.accuracy))?;
+        arguments.common.show(|| evaluation.to_json(), &format!("test accuracy {:.2} %\n", evaluation.accuracy))?;
     } else if arguments.dry_run {
         say(&plan.forecast()?.to_string())?;
     } else {
@@ -152,8 +152,8 @@ fn plan<'a>(arguments: &Arguments, environment: Environment<'a>) -> Result<Plan<
 fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
     match plan.run(&stop_on_interrupt()?)? {
         Outcome::Finished(folder, deployment) => {
-            arguments.common.present(&*deployment)?;
-            say(&format!("report: {}\n", folder.join(REPORT).display()))?;
+            let place = format!("report: {}\n", folder.join(REPORT).display());
+            arguments.common.show(|| deployment.to_json(), &(report::table(&*deployment) + &place))?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {
