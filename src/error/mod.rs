@@ -10,6 +10,7 @@ mod unknown;
 mod words;
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 pub use checkpoint::CheckpointError;
@@ -119,7 +120,11 @@ impl Error {
     /// An [`Error::Io`] about `path`, for `map_err`.
     pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { path, source }
+        move |source| match source.kind() {
+            ErrorKind::AlreadyExists if path.is_file() => Self::file(&path, "it is a file, where a folder is needed"),
+            ErrorKind::NotADirectory => Self::file(&path, "a part of its path is a file, where a folder is needed"),
+            _ => Self::Io { path, source },
+        }
     }
 
     /// An [`Error::File`] about `path`.

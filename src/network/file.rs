@@ -5,12 +5,13 @@ use std::path::Path;
 use super::onnx::{OnnxNetwork, is_onnx};
 use super::spec::NetworkSpec;
 use super::zoo::ZOO;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, closest};
 
 /// What is said where a name is neither in the zoo nor that of a file.
 pub(crate) fn unknown_network(name: &str) -> Error {
     let known = ZOO.join(", ");
-    Error::Setting(format!("there is no network `{name}`: name one of {known} or a .toml or .onnx file"))
+    let meant = closest(name, ZOO.iter().copied()).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    Error::Setting(format!("there is no network `{name}`: name one of {known} or a .toml or .onnx file{meant}"))
 }
 
 /// Reads the network of a TOML file, which describes it, or of an ONNX file; none for another name.

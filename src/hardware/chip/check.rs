@@ -59,6 +59,10 @@ impl Hardware {
                 return refuse(key, value, Allowed::WholePartitions { partitions: self.partitions });
             }
         }
+        for rule in &self.mapping.layers {
+            let key = format!("mapping.layers of `{}`: copies", rule.pattern);
+            check_range(&key, rule.copies.unwrap_or(1) as u64, 1, MAX_MACROS)?;
+        }
         if !self.mapping.layers.is_empty() && self.mapping.policy != Policy::Auto {
             return refuse("mapping.layers", self.mapping.layers.len(), Allowed::WithAutomaticPolicy);
         }

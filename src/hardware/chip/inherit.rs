@@ -22,6 +22,9 @@ fn with_base(path: &Path, mut own: toml::Table, files: &mut Vec<PathBuf>) -> Res
         Some(toml::Value::String(base)) => base_path(path, Path::new(&base))?,
         Some(_) => return Err(Error::file(path, "base must be the path of a hardware file")),
     };
+    if base == path || files.contains(&base) {
+        return Err(Error::file(path, format!("its base {} leads back to itself", base.display())));
+    }
     if files.len() == MAX_BASES {
         return Err(Error::file(path, format!("more than {MAX_BASES} bases, one on top of the other")));
     }

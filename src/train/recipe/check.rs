@@ -29,7 +29,7 @@ impl Recipe {
         if let Some(DistillationConfig { weight, temperature, .. }) = self.distillation {
             let message = format!("distillation.weight = {weight}: it must be from 0 to 1");
             setting((0.0..=1.0).contains(&weight), message)?;
-            let message = format!("distillation.temperature = {temperature}: it must be above 0, and from 0.1 to 100");
+            let message = format!("distillation.temperature = {temperature}: it must be from 0.1 to 100");
             setting((0.1..=100.0).contains(&temperature), message)?;
         }
         self.check_order()
@@ -92,8 +92,8 @@ fn check_optimizer(index: usize, phase: &Phase) -> Result<()> {
     setting(positive, format!("phases.{index}.learning_rate = {}: it must be positive", phase.learning_rate))?;
     let momentum = (0.0..1.0).contains(&phase.momentum);
     setting(momentum, format!("phases.{index}.momentum = {}: it must be from 0 to below 1", phase.momentum))?;
-    let decay = phase.weight_decay.is_finite() && phase.weight_decay >= 0.0;
-    setting(decay, format!("phases.{index}.weight_decay = {}: it must not be negative", phase.weight_decay))?;
+    let decay = (0.0..=1.0).contains(&phase.weight_decay);
+    setting(decay, format!("phases.{index}.weight_decay = {}: it must be from 0 to 1", phase.weight_decay))?;
     let smoothing = phase.label_smoothing;
     let message = format!("phases.{index}.label_smoothing = {smoothing}: it must be from 0 to below 1");
     setting((0.0..1.0).contains(&smoothing), message)?;

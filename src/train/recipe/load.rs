@@ -258,7 +258,7 @@ mod tests {
                 .contains("from 0 to 30, the epochs of the phase")
         );
         assert!(message(&["distillation.weight=2"]).contains("distillation.weight = 2: it must be from 0 to 1"));
-        assert!(message(&["distillation.temperature=0"]).contains("it must be above 0"));
+        assert!(message(&["distillation.temperature=0"]).contains("it must be from 0.1 to 100"));
         let layers = "quantize.layers=[{pattern = \"conv1\", weight_bits = 9}]";
         assert!(message(&[layers]).contains("quantize.layers.0.weight_bits = 9: it must be from 2 to 8"));
         let freeze = |fusion, setting| message(&["pretrained=none", fusion, setting]);
