@@ -25,6 +25,8 @@ pub(super) struct TableRow<'a> {
     problem: Option<String>,
     /// Hardware file of its recipe.
     pub hardware: Option<String>,
+    /// Settings on top of its own.
+    pub settings: Vec<String>,
 }
 
 /// A run that was stopped, or that runs now.
@@ -98,7 +100,7 @@ impl<'a> TableRow<'a> {
         });
         let (problem, unfinished) = found.unwrap_or_else(|error| (Some(error.to_string()), Vec::new()));
         let runs = if problem.is_some() { Vec::new() } else { runs };
-        Ok(Self { row, runs, unfinished, problem, hardware })
+        Ok(Self { row, runs, unfinished, problem, hardware, settings: settings.to_vec() })
     }
 
     /// Mean and spread of a figure over the runs; none without runs, or where one doesn't have it.

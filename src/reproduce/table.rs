@@ -1,5 +1,6 @@
 //! The table of an experiment: what its rows' runs gave on average and how far they spread, as Markdown, CSV, JSON and text.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -62,6 +63,10 @@ impl<'a> Table<'a> {
     pub fn markdown(&self) -> String {
         let Experiment { title, note, claims, path, .. } = self.experiment;
         let mut text = format!("# {title}\n\n");
+        let settings = self.settings();
+        if !settings.is_empty() {
+            text += &format!("With{settings}: what is said of data and training may be something else.\n\n");
+        }
         if let Some(note) = note {
             text += &format!("{}\n\n", note.trim());
         }
@@ -97,9 +102,15 @@ impl<'a> Table<'a> {
             format!(" --rows {}", self.rows.iter().map(|row| row.row.name.as_str()).collect::<Vec<_>>().join(","))
         };
         text + &format!(
-            "\nRun them again: `mars-reproduce {}{rows} --seeds {seeds} --run FOLDER --results FOLDER`.\n",
+            "\nRun them again: `mars-reproduce {}{rows}{settings} --seeds {seeds} --run FOLDER --results FOLDER`.\n",
             path.display()
         )
+    }
+
+    /// The settings on top of the experiment's, as arguments; empty where there are none.
+    fn settings(&self) -> String {
+        let settings: BTreeSet<&String> = self.rows.iter().flat_map(|row| &row.settings).collect();
+        settings.into_iter().map(|setting| format!(" --set {setting}")).collect()
     }
 
     /// The command that checks a row whose package is kept: some are too large.
@@ -144,7 +155,7 @@ impl<'a> Table<'a> {
     pub fn text(&self) -> String {
         let width = self.rows.iter().map(|row| row.row.label.chars().count()).max().unwrap_or(0);
         let mut text = self.claims_text(width);
-        text += &format!("{}\n\n", self.experiment.title);
+        text += &format!("{}{}\n\n", self.experiment.title, self.settings());
         let head = format!("  {:<width$} {:>6} {:>8}  {:<27} {:>6}  bar", "row", "epochs", "F", "accuracy", "points");
         text += &(head + "\n");
         for row in &self.rows {

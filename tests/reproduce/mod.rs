@@ -219,6 +219,8 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     failed(&other, &["results/two/dense", "batch_size = 16, now 8", "--results"]);
     success(&reproduce(place, &["two", "--table", "--set", "batch_size=8"]).output().unwrap());
     assert_eq!(cell(&read(results.join("table.csv")), "dense", "state"), "unusable");
+    let markdown = read(results.join("table.md"));
+    assert!(markdown.contains("With --set batch_size=8: ") && markdown.contains("two.toml --set batch_size=8 --seeds"));
     assert!(read(results.join("table.md")).contains("its results are of something else: batch_size = 16, now 8"));
     for (file, key, value, change) in [
         ("experiments/chip.toml", "name", "name = \"chip\"\nclock_mhz = 50", "clock_mhz = 100.0, now 50.0"),
@@ -345,7 +347,8 @@ fn what_cannot_be_reproduced_is_refused() {
     fs::write(place.join("experiments/two.toml"), EXPERIMENT).unwrap();
     for (text, parts) in [
         ("base = \"gone.toml\"", &["gone.toml"][..]),
-        ("base = \"chip.toml\"", &["chip.toml: more than 8 bases"]),
+        ("base = \"chip.toml\"", &["chip.toml: its base", "leads back to itself"]),
+        ("base = \"mars.toml\"\n[[mapping.layers]]\npattern = \"a\"\ncopies = 0", &["chip.toml", "copies", "from 1"]),
         ("base = \"mars.toml\"\ncorse = 2", &["chip.toml", "`corse`", "did you mean `cores`?"]),
         ("base = 3", &["chip.toml: base must be the path"]),
         ("base = \"mars.toml\"\n[converter]\nkind = \"bits\"\nbits = 5", &["chip.toml", "`step`"]),
