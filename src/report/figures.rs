@@ -1,6 +1,6 @@
 //! The figures of a frame's cost, as every table shows them.
 
-use super::text::{UNKNOWN, energy, frames, grouped, percent, tops};
+use super::text::{UNKNOWN, energy, fixed, frames, grouped, percent, three_digits, tops};
 use crate::hardware::Cost;
 
 /// A figure of a frame's cost.
@@ -17,17 +17,17 @@ pub(super) struct Figure {
 const FIGURES: [Figure; 14] = [
     figure("cycles", "", |cost| Some(grouped(cost.cycles))),
     figure("frames per second", "", |cost| Some(frames(cost.fps))),
-    figure("latency", "us", |cost| Some(format!("{:.2}", cost.latency_us))),
+    figure("latency", "us", |cost| Some(fixed(cost.latency_us, 2))),
     figure("speed-up over dense", "x", |cost| Some(format!("{:.2}", cost.speedup_vs_dense))),
     figure("utilization", "", |cost| Some(percent(cost.utilization))),
     figure("TOPS, executed", "", |cost| Some(tops(cost.tops_executed))),
     figure("TOPS, peak", "", |cost| Some(tops(cost.peak_tops))),
-    figure("average power", "mW", |cost| Some(format!("{:.2}", cost.average_power_mw))),
-    figure("energy x delay", "uJ us", |cost| Some(format!("{:.2}", cost.energy_delay_uj_us))),
+    figure("average power", "mW", |cost| Some(fixed(cost.average_power_mw, 2))),
+    figure("energy x delay", "uJ us", |cost| Some(fixed(cost.energy_delay_uj_us, 2))),
     figure("TOPS/mm2, dense-equivalent", "", |cost| cost.tops_per_mm2_dense_equivalent.map(tops)),
     figure("TOPS/mm2, executed", "", |cost| cost.tops_per_mm2_executed.map(tops)),
-    figure("TOPS/W, dense-equivalent", "", |cost| Some(format!("{:.2}", cost.tops_per_watt_dense_equivalent))),
-    figure("TOPS/W, executed", "", |cost| Some(format!("{:.2}", cost.tops_per_watt_executed))),
+    figure("TOPS/W, dense-equivalent", "", |cost| Some(three_digits(cost.tops_per_watt_dense_equivalent, 2))),
+    figure("TOPS/W, executed", "", |cost| Some(three_digits(cost.tops_per_watt_executed, 2))),
     figure("energy", "uJ", |cost| Some(energy(cost.energy_uj))),
 ];
 

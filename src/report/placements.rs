@@ -27,7 +27,8 @@ pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String
     ));
     lines.extend(layers.iter().map(|layer| row(layer, found, width)));
     lines.push(String::new());
-    let notes = "cycles, energy: of a frame, if this layer alone were placed so; weight reload charged. \
+    let notes = "4 x sets together: four copies of the layer; in each, cores divide the filter sets (or the input channels), \
+                 and the macros of a core start at the same time. cycles, energy: of a frame, if this layer alone were placed so; weight reload charged. \
                  The mapper goes from layer to layer and may miss what is better for all of them. \
                  [[mapping.layers]] in the hardware file decides for layers by name.";
     lines.extend(wrapped(notes, WIDTH - 2).iter().map(|line| format!("  {line}")));

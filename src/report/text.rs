@@ -101,7 +101,12 @@ pub(super) fn bytes(bits: u64) -> String {
 
 /// Energy in microjoules, to the nanojoule.
 pub(crate) fn energy(uj: f64) -> String {
-    format!("{uj:.3}")
+    fixed(uj, 3)
+}
+
+/// A number with so many digits behind the point; one that no column is wide enough for with a power of ten.
+pub(super) fn fixed(value: f64, digits: usize) -> String {
+    if value.abs() < 1e9 { format!("{value:.digits$}") } else { format!("{value:.3e}") }
 }
 
 /// TOPS, or TOPS for each of something: three digits behind the point, of small ones more.
@@ -110,10 +115,12 @@ pub(super) fn tops(value: f64) -> String {
 }
 
 /// A number with three digits that count, and at least so many behind the point.
-fn three_digits(value: f64, least: usize) -> String {
+pub(super) fn three_digits(value: f64, least: usize) -> String {
     let magnitude = if value > 0.0 { value.log10().floor() } else { 0.0 };
-    let digits = (2.0 - magnitude).clamp(least as f64, 12.0) as usize;
-    format!("{value:.digits$}")
+    if value != 0.0 && magnitude < -6.0 {
+        return format!("{value:.2e}");
+    }
+    fixed(value, (2.0 - magnitude).max(least as f64) as usize)
 }
 
 /// Frames a second: whole ones, of few three digits.
@@ -314,6 +321,8 @@ mod tests {
             [0.0, 1.5604, 0.528, 0.0123456, 0.00045678].map(tops),
             ["0.000", "1.560", "0.528", "0.0123", "0.000457"]
         );
+        assert_eq!([3.7e-9, 2e12].map(tops), ["3.70e-9", "2.000e12"]);
+        assert_eq!([999_999_999.5, 1e9, 2.5e300].map(energy), ["999999999.500", "1.000e9", "2.500e300"]);
         assert_eq!([24_391.6, 100.0, 45.25, 5.3, 0.2449].map(frames), ["24,392", "100", "45.2", "5.30", "0.245"]);
     }
 
