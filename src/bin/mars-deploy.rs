@@ -251,17 +251,23 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
     let package = arguments.package.as_deref().map(Package::read).transpose()?;
     let compared = |name: &str, file: &Path| -> Result<Compared> {
         let name = name.to_owned();
+        // A file that cannot be read is named by its error.
+        let named = |error: Error| match error {
+            Error::Arguments(_) => error,
+            error => Error::Setting(format!("{name}: {error}")),
+        };
         let of_package = |package: &Package, chip: &Hardware| -> Result<Compared> {
             let network = package.network.graph.spec().name.clone();
-            let evaluation = Evaluator::new(&package.network)?.evaluate(chip)?;
+            let evaluation = Evaluator::new(&package.network).and_then(|it| it.evaluate(chip)).map_err(named)?;
             Ok(Compared { name: name.clone(), network, made_up: None, evaluation })
         };
         match (is_package(file), &package, &arguments.model) {
             (true, ..) => of_package(&Package::read(file)?, &own_chip),
             (false, Some(package), _) => of_package(package, &Hardware::load(file)?),
             (false, None, Some(model)) => {
+                let chip = Hardware::load(file)?;
                 let Estimate { network, made_up, evaluation, .. } =
-                    untrained(arguments, model, &Hardware::load(file)?)?;
+                    untrained(arguments, model, &chip).map_err(named)?;
                 Ok(Compared { name, network, made_up: Some(made_up.what), evaluation })
             }
             (false, None, None) => {
@@ -276,7 +282,7 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
         match compared(&name, file) {
             Ok(it) => all.push(it),
             Err(error @ Error::Arguments(_)) => return Err(error),
-            Err(error) => refused.push((name, error)),
+            Err(error) => refused.push(error.to_string()),
         }
     }
     if !all.is_empty() {
@@ -288,18 +294,7 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
     }
     match refused.as_slice() {
         [] => Ok(ExitCode::SUCCESS),
-        refused => {
-            let messages: Vec<String> = refused.iter().map(|(name, error)| said_of(name, error)).collect();
-            Err(Error::Setting(messages.join("; ")))
-        }
-    }
-}
-
-/// What keeps a chip or package out, with its name where that isn't said.
-fn said_of(name: &str, error: &Error) -> String {
-    match error.to_string() {
-        message if message.contains(name) => message,
-        message => format!("{name}: {message}"),
+        refused => Err(Error::Setting(refused.join("; "))),
     }
 }
 
