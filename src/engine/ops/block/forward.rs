@@ -68,6 +68,17 @@ impl Joined {
     }
 }
 
+/// What follows bias or batch norm.
+#[derive(Clone, Copy)]
+enum Tail<'a> {
+    /// A sum of as many values and a ReLU, in the same pass.
+    SumRelu(&'a Joined),
+    /// A ReLU in the same pass.
+    Relu,
+    /// Passes of their own.
+    Apart,
+}
+
 /// # Panics
 /// If the shapes don't fit each other.
 pub(super) fn forward(
@@ -83,7 +94,12 @@ pub(super) fn forward(
     let conv = &geometry;
     let joined = Joined::new(residual, conv);
     let shape = [conv.batch, conv.out_height(), conv.out_width(), conv.filters];
-    // Residual sum and ReLU of an image, where no pass has them.
+    let tail = match &joined {
+        Some(joined) if options.relu && joined.join.same() => Tail::SumRelu(joined),
+        None if options.relu => Tail::Relu,
+        Some(_) | None => Tail::Apart,
+    };
+    // Residual sum and ReLU of an image, in passes of their own.
     let complete = |image: usize, out: &mut [f32]| {
         if let Some(joined) = &joined {
             joined.join.add(out, joined.of(image));
@@ -92,19 +108,15 @@ pub(super) fn forward(
             channels::relu(out);
         }
     };
-    let same = joined.as_ref().filter(|joined| joined.join.same());
-    let add_bias = |bias: &PerChannel, image: usize, out: &mut [f32]| match same {
-        Some(joined) if options.relu => channels::shift_add_relu(out, bias, joined.of(image)),
-        None if options.relu && joined.is_none() => channels::shift_relu(out, bias),
-        _ => {
-            channels::shift(out, bias);
-            complete(image, out);
-        }
-    };
     let convolve = |bias: Option<PerChannel>| {
-        let finish = |image: usize, out: &mut [f32]| match &bias {
-            Some(bias) => add_bias(bias, image, out),
-            None => complete(image, out),
+        let finish = |image: usize, out: &mut [f32]| match (&bias, tail) {
+            (Some(bias), Tail::SumRelu(joined)) => channels::shift_add_relu(out, bias, joined.of(image)),
+            (Some(bias), Tail::Relu) => channels::shift_relu(out, bias),
+            (Some(bias), Tail::Apart) => {
+                channels::shift(out, bias);
+                complete(image, out);
+            }
+            (None, _) => complete(image, out),
         };
         flex_tensor(conv.forward(x.storage(), weight.storage(), options.exact, finish).0, shape)
     };
@@ -119,10 +131,10 @@ pub(super) fn forward(
             let offset = norm.offset(beta.storage());
             let normalized = Normalized { sums: flex_tensor(sums, shape), norm, offset };
             let value = matches!(rounding, Rounding::Absent).then(|| {
-                let value = normalized.apply(conv, |image, sums, gain, offset, out| match same {
-                    Some(joined) if options.relu => channels::scale_add_relu(sums, gain, offset, joined.of(image), out),
-                    None if options.relu && joined.is_none() => channels::scale_relu(sums, gain, offset, out),
-                    _ => {
+                let value = normalized.apply(conv, |image, sums, gain, offset, out| match tail {
+                    Tail::SumRelu(joined) => channels::scale_add_relu(sums, gain, offset, joined.of(image), out),
+                    Tail::Relu => channels::scale_relu(sums, gain, offset, out),
+                    Tail::Apart => {
                         let out = channels::scale(sums, gain, offset, out);
                         complete(image, out);
                         out
