@@ -367,7 +367,7 @@ fn json_takes_the_place_of_no_input() {
     assert_eq!(tree(dir.path()), before);
 }
 
-/// Two processes that find the same number free.
+/// They find the same number free.
 #[test]
 fn runs_that_start_together_get_folders_of_their_own() {
     let dir = new_place();

@@ -203,9 +203,8 @@ impl<'a> Plan<'a> {
         let recipe = Recipe::load(Some(&file), &[])?;
         let device = device(environment.device)?;
         // A file that is gone can't have been edited since: what the run began with stands beside it.
-        let is_gone = |file: &str| !exists(Path::new(file));
         let hardware = match &recipe.hardware {
-            Some(file) if is_gone(file) => Hardware::load(&folder.join(HARDWARE))?,
+            Some(file) if !exists(Path::new(file)) => Hardware::load(&folder.join(HARDWARE))?,
             _ => hardware(&recipe)?,
         };
         let chip = recipe.hardware.as_deref().unwrap_or("the built-in mars.toml");
