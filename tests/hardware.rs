@@ -20,6 +20,7 @@ use mars::network::{
     Activation, BATCH_NORM_EPSILON, Border, Conv, ConvShape, Graph, LayerSpec, MapShape, NetworkSpec, Op, SameScale,
     Shortcut, Sides, Skip, SkipSpec, Source, Window, zoo,
 };
+use mars::package::Package;
 use mars::prune::fit_budget;
 use mars::sweep::Space;
 use proptest::prelude::*;
@@ -1111,6 +1112,30 @@ fn a_hardware_file_decides_placements_by_name() {
     let fixed = "policy = \"together\"\n[[layers]]\npattern = \"*\"\ncopies = 1\n";
     let found = with(fixed).validate().unwrap_err().to_string();
     assert!(found.contains("mapping.layers: these layers need mapping.policy = \"auto\""), "{found}");
+}
+
+/// Nobody finds a better place for a single layer than the mapper's: it looks at each once all are placed.
+#[test]
+fn no_layer_alone_lies_better_elsewhere() {
+    for results in ["vgg8/w4a4", "bits/w2a2", "cycles/groups-80", "shapes/8x16"] {
+        let file = Path::new("experiments/results").join(results).join("model.mars");
+        let network = Package::read(&file).unwrap().network;
+        let evaluator = Evaluator::new(&network).unwrap();
+        for objective in [Objective::Cycles, Objective::Energy, Objective::Product] {
+            let worth = |cycles: u64, energy_uj: f64| match objective {
+                Objective::Cycles => cycles as f64,
+                Objective::Energy => energy_uj,
+                Objective::Product => cycles as f64 * energy_uj,
+            };
+            let mapping = Mapping { objective, ..Mapping::default() };
+            let found = evaluator.placements(&Hardware { mapping, ..Hardware::mars() }).unwrap();
+            let least = worth(found.cycles, found.energy_uj) * (1.0 - 1e-12);
+            for LayerPlacement { layer, next_best, .. } in found.layers {
+                let better = next_best.filter(|next| worth(next.cycles, next.energy_uj) < least);
+                assert!(better.is_none(), "{results}, {objective:?}, {layer}: {better:?}");
+            }
+        }
+    }
 }
 
 /// Placements that are all decided cost at most what they cost where they were chosen, since another part of the chip may suit them better, as far as

@@ -29,7 +29,7 @@ pub fn placements_table(found: &Placements, network: &str, chip: &str) -> String
     lines.push(String::new());
     let notes = "4 x sets together: four copies of the layer; in each, cores divide the filter sets (or the input channels), \
                  and the macros of a core start at the same time. cycles, energy: of a frame, if this layer alone were placed so; weight reload charged. \
-                 The mapper goes from layer to layer and may miss what is better for all of them. \
+                 The mapper may miss what is better for several layers together. \
                  [[mapping.layers]] in the hardware file decides for layers by name.";
     lines.extend(wrapped(notes, WIDTH - 2).iter().map(|line| format!("  {line}")));
     lines.push(String::new());

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Formatter};
 use std::sync::Arc;
 
-use super::search::fixed;
+use super::plan::fixed;
 use crate::error::Result;
 use crate::groups::GroupGrid;
 use crate::hardware::chip::{Hardware, Policy};

@@ -8,6 +8,8 @@
 //! | `bounds` | a placed layer | [`BitsMoved`]; [`Bounds`]: what keeps it from being faster |
 //! | `compression` | mappings | [`Compression`]: how much smaller the weights are |
 //! | `room` | shares and accesses of placements | the placement of each layer with which all fit |
+//! | `plan` | placed layers, a chip | what a frame takes |
+//! | `descent` | a plan | the plan that no placement of a single layer makes better |
 //! | `search` | layers, a chip | the best placement of each on all of it |
 //! | `parts` | layers, a chip | its parts, and what no placement takes less than |
 //! | `mapper` | layers, a chip | the best part of it |
@@ -18,6 +20,7 @@
 mod area;
 mod bounds;
 mod compression;
+mod descent;
 mod energy;
 mod evaluation;
 mod evaluator;
@@ -26,6 +29,7 @@ mod ledger;
 mod loaded;
 mod mapper;
 mod parts;
+mod plan;
 mod room;
 mod search;
 

@@ -1,7 +1,7 @@
 //! Parts of a chip, and what no placement of a network on one takes less than.
 
 use super::energy::{Macros, layer_energy};
-use super::search::Expense;
+use super::plan::Expense;
 use crate::hardware::chip::Hardware;
 use crate::hardware::mapping::{CoreWork, Layer, LayerWork, Placement};
 use crate::hardware::timing::Loading;

@@ -1,157 +1,18 @@
 //! Search: the best placement of each layer on all of a chip, by the model's own time and energy.
 //!
-//! Every placement of a layer is tried after the ones that were chosen before it.
+//! Every placement of a layer is tried after the ones that were chosen before it; the plans that this gives are starts of a descent.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
-use super::energy::{Macros, layer_energy};
-use super::held::{Fullness, LayerHeld, most_where_all_fit};
+use super::descent::Descent;
+use super::energy::Macros;
+use super::held::{LayerHeld, most_where_all_fit};
+use super::plan::{Costed, Expense, Plan, Runner, Works, fixed, least, timed};
 use super::room::least_that_fits;
 use crate::hardware::chip::{Hardware, Objective, Policy, Start};
 use crate::hardware::mapping::{CoreWork, Layer, Placement};
-use crate::hardware::timing::{LayerProgram, Loading, Simulator, Span, TimedWork, cycles_of_a_frame};
-
-/// Layers on all of a chip.
-pub(super) struct Plan<'a> {
-    pub(super) works: Vec<Arc<TimedWork<'a>>>,
-    pub(super) loading: Loading,
-    pub(super) fits_weight_sram: bool,
-    /// Macros that hold a tile in a frame.
-    holding: usize,
-    /// Most accesses that one of them holds.
-    most_held: u64,
-}
-
-impl<'a> Plan<'a> {
-    pub(super) fn new(works: Vec<Arc<TimedWork<'a>>>, hardware: &Hardware) -> Self {
-        let stored = |core: usize| -> u64 { works.iter().map(|work| work.cores[core].stored_bits()).sum() };
-        let fits_weight_sram = (0..hardware.cores).all(|core| stored(core) <= hardware.memory.weight_sram_bits());
-        let room = hardware.accesses_per_macro() as u64;
-        let held: Vec<LayerHeld> = works.iter().map(|work| LayerHeld::of(work)).collect();
-        let Fullness { holding, most: most_held } = Fullness::of(&held.iter().collect::<Vec<_>>(), hardware);
-        let loading = match most_held <= room {
-            true => Loading::Never,
-            false if fits_weight_sram => Loading::WeightSram,
-            false => Loading::NextLevel,
-        };
-        Self { works, loading, fits_weight_sram, holding, most_held }
-    }
-
-    /// Whether each layer is placed as the hardware file decides.
-    fn is_allowed(&self, hardware: &Hardware) -> bool {
-        let mut placed = self.works.iter().filter_map(|work| Some((work.placement?, work.layer.conv.as_ref()?)));
-        placed.all(|(placement, conv)| placement.is_allowed(conv, hardware))
-    }
-
-    /// Macros that hold a tile in a frame, and of all that the whole chip has those that don't.
-    pub(super) fn macros(&self, hardware: &Hardware) -> Macros {
-        Macros { holding: self.holding, idle: hardware.macros() - self.holding }
-    }
-
-    /// What a frame takes, without the leakage of macros that hold nothing.
-    pub(super) fn expense(&self, hardware: &Hardware) -> Expense {
-        self.expense_of(hardware, Macros { holding: self.holding, idle: 0 })
-    }
-
-    /// What a frame takes, with the leakage of macros that hold nothing.
-    pub(super) fn whole_expense(&self, hardware: &Hardware) -> Expense {
-        self.expense_of(hardware, self.macros(hardware))
-    }
-
-    fn expense_of(&self, hardware: &Hardware, macros: Macros) -> Expense {
-        let mut chip = Runner::new(hardware, self.loading, macros);
-        self.works.iter().map(|work| chip.expense(work)).fold(Expense::default(), |sum, layer| Expense {
-            cycles: sum.cycles + layer.cycles,
-            energy_uj: sum.energy_uj + layer.energy_uj,
-        })
-    }
-}
-
-/// A chip that runs one layer after the other.
-pub(super) struct Runner<'a> {
-    hardware: &'a Hardware,
-    loading: Loading,
-    macros: Macros,
-    /// Between two layers.
-    state: Simulator,
-}
-
-impl<'a> Runner<'a> {
-    pub(super) fn new(hardware: &'a Hardware, loading: Loading, macros: Macros) -> Self {
-        Self { hardware, loading, macros, state: Simulator::new(hardware) }
-    }
-
-    /// Runs the next layer; gives its programs and its time, and `trace` what the parts of the cores do.
-    pub(super) fn trace(&mut self, work: &TimedWork, trace: impl FnMut(Span)) -> (LayerProgram, Range<u64>) {
-        let program = self.state.program(work, self.loading);
-        (program, self.state.run(work, self.loading, trace))
-    }
-
-    /// Runs the next layer; gives its cycles for a frame.
-    pub(super) fn run(&mut self, work: &TimedWork) -> u64 {
-        let time = self.state.run(work, self.loading, |_| {});
-        cycles_of_a_frame(&time, self.hardware.frames_per_load)
-    }
-
-    /// Runs the next layer; gives what it takes for a frame.
-    fn expense(&mut self, work: &TimedWork) -> Expense {
-        let cycles = self.run(work);
-        let energy = layer_energy(work, cycles, self.hardware, self.loading, self.macros);
-        Expense { cycles, energy_uj: energy.total() }
-    }
-}
-
-/// What a layer or network takes for a frame.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Expense {
-    pub(super) cycles: u64,
-    pub(super) energy_uj: f64,
-}
-
-impl Expense {
-    /// What the objective makes small first, and what decides where that is equal.
-    pub(super) fn worth(&self, objective: Objective) -> (f64, f64) {
-        let (cycles, energy) = (self.cycles as f64, self.energy_uj);
-        match objective {
-            Objective::Cycles => (cycles, energy),
-            Objective::Energy => (energy, cycles),
-            Objective::Product => (cycles * energy, cycles),
-        }
-    }
-
-    /// What a layer adds to the worth of a plan near one that takes `around`: the product follows `cycles / around.cycles + energy / around.energy`.
-    fn share(&self, around: &Self, objective: Objective) -> f64 {
-        let (cycles, energy) = (self.cycles as f64, self.energy_uj);
-        match objective {
-            Objective::Cycles => cycles,
-            Objective::Energy => energy,
-            Objective::Product => {
-                cycles / around.cycles.max(1) as f64 + energy / around.energy_uj.max(f64::MIN_POSITIVE)
-            }
-        }
-    }
-}
-
-/// The one that is worth the least; of equal ones the first.
-fn least<T>(all: impl Iterator<Item = T>, worth: impl Fn(&T) -> (f64, f64)) -> Option<T> {
-    all.reduce(|best, next| if worth(&next) < worth(&best) { next } else { best })
-}
-
-/// A layer in a placement.
-pub(super) fn timed<'a>(layer: &'a Layer, placement: Option<Placement>, hardware: &Hardware) -> Arc<TimedWork<'a>> {
-    Arc::new(TimedWork::new(layer.place(placement, hardware), hardware))
-}
-
-/// All layers alike.
-pub(super) fn fixed<'a>(layers: &'a [Layer], hardware: &Hardware, policy: Policy) -> Plan<'a> {
-    let place = |layer: &'a Layer| {
-        let placement = layer.conv.as_ref().and_then(|conv| Placement::of_policy(policy, conv, hardware));
-        timed(layer, placement, hardware)
-    };
-    Plan::new(layers.iter().map(place).collect(), hardware)
-}
+use crate::hardware::timing::{Loading, Simulator, TimedWork};
 
 /// The best plan found on all of a chip.
 pub(super) struct Found<'a> {
@@ -161,6 +22,9 @@ pub(super) struct Found<'a> {
     pub(super) least_room: usize,
 }
 
+/// How much more than the best plan another may take at first, and become the best.
+const PROMISING: f64 = 0.01;
+
 /// Looks for the best plan on all of a chip; there is none where the hardware file decides what a layer can't be there.
 pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<Found<'a>> {
     let objective = hardware.mapping.objective;
@@ -168,6 +32,21 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     if works.iter().any(Vec::is_empty) {
         return None;
     }
+    let Chosen { mut plans, least_room } = starts(layers, &works, hardware);
+    let worth = |costed: &Costed| costed.expense.worth(objective);
+    plans.sort_by(|a, b| worth(a).0.total_cmp(&worth(b).0).then(worth(a).1.total_cmp(&worth(b).1)));
+    plans.dedup_by(|a, b| worth(a) == worth(b));
+    let promising = worth(&plans[0]).0 * (1.0 + PROMISING);
+    plans.retain(|costed| worth(costed).0 <= promising);
+    let mut descent = Descent { works: &works, hardware, least_room };
+    let found: Vec<Costed> = plans.into_iter().map(|plan| descent.from(plan)).collect();
+    let least_room = descent.least_room;
+    let Costed { plan, expense } = least(found.into_iter(), worth).expect("the best start is there");
+    Some(Found { plan, expense, least_room })
+}
+
+/// The fixed policies, and what is chosen for each place that weights may come from.
+fn starts<'a>(layers: &'a [Layer], works: &[Works<'a>], hardware: &Hardware) -> Chosen<'a> {
     let plain = Costed::new(Plan::new(works.iter().map(|works| works[0].clone()).collect(), hardware), hardware);
     let others = [Policy::Together, Policy::InputChannels, Policy::Duplicate];
     let others = others.map(|policy| fixed(layers, hardware, policy));
@@ -180,18 +59,15 @@ pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<
     let mut loadings = vec![Loading::NextLevel];
     loadings.extend(fits.then_some(Loading::WeightSram));
     loadings.extend(stays.then_some(Loading::Never));
-    let chosen = loadings.into_iter().map(|loading| choose(&works, hardware, loading, &plain.expense));
+    let chosen = loadings.into_iter().map(|loading| choose(works, hardware, loading, &plain.expense));
     let chosen: Vec<Chosen> = chosen.collect();
     let fitted = chosen.iter().map(|chosen| chosen.least_room).max().unwrap_or(0).max(if stays { evenly } else { 0 });
     let others = others.into_iter().filter(|plan| plan.is_allowed(hardware));
     let mut plans = vec![plain];
     plans.extend(chosen.into_iter().flat_map(|chosen| chosen.plans));
     plans.extend(others.map(|plan| Costed::new(plan, hardware)));
-
-    let least_room = least_room(&works, &plans, hardware).max(fitted);
-    let best = least(plans.into_iter(), |costed| costed.expense.worth(objective));
-    let Costed { plan, expense } = best.expect("the plain plan is there");
-    Some(Found { plan, expense, least_room })
+    let least_room = least_room(works, &plans, hardware).max(fitted);
+    Chosen { plans, least_room }
 }
 
 /// For each layer of a plan the best other placement that it may have, with what a frame takes then.
@@ -210,9 +86,6 @@ pub(super) fn next_best(plan: &Plan, hardware: &Hardware) -> Vec<Option<(Placeme
     plan.works.iter().enumerate().map(of_layer).collect()
 }
 
-/// A layer in each of its placements, the plain one first.
-type Works<'a> = Vec<Arc<TimedWork<'a>>>;
-
 fn works_of<'a>(layer: &'a Layer, hardware: &Hardware) -> Works<'a> {
     let placements = match &layer.conv {
         Some(conv) => Placement::all(conv, hardware).into_iter().map(Some).collect(),
@@ -221,20 +94,7 @@ fn works_of<'a>(layer: &'a Layer, hardware: &Hardware) -> Works<'a> {
     placements.into_iter().map(|placement| timed(layer, placement, hardware)).collect()
 }
 
-/// A plan and what a frame takes on it.
-struct Costed<'a> {
-    plan: Plan<'a>,
-    expense: Expense,
-}
-
-impl<'a> Costed<'a> {
-    fn new(plan: Plan<'a>, hardware: &Hardware) -> Self {
-        let expense = plan.expense(hardware);
-        Self { plan, expense }
-    }
-}
-
-/// Plans whose weights come from one place.
+/// Plans that were chosen.
 struct Chosen<'a> {
     plans: Vec<Costed<'a>>,
     /// The fewest accesses that a macro may have room for, so that the same placements fit.
@@ -390,6 +250,5 @@ fn least_room(works: &[Works], plans: &[Costed], hardware: &Hardware) -> usize {
         let copied = if copies > 1 { (accesses * copies).div_ceil(hardware.macros()) } else { 0 };
         most.max(copied)
     };
-    let loaded = plans().filter(|plan| plan.loading == Loading::Never).map(|plan| plan.most_held as usize);
-    works.map(of_work).chain(loaded).max().unwrap_or(0).max(1)
+    works.map(of_work).chain(plans().map(Plan::least_room)).max().unwrap_or(0).max(1)
 }
