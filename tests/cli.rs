@@ -1466,6 +1466,31 @@ fn names_of_layers_that_the_network_lacks_are_refused() {
     }
 }
 
+/// What `checkpoints.md` shows: the batch norm of a layer has a name of its own.
+#[test]
+fn a_batch_norm_may_be_named_in_a_recipe() {
+    let dir = place_with_weights(|_, _| {});
+    let names = "names={stem=\"stem\", \"stem.norm\"=\"stem\"}";
+    let arguments = ["--recipe", "recipe.toml", "--pretrained", "own.safetensors", "--dry-run", "--set", names];
+    success(&train(dir.path(), &arguments).output().unwrap());
+    let other = "names={\"linear.norm\"=\"x\"}";
+    let arguments = ["--recipe", "recipe.toml", "--dry-run", "--set", other];
+    refused(dir.path(), &mut train(dir.path(), &arguments), &["has no layer `linear.norm`"]);
+}
+
+/// Each color has a factor of its own, which filters of a group see of their group's colors alone.
+#[test]
+fn a_first_layer_in_groups_trains() {
+    let dir = new_place();
+    let network = common::tiny_network(10).replacen("filters = 8\n", "filters = 9\ngroups = 3\n", 1);
+    fs::write(dir.path().join("tiny.toml"), network).unwrap();
+    success(&train(dir.path(), &["--recipe", "recipe.toml", "--json", "json"]).output().unwrap());
+    let report = json(&dir.path().join("json"));
+    for pair in ["integer_vs_macro_logits", "fake_quant_vs_integer_predictions"] {
+        assert_eq!(report["mismatches"][pair], 0, "{report}");
+    }
+}
+
 #[test]
 fn a_position_that_the_recipe_does_not_have_is_refused() {
     let (dir, run) = copied_run();

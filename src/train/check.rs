@@ -80,10 +80,11 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
 fn check_names(recipe: &Recipe, graph: &Graph) -> Result<()> {
     // A layer that is trained anew may be one of the checkpoint alone.
     let fresh = recipe.fresh.iter().filter(|_| recipe.checkpoint().is_none()).map(|name| ("fresh", name));
-    match fresh
-        .chain(recipe.names.keys().map(|name| ("names", name)))
-        .find(|(_, name)| !graph.convs().any(|conv| conv.name == **name))
-    {
+    let known = |key: &str, name: &str| {
+        let norm = name.strip_suffix(".norm").filter(|_| key == "names");
+        graph.convs().any(|conv| conv.name == name || conv.batch_norm && Some(conv.name.as_str()) == norm)
+    };
+    match fresh.chain(recipe.names.keys().map(|name| ("names", name))).find(|(key, name)| !known(key, name)) {
         None => Ok(()),
         Some((key, name)) => {
             let layers: Vec<String> = graph.convs().map(|conv| conv.name).collect();

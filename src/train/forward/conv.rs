@@ -110,7 +110,7 @@ pub(super) fn convolve(layer: &ConvPass, plan: &ConvPlan, input: ConvInput, acti
 }
 
 impl ConvPass<'_> {
-    /// The weights `[filters, channels, kernel height, kernel width]`; the first layer's have the factor of each color.
+    /// The weights `[filters, channels of a group, kernel height, kernel width]`; the first layer's have the factor of each color.
     fn weight(&self) -> Tensor<4> {
         let shape = &self.conv.shape;
         let [kernel_height, kernel_width] = shape.window.kernel;
@@ -118,10 +118,10 @@ impl ConvPass<'_> {
         let weight = weight.reshape([shape.filters(), shape.depth(), kernel_height, kernel_width]);
         match self.conv.source {
             Source::Image => {
-                let scales: Vec<f32> = self.image_scale.color_scales().map(|scale| scale as f32).collect();
-                let colors = scales.len();
-                let scales = Tensor::<4>::from_data(TensorData::new(scales, [1, colors, 1, 1]), &weight.device());
-                weight * scales
+                let colors: Vec<f32> = self.image_scale.color_scales().map(|scale| scale as f32).collect();
+                let scales = (0..shape.filters()).flat_map(|filter| &colors[shape.reads(filter)]).copied().collect();
+                let scales = TensorData::new::<f32, _>(scales, [shape.filters(), shape.depth(), 1, 1]);
+                weight.clone() * Tensor::from_data(scales, &weight.device())
             }
             Source::Node(_) => weight,
         }
