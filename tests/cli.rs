@@ -473,6 +473,49 @@ fn deployed_from_own(folder: &Path, phases: &str, settings: &[&str]) -> Value {
     json(&folder.join("json"))
 }
 
+/// A layer of nothing but zeros, as a new head often is, learns.
+#[test]
+fn a_layer_that_is_all_zero_in_a_checkpoint_learns() {
+    let zeros = |name: &str, array: &mut Array| {
+        if name == "linear.weight" || name == "c.weight" {
+            // Of `c` 16 of 24 filters.
+            let zeros = if name == "c.weight" { array.values.len() / 3 * 2 } else { array.values.len() };
+            array.values[..zeros].fill(0.0);
+        }
+    };
+    let dir = place_with_weights(zeros);
+    let arguments = ["--recipe", "recipe.toml", "--pretrained", "own.safetensors", "--json", "json", "--set"];
+    let phases = "phases=[{kind=\"quantize\",epochs=1}]";
+    let mut command = command(TRAIN, dir.path());
+    command.args(["--data-dir", "data", "--data-url", "http://127.0.0.1:1"]).args(arguments).arg(phases);
+    let output = command.output().unwrap();
+    success(&output);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(" % of the groups are zero and stay so (sparsity.keep_zero_groups = false"), "{said}");
+    let report = json(&dir.path().join("json"));
+    let layers = report["layers"].as_array().unwrap();
+    let sparsity = |name: &str| layers.iter().find(|layer| layer["name"] == name).unwrap()["group_sparsity"].as_f64();
+    assert_eq!(sparsity("linear"), Some(0.0));
+    assert!(sparsity("c").unwrap() > 0.0);
+}
+
+#[test]
+fn pruning_that_would_not_happen_is_refused_and_more_of_it_is_said() {
+    let dir = new_place();
+    let quantize = "phases=[{kind=\"quantize\",epochs=0}]";
+    let arguments = ["--recipe", "recipe.toml", "--set", quantize, "--set", "sparsity.target=0.5"];
+    let parts = ["--set sparsity.target=0.5: no phase of recipe.toml sparsifies"];
+    refused(dir.path(), &mut train(dir.path(), &arguments), &parts);
+
+    let arguments = ["--recipe", "recipe.toml", "--set", "sparsity.lambda=10", "--set", "phases.2.epochs=0"];
+    let mut command = command(TRAIN, dir.path());
+    command.args(["--data-dir", "data", "--data-url", "http://127.0.0.1:1"]).args(arguments);
+    let output = command.output().unwrap();
+    success(&output);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(" % of the groups are zero, sparsity.target = 0.4 asks for 40.0 %"), "{said}");
+}
+
 #[test]
 fn groups_that_are_zero_in_a_checkpoint_stay_zero_and_count() {
     // Of `c`, 24 x 20 x 3 x 3: the group of filters 0 to 15 and channels 0 to 15 at four kernel positions.

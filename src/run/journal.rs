@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_if_present, write_atomically};
 use crate::observer::{Observer, StopSignal};
 use crate::run_folder::{CHECKPOINTS, LAST, METRICS};
-use crate::train::{EpochReport, Event, Position, StepReport, Training};
+use crate::train::{Budget, EpochReport, Event, PhaseKind, Position, SparsityConfig, StepReport, Training};
 
 /// Follows a training into a run folder.
 pub(super) struct Journal<'a> {
@@ -71,6 +71,7 @@ impl<'a> Journal<'a> {
                     }
                 }
                 Event::PhaseEnded { phase } => {
+                    overshot(training, phase).iter().for_each(|remark| observer.notice(remark));
                     // The last checkpoint is the phase's last state.
                     let last = self.folder.join(LAST);
                     let state = std::fs::read(&last).map_err(Error::io(&last))?;
@@ -125,6 +126,21 @@ impl<'a> Journal<'a> {
 fn step_line(report: &StepReport) -> String {
     let StepReport { epoch_loss, epoch_accuracy, images_per_second, .. } = report;
     format!("loss {epoch_loss:.4} accuracy {epoch_accuracy:.2} % {images_per_second:.0} images/s")
+}
+
+/// What to say where one percent more is zero than a sparsify phase was to make so.
+fn overshot(training: &Training, phase: usize) -> Option<String> {
+    let (recipe, zero) = (training.recipe(), training.masked_share());
+    let SparsityConfig { lambda, budget, target, .. } = recipe.sparsity;
+    let counts_groups = matches!(budget, Budget::Groups | Budget::GroupsPerLayer);
+    let too_many = recipe.phases[phase].kind == PhaseKind::Sparsify && counts_groups && zero > target + 0.01;
+    too_many.then(|| {
+        format!(
+            "{:.1} % of the groups are zero, sparsity.target = {target} asks for {:.1} %: more were so, or became so by sparsity.lambda = {lambda}",
+            100.0 * zero,
+            100.0 * target
+        )
+    })
 }
 
 fn epoch_line(report: &EpochReport) -> String {

@@ -175,6 +175,13 @@ impl<'a> Plan<'a> {
         }
         set_aside(training.recipe(), training.data()).iter().for_each(|remark| environment.observer.notice(remark));
         let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
+        let masked = training.masked_share();
+        if masked > 0.0 {
+            environment.observer.notice(&format!(
+                "{:.1} % of the groups are zero and stay so (sparsity.keep_zero_groups = false lets them learn)",
+                100.0 * masked
+            ));
+        }
         if start.folded {
             training = training.with_measured_norms();
         }
@@ -211,7 +218,7 @@ impl<'a> Plan<'a> {
         check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
         let data = dataset(&recipe, environment).map_err(|error| match error {
             Error::Data(DataError::Unknown { name, .. }) => {
-                let message = format!("its data set `{name}` isn't here: resume from the folder in which the run was started, from which paths are");
+                let message = format!("its data set `{name}` isn't here: resume from the folder in which the run was started, from which paths are, or say here where it is");
                 Error::file(&file, message)
             }
             error => error,

@@ -255,11 +255,26 @@ impl Pruner {
         self.set(self.non_zero(params));
     }
 
-    /// Masks the groups that are zero already, if there are any.
+    /// Masks the groups that are zero already, if there are any; a layer of nothing but zeros is one that hasn't learnt yet.
     pub fn keep_zeros(&mut self, params: &Params<Tensor<1>>) {
         if self.zero_share(params) > 0.0 {
-            self.set(self.non_zero(params));
+            let layers = self.convs.iter().zip(self.non_zero(params));
+            let kept = layers.map(|(conv, kept)| match kept.contains(&true) {
+                true => kept,
+                false => (0..kept.len()).map(|group| conv.grid.exists(group)).collect(),
+            });
+            self.set(kept.collect());
         }
+    }
+
+    /// Share of all groups that are masked.
+    pub fn masked_share(&self) -> f64 {
+        let masked = |conv: &ConvGroups| {
+            let kept = conv.mask.as_ref().map(|mask| mask.kept.iter().filter(|kept| **kept).count());
+            kept.map_or(0, |kept| conv.grid.real_groups() - kept)
+        };
+        let total: usize = self.convs.iter().map(|conv| conv.grid.real_groups()).sum();
+        self.convs.iter().map(masked).sum::<usize>() as f64 / total as f64
     }
 
     /// Sets masked weights to zero.

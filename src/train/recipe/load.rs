@@ -66,6 +66,12 @@ impl Recipe {
         }
         of_phases.into_iter().try_for_each(|setting| apply(&mut table, setting))?;
         let recipe = parse(&table)?;
+        let of_pruning = |setting: &&String| setting.starts_with("sparsity.") && !setting.contains("keep_zero_groups");
+        if let Some(setting) = settings.iter().find(of_pruning)
+            && recipe.phases.iter().all(|phase| phase.kind != PhaseKind::Sparsify)
+        {
+            return Err(Error::Setting(format!("--set {setting}: no phase of {name} sparsifies")));
+        }
         recipe.check().map_err(|error| {
             let message = error.to_string();
             let place = checked(settings, &message).map_or(name, |setting| format!("--set {setting}"));

@@ -141,6 +141,11 @@ impl Training {
         }
     }
 
+    /// Share of the groups that stay zero.
+    pub fn masked_share(&self) -> f64 {
+        self.pruner.masked_share()
+    }
+
     /// The same with the statistics of these convolutions' batch norms, measured on training images, where a checkpoint has none.
     pub fn with_measured_statistics(mut self, convs: &[ConvId]) -> Self {
         measure_statistics(&mut self.model, convs, &self.recipe, &self.data.train);
