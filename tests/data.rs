@@ -751,9 +751,9 @@ fn idx_files_are_a_data_set_packed_or_not() {
     gz("t10k-images-idx3-ubyte", idx(&[1, 2, 3], &images[..6]));
     let error = load_from(dir.path(), None, None).unwrap_err();
     assert!(error.contains("t10k-labels-idx1-ubyte.gz: it is missing"), "{error}");
-    gz("t10k-labels-idx1-ubyte", idx(&[1], &[3]));
+    gz("t10k-labels-idx1-ubyte", idx(&[1], &[2]));
     let dataset = load_from(dir.path(), None, None).unwrap();
-    assert_eq!((dataset.train.labels, dataset.test.labels), (vec![9, 0, 1, 2], vec![3]));
+    assert_eq!((dataset.train.labels, dataset.test.labels), (vec![9, 0, 1, 2], vec![2]));
     assert_eq!((&*dataset.train.images, dataset.classes.len()), (&images[..], 10));
     assert!(load_from(dir.path(), Some([2, 3]), None).is_ok());
     let error = load_from(dir.path(), Some([4, 6]), None).unwrap_err();
@@ -802,18 +802,25 @@ fn npz_files_have_images_of_any_size_and_many_classes() {
     let images = pixels(2, 5, 3, 0);
     let labels: Vec<u8> = [300u16, 0].iter().flat_map(|label| label.to_le_bytes()).collect();
     let test =
-        [("x_test", npy("|u1", "(1, 5, 2, 3)", &images)), ("y_test", npy("<i8", "(1,)", &[7, 0, 0, 0, 0, 0, 0, 0]))];
+        [("x_test", npy("|u1", "(1, 5, 2, 3)", &images)), ("y_test", npy("<i8", "(1,)", &[44, 1, 0, 0, 0, 0, 0, 0]))];
     let twice = [&images[..], &images].concat();
     let train = [("x_train", npy("|u1", "(2, 5, 2, 3)", &twice)), ("y_train", npy("<u2", "(2, 1)", &labels))];
     write_npz(&path, &[train.clone(), test.clone()].concat());
     let dataset = load().unwrap();
     assert_eq!(
         (dataset.classes.len(), &dataset.train.labels[..], &dataset.test.labels[..]),
-        (301, &[300, 0][..], &[7][..])
+        (301, &[300, 0][..], &[300][..])
     );
     assert_eq!(dataset.train.shape, mars::data::ImageShape { channels: 3, height: 5, width: 2 });
     assert_eq!(dataset.train.image(1)[..3], [images[0], images[3], images[6]]);
     assert_ne!(dataset.train.sha256(), Split { labels: vec![44, 0], ..dataset.train.clone() }.sha256());
+    let notices = Notices::default();
+    Dataset::load_with("own.npz", &options(dir.path()), &notices).unwrap();
+    let said = notices.0.into_inner().unwrap();
+    assert!(said[0].ends_with("own.npz: 299 of 301 classes have no images: labels count from 0"), "{said:?}");
+    let unknown = ("y_test", npy("|u1", "(1,)", &[7]));
+    write_npz(&path, &[&train[..], &[test[0].clone(), unknown]].concat());
+    assert!(load().unwrap_err().contains("class 7 has test images and no training images"));
     // Without test images; then what isn't a data set.
     let fives = npy("|u1", "(10, 5, 2)", &pixels(2, 5, 10, 0));
     write_npz(&path, &[("images", fives.clone()), ("labels", npy("|u1", "(10,)", &[1; 10]))]);
@@ -823,7 +830,8 @@ fn npz_files_have_images_of_any_size_and_many_classes() {
     Dataset::load_with("own.npz", &options(dir.path()), &notices).unwrap();
     let said = notices.0.into_inner().unwrap();
     assert!(
-        said[0].ends_with("own.npz: it has no test images: every fifth image of a class is for testing, 2 of 10"),
+        said[0].ends_with("own.npz: it has no test images: every fifth image of a class is for testing, 2 of 10")
+            && said[1].ends_with("own.npz: 1 of 2 classes have no images: labels count from 0"),
         "{said:?}"
     );
     let floats = ("images", npy("<f4", "(10, 1)", &[0; 40]));

@@ -54,6 +54,16 @@ pub(super) fn dataset(
     };
     let (train, test) = (spread(train)?, spread(test)?);
     let classes = 1 + train.labels.iter().chain(&test.labels).max().map_or(0, |label| usize::from(*label));
+    let mut trained = vec![false; classes];
+    train.labels.iter().for_each(|label| trained[usize::from(*label)] = true);
+    if let Some(class) = test.labels.iter().find(|label| !trained[usize::from(**label)]) {
+        return Err(DataError::content(path, format!("class {class} has test images and no training images")));
+    }
+    let absent = trained.iter().filter(|trained| !**trained).count();
+    if absent > 0 {
+        let message = format!("{}: {absent} of {classes} classes have no images: labels count from 0", path.display());
+        observer.notice(&message);
+    }
     Ok(Dataset {
         name: path.display().to_string(),
         classes: (0..classes).map(|class| class.to_string()).collect(),

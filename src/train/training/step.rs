@@ -17,6 +17,8 @@ use crate::train::tensors::to_host;
 
 /// Border out of which images are cropped, in pixels.
 const CROP_PADDING: usize = 4;
+/// Pixels of an image's shorter side for each pixel of that border, at least: more of a small image would be gone.
+const CROP_SIDE: usize = 8;
 
 impl Training {
     /// The forward pass of a step of a phase, counted from 0; `first` is the number of its first image among all that are trained on.
@@ -56,9 +58,11 @@ impl Training {
     }
 
     fn augment(&self) -> Augment {
-        let (padding, flip) = if self.recipe.augment { (CROP_PADDING, true) } else { (0, false) };
+        let shape = self.data.train.shape;
+        let padding = CROP_PADDING.min(shape.height.min(shape.width) / CROP_SIDE);
+        let (padding, flip) = if self.recipe.augment { (padding, true) } else { (0, false) };
         let border = self.image_scale.zero_points.clone();
-        Augment { shape: self.data.train.shape, padding, flip, cutout: self.recipe.cutout, border }
+        Augment { shape, padding, flip, cutout: self.recipe.cutout, border }
     }
 
     pub(super) fn train_step(&mut self, phase: &Phase) -> Result<StepReport> {
