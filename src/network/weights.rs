@@ -90,7 +90,16 @@ pub struct Weights {
 impl Weights {
     /// Random weights: He et al. 2015, normal with variance `2 / (depth * taps)`; batch norm as identity, biases zero.
     pub fn random(graph: &Graph, seed: u64) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Self::drawn(graph, ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    /// Others for layers that join a checkpoint's, which may have begun with those of the same seed.
+    #[cfg(feature = "train")]
+    pub(crate) fn fresh(graph: &Graph, seed: u64) -> Self {
+        Self::drawn(graph, ChaCha8Rng::seed_from_u64(!seed))
+    }
+
+    fn drawn(graph: &Graph, mut rng: ChaCha8Rng) -> Self {
         let mut weights = Self::default();
         for conv in graph.convs() {
             let Conv { name, shape, .. } = &conv;

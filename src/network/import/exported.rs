@@ -27,7 +27,7 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     }
     let mut weights = match options.fresh.is_empty() {
         true => Weights::default(),
-        false => Weights::random(graph, options.seed),
+        false => Weights::fresh(graph, options.seed),
     };
     let (fresh, wanted): (Vec<_>, Vec<_>) = graph.convs().partition(|conv| options.fresh.contains(&conv.name));
     let mut used = Vec::new();

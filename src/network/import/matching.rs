@@ -232,7 +232,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 );
                 self.misfit(reason, self.anew(conv))
             }
-            _ => self.misfit(format!("it has no `{name}` of shape {shape:?}"), ANOTHER_NETWORK),
+            _ => self.misfit(format!("it has no `{name}` of shape {shape:?}"), self.anew(conv)),
         }
     }
 

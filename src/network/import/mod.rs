@@ -56,7 +56,7 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     let Matching { layers, fresh, .. } = &set.matching;
     let mut weights = match fresh.is_empty() {
         true => Weights::default(),
-        false => Weights::random(graph, options.seed),
+        false => Weights::fresh(graph, options.seed),
     };
     for layer in layers {
         for (role, array) in read_layer(&arrays, layer)? {

@@ -44,8 +44,8 @@ pub(super) fn unknown_kind<T>(kind: &str, domain: &str) -> Said<T> {
         }
         "Split" => "values meet in residual sums and concatenations, and are read whole",
         "Sub" | "Div" | "Mul" => {
-            "export the network without what normalizes images, which the recipe says (normalization.mean, normalization.std); \
-             nothing else is multiplied by what isn't a weight"
+            "values are summed, and multiplied by weights alone; what normalizes images is for the recipe to say (normalization.mean, \
+             normalization.std): export the network without it"
         }
         "LayerNormalization" | "GroupNormalization" | "InstanceNormalization" | "LRN" | "RMSNormalization" => {
             "batch norm alone can be folded into weights: put it in its place and train the network anew"

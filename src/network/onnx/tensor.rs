@@ -236,6 +236,9 @@ fn read_beside(folder: &Path, location: &str, offset: u64, length: usize) -> Res
     }
     let path = folder.join(location);
     let unreadable = |error: &dyn std::fmt::Display| format!("its values lie in {}: {error}", path.display());
+    if !path.exists() {
+        return Err(format!("its values lie in {}, which is missing: put that file there", path.display()));
+    }
     let mut file = File::open(&path).map_err(|error| unreadable(&error))?;
     let size = file.metadata().map_err(|error| unreadable(&error))?.len();
     // Before any memory is taken for them.
