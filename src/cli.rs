@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+#[cfg(feature = "train")]
+use std::time::{Duration, Instant};
 
 use clap::{Arg, Args, Id, Parser};
 
@@ -107,6 +109,10 @@ pub fn say(text: &str) -> Result<()> {
     }
 }
 
+/// How soon a signal that comes again is the same one.
+#[cfg(feature = "train")]
+const SAME_SIGNAL: Duration = Duration::from_millis(300);
+
 /// The signal that Ctrl-C gives: the first one ends a run after its step, the second at once.
 ///
 /// # Errors
@@ -115,10 +121,16 @@ pub fn say(text: &str) -> Result<()> {
 pub fn stop_on_interrupt() -> Result<StopSignal> {
     let signal = StopSignal::default();
     let of_handler = signal.clone();
+    let mut first = None;
     let handler = move || {
         if of_handler.stop() {
-            std::process::exit(130);
+            // Some programs (timeout) send to the process and to its group.
+            if first.is_none_or(|first: Instant| first.elapsed() > SAME_SIGNAL) {
+                std::process::exit(130);
+            }
+            return;
         }
+        first = Some(Instant::now());
         notice("stopping after this step; press Ctrl-C again to stop at once");
     };
     ctrlc::set_handler(handler).map_err(|error| Error::Setting(format!("no handler for Ctrl-C: {error}")))?;
