@@ -603,6 +603,7 @@ fn a_folder_of_images_is_a_data_set() {
             write_png(&path, &pixels(6, 4, channels, number), 6, 4);
         }
         fs::write(dir.path().join("train/cat/notes.txt"), "no image").unwrap();
+        fs::write(dir.path().join("train/cat/._1.png"), "what macOS leaves beside an image").unwrap();
         let dataset = load_from(dir.path(), None, None).unwrap();
         assert_eq!(dataset.classes, ["cat", "dog"]);
         // Classes take turns.
@@ -618,6 +619,21 @@ fn a_folder_of_images_is_a_data_set() {
             let colors = load_from(dir.path(), None, Some(3)).unwrap();
             assert_eq!(colors.train.image(0)[..24], colors.train.image(0)[48..]);
         }
+        // Whoever knows the classes needs the test images alone.
+        fs::remove_dir_all(dir.path().join("train")).unwrap();
+        let error = load_from(dir.path(), None, None).unwrap_err();
+        assert!(error.contains("it is no data set: it needs train/CLASS/"), "{error}");
+        let of = |classes: &[&str]| {
+            let classes = Some(classes.iter().map(|class| (*class).into()).collect());
+            Dataset::load(dir.path().to_str().unwrap(), &DataOptions { classes, ..options(dir.path()) })
+        };
+        let alone = of(&["cat", "dog"]).unwrap();
+        assert_eq!(
+            (alone.classes, alone.train.len(), alone.test.sha256()),
+            (dataset.classes, 0, dataset.test.sha256())
+        );
+        let error = of(&["dog", "eel"]).unwrap_err().to_string();
+        assert!(error.contains("class `cat` has no training images"), "{error}");
     }
 }
 

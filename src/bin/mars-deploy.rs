@@ -365,8 +365,12 @@ fn dataset(arguments: &Arguments, file: &Path, package: &Package) -> Result<Data
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
     // Images are scaled as they were for training.
     let [channels, height, width] = package.network.graph.spec().input;
-    let options =
-        DataOptions { image_size: Some([height, width]), channels: Some(channels), ..arguments.common.data() };
+    let options = DataOptions {
+        image_size: Some([height, width]),
+        channels: Some(channels),
+        classes: Some(package.network.classes.clone()),
+        ..arguments.common.data()
+    };
     let dataset = Dataset::load_with(name, &options, &*arguments.common.observer()).map_err(|error| match error {
         DataError::Unknown { .. } if arguments.dataset.is_none() => Error::file(
             file,

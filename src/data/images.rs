@@ -36,9 +36,13 @@ struct Labelled {
     label: u16,
 }
 
-/// Whether a folder holds images by class.
-pub(super) fn is_folder(folder: &Path) -> bool {
-    folder.join(TRAIN).is_dir()
+/// Whether a folder holds images by class; where `classes` are known, test images are enough.
+pub(super) fn is_folder(folder: &Path, classes: Option<&[String]>) -> bool {
+    folder.join(TRAIN).is_dir() || classes.is_some() && test_folder(folder).is_some()
+}
+
+fn test_folder(folder: &Path) -> Option<PathBuf> {
+    TEST.iter().map(|name| folder.join(name)).find(|test| test.is_dir())
 }
 
 /// How the images of a folder are read.
@@ -47,6 +51,8 @@ pub(super) struct ImageOptions<'a> {
     pub size: Option<[usize; 2]>,
     /// 1 or 3; without them, 1 where all training images are gray.
     pub channels: Option<usize>,
+    /// Names of the classes; without them, those of the training images, which are read with them.
+    pub classes: Option<&'a [String]>,
     /// Bytes of decoded images that may lie in memory; without it, half of what programs can still have.
     pub memory: Option<u64>,
     /// Folder in which they lie where they are more.
@@ -60,45 +66,24 @@ pub(super) struct ImageOptions<'a> {
 /// no room for the decoded images.
 pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observer) -> Result<Dataset, DataError> {
     check_options(folder, options)?;
-    let ImageOptions { size, channels, .. } = *options;
-    let train = folder.join(TRAIN);
-    let classes = class_names(&train)?;
-    if !CLASSES.contains(&classes.len()) {
-        let message = format!(
-            "each of its folders is a class: it has {}, of {} to {}",
-            classes.len(),
-            CLASSES.start(),
-            CLASSES.end()
-        );
-        return Err(DataError::content(&train, message));
-    }
-    let labels = |images: &[Labelled]| images.iter().map(|image| image.label).collect::<Vec<u16>>();
-    let train = labelled(&train, &classes, observer)?;
-    let test = TEST.iter().map(|name| folder.join(name)).find(|test| test.is_dir());
-    let (train, test) = match test {
-        Some(test) => (train, labelled(&test, &classes, observer)?),
-        None => {
-            let (for_training, for_testing) = divided(&labels(&train));
-            let (train, test) = (in_order(&train, for_training), in_order(&train, for_testing));
-            observer.notice(&format!(
-                "{}: there is no {} beside {TRAIN}: every fifth image of a class is for testing, {} of {}",
-                folder.display(),
-                TEST.join(" or "),
-                test.len(),
-                test.len() + train.len()
-            ));
-            (train, test)
-        }
+    let test = test_folder(folder);
+    let (classes, splits) = match (options.classes, test) {
+        (Some(classes), Some(test)) => (classes.to_vec(), [Vec::new(), labelled(&test, classes, observer)?]),
+        (Some(_) | None, test) => with_training_images(folder, test, observer)?,
     };
-    check_split(folder, &classes, &train, &test)?;
     // Whoever takes the first images is to see all classes.
-    let [train, test] = [train, test].map(|images| in_order(&images, interleaved(&labels(&images))));
-    let first = train.first().expect("each class has training images");
+    let [train, test] = splits.map(|images| in_order(&images, interleaved(&labels(&images))));
+    if test.is_empty() {
+        let message = format!("it has no test images: put some into {}/CLASS beside {TRAIN}", TEST[0]);
+        return Err(DataError::content(folder, message));
+    }
+    let ImageOptions { size, channels, .. } = *options;
+    let first = train.first().or(test.first()).expect("there are test images");
     let first = decode(&first.path)?;
     let [height, width] = size.unwrap_or([first.height() as usize, first.width() as usize]);
     let channels = match channels {
         Some(channels) => channels,
-        None => channels_of(&train)?,
+        None => channels_of(if train.is_empty() { &test } else { &train })?,
     };
     let shape = ImageShape { channels, height, width };
     let bytes = (train.len() + test.len()) as u64 * shape.len() as u64;
@@ -125,16 +110,53 @@ fn check_options(folder: &Path, options: &ImageOptions) -> Result<(), DataError>
     Ok(())
 }
 
-/// Each class has training images, and there is something to test.
-fn check_split(folder: &Path, classes: &[String], train: &[Labelled], test: &[Labelled]) -> Result<(), DataError> {
+/// The classes of the training images, and the images for training and for testing.
+fn with_training_images(
+    folder: &Path,
+    test: Option<PathBuf>,
+    observer: &dyn Observer,
+) -> Result<(Vec<String>, [Vec<Labelled>; 2]), DataError> {
+    let train = folder.join(TRAIN);
+    let classes = class_names(&train)?;
+    if !CLASSES.contains(&classes.len()) {
+        let message = format!(
+            "each of its folders is a class: it has {}, of {} to {}",
+            classes.len(),
+            CLASSES.start(),
+            CLASSES.end()
+        );
+        return Err(DataError::content(&train, message));
+    }
+    let train = labelled(&train, &classes, observer)?;
+    let [train, test] = match test {
+        Some(test) => [train, labelled(&test, &classes, observer)?],
+        None => {
+            let (for_training, for_testing) = divided(&labels(&train));
+            let [train, test] = [for_training, for_testing].map(|order| in_order(&train, order));
+            observer.notice(&format!(
+                "{}: there is no {} beside {TRAIN}: every fifth image of a class is for testing, {} of {}",
+                folder.display(),
+                TEST.join(" or "),
+                test.len(),
+                test.len() + train.len()
+            ));
+            [train, test]
+        }
+    };
+    check_train(folder, &classes, &train)?;
+    Ok((classes, [train, test]))
+}
+
+fn labels(images: &[Labelled]) -> Vec<u16> {
+    images.iter().map(|image| image.label).collect()
+}
+
+/// Each class has training images.
+fn check_train(folder: &Path, classes: &[String], train: &[Labelled]) -> Result<(), DataError> {
     let mut seen = vec![false; classes.len()];
     train.iter().for_each(|image| seen[usize::from(image.label)] = true);
     if let Some((_, class)) = seen.iter().zip(classes).find(|(seen, _)| !**seen) {
         let message = format!("class `{class}` has no training images: .{} are read", ENDINGS.join(", ."));
-        return Err(DataError::content(folder, message));
-    }
-    if test.is_empty() {
-        let message = format!("it has no test images: put some into {}/CLASS beside {TRAIN}", TEST[0]);
         return Err(DataError::content(folder, message));
     }
     Ok(())
@@ -174,8 +196,10 @@ fn labelled(folder: &Path, classes: &[String], observer: &dyn Observer) -> Resul
         let folder = folder.join(class);
         let paths = if folder.is_dir() { entries(&folder)? } else { Vec::new() };
         let is_image = |path: &PathBuf| {
+            // Some systems leave files beside the images, which are named like them but for the dot.
+            let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
             let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-            ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
+            !is_hidden && ENDINGS.iter().any(|known| known.eq_ignore_ascii_case(ending))
         };
         let (own, other): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(is_image);
         others += other.len();

@@ -52,6 +52,8 @@ pub struct DataOptions {
     pub image_size: Option<[usize; 2]>,
     /// Channels of the images of a folder, 1 or 3; those of the files if absent.
     pub channels: Option<usize>,
+    /// Classes of the images of a folder: its test images are then enough, and are all that is read. Those of its training images if absent.
+    pub classes: Option<Vec<String>>,
     /// Bytes of decoded images of a folder that may lie in memory; more than that lie in a file without a name in the first folder of data sets. Half of
     /// what programs can still have if absent, where the system tells it.
     pub memory: Option<u64>,
@@ -98,9 +100,10 @@ impl Dataset {
         let paths = std::iter::once(PathBuf::from(name)).chain(places.iter().map(|place| place.join(name)));
         let unknown = || DataError::Unknown { name: name.into(), known: DATASETS.to_vec() };
         let path = paths.into_iter().find(|path| path.exists()).ok_or_else(unknown)?;
-        let mut dataset = if images::is_folder(&path) {
+        let classes = options.classes.as_deref();
+        let mut dataset = if images::is_folder(&path, classes) {
             let DataOptions { image_size: size, channels, memory, .. } = *options;
-            images::load(&path, &ImageOptions { size, channels, memory, disk: &places[0] }, observer)?
+            images::load(&path, &ImageOptions { size, channels, classes, memory, disk: &places[0] }, observer)?
         } else if idx::is_folder(&path) {
             idx::load(&path)?
         } else if path.extension().is_some_and(|ending| ending == "npz") {
