@@ -269,12 +269,7 @@ impl Pruner {
 
     /// Share of all groups that are masked.
     pub fn masked_share(&self) -> f64 {
-        let masked = |conv: &ConvGroups| {
-            let kept = conv.mask.as_ref().map(|mask| mask.kept.iter().filter(|kept| **kept).count());
-            kept.map_or(0, |kept| conv.grid.real_groups() - kept)
-        };
-        let total: usize = self.convs.iter().map(|conv| conv.grid.real_groups()).sum();
-        self.convs.iter().map(masked).sum::<usize>() as f64 / total as f64
+        self.kept().map_or(0.0, |kept| self.share_but(&kept))
     }
 
     /// Sets masked weights to zero.
@@ -297,7 +292,11 @@ impl Pruner {
 
     /// Share of all groups that are zero.
     pub fn zero_share(&self, params: &Params<Tensor<1>>) -> f64 {
-        let kept = self.non_zero(params);
+        self.share_but(&self.non_zero(params))
+    }
+
+    /// Share of all groups but these.
+    fn share_but(&self, kept: &[Vec<bool>]) -> f64 {
         let total: usize = self.convs.iter().map(|conv| conv.grid.real_groups()).sum();
         let kept = kept.iter().flatten().filter(|kept| **kept).count();
         (total - kept) as f64 / total as f64

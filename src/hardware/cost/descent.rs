@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::energy::Macros;
 use super::plan::{Costed, Expense, Plan, Runner, Works};
 use crate::hardware::chip::Hardware;
 use crate::hardware::timing::{Simulator, TimedWork};
@@ -91,7 +90,7 @@ struct Before<'b> {
 
 impl<'b> Before<'b> {
     fn first(plan: &Plan, hardware: &'b Hardware) -> Self {
-        let trial = Runner::new(hardware, plan.loading, Macros { holding: plan.holding, idle: 0 });
+        let trial = plan.runner(hardware);
         Self { state: trial.state.clone(), trial }
     }
 

@@ -16,7 +16,7 @@ pub(super) struct Plan<'a> {
     pub(super) loading: Loading,
     pub(super) fits_weight_sram: bool,
     /// Macros that hold a tile in a frame.
-    pub(super) holding: usize,
+    holding: usize,
     /// Most accesses that one of them holds.
     most_held: u64,
 }
@@ -57,16 +57,20 @@ impl<'a> Plan<'a> {
 
     /// What a frame takes, without the leakage of macros that hold nothing.
     pub(super) fn expense(&self, hardware: &Hardware) -> Expense {
-        self.expense_of(hardware, Macros { holding: self.holding, idle: 0 })
+        self.expense_on(self.runner(hardware))
+    }
+
+    /// A chip to run it on, without the leakage of macros that hold nothing.
+    pub(super) fn runner<'b>(&self, hardware: &'b Hardware) -> Runner<'b> {
+        Runner::new(hardware, self.loading, Macros { holding: self.holding, idle: 0 })
     }
 
     /// What a frame takes, with the leakage of macros that hold nothing.
     pub(super) fn whole_expense(&self, hardware: &Hardware) -> Expense {
-        self.expense_of(hardware, self.macros(hardware))
+        self.expense_on(Runner::new(hardware, self.loading, self.macros(hardware)))
     }
 
-    fn expense_of(&self, hardware: &Hardware, macros: Macros) -> Expense {
-        let mut chip = Runner::new(hardware, self.loading, macros);
+    fn expense_on(&self, mut chip: Runner) -> Expense {
         self.works.iter().map(|work| chip.expense(work)).sum()
     }
 }

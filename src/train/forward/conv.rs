@@ -121,7 +121,8 @@ impl ConvPass<'_> {
                 let colors: Vec<f32> = self.image_scale.color_scales().map(|scale| scale as f32).collect();
                 let scales = (0..shape.filters()).flat_map(|filter| &colors[shape.reads(filter)]).copied().collect();
                 let scales = TensorData::new::<f32, _>(scales, [shape.filters(), shape.depth(), 1, 1]);
-                weight.clone() * Tensor::from_data(scales, &weight.device())
+                let scales = Tensor::from_data(scales, &weight.device());
+                weight * scales
             }
             Source::Node(_) => weight,
         }
