@@ -1138,6 +1138,25 @@ fn no_layer_alone_lies_better_elsewhere() {
     }
 }
 
+/// More feature-map SRAM is never slower where cycles alone count, although the search may miss the best plan of each size.
+#[test]
+fn doubled_feature_sram_is_never_slower() {
+    for (results, cores) in [("resnet20/w4a4-sparse50", 7), ("progressive/w3a3", 5)] {
+        let file = Path::new("experiments/results").join(results).join("model.mars");
+        let network = Package::read(&file).unwrap().network;
+        let evaluator = Evaluator::new(&network).unwrap();
+        let cycles = |feature_sram_kib: u64| {
+            let mut chip = Hardware { cores, macros_per_core: 2, rows: 2048, ..Hardware::mars() };
+            chip.mapping.objective = Objective::Cycles;
+            (chip.memory.feature_sram_kib, chip.memory.weight_sram_kib) = (feature_sram_kib, 16);
+            evaluator.placements(&chip).unwrap().cycles
+        };
+        let found: Vec<u64> = (4..10).map(|power| cycles(1 << power)).collect();
+        assert!(found.is_sorted_by(|less, more| less >= more), "{results}: {found:?}");
+        assert!(found[0] > found[5], "{results}: SRAM changes nothing");
+    }
+}
+
 /// Placements that are all decided cost at most what they cost where they were chosen, since another part of the chip may suit them better, as far as
 /// the search may miss what is best; a decision for the next best one costs at most what was told.
 #[test]

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::parts::{Least, Part, parts};
-use super::plan::{Expense, Plan, fixed};
+use super::plan::{Expense, Placements, Plan, fixed, placed};
 use super::room::ROUNDING;
 use super::search::best_plan;
 use crate::error::{Error, Result};
-use crate::hardware::chip::{Hardware, Policy};
+use crate::hardware::chip::{Hardware, Memory, Objective, Policy};
 use crate::hardware::mapping::{Layer, Placement};
 
 /// A network on the part of a chip that it uses.
@@ -25,45 +25,94 @@ pub(super) struct Mapped<'a> {
     pub(super) part: Hardware,
 }
 
-/// What parts of chips were found to take: chips of a sweep share them.
+/// What was found on parts of chips: chips of a sweep share it.
 #[derive(Debug, Default)]
-pub(super) struct KnownParts(Mutex<HashMap<String, Arc<Expenses>>>);
+pub(super) struct KnownParts(Mutex<HashMap<String, Arc<Parts>>>);
 
 impl KnownParts {
     /// Those of a chip whose accesses take `access_pj`: they may be those of a chip with more rows.
-    fn of(&self, chip: &Hardware, access_pj: &[f64]) -> Arc<Expenses> {
+    fn of(&self, chip: &Hardware, access_pj: &[f64]) -> Arc<Parts> {
         let alike = Part { cores: 0, macros_per_core: 0, rows: 0 }.of(chip);
         let key = serde_json::to_string(&(alike, access_pj)).expect("a hardware file is text");
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
     }
 }
 
-/// What the parts of chips take that are alike in all else.
+/// What was found on parts of chips that are alike in all else.
 #[derive(Debug, Default)]
-struct Expenses(Mutex<HashMap<Part, Vec<KnownRows>>>);
+struct Parts(Mutex<HashMap<Part, Vec<Found>>>);
 
-/// What a part takes with any of these rows; nothing where no placement is allowed.
+/// What is found on a part with any of these rows.
 #[derive(Clone, Debug)]
-struct KnownRows {
+struct Found {
     rows: RangeInclusive<usize>,
-    expense: Option<Expense>,
+    /// None where no placement is allowed.
+    best: Option<Best>,
 }
 
-impl Expenses {
-    /// What a part takes; `find` gives it with the fewest rows that take the same.
-    fn get(&self, part: Part, find: impl FnOnce() -> (usize, Option<Expense>)) -> Option<Expense> {
+/// The best plan, and what a frame takes on it.
+#[derive(Clone, Debug)]
+struct Best {
+    placements: Arc<Placements>,
+    expense: Expense,
+}
+
+impl Parts {
+    /// What is found on a part; `find` looks for it.
+    fn get(&self, part: Part, find: impl FnOnce() -> Found) -> Found {
         let key = Part { rows: 0, ..part };
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_rows = |known: &Vec<KnownRows>| known.iter().find(|known| known.rows.contains(&part.rows)).cloned();
+        let of_rows = |known: &Vec<Found>| known.iter().find(|known| known.rows.contains(&part.rows)).cloned();
         let found = known().get(&key).and_then(of_rows);
         // Not under the lock: a thread that waits for others here may take up work that comes here as well.
-        let found = found.unwrap_or_else(|| {
-            let (least_rows, expense) = find();
-            let found = KnownRows { rows: least_rows..=part.rows, expense };
+        found.unwrap_or_else(|| {
+            let found = find();
             known().entry(key).or_default().push(found.clone());
             found
-        });
-        found.expense
+        })
+    }
+}
+
+/// Where plans are looked for: on a chip, and before it on chips that are alike but for less feature-map SRAM.
+///
+/// Where cycles alone are made small, what is found with less SRAM is a start with more: it is as fast or faster there. So more is never slower than a
+/// power of two that is less. Energy doesn't follow that rule: a larger SRAM takes more for each bit.
+struct Steps(Vec<(Hardware, Arc<Parts>)>);
+
+/// The least feature-map SRAM whose plans are starts with more, KiB.
+const LEAST_FEATURE_SRAM_KIB: u64 = 16;
+
+impl Steps {
+    fn to(chip: &Hardware, known: &KnownParts, access_pj: &[f64]) -> Self {
+        let own = chip.memory.feature_sram_kib;
+        let smaller = match chip.mapping.objective {
+            Objective::Cycles => LEAST_FEATURE_SRAM_KIB..own,
+            Objective::Energy | Objective::Product => own..own,
+        };
+        let sizes = smaller.filter(|size| size.is_power_of_two()).chain([own]);
+        let of_size = |feature_sram_kib| {
+            let chip = Hardware { memory: Memory { feature_sram_kib, ..chip.memory }, ..chip.clone() };
+            let known = known.of(&chip, access_pj);
+            (chip, known)
+        };
+        Self(sizes.map(of_size).collect())
+    }
+
+    /// The best plan for a part of the chip.
+    fn best(&self, layers: &[Layer], part: Part) -> Option<Best> {
+        let on_part = |smaller: Found, (chip, known): &(Hardware, Arc<Parts>)| {
+            known.get(part, || {
+                let start = smaller.best.as_ref().map(|best| &*best.placements);
+                match best_plan(layers, &part.of(chip), start) {
+                    Some(found) => Found {
+                        rows: (found.least_room * chip.rows_on).max(*smaller.rows.start())..=part.rows,
+                        best: Some(Best { placements: found.plan.placements(), expense: found.expense }),
+                    },
+                    None => Found { rows: part.rows..=part.rows, best: None },
+                }
+            })
+        };
+        self.0.iter().fold(Found { rows: 0..=part.rows, best: None }, on_part).best
     }
 }
 
@@ -82,13 +131,7 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
         layers.iter().filter_map(|layer| Some(layer.conv.as_ref()?.precision.energy_pj)).collect();
     // A name costs nothing, and a part of a macro takes and leaks what the whole does.
     let chip = Hardware { name: String::new(), ..hardware.resolved() };
-    let known = known.of(&chip, &access_pj);
-    let expense = |part: Part| {
-        known.get(part, || match best_plan(layers, &part.of(&chip)) {
-            Some(found) => (found.least_room * chip.rows_on, Some(found.expense)),
-            None => (part.rows, None),
-        })
-    };
+    let steps = Steps::to(&chip, known, &access_pj);
     let least = Least::new(layers, &chip);
     let worth = |(index, part): (usize, Part)| (least.on(part).worth(objective).0, index, part);
     let mut candidates: Vec<(f64, usize, Part)> = parts(&chip).into_iter().enumerate().map(worth).collect();
@@ -102,14 +145,16 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
             break;
         }
         let candidates = candidates.par_iter().filter(|candidate| promising(candidate.0));
-        let found: Vec<_> =
-            candidates.filter_map(|(_, index, part)| Some((expense(*part)?.worth(objective), *index, *part))).collect();
+        let found: Vec<_> = candidates
+            .filter_map(|(_, index, part)| Some((steps.best(layers, *part)?.expense.worth(objective), *index, *part)))
+            .collect();
         let order = |found: &Candidate| (found.0, found.1);
         best = best.into_iter().chain(found).reduce(|a, b| if order(&b) < order(&a) { b } else { a });
     }
     let found = best.and_then(|(.., part)| {
+        let Best { placements, .. } = steps.best(layers, part)?;
         let part = part.of(&chip);
-        Some(Mapped { plan: best_plan(layers, &part)?.plan, part })
+        Some(Mapped { plan: placed(layers, &placements, &part), part })
     });
     found.ok_or_else(|| {
         Error::Setting("mapping.layers: no part of the chip can be all that it decides: decide less".into())
@@ -158,7 +203,7 @@ mod tests {
 
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
-    use crate::hardware::chip::{InputReads, Objective, PingPong, Split, Start, StatedFor};
+    use crate::hardware::chip::{InputReads, PingPong, Split, Start, StatedFor};
     use crate::hardware::cost::held::{Fullness, LayerHeld, most_where_all_fit};
     use crate::hardware::cost::plan::timed;
     use crate::hardware::mapping::{FilterSet, workload};
@@ -245,7 +290,7 @@ mod tests {
                 let placed = |placement| worth(&Plan::new(vec![timed(&layer[0], Some(placement), &chip)], &chip));
                 let all = every_placement(&layer[0], &chip).into_iter().map(placed);
                 let least = all.fold((f64::INFINITY, f64::INFINITY), |a, b| if b < a { b } else { a });
-                let found = worth(&best_plan(layer, &chip).unwrap().plan);
+                let found = worth(&best_plan(layer, &chip, None).unwrap().plan);
                 assert_eq!(found, least, "{cores} x {macros} macros of {held} accesses, {kept} of 5 groups");
                 improved += usize::from(found < placed(Placement::PLAIN));
             }
@@ -425,7 +470,7 @@ mod tests {
                     let policies = [Policy::FilterSets, Policy::Together, Policy::InputChannels, Policy::Duplicate];
                     let plans = policies.map(|policy| fixed(&layers, &of_part, policy));
                     let least = least.on(part);
-                    let found = best_plan(&layers, &of_part).unwrap().plan;
+                    let found = best_plan(&layers, &of_part, None).unwrap().plan;
                     let worth = found.expense(&of_part).worth(chip.mapping.objective);
                     best = if worth < best { worth } else { best };
                     for plan in plans.into_iter().chain([found]) {
@@ -453,10 +498,11 @@ mod tests {
         {
             let large = chip(cores, macros, held);
             let layers = layers(&large, kept);
-            let found = best_plan(&layers, &large).unwrap();
+            let found = best_plan(&layers, &large, None).unwrap();
             for room in found.least_room..held {
                 let small = chip(cores, macros, room);
-                let (a, b) = (found.plan.expense(&large), best_plan(&layers, &small).unwrap().plan.expense(&small));
+                let (a, b) =
+                    (found.plan.expense(&large), best_plan(&layers, &small, None).unwrap().plan.expense(&small));
                 assert_eq!((a.cycles, a.energy_uj), (b.cycles, b.energy_uj), "{cores} x {macros} of {held}, {room}");
                 shared += 1;
             }

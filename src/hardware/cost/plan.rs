@@ -36,6 +36,11 @@ impl<'a> Plan<'a> {
         Self { works, loading, fits_weight_sram, holding, most_held }
     }
 
+    /// The placement of each layer.
+    pub(super) fn placements(&self) -> Arc<Placements> {
+        self.works.iter().map(|work| work.placement).collect()
+    }
+
     /// Whether each layer is placed as the hardware file decides.
     pub(super) fn is_allowed(&self, hardware: &Hardware) -> bool {
         let mut placed = self.works.iter().filter_map(|work| Some((work.placement?, work.layer.conv.as_ref()?)));
@@ -164,13 +169,19 @@ pub(super) fn timed<'a>(layer: &'a Layer, placement: Option<Placement>, hardware
     Arc::new(TimedWork::new(layer.place(placement, hardware), hardware))
 }
 
+/// The placement of each layer; none for a pooling layer.
+pub(super) type Placements = [Option<Placement>];
+
+/// Each layer in its placement.
+pub(super) fn placed<'a>(layers: &'a [Layer], placements: &Placements, hardware: &Hardware) -> Plan<'a> {
+    let works = layers.iter().zip(placements).map(|(layer, placement)| timed(layer, *placement, hardware));
+    Plan::new(works.collect(), hardware)
+}
+
 /// All layers alike.
 pub(super) fn fixed<'a>(layers: &'a [Layer], hardware: &Hardware, policy: Policy) -> Plan<'a> {
-    let place = |layer: &'a Layer| {
-        let placement = layer.conv.as_ref().and_then(|conv| Placement::of_policy(policy, conv, hardware));
-        timed(layer, placement, hardware)
-    };
-    Plan::new(layers.iter().map(place).collect(), hardware)
+    let of_layer = |layer: &Layer| Placement::of_policy(policy, layer.conv.as_ref()?, hardware);
+    placed(layers, &layers.iter().map(of_layer).collect::<Vec<_>>(), hardware)
 }
 
 /// A layer in each of its placements, the plain one first.

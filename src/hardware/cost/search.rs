@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::descent::Descent;
 use super::energy::Macros;
 use super::held::{LayerHeld, most_where_all_fit};
-use super::plan::{Costed, Expense, Plan, Runner, Works, fixed, least, timed};
+use super::plan::{Costed, Expense, Placements, Plan, Runner, Works, fixed, least, placed, timed};
 use super::room::least_that_fits;
 use crate::hardware::chip::{Hardware, Objective, Policy, Start};
 use crate::hardware::mapping::{CoreWork, Layer, Placement};
@@ -25,14 +25,16 @@ pub(super) struct Found<'a> {
 /// How much more than the best plan another may take at first, and become the best.
 const PROMISING: f64 = 0.01;
 
-/// Looks for the best plan on all of a chip; there is none where the hardware file decides what a layer can't be there.
-pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware) -> Option<Found<'a>> {
+/// Looks for the best plan on all of a chip; there is none where the hardware file decides what a layer can't be there. `known` are placements of a plan
+/// to start from beside the search's own starts.
+pub(super) fn best_plan<'a>(layers: &'a [Layer], hardware: &Hardware, known: Option<&Placements>) -> Option<Found<'a>> {
     let objective = hardware.mapping.objective;
     let works: Vec<Works> = layers.iter().map(|layer| works_of(layer, hardware)).collect();
     if works.iter().any(Vec::is_empty) {
         return None;
     }
     let Chosen { mut plans, least_room } = starts(layers, &works, hardware);
+    plans.extend(known.map(|placements| Costed::new(placed(layers, placements, hardware), hardware)));
     let worth = |costed: &Costed| costed.expense.worth(objective);
     plans.sort_by(|a, b| worth(a).0.total_cmp(&worth(b).0).then(worth(a).1.total_cmp(&worth(b).1)));
     plans.dedup_by(|a, b| worth(a) == worth(b));
