@@ -41,6 +41,7 @@ pub mod engine;
 pub mod error;
 pub mod estimate;
 mod files;
+mod foreign;
 pub mod groups;
 pub mod hardware;
 pub mod integer;

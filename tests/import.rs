@@ -591,6 +591,17 @@ fn normed_weights_get_their_lengths() {
         }
         theirs.save(&path);
         assert_same(&import(&path, &plain()).unwrap(), &ours);
+        // Lengths over another dimension are told by their own shape.
+        let lengths = format!("hidden.{}", names[1]);
+        let shape = theirs.get(&lengths).shape.clone();
+        let across =
+            Array { shape: [vec![1, shape[0]], vec![1; shape.len() - 2]].concat(), ..theirs.get(&lengths).clone() };
+        theirs.remove(&lengths);
+        theirs.0.push((lengths.clone(), across));
+        theirs.save(&path);
+        let message = refused(&path, &plain());
+        assert!(message.contains(&format!("`{lengths}` has shape [1, ")), "{message}");
+        assert!(message.contains("save its weights as one array"), "{message}");
     }
 }
 
@@ -769,6 +780,40 @@ fn damaged_files_are_errors() {
     refused(&file(&dir, "nowhere.pt"), &graph);
     refused(&file(&dir, "nowhere.safetensors"), &graph);
     refused(dir.path(), &graph);
+}
+
+/// Files that people take for a checkpoint, an ONNX file or a package are told by what they are.
+#[test]
+fn files_of_another_kind_are_named() {
+    let (graph, _) = small();
+    let dir = TempDir::new().unwrap();
+    let archive = |name: &str| {
+        let mut bytes = b"PK\x03\x04".to_vec();
+        bytes.extend(name.bytes());
+        bytes.extend([0; 40]);
+        bytes
+    };
+    for (bytes, told) in [
+        (Vec::new(), "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n".to_vec(), "`git lfs pull`"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'".to_vec(), "an array of numpy"),
+        (b"\x89HDF\r\n\x1a\n\x00\x00".to_vec(), "export the network as ONNX"),
+        (b"\x1f\x8b\x08\x00".to_vec(), "unpack it"),
+        (b"<!DOCTYPE html>\n<html>".to_vec(), "a web page"),
+        (archive("ts/constants.pkl"), "state_dict()"),
+        (archive("weight.npy"), "an archive of numpy"),
+    ] {
+        let is_archive = bytes.starts_with(b"PK");
+        for name in ["net.pt", "net.safetensors", "net.onnx", "net.mars"] {
+            fs::write(file(&dir, name), &bytes).unwrap();
+        }
+        for name in ["net.pt", "net.safetensors", "net.onnx"].into_iter().take(if is_archive { 2 } else { 3 }) {
+            let message = refused(&file(&dir, name), &graph);
+            assert!(message.contains(told), "{name}: {message}");
+        }
+        let message = mars::package::Package::read(&file(&dir, "net.mars")).unwrap_err().to_string();
+        assert_eq!(message.contains(told), !is_archive, "{message}");
+    }
 }
 
 /// Beginnings of every container that PyTorch has written, and of pickles.

@@ -39,6 +39,9 @@ pub enum PackageError {
     /// The container is damaged or something else.
     #[error("it has been cut short, or it is another kind of file ({0})")]
     Container(String),
+    /// A file of another kind.
+    #[error("{0}")]
+    Foreign(&'static str),
     /// The container holds no package.
     #[error("`__metadata__` must hold the key `{key}` and no other; it holds {found}")]
     Metadata {

@@ -13,6 +13,7 @@ use super::groups::unpack;
 use super::header::{ConvHeader, Header, IndexHeader, LayerHeader, PredictionsHeader, SkipHeader, VersionHeader};
 use super::version::{VERSIONS, predictions_dtype, version};
 use crate::error::PackageError;
+use crate::foreign;
 use crate::groups::GroupGrid;
 use crate::integer::{BITS, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::network::{ConvShape, Graph, Node, Op};
@@ -27,7 +28,7 @@ impl Package {
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(PackageError::TooLarge { limit: MAX_FILE_BYTES });
         }
-        let header = read_header(bytes)?;
+        let header = read_header(bytes).map_err(|error| foreign::kind(bytes).map_or(error, PackageError::Foreign))?;
         let mut tensors = Tensors::new(SafeTensors::deserialize(bytes).map_err(container_error)?);
 
         check_description(&header.network)?;

@@ -217,6 +217,9 @@ impl<'m, 'a> Matcher<'m, 'a> {
             return self.misfit(format!("`{name}` is integers"), "export its float weights");
         }
         if let Some(found) = self.modules.find(&conv.name).and_then(Module::weights) {
+            if let Some((Part { name, entry }, needed)) = found.factor_misfit(&conv.shape) {
+                return self.misshapen(name, &entry.shape, &conv.name, &needed, "save its weights as one array");
+            }
             let Part { name, entry } = found.weight;
             return self.misshapen(name, &entry.shape, &conv.name, shape, &self.anew(conv));
         }

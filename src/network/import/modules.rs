@@ -155,27 +155,34 @@ impl<'a> Module<'a> {
     }
 }
 
-impl WeightParts<'_> {
-    /// Whether it has the shape of a convolution; a linear layer reads the flattened map: channels, rows, pixels.
+/// Whether an array has the shape of a convolution's weights; a linear layer reads the flattened map: channels, rows, pixels.
+fn part_fits(part: &Part, conv: &ConvShape) -> bool {
+    let [height, width] = conv.window.kernel;
+    part.entry.shape == [conv.filters(), conv.depth(), height, width]
+        || part.entry.shape == [conv.filters(), conv.depth() * conv.taps()]
+}
+
+impl<'a> WeightParts<'a> {
+    /// Whether it has the shape of a convolution.
     pub fn fits(&self, conv: &ConvShape) -> bool {
-        let inputs = conv.depth() * conv.taps();
-        let [height, width] = conv.window.kernel;
-        let convolution = [conv.filters(), conv.depth(), height, width];
-        let fits = |part: &Part| part.entry.shape == convolution || part.entry.shape == [conv.filters(), inputs];
-        let factor_fits = match &self.factor {
-            None => true,
-            Some(Factor::Mask(mask)) => fits(mask),
+        part_fits(&self.weight, conv) && self.factor_misfit(conv).is_none()
+    }
+
+    /// Of weights that have the shape of a convolution, the factor that doesn't go with them, and the shape that would.
+    pub fn factor_misfit(&self, conv: &ConvShape) -> Option<(Part<'a>, Vec<usize>)> {
+        match self.factor.filter(|_| part_fits(&self.weight, conv))? {
+            Factor::Mask(mask) => (!part_fits(&mask, conv)).then_some((mask, self.weight.entry.shape.clone())),
             // One for each filter, with as many sizes as the weights.
-            Some(Factor::Length(lengths)) => {
+            Factor::Length(lengths) => {
                 let shape = &lengths.entry.shape;
-                shape.first() == Some(&conv.filters()) && lengths.entry.len() == conv.filters()
+                let fits = shape.first() == Some(&conv.filters()) && lengths.entry.len() == conv.filters();
+                (!fits).then_some((lengths, vec![conv.filters(), 1, 1, 1]))
             }
-        };
-        fits(&self.weight) && factor_fits
+        }
     }
 
     /// Its arrays.
-    pub fn parts(&self) -> impl Iterator<Item = Part<'_>> {
+    pub fn parts(&self) -> impl Iterator<Item = Part<'a>> + use<'a> {
         let factor = self.factor.map(|(Factor::Mask(part) | Factor::Length(part))| part);
         std::iter::once(self.weight).chain(factor)
     }

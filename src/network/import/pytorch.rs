@@ -9,10 +9,11 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use pytorch_reader::PytorchReader;
+use pytorch_reader::{PytorchError, PytorchReader};
 
 use crate::error::{CheckpointError, Error, Result};
 use crate::files::part_beside;
+use crate::foreign;
 
 /// Opens a checkpoint: names, shapes and formats, not the values.
 ///
@@ -20,7 +21,14 @@ use crate::files::part_beside;
 /// A file that is damaged or not PyTorch's.
 pub(super) fn open(path: &Path) -> Result<PytorchReader> {
     let file = &mut File::open(path).map_err(Error::io(path))?;
-    let open = |place: &Path| Ok(PytorchReader::new(place).map_err(|error| CheckpointError::unreadable(path, error))?);
+    let kind = kind(file).map_err(Error::io(path))?;
+    let open = |place: &Path| {
+        let unreadable = |error: PytorchError| match kind {
+            Some(kind) => CheckpointError::unreadable(path, kind),
+            None => CheckpointError::unreadable(path, error),
+        };
+        Ok(PytorchReader::new(place).map_err(unreadable)?)
+    };
     match ends_in_zip64(file).map_err(Error::io(path))? {
         None => open(path),
         Some(archive) => {
@@ -30,6 +38,28 @@ pub(super) fn open(path: &Path) -> Result<PytorchReader> {
             open(&copy.0)
         }
     }
+}
+
+/// Bytes at the end of an archive in which its names are looked for.
+const DIRECTORY: u64 = 1 << 16;
+
+/// What another kind of file is, and what to do about it; none where that can't be told.
+fn kind(file: &mut File) -> std::io::Result<Option<&'static str>> {
+    let mut bytes = Vec::new();
+    file.take(64).read_to_end(&mut bytes)?;
+    if !bytes.starts_with(b"PK") {
+        return Ok(foreign::kind(&bytes));
+    }
+    bytes.clear();
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(DIRECTORY)))?;
+    file.read_to_end(&mut bytes)?;
+    let names = |mark: &[u8]| bytes.windows(mark.len()).any(|name| name == mark);
+    Ok(match (names(b"/constants.pkl"), names(b".npy")) {
+        (true, _) => Some("it is TorchScript: save its state_dict() with torch.save, or export it as ONNX"),
+        (false, true) => Some("it is an archive of numpy: save its arrays as safetensors or with torch.save"),
+        (false, false) => None,
+    })
 }
 
 /// A file that is removed when it isn't needed any more.

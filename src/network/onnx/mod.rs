@@ -42,6 +42,7 @@ use super::spec::NetworkSpec;
 use super::weights::Weights;
 use crate::error::{Error, OnnxError, Result};
 use crate::files::Source;
+use crate::foreign;
 
 /// The largest file that protobuf can hold.
 const MAX_BYTES: u64 = (1 << 31) - 1;
@@ -73,7 +74,7 @@ impl OnnxNetwork {
         if bytes.len() as u64 > MAX_BYTES {
             return Err(unreadable("it has more than 2 GiB").into());
         }
-        let graph = OnnxGraph::read(&bytes).map_err(unreadable)?;
+        let graph = OnnxGraph::read(&bytes).map_err(|reason| unreadable(foreign::kind(&bytes).unwrap_or(reason)))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Ok(convert(&graph, path, &name).map_err(Box::new)?)
     }
