@@ -764,6 +764,9 @@ fn idx_files_are_a_data_set_packed_or_not() {
         std::io::Write::write_all(&mut encoder, &bytes).unwrap();
         fs::write(dir.path().join(format!("{name}.gz")), encoder.finish().unwrap()).unwrap();
     };
+    // Without test images every fifth one of a class is for testing; none has five here.
+    let error = load_from(dir.path(), None, None).unwrap_err();
+    assert!(error.contains("no class has five images"), "{error}");
     gz("t10k-images-idx3-ubyte", idx(&[1, 2, 3], &images[..6]));
     let error = load_from(dir.path(), None, None).unwrap_err();
     assert!(error.contains("t10k-labels-idx1-ubyte.gz: it is missing"), "{error}");

@@ -9,7 +9,7 @@ use flate2::read::GzDecoder;
 use super::arrays::{Numbers, dataset};
 use super::dataset::Dataset;
 use crate::error::DataError;
-use crate::observer::Silent;
+use crate::observer::Observer;
 
 /// Images and labels for training, then for testing.
 const FILES: [[&str; 2]; 2] =
@@ -22,16 +22,19 @@ pub(super) fn is_folder(folder: &Path) -> bool {
     find(folder, FILES[0][0]).exists()
 }
 
-/// Reads the four files of a folder.
+/// Reads the files of a folder: two for training, and two for testing where one of them is there.
 ///
 /// # Errors
 /// A file that is missing or damaged.
-pub(super) fn load(folder: &Path) -> Result<Dataset, DataError> {
+pub(super) fn load(folder: &Path, observer: &dyn Observer) -> Result<Dataset, DataError> {
     let read = |name: &str| read(&find(folder, name));
     let [train, test] = FILES;
     let train = [read(train[0])?, read(train[1])?];
-    let test = [read(test[0])?, read(test[1])?];
-    dataset(folder, train, Some(test), &Silent)
+    let test = match test.iter().any(|name| find(folder, name).exists()) {
+        true => Some([read(test[0])?, read(test[1])?]),
+        false => None,
+    };
+    dataset(folder, train, test, observer)
 }
 
 /// The file of a name, or the packed one.

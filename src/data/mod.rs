@@ -105,7 +105,7 @@ impl Dataset {
             let DataOptions { image_size: size, channels, memory, .. } = *options;
             images::load(&path, &ImageOptions { size, channels, classes, memory, disk: &places[0] }, observer)?
         } else if idx::is_folder(&path) {
-            idx::load(&path)?
+            idx::load(&path, observer)?
         } else if path.extension().is_some_and(|ending| ending == "npz") {
             npz::load(&path, observer)?
         } else {

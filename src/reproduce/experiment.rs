@@ -209,6 +209,12 @@ impl Experiment {
             if rows.iter().any(|other| other.name == row.name) {
                 return Err(wrong("another row has this name".into()));
             }
+            if let Some(other) = rows.iter().find(|other| other.label == row.label) {
+                return Err(wrong(format!(
+                    "row `{}` has its label, too: a table would not tell them apart",
+                    other.name
+                )));
+            }
             if let Some(start) = &row.start
                 && !rows.iter().any(|other| other.name == *start)
             {

@@ -328,12 +328,13 @@ fn what_cannot_be_reproduced_is_refused() {
         &mut reproduce(elsewhere.path(), &["two"]),
         &["there is no experiment `two` in experiments", "resnet20"],
     );
-    let cases: [(&str, &str, &[&str]); 9] = [
+    let cases: [(&str, &str, &[&str]); 10] = [
         ("F - 100", "F + 1", &["two.toml", "bar `F + 1`", "\"F - 0.5\""]),
         ("label = \"dense\"", "lable = \"dense\"", &["two.toml", "`lable`", "`label`"]),
         ("recipe = \"recipe.toml\"", "recipe = \"gone.toml\"", &["row `dense`", "experiments/gone.toml"]),
         ("recipe = \"recipe.toml\"\n", "", &["row `dense`", "names a recipe"]),
         ("name = \"sparse\"", "name = \"dense\"", &["row `dense`", "another row has this name"]),
+        ("label = \"30 % zero\"", "label = \"dense\"", &["row `sparse`", "row `dense` has its label"]),
         ("name = \"sparse\"", "name = \"../sparse\"", &["row `../sparse`", "small letters, digits"]),
         ("start = \"dense\"", "start = \"sprase\"", &["row `merged`", "`sprase`, which isn't before it"]),
         ("quantize.fusion=none", "quantize.fusion=nome", &["row `dense`", "did you mean `none`?"]),

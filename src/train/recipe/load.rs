@@ -52,8 +52,7 @@ impl Recipe {
         let (of_phases, others): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("phases"));
         for setting in others {
             if let Err(error) = apply(&mut table, setting) {
-                let is_read = |table: &toml::Table| parse(table).is_ok();
-                return Err(empty_list(&table, setting, is_read).unwrap_or(error));
+                return Err(entry_of_no_list(&table, setting, |table| parse(table).map(drop)).unwrap_or(error));
             }
         }
         let mut recipe = parse(&table)?;
@@ -116,7 +115,11 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
                 table.insert(key.into(), value);
                 return Ok(());
             }
-            toml::Value::Table(table) => table.get_mut(key).ok_or_else(|| unknown(key))?,
+            // The reader knows which tables there are, but takes none for a list.
+            toml::Value::Table(table) => match key.parse::<usize>() {
+                Ok(_) => table.get_mut(key).ok_or_else(|| unknown(key))?,
+                Err(_) => table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new())),
+            },
             toml::Value::Array(list) => {
                 let entries = list.len();
                 let entry = key.parse::<usize>().ok().and_then(|index| list.get_mut(index));
@@ -141,14 +144,15 @@ fn no_entry(list: &str, entries: usize) -> String {
     }
 }
 
-/// The error of a setting that names an entry of a list which is empty, and so isn't in the table.
-fn empty_list(table: &toml::Table, setting: &str, is_read: impl Fn(&toml::Table) -> bool) -> Option<Error> {
+/// The error of a setting that names an entry of a list which isn't in the table: it is empty, or what the reader says about it.
+fn entry_of_no_list(table: &toml::Table, setting: &str, read: impl Fn(&toml::Table) -> Result<()>) -> Option<Error> {
     let keys: Vec<&str> = setting.split('=').next()?.trim().split('.').collect();
     let number = keys.iter().position(|key| key.parse::<usize>().is_ok())?;
     let list = keys[..number].join(".");
     let mut with_list = table.clone();
     apply(&mut with_list, &format!("{list}=[]")).ok()?;
-    is_read(&with_list).then(|| Error::Setting(format!("--set {setting}: {}", no_entry(&list, 0))))
+    let empty = || Error::Setting(format!("--set {setting}: {}", no_entry(&list, 0)));
+    Some(read(&with_list).err().unwrap_or_else(empty))
 }
 
 /// The setting that a reader's message about `key` is about, if it is about one; of several for a key the last one counts. A key of the
@@ -166,8 +170,10 @@ fn blamed<'a>(settings: &'a [String], message: &str, key: Option<&str>) -> Optio
         let named: Vec<&str> = keys.iter().copied().filter(|key| key.parse::<usize>().is_err()).collect();
         let all = named.join(".");
         let is_of = |rest: &str| rest.is_empty() || rest.starts_with('.');
-        (wrong.strip_prefix(&all).is_some_and(is_of) || is_beside(&all))
-            && (named.len() == keys.len() || message.contains(value.trim().trim_matches('"')))
+        let goes_through = message.starts_with("unknown field") && all.strip_prefix(&wrong).is_some_and(is_of);
+        let is_about = wrong.strip_prefix(&all).is_some_and(is_of) || is_beside(&all);
+        let is_entry = named.len() == keys.len() || message.contains(value.trim().trim_matches('"'));
+        goes_through || is_about && is_entry
     };
     settings.iter().rev().find(sets).map(String::as_str)
 }
@@ -230,7 +236,7 @@ mod tests {
         let layers = message(&["quantize.layers.0.weight_bits=8"]);
         let empty = "the list `quantize.layers` is empty: set it whole, quantize.layers=[..]";
         assert_eq!(layers, format!("--set quantize.layers.0.weight_bits=8: {empty}"));
-        assert!(message(&["quantize.layer.0.weight_bits=8"]).contains("there is no `layer`"));
+        assert!(message(&["quantize.layer.0.weight_bits=8"]).contains("did you mean `layers`?"));
         for (setting, expected) in [
             (
                 "quantize.weight_bits=abc",
@@ -240,6 +246,11 @@ mod tests {
             ("sparsity.target=half", "string \"half\", expected a number in `sparsity.target`"),
             ("quantize.weigth_bits=3", "did you mean `weight_bits`?"),
             ("modle=vgg8", "did you mean `model`?"),
+            ("pahses.0.epochs=3", "did you mean `phases`?"),
+            ("quantise.weight_bits=3", "did you mean `quantize`?"),
+            ("quantize.layer.0.weight_bits=8", "did you mean `layers`?"),
+            ("distillation.tempreature.value=2", "did you mean `temperature`?"),
+            ("phases.0.epoch=3", "did you mean `epochs`?"),
             ("phases.0.epochs=abc", "string \"abc\", expected a whole number from 0 on"),
         ] {
             let message = message(&["seed=1", setting]);
