@@ -11,7 +11,8 @@ use crate::files::to_json;
 use crate::groups::{GroupGrid, GroupShape};
 use crate::hardware::{Evaluation, Hardware, evaluate};
 use crate::integer::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, QuantizeConfig, outline};
-use crate::network::{ConvShape, Graph, MAX_WEIGHTS, NetworkSpec, Source, read_network, unknown_network, zoo};
+use crate::network::{ConvShape, Graph, MAX_WEIGHTS, NetworkSpec, Source, zoo};
+use crate::package::network_of_file;
 
 /// What the zero groups of an estimate are drawn from.
 pub const SEED: u64 = 1;
@@ -79,7 +80,7 @@ pub struct Estimate {
     pub integer: IntegerNetwork,
 }
 
-/// A network of the zoo, or of a TOML or ONNX file. Those of the zoo have 10 classes and images of 32 x 32 unless something else is said, networks
+/// A network of the zoo, or of a TOML, ONNX or package file. Those of the zoo have 10 classes and images of 32 x 32 unless something else is said, networks
 /// for ImageNet 1,000 and 224 x 224.
 ///
 /// # Errors
@@ -91,7 +92,7 @@ pub fn named_network(model: &str, image_size: Option<usize>, classes: Option<usi
     if let Some(spec) = zoo(model, classes_or) {
         return Ok(NetworkSpec { input: [spec.input[0], side, side], ..spec });
     }
-    let spec = read_network(Path::new(model))?.ok_or_else(|| unknown_network(model))?;
+    let spec = network_of_file(Path::new(model))?;
     match (image_size, classes) {
         (None, None) => Ok(spec),
         (Some(_), _) | (None, Some(_)) => Err(Error::Setting(format!(

@@ -761,6 +761,20 @@ fn a_package_is_a_start() {
     fs::write(dir.path().join("other.toml"), network).unwrap();
     let other = [&start[..], &["--model", "other.toml"]].concat();
     refused(dir.path(), &mut train(dir.path(), &other), &["model.mars: it holds the network `tiny`", "of --model"]);
+    // As the model it brings its network, too.
+    fs::remove_file(dir.path().join("tiny.toml")).unwrap();
+    let recipe = fs::read_to_string(dir.path().join("recipe.toml")).unwrap();
+    fs::write(dir.path().join("alone.toml"), recipe.replacen("pretrained = \"none\"\n", "", 1)).unwrap();
+    let phases = "phases=[{kind = \"quantize\", epochs = 0}]";
+    let alone = ["--recipe", "alone.toml", "--model", package, "--run", "alone", "--json", "json", "--set", phases];
+    success(&train(dir.path(), &alone).output().unwrap());
+    assert_eq!(json(&dir.path().join("json")), again);
+    let resumed = command(TRAIN, dir.path())
+        .args(["--resume", "--run", "alone", "--data-dir", "data", "--quiet"])
+        .output()
+        .unwrap();
+    assert!(resumed.status.success(), "{resumed:?}");
+    place(dir.path());
     let normalization = ["--set", "normalization.mean=[0.1, 0.2, 0.3]"];
     let other = [&start[..], &normalization].concat();
     refused(
@@ -1137,9 +1151,10 @@ fn budgets_are_met_by_what_is_deployed() {
     kill_at(killed.args(settings(&set("cycles", "0.1"))).stdout(Stdio::null()).spawn().unwrap(), &run, 4);
     success(&train(dir.path(), &["--resume", "--run", "killed"]).output().unwrap());
     same_run(&run, &dir.path().join("cycles"));
-    for (budget, parts) in
-        [("cycles", ["one group a layer", "cycles"]), ("groups", ["each layer keeps a group", "can go"])]
-    {
+    for (budget, parts) in [
+        ("cycles", ["each layer keeps a group", "network's cycles can go"]),
+        ("groups", ["each layer keeps a group", "can go"]),
+    ] {
         let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", "never"]);
         let command = command.args(settings(&set(budget, "0.99")));
         refused(dir.path(), command, &[&parts[..], &["sparsity.target = 0.99"]].concat());

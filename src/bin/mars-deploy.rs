@@ -37,7 +37,7 @@ struct Arguments {
     /// The package, model.mars
     #[arg(required_unless_present_any = ["model", "list_hardware", "compare", "write_hardware"])]
     package: Option<PathBuf>,
-    /// Cost a network without weights or data instead: a name of the zoo, a TOML or an ONNX file
+    /// Cost a network without weights or data instead: a name of the zoo, a TOML or an ONNX file, or a package .mars
     #[arg(long, conflicts_with_all = ["package", "dataset", "images", "data_dir", "data_url"])]
     model: Option<String>,
     /// Hardware file, TOML [default: the built-in mars.toml]

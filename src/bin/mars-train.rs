@@ -25,11 +25,11 @@ struct Arguments {
     /// recipe's]
     #[arg(long)]
     dataset: Option<String>,
-    /// Network: a name of the zoo, a TOML file, or an ONNX file with its weights [default: the recipe's]
+    /// Network: a name of the zoo, a TOML file, or an ONNX file or a package .mars with its weights [default: the recipe's]
     #[arg(long)]
     model: Option<String>,
     /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; .onnx; a package .mars; or "none" for random weights
-    /// [default: the recipe's, else the ONNX file's own or for CIFAR checkpoints/MODEL.safetensors, else none]
+    /// [default: the recipe's, else the model file's own or for CIFAR checkpoints/MODEL.safetensors, else none]
     #[arg(long, value_name = "FILE")]
     pretrained: Option<String>,
     /// Layer that is trained anew instead of taken from the checkpoint, by its name in the network or in the checkpoint (repeatable)

@@ -8,22 +8,22 @@ use super::zoo::ZOO;
 use crate::error::{Error, Result, closest};
 
 /// What is said where a name is neither in the zoo nor that of a file.
-pub(crate) fn unknown_network(name: &str) -> Error {
+fn unknown_network(name: &str) -> Error {
     let known = ZOO.join(", ");
     let meant = closest(name, ZOO.iter().copied()).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-    Error::Setting(format!("there is no network `{name}`: name one of {known} or a .toml or .onnx file{meant}"))
+    Error::Setting(format!("there is no network `{name}`: name one of {known} or a .toml, .onnx or .mars file{meant}"))
 }
 
-/// Reads the network of a TOML file, which describes it, or of an ONNX file; none for another name.
+/// Reads the network of a TOML file, which describes it, or of an ONNX file.
 ///
 /// # Errors
-/// A missing or damaged file; one that is no network.
-pub fn read_network(path: &Path) -> Result<Option<NetworkSpec>> {
+/// Another name; a missing or damaged file; one that is no network.
+pub fn read_network(path: &Path) -> Result<NetworkSpec> {
     if is_onnx(path) {
-        return OnnxNetwork::load(path).map(|network| Some(network.spec));
+        return OnnxNetwork::load(path).map(|network| network.spec);
     }
     match path.extension().is_some_and(|extension| extension == "toml") {
-        true => NetworkSpec::load(path).map(Some),
-        false => Ok(None),
+        true => NetworkSpec::load(path),
+        false => Err(unknown_network(&path.to_string_lossy())),
     }
 }

@@ -17,7 +17,6 @@ mod window;
 mod zoo;
 
 pub use file::read_network;
-pub(crate) use file::unknown_network;
 pub use graph::Graph;
 #[cfg(feature = "train")]
 pub(crate) use import::weights_file;

@@ -23,10 +23,26 @@ mod read;
 mod version;
 mod write;
 
+use std::path::Path;
+
+use crate::error::Result;
+use crate::network::{NetworkSpec, read_network};
+
 pub use content::{Package, Predictions};
 pub use provenance::Provenance;
 
+/// The network of a package, or of another file that [`read_network`] reads.
+///
+/// # Errors
+/// Another name; a missing or damaged file; one that is no network.
+pub fn network_of_file(file: &Path) -> Result<NetworkSpec> {
+    match is_package(file) {
+        true => Package::read(file).map(|package| package.network.graph.spec().clone()),
+        false => read_network(file),
+    }
+}
+
 /// Whether a path is called as packages are.
-pub fn is_package(file: &std::path::Path) -> bool {
+pub fn is_package(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("mars"))
 }

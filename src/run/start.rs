@@ -7,11 +7,8 @@ use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::files::Source;
 use crate::integer::{BitPlan, Unfolded, WeightScale, unfold};
-use crate::network::{
-    ConvId, Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, read_network, unknown_network,
-    weights_file, zoo,
-};
-use crate::package::{Package, is_package};
+use crate::network::{ConvId, Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, weights_file, zoo};
+use crate::package::{self, Package, is_package};
 use crate::train::{DistillationConfig, PhaseKind, Recipe, StartFrom};
 
 /// Where a new run's weights come from.
@@ -124,10 +121,11 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
     let found = network.graph.spec();
     if (NetworkSpec { name: found.name.clone(), ..graph.spec().clone() }) != *found {
         return Err(refused(format!(
-            "it holds the network `{}`, which isn't `{}` of --model: {}",
+            "it holds the network `{}`, which isn't `{}` of --model: {}; --model {} takes the package's",
             found.name,
             graph.spec().name,
-            difference(found, graph.spec())
+            difference(found, graph.spec()),
+            file.display()
         )));
     }
     if let Some(layer) = recipe.fresh.first() {
@@ -170,7 +168,7 @@ impl Display for Origin {
     }
 }
 
-/// A recipe's network: that of a TOML or ONNX file, or one of the zoo, for images of this shape and so many classes.
+/// A recipe's network: that of a TOML, ONNX or package file, or one of the zoo, for images of this shape and so many classes.
 ///
 /// # Errors
 /// There is none of that name; a file that is no network.
@@ -184,13 +182,12 @@ pub(super) fn network(recipe: &Recipe, images: impl FnOnce() -> Result<(ImageSha
     Ok(with_epsilon(NetworkSpec { input: [channels, height, width], ..spec }, recipe))
 }
 
-/// The network of a recipe's TOML or ONNX file.
+/// The network of a recipe's TOML, ONNX or package file.
 ///
 /// # Errors
 /// The recipe names no such file; a file that is no network.
 pub(crate) fn network_of_file(recipe: &Recipe) -> Result<NetworkSpec> {
-    let spec = read_network(Path::new(&recipe.model))?.ok_or_else(|| unknown_network(&recipe.model))?;
-    Ok(with_epsilon(spec, recipe))
+    Ok(with_epsilon(package::network_of_file(Path::new(&recipe.model))?, recipe))
 }
 
 /// The network with what a recipe says that its batch norms add to a variance.

@@ -106,11 +106,10 @@ impl Price {
         let least = price.ledger(&price.masks(|group| group == 0))?.total();
         let Self { dense, .. } = price;
         if least > dense * (1.0 - recipe.sparsity.target) {
+            let most = 100.0 * (1.0 - least / dense).max(0.0);
             return Err(Error::Setting(format!(
-                "sparsity.target = {}: with one group a layer, {:.1} % of the dense network's {resource} are left; the target leaves {:.1} %",
-                recipe.sparsity.target,
-                100.0 * least / dense,
-                100.0 * (1.0 - recipe.sparsity.target)
+                "sparsity.target = {}: each layer keeps a group, so that at most {most:.1} % of the dense network's {resource} can go",
+                recipe.sparsity.target
             )));
         }
         Ok(Some(price))

@@ -11,6 +11,7 @@ use crate::data::{DATASETS, Normalization, NormalizationConfig, Split};
 use crate::files::exists;
 use crate::integer::{ImageScale, QuantizeConfig};
 use crate::network::{ZOO, is_onnx};
+use crate::package::is_package;
 
 /// Channels for which a recipe without `normalization` has ImageNet's constants.
 const COLORS: usize = 3;
@@ -225,7 +226,9 @@ impl Recipe {
         match &self.pretrained {
             StartFrom::File(file) => Some(file.clone()),
             StartFrom::Random => None,
-            StartFrom::Shipped if is_onnx(Path::new(&self.model)) => Some(self.model.clone().into()),
+            StartFrom::Shipped if self.model_file().is_some_and(|file| is_onnx(file) || is_package(file)) => {
+                Some(self.model.clone().into())
+            }
             StartFrom::Shipped => self.shipped_checkpoint().filter(|shipped| exists(shipped)),
         }
     }
