@@ -568,6 +568,14 @@ fn held_out_images_are_of_all_classes_alike() {
     assert_eq!(held_out(205, 1), dataset);
     assert_ne!(held_out(205, 2).validation, dataset.validation);
     assert_eq!(dataset.test, mini.test);
+    // A class number that no image has needs none.
+    let mut absent = mini.clone();
+    absent.train.labels.iter_mut().filter(|label| **label == 4).for_each(|label| *label = 5);
+    absent.hold_out(18, 1).unwrap();
+    for class in 0..10u16 {
+        let held_out = absent.validation.labels.iter().filter(|label| **label == class).count();
+        assert_eq!(held_out, if class == 4 { 0 } else { 2 }, "class {class}");
+    }
     let error = mini.clone().hold_out(mini.train.len(), 1).unwrap_err().to_string();
     assert!(error.contains("validation_images = 3000"), "{error}");
 }
@@ -633,7 +641,7 @@ fn a_folder_of_images_is_a_data_set() {
             (dataset.classes, 0, dataset.test.sha256())
         );
         let error = of(&["dog", "eel"]).unwrap_err().to_string();
-        assert!(error.contains("class `cat` has no training images"), "{error}");
+        assert!(error.contains("class `cat` is none of the package's classes"), "{error}");
     }
 }
 
@@ -840,6 +848,9 @@ fn npz_files_have_images_of_any_size_and_many_classes() {
     let unknown = ("y_test", npy("|u1", "(1,)", &[7]));
     write_npz(&path, &[&train[..], &[test[0].clone(), unknown]].concat());
     assert!(load().unwrap_err().contains("class 7 has test images and no training images"));
+    write_npz(&path, &[&train[..], &test[..1]].concat());
+    let error = load().unwrap_err();
+    assert!(error.contains("`y_test`"), "{error}");
     // Without test images; then what isn't a data set.
     let fives = npy("|u1", "(10, 5, 2)", &pixels(2, 5, 10, 0));
     write_npz(&path, &[("images", fives.clone()), ("labels", npy("|u1", "(10,)", &[1; 10]))]);

@@ -591,6 +591,17 @@ fn normed_weights_get_their_lengths() {
         }
         theirs.save(&path);
         assert_same(&import(&path, &plain()).unwrap(), &ours);
+        let directions = format!("hidden.{}", names[0]);
+        let whole = theirs.get(&directions).clone();
+        let mut without = whole.clone();
+        without.values[..whole.values.len() / whole.shape[0]].fill(0.0);
+        theirs.remove(&directions);
+        theirs.0.push((directions.clone(), without));
+        theirs.save(&path);
+        let message = refused(&path, &plain());
+        assert!(message.contains(&format!("`{directions}`: filter 0 has the length 0")), "{message}");
+        theirs.remove(&directions);
+        theirs.0.push((directions, whole));
         // Lengths over another dimension are told by their own shape.
         let lengths = format!("hidden.{}", names[1]);
         let shape = theirs.get(&lengths).shape.clone();

@@ -551,7 +551,7 @@ fn graphs_that_are_no_network_are_refused() {
     let relu = OnnxFile::new(&[1, 3, 8, 8]).floats("w", &[4, 3, 8, 8]).node("Conv", &["x", "w"], "c", &[]);
     refused(&relu.node("Relu", &["c"], "y", &[]).bytes(), &["what an activation or a pooling layer gives"]);
     refused(&OnnxFile::new(&[1, 3, 8, 8]).bytes(), &["doesn't depend on its input"]);
-    refused(b"", &["not a readable ONNX file (it holds no graph)"]);
+    refused(b"", &["not a readable ONNX file (it is empty)"]);
     refused(b"\x89PNG\r\n", &["not a readable ONNX file"]);
 }
 

@@ -22,27 +22,30 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Moves `images` training images to [`Dataset::validation`]: as many of each class, give or take one, drawn from `seed`. Both splits keep the
-    /// order of the training images.
+    /// Moves `images` training images to [`Dataset::validation`]: as many of each class that has any, give or take one, drawn from `seed`. Both splits
+    /// keep the order of the training images.
     ///
     /// # Errors
     /// A class that would keep no training image; no room for the copies.
     pub fn hold_out(&mut self, images: usize, seed: u64) -> Result<(), DataError> {
-        let classes = self.classes.len();
+        let mut left = vec![0; self.classes.len()];
+        self.train.labels.iter().for_each(|label| left[usize::from(*label)] += 1);
+        let present: Vec<usize> = (0..left.len()).filter(|class| left[*class] > 0).collect();
         // The first classes take what doesn't divide.
-        let mut wanted: Vec<usize> = (0..classes).map(|class| (images + classes - 1 - class) / classes).collect();
+        let mut wanted = vec![0; left.len()];
+        for (index, class) in present.iter().enumerate() {
+            wanted[*class] = (images + present.len() - 1 - index) / present.len();
+        }
         let mut held_out = vec![false; self.train.len()];
         for index in held_out_order(self.train.len(), seed) {
-            let wanted = &mut wanted[usize::from(self.train.labels[index])];
-            if *wanted > 0 {
-                *wanted -= 1;
+            let class = usize::from(self.train.labels[index]);
+            if wanted[class] > 0 {
+                wanted[class] -= 1;
+                left[class] -= 1;
                 held_out[index] = true;
             }
         }
-        let mut left = vec![0; classes];
-        let kept = self.train.labels.iter().zip(&held_out).filter(|(_, held_out)| !**held_out);
-        kept.for_each(|(label, _)| left[usize::from(*label)] += 1);
-        if wanted.iter().any(|wanted| *wanted > 0) || left.contains(&0) {
+        if present.iter().any(|class| wanted[*class] > 0 || left[*class] == 0) {
             return Err(DataError::TooFew { dataset: self.name.clone(), images, train: self.train.len() });
         }
         let part = |of: bool| {

@@ -68,7 +68,9 @@ pub(super) fn load(folder: &Path, options: &ImageOptions, observer: &dyn Observe
     check_options(folder, options)?;
     let test = test_folder(folder);
     let (classes, splits) = match (options.classes, test) {
-        (Some(classes), Some(test)) => (classes.to_vec(), [Vec::new(), labelled(&test, classes, observer)?]),
+        (Some(classes), Some(test)) => {
+            (classes.to_vec(), [Vec::new(), labelled(&test, classes, "is none of the package's classes", observer)?])
+        }
         (Some(_) | None, test) => with_training_images(folder, test, observer)?,
     };
     // Whoever takes the first images is to see all classes.
@@ -127,9 +129,9 @@ fn with_training_images(
         );
         return Err(DataError::content(&train, message));
     }
-    let train = labelled(&train, &classes, observer)?;
+    let train = labelled(&train, &classes, NOT_TRAINED, observer)?;
     let [train, test] = match test {
-        Some(test) => [train, labelled(&test, &classes, observer)?],
+        Some(test) => [train, labelled(&test, &classes, NOT_TRAINED, observer)?],
         None => {
             let (for_training, for_testing) = divided(&labels(&train));
             let [train, test] = [for_training, for_testing].map(|order| in_order(&train, order));
@@ -186,10 +188,18 @@ fn in_order(images: &[Labelled], order: Vec<usize>) -> Vec<Labelled> {
     order.into_iter().map(|index| images[index].clone()).collect()
 }
 
-/// The images of all classes, class by class.
-fn labelled(folder: &Path, classes: &[String], observer: &dyn Observer) -> Result<Vec<Labelled>, DataError> {
+/// What is wrong with a class of test images alone.
+const NOT_TRAINED: &str = "has no training images";
+
+/// The images of all classes, class by class; of another class is said that it `is_unknown`.
+fn labelled(
+    folder: &Path,
+    classes: &[String],
+    is_unknown: &str,
+    observer: &dyn Observer,
+) -> Result<Vec<Labelled>, DataError> {
     if let Some(other) = class_names(folder)?.iter().find(|name| !classes.contains(name)) {
-        return Err(DataError::content(folder, format!("class `{other}` has no training images")));
+        return Err(DataError::content(folder, format!("class `{other}` {is_unknown}")));
     }
     let (mut images, mut others) = (Vec::new(), 0);
     for (label, class) in (0..).zip(classes) {

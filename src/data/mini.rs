@@ -59,9 +59,9 @@ fn decode(name: &str, sheet: &[u8], images: usize) -> Result<Split, DataError> {
     let size = (COLUMNS * side, images / COLUMNS * rows);
     let (width, height) = decoder.dimensions();
     if (width as usize, height as usize) != size || decoder.has_alpha() {
+        let (expected_width, expected_height) = size;
         return Err(damaged(format!(
-            "it is an image of {width}x{height}, expected {}x{} without alpha",
-            size.0, size.1
+            "it is an image of {height}x{width}, expected {expected_height}x{expected_width} without alpha"
         )));
     }
     let mut pixels = vec![0; images * CIFAR_SHAPE.len()];

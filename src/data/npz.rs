@@ -35,7 +35,7 @@ pub(super) fn load(path: &Path, observer: &dyn Observer) -> Result<Dataset, Data
         let known = NAMES.map(|[images, labels, ..]| format!("`{images}` and `{labels}`")).join(", or ");
         return Err(wrong(format!("its arrays must be called {known}")));
     };
-    let has_test = holds(&archive, test_images) && holds(&archive, test_labels);
+    let has_test = holds(&archive, test_images) || holds(&archive, test_labels);
     let mut read = |name: &str| read(&mut archive, name).map_err(|message| wrong(format!("`{name}`: {message}")));
     let train = [read(images)?, read(labels)?];
     let test = if has_test { Some([read(test_images)?, read(test_labels)?]) } else { None };

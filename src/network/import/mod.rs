@@ -33,7 +33,7 @@ use super::onnx::is_onnx;
 use super::params::ParamId;
 use super::role::Role;
 use super::weights::{Array, Weights};
-use crate::error::{CheckpointError, Result};
+use crate::error::{CheckpointError, Error, Result};
 
 pub use self::imported::Imported;
 pub use self::matching::ImportOptions;
@@ -106,8 +106,13 @@ fn read_layer(arrays: &Arrays, layer: &MatchedLayer) -> Result<Vec<(Role, Array)
         Some(Factor::Length(lengths)) => {
             let lengths = values(arrays, lengths, false)?;
             let inputs = weight.len() / filters;
-            for (directions, length) in weight.chunks_exact_mut(inputs).zip(lengths) {
+            for (filter, (directions, length)) in weight.chunks_exact_mut(inputs).zip(lengths).enumerate() {
                 let norm = directions.iter().map(|value| value * value).sum::<f32>().sqrt();
+                if norm == 0.0 || !norm.is_finite() {
+                    let array = layer.weights.weight.name;
+                    let message = format!("`{array}`: filter {filter} has the length {norm}, and so no direction");
+                    return Err(Error::file(arrays.path(), message));
+                }
                 directions.iter_mut().for_each(|value| *value *= length / norm);
             }
         }

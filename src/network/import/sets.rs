@@ -94,8 +94,8 @@ fn shared_prefix<'a>(names: &[&'a str]) -> Option<&'a str> {
     let parent = |name: &str| split(split(name).0).0.len();
     let shortest = names.iter().map(|name| parent(name)).min()?;
     // The dot behind a parent's name is part of the prefix.
-    let within = &first[..shared.min(shortest + 1)];
-    Some(&first[..within.rfind('.').map_or(0, |dot| dot + 1)])
+    let within = &first.as_bytes()[..shared.min(shortest + 1)];
+    Some(&first[..within.iter().rposition(|byte| *byte == b'.').map_or(0, |dot| dot + 1)])
 }
 
 #[cfg(test)]
@@ -107,6 +107,8 @@ mod tests {
         for (names, prefix) in [
             (&["conv1.weight", "fc.weight"][..], ""),
             (&["net.fc.weight"], "net."),
+            (&["\u{5c42}1.weight", "\u{5c42}2.weight"], ""),
+            (&["\u{e9}\u{5c42}.weight", "\u{e8}\u{5c42}.weight"], ""),
             (&["a.b.conv1.weight", "a.b.conv2.weight"], "a.b."),
             (&["a.projection.weight", "a.weight"], ""),
             (&["model.conv1.weight", "model_ema.conv1.weight"], ""),

@@ -185,7 +185,7 @@ impl Layers {
         let input = self.input(source);
         let (kernel, stride, padding) = (Sides(kernel), Sides(stride), Border(padding));
         self.layers.push(LayerSpec::MaxPool { name, input, kernel, stride, padding });
-        self.stored(shape, self.is_signed(source))
+        self.stored(shape, self.may_be_negative(source))
     }
 
     /// Adds a mean, over the whole map without a window.
@@ -195,7 +195,7 @@ impl Layers {
         let stride = window.filter(|window| window.stride != window.kernel).map(|window| Sides(window.stride));
         let padding = window.map_or(Border::default(), |window| Border(window.padding));
         self.layers.push(LayerSpec::AvgPool { name, input, kernel, stride, padding });
-        self.stored(shape, self.is_signed(source))
+        self.stored(shape, self.may_be_negative(source))
     }
 
     /// Adds maps behind each other, all of them outputs of layers.
@@ -205,11 +205,11 @@ impl Layers {
             Source::Node(index) => Some(self.layers[*index].name().into()),
         });
         self.layers.push(LayerSpec::Concat { name, inputs: inputs.collect() });
-        self.stored(shape, self.is_signed(sources[0]))
+        self.stored(shape, self.may_be_negative(sources[0]))
     }
 
-    /// Whether a value has a sign.
-    pub fn is_signed(&self, source: Source) -> bool {
+    /// Whether a value can be below 0: the image can, less its mean.
+    pub fn may_be_negative(&self, source: Source) -> bool {
         match source {
             Source::Image => true,
             Source::Node(index) => self.signs[index],

@@ -30,7 +30,7 @@ impl<'a> Converter<'a> {
                 );
                 return refuse(reason, "what is joined has the same rows and columns");
             }
-            if self.layers.is_signed(*source) != self.layers.is_signed(*first) {
+            if self.layers.may_be_negative(*source) != self.layers.may_be_negative(*first) {
                 return refuse(
                     "some of what it joins is behind a ReLU and some isn't",
                     "what is joined shares a quantizer: put a ReLU behind all of it, or behind none, and train anew",

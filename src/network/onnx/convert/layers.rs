@@ -128,7 +128,7 @@ impl<'a> Converter<'a> {
         let Map { sizes, content } = self.take_map(node)?;
         let source = match content {
             Content::Stored(Source::Image, _) => return refuse("it reads the image", "begin with a convolution"),
-            Content::Stored(source, _) if self.layers.is_signed(source) => {
+            Content::Stored(source, _) if self.layers.may_be_negative(source) => {
                 return refuse(
                     "it reads a value that is stored before its activation",
                     "a ReLU comes right behind the sums of a layer, or a maximum of them, and alone reads them: move it and train anew",

@@ -24,7 +24,7 @@ impl<'a> Converter<'a> {
         let output = [channels, height, width];
         let name = self.names.layer(title(node), node.kind, None);
         match content {
-            Content::Stored(source, _) if border != NO_BORDER && self.layers.is_signed(source) => refuse(
+            Content::Stored(source, _) if border != NO_BORDER && self.layers.may_be_negative(source) => refuse(
                 "its input has a sign and a border of zeros, which may win",
                 "give the maximum the border: its own never wins",
             ),
