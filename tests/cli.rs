@@ -974,14 +974,14 @@ fn a_package_gives_the_same_with_every_instruction_set() {
 #[test]
 fn ctrl_c_leaves_a_run_that_continues_to_the_same_bytes() {
     let dir = place_of_long_runs("", &[]);
-    let [run, whole] = ["run", "whole"].map(|name| dir.path().join(name));
-    let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
+    let [run, whole] = ["my run", "whole"].map(|name| dir.path().join(name));
+    let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "my run"]);
     for lines in [1, 3, 5] {
         let child = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (_, err) = interrupt_at(child, &run, lines);
         assert!(err.contains("stopping after this step"), "{err}");
-        assert!(err.contains("interrupted; go on with: mars-train --resume --run run --data-dir "), "{err}");
-        next = train(dir.path(), &["--resume", "--run", "run"]);
+        assert!(err.contains("interrupted; go on with: mars-train --resume --run 'my run' --data-dir "), "{err}");
+        next = train(dir.path(), &["--resume", "--run", "my run"]);
     }
     success(&next.output().unwrap());
     same_run(&run, &whole);
@@ -992,6 +992,15 @@ fn a_folder_that_holds_a_run_is_refused() {
     let line =
         refused(&FINISHED, &mut train(&FINISHED, &["--recipe", "recipe.toml", "--run", "run"]), &["run: it holds"]);
     assert!(line.contains("--resume"), "{line}");
+    // What is left of a run isn't mixed with another one's.
+    let dir = new_place();
+    for (file, folder) in [("metrics.jsonl", "lines"), ("checkpoints/last.safetensors", "weights")] {
+        let place = dir.path().join(folder).join(file);
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::copy(FINISHED.join("run").join(file), place).unwrap();
+        let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--run", folder]);
+        refused(dir.path(), &mut command, &["it holds a run", file]);
+    }
     let mut resume = train(&FINISHED, &["--resume", "--run", "run", "--set", "seed=4"]);
     misused(&FINISHED, &mut resume, &["--resume takes its recipe from the run folder"]);
 }

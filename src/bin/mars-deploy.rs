@@ -74,7 +74,11 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["images", "dataset", "sweep", "compare", "folder", "svg"])]
     placements: bool,
     /// Only write the chip of --hardware with all keys of its base into this file, to begin one of your own
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["package", "model", "sweep", "compare", "folder", "svg"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["package", "model", "sweep", "compare", "folder", "svg", "dataset", "images", "partial_sums", "placements", "json", "data_dir", "data_url"]
+    )]
     write_hardware: Option<PathBuf>,
     /// List the hardware files that are part of the program: chips of the project, and published ones
     #[arg(long)]
@@ -231,55 +235,13 @@ impl Untrained {
 
 /// Costs chips or packages, and shows them side by side.
 fn compare(arguments: &Arguments) -> Result<ExitCode> {
-    let packages = arguments.compare.iter().filter(|file| is_package(file)).count();
-    let unused = if packages == arguments.compare.len() {
-        let network = arguments.package.as_ref().map(|_| "a package before --compare");
-        network
-            .or(arguments.model.as_ref().map(|_| "--model"))
-            .map(|what| (what, "packages, which have their own networks"))
-    } else if packages == 0 {
-        arguments.hardware.as_ref().map(|_| ("--hardware", "chips"))
-    } else {
-        None
-    };
-    if let Some((what, compared)) = unused {
-        return Err(Error::Arguments(format!(
-            "{what} says nothing where --compare names {compared}: leave it out, or put it among them"
-        )));
-    }
-    let own_chip = hardware(arguments)?;
+    check_compare(arguments)?;
     let package = arguments.package.as_deref().map(Package::read).transpose()?;
-    let compared = |name: &str, file: &Path| -> Result<Compared> {
-        let name = name.to_owned();
-        // A file that cannot be read is named by its error.
-        let named = |error: Error| match error {
-            Error::Arguments(_) => error,
-            error => Error::Setting(format!("{name}: {error}")),
-        };
-        let of_package = |package: &Package, chip: &Hardware| -> Result<Compared> {
-            let network = package.network.graph.spec().name.clone();
-            let evaluation = Evaluator::new(&package.network).and_then(|it| it.evaluate(chip)).map_err(named)?;
-            Ok(Compared { name: name.clone(), network, made_up: None, evaluation })
-        };
-        match (is_package(file), &package, &arguments.model) {
-            (true, ..) => of_package(&Package::read(file)?, &own_chip),
-            (false, Some(package), _) => of_package(package, &Hardware::load(file)?),
-            (false, None, Some(model)) => {
-                let chip = Hardware::load(file)?;
-                let Estimate { network, made_up, evaluation, .. } =
-                    untrained(arguments, model, &chip).map_err(named)?;
-                Ok(Compared { name, network, made_up: Some(made_up.what), evaluation })
-            }
-            (false, None, None) => {
-                let message = "a chip is compared with others by a network: name a package or --model";
-                Err(Error::Arguments(format!("{}: {message}", file.display())))
-            }
-        }
-    };
+    let comparison = Comparison { arguments, own_chip: hardware(arguments)?, package };
     // One that cannot work is said behind the others.
     let (mut all, mut refused) = (Vec::new(), Vec::new());
     for (name, file) in distinct_names(&arguments.compare).into_iter().zip(&arguments.compare) {
-        match compared(&name, file) {
+        match comparison.entry(name, file) {
             Ok(it) => all.push(it),
             Err(error @ Error::Arguments(_)) => return Err(error),
             Err(error) => refused.push(error.to_string()),
@@ -295,6 +257,68 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
     match refused.as_slice() {
         [] => Ok(ExitCode::SUCCESS),
         refused => Err(Error::Setting(refused.join("; "))),
+    }
+}
+
+/// Refuses what says nothing about the files of `--compare`.
+fn check_compare(arguments: &Arguments) -> Result<()> {
+    let Arguments { compare, package, model, hardware, .. } = arguments;
+    let packages = compare.iter().filter(|file| is_package(file)).count();
+    let (only_packages, only_chips) = (packages == compare.len(), packages == 0);
+    let of_packages = "packages, which have their own networks";
+    let (what, compared) = match () {
+        () if only_packages && package.is_some() => ("a package before --compare", of_packages),
+        () if only_packages && model.is_some() => ("--model", of_packages),
+        () if only_chips && hardware.is_some() => ("--hardware", "chips"),
+        () => return Ok(()),
+    };
+    Err(Error::Arguments(format!(
+        "{what} says nothing where --compare names {compared}: leave it out, or put it among them"
+    )))
+}
+
+/// What the files of `--compare` are costed with.
+struct Comparison<'a> {
+    arguments: &'a Arguments,
+    own_chip: Hardware,
+    package: Option<Package>,
+}
+
+impl Comparison<'_> {
+    /// Costs what a file holds.
+    fn entry(&self, name: String, file: &Path) -> Result<Compared> {
+        if is_package(file) {
+            return of_package(name, &Package::read(file)?, &self.own_chip);
+        }
+        match (&self.package, &self.arguments.model) {
+            (Some(package), _) => of_package(name, package, &Hardware::load(file)?),
+            (None, None) => {
+                let message = "a chip is compared with others by a network: name a package or --model";
+                Err(Error::Arguments(format!("{}: {message}", file.display())))
+            }
+            (None, Some(model)) => {
+                let chip = Hardware::load(file)?;
+                let estimate = untrained(self.arguments, model, &chip).map_err(|error| named(&name, error))?;
+                let Estimate { network, made_up, evaluation, .. } = estimate;
+                Ok(Compared { name, network, made_up: Some(made_up.what), evaluation })
+            }
+        }
+    }
+}
+
+/// Costs a package's network on a chip.
+fn of_package(name: String, package: &Package, chip: &Hardware) -> Result<Compared> {
+    let network = package.network.graph.spec().name.clone();
+    let evaluation = Evaluator::new(&package.network).and_then(|it| it.evaluate(chip));
+    let evaluation = evaluation.map_err(|error| named(&name, error))?;
+    Ok(Compared { name, network, made_up: None, evaluation })
+}
+
+/// An error of what cannot be costed, with its name; a file that cannot be read is named already.
+fn named(name: &str, error: Error) -> Error {
+    match error {
+        Error::Arguments(_) => error,
+        error => Error::Setting(format!("{name}: {error}")),
     }
 }
 

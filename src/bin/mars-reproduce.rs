@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mars::cli::{CommonArgs, exit, parse, say, stop_on_interrupt};
-use mars::error::Result;
+use mars::error::{Error, Result};
 use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
 use mars::simd::isa_limit;
 use mars::terminal::notice;
@@ -33,9 +33,9 @@ struct Arguments {
     /// Only rewrite the table from what there is
     #[arg(long, conflicts_with_all = ["seeds", "rows"])]
     table: bool,
-    /// Run with seeds 0 to N - 1
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
+    /// Run with seeds 0 to N - 1 [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
     /// Run only these rows, in this order
     #[arg(long, value_name = "ROW,..", value_delimiter = ',')]
     rows: Vec<String>,
@@ -75,7 +75,7 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
     let reproduction = Reproduction {
         experiment: &experiment,
         rows,
-        seeds: arguments.seeds,
+        seeds: arguments.seeds.unwrap_or(1),
         settings: arguments.settings.clone(),
         data: arguments.common.data(),
         device: arguments.device.clone(),
@@ -84,6 +84,10 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
         observer: &*observer,
     };
     let only_table = arguments.table || (!experiment.claims.is_empty() && arguments.rows.is_empty());
+    if only_table && !arguments.table && (arguments.seeds.is_some() || !arguments.settings.is_empty()) {
+        let message = format!("{name} trains nothing unless rows are named: --seeds and --set go with --rows ROW,..");
+        return Err(Error::Arguments(message));
+    }
     let verdict = if only_table { Verdict::Finished } else { reproduction.run(&stop_on_interrupt()?)? };
     let table = reproduction.write_table()?;
     let text = format!("{}\ntable.md, table.csv and table.svg are in {}\n", table.text(), results.display());

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mars::cli::{CommonArgs, check_new, exit, parse, say, stop_on_interrupt};
+use mars::data::DataOptions;
 use mars::error::{Error, Result};
 use mars::report;
 use mars::run::{Cpu, Environment, Outcome, Plan, catalog, describe};
@@ -148,6 +149,15 @@ fn plan<'a>(arguments: &Arguments, environment: Environment<'a>) -> Result<Plan<
     Plan::resume(folder, cpu, environment)
 }
 
+/// A value as a shell takes it for one word.
+fn for_a_shell(value: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=@%+,".contains(letter);
+    match !value.is_empty() && value.chars().all(is_plain) {
+        true => value.into(),
+        false => format!("'{}'", value.replace('\'', "'\\''")),
+    }
+}
+
 /// Trains, and shows what came of it, or how to go on.
 fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
     match plan.run(&stop_on_interrupt()?)? {
@@ -157,14 +167,19 @@ fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {
-            let place = arguments.common.data().data_dir.map(|place| format!(" --data-dir {}", place.display()));
-            let place = place.unwrap_or_default();
-            let device = match arguments.device.as_str() {
-                DEFAULT_DEVICE => String::new(),
-                device => format!(" --device {device}"),
-            };
-            let folder = folder.display();
-            notice(&format!("interrupted; go on with: mars-train --resume --run {folder}{place}{device}"));
+            let DataOptions { data_dir, data_url, .. } = arguments.common.data();
+            let device = Some(arguments.device.clone()).filter(|device| device != DEFAULT_DEVICE);
+            let flags = [
+                ("--run", Some(folder.display().to_string())),
+                ("--data-dir", data_dir.map(|place| place.display().to_string())),
+                ("--data-url", data_url),
+                ("--device", device),
+            ];
+            let flags: String = flags
+                .into_iter()
+                .filter_map(|(flag, value)| Some(format!(" {flag} {}", for_a_shell(&value?))))
+                .collect();
+            notice(&format!("interrupted; go on with: mars-train --resume{flags}"));
             Ok(ExitCode::from(130))
         }
     }

@@ -18,9 +18,10 @@ use crate::train::{EvaluateEvery, Recipe, StartFrom};
 /// Results or files that cannot be read.
 pub(super) fn from_finished(results: &Results, row: &str, planned: &Recipe) -> Result<Vec<String>> {
     let mut different = differences(&results.recipe(row)?, planned)?;
-    if let Some(file) = planned.hardware.as_deref().filter(|file| exists(Path::new(file))) {
+    let chip = planned.hardware.as_deref().unwrap_or("the built-in mars.toml");
+    if planned.hardware.is_none() || exists(Path::new(chip)) {
         let changed = other_keys(&results.chip(row)?, &run::hardware(planned)?)?;
-        different.extend(changed.into_iter().map(|key| format!("{file}: {key}")));
+        different.extend(changed.into_iter().map(|key| format!("{chip}: {key}")));
     }
     if let (Some(made), Some(file)) = (results.network(row)?, planned.model_file().filter(|file| exists(file))) {
         let changed = other_keys(&made, &run::network_of_file(planned)?)?;

@@ -206,10 +206,14 @@ impl Reproduction<'_> {
         if resume {
             self.check_resumed(job, &folder)?;
         } else {
-            // Of a run that was stopped before its first checkpoint.
-            match std::fs::remove_file(folder.join(RECIPE)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&folder)(error)),
-                _ => {}
+            // Of a run that was stopped before its first checkpoint, or lost it.
+            for name in [RECIPE, METRICS] {
+                match std::fs::remove_file(folder.join(name)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::io(&folder)(error));
+                    }
+                    _ => {}
+                }
             }
         }
         let plan = if resume {
@@ -288,11 +292,8 @@ impl Reproduction<'_> {
         let (epochs, float_accuracy) = match before {
             Some(run) => (run.epochs, run.float_accuracy),
             None => {
-                let dense = !job.recipe.sparsifies();
-                let trained = job.recipe.phases[0].kind == PhaseKind::Float;
-                let float = last_float_accuracy(folder)?.or(start.float_accuracy);
-                // A run that met the test images at its end alone knows the float network that it quantized.
-                (0, float.or(deployment.accuracy.float.filter(|_| dense && trained)))
+                let float = float_accuracy(&job.recipe, folder, start.float_accuracy, deployment.accuracy.float)?;
+                (0, float)
             }
         };
         let epochs = epochs + job.recipe.epochs();
@@ -305,6 +306,15 @@ fn read_start(folder: &Path) -> Result<Start> {
     let path = folder.join(START);
     let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
     serde_json::from_str(&text).map_err(|error| Error::file(&path, error.to_string()))
+}
+
+/// Test accuracy of the float network before any compression: of a run that trains it what `folder` says, or where its test images are met at the end alone
+/// and all groups stay, what it `deployed`; of another what it `started` from.
+fn float_accuracy(recipe: &Recipe, folder: &Path, started: Option<f64>, deployed: Option<f64>) -> Result<Option<f64>> {
+    Ok(match recipe.phases[0].kind {
+        PhaseKind::Float => last_float_accuracy(folder)?.or(deployed.filter(|_| !recipe.sparsifies())),
+        PhaseKind::Sparsify | PhaseKind::Quantize => started,
+    })
 }
 
 /// Test accuracy after the last float epoch before any compression, if there was one.
@@ -322,6 +332,21 @@ fn last_float_accuracy(folder: &Path) -> Result<Option<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::Phase;
+
+    #[test]
+    fn a_run_that_trains_its_float_network_does_not_take_the_accuracy_of_its_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let found = |kinds: &[PhaseKind]| {
+            let phases = kinds.iter().map(|&kind| Phase::new(kind, 1, 0.1)).collect();
+            let recipe = Recipe { phases, ..Recipe::default() };
+            float_accuracy(&recipe, folder.path(), Some(10.0), Some(90.0)).unwrap()
+        };
+        use PhaseKind::{Float, Quantize, Sparsify};
+        assert_eq!(found(&[Float, Quantize]), Some(90.0));
+        assert_eq!(found(&[Float, Sparsify, Quantize]), None);
+        assert_eq!([found(&[Quantize]), found(&[Sparsify, Quantize])], [Some(10.0); 2]);
+    }
 
     /// What a float phase after groups are gone comes to isn't the float network's.
     #[test]

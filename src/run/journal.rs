@@ -101,13 +101,16 @@ impl<'a> Journal<'a> {
         file.and_then(|mut file| writeln!(file, "{line}").and_then(|()| file.sync_data())).map_err(Error::io(&path))
     }
 
-    /// The lines of epochs that a checkpoint knows, without one that was cut off. The checkpoint learns where a power cut took lines that it
-    /// counts.
+    /// The lines of epochs that a checkpoint knows, without one that was cut off; none where there is no file. The checkpoint learns where lines are gone
+    /// that it counts.
     ///
     /// # Errors
     /// A file that cannot be read.
     pub fn known_metrics(&self, position: &mut Position) -> Result<Option<String>> {
-        let Some(text) = read_if_present(&self.folder.join(METRICS))? else { return Ok(None) };
+        let Some(text) = read_if_present(&self.folder.join(METRICS))? else {
+            position.metric_lines = 0;
+            return Ok(None);
+        };
         let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
         let lines: Vec<&str> = whole.take(position.metric_lines).collect();
         position.metric_lines = lines.len();

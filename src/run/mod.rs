@@ -33,7 +33,7 @@ use crate::network::{Graph, NetworkSpec, Weights};
 use crate::observer::{Observer, StopSignal};
 use crate::package::Package;
 use crate::report::{self, text::grouped};
-use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
+use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, METRICS, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
 use crate::train::{Budget, Checkpoint, PhaseKind, Recipe, Training, device, largest};
@@ -256,9 +256,9 @@ impl<'a> Plan<'a> {
                 let classes = logits.iter().map(|logits| largest(logits) as u16).collect::<Vec<_>>();
                 Ok(FloatEvaluation { accuracy: test.accuracy(&classes), logits })
             }
-            _ => {
-                Err(Error::Setting("--evaluate needs --pretrained FILE, or a --model that has weights (.onnx)".into()))
-            }
+            _ => Err(Error::Setting(
+                "--evaluate needs --pretrained FILE, or a --model that has weights (.onnx, .mars)".into(),
+            )),
         }
     }
 
@@ -421,9 +421,12 @@ pub(crate) fn hardware(recipe: &Recipe) -> Result<Hardware> {
 
 /// A new run needs a folder without one.
 fn check_unused(folder: &Path) -> Result<()> {
-    match folder.join(RECIPE).exists() {
-        true => Err(Error::file(folder, "it holds a run already: go on with --resume, or name another folder")),
-        false => Ok(()),
+    match [RECIPE, LAST, METRICS].into_iter().find(|name| folder.join(name).exists()) {
+        Some(name) => {
+            let message = format!("it holds a run already ({name}): go on with --resume, or name another folder");
+            Err(Error::file(folder, message))
+        }
+        None => Ok(()),
     }
 }
 

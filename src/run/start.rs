@@ -104,12 +104,10 @@ fn difference(found: &NetworkSpec, asked: &NetworkSpec) -> String {
     };
     let count = found.layers.len().max(asked.layers.len());
     match (0..count).find(|index| found.layers.get(*index) != asked.layers.get(*index)) {
-        Some(index) => format!(
-            "layer {} is {} in the package, {} there, or has other keys",
-            index + 1,
-            layer(found, index),
-            layer(asked, index)
-        ),
+        Some(index) => match [found, asked].map(|spec| layer(spec, index)) {
+            [found, asked] if found == asked => format!("layer {}, {found}, has other keys", index + 1),
+            [found, asked] => format!("layer {} is {found} in the package, {asked} there", index + 1),
+        },
         None => "they differ in batch norms' epsilon".into(),
     }
 }

@@ -105,6 +105,7 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     // Stopped before its first checkpoint: it starts again.
     fs::create_dir_all(runs.join("dense/seed-0")).unwrap();
     fs::write(runs.join("dense/seed-0/recipe.toml"), "model = \"none\"").unwrap();
+    fs::write(runs.join("dense/seed-0/metrics.jsonl"), "of a run that lost its checkpoint\n").unwrap();
 
     #[cfg(unix)]
     {
@@ -415,8 +416,11 @@ fn tables_read_the_same() {
     record("one", &RECIPE.replacen("batch_size", "hardware = \"experiments/chip.toml\"\nbatch_size", 1), &["91.03"]);
     record("stale", RECIPE, &["91.5"]);
     let chip = Hardware::load(&place.join("experiments/chip.toml")).unwrap();
-    let deployment = serde_json::json!({ "chip": chip });
-    fs::write(place.join("experiments/results/two/one/deploy.json"), deployment.to_string()).unwrap();
+    for (row, chip) in [("one", chip), ("two", Hardware::mars()), ("stale", Hardware::mars())] {
+        let deployment = serde_json::json!({ "chip": chip });
+        let place = place.join("experiments/results/two").join(row).join("deploy.json");
+        fs::write(place, deployment.to_string()).unwrap();
+    }
     // The package of `one` was too large to keep, that of `stale` is another recipe's.
     for row in ["two", "stale"] {
         fs::write(place.join("experiments/results/two").join(row).join("model.mars"), "").unwrap();
