@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use mars::data::{Dataset, ImageShape, Split};
 use mars::hardware::{Hardware, Noise};
 use mars::integer::{Fusion, QuantizeConfig};
-use mars::network::NetworkSpec;
+use mars::network::{Array, Graph, NetworkSpec, Weights};
 use mars::quantize::{Lsq, Quantizer};
 use mars::train::{EvaluateEvery, Event, Phase, PhaseKind, Recipe, Training};
 
@@ -57,6 +57,20 @@ fn recipe() -> Recipe {
 
 fn training(recipe: Recipe) -> Training {
     Training::new(recipe, network(), dataset(), Hardware::mars()).unwrap()
+}
+
+/// Masks are those of the weights that were given last.
+#[test]
+fn masks_do_not_outlive_the_weights_that_they_are_of() {
+    let graph = Graph::new(network()).unwrap();
+    let dense = Weights::random(&graph, 1);
+    let mut pruned = dense.clone();
+    let conv = dense.get("conv.weight").unwrap().clone();
+    let values = conv.values.iter().enumerate().map(|(index, value)| if index % 9 == 0 { 0.0 } else { *value });
+    pruned.insert("conv.weight".into(), Array { values: values.collect(), ..conv });
+    let masked = training(recipe()).starting_from(&pruned).unwrap();
+    assert!(masked.masked_share() > 0.0);
+    assert_eq!(masked.starting_from(&dense).unwrap().masked_share(), 0.0);
 }
 
 /// Does what is left, and says what accuracy the package tells of the float network.

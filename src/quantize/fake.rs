@@ -119,7 +119,11 @@ mod tests {
         let mut values: Vec<f32> = (0..1000).map(|i| (i as f32 * 0.37).sin()).collect();
         values.push(20.0);
         let scale = calibrate_scale(&values, -7.0, 7.0).unwrap();
-        assert!(scale < 2.0 * 20.0 / 7.0 && scale > 0.05, "{scale}");
+        let error = |scale: f64| -> f64 {
+            let code = |value: f64| (value / scale).round().clamp(-7.0, 7.0);
+            values.iter().map(|value| f64::from(*value)).map(|value| (value - scale * code(value)).powi(2)).sum()
+        };
+        assert!(error(scale) < 0.9 * error(20.0 / 7.0), "{scale}: {}, {}", error(scale), error(20.0 / 7.0));
         assert_eq!(calibrate_scale(&[0.0; 5], -7.0, 7.0), None);
         assert_eq!(calibrate_scale(&[-1.0; 5], 0.0, 15.0), None);
     }

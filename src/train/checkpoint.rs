@@ -45,7 +45,7 @@ pub struct Tally {
     pub loss: f64,
     /// Images classified right.
     pub correct: usize,
-    /// Images seen.
+    /// Images seen; by the name that checkpoints have had from the first on.
     #[serde(rename = "pictures")]
     pub images: usize,
     /// Seconds spent in steps.

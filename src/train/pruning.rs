@@ -254,8 +254,9 @@ impl Pruner {
         self.set(self.non_zero(params));
     }
 
-    /// Masks the groups that are zero already, if there are any; a layer of nothing but zeros is one that hasn't learnt yet.
+    /// Masks the groups that are zero already, if there are any, and no others; a layer of nothing but zeros is one that hasn't learnt yet.
     pub fn keep_zeros(&mut self, params: &Params<Tensor<1>>) {
+        self.convs.iter_mut().for_each(|conv| conv.mask = None);
         if self.zero_share(params) > 0.0 {
             let layers = self.convs.iter().zip(self.non_zero(params));
             let kept = layers.map(|(conv, kept)| match kept.contains(&true) {

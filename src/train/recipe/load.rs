@@ -95,44 +95,52 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<()> {
         .ok()
         .and_then(|mut table| table.remove("value"))
         .unwrap_or_else(|| toml::Value::String(value.trim().into()));
-    let refused = |message: String| Error::Setting(format!("--set {setting}: {message}"));
-    let unknown = |key: &str| refused(format!("there is no `{key}`"));
-    let path = path.trim();
-    let mut keys = path.split('.').peekable();
-    let first = keys.next().unwrap_or_default();
-    if keys.peek().is_none() {
-        table.insert(first.into(), value);
+    let mut root = toml::Value::Table(std::mem::take(table));
+    let set = set(&mut root, &keys(path.trim()), 0, value);
+    if let toml::Value::Table(whole) = root {
+        *table = whole;
+    }
+    set.map_err(|message| Error::Setting(format!("--set {setting}: {message}")))
+}
+
+/// The keys of a path as TOML reads them: quotes hold together what has dots. So does `names.`, since layers have dots in their names.
+fn keys(path: &str) -> Vec<String> {
+    if let Some(layer) = path.strip_prefix("names.").filter(|layer| !layer.starts_with(['"', '\''])) {
+        return vec!["names".into(), layer.into()];
+    }
+    let mut keys = Vec::new();
+    let mut rest = format!("{path} = 0").parse::<toml::Table>().ok().map(toml::Value::Table);
+    while let Some(toml::Value::Table(table)) = rest {
+        let mut entries = table.into_iter();
+        rest = entries.next().map(|(key, value)| {
+            keys.push(key);
+            value
+        });
+    }
+    if keys.is_empty() { path.split('.').map(str::to_owned).collect() } else { keys }
+}
+
+/// Sets what lies behind `keys`, of which so many lead to `place`.
+fn set(place: &mut toml::Value, keys: &[String], walked: usize, value: toml::Value) -> std::result::Result<(), String> {
+    let Some(key) = keys.get(walked) else {
+        *place = value;
         return Ok(());
-    }
-    let mut place = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-    let mut walked = first.len();
-    while let Some(key) = keys.next() {
-        let list_name = &path[..walked];
-        walked += 1 + key.len();
-        let last = keys.peek().is_none();
-        place = match place {
-            toml::Value::Table(table) if last => {
-                table.insert(key.into(), value);
-                return Ok(());
-            }
-            // The reader knows which tables there are, but takes none for a list.
-            toml::Value::Table(table) => match key.parse::<usize>() {
-                Ok(_) => table.get_mut(key).ok_or_else(|| unknown(key))?,
-                Err(_) => table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new())),
-            },
-            toml::Value::Array(list) => {
-                let entries = list.len();
-                let entry = key.parse::<usize>().ok().and_then(|index| list.get_mut(index));
-                entry.ok_or_else(|| refused(no_entry(list_name, entries)))?
-            }
-            _ => return Err(unknown(key)),
-        };
-        if last {
-            *place = value;
-            return Ok(());
+    };
+    let unknown = || format!("there is no `{key}`");
+    let number = key.parse::<usize>().ok();
+    let is_last = walked + 1 == keys.len();
+    let next = match place {
+        // The reader knows which tables there are, but takes none for a list.
+        toml::Value::Table(table) if number.is_some() && !is_last => table.get_mut(key).ok_or_else(unknown)?,
+        toml::Value::Table(table) => table.entry(key.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new())),
+        toml::Value::Array(list) => {
+            let entries = list.len();
+            let entry = number.and_then(|index| list.get_mut(index));
+            entry.ok_or_else(|| no_entry(&keys[..walked].join("."), entries))?
         }
-    }
-    Ok(())
+        _ => return Err(unknown()),
+    };
+    set(next, keys, walked + 1, value)
 }
 
 /// What a list says that has no entry of the number that was given.
@@ -146,7 +154,7 @@ fn no_entry(list: &str, entries: usize) -> String {
 
 /// The error of a setting that names an entry of a list which isn't in the table: it is empty, or what the reader says about it.
 fn entry_of_no_list(table: &toml::Table, setting: &str, read: impl Fn(&toml::Table) -> Result<()>) -> Option<Error> {
-    let keys: Vec<&str> = setting.split('=').next()?.trim().split('.').collect();
+    let keys = keys(setting.split('=').next()?.trim());
     let number = keys.iter().position(|key| key.parse::<usize>().is_ok())?;
     let list = keys[..number].join(".");
     let mut with_list = table.clone();
@@ -166,8 +174,8 @@ fn blamed<'a>(settings: &'a [String], message: &str, key: Option<&str>) -> Optio
     let is_beside = |named: &str| lacks && named.strip_prefix(&wrong).is_some_and(|rest| rest.starts_with('.'));
     let sets = |setting: &&'a String| {
         let (path, value) = setting.split_once('=').unwrap_or_default();
-        let keys: Vec<&str> = path.trim().split('.').collect();
-        let named: Vec<&str> = keys.iter().copied().filter(|key| key.parse::<usize>().is_err()).collect();
+        let keys = keys(path.trim());
+        let named: Vec<&str> = keys.iter().map(String::as_str).filter(|key| key.parse::<usize>().is_err()).collect();
         let all = named.join(".");
         let is_of = |rest: &str| rest.is_empty() || rest.starts_with('.');
         let goes_through = message.starts_with("unknown field") && all.strip_prefix(&wrong).is_some_and(is_of);
@@ -216,6 +224,14 @@ mod tests {
             (recipe.quantize.weight_bits, recipe.sparsity.lambda),
             (default.quantize.weight_bits, default.sparsity.lambda)
         );
+    }
+
+    #[test]
+    fn names_of_layers_can_be_set() {
+        for key in ["names.layer1.0.conv1", "names.\"layer1.0.conv1\"", "names.'layer1.0.conv1'"] {
+            let recipe = Recipe::load(None, &[format!("{key}=stem.conv")]).unwrap();
+            assert_eq!(recipe.names, [("layer1.0.conv1".into(), "stem.conv".into())].into());
+        }
     }
 
     #[test]

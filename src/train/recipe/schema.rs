@@ -179,6 +179,7 @@ impl Default for DistillationConfig {
         Self { weight: 0.5, temperature: 4.0, teacher: None }
     }
 }
+
 impl Default for Recipe {
     /// 4 bits with half of the groups zero; the phases depend on what it starts from.
     fn default() -> Self {
@@ -206,6 +207,7 @@ impl Default for Recipe {
         }
     }
 }
+
 impl Recipe {
     /// Removing groups, then quantization, an epoch each; before them 30 epochs of float training where there is no checkpoint to
     /// start from.
