@@ -283,7 +283,8 @@ impl IntegerNetwork {
             // Sums of 256 magnitudes fit 16 bits.
             let magnitudes = |part: &[i8]| part.iter().map(|weight| u16::from(weight.unsigned_abs())).sum::<u16>();
             let bound = weights.chunks(256).map(|part| i64::from(magnitudes(part))).sum::<i64>() * largest_input;
-            if bound + i64::from(bias.abs()) > i64::from(i32::MAX) {
+            let bound = bound + i64::from(bias.abs());
+            if bound > i64::from(i32::MAX) {
                 return Err(format!("the sum of filter {filter} can reach {bound}, beyond 32 bits"));
             }
         }

@@ -104,9 +104,7 @@ impl Candidate {
     fn rank(&self) -> (bool, f64) {
         if self.saving > 0.0 { (false, self.loss / self.saving) } else { (true, self.loss) }
     }
-}
 
-impl Candidate {
     fn has_set(&self, set: usize) -> bool {
         self.groups.iter().any(|group| group.set == set)
     }

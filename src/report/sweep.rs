@@ -71,7 +71,7 @@ fn aligned(points: &[(&SweepRow, &Figures)]) -> Vec<String> {
         numbers.into_iter().chain(row.settings.iter().map(|(_, value)| printable(&brief(value), CELL))).collect()
     };
     let lines: Vec<Vec<String>> = [heading].into_iter().chain(points.iter().map(line)).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     let cell = |(cell, width): (&String, &usize)| format!("  {cell:>width$}");
     lines.iter().map(|line| line.iter().zip(&widths).map(cell).collect()).collect()

@@ -50,7 +50,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
         let line = lines.last_mut().expect("there is a first line");
         if line.is_empty() {
             line.push_str(word);
-        } else if line.len() + 1 + word.len() <= width {
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
             *line += &format!(" {word}");
         } else {
             lines.push(word.into());

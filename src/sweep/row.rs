@@ -80,9 +80,7 @@ impl Figures {
             && at_least(self.accuracy, other.accuracy)
             && at_least(area(self), area(other))
     }
-}
 
-impl Figures {
     /// True if it is nowhere worse and somewhere better.
     fn beats(&self, other: &Self) -> bool {
         self.covers(other) && !other.covers(self)

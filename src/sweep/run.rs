@@ -107,23 +107,21 @@ impl Sweep {
     ) -> Result<()> {
         let works =
             |hardware: &Hardware| evaluators.of(hardware).and_then(|found| found.evaluator.evaluate(hardware)).is_ok();
-        let accuracy = match self.space.images() {
-            Some(_) => (points.iter().filter_map(|&point| self.space.hardware(point).ok()).find(works))
-                .and_then(|hardware| self.accuracy(&hardware, evaluators).transpose()?.ok()),
-            None => None,
-        };
+        let accuracy =
+            match self.space.images() {
+                Some(_) => (points.iter().filter_map(|&point| self.space.hardware(point).ok()).find(works)).and_then(
+                    |hardware| self.accuracy(&hardware, evaluators).map_err(|error| error.to_string()).transpose(),
+                ),
+                None => None,
+            };
         points.par_iter().try_for_each(|&point| {
-            let evaluated = self.space.hardware(point).and_then(|hardware| {
-                let evaluation = evaluators.of(&hardware)?.evaluator.evaluate(&hardware)?;
-                let accuracy = match accuracy {
-                    Some(known) => Some(known),
-                    None => self.accuracy(&hardware, evaluators)?,
-                };
-                Ok(Figures::new(&evaluation, accuracy))
-            });
-            let outcome = match evaluated {
-                Ok(figures) => Outcome::Figures(Box::new(figures)),
-                Err(error) => Outcome::Error(error.to_string()),
+            let evaluated = self.space.hardware(point);
+            let evaluated = evaluated.and_then(|hardware| evaluators.of(&hardware)?.evaluator.evaluate(&hardware));
+            let outcome = match (evaluated, &accuracy) {
+                (Ok(evaluation), None) => Outcome::Figures(Box::new(Figures::new(&evaluation, None))),
+                (Ok(evaluation), Some(Ok(run))) => Outcome::Figures(Box::new(Figures::new(&evaluation, Some(*run)))),
+                (Ok(_), Some(Err(message))) => Outcome::Error(message.clone()),
+                (Err(error), _) => Outcome::Error(error.to_string()),
             };
             let row = SweepRow { point, settings: self.space.settings(point), outcome };
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);

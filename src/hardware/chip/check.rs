@@ -231,9 +231,7 @@ impl Hardware {
         }
         Ok(())
     }
-}
 
-impl Hardware {
     /// An access of another geometry needs a way to this one.
     fn check_measured(&self, mode: &AccessMode, key: &dyn Fn(&str) -> String) -> Checked {
         let Some(measured) = mode.measured else { return Ok(()) };

@@ -7,7 +7,8 @@ use crate::hardware::chip::Hardware;
 use crate::hardware::mapping::{CoreWork, LayerWork};
 use crate::hardware::timing::Loading;
 
-/// Bits that a frame moves at each memory; each term of the energy that counts bits is one of these times its constant.
+/// Bits that a frame moves at each memory, of a load that frames share rounded up; each term of the energy that counts bits is one of these, unrounded, times its
+/// constant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BitsMoved {
     /// Written into cells of the macros.

@@ -5,6 +5,7 @@
 //! every part is looked at.
 
 use std::collections::HashMap;
+use std::iter::successors;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -86,10 +87,11 @@ impl Steps {
     fn to(chip: &Hardware, known: &KnownParts, access_pj: &[f64]) -> Self {
         let own = chip.memory.feature_sram_kib;
         let smaller = match chip.mapping.objective {
-            Objective::Cycles => LEAST_FEATURE_SRAM_KIB..own,
-            Objective::Energy | Objective::Product => own..own,
+            Objective::Cycles => Some(LEAST_FEATURE_SRAM_KIB),
+            Objective::Energy | Objective::Product => None,
         };
-        let sizes = smaller.filter(|size| size.is_power_of_two()).chain([own]);
+        let smaller = successors(smaller, |size| size.checked_mul(2)).take_while(|size| *size < own);
+        let sizes = smaller.chain([own]);
         let of_size = |feature_sram_kib| {
             let chip = Hardware { memory: Memory { feature_sram_kib, ..chip.memory }, ..chip.clone() };
             let known = known.of(&chip, access_pj);
