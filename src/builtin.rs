@@ -39,6 +39,7 @@ const TEXTS: &[(&str, &[u8])] = files![
     "experiments/recipes/sparsify.toml",
     "experiments/resnet20-fast.toml",
     "experiments/resnet20-float.toml",
+    "experiments/resnet20-long.toml",
     "experiments/resnet20-w4a4-sparse50.toml",
     "experiments/resnet20-w4a4.toml",
     "experiments/resnet20-w8a8.toml",
@@ -50,7 +51,8 @@ const TEXTS: &[(&str, &[u8])] = files![
 
 /// Checkpoints, which only training needs.
 #[cfg(feature = "train")]
-const CHECKPOINTS: &[(&str, &[u8])] = files!["checkpoints/resnet20.safetensors", "checkpoints/vgg8.safetensors"];
+const CHECKPOINTS: &[(&str, &[u8])] =
+    files!["checkpoints/resnet20-long.safetensors", "checkpoints/resnet20.safetensors", "checkpoints/vgg8.safetensors"];
 #[cfg(not(feature = "train"))]
 const CHECKPOINTS: &[(&str, &[u8])] = &[];
 

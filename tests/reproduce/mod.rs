@@ -514,12 +514,24 @@ fn a_row_whose_normalization_is_measured_is_finished_once() {
     assert_eq!(fs::metadata(&weights).unwrap().modified().unwrap(), before, "the row ran again");
 }
 
-/// Every row of the shipped experiments has a recipe, a network and a chip, and rows that start from the same network have the same epochs.
+/// Every row of the shipped experiments has a recipe, a network and a chip, and rows that start from the same network have the same epochs but where
+/// each is to go as far as it can.
 #[test]
 fn shipped_experiments_can_run() {
     let files = Experiment::files().unwrap();
     let names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap()).collect();
-    let expected = ["bits", "converter", "cycles", "fusion", "paper", "progressive", "resnet20", "shapes", "vgg8"];
+    let expected = [
+        "bits",
+        "converter",
+        "cycles",
+        "fusion",
+        "paper",
+        "progressive",
+        "resnet20-long",
+        "resnet20",
+        "shapes",
+        "vgg8",
+    ];
     assert_eq!(names, expected);
     for path in files {
         let experiment = Experiment::load(&path).unwrap();
@@ -536,6 +548,7 @@ fn shipped_experiments_can_run() {
             }
         }
         let starts: BTreeSet<_> = epochs.iter().map(|(start, _)| start).collect();
-        assert_eq!(epochs.len(), starts.len(), "{}: {epochs:?}", path.display());
+        let compares = experiment.name != "resnet20-long";
+        assert!(epochs.len() == starts.len() || !compares, "{}: {epochs:?}", path.display());
     }
 }
