@@ -51,7 +51,7 @@ impl Observer for Silent {
     fn ends(&self, _: Option<&str>) {}
 }
 
-/// Asks a run to stop after its current step. Clones are the same signal.
+/// Asks a run to stop after its current step, or batch of images. Clones are the same signal.
 #[derive(Clone, Debug, Default)]
 pub struct StopSignal(Arc<AtomicBool>);
 

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::files::to_json;
 use crate::hardware::{Evaluation, Hardware, MacroNetwork, PartialSumsOfNetwork, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
-use crate::observer::{Observer, Work};
+use crate::observer::{Observer, StopSignal, Work};
 use crate::package::Package;
 
 /// Images that run at a time.
@@ -100,6 +100,22 @@ pub fn validate(
     images: Option<usize>,
     observer: &dyn Observer,
 ) -> Result<Deployment> {
+    let deployment = validate_until(package, hardware, test, images, observer, &StopSignal::default())?;
+    Ok(deployment.expect("nobody stops it"))
+}
+
+/// The same, or nothing where it is stopped before its end.
+///
+/// # Errors
+/// Those of [`validate`].
+pub fn validate_until(
+    package: &Package,
+    hardware: &Hardware,
+    test: &Split,
+    images: Option<usize>,
+    observer: &dyn Observer,
+    stop: &StopSignal,
+) -> Result<Option<Deployment>> {
     let network = &package.network;
     let evaluation = evaluate(network, hardware)?;
     let images = check_images(network, test, images)?;
@@ -109,6 +125,9 @@ pub fn validate(
     let classes = network.classes.len();
     let (mut integer, mut macros, mut logit_mismatches, mut among_five) = (Vec::new(), Vec::new(), 0, 0);
     for batch in Batches::in_order(test, BATCH).first(images) {
+        if stop.is_stopped() {
+            return Ok(None);
+        }
         let expected = reference.logits(&batch.images);
         let found = chip.run(integer.len(), &batch.images)?.logits;
         logit_mismatches += expected.iter().zip(&found).filter(|(a, b)| a != b).count();
@@ -126,7 +145,7 @@ pub fn validate(
     let differences = |a: &[u16], b: &[u16]| a.iter().zip(b).filter(|(a, b)| a != b).count();
     // The float network's accuracy is known for the whole split only.
     let same_data = package.provenance.data_sha256 == data_sha256 && images == test.len();
-    Ok(Deployment {
+    Ok(Some(Deployment {
         network: network.graph.spec().name.clone(),
         images,
         accuracy: Accuracy {
@@ -146,7 +165,7 @@ pub fn validate(
         evaluation,
         package: package.clone(),
         chip_sha256: hardware.losses_sha256(),
-    })
+    }))
 }
 
 /// Accuracy of the macro model on the first `images` test images (all for `None`), in percent.

@@ -26,7 +26,7 @@ use mars::package::Package;
 use mars::quantize::FakeQuant;
 use mars::run::{Cpu, Environment, Outcome, Plan};
 use mars::train::{Phase, PhaseKind, Recipe, StartFrom};
-use mars::validation::validate;
+use mars::validation::{validate, validate_until};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use tempfile::TempDir;
@@ -1105,6 +1105,10 @@ fn a_lossy_converter_is_deterministic_and_its_difference_is_counted() {
     assert_eq!(deployment.mismatches.fake_quant_vs_macro_predictions, None);
     let ideal = Hardware { converter: mars::hardware::Converter::Ideal, ..Hardware::mars() };
     assert_eq!(validate(&package, &ideal, &test, None, &Silent).unwrap().mismatches.integer_vs_macro_logits, 0);
+    let stop = StopSignal::default();
+    assert!(validate_until(&package, &ideal, &test, None, &Silent, &stop).unwrap().is_some());
+    stop.stop();
+    assert!(validate_until(&package, &ideal, &test, None, &Silent, &stop).unwrap().is_none());
 }
 
 /// A chip that loses something: its converter, its noise, its cells.

@@ -37,7 +37,7 @@ use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, METRICS, NETWORK, PAC
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
 use crate::train::{Budget, Checkpoint, PhaseKind, Recipe, Training, device, largest};
-use crate::validation::{Deployment, validate};
+use crate::validation::{Deployment, validate_until};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
 #[derive(Clone, Copy)]
@@ -330,7 +330,8 @@ impl<'a> Plan<'a> {
         self.training.package()?.write(&path)?;
         // From here on only what the file says counts.
         let (test, hardware) = (&self.training.data().test, self.training.hardware());
-        let deployment = validate(&Package::read(&path)?, hardware, test, None, self.observer)?;
+        let deployment = validate_until(&Package::read(&path)?, hardware, test, None, self.observer, stop)?;
+        let Some(deployment) = deployment else { return Ok(Outcome::Interrupted(self.folder)) };
         report::write(&deployment, &self.folder)?;
         Ok(Outcome::Finished(self.folder, Box::new(deployment)))
     }
