@@ -721,6 +721,19 @@ fn a_network_is_written_without_its_images() {
     failed(&write("vgg16", "vgg8"), &["vgg8: it is there already"]);
 }
 
+/// The float weights of a quantized network say little without its scales: a run from them begins where the one before ended.
+#[test]
+fn a_quantized_checkpoint_keeps_its_scales() {
+    let dir = new_place();
+    let last = FINISHED.join("run/checkpoints/last.safetensors");
+    let start = ["--recipe", "recipe.toml", "--pretrained", last.to_str().unwrap(), "--run", "again"];
+    let phases = ["--set", "phases=[{kind = \"quantize\", epochs = 0}]"];
+    success(&train(dir.path(), &[&start[..], &phases].concat()).output().unwrap());
+    let [before, again] = [FINISHED.join("run"), dir.path().join("again")]
+        .map(|run| Package::read(&run.join("model.mars")).unwrap().network);
+    assert!(before == again, "other scales");
+}
+
 #[test]
 fn a_package_is_a_start() {
     let dir = new_place();

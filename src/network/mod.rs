@@ -21,7 +21,7 @@ pub use graph::Graph;
 #[cfg(feature = "train")]
 pub(crate) use import::weights_file;
 #[cfg(feature = "train")]
-pub use import::{ImportOptions, Imported, import};
+pub use import::{ImportOptions, Imported, Quantized, import};
 pub use node::{Conv, ConvId, Node, Op, SameScale, Skip, Source};
 pub use onnx::OnnxNetwork;
 #[cfg(feature = "train")]

@@ -185,6 +185,9 @@ impl<'a> Plan<'a> {
         if start.folded {
             training = training.with_measured_norms();
         }
+        if let Some((scales, before)) = &start.quantized {
+            training = training.with_known_scales(scales, before);
+        }
         if let Some(teacher) = &start.teacher {
             training = training.learning_from(teacher)?;
         }

@@ -7,9 +7,11 @@ use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::files::Source;
 use crate::integer::{BitPlan, Unfolded, WeightScale, unfold};
-use crate::network::{ConvId, Graph, ImportOptions, Imported, NetworkSpec, Weights, ZOO, import, weights_file, zoo};
+use crate::network::{
+    ConvId, Graph, ImportOptions, Imported, NetworkSpec, Quantized, Weights, ZOO, import, weights_file, zoo,
+};
 use crate::package::{self, Package, is_package};
-use crate::train::{DistillationConfig, PhaseKind, Recipe, StartFrom};
+use crate::train::{DistillationConfig, PhaseKind, Recipe, StartFrom, State};
 
 /// Where a new run's weights come from.
 pub(super) enum Origin {
@@ -29,6 +31,8 @@ pub(super) struct Start {
     pub without_statistics: Vec<ConvId>,
     /// Whether all batch norms are folded into the weights, as in a package.
     pub folded: bool,
+    /// The scales of a checkpoint whose quantizers were trained, and the recipe that did that.
+    pub quantized: Option<(Weights, Recipe)>,
     /// What a person should know about the checkpoint, a line each.
     pub remarks: Vec<String>,
     /// What the run learns from.
@@ -66,7 +70,7 @@ impl Origin {
     pub fn read(self, recipe: &Recipe, graph: &Graph) -> Result<Start> {
         let options = ImportOptions { names: Some(&recipe.names), fresh: &recipe.fresh, seed: recipe.seed };
         let folded = matches!(&self, Self::File(file) if is_package(file));
-        let Imported { weights, without_statistics, mut remarks } = match &self {
+        let Imported { weights, without_statistics, quantized, mut remarks } = match &self {
             Self::File(file) if folded => unfolded(file, recipe, graph)?,
             Self::File(file) => import(file, graph, &options)?,
             Self::Random | Self::Missing(_) => Weights::random(graph, recipe.seed).into(),
@@ -89,7 +93,12 @@ impl Origin {
                 ));
             }
         };
-        Ok(Start { origin: self, weights, without_statistics, folded, remarks, teacher })
+        // Checkpoints of older versions don't say how they were quantized.
+        let quantized = quantized.and_then(|Quantized { scales, state }| {
+            let State { recipe, .. } = serde_json::from_value(state).ok()?;
+            Some((scales, *recipe?))
+        });
+        Ok(Start { origin: self, weights, without_statistics, folded, quantized, remarks, teacher })
     }
 }
 
@@ -143,7 +152,7 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
         true => "it is a package of the recipe's bits: its scales are taken over, its batch norms are measured anew",
         false => "it is a package: its weights are taken as floats, its batch norms are measured anew",
     };
-    Ok(Imported { weights, without_statistics: Vec::new(), remarks: vec![remark.into()] })
+    Ok(Imported { weights, without_statistics: Vec::new(), quantized: None, remarks: vec![remark.into()] })
 }
 
 /// A teacher's weights: it is never trained, so nobody would measure what it lacks.

@@ -20,19 +20,35 @@ const SAMPLES: usize = 1 << 17;
 /// The scale of weights that are all zero, as where a batch norm's factors are, and of values that are: fine enough for a bias beside them.
 const SCALE_OF_ZEROS: f32 = 1.0 / 1024.0;
 
+/// The scales of a network's quantizers.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Scales {
+    /// Of each convolution's weights: one, or one a filter.
+    pub weights: Vec<(ConvId, Vec<f32>)>,
+    /// Of outputs, by node.
+    pub outputs: Vec<(usize, f32)>,
+}
+
+impl Scales {
+    /// Gives them to a network.
+    pub fn place(self, model: &mut Model) {
+        for (conv, scales) in self.weights {
+            model.params.conv_mut(conv).weight_scale = Some(to_device(&scales, &model.device));
+        }
+        for (node, scale) in self.outputs {
+            model.params.set_output_scale(node, to_device(&[scale], &model.device));
+        }
+    }
+}
+
 /// Gives a float network's quantizers their scales: those with the smallest squared error on its weights and on the values of
 /// `recipe.calibration_images` training images, of all where there are fewer.
 pub(super) fn calibrate(model: &mut Model, recipe: &Recipe, train: &Split) {
     let plan = BitPlan::new(&model.graph, &recipe.quantize);
     let read = read_channels(model);
-    let weight_scales = weight_scales(model, recipe, &plan, &read);
-    let output_scales = output_scales(model, recipe, &plan, &read, train);
-    for (conv, scales) in weight_scales {
-        model.params.conv_mut(conv).weight_scale = Some(to_device(&scales, &model.device));
-    }
-    for (node, scale) in output_scales {
-        model.params.set_output_scale(node, to_device(&[scale], &model.device));
-    }
+    let weights = weight_scales(model, recipe, &plan, &read);
+    let outputs = output_scales(model, recipe, &plan, &read, train);
+    Scales { weights, outputs }.place(model);
 }
 
 /// The scales of each convolution's weights: one, or one a filter.

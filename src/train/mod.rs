@@ -17,6 +17,7 @@ mod predict;
 mod pruning;
 mod recipe;
 mod speed;
+mod stretch;
 mod tensors;
 mod training;
 

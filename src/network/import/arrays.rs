@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pytorch_reader::{DType, Tensor};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde_json::Value;
 
 use super::pytorch;
 use crate::error::{CheckpointError, Error, Result};
@@ -21,6 +22,8 @@ const MAX_HEADER: u64 = 100_000_000;
 pub(super) struct Arrays {
     path: PathBuf,
     entries: BTreeMap<String, Entry>,
+    /// The state beside the arrays of a checkpoint of ours.
+    state: Option<Value>,
 }
 
 /// An array that hasn't been read.
@@ -44,14 +47,19 @@ impl Arrays {
     /// A missing, damaged or foreign file; one of MARS's that has changed since it was written.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = Source::open(path)?;
-        let entries = match safetensors_header(path, &mut file)? {
+        let (entries, state) = match safetensors_header(path, &mut file)? {
             Some(header) => safetensors_entries(path, &mut file, &header)?,
             None => {
                 let reader = pytorch::open(path)?;
-                reader.into_tensors().into_iter().map(|(name, tensor)| (name, Entry::pytorch(tensor))).collect()
+                let entries = reader.into_tensors().into_iter();
+                (entries.map(|(name, tensor)| (name, Entry::pytorch(tensor))).collect(), None)
             }
         };
-        Ok(Self { path: path.into(), entries })
+        Ok(Self { path: path.into(), entries, state })
+    }
+
+    pub fn state(&self) -> Option<&Value> {
+        self.state.as_ref()
     }
 
     pub fn path(&self) -> &Path {
@@ -130,7 +138,12 @@ fn safetensors_header(path: &Path, file: &mut Source) -> Result<Option<Vec<u8>>>
     Ok(Some(start))
 }
 
-fn safetensors_entries(path: &Path, file: &mut Source, header: &[u8]) -> Result<BTreeMap<String, Entry>> {
+/// The arrays of a safetensors file, and the state beside those of a checkpoint of ours.
+fn safetensors_entries(
+    path: &Path,
+    file: &mut Source,
+    header: &[u8],
+) -> Result<(BTreeMap<String, Entry>, Option<Value>)> {
     let (_, json) = header.split_at(8);
     let metadata: Metadata = serde_json::from_slice(json).map_err(|error| CheckpointError::unreadable(path, error))?;
     let data = header.len() as u64;
@@ -141,10 +154,11 @@ fn safetensors_entries(path: &Path, file: &mut Source, header: &[u8]) -> Result<
             CheckpointError::unreadable(path, format!("it has {size} bytes, its header tells of {expected}")).into()
         );
     }
+    let mut state = None;
     if let Some(text) = metadata.metadata().as_ref().and_then(|metadata| metadata.get(METADATA)) {
         let mut bytes = Vec::new();
         file.rewind().and_then(|()| file.read_to_end(&mut bytes)).map_err(Error::io(path))?;
-        unsealed(&bytes, text).map_err(|message| Error::file(path, message))?;
+        state = unsealed(&bytes, text).map_err(|message| Error::file(path, message))?;
     }
     let entry = |info: &TensorInfo| {
         let format = match info.dtype {
@@ -157,5 +171,5 @@ fn safetensors_entries(path: &Path, file: &mut Source, header: &[u8]) -> Result<
         let (start, end) = info.data_offsets;
         Entry { shape: info.shape.clone(), format, place: Place::File(data + start as u64..data + end as u64) }
     };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect())
+    Ok((metadata.tensors().into_iter().map(|(name, info)| (name, entry(info))).collect(), state))
 }

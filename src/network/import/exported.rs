@@ -51,5 +51,5 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
         return Err(other(format!("`{name}` has no place in it")).into());
     }
     let remarks = fresh.iter().map(|conv| format!("`{}` is trained anew, from random weights", conv.name)).collect();
-    Ok(Imported { weights, without_statistics: Vec::new(), remarks })
+    Ok(Imported { weights, without_statistics: Vec::new(), quantized: None, remarks })
 }

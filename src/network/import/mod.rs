@@ -23,7 +23,7 @@ mod sets;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use self::arrays::Arrays;
+use self::arrays::{Arrays, Entry};
 use self::exported::import_onnx;
 use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS};
 use self::modules::{Factor, Part, is_state, split};
@@ -35,7 +35,7 @@ use super::role::Role;
 use super::weights::{Array, Weights};
 use crate::error::{CheckpointError, Error, Result};
 
-pub use self::imported::Imported;
+pub use self::imported::{Imported, Quantized};
 pub use self::matching::ImportOptions;
 
 /// Reads float weights for a network from a checkpoint, ours or another's. `FILE#KEY` reads the arrays whose names begin with `KEY.`.
@@ -65,7 +65,19 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     }
     let lacks = |layer: &&MatchedLayer| layer.norm.is_some_and(|norm| norm.statistics.is_none());
     let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.id).collect();
-    Ok(Imported { weights, without_statistics, remarks: remarks(&arrays, &set) })
+    let quantized = quantized(&arrays, &set)?;
+    Ok(Imported { weights, without_statistics, quantized, remarks: remarks(&arrays, &set) })
+}
+
+/// The scales of a checkpoint of ours, which has the network's own names.
+fn quantized(arrays: &Arrays, set: &Set) -> Result<Option<Quantized>> {
+    let Some(state) = arrays.state().filter(|_| set.prefix.is_empty()) else { return Ok(None) };
+    let mut scales = Weights::default();
+    let floats = |entry: &Entry| entry.format.is_some();
+    for (name, entry) in arrays.iter().filter(|(name, entry)| Role::names_scale(name) && floats(entry)) {
+        scales.insert(name.into(), Array { shape: entry.shape.clone(), values: arrays.read(name)? });
+    }
+    Ok(Some(Quantized { scales, state: state.clone() }))
 }
 
 /// The file of a path `FILE#KEY`, and the key behind its last `#`, unless there is a file of the whole name.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
-use super::calibrate::{measure_folded, measure_statistics};
+use super::calibrate::{Scales, measure_folded, measure_statistics};
 use super::check;
 use super::checkpoint::Position;
 use super::device::{default_device, has_our_kernels};
@@ -27,7 +27,8 @@ use super::model::Model;
 use super::optimizer::{Average, Sgd};
 use super::predict::{fake_quant_predictions, float_logits};
 use super::pruning::Pruner;
-use super::recipe::Recipe;
+use super::recipe::{PhaseKind, Recipe};
+use super::stretch::stretched;
 use crate::data::{Dataset, EpochOrder};
 use crate::error::Result;
 use crate::hardware::Hardware;
@@ -57,6 +58,8 @@ pub struct Training {
     position: Position,
     /// The float network before it was quantized, where its accuracy is measured at the end.
     float: Option<Params<Array>>,
+    /// Scales that the first quantize phase may begin with.
+    known_scales: Option<Scales>,
     /// The order of the epoch that goes on.
     order: Option<(usize, EpochOrder)>,
 }
@@ -96,6 +99,7 @@ impl Training {
             teacher: None,
             optimizer,
             average: None,
+            known_scales: None,
             pruner,
             position: Position::default(),
             float: None,
@@ -157,6 +161,14 @@ impl Training {
     pub fn with_measured_norms(mut self) -> Self {
         let convs: Vec<ConvId> = self.graph.convs().filter(|conv| conv.batch_norm).map(|conv| conv.id).collect();
         measure_folded(&mut self.model, &convs, &self.recipe, &self.data.train);
+        self
+    }
+
+    /// The same from weights that were quantized by the recipe `before` to these `scales`, by the names of files: a first phase that quantizes begins with
+    /// them, stretched to its own bits, where its loss is lower than with calibrated ones. The float weights of few bits say little without their rounding.
+    pub(crate) fn with_known_scales(mut self, scales: &Weights, before: &Recipe) -> Self {
+        let begins = self.recipe.phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize);
+        self.known_scales = if begins { stretched(&self.graph, scales, before, &self.recipe) } else { None };
         self
     }
 

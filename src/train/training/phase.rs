@@ -1,7 +1,7 @@
 //! What comes before the first step of a phase.
 
 use super::Training;
-use crate::data::{Batches, Dataset, Split};
+use crate::data::{Batch, Batches, Dataset, Split};
 use crate::error::Result;
 use crate::hardware::MacroNetwork;
 use crate::integer::Fusion;
@@ -41,6 +41,7 @@ impl Training {
                 }
                 if !self.model.params.has_scales() {
                     calibrate(&mut self.model, &self.recipe, &self.data.train);
+                    self.take_known_scales(phase);
                 }
                 self.correct_biases(phase);
                 if !self.hardware.losses().is_empty() {
@@ -65,20 +66,35 @@ impl Training {
         }
     }
 
+    /// Takes scales that are known where they lower the loss.
+    fn take_known_scales(&mut self, phase: &Phase) {
+        let Some(scales) = self.known_scales.take() else { return };
+        let mut known = self.model.clone();
+        scales.place(&mut known);
+        if self.first_loss(&known, phase) < self.first_loss(&self.model, phase) {
+            self.model = known;
+        }
+    }
+
+    /// The loss on the first training images as a phase's first step computes it.
+    fn first_loss(&self, model: &Model, phase: &Phase) -> f32 {
+        let batch = self.first_batch();
+        let logits = model.forward(model.images(&batch.images), self.mode(phase, 0, CORRECTION_FIRST)).logits;
+        to_host(cross_entropy(logits, &batch.labels, 0.0))[0]
+    }
+
+    fn first_batch(&self) -> Batch {
+        Batches::in_order(&self.data.train, CORRECTION_BATCH).next().expect("a data set has images")
+    }
+
     /// Takes from the biases what a chip's conversions add on average, where the network hasn't learned to live with it: where that
     /// lowers the loss.
     fn correct_biases(&mut self, phase: &Phase) {
         let mode = self.mode(phase, 0, CORRECTION_FIRST);
         let Mode::Quantized { plan, fusion, chip: Some(chip) } = mode else { return };
-        let batch = Batches::in_order(&self.data.train, CORRECTION_BATCH).next();
-        let batch = batch.expect("a data set has images");
         let mut corrected = self.model.clone();
-        corrected.correct_biases(&batch.images, plan, fusion, chip);
-        let loss = |model: &Model| {
-            let logits = model.forward(model.images(&batch.images), mode).logits;
-            to_host(cross_entropy(logits, &batch.labels, 0.0))[0]
-        };
-        if loss(&corrected) < loss(&self.model) {
+        corrected.correct_biases(&self.first_batch().images, plan, fusion, chip);
+        if self.first_loss(&corrected, phase) < self.first_loss(&self.model, phase) {
             self.model = corrected;
         }
     }
