@@ -83,12 +83,13 @@ fn reproduce(arguments: &Arguments, name: &str) -> Result<ExitCode> {
         results: Results::new(&results),
         observer: &*observer,
     };
-    let only_table = arguments.table || (!experiment.claims.is_empty() && arguments.rows.is_empty());
-    if only_table && !arguments.table && (arguments.seeds.is_some() || !arguments.settings.is_empty()) {
+    let only_claims = !experiment.claims.is_empty() && arguments.rows.is_empty();
+    if only_claims && !arguments.table && (arguments.seeds.is_some() || !arguments.settings.is_empty()) {
         let message = format!("{name} trains nothing unless rows are named: --seeds and --set go with --rows ROW,..");
         return Err(Error::Arguments(message));
     }
-    let verdict = if only_table { Verdict::Finished } else { reproduction.run(&stop_on_interrupt()?)? };
+    let verdict =
+        if arguments.table || only_claims { Verdict::Finished } else { reproduction.run(&stop_on_interrupt()?)? };
     let table = reproduction.write_table()?;
     let text = format!("{}\ntable.md, table.csv and table.svg are in {}\n", table.text(), results.display());
     arguments.common.show(|| table.json(), &text)?;

@@ -90,6 +90,14 @@ pub enum WeightScale {
     Column,
 }
 
+impl WeightScale {
+    /// True where each filter of a convolution has a scale of its own; logits need one scale to be comparable.
+    #[cfg(feature = "train")]
+    pub(crate) fn is_per_filter(self, logits: bool) -> bool {
+        self == Self::Column && !logits
+    }
+}
+
 impl Fusion {
     /// True where training uses the batch's statistics, until they are frozen.
     pub fn uses_batch(self) -> bool {

@@ -9,7 +9,7 @@ use super::model::{Model, unbiased};
 use super::recipe::Recipe;
 use super::tensors::{to_device, to_host};
 use crate::data::{Batches, Split};
-use crate::integer::{BitPlan, Fusion, WeightScale};
+use crate::integer::{BitPlan, Fusion};
 use crate::network::{Conv, ConvId, Norm, Op, Skip, Source};
 use crate::quantize::{calibrate_scale, value_codes, weight_limit};
 
@@ -82,9 +82,7 @@ fn weight_scales(model: &Model, recipe: &Recipe, plan: &BitPlan, read: &[Vec<boo
                 .copied()
                 .collect();
             let layer_scale = scale(&read_values).unwrap_or(SCALE_OF_ZEROS);
-            // The logits need one scale to be comparable.
-            let per_column = recipe.quantize.weight_scale == WeightScale::Column && !logits;
-            let found = if per_column {
+            let found = if recipe.quantize.weight_scale.is_per_filter(logits) {
                 values.chunks(column_len).map(|column| scale(column).unwrap_or(layer_scale)).collect()
             } else {
                 vec![layer_scale]

@@ -2,7 +2,7 @@
 
 use super::calibrate::Scales;
 use super::recipe::Recipe;
-use crate::integer::{BitPlan, WeightScale};
+use crate::integer::BitPlan;
 use crate::network::{ConvId, Graph, ParamId, Role, Source, Weights};
 use crate::quantize::{value_codes, weight_limit};
 
@@ -15,7 +15,6 @@ pub(super) fn stretched(graph: &Graph, scales: &Weights, before: &Recipe, now: &
         return None;
     }
     let plans = [before, now].map(|recipe| BitPlan::new(graph, &recipe.quantize));
-    let per_column = now.quantize.weight_scale == WeightScale::Column;
     let read = |conv: ConvId, role: Role, length: usize, ranges: [f64; 2]| -> Option<Vec<f32>> {
         let [before, now] = ranges;
         let array = scales.find(&ParamId { conv, role }.name(graph))?;
@@ -26,9 +25,9 @@ pub(super) fn stretched(graph: &Graph, scales: &Weights, before: &Recipe, now: &
     };
     let weights = graph.convs().map(|conv| {
         let bits = plans.each_ref().map(|plan| plan.nodes[conv.id.node()].conv().map(|bits| bits.weights));
-        let [Some(before), Some(now)] = bits else { return None };
-        let length = if per_column && !conv.logits { conv.shape.filters() } else { 1 };
-        Some((conv.id, read(conv.id, Role::WeightScale, length, [weight_limit(before), weight_limit(now)])?))
+        let [Some(old), Some(new)] = bits else { return None };
+        let length = if now.quantize.weight_scale.is_per_filter(conv.logits) { conv.shape.filters() } else { 1 };
+        Some((conv.id, read(conv.id, Role::WeightScale, length, [weight_limit(old), weight_limit(new)])?))
     });
     let quantized = |node: &usize| graph.scale_node(*node) == *node && !plans[0].nodes[*node].forms.is_empty();
     let outputs = (0..graph.nodes().len()).filter(quantized).map(|node| {

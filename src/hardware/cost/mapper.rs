@@ -41,11 +41,11 @@ impl KnownParts {
 
 /// What was found on parts of chips that are alike in all else.
 #[derive(Debug, Default)]
-struct Parts(Mutex<HashMap<Part, Vec<Found>>>);
+struct Parts(Mutex<HashMap<Part, Vec<Known>>>);
 
 /// What is found on a part with any of these rows.
 #[derive(Clone, Debug)]
-struct Found {
+struct Known {
     rows: RangeInclusive<usize>,
     /// None where no placement is allowed.
     best: Option<Best>,
@@ -60,10 +60,10 @@ struct Best {
 
 impl Parts {
     /// What is found on a part; `find` looks for it.
-    fn get(&self, part: Part, find: impl FnOnce() -> Found) -> Found {
+    fn get(&self, part: Part, find: impl FnOnce() -> Known) -> Known {
         let key = Part { rows: 0, ..part };
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_rows = |known: &Vec<Found>| known.iter().find(|known| known.rows.contains(&part.rows)).cloned();
+        let of_rows = |known: &Vec<Known>| known.iter().find(|known| known.rows.contains(&part.rows)).cloned();
         let found = known().get(&key).and_then(of_rows);
         // Not under the lock: a thread that waits for others here may take up work that comes here as well.
         found.unwrap_or_else(|| {
@@ -102,19 +102,19 @@ impl Steps {
 
     /// The best plan for a part of the chip.
     fn best(&self, layers: &[Layer], part: Part) -> Option<Best> {
-        let on_part = |smaller: Found, (chip, known): &(Hardware, Arc<Parts>)| {
+        let on_part = |smaller: Known, (chip, known): &(Hardware, Arc<Parts>)| {
             known.get(part, || {
                 let start = smaller.best.as_ref().map(|best| &*best.placements);
                 match best_plan(layers, &part.of(chip), start) {
-                    Some(found) => Found {
+                    Some(found) => Known {
                         rows: (found.least_room * chip.rows_on).max(*smaller.rows.start())..=part.rows,
                         best: Some(Best { placements: found.plan.placements(), expense: found.expense }),
                     },
-                    None => Found { rows: part.rows..=part.rows, best: None },
+                    None => Known { rows: part.rows..=part.rows, best: None },
                 }
             })
         };
-        self.0.iter().fold(Found { rows: 0..=part.rows, best: None }, on_part).best
+        self.0.iter().fold(Known { rows: 0..=part.rows, best: None }, on_part).best
     }
 }
 

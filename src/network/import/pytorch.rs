@@ -21,14 +21,12 @@ use crate::foreign;
 /// A file that is damaged or not PyTorch's.
 pub(super) fn open(path: &Path) -> Result<PytorchReader> {
     let file = &mut File::open(path).map_err(Error::io(path))?;
-    let kind = kind(file).map_err(Error::io(path))?;
-    let open = |place: &Path| {
-        let unreadable = |error: PytorchError| match kind {
-            Some(kind) => CheckpointError::unreadable(path, kind),
-            None => CheckpointError::unreadable(path, error),
-        };
-        Ok(PytorchReader::new(place).map_err(unreadable)?)
+    let unreadable = |error: PytorchError| match kind(path) {
+        Ok(Some(kind)) => Error::from(CheckpointError::unreadable(path, kind)),
+        Ok(None) => CheckpointError::unreadable(path, error).into(),
+        Err(error) => Error::io(path)(error),
     };
+    let open = |place: &Path| PytorchReader::new(place).map_err(unreadable);
     match ends_in_zip64(file).map_err(Error::io(path))? {
         None => open(path),
         Some(archive) => {
@@ -44,9 +42,10 @@ pub(super) fn open(path: &Path) -> Result<PytorchReader> {
 const DIRECTORY: u64 = 1 << 16;
 
 /// What another kind of file is, and what to do about it; none where that can't be told.
-fn kind(file: &mut File) -> std::io::Result<Option<&'static str>> {
+fn kind(path: &Path) -> std::io::Result<Option<&'static str>> {
+    let mut file = File::open(path)?;
     let mut bytes = Vec::new();
-    file.take(64).read_to_end(&mut bytes)?;
+    (&mut file).take(64).read_to_end(&mut bytes)?;
     if !bytes.starts_with(b"PK") {
         return Ok(foreign::kind(&bytes));
     }
