@@ -732,6 +732,21 @@ fn a_quantized_checkpoint_keeps_its_scales() {
     let [before, again] = [FINISHED.join("run"), dir.path().join("again")]
         .map(|run| Package::read(&run.join("model.mars")).unwrap().network);
     assert!(before == again, "other scales");
+    // A layer that is trained anew gets scales of its own, whatever size those of the layer before had.
+    let with = |run: &str, settings: &[&str]| {
+        let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+        let start = ["--recipe", "recipe.toml", "--run", run];
+        let output = command(TRAIN, dir.path()).args(start).args(settings).args(["--data-dir", "data"]).output().unwrap();
+        success(&output).1
+    };
+    let column = ["quantize.weight_scale=column", "phases=[{kind=\"quantize\",epochs=0}]"];
+    let told = with("column", &[&column[..], &[&format!("pretrained={}", last.display())]].concat());
+    assert!(told.contains("the checkpoint's scales are left aside: `quantize.weight_scale` was another one"), "{told}");
+    let wide = fs::read_to_string(dir.path().join("tiny.toml")).unwrap().replacen("filters = 12", "filters = 16", 1);
+    fs::write(dir.path().join("other.toml"), wide).unwrap();
+    let from = ["pretrained=column/checkpoints/last.safetensors", "model=other.toml", "fresh=[\"a\",\"b\"]"];
+    let told = with("fresh", &[&column[..], &from].concat());
+    assert!(told.contains("quantizers begin with"), "{told}");
 }
 
 #[test]

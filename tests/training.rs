@@ -10,7 +10,7 @@ use mars::hardware::{Hardware, Noise};
 use mars::integer::{Fusion, QuantizeConfig};
 use mars::network::{Array, Graph, NetworkSpec, Weights};
 use mars::quantize::{Lsq, Quantizer};
-use mars::train::{EvaluateEvery, Event, Phase, PhaseKind, Recipe, Training};
+use mars::train::{Budget, EvaluateEvery, Event, Phase, PhaseKind, Recipe, SparsityConfig, Training};
 
 const SHAPE: ImageShape = ImageShape { channels: 1, height: 4, width: 4 };
 const CLASSES: usize = 3;
@@ -94,6 +94,23 @@ fn an_average_of_a_phase_under_way_is_neither_taken_up_nor_left_off() {
         assert!(error.starts_with("phases.0 of recipe.toml has run otherwise"), "{error}");
         training(with(before)).resumed(begun.checkpoint()).unwrap();
     }
+}
+
+/// What a penalty makes zero at the end of its phase is zero in the average, too, although it wasn't at its beginning.
+#[test]
+fn an_average_has_the_zeros_of_a_penalty() {
+    let mut recipe = recipe();
+    recipe.sparsity = SparsityConfig { lambda: 0.7, budget: Budget::Lambda, ..recipe.sparsity };
+    let sparsify = Phase { average_decay: Some(0.9), ..Phase::new(PhaseKind::Sparsify, 4, 0.05) };
+    recipe.phases[0] = sparsify;
+    let mut training = training(recipe);
+    let mut last = None;
+    while let Some(report) = training.epoch().unwrap().filter(|report| report.phase == PhaseKind::Sparsify) {
+        last = Some(report);
+    }
+    let zero = last.unwrap().group_sparsity;
+    assert!((0.05..0.95).contains(&zero), "{zero}");
+    assert!(training.masked_share() >= zero, "{} {zero}", training.masked_share());
 }
 
 /// Before the first quantized phase the float network meets other images than the test images, of which its accuracy is told.

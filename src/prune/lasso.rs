@@ -8,6 +8,9 @@ use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use crate::groups::GroupGrid;
 
+/// A norm by which any size of a group can be divided.
+const LEAST_NORM: f32 = 1e-30;
+
 /// Groups of one convolution's weights, on a device.
 pub struct Lasso {
     grid: GroupGrid,
@@ -49,8 +52,8 @@ impl Lasso {
     /// The factor of each weight, flat, for `threshold = lr * lambda`: exactly zero where a group falls below.
     pub fn shrinkage(&self, folded: Tensor<1>, threshold: f64) -> Tensor<1> {
         let norms = self.norms(folded);
-        // A group that is zero stays zero, whatever its factor; the floor only keeps the division finite.
-        let factors = (self.root_sizes.clone() / norms.clamp_min(f32::MIN_POSITIVE) * -threshold + 1.0).clamp_min(0.0);
+        // A group that is zero stays zero, whatever its factor; the floor only keeps the quotient finite.
+        let factors = (self.root_sizes.clone() / norms.clamp_min(LEAST_NORM) * -threshold + 1.0).clamp_min(0.0);
         self.spread(factors)
     }
 
@@ -215,6 +218,17 @@ mod tests {
                 assert!((factor - expected).abs() < 1e-5, "weight {index}: {factor} {expected}");
             }
             assert!(factors.contains(&0.0) && factors.iter().any(|factor| *factor > 0.9));
+        }
+    }
+
+    /// The weakest penalty that a float holds, too, has factors for groups of zeros.
+    #[test]
+    fn factors_are_finite() {
+        for lasso in lassos() {
+            for threshold in [1e-44, 1e-30, 1.0, 1e30] {
+                let factors = host(lasso.shrinkage(tensor(&[0.0; 30]), threshold));
+                assert!(factors.iter().all(|factor| (0.0..=1.0).contains(factor)), "{threshold}: {factors:?}");
+            }
         }
     }
 

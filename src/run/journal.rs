@@ -8,7 +8,9 @@ use crate::error::{Error, Result};
 use crate::files::{read_if_present, write_atomically};
 use crate::observer::{Observer, StopSignal};
 use crate::run_folder::{CHECKPOINTS, LAST, METRICS};
-use crate::train::{Budget, EpochReport, Event, PhaseKind, Position, SparsityConfig, StepReport, Training};
+use crate::train::{
+    Budget, EpochReport, Event, PhaseKind, Position, ScalesFrom, SparsityConfig, StepReport, Training,
+};
 
 /// Follows a training into a run folder.
 pub(super) struct Journal<'a> {
@@ -40,11 +42,20 @@ impl<'a> Journal<'a> {
                 shows_epoch = true;
             }
             match training.advance()? {
-                Event::PhaseBegan { float, .. } => {
+                Event::PhaseBegan { float, scales, .. } => {
                     if let Some(float) = float {
                         let (images, accuracy) = (float.images, float.accuracy);
                         observer
                             .notice(&format!("float accuracy on {images} images before quantization: {accuracy:.2} %"));
+                    }
+                    match scales {
+                        None => {}
+                        Some(ScalesFrom::Checkpoint) => {
+                            observer.notice("quantizers begin with the checkpoint's scales: their loss is lower than that of calibrated ones");
+                        }
+                        Some(ScalesFrom::Calibration) => {
+                            observer.notice("quantizers begin with calibrated scales: their loss is not above that of the checkpoint's");
+                        }
                     }
                     self.save(training)?;
                     if stop.is_stopped() {

@@ -36,7 +36,7 @@ use crate::report::{self, text::grouped};
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, METRICS, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
-use crate::train::{Budget, Checkpoint, PhaseKind, Recipe, Training, device, largest};
+use crate::train::{Budget, Checkpoint, PhaseKind, Recipe, Training, device, largest, stretched};
 use crate::validation::{Deployment, validate_until};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
@@ -185,8 +185,14 @@ impl<'a> Plan<'a> {
         if start.folded {
             training = training.with_measured_norms();
         }
-        if let Some((scales, before)) = &start.quantized {
-            training = training.with_known_scales(scales, before);
+        let begins = training.recipe().phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize);
+        if let Some((scales, before)) = start.quantized.as_ref().filter(|_| begins) {
+            match stretched(training.graph(), scales, before, training.recipe()) {
+                Ok(scales) => training = training.with_known_scales(scales),
+                Err(reason) => {
+                    environment.observer.notice(&format!("the checkpoint's scales are left aside: {reason}"));
+                }
+            }
         }
         if let Some(teacher) = &start.teacher {
             training = training.learning_from(teacher)?;

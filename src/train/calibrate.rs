@@ -20,9 +20,9 @@ const SAMPLES: usize = 1 << 17;
 /// The scale of weights that are all zero, as where a batch norm's factors are, and of values that are: fine enough for a bias beside them.
 const SCALE_OF_ZEROS: f32 = 1.0 / 1024.0;
 
-/// The scales of a network's quantizers.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Scales {
+/// Scales of a network's quantizers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Scales {
     /// Of each convolution's weights: one, or one a filter.
     pub weights: Vec<(ConvId, Vec<f32>)>,
     /// Of outputs, by node.

@@ -11,6 +11,8 @@ pub enum Event {
         phase: usize,
         /// What the float network was measured to be, at the first quantized phase.
         float: Option<FloatReport>,
+        /// Which scales the first quantized phase begins with, where the run's checkpoint has some.
+        scales: Option<ScalesFrom>,
     },
     /// A step is done.
     Step(StepReport),
@@ -32,6 +34,15 @@ pub struct FloatReport {
     pub images: &'static str,
     /// Accuracy on them, in percent.
     pub accuracy: f64,
+}
+
+/// Where the scales come from that quantizers begin with: those with the lower loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScalesFrom {
+    /// Found on the float network.
+    Calibration,
+    /// Those that the run's checkpoint was quantized with.
+    Checkpoint,
 }
 
 /// A step, and sums over the steps of its epoch so far.

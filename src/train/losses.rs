@@ -24,6 +24,14 @@ pub(super) fn loss(logits: Tensor<2>, labels: &[u16], label_smoothing: f64, less
     }
 }
 
+/// The loss of logits that are all the same, at most, of `classes` classes; that of the labels alone where the teacher's part is less.
+pub(super) fn loss_of_guess(classes: usize, config: Option<&DistillationConfig>) -> f64 {
+    let weight = config.map_or(1.0, |DistillationConfig { weight, temperature, .. }| {
+        1.0 - weight + weight * temperature * temperature
+    });
+    (classes as f64).ln() * weight.max(1.0)
+}
+
 /// Mean over the images of `-ln(softmax(logits)[label])`; with `smoothing` s of `-sum_c t_c ln(softmax(logits)[c])`, where `t` is `1 - s + s / classes` for
 /// the label and `s / classes` for each other class (Szegedy et al., *Rethinking the Inception Architecture*, CVPR 2016, section 7).
 pub(super) fn cross_entropy(logits: Tensor<2>, labels: &[u16], smoothing: f64) -> Tensor<1> {

@@ -24,7 +24,7 @@ mod training;
 pub use crate::run_folder::EpochReport;
 pub use checkpoint::{Checkpoint, Position, State, Tally};
 pub use device::{DEFAULT_DEVICE, DEVICES, device};
-pub use events::{Event, FloatReport, StepReport};
+pub use events::{Event, FloatReport, ScalesFrom, StepReport};
 pub use memory::{Allocator, keep_memory};
 pub(crate) use predict::largest;
 pub(crate) use recipe::is_experiment;
@@ -33,4 +33,5 @@ pub use recipe::{
     assignment,
 };
 pub use speed::inference_seconds;
+pub(crate) use stretch::stretched;
 pub use training::Training;

@@ -81,17 +81,19 @@ pub(crate) struct Average {
     pub params: Params<Tensor<1>>,
 }
 
-/// Steps between two updates of an average: each passes over all weights, and neighbours in time differ little.
+/// Steps between two updates of an average, or those of the phase where it has fewer: each passes over all weights, and neighbours in time differ
+/// little.
 const AVERAGE_EVERY: usize = 8;
 
 impl Average {
-    /// Moves towards the network after `steps` steps of the phase, where it is time; `decay` is that of one step.
-    pub fn update(&mut self, params: &Params<Tensor<1>>, decay: f64, steps: usize) {
-        if !steps.is_multiple_of(AVERAGE_EVERY) {
+    /// Moves towards the network after `step` steps of a phase of `steps`, where it is time; `decay` is that of one step.
+    pub fn update(&mut self, params: &Params<Tensor<1>>, decay: f64, step: usize, steps: usize) {
+        let every = AVERAGE_EVERY.min(steps);
+        if !step.is_multiple_of(every) {
             return;
         }
-        let updates = (steps / AVERAGE_EVERY) as f64;
-        let decay = decay.powi(AVERAGE_EVERY as i32).min((1.0 + updates) / (10.0 + updates));
+        let updates = (step / every) as f64;
+        let decay = decay.powi(every as i32).min((1.0 + updates) / (10.0 + updates));
         for ((_, average), (_, now)) in self.params.as_mut().into_iter().zip(params.iter()) {
             average.inplace(|average| average * decay + now.clone() * (1.0 - decay));
         }
@@ -186,12 +188,18 @@ mod tests {
         let constant = |value: f64| model.params.as_ref().map(|_, tensor| tensor.zeros_like() + value);
         let mut average = Average { params: constant(0.0) };
         let now = |average: &Average| f64::from(to_host(average.params.conv(ConvId::Own(0)).weight.clone())[0]);
-        average.update(&constant(1.0), 0.99, 7);
+        average.update(&constant(1.0), 0.99, 7, 80_000);
         assert_eq!(now(&average), 0.0);
-        average.update(&constant(1.0), 0.99, 8);
+        average.update(&constant(1.0), 0.99, 8, 80_000);
         assert!((now(&average) - 9.0 / 11.0).abs() < 1e-6, "{}", now(&average));
         let before = now(&average);
-        average.update(&constant(0.0), 0.99, 80_000);
+        average.update(&constant(0.0), 0.99, 80_000, 80_000);
         assert!((now(&average) - before * 0.99f64.powi(8)).abs() < 1e-6);
+        // A phase with fewer steps than that has its last one.
+        let mut short = Average { params: constant(0.0) };
+        short.update(&constant(1.0), 0.99, 2, 3);
+        assert_eq!(now(&short), 0.0);
+        short.update(&constant(1.0), 0.99, 3, 3);
+        assert!((now(&short) - 9.0 / 11.0).abs() < 1e-6, "{}", now(&short));
     }
 }

@@ -279,6 +279,13 @@ impl Pruner {
         }
     }
 
+    /// Sets to zero the groups that are zero in `from`, those that are masked among them.
+    pub fn copy_zeros(&self, from: &Params<Tensor<1>>, to: &mut Params<Tensor<1>>) {
+        for (conv, kept) in self.convs.iter().zip(self.non_zero(from)) {
+            multiply(to, conv.conv, conv.lasso.mask(&kept, &self.device));
+        }
+    }
+
     /// Sets the momentum of masked weights to zero, which would bring them back.
     pub fn mask_momentum(&self, optimizer: &mut Sgd) {
         for (conv, mask) in self.masks() {

@@ -69,7 +69,7 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     Ok(Imported { weights, without_statistics, quantized, remarks: remarks(&arrays, &set) })
 }
 
-/// The scales of a checkpoint of ours, which has the network's own names.
+/// The scales of a checkpoint of ours, which has the network's own names; none of one that hasn't been quantized.
 fn quantized(arrays: &Arrays, set: &Set) -> Result<Option<Quantized>> {
     let Some(state) = arrays.state().filter(|_| set.prefix.is_empty()) else { return Ok(None) };
     let mut scales = Weights::default();
@@ -77,7 +77,7 @@ fn quantized(arrays: &Arrays, set: &Set) -> Result<Option<Quantized>> {
     for (name, entry) in arrays.iter().filter(|(name, entry)| Role::names_scale(name) && floats(entry)) {
         scales.insert(name.into(), Array { shape: entry.shape.clone(), values: arrays.read(name)? });
     }
-    Ok(Some(Quantized { scales, state: state.clone() }))
+    Ok((scales.bytes() > 0).then(|| Quantized { scales, state: state.clone() }))
 }
 
 /// The file of a path `FILE#KEY`, and the key behind its last `#`, unless there is a file of the whole name.

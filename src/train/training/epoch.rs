@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::run_folder::EpochReport;
 use crate::train::checkpoint::Position;
 use crate::train::health::{check_learned, diverged};
+use crate::train::losses::loss_of_guess;
 use crate::train::model::Model;
 use crate::train::predict::{NotFinite, fake_quant_predictions, float_accuracy};
 use crate::train::recipe::{EvaluateEvery, Phase, PhaseKind};
@@ -19,20 +20,23 @@ impl Training {
     pub(super) fn end_epoch(&mut self, phase: &Phase) -> Result<EpochReport> {
         // A network that trains with a chip's conversions may begin anew, whatever the float network was.
         let float = self.position.float_accuracy.filter(|_| !self.sees_conversions());
-        check_learned(&self.position, self.data.classes.len(), float)?;
+        let classes = self.data.classes.len();
+        let guess = loss_of_guess(classes, self.recipe.distillation.as_ref().filter(|_| self.teacher.is_some()));
+        check_learned(&self.position, classes, guess, float)?;
         self.check_finite()?;
         let started = Instant::now();
         let ends = self.position.epoch + 1 == phase.epochs;
+        if ends && phase.kind == PhaseKind::Sparsify {
+            self.pruner.freeze(&self.model.params);
+        }
         let mut evaluated = self.model.clone();
         if let Some(average) = &self.average {
             evaluated.params = average.params.clone();
-            self.pruner.mask(&mut evaluated.params);
+            // An average of weights of which some weren't zero isn't.
+            self.pruner.copy_zeros(&self.model.params, &mut evaluated.params);
         }
         if ends && self.average.take().is_some() {
             self.model = evaluated.clone();
-        }
-        if ends && phase.kind == PhaseKind::Sparsify {
-            self.pruner.freeze(&self.model.params);
         }
         let Dataset { validation, test, .. } = &self.data;
         let measure = |split: &Split| self.accuracy(&evaluated, phase.kind, split);

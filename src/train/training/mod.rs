@@ -27,8 +27,7 @@ use super::model::Model;
 use super::optimizer::{Average, Sgd};
 use super::predict::{fake_quant_predictions, float_logits};
 use super::pruning::Pruner;
-use super::recipe::{PhaseKind, Recipe};
-use super::stretch::stretched;
+use super::recipe::Recipe;
 use crate::data::{Dataset, EpochOrder};
 use crate::error::Result;
 use crate::hardware::Hardware;
@@ -164,11 +163,10 @@ impl Training {
         self
     }
 
-    /// The same from weights that were quantized by the recipe `before` to these `scales`, by the names of files: a first phase that quantizes begins with
-    /// them, stretched to its own bits, where its loss is lower than with calibrated ones. The float weights of few bits say little without their rounding.
-    pub(crate) fn with_known_scales(mut self, scales: &Weights, before: &Recipe) -> Self {
-        let begins = self.recipe.phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize);
-        self.known_scales = if begins { stretched(&self.graph, scales, before, &self.recipe) } else { None };
+    /// The same from weights that were quantized to these scales: the first phase, which quantizes, begins with them where its loss is lower than with
+    /// calibrated ones. The float weights of few bits say little without their rounding.
+    pub(crate) fn with_known_scales(mut self, scales: Scales) -> Self {
+        self.known_scales = Some(scales);
         self
     }
 
@@ -245,9 +243,9 @@ impl Training {
             return Ok(Event::Finished);
         };
         if !begun {
-            let float = self.begin_phase(&phase)?;
+            let (float, scales) = self.begin_phase(&phase)?;
             self.position.begun = true;
-            return Ok(Event::PhaseBegan { phase: number, float });
+            return Ok(Event::PhaseBegan { phase: number, float, scales });
         }
         if epoch == phase.epochs {
             self.position.phase += 1;

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::hardware::MacroNetwork;
 use crate::integer::Fusion;
 use crate::train::calibrate::calibrate;
-use crate::train::events::FloatReport;
+use crate::train::events::{FloatReport, ScalesFrom};
 use crate::train::forward::Mode;
 use crate::train::losses::cross_entropy;
 use crate::train::model::Model;
@@ -21,8 +21,8 @@ const CORRECTION_BATCH: usize = 256;
 const CORRECTION_FIRST: u64 = 1 << 31;
 
 impl Training {
-    pub(super) fn begin_phase(&mut self, phase: &Phase) -> Result<Option<FloatReport>> {
-        let mut report = None;
+    pub(super) fn begin_phase(&mut self, phase: &Phase) -> Result<(Option<FloatReport>, Option<ScalesFrom>)> {
+        let (mut report, mut scales) = (None, None);
         match phase.kind {
             PhaseKind::Float => {}
             PhaseKind::Sparsify => self.pruner.forget(),
@@ -41,7 +41,7 @@ impl Training {
                 }
                 if !self.model.params.has_scales() {
                     calibrate(&mut self.model, &self.recipe, &self.data.train);
-                    self.take_known_scales(phase);
+                    scales = self.choose_scales(phase);
                 }
                 self.correct_biases(phase);
                 if !self.hardware.losses().is_empty() {
@@ -52,7 +52,7 @@ impl Training {
         }
         self.optimizer = Sgd::new(&self.model.params);
         self.average = phase.average_decay.map(|_| Average { params: self.model.params.clone() });
-        Ok(report)
+        Ok((report, scales))
     }
 
     /// Images on which the float network is measured before it is quantized: the test images, or where those wait for the end the ones
@@ -66,14 +66,15 @@ impl Training {
         }
     }
 
-    /// Takes scales that are known where they lower the loss.
-    fn take_known_scales(&mut self, phase: &Phase) {
-        let Some(scales) = self.known_scales.take() else { return };
+    /// Takes scales that are known where they lower the loss; none where none are.
+    fn choose_scales(&mut self, phase: &Phase) -> Option<ScalesFrom> {
         let mut known = self.model.clone();
-        scales.place(&mut known);
-        if self.first_loss(&known, phase) < self.first_loss(&self.model, phase) {
+        self.known_scales.take()?.place(&mut known);
+        let is_lower = self.first_loss(&known, phase) < self.first_loss(&self.model, phase);
+        if is_lower {
             self.model = known;
         }
+        Some(if is_lower { ScalesFrom::Checkpoint } else { ScalesFrom::Calibration })
     }
 
     /// The loss on the first training images as a phase's first step computes it.

@@ -75,7 +75,7 @@ impl Training {
         let position = &mut self.position;
         position.step += 1;
         if let Some((average, decay)) = self.average.as_mut().zip(phase.average_decay) {
-            average.update(&self.model.params, decay, step + 1);
+            average.update(&self.model.params, decay, step + 1, phase.epochs * steps);
         }
         let (images, seconds) = (batch.labels.len(), started.elapsed().as_secs_f64());
         let tally = &mut position.tally;
