@@ -736,7 +736,8 @@ fn a_quantized_checkpoint_keeps_its_scales() {
     let with = |run: &str, settings: &[&str]| {
         let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
         let start = ["--recipe", "recipe.toml", "--run", run];
-        let output = command(TRAIN, dir.path()).args(start).args(settings).args(["--data-dir", "data"]).output().unwrap();
+        let output =
+            command(TRAIN, dir.path()).args(start).args(settings).args(["--data-dir", "data"]).output().unwrap();
         success(&output).1
     };
     let column = ["quantize.weight_scale=column", "phases=[{kind=\"quantize\",epochs=0}]"];

@@ -1383,7 +1383,6 @@ fn a_chip_says_what_it_loses() {
     assert_eq!(evaluate(&W4A4.network(small_network()), &hardware).unwrap().losses, hardware.losses());
 }
 
-/// Area is the sum of its parts, and isn't there without its constants.
 /// Bits times constants are the energy terms that count bits, and no layer is faster than a part of the chip alone would be.
 #[test]
 fn what_layers_move_is_what_is_charged_and_bounds_hold() {
@@ -1423,6 +1422,7 @@ fn what_layers_move_is_what_is_charged_and_bounds_hold() {
     }
 }
 
+/// Area is the sum of its parts, and isn't there without its constants.
 #[test]
 fn area_and_its_throughput_follow_from_the_files_constants() {
     let network = W4A4.network(small_network());

@@ -69,6 +69,7 @@ fn each_row_costs_what_the_hardware_model_says() {
 
 #[test]
 fn tables_are_those_of_their_rows() {
+    assert!(!experiments().is_empty());
     for experiment in experiments() {
         let results = Results::new(&experiment.results());
         let nowhere = Path::new("runs/of-nobody");
@@ -79,28 +80,66 @@ fn tables_are_those_of_their_rows() {
     }
 }
 
-/// The README's first table has the compressed rows of `experiments/resnet20-long.toml` that are there, first seed.
+/// The lines of a README's table below this header.
+fn readme_table(header: &str) -> Vec<String> {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let below = readme.split_once(header).expect("a table of this header").1;
+    below.lines().skip(2).take_while(|line| line.starts_with('|')).map(String::from).collect()
+}
+
+/// A number of the first seed of a finished row.
+fn figure(row: &Path, pointer: &str) -> f64 {
+    let deployment = json(&row.join("deploy.json"));
+    deployment.pointer(pointer).and_then(Value::as_f64).unwrap()
+}
+
+/// The README's first table has the compressed rows of `experiments/resnet20-long.toml`, its second one those of the paper's networks.
 #[test]
 fn the_readme_has_the_figures_of_the_results() {
-    let readme = fs::read_to_string("README.md").unwrap();
     let experiment = Experiment::find("resnet20-long").unwrap();
-    for row in experiment.rows.iter().filter(|row| row.start.is_some()) {
-        let file = experiment.results().join(&row.name).join("deploy.json");
-        if !file.exists() {
-            continue;
-        }
-        let deployment = json(&file);
-        let number = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_f64).unwrap();
+    let folder = experiment.results();
+    let rows: Vec<PathBuf> =
+        experiment.rows.iter().filter(|row| row.start.is_some()).map(|row| folder.join(&row.name)).collect();
+    let table = readme_table("| row | epochs behind the float network |");
+    assert_eq!(table.len(), rows.len());
+    for (line, row) in table.iter().zip(rows) {
         let [fake_quant, integer, macros] =
-            ["fake_quant", "integer", "macro"].map(|name| number(&format!("/accuracy/{name}")));
+            ["fake_quant", "integer", "macro"].map(|name| figure(&row, &format!("/accuracy/{name}")));
         let cells = format!(
-            "| {fake_quant:.2} % | {integer:.2} % | {macros:.2} % | {:.0} % | {:.0} | {:.1} uJ | {:.1} |",
-            100.0 * number("/compression/group_sparsity"),
-            number("/cost/fps"),
-            number("/cost/energy_uj"),
-            number("/cost/tops_per_watt_dense_equivalent"),
+            " | {fake_quant:.2} % | {integer:.2} % | {macros:.2} % | {:.0} % | {:.0} | {:.1} uJ | {:.1} |",
+            100.0 * figure(&row, "/compression/group_sparsity"),
+            figure(&row, "/cost/fps"),
+            figure(&row, "/cost/energy_uj"),
+            figure(&row, "/cost/tops_per_watt_dense_equivalent"),
         );
-        assert!(readme.contains(&cells), "row `{}` is {cells}", row.name);
+        assert!(line.ends_with(&cells), "{line} is {cells}");
+    }
+    let folder = Experiment::find("paper").unwrap().results();
+    let networks = ["vgg16", "resnet18", "vgg16-cifar100", "resnet18-cifar100"];
+    let rows = networks.iter().flat_map(|network| ["w8a8", "w4a4", "w4a4-sparse90"].map(|row| (*network, row)));
+    let table = readme_table("| | float | macro model | smaller |");
+    assert_eq!(table.len(), rows.clone().count());
+    for (line, (network, row)) in table.iter().zip(rows) {
+        let [float, row] = ["float", row].map(|row| folder.join(format!("{network}-{row}")));
+        let [energy, efficiency, without_reload] = [
+            "/cost/energy_uj",
+            "/cost/tops_per_watt_dense_equivalent",
+            "/cost_without_reload/tops_per_watt_dense_equivalent",
+        ]
+        .map(|pointer| figure(&row, pointer));
+        let short = |value: f64, limit: f64| match value < limit {
+            true => format!("{value:.1}"),
+            false => format!("{value:.0}"),
+        };
+        let cells = format!(
+            " | {:.2} % | {:.2} % | {} x | {:.0} | {} uJ | {efficiency:.1} | {without_reload:.1} |",
+            figure(&float, "/accuracy/float"),
+            figure(&row, "/accuracy/macro"),
+            short(figure(&row, "/compression/ratio"), 9.95).trim_end_matches(".0"),
+            figure(&row, "/cost/fps"),
+            short(energy, 100.0),
+        );
+        assert!(line.replace("**", "").ends_with(&cells), "{line} is {cells}");
     }
 }
 

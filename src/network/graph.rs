@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::node::{Conv, ConvId, Node, Op, SameScale, Skip, Source};
 use super::resolve::{resolve, scales};
-use super::shape::{MAX_EXTENT, MapShape};
+use super::shape::{MAX_EXTENT, MAX_LAYERS, MapShape};
 use super::spec::{Activation, LayerSpec, NetworkSpec};
 use crate::error::{Error, Result};
 
@@ -37,6 +37,9 @@ impl Graph {
         let image = MapShape { channels, height, width };
         if spec.input.iter().any(|&n| n == 0 || n > MAX_EXTENT) {
             return Err(spec.error(format!("input {:?} must have three sizes from 1 to {MAX_EXTENT}", spec.input)));
+        }
+        if spec.layers.len() > MAX_LAYERS {
+            return Err(spec.error(format!("it has {} layers; the limit is {MAX_LAYERS}", spec.layers.len())));
         }
         let mut nodes: Vec<Node> = Vec::with_capacity(spec.layers.len());
         let mut epsilons =
@@ -279,6 +282,14 @@ mod tests {
         assert!(clipped("clip = 6.0").is_ok());
         let error = clipped("clip = 6.0, activation = 'none'").unwrap_err().to_string();
         assert!(error.contains("layer `a`: it has no ReLU to clip: drop `clip` or `activation`"), "{error}");
+    }
+
+    #[test]
+    fn a_network_has_so_many_layers_at_most() {
+        let layers: Vec<String> = (1..MAX_LAYERS).map(|layer| CONV.replacen("'a'", &format!("'{layer}'"), 1)).collect();
+        let layers = layers.join(", ");
+        assert_eq!(ended(&layers).unwrap().nodes().len(), MAX_LAYERS);
+        refused(&format!("{layers}, {CONV}"), "it has 4097 layers; the limit is 4096");
     }
 
     /// A network of these layers with a linear one behind them.

@@ -29,7 +29,7 @@ pub(crate) use onnx::is_onnx;
 pub use params::{BatchNorm, ConvParams, Norm, ParamId, Params};
 pub use role::Role;
 pub use shape::{ConvShape, MapShape, PoolShape};
-pub(crate) use shape::{MAX_EXTENT, MAX_WEIGHTS, channels_read};
+pub(crate) use shape::{MAX_EXTENT, MAX_LAYERS, MAX_WEIGHTS, channels_read};
 pub use spec::{Activation, BATCH_NORM_EPSILON, LayerSpec, NetworkSpec, Shortcut, SkipSpec};
 #[cfg(feature = "train")]
 pub(crate) use weights::state;

@@ -9,6 +9,8 @@ pub(super) type Reason<T> = std::result::Result<T, String>;
 
 /// Largest side, channel count or filter count that a description may ask for.
 pub(crate) const MAX_EXTENT: usize = 1 << 16;
+/// Most layers of a network.
+pub(crate) const MAX_LAYERS: usize = 1 << 12;
 /// Most weights of a network: nothing asks for more memory than the largest real one.
 pub(crate) const MAX_WEIGHTS: usize = 1 << 28;
 /// Most weights of a layer, and most values of a map.

@@ -3,12 +3,11 @@
 use safetensors::SafeTensorError;
 
 use crate::error::PackageError;
-use crate::network::{ConvShape, Graph, MAX_EXTENT, MAX_WEIGHTS, NetworkSpec};
+use crate::network::{ConvShape, Graph, MAX_EXTENT, MAX_LAYERS, MAX_WEIGHTS, NetworkSpec};
 use crate::seal::NO_CHECKSUM;
 
 // Bounds that keep a hostile file from asking for more memory or time than the largest real network.
 pub(super) const MAX_FILE_BYTES: u64 = 1 << 30;
-const MAX_LAYERS: usize = 1 << 12;
 const MAX_KERNEL: usize = 1 << 8;
 /// Values of all feature maps, which have a byte for each form.
 const MAX_VALUES: usize = 1 << 26;

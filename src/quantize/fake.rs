@@ -32,7 +32,8 @@ pub(crate) fn quantize_biases(biases: Tensor<1>, unit: Tensor<1>) -> Tensor<1> {
 }
 
 /// What the multipliers of a layer make of its units: `m / 2^n` over `unit / output_scale`, with the largest shift with which the
-/// multipliers of `units` and of what `joins` them fit 16 bits. Without gradients.
+/// multipliers of `units` and of what `joins` them fit 16 bits. Without gradients. That an identity's multiplier has 31 bits and forms ask for a least shift is
+/// left to [`fold`](crate::integer::fold()): it matters where a unit is 2^15 times finer than the output's scale, or coarser than it.
 pub(crate) fn multiplier_errors(units: Tensor<1>, joins: Option<Tensor<1>>, output_scale: Tensor<1>) -> Tensor<1> {
     let ratios = units.detach() / output_scale.clone().detach();
     let largest = match joins {

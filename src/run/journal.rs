@@ -8,9 +8,7 @@ use crate::error::{Error, Result};
 use crate::files::{read_if_present, write_atomically};
 use crate::observer::{Observer, StopSignal};
 use crate::run_folder::{CHECKPOINTS, LAST, METRICS};
-use crate::train::{
-    Budget, EpochReport, Event, PhaseKind, Position, ScalesFrom, SparsityConfig, StepReport, Training,
-};
+use crate::train::{Budget, EpochReport, Event, PhaseKind, Position, ScalesFrom, SparsityConfig, StepReport, Training};
 
 /// Follows a training into a run folder.
 pub(super) struct Journal<'a> {

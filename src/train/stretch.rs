@@ -42,8 +42,7 @@ pub(crate) fn stretched(
         let bits = plans.each_ref().map(|plan| plan.nodes[conv.id.node()].conv().map(|bits| bits.weights));
         let [Some(old), Some(new)] = bits else { continue };
         if !is_fresh(id) {
-            let length =
-                if now.quantize.weight_scale.is_per_filter(conv.logits) { conv.shape.filters() } else { 1 };
+            let length = if now.quantize.weight_scale.is_per_filter(conv.logits) { conv.shape.filters() } else { 1 };
             found.weights.push((conv.id, read(id, length, [weight_limit(old), weight_limit(new)])?));
         }
     }

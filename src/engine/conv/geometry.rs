@@ -113,6 +113,6 @@ impl ConvGeometry {
 
     /// Images that give `rows` rows of a matrix with `rows_of_image` rows for each.
     pub(crate) fn images_for(&self, rows: usize, rows_of_image: usize) -> usize {
-        (rows / rows_of_image).clamp(1, self.batch)
+        (rows / rows_of_image).clamp(1, self.batch.max(1))
     }
 }

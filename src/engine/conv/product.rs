@@ -161,6 +161,9 @@ const ANY: usize = 0;
 
 /// All rows of `VECTORS` registers of columns. Where the rows are `DISTANCE` apart, one pointer serves those of a tile, so that they can be
 /// more than there are pointers.
+///
+/// # Safety
+/// The pointers of `sides` reach all rows, depths and columns of the product.
 #[inline(always)]
 unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTANCE: usize>(
     simd: S,
@@ -195,6 +198,10 @@ unsafe fn columns<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTAN
     }
 }
 
+/// The next `ROWS` rows of `VECTORS` registers of columns.
+///
+/// # Safety
+/// As [`columns`]; so many rows are left.
 #[inline(always)]
 unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize, const DISTANCE: usize>(
     simd: S,

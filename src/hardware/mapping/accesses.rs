@@ -66,11 +66,11 @@ pub(crate) struct Cell {
 }
 
 impl ConvMapping {
-    /// Maps a convolution; its kept groups are those with a weight that is not zero.
+    /// Maps a convolution for who asks nothing of its coefficients; its kept groups are those with a weight that is not zero.
     ///
     /// # Errors
     /// Weights wider than the macro can hold.
-    pub fn new(name: &str, shape: ConvShape, conv: &IntegerConv, hardware: &Hardware) -> Result<Self> {
+    pub(crate) fn new(name: &str, shape: ConvShape, conv: &IntegerConv, hardware: &Hardware) -> Result<Self> {
         let sets = kept_sets(&GroupGrid::new(hardware.group, &shape), &conv.weights);
         Self::with_sets(name, shape, conv, hardware, sets, false)
     }

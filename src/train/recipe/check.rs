@@ -14,7 +14,7 @@ impl Recipe {
     pub fn check(&self) -> Result<()> {
         self.quantize.check()?;
         setting(self.batch_size > 0, "batch_size = 0: a step needs images".into())?;
-        setting(self.calibration_images > 0, "calibration_images = 0: steps are calibrated from images".into())?;
+        setting(self.calibration_images > 0, "calibration_images = 0: scales are calibrated from images".into())?;
         if let Some(NormalizationConfig::Constants(constants)) = &self.normalization {
             check_normalization(constants)?;
         }

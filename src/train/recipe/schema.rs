@@ -54,7 +54,7 @@ pub struct Recipe {
     pub validation_images: usize,
     /// When test images are met.
     pub evaluate_every: EvaluateEvery,
-    /// Training images from which steps are calibrated.
+    /// Training images from which scales are calibrated.
     pub calibration_images: usize,
     /// How bytes become floats; ImageNet's constants if absent, or for images of other than three channels what is measured. A checkpoint needs
     /// the constants that it was trained with.
