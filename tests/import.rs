@@ -699,6 +699,76 @@ fn a_head_of_other_classes_is_trained_anew() {
     assert!(error.to_string().contains("neither it nor the network has a layer `nowhere`"), "{error}");
 }
 
+/// ResNets as Hugging Face's transformers call their layers; of bottlenecks, projections have the shapes of other convolutions.
+#[test]
+fn resnets_of_transformers_come_in_as_they_are() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "transformers.safetensors");
+    for network in ["resnet18_imagenet", "resnet50_imagenet"] {
+        let graph = graph(network);
+        let mut writer = Writer { random: Random(5), theirs: StateDict::default(), ours: Weights::default() };
+        for Conv { name, shape, logits, .. } in graph.convs() {
+            if logits {
+                writer.linear(&name, "classifier.1", &shape);
+                continue;
+            }
+            // `layer2.0.conv1`, and `layer2.0.conv3.projection`.
+            let parts: Vec<&str> = name.split('.').collect();
+            let number = |text: &str, prefix: &str| text.strip_prefix(prefix).unwrap().parse::<usize>().unwrap() - 1;
+            let module = match parts[..] {
+                [_] => "resnet.embedder.embedder".to_string(),
+                [stage, block, _, "projection"] => {
+                    format!("resnet.encoder.stages.{}.layers.{block}.shortcut", number(stage, "layer"))
+                }
+                [stage, block, conv] => {
+                    let (stage, conv) = (number(stage, "layer"), number(conv, "conv"));
+                    format!("resnet.encoder.stages.{stage}.layers.{block}.layer.{conv}")
+                }
+                _ => panic!("{name}"),
+            };
+            let [conv, norm] = ["convolution", "normalization"].map(|part| format!("{module}.{part}"));
+            writer.conv(&name, &conv, &norm, &shape, false);
+        }
+        writer.theirs.save(&path);
+        assert_same(&import(&path, &graph).unwrap(), &writer.ours);
+    }
+}
+
+/// Heads for other losses are left aside where the recipe says so, and are told.
+#[test]
+fn what_a_network_has_no_place_for_can_be_ignored() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "heads.safetensors");
+    for prefix in ["", "module."] {
+        let (mut theirs, ours) = named(USUAL, ["hidden", "last"]);
+        for (name, shape) in
+            [("aux.conv.weight", vec![4, 8, 1, 1]), ("aux.fc.weight", vec![10, 12]), ("scale", vec![7])]
+        {
+            let values = vec![0.5; shape.iter().product()];
+            theirs.0.push((name.into(), Array { shape, values }));
+        }
+        theirs.prefixed(prefix).save(&path);
+        let with =
+            |ignore: &[String]| import_with(&path, &plain(), &ImportOptions { ignore, ..ImportOptions::default() });
+        let ignored = ["aux", "scale"].map(String::from);
+        let imported = with(&ignored).unwrap();
+        assert_same(&imported.weights, &ours);
+        let told = imported.remarks.iter().any(|remark| remark.contains("`aux` (2)") && remark.contains("`scale`"));
+        assert!(told, "{:?}", imported.remarks);
+        let error = with(&ignored[1..]).unwrap_err().to_string();
+        assert!(error.contains("aux."), "{error}");
+        let error = with(&ignored[..1]).unwrap_err().to_string();
+        let expected = format!("it also holds `{prefix}scale`, which the network has no place for");
+        assert!(
+            error.contains(&expected) && error.contains("ignore = [\"") && error.contains("leaves it aside"),
+            "{error}"
+        );
+        // A part of a name is none.
+        let error = with(&["aux", "scale", "las"].map(String::from)).unwrap_err().to_string();
+        assert!(error.contains("it has no `las`, which `ignore` names"), "{error}");
+    }
+}
+
 #[test]
 fn values_that_no_network_has_are_refused_by_name() {
     let dir = TempDir::new().unwrap();

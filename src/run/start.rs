@@ -68,7 +68,8 @@ impl Origin {
     /// # Errors
     /// A checkpoint that is missing or of another network; distillation without a network to learn from.
     pub fn read(self, recipe: &Recipe, graph: &Graph) -> Result<Start> {
-        let options = ImportOptions { names: Some(&recipe.names), fresh: &recipe.fresh, seed: recipe.seed };
+        let Recipe { names, fresh, ignore, seed, .. } = recipe;
+        let options = ImportOptions { names: Some(names), fresh, ignore, seed: *seed };
         let folded = matches!(&self, Self::File(file) if is_package(file));
         let Imported { weights, without_statistics, quantized, mut remarks } = match &self {
             Self::File(file) if folded => unfolded(file, recipe, graph)?,
@@ -138,6 +139,11 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
     if let Some(layer) = recipe.fresh.first() {
         return Err(refused(format!(
             "`{layer}` cannot be trained anew: start from a checkpoint, or leave out --fresh"
+        )));
+    }
+    if let Some(module) = recipe.ignore.first() {
+        return Err(refused(format!(
+            "it is a package, which has nothing but its network: leave out ignore = [\"{module}\"]"
         )));
     }
     let Unfolded { mut weights, scales } = unfold(&network, &recipe.image_scale())?;

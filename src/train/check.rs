@@ -78,6 +78,11 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
 
 /// What the recipe says of single layers has to be of the network's.
 fn check_names(recipe: &Recipe, graph: &Graph) -> Result<()> {
+    if let Some(module) = recipe.ignore.first().filter(|_| recipe.checkpoint().is_none()) {
+        return Err(Error::Setting(format!(
+            "ignore = [\"{module}\"]: the run starts from random weights, there is no checkpoint to read"
+        )));
+    }
     // A layer that is trained anew may be one of the checkpoint alone.
     let fresh = recipe.fresh.iter().filter(|_| recipe.checkpoint().is_none()).map(|name| ("fresh", name));
     let known = |key: &str, name: &str| {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::check_ignored;
 use super::imported::Imported;
 use super::matching::ImportOptions;
 use crate::error::{CheckpointError, Result};
@@ -25,6 +26,7 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     if let Some(name) = options.fresh.iter().find(|name| !graph.convs().any(|conv| conv.name == **name)) {
         return Err(other(format!("the network has no layer `{name}`")).into());
     }
+    check_ignored(path, found.iter().map(|(name, _)| name), "", options)?;
     let mut weights = match options.fresh.is_empty() {
         true => Weights::default(),
         false => Weights::fresh(graph, options.seed),
@@ -47,7 +49,9 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     }
     let of_fresh =
         |name: &str| fresh.iter().any(|conv| name.rsplit_once('.').is_some_and(|(layer, _)| layer == conv.name));
-    if let Some((name, _)) = found.iter().find(|(name, _)| !used.iter().any(|used| used == name) && !of_fresh(name)) {
+    let has_no_place =
+        |name: &str| !used.iter().any(|used| used == name) && !of_fresh(name) && options.ignoring(name).is_none();
+    if let Some((name, _)) = found.iter().find(|(name, _)| has_no_place(name)) {
         return Err(other(format!("`{name}` has no place in it")).into());
     }
     let remarks = fresh.iter().map(|conv| format!("`{}` is trained anew, from random weights", conv.name)).collect();

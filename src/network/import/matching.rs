@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered};
+use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered, split};
 use crate::network::role::Role;
 use crate::network::{Conv, ConvId, Graph};
 
@@ -13,8 +13,22 @@ pub struct ImportOptions<'a> {
     pub names: Option<&'a BTreeMap<String, String>>,
     /// Layers of the network, or modules of the checkpoint, that are trained anew.
     pub fresh: &'a [String],
-    /// Seed of their weights.
+    /// Modules of the checkpoint that aren't read, with all that lies in them.
+    pub ignore: &'a [String],
+    /// Seed of the weights of what is trained anew.
     pub seed: u64,
+}
+
+impl<'a> ImportOptions<'a> {
+    /// What of `ignore` an array lies in: its own name, or that of a module around it.
+    pub(super) fn ignoring(&self, array: &str) -> Option<&'a String> {
+        self.ignore.iter().find(|module| lies_in(array, module))
+    }
+}
+
+/// Whether an array has this name or lies in a module of this name.
+pub(super) fn lies_in(array: &str, module: &str) -> bool {
+    array.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Where the parameters of each convolution come from.
@@ -137,7 +151,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
             if fitting.is_empty() && none_left.len() + alike.len() <= self.given_up.len() {
                 none_left.extend(alike.into_iter().cloned());
             } else {
-                self.check_order(&alike, &fitting)?;
+                let pairs = self.pairs(&alike, &fitting)?;
                 // A checkpoint that counts its layers otherwise has some names in common with the network's.
                 let by_own_name = |conv: &&Conv| {
                     found.contains_key(&conv.id)
@@ -149,7 +163,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
                         format!("it has no `{}`, though it has `{}` of the same shape", first.name, other.name);
                     return self.misfit(reason, NAMES);
                 }
-                for (conv, module) in alike.into_iter().zip(fitting) {
+                for (conv, module) in pairs {
                     self.take(module);
                     found.insert(conv.id, module);
                 }
@@ -187,6 +201,24 @@ impl<'m, 'a> Matcher<'m, 'a> {
         };
         let mut names = layer_names(graph, conv).into_iter();
         Ok(names.find_map(|name| self.modules.find(&name).filter(fits)))
+    }
+
+    /// Convolutions of one shape with the modules of that shape; projections among both go together, where names tell as many.
+    fn pairs<'c>(&self, convs: &[&'c Conv], modules: &[&'m Module<'a>]) -> Fit<Vec<(&'c Conv, &'m Module<'a>)>> {
+        let (of_convs, own_convs): (Vec<&Conv>, Vec<&Conv>) =
+            convs.iter().partition(|conv| matches!(conv.id, ConvId::Projection(_)));
+        let (of_modules, own_modules): (Vec<&Module>, Vec<&Module>) =
+            modules.iter().partition(|module| names_projection(module.name));
+        let kinds = match of_convs.len() == of_modules.len() && own_convs.len() == own_modules.len() {
+            true => vec![(own_convs, own_modules), (of_convs, of_modules)],
+            false => vec![(convs.to_vec(), modules.to_vec())],
+        };
+        let mut pairs = Vec::new();
+        for (convs, modules) in kinds.into_iter().filter(|(convs, _)| !convs.is_empty()) {
+            self.check_order(&convs, &modules)?;
+            pairs.extend(convs.into_iter().zip(modules));
+        }
+        Ok(pairs)
     }
 
     /// Convolutions of one shape take the modules of that shape in the order of their numbers: there must be as many, and an order.
@@ -327,8 +359,15 @@ impl<'m, 'a> Matcher<'m, 'a> {
             Some(part) => {
                 let reason = format!("it also holds `{}`, which the network has no place for", part.name);
                 let quantizer = ["fake_quant", "activation_post_process", "quant."];
-                let is_quantized = quantizer.iter().any(|mark| part.name.contains(mark));
-                self.misfit(reason, if is_quantized { "export its float weights" } else { ANOTHER_NETWORK })
+                if quantizer.iter().any(|mark| part.name.contains(mark)) {
+                    return self.misfit(reason, "export its float weights");
+                }
+                let module = split(part.name).0;
+                let module = if module.is_empty() { part.name } else { module };
+                self.misfit(
+                    reason,
+                    format!("{ANOTHER_NETWORK}, and ignore = [\"{module}\"] in the recipe leaves it aside"),
+                )
             }
         }
     }
@@ -339,9 +378,16 @@ fn layer_names(graph: &Graph, conv: &Conv) -> Vec<String> {
     let mut names = vec![conv.name.clone()];
     if let ConvId::Projection(node) = conv.id {
         let block = graph.nodes()[node].name.rsplit_once('.').map_or(String::new(), |(block, _)| format!("{block}."));
-        names.extend(["shortcut", "downsample"].map(|name| format!("{block}{name}.0")));
+        names.extend(PROJECTIONS.map(|name| format!("{block}{name}.0")));
     }
     names
+}
+
+/// What checkpoints call a block's projection.
+const PROJECTIONS: [&str; 2] = ["shortcut", "downsample"];
+
+fn names_projection(module: &str) -> bool {
+    module.split('.').any(|part| PROJECTIONS.contains(&part))
 }
 
 /// What checkpoints call the batch norm of a convolution.
@@ -351,6 +397,9 @@ fn norm_names(conv: &str) -> Vec<String> {
     let mut names = Vec::new();
     if let Ok(number) = last.parse::<u64>() {
         names.extend(number.checked_add(1).map(|next| beside(next.to_string())));
+    }
+    if last == "convolution" {
+        names.push(beside("normalization".into()));
     }
     for norm in ["bn", "norm"] {
         if last.contains("conv") {
@@ -374,6 +423,7 @@ mod tests {
     fn a_batch_norm_goes_with_its_convolution() {
         assert!(norm_names("layer1.0.conv2").contains(&"layer1.0.bn2".into()));
         assert!(norm_names("features.7").contains(&"features.8".into()) && norm_names("0").contains(&"1".into()));
+        assert!(norm_names("layer.0.convolution").contains(&"layer.0.normalization".into()));
         assert!(norm_names("stem.conv").contains(&"stem.norm".into()));
         assert!(norm_names("a").contains(&"a_bn".into()));
     }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 
 use self::arrays::{Arrays, Entry};
 use self::exported::import_onnx;
-use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS};
+use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS, lies_in};
 use self::modules::{Factor, Part, is_state, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
@@ -53,6 +53,7 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     let (path, key) = weights_file(path);
     let arrays = Arrays::open(&path)?;
     let set = choose(&arrays, key.as_deref(), graph, options)?;
+    check_ignored(&path, arrays.names(), set.prefix, options)?;
     let Matching { layers, fresh, .. } = &set.matching;
     let mut weights = match fresh.is_empty() {
         true => Weights::default(),
@@ -66,7 +67,25 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     let lacks = |layer: &&MatchedLayer| layer.norm.is_some_and(|norm| norm.statistics.is_none());
     let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.id).collect();
     let quantized = quantized(&arrays, &set)?;
-    Ok(Imported { weights, without_statistics, quantized, remarks: remarks(&arrays, &set) })
+    Ok(Imported { weights, without_statistics, quantized, remarks: remarks(&arrays, &set, options) })
+}
+
+/// Refuses to ignore what isn't among the names of a file's arrays.
+fn check_ignored<'n>(
+    path: &Path,
+    names: impl IntoIterator<Item = &'n str>,
+    prefix: &str,
+    options: &ImportOptions,
+) -> Result<()> {
+    let mut missing: Vec<&String> = options.ignore.iter().collect();
+    for name in names {
+        let short = name.strip_prefix(prefix).unwrap_or(name);
+        missing.retain(|module| !lies_in(name, module) && !lies_in(short, module));
+    }
+    match missing.first() {
+        None => Ok(()),
+        Some(module) => Err(Error::file(path, format!("it has no `{module}`, which `ignore` names"))),
+    }
 }
 
 /// The scales of a checkpoint of ours, which has the network's own names; none of one that hasn't been quantized.
@@ -171,10 +190,15 @@ fn values(arrays: &Arrays, part: &Part, variance: bool) -> Result<Vec<f32>> {
 const LISTED: usize = 6;
 
 /// What has no place in the network, by its labels.
-fn left_aside(arrays: &Arrays, Set { prefix, matching }: &Set) -> Option<String> {
+fn left_aside(arrays: &Arrays, Set { prefix, matching }: &Set, options: &ImportOptions) -> Option<String> {
     let mut aside: BTreeMap<String, usize> = BTreeMap::new();
     let unused = |name: &str| matching.unused.iter().any(|part| part.name == name);
     for (name, entry) in arrays.iter().filter(|(name, _)| !Role::names_scale(name) && !is_state(name)) {
+        let ignored = options.ignoring(name).or_else(|| options.ignoring(name.strip_prefix(prefix)?));
+        if let Some(module) = ignored {
+            *aside.entry(module.clone()).or_default() += 1;
+            continue;
+        }
         let inside = name.strip_prefix(prefix).filter(|_| modules::may_be_weight(name, entry) && !unused(name));
         if inside.is_some() {
             continue;
@@ -197,13 +221,13 @@ fn left_aside(arrays: &Arrays, Set { prefix, matching }: &Set) -> Option<String>
     (!aside.is_empty()).then(|| format!("left aside: {}", labels.join(", ")))
 }
 
-fn remarks(arrays: &Arrays, set: &Set) -> Vec<String> {
+fn remarks(arrays: &Arrays, set: &Set, options: &ImportOptions) -> Vec<String> {
     let Set { prefix, matching } = set;
     let mut remarks = Vec::new();
     if !prefix.is_empty() {
         remarks.push(format!("its names are read without `{prefix}`"));
     }
-    remarks.extend(left_aside(arrays, set));
+    remarks.extend(left_aside(arrays, set, options));
     if arrays.names().any(Role::names_scale) {
         remarks.push("it is of a quantized network: its float weights are read, without their rounding".into());
     }

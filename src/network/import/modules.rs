@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::arrays::{Arrays, Entry};
+use super::matching::ImportOptions;
 use crate::network::ConvShape;
 use crate::network::role::Role;
 use crate::network::weights::state;
@@ -87,10 +88,13 @@ pub(super) fn split(name: &str) -> (&str, &str) {
 
 impl<'a> Modules<'a> {
     /// `prefix` is empty or ends with a dot.
-    pub fn new(arrays: &'a Arrays, prefix: &'a str) -> Self {
+    pub fn new(arrays: &'a Arrays, prefix: &'a str, options: &ImportOptions) -> Self {
         let mut modules: BTreeMap<&str, Module> = BTreeMap::new();
         for (full, entry) in arrays.iter().filter(|(name, entry)| may_be_weight(name, entry)) {
             let Some(name) = full.strip_prefix(prefix) else { continue };
+            if options.ignoring(full).or_else(|| options.ignoring(name)).is_some() {
+                continue;
+            }
             let (module, part) = split(name);
             let module = modules.entry(module).or_insert_with(|| Module { name: module, parts: BTreeMap::new() });
             module.parts.insert(part, Part { name: full, entry });

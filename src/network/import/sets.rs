@@ -27,7 +27,10 @@ pub(super) fn find_sets<'a>(
     let within = |name: &&str| key.is_none_or(|key| name.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')));
     let matrices = arrays.iter().filter(|(name, entry)| {
         let (_, part) = split(name);
-        may_be_weight(name, entry) && matches!(entry.shape.len(), 2 | 4) && part.starts_with("weight")
+        may_be_weight(name, entry)
+            && options.ignoring(name).is_none()
+            && matches!(entry.shape.len(), 2 | 4)
+            && part.starts_with("weight")
     });
     let names: Vec<&str> = matrices.map(|(name, _)| name).filter(within).collect();
     let needed = graph.convs().count().saturating_sub(options.fresh.len()).max(1);
@@ -54,7 +57,7 @@ impl<'a> Search<'a, '_> {
         let ends: Vec<usize> = std::iter::once(from).chain(ends).take(DEEPEST).collect();
         let attempt = |end: &usize| {
             let prefix = &shared[..*end];
-            let matching = match_layers(self.graph, &Modules::new(self.arrays, prefix), self.options);
+            let matching = match_layers(self.graph, &Modules::new(self.arrays, prefix, self.options), self.options);
             matching.map(|matching| Set { prefix, matching })
         };
         let (mut fits, mut misfits) = (Vec::new(), Vec::new());

@@ -33,6 +33,9 @@ pub struct Recipe {
     /// Layers of the network, or of the checkpoint, that are trained anew instead of taken from it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fresh: Vec<String>,
+    /// Modules of the checkpoint that aren't read, with all that lies in them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
     /// What the checkpoint calls a layer, where its own name, shape and number don't tell; its batch norm is `LAYER.norm`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub names: BTreeMap<String, String>,
@@ -189,6 +192,7 @@ impl Default for Recipe {
             image_size: None,
             pretrained: StartFrom::default(),
             fresh: Vec::new(),
+            ignore: Vec::new(),
             names: BTreeMap::new(),
             batch_norm_epsilon: None,
             hardware: None,
