@@ -145,7 +145,7 @@ fn shards_give_what_the_whole_sweep_gives() {
     succeed(whole.path(), &[]);
     assert!(succeed(parts.path(), &["--shard", "2/3"]).contains("5 of 8 points are left to other shards"));
     let error = refuse(parts.path(), &["--merge"]);
-    assert!(error.contains("5 of 8 points have no row: run the other shards"), "{error}");
+    assert!(error.contains("5 of 8 points have no row: run --shard 1/3, 3/3"), "{error}");
     succeed(parts.path(), &["--shard", "3/3"]);
     assert!(!parts.path().join("out/sweep.csv").exists());
     // The last shard merges.

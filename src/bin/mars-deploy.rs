@@ -443,7 +443,9 @@ fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
                 return Err(Error::file(file, "none of its chips can work: the table says why"));
             }
         } else if arguments.merge {
-            let message = format!("{missing} of {} points have no row: run the other shards", sweep.points());
+            let shards: Vec<String> = sweep.unfinished(rows)?.iter().map(Shard::to_string).collect();
+            let message =
+                format!("{missing} of {} points have no row: run --shard {}", sweep.points(), shards.join(", "));
             return Err(Error::file(&folder, message));
         } else {
             say(&format!("{missing} of {} points are left to other shards\n", sweep.points()))?;

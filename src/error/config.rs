@@ -56,6 +56,8 @@ pub enum Allowed {
         /// The most that are counted.
         limit: u64,
     },
+    /// Text that reports show.
+    SomeText,
     /// A list that isn't empty.
     SomePrecision,
     /// A precision that isn't in the list yet.
@@ -102,6 +104,7 @@ impl Display for ConfigError {
                 )
             }
             Allowed::SharesOfOne => write!(f, "{key} sum to {value}, they must sum to 1"),
+            Allowed::SomeText => write!(f, "{key} is empty, reports need it"),
             Allowed::SomePrecision => write!(f, "{key} is empty, it must give at least one precision"),
             Allowed::NewPrecision => write!(f, "{key} gives {value} twice"),
             Allowed::NothingBesideComponents => {

@@ -38,6 +38,9 @@ impl Graph {
         if spec.input.iter().any(|&n| n == 0 || n > MAX_EXTENT) {
             return Err(spec.error(format!("input {:?} must have three sizes from 1 to {MAX_EXTENT}", spec.input)));
         }
+        if spec.name.trim().is_empty() {
+            return Err(spec.error("its name is empty"));
+        }
         if spec.layers.len() > MAX_LAYERS {
             return Err(spec.error(format!("it has {} layers; the limit is {MAX_LAYERS}", spec.layers.len())));
         }
@@ -282,6 +285,13 @@ mod tests {
         assert!(clipped("clip = 6.0").is_ok());
         let error = clipped("clip = 6.0, activation = 'none'").unwrap_err().to_string();
         assert!(error.contains("layer `a`: it has no ReLU to clip: drop `clip` or `activation`"), "{error}");
+    }
+
+    #[test]
+    fn a_network_has_a_name() {
+        let spec = ended(CONV).unwrap().spec().clone();
+        let error = Graph::new(NetworkSpec { name: " ".into(), ..spec }).unwrap_err().to_string();
+        assert!(error.contains("its name is empty"), "{error}");
     }
 
     #[test]

@@ -61,6 +61,14 @@ impl Sweep {
         self.store.alone(|| merge(&self.store.rows()?))
     }
 
+    /// Of the division into shards that most have begun of, those with a point that has no row.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn unfinished(&self, rows: &[SweepRow]) -> Result<Vec<Shard>> {
+        self.store.unfinished(rows)
+    }
+
     /// Evaluates the points of a shard that have no row yet, several at a time, and stores each row when it is done.
     ///
     /// A chip that cannot work, or not with this network, becomes a row with its error. Images run once for all chips that compute the same.

@@ -3,6 +3,7 @@
 //! A file's first line says which sweep it belongs to. A row is appended in one write when its point is done; a line that was cut
 //! short by a crash is dropped when the sweep continues.
 
+use std::fmt::{Display, Formatter};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,18 @@ impl Shard {
 
     fn file(self) -> String {
         format!("rows-{}-of-{}.jsonl", self.index + 1, self.count)
+    }
+
+    /// The shard whose rows are in a file of this name.
+    fn of_file(name: &str) -> Option<Self> {
+        let (index, count) = name.strip_prefix("rows-")?.strip_suffix(".jsonl")?.split_once("-of-")?;
+        format!("{index}/{count}").parse().ok().filter(|shard: &Self| shard.file() == name)
+    }
+}
+
+impl Display for Shard {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index + 1, self.count)
     }
 }
 
@@ -137,17 +150,36 @@ impl Store {
     /// Files that cannot be read, are damaged or belong to another sweep.
     pub fn rows(&self) -> Result<Vec<SweepRow>> {
         let mut rows = Vec::new();
-        let folder = std::fs::read_dir(&self.folder).map_err(Error::io(&self.folder))?;
-        for entry in folder {
-            let path = entry.map_err(Error::io(&self.folder))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("rows-") && name.ends_with(".jsonl") {
-                self.read(&path, &mut rows)?;
-            }
+        for shard in self.begun()? {
+            self.read(&self.folder.join(shard.file()), &mut rows)?;
         }
         rows.sort_by_key(|row: &SweepRow| row.point);
         rows.dedup_by_key(|row| row.point);
         Ok(rows)
+    }
+
+    /// The shards that have a file.
+    fn begun(&self) -> Result<Vec<Shard>> {
+        let folder = std::fs::read_dir(&self.folder).map_err(Error::io(&self.folder))?;
+        let shard = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.map(|entry| Shard::of_file(&entry.file_name().to_string_lossy()))
+        };
+        let shards: Result<Vec<_>> = folder.map(shard).map(|shard| shard.map_err(Error::io(&self.folder))).collect();
+        Ok(shards?.into_iter().flatten().collect())
+    }
+
+    /// Of the division into shards that most have begun of, those with a point that has no row.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn unfinished(&self, rows: &[SweepRow]) -> Result<Vec<Shard>> {
+        let begun = self.begun()?;
+        let of_count = |count: usize| begun.iter().filter(|shard| shard.count == count).count();
+        let count = begun.iter().map(|shard| shard.count).max_by_key(|count| (of_count(*count), *count)).unwrap_or(1);
+        let mut known = vec![false; self.header.points];
+        rows.iter().for_each(|row| known[row.point] = true);
+        let shards = (0..count).map(|index| Shard { index, count });
+        Ok(shards.filter(|shard| shard.points(self.header.points).any(|point| !known[point])).collect())
     }
 
     fn read(&self, path: &Path, rows: &mut Vec<SweepRow>) -> Result<()> {

@@ -34,6 +34,9 @@ impl Hardware {
     }
 
     pub(super) fn check(&self) -> Checked {
+        if self.name.trim().is_empty() {
+            return refuse("name", "", Allowed::SomeText);
+        }
         for (key, value, most) in [
             ("cores", self.cores, MAX_EXTENT),
             ("macros_per_core", self.macros_per_core, MAX_EXTENT),
