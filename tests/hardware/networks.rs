@@ -33,7 +33,7 @@ pub(super) fn conv(
 }
 
 /// The same layer without an activation.
-pub(super) fn linear(mut layer: LayerSpec) -> LayerSpec {
+fn linear(mut layer: LayerSpec) -> LayerSpec {
     let LayerSpec::Conv { activation, .. } = &mut layer else { unreachable!("it is a convolution") };
     *activation = Activation::None;
     layer
@@ -45,12 +45,12 @@ pub(super) fn mean(name: &str) -> LayerSpec {
 }
 
 /// Means of windows that overlap, with a border that differs by side.
-pub(super) fn overlapping() -> LayerSpec {
+fn overlapping() -> LayerSpec {
     let (kernel, stride) = (Some(Sides([2, 2])), Some(Sides([1, 1])));
     LayerSpec::AvgPool { name: "overlapping".into(), input: None, kernel, stride, padding: Border([[1, 0], [0, 1]]) }
 }
 
-pub(super) fn concat(name: &str, inputs: &[&str]) -> LayerSpec {
+fn concat(name: &str, inputs: &[&str]) -> LayerSpec {
     LayerSpec::Concat { name: name.into(), inputs: inputs.iter().map(|input| input.to_string()).collect() }
 }
 
@@ -60,7 +60,7 @@ pub(super) fn in_groups(count: usize, mut layer: LayerSpec) -> LayerSpec {
     layer
 }
 
-pub(super) fn dilated(by: [usize; 2], border: [[usize; 2]; 2], mut layer: LayerSpec) -> LayerSpec {
+fn dilated(by: [usize; 2], border: [[usize; 2]; 2], mut layer: LayerSpec) -> LayerSpec {
     let LayerSpec::Conv { dilation, padding, .. } = &mut layer else { unreachable!("it is a convolution") };
     (*dilation, *padding) = (Sides(by), Border(border));
     layer

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{self, command, success};
-use crate::{DEPLOY, FINISHED, REPRODUCE, failed, json, metrics, new_place, refused, train, tree};
+use crate::place::{DEPLOY, FINISHED, REPRODUCE, failed, json, metrics, new_place, refused, train, tree};
 
 const RECIPE: &str = r#"
 model = "tiny.toml"
@@ -111,7 +111,7 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     {
         let child =
             reproduce(place, &["two", "--seeds", "2"]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (out, err) = crate::interrupt_at(child, &runs.join("sparse/seed-0"), 1);
+        let (out, err) = crate::interruptions::interrupt_at(child, &runs.join("sparse/seed-0"), 1);
         assert!(err.ends_with("interrupted; the same command goes on\n"), "{err}");
         assert!(out.contains("30 % zero"), "the table so far: {out}");
         assert_eq!(cell(&read(results.join("table.csv")), "dense", "state"), "finished");
