@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::check_ignored;
 use super::imported::Imported;
-use super::matching::ImportOptions;
+use super::options::ImportOptions;
 use crate::error::{CheckpointError, Result};
 use crate::network::graph::Graph;
 use crate::network::onnx::OnnxNetwork;
@@ -26,7 +25,7 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     if let Some(name) = options.fresh.iter().find(|name| !graph.convs().any(|conv| conv.name == **name)) {
         return Err(other(format!("the network has no layer `{name}`")).into());
     }
-    check_ignored(path, found.iter().map(|(name, _)| name), "", options)?;
+    options.check_ignored(path, found.iter().map(|(name, _)| name), "")?;
     let mut weights = match options.fresh.is_empty() {
         true => Weights::default(),
         false => Weights::fresh(graph, options.seed),

@@ -3,33 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered, split};
+use super::options::ImportOptions;
 use crate::network::role::Role;
 use crate::network::{Conv, ConvId, Graph};
-
-/// What a user says about a checkpoint.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ImportOptions<'a> {
-    /// Module of a layer, or of a layer's batch norm as `LAYER.norm`.
-    pub names: Option<&'a BTreeMap<String, String>>,
-    /// Layers of the network, or modules of the checkpoint, that are trained anew.
-    pub fresh: &'a [String],
-    /// Modules of the checkpoint that aren't read, with all that lies in them.
-    pub ignore: &'a [String],
-    /// Seed of the weights of what is trained anew.
-    pub seed: u64,
-}
-
-impl<'a> ImportOptions<'a> {
-    /// What of `ignore` an array lies in: its own name, or that of a module around it.
-    pub(super) fn ignoring(&self, array: &str) -> Option<&'a String> {
-        self.ignore.iter().find(|module| lies_in(array, module))
-    }
-}
-
-/// Whether an array has this name or lies in a module of this name.
-pub(super) fn lies_in(array: &str, module: &str) -> bool {
-    array.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-}
 
 /// Where the parameters of each convolution come from.
 pub(super) struct Matching<'a> {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `arrays` | the arrays of a file: names, shapes and formats first, values on demand |
 //! | `pytorch` | how PyTorch's files are opened |
+//! | `options` | what a user says about a checkpoint |
 //! | `modules` | arrays by module: convolutions, batch norms |
 //! | `matching` | which module is which layer |
 //! | `sets` | which of a file's arrays are the weights |
@@ -17,6 +18,7 @@ mod exported;
 mod imported;
 mod matching;
 mod modules;
+mod options;
 mod pytorch;
 mod sets;
 
@@ -25,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use self::arrays::{Arrays, Entry};
 use self::exported::import_onnx;
-use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS, lies_in};
+use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS};
 use self::modules::{Factor, Part, is_state, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
@@ -36,7 +38,7 @@ use super::weights::{Array, Weights};
 use crate::error::{CheckpointError, Error, Result};
 
 pub use self::imported::{Imported, Quantized};
-pub use self::matching::ImportOptions;
+pub use self::options::ImportOptions;
 
 /// Reads float weights for a network from a checkpoint, ours or another's. `FILE#KEY` reads the arrays whose names begin with `KEY.`.
 ///
@@ -53,7 +55,7 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     let (path, key) = weights_file(path);
     let arrays = Arrays::open(&path)?;
     let set = choose(&arrays, key.as_deref(), graph, options)?;
-    check_ignored(&path, arrays.names(), set.prefix, options)?;
+    options.check_ignored(&path, arrays.names(), set.prefix)?;
     let Matching { layers, fresh, .. } = &set.matching;
     let mut weights = match fresh.is_empty() {
         true => Weights::default(),
@@ -68,24 +70,6 @@ pub fn import(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imp
     let without_statistics = layers.iter().filter(lacks).map(|layer| layer.conv.id).collect();
     let quantized = quantized(&arrays, &set)?;
     Ok(Imported { weights, without_statistics, quantized, remarks: remarks(&arrays, &set, options) })
-}
-
-/// Refuses to ignore what isn't among the names of a file's arrays.
-fn check_ignored<'n>(
-    path: &Path,
-    names: impl IntoIterator<Item = &'n str>,
-    prefix: &str,
-    options: &ImportOptions,
-) -> Result<()> {
-    let mut missing: Vec<&String> = options.ignore.iter().collect();
-    for name in names {
-        let short = name.strip_prefix(prefix).unwrap_or(name);
-        missing.retain(|module| !lies_in(name, module) && !lies_in(short, module));
-    }
-    match missing.first() {
-        None => Ok(()),
-        Some(module) => Err(Error::file(path, format!("it has no `{module}`, which `ignore` names"))),
-    }
 }
 
 /// The scales of a checkpoint of ours, which has the network's own names; none of one that hasn't been quantized.

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use super::arrays::{Arrays, Entry};
-use super::matching::ImportOptions;
+use super::options::ImportOptions;
 use crate::network::ConvShape;
 use crate::network::role::Role;
 use crate::network::weights::state;

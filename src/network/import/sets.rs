@@ -1,8 +1,9 @@
 //! Which arrays of a checkpoint are the network's weights: those behind a prefix that all of their names share.
 
 use super::arrays::Arrays;
-use super::matching::{ImportOptions, Matching, Misfit, match_layers};
+use super::matching::{Matching, Misfit, match_layers};
 use super::modules::{Modules, may_be_weight, split};
+use super::options::ImportOptions;
 use crate::network::Graph;
 
 /// Parts of a prefix that are tried: a real one has four at most.
