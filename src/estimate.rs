@@ -164,7 +164,7 @@ impl MadeUp {
         let zeros = match pattern {
             _ if *sparsity == 0.0 => "no group is zero".to_owned(),
             Pattern::Even => format!(
-                "{} % of the groups are zero in each layer but the first and the last, drawn from seed {seed}",
+                "{} % of the groups of each layer but the first and the last are zero, as near as whole groups come and one of each is kept, drawn from seed {seed}",
                 percent(*sparsity)
             ),
             Pattern::LargeLayers => format!(

@@ -116,6 +116,15 @@ pub(crate) fn read_if_present(path: &Path) -> Result<Option<String>> {
     }
 }
 
+/// Removes a file, where there is one.
+#[cfg(feature = "train")]
+pub(crate) fn remove_if_present(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io(path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// A file or folder that lies beside its place until it is whole. Others see by its lock that its process is still there.
 pub(crate) struct Part {
     /// Where it lies.

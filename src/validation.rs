@@ -172,7 +172,7 @@ pub fn validate_until(
 ///
 /// # Errors
 /// Those of [`validate`].
-pub fn macro_accuracy(
+pub(crate) fn macro_accuracy(
     network: &IntegerNetwork,
     hardware: &Hardware,
     test: &Split,

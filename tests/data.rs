@@ -783,6 +783,11 @@ fn idx_files_are_a_data_set_packed_or_not() {
     assert_eq!((dataset.train.labels, dataset.test.labels), (vec![9, 0, 1, 2], vec![2]));
     assert_eq!((&*dataset.train.images, dataset.classes.len()), (&images[..], 10));
     assert!(load_from(dir.path(), Some([2, 3]), None).is_ok());
+    // Of a package's classes the last ones may have no images.
+    let classes = Some((0..12).map(|class| class.to_string()).collect());
+    let name = dir.path().display().to_string();
+    let known = Dataset::load(&name, &DataOptions { classes, ..options(dir.path()) }).unwrap();
+    assert_eq!((known.classes.len(), known.test.labels), (12, vec![2]));
     let error = load_from(dir.path(), Some([4, 6]), None).unwrap_err();
     assert!(error.contains("its images have 2 x 3 pixels, and 4 x 6 are wanted"), "{error}");
     gz("t10k-labels-idx1-ubyte", idx(&[2], &[3, 4]));

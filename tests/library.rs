@@ -466,5 +466,6 @@ fn the_page_of_the_library_has_these_numbers() {
     for (table, after) in tables.iter().zip(parts) {
         text += &format!("<!-- computed -->\n{table}<!-- end -->{after}");
     }
+    assert_eq!(text.matches("<!-- end -->").count(), tables.len());
     check_file("docs/hardware-library.md", &text);
 }

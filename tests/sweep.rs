@@ -56,7 +56,12 @@ fn read(folder: &Path, name: &str) -> String {
 }
 
 fn rows(folder: &Path) -> Vec<SweepRow> {
-    read(folder, "sweep.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let row = |line: &str| {
+        let mut row: serde_json::Value = serde_json::from_str(line).unwrap();
+        row.as_object_mut().unwrap().remove("pareto").unwrap();
+        serde_json::from_value(row).unwrap()
+    };
+    read(folder, "sweep.jsonl").lines().map(row).collect()
 }
 
 #[test]
@@ -65,6 +70,9 @@ fn each_point_has_a_row_and_a_chip_that_cannot_work_says_why() {
     let out = succeed(folder.path(), &[]);
     assert!(out.starts_with("8 points, of which 4 cannot work; "), "{out}");
     assert!(out.contains("\npoint 2: hardware `mars`: rows_on 60 does not divide into 8 partitions\n"), "{out}");
+    let best = pareto_front(&rows(folder.path()));
+    let marked = read(folder.path(), "sweep.jsonl").matches("\"pareto\":true").count();
+    assert!(marked > 0 && marked == best.len(), "{marked} {best:?}");
     let rows = rows(folder.path());
     assert_eq!(rows.iter().map(|row| row.point).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
     let error = |point: usize| match &rows[point].outcome {

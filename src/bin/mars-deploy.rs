@@ -249,7 +249,7 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
     }
     if !all.is_empty() {
         if let Some(folder) = &arguments.folder {
-            let _lock = RunLock::of_run(folder)?;
+            let _lock = lock_own(folder)?;
             report::write_comparison(&all, folder)?;
         }
         arguments.common.show(|| report::comparison_json(&all), &report::comparison_table(&all))?;
@@ -384,6 +384,15 @@ fn lock_run(arguments: &Arguments, package: Option<&Package>, hardware: &Hardwar
     if own { Ok(lock) } else { Err(Error::file(folder, message)) }
 }
 
+/// Locks a folder that is to hold a comparison or a sweep, and holds no run.
+fn lock_own(folder: &Path) -> Result<Option<RunLock>> {
+    let lock = RunLock::of_run(folder)?;
+    match folder.join(RECIPE).exists() {
+        true => Err(Error::file(folder, "it holds a run: name another folder")),
+        false => Ok(lock),
+    }
+}
+
 /// The data set that was named, or the package's.
 fn dataset(arguments: &Arguments, file: &Path, package: &Package) -> Result<Dataset> {
     let name = arguments.dataset.as_deref().unwrap_or(&package.provenance.dataset);
@@ -428,7 +437,7 @@ fn explore(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     };
     let name = file.file_stem().unwrap_or_default().to_string_lossy();
     let folder = arguments.folder.clone().unwrap_or_else(|| Path::new("runs").join(format!("sweep-{name}")));
-    let _lock = RunLock::of_run(&folder)?;
+    let _lock = lock_own(&folder)?;
     let sweep = Sweep::new(space, swept, &folder)?;
     if !arguments.merge {
         sweep.run(arguments.shard.unwrap_or(Shard::WHOLE), &*arguments.common.observer())?;

@@ -149,15 +149,6 @@ fn plan<'a>(arguments: &Arguments, environment: Environment<'a>) -> Result<Plan<
     Plan::resume(folder, cpu, environment)
 }
 
-/// A value as a shell takes it for one word.
-fn for_a_shell(value: &str) -> String {
-    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=@%+,".contains(letter);
-    match !value.is_empty() && value.chars().all(is_plain) {
-        true => value.into(),
-        false => format!("'{}'", value.replace('\'', "'\\''")),
-    }
-}
-
 /// Trains, and shows what came of it, or how to go on.
 fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
     match plan.run(&stop_on_interrupt()?)? {
@@ -177,7 +168,7 @@ fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
             ];
             let flags: String = flags
                 .into_iter()
-                .filter_map(|(flag, value)| Some(format!(" {flag} {}", for_a_shell(&value?))))
+                .filter_map(|(flag, value)| Some(format!(" {flag} {}", report::for_a_shell(&value?))))
                 .collect();
             notice(&format!("interrupted; go on with: mars-train --resume{flags}"));
             Ok(ExitCode::from(130))

@@ -13,7 +13,8 @@ pub(super) enum Numbers {
     Integers { shape: Vec<usize>, values: Vec<i64> },
 }
 
-/// The data set of images and labels for training, and for testing; without the latter, of every class every fifth training image.
+/// The data set of images and labels for training, and for testing; without the latter, of every class every fifth training image. `known` are the classes
+/// of a package that is to be tested.
 ///
 /// # Errors
 /// Images that aren't bytes `[n, height, width]`, `[n, height, width, channels]` or `[n, channels, height, width]` with one or three
@@ -22,6 +23,7 @@ pub(super) fn dataset(
     path: &Path,
     train: [Numbers; 2],
     test: Option<[Numbers; 2]>,
+    known: Option<&[String]>,
     observer: &dyn Observer,
 ) -> Result<Dataset, DataError> {
     let read = |numbers| split(numbers).map_err(|message| DataError::content(path, message));
@@ -54,6 +56,8 @@ pub(super) fn dataset(
     };
     let (train, test) = (spread(train)?, spread(test)?);
     let classes = 1 + train.labels.iter().chain(&test.labels).max().map_or(0, |label| usize::from(*label));
+    // A package's last classes may have no images here.
+    let classes = known.map_or(classes, |known| known.len().max(classes));
     let mut trained = vec![false; classes];
     train.labels.iter().for_each(|label| trained[usize::from(*label)] = true);
     if let Some(class) = test.labels.iter().find(|label| !trained[usize::from(**label)]) {

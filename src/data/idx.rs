@@ -26,7 +26,7 @@ pub(super) fn is_folder(folder: &Path) -> bool {
 ///
 /// # Errors
 /// A file that is missing or damaged.
-pub(super) fn load(folder: &Path, observer: &dyn Observer) -> Result<Dataset, DataError> {
+pub(super) fn load(folder: &Path, known: Option<&[String]>, observer: &dyn Observer) -> Result<Dataset, DataError> {
     let read = |name: &str| read(&find(folder, name));
     let [train, test] = FILES;
     let train = [read(train[0])?, read(train[1])?];
@@ -34,7 +34,7 @@ pub(super) fn load(folder: &Path, observer: &dyn Observer) -> Result<Dataset, Da
         true => Some([read(test[0])?, read(test[1])?]),
         false => None,
     };
-    dataset(folder, train, test, observer)
+    dataset(folder, train, test, known, observer)
 }
 
 /// The file of a name, or the packed one.

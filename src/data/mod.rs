@@ -36,7 +36,7 @@ pub use split::{ImageShape, Split};
 /// Names that [`Dataset::load`] knows.
 pub const DATASETS: [&str; 3] = ["cifar10", "cifar100", mini::NAME];
 /// Environment variable that names a folder of data sets.
-pub const DATA_DIR_VARIABLE: &str = "MARS_DATA_DIR";
+const DATA_DIR_VARIABLE: &str = "MARS_DATA_DIR";
 
 /// Where data sets lie if nobody says otherwise.
 const DEFAULT_DIR: &str = "datasets";
@@ -105,9 +105,9 @@ impl Dataset {
             let DataOptions { image_size: size, channels, memory, .. } = *options;
             images::load(&path, &ImageOptions { size, channels, classes, memory, disk: &places[0] }, observer)?
         } else if idx::is_folder(&path) {
-            idx::load(&path, observer)?
+            idx::load(&path, classes, observer)?
         } else if path.extension().is_some_and(|ending| ending == "npz") {
-            npz::load(&path, observer)?
+            npz::load(&path, classes, observer)?
         } else {
             let message = "it is no data set: it needs train/CLASS/ with images, IDX files, or to be an .npz file";
             return Err(DataError::content(&path, message));

@@ -24,7 +24,7 @@ const MAX_BYTES: u64 = 1 << 32;
 ///
 /// # Errors
 /// Another kind of file, other arrays, or arrays that are no images and labels.
-pub(super) fn load(path: &Path, observer: &dyn Observer) -> Result<Dataset, DataError> {
+pub(super) fn load(path: &Path, known: Option<&[String]>, observer: &dyn Observer) -> Result<Dataset, DataError> {
     let file = File::open(path).map_err(DataError::io(path))?;
     let wrong = |message: String| DataError::content(path, message);
     let mut archive =
@@ -39,7 +39,7 @@ pub(super) fn load(path: &Path, observer: &dyn Observer) -> Result<Dataset, Data
     let mut read = |name: &str| read(&mut archive, name).map_err(|message| wrong(format!("`{name}`: {message}")));
     let train = [read(images)?, read(labels)?];
     let test = if has_test { Some([read(test_images)?, read(test_labels)?]) } else { None };
-    dataset(path, train, test, observer)
+    dataset(path, train, test, known, observer)
 }
 
 fn read(archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Result<Numbers, String> {

@@ -29,6 +29,7 @@ pub use chip::{
 pub(crate) use chip::{base_path, derive};
 #[cfg(feature = "train")]
 pub(crate) use cost::check_patterns;
+pub(crate) use cost::family;
 pub use cost::{
     AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyPart, EnergyTerm,
     Evaluation, Evaluator, GroupId, LayerCost, LayerPlacement, Ledger, NextBest, Placements, PruningStep, Resource,

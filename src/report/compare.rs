@@ -59,16 +59,25 @@ fn rows(all: &[Compared]) -> Vec<Row> {
 /// The table: a column for each, weight reload charged where nothing else is said.
 pub fn comparison_table(all: &[Compared]) -> String {
     let mut text = String::new();
+    let heads = heads(all);
     for sentence in assumptions(all) {
-        let lines = wrapped(&format!("Made up: {}", printable(sentence, 1000)), WIDTH);
+        let of_it: Vec<&str> = (heads.iter().zip(all))
+            .filter(|(_, it)| it.made_up.as_deref() == Some(sentence))
+            .map(|(head, _)| head.as_str())
+            .collect();
+        let whose = if of_it.len() < all.len() { format!(" of {}", of_it.join(", ")) } else { String::new() };
+        let lines = wrapped(&format!("Made up{whose}: {}", printable(sentence, 1000)), WIDTH);
         text += &(lines.join("\n") + "\n\n");
     }
     let mut line = |name: &str, cells: Vec<String>| {
         let cells: String = cells.iter().map(|cell| format!(" {cell:>NAME$}")).collect();
         text += &format!("  {name:<26}{cells}\n");
     };
-    let heads = heads(all);
     line("per frame", heads.clone());
+    if all.iter().any(|it| it.network != all[0].network) {
+        line("network", all.iter().map(|it| printable(&it.network, NAME)).collect());
+        line("chip", all.iter().map(|it| printable(&it.evaluation.chip.description.name, NAME)).collect());
+    }
     for (name, cells) in rows(all) {
         line(&name, cells);
     }

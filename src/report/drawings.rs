@@ -82,7 +82,7 @@ pub(super) fn layer_energy(subject: Subject) -> Drawing {
 
 /// What each layer reaches, below what macros and ports allow.
 pub(super) fn roofline(subject: Subject) -> Drawing {
-    let Evaluation { layers, chip, cost, .. } = subject.evaluation;
+    let Evaluation { layers, chip, .. } = subject.evaluation;
     let clock_hz = chip.description.clock_mhz * 1e6;
     let memory = &chip.description.memory;
     let ports = memory.write_bits_per_cycle
@@ -99,8 +99,14 @@ pub(super) fn roofline(subject: Subject) -> Drawing {
         })
     };
     let points: Vec<Reached> = layers.iter().filter_map(reached).collect();
-    let caption = "Executed operations a second of each layer over those for each bit that moves; the roof is what all macros, and all ports together, allow";
-    chart::roofline(caption, &points, cost.peak_tops, bits_per_cycle as f64 * clock_hz / 1e12)
+    // A layer's utilization is a share of what all macros do at its bits.
+    let peak = |layer: &LayerCost| {
+        let tops = 2.0 * layer.kept_macs as f64 / (layer.cycles as f64 / clock_hz) / 1e12;
+        (layer.utilization > 0.0).then(|| tops / layer.utilization)
+    };
+    let peak = layers.iter().filter_map(peak).reduce(f64::max).unwrap_or(subject.evaluation.cost.peak_tops);
+    let caption = "Executed operations a second of each layer over those for each bit that moves; the roof is what all macros, at the bits of the layer for which that is most, and all ports together, allow";
+    chart::roofline(caption, &points, peak, bits_per_cycle as f64 * clock_hz / 1e12)
 }
 
 /// The chip's parts; where no areas are known, each is as large as the others.

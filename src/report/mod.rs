@@ -32,6 +32,7 @@ pub use placements::placements_table;
 pub use subject::Subject;
 pub use sweep::{sweep_table, write_sweep};
 pub use table::table;
+pub use text::for_a_shell;
 
 /// Writes `deploy.json`, `report.html` and its drawings (`drawings/*.svg`) into a folder, which is made if need be.
 ///

@@ -1,6 +1,6 @@
 //! The table of partial sums in the terminal.
 
-use super::text::{WIDTH, count, grouped, printable, wrapped};
+use super::text::{WIDTH, converter, count, grouped, printable, wrapped};
 use crate::hardware::{Converter, Hardware, PartialSums};
 use crate::validation::PartialSumsOnImages;
 
@@ -12,7 +12,11 @@ pub fn partial_sums_table(found: &PartialSumsOnImages, hardware: &Hardware) -> S
     let network = printable(&found.network, NAME);
     let chip = printable(&found.hardware, NAME);
     let mut lines = vec![
-        format!("partial sums of {network} on {chip}, {}; {}", count(found.images, "image"), converter(hardware)),
+        format!(
+            "partial sums of {network} on {chip}, {}; converters: {}",
+            count(found.images, "image"),
+            converter(hardware.converter)
+        ),
         String::new(),
         format!("  {:<NAME$}{:>7}{:>7}{:>7}{:>7}{:>5}", "layer", "least", "median", "99.9 %", "most", "bits"),
     ];
@@ -52,14 +56,4 @@ fn row(layer: &PartialSums) -> String {
         row += &format!("{:>9.3} %{:>7.3}{step:>6}", 100.0 * lossy.saturated, lossy.rms_error);
     }
     row
-}
-
-/// The converter in words.
-fn converter(hardware: &Hardware) -> String {
-    match hardware.converter {
-        Converter::Ideal => "ideal converters".into(),
-        Converter::AdderTree => "adder trees".into(),
-        Converter::Clipping { range } => format!("sums clipped at {range}"),
-        Converter::Bits { bits, step } => format!("converters of {bits} bits, step {step}"),
-    }
 }

@@ -1,5 +1,6 @@
 //! What a sweep leaves: `sweep.csv`, `sweep.jsonl`, `sweep.svg`, `sweep.html`, and the best points as a table.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -20,20 +21,24 @@ const CELL: usize = 32;
 /// # Errors
 /// A file that cannot be written.
 pub fn write_sweep(rows: &[SweepRow], made_up: Option<&str>, folder: &Path) -> Result<()> {
-    let line = |row| json(row, made_up).map(|text| text.to_string() + "\n");
+    let front = pareto_front(rows);
+    let line = |row| json(row, &front, made_up).map(|text| text.to_string() + "\n");
     let jsonl: String = rows.iter().map(line).collect::<Result<_>>()?;
     write_atomically(&folder.join("sweep.jsonl"), jsonl.as_bytes())?;
-    write_atomically(&folder.join("sweep.csv"), csv(rows, made_up.is_some())?.as_bytes())?;
+    write_atomically(&folder.join("sweep.csv"), csv(rows, &front, made_up.is_some())?.as_bytes())?;
     let plots = scatters("Pareto plots of a sweep", &plots(rows, made_up.is_some()));
     write_atomically(&folder.join("sweep.svg"), plots.as_bytes())?;
-    write_atomically(&folder.join("sweep.html"), page(rows, made_up, &pareto_front(rows), &plots).as_bytes())
+    write_atomically(&folder.join("sweep.html"), page(rows, made_up, &front, &plots).as_bytes())
 }
 
 /// The points that no other one beats, fastest first, as text.
 pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
     let front = pareto_front(rows);
-    let mut best: Vec<(&SweepRow, &Figures)> =
-        rows.iter().filter(|row| front.contains(&row.point)).filter_map(|row| Some((row, row.figures()?))).collect();
+    let mut best: Vec<(&SweepRow, &Figures)> = rows
+        .iter()
+        .filter(|row| front.binary_search(&row.point).is_ok())
+        .filter_map(|row| Some((row, row.figures()?)))
+        .collect();
     best.sort_by(|(_, a), (_, b)| b.cost.fps.total_cmp(&a.cost.fps));
     let failed = rows.iter().filter(|row| row.figures().is_none()).count();
     let mut lines = vec![format!(
@@ -96,8 +101,9 @@ fn short(key: &str) -> String {
     printable(key.rsplit('.').next().unwrap_or(key), CELL)
 }
 
-fn json(row: &SweepRow, made_up: Option<&str>) -> Result<serde_json::Value> {
+fn json(row: &SweepRow, front: &[usize], made_up: Option<&str>) -> Result<serde_json::Value> {
     let mut value = serde_json::to_value(row).map_err(|error| Error::Setting(error.to_string()))?;
+    value["pareto"] = front.binary_search(&row.point).is_ok().into();
     if let Some(sentence) = made_up {
         value["made_up"] = sentence.into();
     }
@@ -105,8 +111,7 @@ fn json(row: &SweepRow, made_up: Option<&str>) -> Result<serde_json::Value> {
 }
 
 /// One line a point; the columns of figures are their keys in `deploy.json`, joined by dots. The last one says what is made up.
-fn csv(rows: &[SweepRow], made_up: bool) -> Result<String> {
-    let front = pareto_front(rows);
+fn csv(rows: &[SweepRow], front: &[usize], made_up: bool) -> Result<String> {
     let figures = |row: &SweepRow| -> Result<Vec<(String, String)>> {
         let mut cells = Vec::new();
         if let Some(figures) = row.figures() {
@@ -136,11 +141,9 @@ fn csv(rows: &[SweepRow], made_up: bool) -> Result<String> {
             }
             Outcome::Figures(_) => {
                 line.extend([String::new(), front.binary_search(&row.point).is_ok().to_string()]);
-                let cells = figures(row)?;
                 // A figure may be absent for one chip and present for another.
-                line.extend(columns.iter().map(|(column, _)| {
-                    cells.iter().find(|(key, _)| key == column).map_or(String::new(), |(_, value)| value.clone())
-                }));
+                let mut cells: HashMap<String, String> = figures(row)?.into_iter().collect();
+                line.extend(columns.iter().map(|(column, _)| cells.remove(column).unwrap_or_default()));
             }
         }
         line.extend(made_up.then(|| "true".into()));

@@ -1,5 +1,7 @@
 //! `sweep.html`: the plots of a sweep, the keys that vary, and a table that can be sorted.
 
+use std::collections::HashSet;
+
 use maud::{Markup, PreEscaped, html};
 
 use super::document::{Extras, document};
@@ -48,14 +50,10 @@ pub(super) fn page(rows: &[SweepRow], made_up: Option<&str>, front: &[usize], pl
 fn keys(rows: &[SweepRow]) -> Markup {
     let names = rows.first().into_iter().flat_map(|row| row.settings.iter().map(|(key, _)| key));
     let values = |key: &str| {
-        let mut values: Vec<String> = Vec::new();
-        for value in rows.iter().flat_map(|row| row.settings.iter().filter(|(name, _)| name == key)) {
-            let text = plain(&value.1);
-            if !values.contains(&text) {
-                values.push(text);
-            }
-        }
-        values.join(", ")
+        let values = rows.iter().flat_map(|row| row.settings.iter().filter(|(name, _)| name == key));
+        let mut seen = HashSet::new();
+        let new = values.map(|(_, value)| plain(value)).filter(|text| seen.insert(text.clone()));
+        new.collect::<Vec<_>>().join(", ")
     };
     html! {
         section {

@@ -1,7 +1,7 @@
 //! Numbers and names as text.
 
 use crate::groups::GroupShape;
-use crate::hardware::{Bound, Evaluation, Geometry, Placement, Policy, Split, Start, Used};
+use crate::hardware::{Bound, Converter, Evaluation, Geometry, Placement, Policy, Split, Start, Used};
 use crate::validation::{Accuracy, Agreement, Deployment, Mismatches};
 
 /// What stands for a number that isn't known.
@@ -133,17 +133,30 @@ pub(super) fn frames(fps: f64) -> String {
 
 /// What macros without weights leak, where that is worth a word.
 pub(super) fn idle_summary(evaluation: &Evaluation) -> Option<String> {
-    let Evaluation { used, chip, cost, .. } = evaluation;
+    let Evaluation { policy, cost, .. } = evaluation;
     let idle_uj = cost.energy_breakdown_uj.idle_leakage;
-    let [used, all] = [used.cores * used.macros_per_core, chip.description.macros()];
-    (idle_uj > IDLE * cost.energy_uj).then(|| {
-        format!(
-            "{} of {} macros hold no weights: they leak {} uJ a frame, which the mapper leaves out of account",
-            grouped((all - used) as u64),
-            grouped(all as u64),
-            energy(idle_uj)
-        )
-    })
+    let left_out = if *policy == Policy::Auto { ", which the mapper leaves out of account" } else { "" };
+    (idle_uj > IDLE * cost.energy_uj)
+        .then(|| format!("macros that hold no weights leak {} uJ a frame{left_out}", energy(idle_uj)))
+}
+
+/// A value as a shell takes it for one word.
+pub fn for_a_shell(value: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=@%+,".contains(letter);
+    match !value.is_empty() && value.chars().all(is_plain) {
+        true => value.into(),
+        false => format!("'{}'", value.replace('\'', "'\\''")),
+    }
+}
+
+/// What a chip's converters do.
+pub(super) fn converter(converter: Converter) -> String {
+    match converter {
+        Converter::Ideal => "ideal: each partial sum as it is".into(),
+        Converter::AdderTree => "a digital adder tree: each partial sum as it is".into(),
+        Converter::Clipping { range } => format!("clips beyond {}", grouped(range as u64)),
+        Converter::Bits { bits, step } => format!("{bits} bits, {} a code", grouped(step as u64)),
+    }
 }
 
 /// A component's key as words.
@@ -281,7 +294,7 @@ pub(super) fn empty_layers(evaluation: &Evaluation) -> impl Iterator<Item = &str
     empty.map(|layer| layer.name.as_str())
 }
 
-/// The four executions: name, accuracy in percent, and in what they differ from others.
+/// The float network and the three executions: name, accuracy in percent, and in what they differ from others.
 pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> Vec<(&'static str, String, String)> {
     let images = |found: Option<usize>| found.map_or(UNKNOWN.into(), |found| grouped(found as u64));
     let fake_quant = match (mismatches.fake_quant_vs_integer_predictions, mismatches.fake_quant_vs_macro_predictions) {

@@ -281,7 +281,7 @@ impl Experiment {
 
 impl Row {
     /// What is set on top of the recipe file: its own settings and its hardware, then those of the command line.
-    pub fn all_settings(&self, settings: &[String]) -> Vec<String> {
+    pub(super) fn all_settings(&self, settings: &[String]) -> Vec<String> {
         let hardware = self.hardware.iter().map(|file| assignment("hardware", &file.display().to_string()));
         self.settings.iter().cloned().chain(hardware).chain(settings.iter().cloned()).collect()
     }

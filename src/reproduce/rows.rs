@@ -33,7 +33,8 @@ pub(super) struct TableRow<'a> {
 struct Unfinished {
     seed: u64,
     epoch: usize,
-    epochs: usize,
+    /// None where its recipe cannot be read.
+    epochs: Option<usize>,
 }
 
 /// How far a row is.
@@ -156,7 +157,10 @@ impl<'a> TableRow<'a> {
         let first = |seed| seed == 0 && self.runs.is_empty();
         let seed = |seed| if first(seed) { String::new() } else { format!("seed {seed} ") };
         let runs = self.unfinished.iter();
-        let text = runs.map(|run| format!("{}unfinished, epoch {} of {}", seed(run.seed), run.epoch, run.epochs));
+        let text = runs.map(|run| match run.epochs {
+            Some(epochs) => format!("{}unfinished, epoch {} of {epochs}", seed(run.seed), run.epoch),
+            None => format!("{}unfinished, its {RECIPE} cannot be read", seed(run.seed)),
+        });
         text.collect::<Vec<_>>().join("; ")
     }
 
@@ -233,7 +237,8 @@ fn unfinished(row: &Row, finished: &[Run], runs: &Path) -> Result<Vec<Unfinished
         let folder = run_folder(runs, &row.name, seed);
         let recipe = folder.join(RECIPE);
         if recipe.exists() {
-            let epochs = Recipe::load(Some(&recipe), &[])?.epochs();
+            // One that another version wrote, or is writing, keeps nobody from the finished runs.
+            let epochs = Recipe::load(Some(&recipe), &[]).ok().map(|recipe| recipe.epochs());
             // There is no file before the first epoch's end.
             let epoch = read_if_present(&folder.join(METRICS))?.map_or(0, |text| text.lines().count());
             unfinished.push(Unfinished { seed, epoch, epochs });

@@ -12,7 +12,7 @@ use super::results::{Results, Run};
 use super::table::Table;
 use crate::data::DataOptions;
 use crate::error::{Error, Result};
-use crate::files::{exists, read_if_present, to_json, write_atomically};
+use crate::files::{exists, read_if_present, remove_if_present, to_json, write_atomically};
 use crate::network::weights_file;
 use crate::observer::{Observer, StopSignal};
 use crate::run::{Cpu, Environment, Outcome, Plan, dataset};
@@ -208,12 +208,7 @@ impl Reproduction<'_> {
         } else {
             // Of a run that was stopped before its first checkpoint, or lost it.
             for name in [RECIPE, METRICS] {
-                match std::fs::remove_file(folder.join(name)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(Error::io(&folder)(error));
-                    }
-                    _ => {}
-                }
+                remove_if_present(&folder.join(name))?;
             }
         }
         let plan = if resume {

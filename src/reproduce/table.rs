@@ -11,8 +11,8 @@ use super::plot::plot;
 use super::results::{CostFigures, Results, Run};
 use super::rows::{State, TableRow};
 use crate::error::Result;
-use crate::files::{to_json, write_atomically};
-use crate::report::text::{energy, grouped, percent, quoted};
+use crate::files::{remove_if_present, to_json, write_atomically};
+use crate::report::text::{energy, for_a_shell, grouped, percent, quoted};
 use crate::run_folder::PACKAGE;
 
 /// The rows of an experiment with what is known of them.
@@ -53,9 +53,10 @@ impl<'a> Table<'a> {
         write_atomically(&folder.join("table.md"), self.markdown().as_bytes())?;
         write_atomically(&folder.join("table.csv"), self.csv().as_bytes())?;
         write_atomically(&folder.join("table.svg"), plot(&self.experiment.title, &self.rows).as_bytes())?;
+        let file = folder.join("curves.svg");
         match curves(&self.experiment.title, &self.rows) {
-            Some(page) => write_atomically(&folder.join("curves.svg"), page.as_bytes()),
-            None => Ok(()),
+            Some(page) => write_atomically(&file, page.as_bytes()),
+            None => remove_if_present(&file),
         }
     }
 
@@ -103,21 +104,22 @@ impl<'a> Table<'a> {
         };
         text + &format!(
             "\nRun them again: `mars-reproduce {}{rows}{settings} --seeds {seeds} --run FOLDER --results FOLDER`.\n",
-            path.display()
+            for_a_shell(&path.display().to_string())
         )
     }
 
     /// The settings on top of the experiment's, as arguments; empty where there are none.
     fn settings(&self) -> String {
         let settings: BTreeSet<&String> = self.rows.iter().flat_map(|row| &row.settings).collect();
-        settings.into_iter().map(|setting| format!(" --set {setting}")).collect()
+        settings.into_iter().map(|setting| format!(" --set {}", for_a_shell(setting))).collect()
     }
 
     /// The command that checks a row whose package is kept: some are too large.
     fn check(&self, row: &TableRow) -> Option<String> {
         let package = self.results.row_folder(&row.row.name).join(PACKAGE);
-        let hardware = row.hardware.as_ref().map_or(String::new(), |file| format!(" --hardware {file}"));
-        package.exists().then(|| format!("mars-deploy {}{hardware}\n", package.display()))
+        let hardware = row.hardware.as_ref().map_or(String::new(), |file| format!(" --hardware {}", for_a_shell(file)));
+        let name = for_a_shell(&package.display().to_string());
+        package.exists().then(|| format!("mars-deploy {name}{hardware}\n"))
     }
 
     /// The rows as CSV: one line each, numbers as they are.

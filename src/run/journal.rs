@@ -140,12 +140,14 @@ fn step_line(report: &StepReport) -> String {
     format!("loss {epoch_loss:.4} accuracy {epoch_accuracy:.2} % {images_per_second:.0} images/s")
 }
 
-/// What to say where one percent more is zero than a sparsify phase was to make so.
+/// What to say where more is zero than a sparsify phase was to make so, by a percent or by more than rounding to whole groups.
 fn overshot(training: &Training, phase: usize) -> Option<String> {
     let (recipe, zero) = (training.recipe(), training.masked_share());
     let SparsityConfig { lambda, budget, target, .. } = recipe.sparsity;
     let counts_groups = matches!(budget, Budget::Groups | Budget::GroupsPerLayer);
-    let too_many = recipe.phases[phase].kind == PhaseKind::Sparsify && counts_groups && zero > target + 0.01;
+    // Whole groups come to half of one more, and those of a layer to half of one of each.
+    let rounding = training.group_rounding();
+    let too_many = recipe.phases[phase].kind == PhaseKind::Sparsify && counts_groups && zero > target + rounding;
     too_many.then(|| {
         format!(
             "{:.1} % of the groups are zero, sparsity.target = {target} asks for {:.1} %: more were so, or became so by sparsity.lambda = {lambda}",

@@ -1,5 +1,7 @@
 //! What came of the points of a sweep, and which of them are the best.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::space::Value;
@@ -70,6 +72,12 @@ impl Figures {
         }
     }
 
+    /// What is compared with other points, bit by bit.
+    fn compared(&self) -> [Option<u64>; 4] {
+        let area = self.area.map(|area| area.total_mm2);
+        [Some(self.cost.fps), Some(self.cost.energy_uj), self.accuracy, area].map(|figure| figure.map(f64::to_bits))
+    }
+
     /// True if it is nowhere worse than `other`: frames a second, energy and, where both have them, accuracy and area.
     fn covers(&self, other: &Self) -> bool {
         let at_least =
@@ -101,14 +109,19 @@ impl SweepRow {
 ///
 /// Figures are frames a second, energy, and accuracy and area where they are known.
 pub fn pareto_front(rows: &[SweepRow]) -> Vec<usize> {
-    let mut front: Vec<(usize, &Figures)> = Vec::new();
+    // Keys that cost nothing make many points alike, which are looked at once.
+    let mut alike: HashMap<_, (&Figures, Vec<usize>)> = HashMap::new();
     for (point, figures) in rows.iter().filter_map(|row| Some((row.point, row.figures()?))) {
-        if !front.iter().any(|(_, other)| other.beats(figures)) {
-            front.retain(|(_, other)| !figures.beats(other));
-            front.push((point, figures));
+        alike.entry(figures.compared()).or_insert((figures, Vec::new())).1.push(point);
+    }
+    let mut front: Vec<(&Figures, Vec<usize>)> = Vec::new();
+    for (figures, points) in alike.into_values() {
+        if !front.iter().any(|(other, _)| other.beats(figures)) {
+            front.retain(|(other, _)| !figures.beats(other));
+            front.push((figures, points));
         }
     }
-    let mut points: Vec<usize> = front.into_iter().map(|(point, _)| point).collect();
+    let mut points: Vec<usize> = front.into_iter().flat_map(|(_, points)| points).collect();
     points.sort_unstable();
     points
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -12,7 +12,7 @@ use super::space::Space;
 use super::store::{Shard, Store, Writer};
 use super::swept::{Evaluators, Swept};
 use crate::error::{Error, Result};
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, family};
 use crate::observer::{Observer, Work};
 use crate::validation::macro_accuracy;
 
@@ -80,7 +80,8 @@ impl Sweep {
         let mut known = vec![false; self.points()];
         rows.iter().for_each(|row| known[row.point] = true);
         let all = shard.points(self.points()).count();
-        let points: Vec<usize> = shard.points(self.points()).filter(|&point| !known[point]).collect();
+        let mut points: Vec<usize> = shard.points(self.points()).filter(|&point| !known[point]).collect();
+        points.sort_by_cached_key(|point| self.space.hardware(*point).ok().map(|hardware| family(&hardware)));
         let finished = all - points.len();
         let work = Work::begin(observer, "sweeping", all);
         work.advances(finished);
@@ -113,23 +114,17 @@ impl Sweep {
         progress: &Mutex<Progress>,
         work: &Work,
     ) -> Result<()> {
-        let works =
-            |hardware: &Hardware| evaluators.of(hardware).and_then(|found| found.evaluator.evaluate(hardware)).is_ok();
-        let accuracy =
-            match self.space.images() {
-                Some(_) => (points.iter().filter_map(|&point| self.space.hardware(point).ok()).find(works)).and_then(
-                    |hardware| self.accuracy(&hardware, evaluators).map_err(|error| error.to_string()).transpose(),
-                ),
-                None => None,
-            };
+        let run = OnceLock::new();
         points.par_iter().try_for_each(|&point| {
-            let evaluated = self.space.hardware(point);
-            let evaluated = evaluated.and_then(|hardware| evaluators.of(&hardware)?.evaluator.evaluate(&hardware));
-            let outcome = match (evaluated, &accuracy) {
-                (Ok(evaluation), None) => Outcome::Figures(Box::new(Figures::new(&evaluation, None))),
-                (Ok(evaluation), Some(Ok(run))) => Outcome::Figures(Box::new(Figures::new(&evaluation, Some(*run)))),
-                (Ok(_), Some(Err(message))) => Outcome::Error(message.clone()),
-                (Err(error), _) => Outcome::Error(error.to_string()),
+            let figures = |hardware: &Hardware| {
+                let evaluation = evaluators.of(hardware)?.evaluator.evaluate(hardware)?;
+                // All of these chips compute the same: the first one that works runs the images.
+                let run = run.get_or_init(|| self.accuracy(hardware, evaluators).map_err(|error| error.to_string()));
+                run.clone().map(|run| Figures::new(&evaluation, run)).map_err(Error::Setting)
+            };
+            let outcome = match self.space.hardware(point).and_then(|hardware| figures(&hardware)) {
+                Ok(figures) => Outcome::Figures(Box::new(figures)),
+                Err(error) => Outcome::Error(error.to_string()),
             };
             let row = SweepRow { point, settings: self.space.settings(point), outcome };
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,6 +22,9 @@ pub struct Shard {
     count: usize,
 }
 
+/// Most shards: as many as a sweep may have points.
+const MOST_SHARDS: usize = 1 << 20;
+
 impl Shard {
     /// The whole sweep.
     pub const WHOLE: Self = Self { index: 0, count: 1 };
@@ -53,10 +56,13 @@ impl FromStr for Shard {
 
     /// Reads `I/N`, counted from 1.
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let shard = text.split_once('/').and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+        let number = |text: &str| text.parse::<usize>().ok();
+        let shard = text.split_once('/').and_then(|(index, count)| Some((number(index)?, number(count)?)));
         match shard {
-            Some((index, count)) if (1..=count).contains(&index) => Ok(Self { index: index - 1, count }),
-            _ => Err("it must be I/N with I from 1 to N".into()),
+            Some((index, count @ 1..=MOST_SHARDS)) if (1..=count).contains(&index) => {
+                Ok(Self { index: index - 1, count })
+            }
+            _ => Err(format!("it must be I/N with I from 1 to N, and N at most {MOST_SHARDS}")),
         }
     }
 }

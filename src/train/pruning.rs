@@ -272,6 +272,12 @@ impl Pruner {
         self.kept().map_or(0.0, |kept| self.share_but(&kept))
     }
 
+    /// Half a group of each layer, as a share of all groups.
+    pub fn rounding(&self) -> f64 {
+        let total: usize = self.convs.iter().map(|conv| conv.grid.real_groups()).sum();
+        0.5 * self.convs.len() as f64 / total as f64
+    }
+
     /// Sets masked weights to zero.
     pub fn mask(&self, params: &mut Params<Tensor<1>>) {
         for (conv, mask) in self.masks() {

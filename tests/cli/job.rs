@@ -110,6 +110,27 @@ fn one_command_trains_exports_and_deploys() {
 
 /// Whoever reads the output may leave: the files are there, and a training goes on to its end.
 #[cfg(unix)]
+/// Networks that differ are named above their columns; a run's folder takes neither a comparison nor a sweep.
+#[test]
+fn a_comparison_says_what_it_compares() {
+    let dir = TempDir::new().unwrap();
+    let package = FINISHED.join("run/model.mars");
+    let chip = Path::new("experiments/hardware/mars.toml").canonicalize().unwrap();
+    let compare = |arguments: &[&str]| {
+        let mut command = command(DEPLOY, dir.path());
+        command.args(["--model", "resnet20", "--quiet", "--compare"]).args([&package, &chip]).args(arguments);
+        command.output().unwrap()
+    };
+    let (out, _) = success(&compare(&[]));
+    let line =
+        |name: &str| out.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{out}"));
+    assert!(line("network").contains("tiny") && line("network").contains("resnet20"), "{out}");
+    assert!(line("chip").matches("mars").count() == 2, "{out}");
+    assert!(out.starts_with("Made up of mars: Nothing was trained"), "{out}");
+    let (_place, run) = copied_run();
+    failed(&compare(&["--run", run.to_str().unwrap()]), &["it holds a run: name another folder"]);
+}
+
 #[test]
 fn a_closed_output_ends_nothing() {
     let dir = new_place();

@@ -35,6 +35,11 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     let path = folder.path().join("chip.toml");
     for (from, to, message) in [
         ("name = \"mars\"", "name = \"\"", "name is empty, reports need it"),
+        (
+            "measured = { rows = 1024, columns = 64, rows_on = 64 }",
+            "measured = { rows = 32, columns = 64, rows_on = 64 }",
+            "measured.rows_on 64 exceeds measured.rows 32",
+        ),
         ("rows = 1024", "rows = 0", "rows is 0, it must be from 1 to 65536"),
         ("cores = 4", "cores = 0", "cores is 0, it must be from 1 to 16384"),
         (

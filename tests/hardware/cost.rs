@@ -232,8 +232,11 @@ fn energies_are_those_of_the_formulas() {
             ("index_decode", index * 16.0 * adder),
             ("requantization", (products + forms * 48.0 + sums) * adder + (products + forms * 48.0 * 6.0) * gate),
             ("leakage", 1.4 / 16.0 * (time - passed * ns)),
+            ("idle_leakage", 0.0),
         ];
-        for ((name, found), (other, pj)) in evaluation.cost.energy_breakdown_uj.components().into_iter().zip(expected) {
+        let components = evaluation.cost.energy_breakdown_uj.components();
+        assert_eq!(components.len(), expected.len());
+        for ((name, found), (other, pj)) in components.into_iter().zip(expected) {
             assert_eq!(name, other);
             assert!(close(found, pj / 1e6), "{bits} bits, {name}: {found} uJ, by the formula {}", pj / 1e6);
         }

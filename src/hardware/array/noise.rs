@@ -22,7 +22,7 @@ pub(crate) struct ConversionNoise {
 impl ConversionNoise {
     /// The noise of a convolution, `None` if there is none.
     pub(crate) fn new(noise: &Noise, converter: Converter, conv: ConvId) -> Option<Self> {
-        let step = converter.code();
+        let step = converter.lsb();
         // A code is floor((sum + noise + step / 2) / step). For whole sums and an odd step this is
         // floor((sum + round(noise) + (step - 1) / 2) / step), for an even one floor((sum + round(noise - 1/2) + step / 2) / step).
         let offset = if step % 2 == 1 { 0.0 } else { -0.5 };
@@ -69,7 +69,7 @@ pub(super) const STREAM_CONVERSIONS: usize = u32::MAX as usize / LANES;
 
 /// Weights of a convolution as the cells hold them: `bits` cells each, some of which are stuck.
 ///
-/// `weights` in `[filters, channels, taps]` order; each weight of a layer has cells of its own.
+/// `weights` in `[filters, depth, taps]` order; each weight of a layer has cells of its own.
 pub(crate) fn stuck_weights(noise: &Noise, weights: &[i8], bits: u8, conv: ConvId) -> Vec<i8> {
     let key = threefry(seed_key(noise.seed), [CELLS, conv.number()]);
     // Of the 2^32 numbers, the lowest stand for a cell stuck at zero, the next ones for one stuck at one.

@@ -126,7 +126,7 @@ impl Hardware {
                 ("components.adder_ff", components.adder_ff),
                 ("components.precharge_ff", components.precharge_ff),
             ]);
-            check_range("energy.components.activity", components.activity, 0.0, 1.0)?;
+            check_range("energy.components.activity", components.activity, 1e-6, 1.0)?;
         }
         for (key, value) in constants {
             check_range(&format!("energy.{key}"), value, 0.0, 1e6)?;
@@ -168,7 +168,7 @@ impl Hardware {
         let Some(noise) = self.noise else { return Ok(()) };
         let shares = noise.stuck_at_zero + noise.stuck_at_one;
         for (key, value, high) in [
-            ("sigma", noise.sigma, MAX_SIGMA / f64::from(self.converter.code())),
+            ("sigma", noise.sigma, MAX_SIGMA / f64::from(self.converter.lsb())),
             ("stuck_at_zero", noise.stuck_at_zero, 1.0),
             ("stuck_at_one", noise.stuck_at_one, 1.0),
             ("stuck_at_zero + noise.stuck_at_one", shares, 1.0),
@@ -244,6 +244,9 @@ impl Hardware {
             ("measured.rows_on", measured.rows_on, MAX_ROWS),
         ] {
             check_range(&key(name), value as u64, 1, most as u64)?;
+        }
+        if measured.rows_on > measured.rows {
+            return at_most(&key("measured.rows_on"), measured.rows_on, "measured.rows", measured.rows, None);
         }
         let own = self.geometry();
         match mode.energy_pj {

@@ -14,7 +14,7 @@ pub struct Hardware {
     pub name: String,
     /// Computing-in-memory cores, which work on different filter sets of a layer.
     pub cores: usize,
-    /// Macros of a core, which share its write port.
+    /// Macros of a core, which share its ports.
     pub macros_per_core: usize,
     /// Word lines of a macro.
     pub rows: usize,

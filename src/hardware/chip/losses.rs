@@ -61,7 +61,7 @@ impl Converter {
     }
 
     /// Sum that one code stands for.
-    pub fn code(&self) -> i32 {
+    pub fn lsb(&self) -> i32 {
         match self {
             Self::Bits { step, .. } => *step,
             Self::Ideal | Self::AdderTree | Self::Clipping { .. } => 1,

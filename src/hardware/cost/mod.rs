@@ -42,3 +42,4 @@ pub use evaluator::{Evaluator, evaluate};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};
 #[cfg(feature = "train")]
 pub(crate) use mapper::check_patterns;
+pub(crate) use mapper::family;

@@ -36,7 +36,7 @@ pub(super) fn spared_bits(mapping: &ConvMapping, placement: Placement, hardware:
     (reads - most.into_values().sum::<u64>()) * mapping.section_bits() * mapping.shape.output.pixels() as u64
 }
 
-/// Bits for a frame of inputs that further filter sets need, once one has read them: no placement spares more.
+/// Bits for a frame of inputs that further filter sets need, once one has read them: what is left of a placement's reads is never less than what is left of these.
 pub(super) fn most_spared_bits(mapping: &ConvMapping) -> u64 {
     let inputs = |set| mapping.inputs_of(set, 0..mapping.set_bundles(set));
     let distinct: BTreeSet<_> = (0..mapping.sets.len()).flat_map(inputs).collect();

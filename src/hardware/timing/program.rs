@@ -5,6 +5,7 @@
 //! its write port as well: each has a fixed slot of the beat, so no two ever meet. The simulator says when beats
 //! begin.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -173,15 +174,13 @@ impl<'a> TimedWork<'a> {
     pub(crate) fn new(work: LayerWork<'a>, hardware: &Hardware) -> Self {
         let memory = &hardware.memory;
         let frames = hardware.frames_per_load as u64;
-        let mut beats: Vec<Arc<Beats>> = Vec::with_capacity(work.cores.len());
-        for core in &work.cores {
-            let copied = work.cores.iter().zip(&beats).find(|(other, _)| Arc::ptr_eq(&other.tiles, &core.tiles));
-            let of_core = match copied {
-                Some((_, beats)) => beats.clone(),
-                None => Arc::new(Beats::new(core, &work, hardware)),
-            };
-            beats.push(of_core);
-        }
+        // Copies have the tiles of the first one.
+        let mut known: HashMap<*const _, Arc<Beats>> = HashMap::new();
+        let of_core = |core: &CoreWork| {
+            let beats = known.entry(Arc::as_ptr(&core.tiles));
+            beats.or_insert_with(|| Arc::new(Beats::new(core, &work, hardware))).clone()
+        };
+        let beats = work.cores.iter().map(of_core).collect();
         let end = |core: &CoreWork| End {
             read: memory.read_cycles(frames * core.at_end.read),
             written: memory.write_back_cycles(frames * core.at_end.written),

@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 
 use super::elements::{drawn, legend, section, table_of_words};
-use crate::hardware::{Converter, InputReads, Noise, PingPong, Precision};
+use crate::hardware::{InputReads, Noise, PingPong, Precision};
 use crate::report::Subject;
 use crate::report::drawings;
-use crate::report::text::grouped;
+use crate::report::text::{converter, grouped};
 
 pub(super) fn chip(subject: Subject) -> Markup {
     let chip = &subject.evaluation.chip;
@@ -72,15 +72,6 @@ pub(super) fn chip(subject: Subject) -> Markup {
             (table_of_words(&["what", "value"], &rows))
         },
     )
-}
-
-fn converter(converter: Converter) -> String {
-    match converter {
-        Converter::Ideal => "ideal: each partial sum as it is".into(),
-        Converter::AdderTree => "a digital adder tree: each partial sum as it is".into(),
-        Converter::Clipping { range } => format!("clips beyond {}", grouped(range as u64)),
-        Converter::Bits { bits, step } => format!("{bits} bits, {} a code", grouped(step as u64)),
-    }
 }
 
 fn noise(noise: Option<Noise>) -> String {

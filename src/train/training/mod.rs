@@ -149,6 +149,11 @@ impl Training {
         self.pruner.masked_share()
     }
 
+    /// Share of the groups by which whole ones may miss a share of them: half a group of each layer, and a percent at least.
+    pub(crate) fn group_rounding(&self) -> f64 {
+        self.pruner.rounding().max(0.01)
+    }
+
     /// The same with the statistics of these convolutions' batch norms, measured on training images, where a checkpoint has none.
     pub fn with_measured_statistics(mut self, convs: &[ConvId]) -> Self {
         measure_statistics(&mut self.model, convs, &self.recipe, &self.data.train);
