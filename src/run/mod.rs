@@ -31,12 +31,12 @@ use crate::hardware::Hardware;
 use crate::integer::{Fusion, WeightScale};
 use crate::network::{Graph, NetworkSpec, Weights};
 use crate::observer::{Observer, StopSignal};
-use crate::package::Package;
+use crate::package::{Package, is_package};
 use crate::report::{self, text::grouped};
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, METRICS, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
-use crate::train::{Budget, Checkpoint, PhaseKind, Recipe, Training, device, largest, stretched};
+use crate::train::{Budget, Checkpoint, Phase, PhaseKind, Recipe, Training, device, largest, stretched};
 use crate::validation::{Deployment, validate_until};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
@@ -81,7 +81,10 @@ fn scale_remark(recipe: &Recipe, graph: &Graph) -> Option<String> {
     ))
 }
 
-/// What the recipe sets aside: images that aren't trained with, and a target that isn't read.
+/// Steps in which a network cannot get over the loss of its groups.
+const FEW_STEPS: usize = 20;
+
+/// What the recipe sets aside: images that aren't trained with, a target that isn't read, and time to get over removed groups.
 fn set_aside(recipe: &Recipe, data: &Dataset) -> Vec<String> {
     let held_out = (!data.validation.is_empty()).then(|| {
         let [held_out, left] = [data.validation.len(), data.train.len()];
@@ -94,7 +97,18 @@ fn set_aside(recipe: &Recipe, data: &Dataset) -> Vec<String> {
     let ignored = (recipe.sparsifies() && recipe.sparsity.budget == Budget::Lambda).then(|| {
         "sparsity.budget = \"lambda\": the penalty alone makes groups zero, sparsity.target is not read".into()
     });
-    [held_out, ignored].into_iter().flatten().collect()
+    let steps = data.train.len().div_ceil(recipe.batch_size);
+    let few = |(index, phase): (usize, &Phase)| {
+        let steps = phase.epochs * steps;
+        (phase.kind == PhaseKind::Sparsify && steps < FEW_STEPS).then(|| {
+            format!(
+                "phases.{index} removes groups within {}: more epochs or a smaller batch_size lose less",
+                report::text::count(steps, "step")
+            )
+        })
+    };
+    let few = recipe.phases.iter().enumerate().filter_map(few);
+    [held_out, ignored].into_iter().flatten().chain(few).collect()
 }
 
 /// Which CPU a run may go on with.
@@ -163,6 +177,11 @@ impl<'a> Plan<'a> {
         // Cheap checks come before a download.
         recipe.check()?;
         origin.check()?;
+        // A package as the network says what its images are scaled to.
+        if recipe.image_size.is_none() && is_package(Path::new(&recipe.model)) {
+            let [_, height, width] = network_of_file(&recipe)?.input;
+            recipe.image_size = Some([height, width]);
+        }
         let data = dataset(&recipe, environment)?;
         let spec = network(&recipe, || Ok(shape_and_classes(&data)))?;
         // Cheap checks come before a checkpoint is read.

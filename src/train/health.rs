@@ -9,6 +9,9 @@ use burn::tensor::Tensor;
 /// Loss of an epoch, over that of guessing, from which on one that has learned nothing has diverged.
 const DIVERGED: f64 = 10.0;
 
+/// Steps of an epoch that tell whether it learns; before its first one a network may have lost half of its groups.
+const TELLING_STEPS: usize = 8;
+
 /// Names what went wrong at a position.
 pub(super) fn diverged(position: &Position, step: usize, layer: Option<String>, what: String) -> Error {
     let Position { phase, epoch, .. } = *position;
@@ -32,7 +35,7 @@ pub(super) fn check_learned(
     let chance = 1.0 / classes as f64;
     let (nothing, something) = (chance.min((1.0 - chance) / 9.0), (3.0 * chance).min((1.0 - chance) / 3.0));
     let learned = float_accuracy.is_some_and(|accuracy| accuracy / 100.0 > chance + something);
-    if share < chance + nothing && (learned || loss > DIVERGED * guess) {
+    if position.step >= TELLING_STEPS && share < chance + nothing && (learned || loss > DIVERGED * guess) {
         let what = format!("the loss came to {loss:.3e} with {:.1} % right", 100.0 * share);
         return Err(diverged(position, position.step, None, what));
     }
@@ -63,7 +66,8 @@ mod tests {
     fn an_epoch_that_learned_nothing_is_refused() {
         let refuses = |classes: usize, right: usize, loss: f64, float: Option<f64>| {
             let tally = Tally { loss: loss * 1000.0, correct: right, images: 1000, seconds: 0.0 };
-            let position = Position { tally, ..Position::default() };
+            let position = Position { tally, step: TELLING_STEPS, ..Position::default() };
+            assert!(check_learned(&Position { step: 7, ..position.clone() }, classes, 1e-9, Some(100.0)).is_ok());
             check_learned(&position, classes, (classes as f64).ln(), float).is_err()
         };
         for (classes, nothing, something, known) in [(10, 199, 200, 41.0), (4, 332, 334, 51.0), (2, 555, 556, 67.0)] {
