@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::check_file;
+use common::{check_file, with_tables};
 use mars::hardware::{AccessMode, Accumulator, Components, Converter, Hardware};
 
 /// A chip of the library.
@@ -461,11 +461,5 @@ fn the_page_of_the_library_has_these_numbers() {
     }
     let tables = [table(&inputs), table(&predictions), colonnade, constants];
     let page = include_str!("../docs/hardware-library.md");
-    let mut parts = page.split("<!-- computed -->\n").map(|part| part.split("<!-- end -->").last().unwrap());
-    let mut text = parts.next().unwrap().to_owned();
-    for (table, after) in tables.iter().zip(parts) {
-        text += &format!("<!-- computed -->\n{table}<!-- end -->{after}");
-    }
-    assert_eq!(text.matches("<!-- end -->").count(), tables.len());
-    check_file("docs/hardware-library.md", &text);
+    check_file("docs/hardware-library.md", &with_tables(page, &tables));
 }

@@ -9,8 +9,8 @@ use mars::network::zoo;
 use mars::package::Package;
 use mars::report::{Swing, tornado};
 
-use common::check_file;
 use common::recipe::{Recipe, W4A4, W8A8};
+use common::{check_file, with_tables};
 
 /// The paper's figures, TOPS/W (Q).
 const VGG16: f64 = 52.3;
@@ -417,13 +417,7 @@ fn the_page_has_the_numbers_that_the_model_gives() {
     let (eight, four) = (Networks::new(W8A8), Networks::new(W4A4));
     let (prediction, drawing) = prediction(&eight, &four);
     let page = include_str!("../docs/validation.md");
-    let mut parts = page.split("<!-- computed -->\n").map(|part| part.split("<!-- end -->").last().unwrap());
     let tables = [consistency(&eight), other_simulators(), parts_elsewhere(), prediction, trained(&four)];
-    let mut text = parts.next().unwrap().to_owned();
-    for (table, after) in tables.iter().zip(parts) {
-        text += &format!("<!-- computed -->\n{table}<!-- end -->{after}");
-    }
-    assert_eq!(text.matches("<!-- end -->").count(), tables.len());
-    check_file("docs/validation.md", &text);
+    check_file("docs/validation.md", &with_tables(page, &tables));
     check_file("docs/validation.svg", &drawing);
 }

@@ -90,20 +90,18 @@ pub(super) fn roofline(subject: Subject) -> Drawing {
         + memory.feature_read_bits_per_cycle
         + memory.feature_write_bits_per_cycle;
     let bits_per_cycle = chip.description.cores as u64 * ports + memory.next_level_bits_per_cycle;
+    let tops = |layer: &LayerCost| 2.0 * layer.kept_macs as f64 / (layer.cycles as f64 / clock_hz) / 1e12;
     let reached = |layer: &LayerCost| {
         let (operations, bits) = (2.0 * layer.kept_macs as f64, layer.bits_moved.total() as f64);
         (operations > 0.0 && bits > 0.0 && layer.cycles > 0).then(|| Reached {
             name: layer.name.clone(),
             intensity: operations / bits,
-            tops: operations / (layer.cycles as f64 / clock_hz) / 1e12,
+            tops: tops(layer),
         })
     };
     let points: Vec<Reached> = layers.iter().filter_map(reached).collect();
     // A layer's utilization is a share of what all macros do at its bits.
-    let peak = |layer: &LayerCost| {
-        let tops = 2.0 * layer.kept_macs as f64 / (layer.cycles as f64 / clock_hz) / 1e12;
-        (layer.utilization > 0.0).then(|| tops / layer.utilization)
-    };
+    let peak = |layer: &LayerCost| (layer.utilization > 0.0).then(|| tops(layer) / layer.utilization);
     let peak = layers.iter().filter_map(peak).reduce(f64::max).unwrap_or(subject.evaluation.cost.peak_tops);
     let caption = "Executed operations a second of each layer over those for each bit that moves; the roof is what all macros, at the bits of the layer for which that is most, and all ports together, allow";
     chart::roofline(caption, &points, peak, bits_per_cycle as f64 * clock_hz / 1e12)

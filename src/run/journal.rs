@@ -145,9 +145,9 @@ fn overshot(training: &Training, phase: usize) -> Option<String> {
     let (recipe, zero) = (training.recipe(), training.masked_share());
     let SparsityConfig { lambda, budget, target, .. } = recipe.sparsity;
     let counts_groups = matches!(budget, Budget::Groups | Budget::GroupsPerLayer);
-    // Whole groups come to half of one more, and those of a layer to half of one of each.
-    let rounding = training.group_rounding();
-    let too_many = recipe.phases[phase].kind == PhaseKind::Sparsify && counts_groups && zero > target + rounding;
+    // The shares are rounded themselves.
+    let most = target + training.group_rounding() + 1e-9;
+    let too_many = recipe.phases[phase].kind == PhaseKind::Sparsify && counts_groups && zero > most;
     too_many.then(|| {
         format!(
             "{:.1} % of the groups are zero, sparsity.target = {target} asks for {:.1} %: more were so, or became so by sparsity.lambda = {lambda}",

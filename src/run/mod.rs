@@ -84,8 +84,8 @@ fn scale_remark(recipe: &Recipe, graph: &Graph) -> Option<String> {
 /// Steps in which a network cannot get over the loss of its groups.
 const FEW_STEPS: usize = 20;
 
-/// What the recipe sets aside: images that aren't trained with, a target that isn't read, and time to get over removed groups.
-fn set_aside(recipe: &Recipe, data: &Dataset) -> Vec<String> {
+/// What a person should know of a recipe: images that aren't trained with, a target that isn't read, little time to get over removed groups.
+fn remarks(recipe: &Recipe, data: &Dataset) -> Vec<String> {
     let held_out = (!data.validation.is_empty()).then(|| {
         let [held_out, left] = [data.validation.len(), data.train.len()];
         format!(
@@ -178,12 +178,12 @@ impl<'a> Plan<'a> {
         recipe.check()?;
         origin.check()?;
         // A package as the network says what its images are scaled to.
-        if recipe.image_size.is_none() && is_package(Path::new(&recipe.model)) {
-            let [_, height, width] = network_of_file(&recipe)?.input;
-            recipe.image_size = Some([height, width]);
+        let package = is_package(Path::new(&recipe.model)).then(|| network_of_file(&recipe)).transpose()?;
+        if let Some(NetworkSpec { input: [_, height, width], .. }) = package {
+            recipe.image_size.get_or_insert([height, width]);
         }
         let data = dataset(&recipe, environment)?;
-        let spec = network(&recipe, || Ok(shape_and_classes(&data)))?;
+        let spec = package.map_or_else(|| network(&recipe, || Ok(shape_and_classes(&data))), Ok)?;
         // Cheap checks come before a checkpoint is read.
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let start = origin.read(training.recipe(), training.graph())?;
@@ -192,7 +192,7 @@ impl<'a> Plan<'a> {
         if let Some(remark) = scale_remark(training.recipe(), training.graph()) {
             environment.observer.notice(&remark);
         }
-        set_aside(training.recipe(), training.data()).iter().for_each(|remark| environment.observer.notice(remark));
+        remarks(training.recipe(), training.data()).iter().for_each(|remark| environment.observer.notice(remark));
         let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
         let masked = training.masked_share();
         if masked > 0.0 {

@@ -13,7 +13,7 @@ use crate::hardware::{Hardware, base_path, derive};
 pub type Value = toml::Value;
 
 /// Most points of a sweep.
-const MAX_POINTS: usize = 1 << 20;
+pub(super) const MAX_POINTS: usize = 1 << 20;
 
 /// What a sweep file says.
 #[derive(Deserialize)]

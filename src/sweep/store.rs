@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::row::SweepRow;
+use super::space::MAX_POINTS;
 use crate::error::{Error, Result};
 use crate::files::{sha256, try_lock, wait_for_lock};
 
@@ -21,9 +22,6 @@ pub struct Shard {
     index: usize,
     count: usize,
 }
-
-/// Most shards: as many as a sweep may have points.
-const MOST_SHARDS: usize = 1 << 20;
 
 impl Shard {
     /// The whole sweep.
@@ -59,10 +57,10 @@ impl FromStr for Shard {
         let number = |text: &str| text.parse::<usize>().ok();
         let shard = text.split_once('/').and_then(|(index, count)| Some((number(index)?, number(count)?)));
         match shard {
-            Some((index, count @ 1..=MOST_SHARDS)) if (1..=count).contains(&index) => {
+            Some((index, count @ 1..=MAX_POINTS)) if (1..=count).contains(&index) => {
                 Ok(Self { index: index - 1, count })
             }
-            _ => Err(format!("it must be I/N with I from 1 to N, and N at most {MOST_SHARDS}")),
+            _ => Err(format!("it must be I/N with I from 1 to N, and N at most {MAX_POINTS}")),
         }
     }
 }

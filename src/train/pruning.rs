@@ -272,10 +272,18 @@ impl Pruner {
         self.kept().map_or(0.0, |kept| self.share_but(&kept))
     }
 
-    /// Half a group of each layer, as a share of all groups.
+    /// Half a group, as a share of all groups: by so much whole ones may miss the target, and by half a group of each layer where each has its own.
     pub fn rounding(&self) -> f64 {
-        let total: usize = self.convs.iter().map(|conv| conv.grid.real_groups()).sum();
-        0.5 * self.convs.len() as f64 / total as f64
+        let rounded = match self.config.budget {
+            Budget::GroupsPerLayer => self.convs.len(),
+            Budget::Lambda | Budget::Groups | Budget::StoredBits | Budget::Cycles | Budget::Energy => 1,
+        };
+        0.5 * rounded as f64 / self.groups() as f64
+    }
+
+    /// All groups.
+    fn groups(&self) -> usize {
+        self.convs.iter().map(|conv| conv.grid.real_groups()).sum()
     }
 
     /// Sets masked weights to zero.
@@ -310,7 +318,7 @@ impl Pruner {
 
     /// Share of all groups but these.
     fn share_but(&self, kept: &[Vec<bool>]) -> f64 {
-        let total: usize = self.convs.iter().map(|conv| conv.grid.real_groups()).sum();
+        let total = self.groups();
         let kept = kept.iter().flatten().filter(|kept| **kept).count();
         (total - kept) as f64 / total as f64
     }

@@ -244,6 +244,17 @@ pub(crate) fn success(output: &Output) -> (String, String) {
     (out, err)
 }
 
+/// A page with these tables between its marks of what is computed.
+pub(crate) fn with_tables(page: &str, tables: &[String]) -> String {
+    let mut parts = page.split("<!-- computed -->\n").map(|part| part.split("<!-- end -->").last().unwrap());
+    let mut text = parts.next().unwrap().to_owned();
+    for (table, after) in tables.iter().zip(parts) {
+        text += &format!("<!-- computed -->\n{table}<!-- end -->{after}");
+    }
+    assert_eq!(text.matches("<!-- end -->").count(), tables.len());
+    text
+}
+
 /// Whether generated files are to be written instead of compared: the variable of `insta`, which does the same with snapshots.
 pub(crate) fn updates() -> bool {
     std::env::var_os("INSTA_UPDATE").is_some_and(|value| value == "always")

@@ -30,20 +30,22 @@ pub(super) struct Mapped<'a> {
 #[derive(Debug, Default)]
 pub(super) struct KnownParts(Mutex<HashMap<String, Arc<Parts>>>);
 
+/// Of a chip, what all of its parts have in common.
+const NO_PART: Part = Part { cores: 0, macros_per_core: 0, rows: 0 };
 /// Kinds of chips whose parts are known at a time: what nobody looks at then is forgotten, so that the longest sweep takes no more memory.
 const MOST_KNOWN: usize = 64;
 
 /// What chips have in common that may share what is found on their parts: a sweep takes those with the same one after each other.
 pub(crate) fn family(hardware: &Hardware) -> String {
     let memory = Memory { feature_sram_kib: 0, ..hardware.memory };
-    let alike = Hardware { name: String::new(), cores: 0, macros_per_core: 0, rows: 0, memory, ..hardware.clone() };
-    serde_json::to_string(&alike).expect("a hardware file is text")
+    let alike = Hardware { name: String::new(), memory, ..hardware.clone() };
+    serde_json::to_string(&NO_PART.of(&alike)).expect("a hardware file is text")
 }
 
 impl KnownParts {
     /// Those of a chip whose accesses take `access_pj`: they may be those of a chip with more rows.
     fn of(&self, chip: &Hardware, access_pj: &[f64]) -> Arc<Parts> {
-        let alike = Part { cores: 0, macros_per_core: 0, rows: 0 }.of(chip);
+        let alike = NO_PART.of(chip);
         let key = serde_json::to_string(&(alike, access_pj)).expect("a hardware file is text");
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_KNOWN {

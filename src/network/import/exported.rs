@@ -49,7 +49,7 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     let of_fresh =
         |name: &str| fresh.iter().any(|conv| name.rsplit_once('.').is_some_and(|(layer, _)| layer == conv.name));
     let has_no_place =
-        |name: &str| !used.iter().any(|used| used == name) && !of_fresh(name) && options.ignoring(name).is_none();
+        |name: &str| !used.iter().any(|used| used == name) && !of_fresh(name) && options.ignoring(name, "").is_none();
     if let Some((name, _)) = found.iter().find(|(name, _)| has_no_place(name)) {
         return Err(other(format!("`{name}` has no place in it")).into());
     }

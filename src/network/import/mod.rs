@@ -178,8 +178,7 @@ fn left_aside(arrays: &Arrays, Set { prefix, matching }: &Set, options: &ImportO
     let mut aside: BTreeMap<String, usize> = BTreeMap::new();
     let unused = |name: &str| matching.unused.iter().any(|part| part.name == name);
     for (name, entry) in arrays.iter().filter(|(name, _)| !Role::names_scale(name) && !is_state(name)) {
-        let ignored = options.ignoring(name).or_else(|| options.ignoring(name.strip_prefix(prefix)?));
-        if let Some(module) = ignored {
+        if let Some(module) = options.ignoring(name, prefix) {
             *aside.entry(module.clone()).or_default() += 1;
             continue;
         }

@@ -92,7 +92,7 @@ impl<'a> Modules<'a> {
         let mut modules: BTreeMap<&str, Module> = BTreeMap::new();
         for (full, entry) in arrays.iter().filter(|(name, entry)| may_be_weight(name, entry)) {
             let Some(name) = full.strip_prefix(prefix) else { continue };
-            if options.ignoring(full).or_else(|| options.ignoring(name)).is_some() {
+            if options.ignoring(full, prefix).is_some() {
                 continue;
             }
             let (module, part) = split(name);

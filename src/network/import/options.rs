@@ -19,9 +19,9 @@ pub struct ImportOptions<'a> {
 }
 
 impl<'a> ImportOptions<'a> {
-    /// What of `ignore` an array lies in: its own name, or that of a module around it.
-    pub(super) fn ignoring(&self, array: &str) -> Option<&'a String> {
-        self.ignore.iter().find(|module| lies_in(array, module))
+    /// What of `ignore` an array lies in, with or without a prefix: its own name, or that of a module around it.
+    pub(super) fn ignoring(&self, array: &str, prefix: &str) -> Option<&'a String> {
+        self.ignore.iter().find(|module| lies_in(array, prefix, module))
     }
 
     /// Refuses to ignore what isn't among the names of a file's arrays, with or without a prefix.
@@ -36,8 +36,7 @@ impl<'a> ImportOptions<'a> {
     ) -> Result<()> {
         let mut missing: Vec<&String> = self.ignore.iter().collect();
         for name in names {
-            let short = name.strip_prefix(prefix).unwrap_or(name);
-            missing.retain(|module| !lies_in(name, module) && !lies_in(short, module));
+            missing.retain(|module| !lies_in(name, prefix, module));
         }
         match missing.first() {
             None => Ok(()),
@@ -46,7 +45,8 @@ impl<'a> ImportOptions<'a> {
     }
 }
 
-/// Whether an array has this name or lies in a module of this name.
-fn lies_in(array: &str, module: &str) -> bool {
-    array.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+/// Whether an array, with or without a prefix, has this name or lies in a module of this name.
+fn lies_in(array: &str, prefix: &str, module: &str) -> bool {
+    let mut names = [Some(array), array.strip_prefix(prefix)].into_iter().flatten();
+    names.any(|name| name.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
 }

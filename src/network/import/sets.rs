@@ -29,7 +29,7 @@ pub(super) fn find_sets<'a>(
     let matrices = arrays.iter().filter(|(name, entry)| {
         let (_, part) = split(name);
         may_be_weight(name, entry)
-            && options.ignoring(name).is_none()
+            && options.ignoring(name, "").is_none()
             && matches!(entry.shape.len(), 2 | 4)
             && part.starts_with("weight")
     });

@@ -149,7 +149,7 @@ impl Training {
         self.pruner.masked_share()
     }
 
-    /// Share of the groups by which whole ones may miss a share of them: half a group of each layer, and a percent at least.
+    /// Share of the groups by which whole ones may miss the target, and a percent at least.
     pub(crate) fn group_rounding(&self) -> f64 {
         self.pruner.rounding().max(0.01)
     }

@@ -70,11 +70,16 @@ impl Training {
     fn choose_scales(&mut self, phase: &Phase) -> Option<ScalesFrom> {
         let mut known = self.model.clone();
         self.known_scales.take()?.place(&mut known);
-        let is_lower = self.first_loss(&known, phase) < self.first_loss(&self.model, phase);
+        Some(if self.take_if_better(known, phase) { ScalesFrom::Checkpoint } else { ScalesFrom::Calibration })
+    }
+
+    /// Takes a network where its first loss is lower; whether it is.
+    fn take_if_better(&mut self, model: Model, phase: &Phase) -> bool {
+        let is_lower = self.first_loss(&model, phase) < self.first_loss(&self.model, phase);
         if is_lower {
-            self.model = known;
+            self.model = model;
         }
-        Some(if is_lower { ScalesFrom::Checkpoint } else { ScalesFrom::Calibration })
+        is_lower
     }
 
     /// The loss on the first training images as a phase's first step computes it.
@@ -95,8 +100,6 @@ impl Training {
         let Mode::Quantized { plan, fusion, chip: Some(chip) } = mode else { return };
         let mut corrected = self.model.clone();
         corrected.correct_biases(&self.first_batch().images, plan, fusion, chip);
-        if self.first_loss(&corrected, phase) < self.first_loss(&self.model, phase) {
-            self.model = corrected;
-        }
+        self.take_if_better(corrected, phase);
     }
 }
