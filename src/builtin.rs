@@ -1,6 +1,9 @@
 //! Files of the repository that are part of the programs, so that these work in any folder. A file of the same name on the disk comes first.
 
+use std::ffi::OsStr;
 use std::path::{Component, Path};
+
+use crate::error;
 
 macro_rules! files {
     ($($name:literal),+ $(,)?) => { &[$(($name, include_bytes!(concat!("../", $name)))),+] };
@@ -85,6 +88,17 @@ pub(crate) fn find(path: &Path) -> Option<&'static [u8]> {
     CHECKPOINTS.iter().chain(TEXTS).find(|(path, _)| *path == name).map(|(_, bytes)| *bytes)
 }
 
+/// The one that may be meant by a path that isn't there: its name is like that of `path`, and it is of the same kind.
+pub(crate) fn closest(path: &Path) -> Option<&'static str> {
+    let stem = |path: &'static str| Path::new(path).file_stem().and_then(OsStr::to_str).unwrap_or(path);
+    let same_kind = |known: &&str| path.extension().is_none_or(|ending| Path::new(known).extension() == Some(ending));
+    let name = error::closest(path.file_stem()?.to_str()?, paths().filter(same_kind).map(stem))?;
+    // Among those of one name the one in the folder that was named comes first.
+    let inside = |known: &&str| Path::new(known).parent() == path.parent();
+    let named: Vec<&str> = paths().filter(same_kind).filter(|known| stem(known) == name).collect();
+    named.iter().copied().find(inside).or(named.first().copied())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -105,6 +119,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_may_mean_one_of_the_same_kind() {
+        for (path, meant) in [
+            ("quantise", Some("experiments/recipes/quantize.toml")),
+            ("experiments/quikstart.toml", Some("experiments/quickstart.toml")),
+            ("mars-16x2.toml", Some("experiments/hardware/mars-16x1.toml")),
+            ("experiments/recipes/fusion.toml", Some("experiments/recipes/fusion.toml")),
+            ("fusion", Some("experiments/fusion.toml")),
+            ("quantise.mars", None),
+            ("my-chip.toml", None),
+            ("", None),
+        ] {
+            assert_eq!(closest(path.as_ref()), meant, "{path}");
+        }
+        let checkpoint = cfg!(feature = "train").then_some("checkpoints/resnet20-long.safetensors");
+        assert_eq!(closest("resnet20-lng.safetensors".as_ref()), checkpoint);
     }
 
     #[test]

@@ -36,6 +36,9 @@ impl Source {
         match (File::open(path), builtin::find(path)) {
             (Ok(file), _) => Ok(Self::Disk(file)),
             (Err(error), Some(bytes)) if error.kind() == ErrorKind::NotFound => Ok(Self::BuiltIn(Cursor::new(bytes))),
+            (Err(error), None) if error.kind() == ErrorKind::NotFound => {
+                Err(Error::Missing { path: path.into(), suggestion: builtin::closest(path) })
+            }
             (Err(error), _) => Err(Error::io(path)(error)),
         }
     }

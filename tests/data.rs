@@ -117,7 +117,7 @@ fn an_unknown_name_lists_the_known_ones() {
     let error = load_error("cifar", Path::new("nowhere"));
     assert_eq!(
         error,
-        "data set `cifar` is unknown; known are cifar10, cifar100, cifar10-mini, a folder of images (train/CLASS/), a folder of IDX files, and .npz files"
+        "data set `cifar` is unknown; known are cifar10, cifar100, cifar10-mini, a folder of images (train/CLASS/), a folder of IDX files, and .npz files; did you mean `cifar10`?"
     );
 }
 

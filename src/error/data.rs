@@ -2,12 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use super::closest;
+
 /// Data set files that are missing or damaged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DataError {
     /// No such data set.
-    #[error("data set `{name}` is unknown; known are {}, a folder of images (train/CLASS/), a folder of IDX files, and .npz files", known.join(", "))]
+    #[error(
+        "data set `{name}` is unknown; known are {}, a folder of images (train/CLASS/), a folder of IDX files, and .npz files{}",
+        known.join(", "),
+        closest(name, known.iter().copied()).map_or(String::new(), |name| format!("; did you mean `{name}`?"))
+    )]
     Unknown {
         /// The name.
         name: String,

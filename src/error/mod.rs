@@ -38,6 +38,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file to read that is neither on the disk nor part of the programs.
+    #[error("{}: there is no such file{}", path.display(), meant(suggestion))]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The one of the programs' own files that is most like it, if one is.
+        suggestion: Option<&'static str>,
+    },
     /// A TOML or JSON file is not what it should be; the message names the key.
     #[error("{}: {message}", path.display())]
     File {
@@ -114,6 +122,10 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+}
+
+fn meant(suggestion: &Option<&str>) -> String {
+    suggestion.map_or(String::new(), |file| format!("; did you mean {file}?"))
 }
 
 impl Error {

@@ -9,6 +9,15 @@ use crate::error::{Error, Result, closest};
 
 /// What is said where a name is neither in the zoo nor that of a file.
 fn unknown_network(name: &str) -> Error {
+    if Path::new(name)
+        .extension()
+        .is_some_and(|ending| ["pt", "pth", "th", "safetensors"].iter().any(|of_weights| ending == *of_weights))
+    {
+        let message = format!(
+            "`{name}` holds weights, which say no network: name the network with --model, and this file with --pretrained"
+        );
+        return Error::Setting(message);
+    }
     let known = ZOO.join(", ");
     let meant = closest(name, ZOO.iter().copied()).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
     Error::Setting(format!("there is no network `{name}`: name one of {known} or a .toml, .onnx or .mars file{meant}"))

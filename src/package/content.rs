@@ -1,13 +1,12 @@
 //! What a package holds.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use super::bounds::{Checked, MAX_FILE_BYTES, check_sha256};
 use super::provenance::Provenance;
 use crate::error::{PackageError, Result};
-use crate::files::write_atomically;
+use crate::files::{Source, write_atomically};
 use crate::integer::IntegerNetwork;
 use crate::run_folder::PACKAGE;
 
@@ -48,8 +47,9 @@ impl Package {
             return Err(PackageError::Other { path: path.into(), found }.into());
         }
         let mut bytes = Vec::new();
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
+        Source::open(path)?
+            .take(MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
             .map_err(|source| PackageError::Io { path: path.into(), source })?;
         let package = Self::from_bytes(&bytes)
             .map_err(|source| PackageError::File { path: path.into(), source: Box::new(source) })?;

@@ -29,7 +29,7 @@ use crate::estimate::named_network;
 use crate::files::{exists, part_beside, read_if_present, read_toml, to_json, to_toml, write_atomically};
 use crate::hardware::Hardware;
 use crate::integer::{Fusion, WeightScale};
-use crate::network::{Graph, NetworkSpec, Weights};
+use crate::network::{Graph, NetworkSpec, Weights, ZOO};
 use crate::observer::{Observer, StopSignal};
 use crate::package::{Package, is_package};
 use crate::report::{self, text::grouped};
@@ -176,14 +176,16 @@ impl<'a> Plan<'a> {
         let hardware = hardware(&recipe)?;
         // Cheap checks come before a download.
         recipe.check()?;
-        origin.check()?;
-        // A package as the network says what its images are scaled to.
-        let package = is_package(Path::new(&recipe.model)).then(|| network_of_file(&recipe)).transpose()?;
-        if let Some(NetworkSpec { input: [_, height, width], .. }) = package {
+        origin.check(&recipe)?;
+        let of_file = (!ZOO.contains(&recipe.model.as_str())).then(|| network_of_file(&recipe)).transpose()?;
+        if let Some(NetworkSpec { input: [_, height, width], .. }) = of_file
+            && is_package(Path::new(&recipe.model))
+        {
+            // A package says what its images are scaled to.
             recipe.image_size.get_or_insert([height, width]);
         }
         let data = dataset(&recipe, environment)?;
-        let spec = package.map_or_else(|| network(&recipe, || Ok(shape_and_classes(&data))), Ok)?;
+        let spec = of_file.map_or_else(|| network(&recipe, || Ok(shape_and_classes(&data))), Ok)?;
         // Cheap checks come before a checkpoint is read.
         let training = Training::new(recipe, spec, data, hardware)?.on_device(&device)?;
         let start = origin.read(training.recipe(), training.graph())?;
@@ -246,7 +248,7 @@ impl<'a> Plan<'a> {
         check_unchanged(&hardware, chip, "chip", &folder.join(HARDWARE), Hardware::load)?;
         let data = dataset(&recipe, environment).map_err(|error| match error {
             Error::Data(DataError::Unknown { name, .. }) => {
-                let message = format!("its data set `{name}` isn't here: resume from the folder in which the run was started, from which paths are, or say here where it is");
+                let message = format!("its data set `{name}` isn't here: resume from the folder in which the run was started, from which paths are, or change `dataset` in this file to where it is");
                 Error::file(&file, message)
             }
             error => error,

@@ -54,13 +54,18 @@ impl Origin {
         origin
     }
 
-    /// Whether its file is there; `FILE#KEY` is a file, too.
+    /// Whether its file and that of the recipe's teacher are there; `FILE#KEY` is a file, too.
     ///
     /// # Errors
-    /// There is none.
-    pub fn check(&self) -> Result<()> {
-        let Self::File(path) = self else { return Ok(()) };
-        Source::open(&weights_file(path).0).map(drop)
+    /// One of them isn't.
+    pub fn check(&self, recipe: &Recipe) -> Result<()> {
+        let own = match self {
+            Self::File(path) => Some(path.as_path()),
+            Self::Random | Self::Missing(_) => None,
+        };
+        let teacher = recipe.distillation.as_ref().and_then(|distillation| distillation.teacher.as_deref());
+        let mut files = own.into_iter().chain(teacher.map(Path::new));
+        files.try_for_each(|path| Source::open(&weights_file(path).0).map(drop))
     }
 
     /// Reads the weights, and the teacher that the recipe names.

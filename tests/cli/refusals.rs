@@ -129,7 +129,7 @@ fn a_checkpoint_of_another_network_is_refused() {
     }
     for name in ["nowhere.safetensors", "nowhere.pt"] {
         let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--pretrained", name, "--run", "run"]);
-        refused(dir.path(), &mut command, &[name, "No such file"]);
+        refused(dir.path(), &mut command, &[name, "there is no such file"]);
     }
     fs::write(dir.path().join("bad.pt"), "no checkpoint").unwrap();
     let mut command = train(dir.path(), &["--recipe", "recipe.toml", "--pretrained", "bad.pt", "--run", "run"]);

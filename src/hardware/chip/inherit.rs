@@ -1,11 +1,10 @@
 //! Hardware files, and those that hold only what differs from a base.
 
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::description::Hardware;
 use crate::builtin;
-use crate::error::{Error, Result, closest};
+use crate::error::{Error, Result};
 use crate::files::{self, read_text, read_toml, to_toml, write_atomically};
 
 /// Longest chain of bases.
@@ -156,19 +155,13 @@ fn merge(whole: &mut toml::Table, own: toml::Table) {
     }
 }
 
-/// Of a file that isn't there: the built-in one that may be meant.
-fn missing(path: &Path, error: Error) -> Error {
+/// Of a file that isn't there: where the names of those stand that are part of the programs.
+fn missing(error: Error) -> Error {
     match error {
-        Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
-            let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let known: Vec<(String, &str)> = builtin::hardware().map(|file| (stem(Path::new(file)), file)).collect();
-            let closest = closest(&stem(path), known.iter().map(|(name, _)| name.as_str()));
-            let file = closest.and_then(|name| known.iter().find(|(known, _)| known == name));
-            let meant = file.map_or(String::new(), |(_, file)| format!("did you mean {file}? "));
-            Error::file(
-                path,
-                format!("there is no such file; {meant}mars-deploy --list-hardware lists the built-in ones"),
-            )
+        Error::Missing { path, suggestion } => {
+            let meant = suggestion.map_or(String::new(), |file| format!("did you mean {file}? "));
+            let message = format!("there is no such file; {meant}mars-deploy --list-hardware lists the built-in ones");
+            Error::file(&path, message)
         }
         error => error,
     }
@@ -185,7 +178,7 @@ impl Hardware {
     /// A missing file, wrong TOML, an unknown key (the message lists the known ones), a chain of bases that doesn't end, and everything
     /// that [`validate`](Self::validate) finds.
     pub fn load(path: &Path) -> Result<Self> {
-        let own: toml::Table = read_toml(path).map_err(|error| missing(path, error))?;
+        let own: toml::Table = read_toml(path).map_err(missing)?;
         if !own.contains_key("base") {
             // Read as text, so that messages have lines.
             read_toml::<Self>(path)?;
