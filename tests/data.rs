@@ -740,6 +740,21 @@ fn folders_that_are_no_data_sets_say_why() {
     fs::rename(train.join("b/1.bmp"), train.join("b/1.png")).unwrap();
     fs::write(train.join("a/2.png"), "no image").unwrap();
     refused("2.png: not a readable image");
+    fs::remove_file(train.join("a/2.png")).unwrap();
+    // Of each format half of the bytes.
+    let pixels: Vec<u8> = pixels(16, 16, 1, 0);
+    for (ending, format) in
+        [("png", image::ImageFormat::Png), ("jpg", image::ImageFormat::Jpeg), ("webp", image::ImageFormat::WebP)]
+    {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::write_buffer_with_format(&mut bytes, &pixels, 16, 16, image::ColorType::L8, format).unwrap();
+        let (file, bytes) = (train.join(format!("a/half.{ending}")), bytes.into_inner());
+        fs::write(&file, &bytes).unwrap();
+        refused("it has 16x16 pixels");
+        fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        refused(&format!("half.{ending}: not a readable image"));
+        fs::remove_file(file).unwrap();
+    }
     for (size, channels, part) in [
         (Some([0, 64]), None, "image_size = [0, 64]: sides are from 1 to 16384 pixels"),
         (Some([64, 100_000]), None, "image_size = [64, 100000]"),
@@ -869,6 +884,19 @@ fn npz_files_have_images_of_any_size_and_many_classes() {
             && said[1].ends_with("own.npz: 1 of 2 classes have no images: labels count from 0"),
         "{said:?}"
     );
+    // Those for validation are for testing where there are no others; else they are left aside.
+    let [some, labels] = [("images", fives.clone()), ("labels", npy("|u1", "(10,)", &[0; 10]))];
+    let [val, val_labels] =
+        [("val_images", npy("|u1", "(1, 5, 2)", &[7; 10])), ("val_labels", npy("|u1", "(1,)", &[0]))];
+    write_npz(&path, &[some.clone(), labels.clone(), val.clone(), val_labels.clone()]);
+    assert_eq!((load().unwrap().train.len(), load().unwrap().test.image(0)), (10, &[7; 10][..]));
+    let test = [("test_images", npy("|u1", "(1, 5, 2)", &[9; 10])), ("test_labels", npy("|u1", "(1,)", &[0]))];
+    write_npz(&path, &[&[some, labels, val, val_labels][..], &test].concat());
+    let notices = Notices::default();
+    let dataset = Dataset::load_with("own.npz", &options(dir.path()), &notices).unwrap();
+    assert_eq!((dataset.train.len(), dataset.test.image(0)), (10, &[9; 10][..]));
+    let said = notices.0.into_inner().unwrap();
+    assert!(said[0].ends_with("own.npz: left aside: val_images, val_labels"), "{said:?}");
     let floats = ("images", npy("<f4", "(10, 1)", &[0; 40]));
     for (arrays, part) in [
         (vec![("images", fives.clone())], "its arrays must be called `x_train` and `y_train`"),

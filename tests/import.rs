@@ -41,6 +41,11 @@ impl StateDict {
 
     /// As `safetensors.torch.save_file` writes it, with the integers that batch norms count batches in.
     fn save(&self, path: &Path) {
+        self.save_with(path, &[]);
+    }
+
+    /// With arrays of another type.
+    fn save_with(&self, path: &Path, others: &[(&str, Dtype, Vec<usize>, Vec<u8>)]) {
         let counter = 7i64.to_le_bytes().to_vec();
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (name, array) in &self.0 {
@@ -50,6 +55,9 @@ impl StateDict {
                 tensors.push((format!("{norm}.num_batches_tracked"), Dtype::I64, Vec::new(), counter.clone()));
             }
         }
+        tensors.extend(
+            others.iter().map(|(name, dtype, shape, bytes)| ((*name).into(), *dtype, shape.clone(), bytes.clone())),
+        );
         let views = tensors
             .iter()
             .map(|(name, dtype, shape, bytes)| (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
@@ -564,8 +572,44 @@ fn pruned_weights_are_multiplied_by_their_masks() {
         theirs.0.push((format!("{layer}.weight_mask"), Array { values: mask, ..weight.clone() }));
         theirs.0.push((format!("{layer}.weight_orig"), weight));
     }
+    let bias = theirs.get("hidden.bias").clone();
+    theirs.remove("hidden.bias");
+    let mask: Vec<f32> = (0..bias.values.len()).map(|index| (index % 2) as f32).collect();
+    let values = bias.values.iter().zip(&mask).map(|(bias, mask)| bias * mask).collect();
+    ours.insert("hidden.bias".into(), Array::vector(values));
+    theirs.0.push(("hidden.bias_mask".into(), Array::vector(mask)));
+    theirs.0.push(("hidden.bias_orig".into(), bias));
     theirs.save(&path);
     assert_same(&import(&path, &plain()).unwrap(), &ours);
+}
+
+/// Of a layer that is read each array is: a bias of whole numbers isn't left aside for a bias of zeros.
+#[test]
+fn arrays_of_a_layer_that_are_no_floats_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "integers.safetensors");
+    for name in ["hidden.bias", "a_bn.running_mean", "b.bias"] {
+        let (mut theirs, _) = named(USUAL, ["hidden", "last"]);
+        theirs.0.retain(|(other, _)| other != name);
+        theirs.save_with(&path, &[(name, Dtype::I32, vec![8], vec![0; 32])]);
+        let error = refused(&path, &plain());
+        assert!(error.contains(&format!("`{name}` isn't a list of floats; export its float weights")), "{error}");
+    }
+}
+
+/// A network whose batch norms come first is another one.
+#[test]
+fn a_batch_norm_before_its_convolution_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "before.safetensors");
+    for (convs, norm, conv) in
+        [([["1", "2"], ["3", "0"]], "0", "3"), ([["net.1", "net.0"], ["net.3", "net.2"]], "net.0", "net.3")]
+    {
+        let (theirs, _) = named(convs, ["8", "9"]);
+        theirs.save(&path);
+        let error = refused(&path, &plain());
+        assert!(error.contains(&format!("`{norm}` doesn't follow `{conv}`")) && error.contains("[names]"), "{error}");
+    }
 }
 
 #[test]
@@ -672,7 +716,7 @@ fn a_head_of_other_classes_is_trained_anew() {
     let (mut theirs, ours) = named(USUAL, ["hidden", "head"]);
     *theirs.get("head.weight") = Array { shape: vec![100, 12], values: vec![0.5; 1200] };
     *theirs.get("head.bias") = Array::vector(vec![0.5; 100]);
-    theirs.prefixed("model.").save(&path);
+    theirs.clone().prefixed("model.").save(&path);
     let error = refused(&path, &plain());
     let expected = "`model.head.weight` gives 100 values from 12, the network's `last` 10 from 12; --fresh last trains that layer anew";
     assert!(error.contains(expected), "{error}");
@@ -693,6 +737,21 @@ fn a_head_of_other_classes_is_trained_anew() {
             "{:?}",
             imported.remarks
         );
+    }
+    // What isn't of the layer that is trained anew has no place.
+    let fresh = ["last".to_string()];
+    for (extra, aside) in [("prelu.weight", "prelu"), ("a.bias_extra", "a.bias_extra"), ("b.fake_quant.scale", "")] {
+        let mut theirs = theirs.clone();
+        theirs.0.push((extra.into(), Array::vector(vec![0.25; 8])));
+        theirs.save(&path);
+        let options = ImportOptions { fresh: &fresh, ..Default::default() };
+        let error = import_with(&path, &plain(), &options).unwrap_err().to_string();
+        assert!(error.contains(&format!("it also holds `{extra}`")), "{error}");
+        let way_out = match aside {
+            "" => "export its float weights".into(),
+            aside => format!("ignore = [\"{aside}\"]"),
+        };
+        assert!(error.contains(&way_out), "{error}");
     }
     let fresh = ["nowhere".to_string()];
     let error = import_with(&path, &plain(), &ImportOptions { fresh: &fresh, ..Default::default() }).unwrap_err();

@@ -523,6 +523,21 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
         ),
         (
             Box::new(|file| {
+                let file = file.floats("u", &[4, 4, 1, 1]).node("Identity", &["u"], "same", &[]);
+                let file = file.node("Conv", &["r", "u"], "d", &[]).node("Relu", &["d"], "e", &[]);
+                file.node("Conv", &["e", "same"], "z", &[])
+            }),
+            &["another layer's too"],
+        ),
+        (
+            Box::new(|file| {
+                let file = file.node("Flatten", &["r"], "flat", &[]).integers("point", &[-1, 256, 1, 1]);
+                file.node("Reshape", &["flat", "point"], "map", &[]).node("GlobalAveragePool", &["map"], "z", &[])
+            }),
+            &["node `node of map` (Reshape)", "it makes [1, 256, 1, 1]", "flattened whole"],
+        ),
+        (
+            Box::new(|file| {
                 file.floats("u", &[4, 4, 1, 1]).node("Conv", &["r", "u"], "d", &[]).node("Relu", &["d"], "e", &[]).node(
                     "Add",
                     &["d", "e"],
@@ -551,6 +566,8 @@ fn graphs_that_are_no_network_are_refused() {
     let relu = OnnxFile::new(&[1, 3, 8, 8]).floats("w", &[4, 3, 8, 8]).node("Conv", &["x", "w"], "c", &[]);
     refused(&relu.node("Relu", &["c"], "y", &[]).bytes(), &["what an activation or a pooling layer gives"]);
     refused(&OnnxFile::new(&[1, 3, 8, 8]).bytes(), &["doesn't depend on its input"]);
+    refused(&whole().floats("w", &[4, 3, 3, 3]).bytes(), &["two tensors of one name"]);
+    refused(&whole().node("Relu", &["r"], "z", &[]).bytes(), &["two outputs of one name"]);
     refused(b"", &["not a readable ONNX file (it is empty)"]);
     refused(b"\x89PNG\r\n", &["not a readable ONNX file"]);
 }
@@ -667,6 +684,25 @@ fn weights_are_those_of_the_description_that_the_same_file_gives() {
     assert_eq!(evaluate("net.toml", &["--pretrained", model]).0, accuracy);
     let (_, said) = evaluate("net.toml", &["--pretrained", model, "--fresh", "linear"]);
     assert!(said.contains("`linear` is trained anew"), "{said}");
+
+    // A description of one's own may compute something else with the weights; that is said. The constant of batch norms is the weights' own.
+    let of = |spec: NetworkSpec, options: &ImportOptions| import(&file, &Graph::new(spec).unwrap(), options);
+    assert!(of(spec.clone(), &ImportOptions::default()).unwrap().remarks.is_empty());
+    let mut clipped = spec.clone();
+    let LayerSpec::Conv { name, clip, .. } = &mut clipped.layers[0] else { panic!("{spec:?}") };
+    *clip = Some(6.0);
+    let said = format!("`{name}`: it has the file's weights, and another stride");
+    let remarks = of(clipped, &ImportOptions::default()).unwrap().remarks;
+    assert!(remarks.len() == 1 && remarks[0].starts_with(&said), "{remarks:?}");
+    let apart = Path::new(FIXTURES).join("resnet-projected/TorchScript-norm-apart.onnx");
+    let other = NetworkSpec { batch_norm_epsilon: 1e-4, ..OnnxNetwork::load(&apart).unwrap().spec };
+    let error = import(&apart, &Graph::new(other).unwrap(), &ImportOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("adds 1e-5 to variances, the network 1e-4"), "{error}");
+    assert!(error.contains("batch_norm_epsilon = 1e-5 in the recipe"), "{error}");
+    let names = BTreeMap::from([(format!("{}.norm", spec.layers[0].name()), "bn".to_string())]);
+    let options = ImportOptions { names: Some(&names), ..Default::default() };
+    let error = of(spec.clone(), &options).unwrap_err().to_string();
+    assert!(error.contains("in an ONNX file a layer has its own batch norm"), "{error}");
 
     let graph = Graph::new(NetworkSpec { layers: spec.layers[..4].to_vec(), ..spec }).unwrap_err();
     assert!(graph.to_string().contains("last layer"), "{graph}");

@@ -1,16 +1,40 @@
 //! A data set out of arrays: images as bytes, labels as whole numbers.
 
+use std::cmp::Ordering;
+use std::io::Read;
 use std::path::Path;
 
 use super::dataset::Dataset;
 use super::split::{ImageShape, Split, divided, interleaved};
 use crate::error::DataError;
 use crate::observer::Observer;
+use crate::system::available_memory;
 
 /// An array of a file.
 pub(super) enum Numbers {
     Bytes { shape: Vec<usize>, values: Vec<u8> },
     Integers { shape: Vec<usize>, values: Vec<i64> },
+}
+
+/// Most bytes of an array.
+const MAX_BYTES: u64 = 1 << 32;
+
+/// So many bytes, and no more, that a reader gives; its header has said how many.
+///
+/// # Errors
+/// More than an array can have, or than the memory; a reader that ends before or goes on.
+pub(super) fn exactly(bytes: Option<u64>, reader: &mut impl Read) -> Result<Vec<u8>, String> {
+    let most = available_memory().unwrap_or(MAX_BYTES).min(MAX_BYTES);
+    let bytes = bytes.filter(|bytes| *bytes <= most).ok_or_else(|| {
+        format!("it has more than {:.1} GiB, the most that an array may have here", most as f64 / (1u64 << 30) as f64)
+    })?;
+    let mut values = Vec::new();
+    reader.take(bytes + 1).read_to_end(&mut values).map_err(|error| error.to_string())?;
+    match (values.len() as u64).cmp(&bytes) {
+        Ordering::Equal => Ok(values),
+        Ordering::Less => Err("it is cut off".into()),
+        Ordering::Greater => Err("it goes on behind its last value".into()),
+    }
 }
 
 /// The data set of images and labels for training, and for testing; without the latter, of every class every fifth training image. `known` are the classes

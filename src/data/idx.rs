@@ -1,12 +1,12 @@
 //! IDX files, as MNIST and Fashion-MNIST have them: `train-images-idx3-ubyte` and the like, packed by gzip or not.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
 
-use super::arrays::{Numbers, dataset};
+use super::arrays::{Numbers, dataset, exactly};
 use super::dataset::Dataset;
 use crate::error::DataError;
 use crate::observer::Observer;
@@ -14,8 +14,6 @@ use crate::observer::Observer;
 /// Images and labels for training, then for testing.
 const FILES: [[&str; 2]; 2] =
     [["train-images-idx3-ubyte", "train-labels-idx1-ubyte"], ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]];
-/// Most bytes of a file: more images than any of these sets has.
-const MAX_BYTES: u64 = 1 << 32;
 
 /// Whether a folder holds them.
 pub(super) fn is_folder(folder: &Path) -> bool {
@@ -51,26 +49,27 @@ fn read(path: &Path) -> Result<Numbers, DataError> {
         }
         Err(error) => return Err(DataError::io(path)(error)),
     };
-    let reader: Box<dyn Read> = match path.extension().is_some_and(|ending| ending == "gz") {
-        true => Box::new(GzDecoder::new(file)),
+    let mut reader: Box<dyn Read> = match path.extension().is_some_and(|ending| ending == "gz") {
+        true => Box::new(GzDecoder::new(BufReader::new(file))),
         false => Box::new(file),
     };
-    let mut bytes = Vec::new();
-    reader.take(MAX_BYTES).read_to_end(&mut bytes).map_err(DataError::io(path))?;
-    parse(&bytes).ok_or_else(|| DataError::content(path, "not an IDX file of bytes, or cut off"))
+    parse(&mut reader).map_err(|message| DataError::content(path, message))
 }
 
 /// Two zeros, the type (8: bytes), the number of sizes, the sizes from the highest byte on, and the bytes.
-fn parse(bytes: &[u8]) -> Option<Numbers> {
-    let (&[0, 0, 8, sizes], mut rest) = bytes.split_first_chunk()? else { return None };
+fn parse(reader: &mut impl Read) -> Result<Numbers, String> {
+    const OTHER: &str = "not an IDX file of bytes, or cut off";
+    let mut start = [0; 4];
+    reader.read_exact(&mut start).map_err(|_| OTHER)?;
+    let [0, 0, 8, sizes] = start else { return Err(OTHER.into()) };
     let mut shape = Vec::new();
     for _ in 0..sizes {
-        let (size, after) = rest.split_first_chunk()?;
-        shape.push(u32::from_be_bytes(*size) as usize);
-        rest = after;
+        let mut size = [0; 4];
+        reader.read_exact(&mut size).map_err(|_| OTHER)?;
+        shape.push(u32::from_be_bytes(size) as usize);
     }
-    let count = shape.iter().try_fold(1usize, |product, size| product.checked_mul(*size))?;
-    (count == rest.len()).then(|| Numbers::Bytes { shape, values: rest.to_vec() })
+    let bytes = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size as u64));
+    Ok(Numbers::Bytes { values: exactly(bytes, reader)?, shape })
 }
 
 #[cfg(test)]
@@ -80,10 +79,10 @@ mod tests {
     #[test]
     fn sizes_come_from_the_highest_byte_on() {
         let bytes = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6];
-        let Some(Numbers::Bytes { shape, values }) = parse(&bytes) else { panic!("an array of bytes") };
+        let Ok(Numbers::Bytes { shape, values }) = parse(&mut &bytes[..]) else { panic!("an array of bytes") };
         assert_eq!((shape, values), (vec![2, 3], vec![1, 2, 3, 4, 5, 6]));
         for wrong in [&bytes[..17], &[0, 0, 13, 1], &[0, 1, 8, 0], &[0, 0, 8, 1, 255, 255, 255, 255], &[]] {
-            assert!(parse(wrong).is_none(), "{wrong:?}");
+            assert!(parse(&mut &*wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Images by class: `train/CLASS/*.png`, `.jpg` or `.webp`, and `test/` or `val/` beside it.
 
 use std::fs::{self, File};
-use std::io::{BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read, Seek};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
@@ -225,8 +225,8 @@ fn labelled(
     Ok(images)
 }
 
-fn reader(path: &Path) -> Result<ImageReader<BufReader<File>>, DataError> {
-    let mut reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(DataError::io(path))?;
+fn reader<R: BufRead + Seek>(path: &Path, file: R) -> Result<ImageReader<R>, DataError> {
+    let mut reader = ImageReader::new(file).with_guessed_format().map_err(DataError::io(path))?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED);
     reader.limits(limits);
@@ -244,13 +244,44 @@ fn unreadable(path: &Path) -> impl Fn(ImageError) -> DataError {
 }
 
 fn decode(path: &Path) -> Result<DynamicImage, DataError> {
-    reader(path)?.decode().map_err(unreadable(path))
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(DataError::io(path))?;
+    if file.take(MAX_DECODED + 1).read_to_end(&mut bytes).map_err(DataError::io(path))? as u64 > MAX_DECODED {
+        let message = format!("it has more than {} MiB: make it smaller", MAX_DECODED >> 20);
+        return Err(DataError::content(path, message));
+    }
+    if is_cut_off(&bytes) {
+        return Err(DataError::content(path, "not a readable image (it is cut off)"));
+    }
+    reader(path, Cursor::new(bytes))?.decode().map_err(unreadable(path))
+}
+
+/// Whether no end-of-image marker comes behind the pixels of a JPEG file: the decoder would make up the rest. A preview among its segments has a
+/// marker of its own (ITU-T T.81, annex B).
+fn is_cut_off(bytes: &[u8]) -> bool {
+    let Some(mut rest) = bytes.strip_prefix(b"\xff\xd8") else { return false };
+    loop {
+        rest = match rest {
+            // Fill bytes may come before a marker.
+            [0xff, 0xff, ..] => &rest[1..],
+            // The pixels begin.
+            [0xff, 0xda, pixels @ ..] => return !pixels.windows(2).any(|marker| marker == b"\xff\xd9"),
+            [0xff, _, high, low, ..] => match rest.get(2 + usize::from(u16::from_be_bytes([*high, *low]))..) {
+                Some(behind) => behind,
+                None => return true,
+            },
+            // No segment: the decoder says what is wrong.
+            [_, _, ..] => return false,
+            _ => return true,
+        };
+    }
 }
 
 /// 1 where all images are gray, as their headers say.
 fn channels_of(images: &[Labelled]) -> Result<usize, DataError> {
     let is_color = |image: &Labelled| {
-        let decoder = reader(&image.path)?.into_decoder().map_err(unreadable(&image.path))?;
+        let file = File::open(&image.path).map_err(DataError::io(&image.path))?;
+        let decoder = reader(&image.path, BufReader::new(file))?.into_decoder().map_err(unreadable(&image.path))?;
         Ok(decoder.color_type().has_color())
     };
     let found = images.par_iter().map(is_color).find_first(|color| !matches!(color, Ok(false)));

@@ -245,8 +245,11 @@ impl IntegerNetwork {
             return Err("what it reads has no width in common".into());
         }
         let origins = self.origins(node);
-        let zero_point = |node: &usize, bits: u8| self.zero_point(*node, bits);
-        match forms.iter().find(|&&bits| origins.iter().any(|o| zero_point(o, bits) != zero_point(&node, bits))) {
+        let differ = |bits: u8| {
+            let own = self.zero_point(node, bits);
+            origins.iter().any(|origin| self.zero_point(*origin, bits) != own)
+        };
+        match forms.iter().find(|bits| differ(**bits)) {
             None => Ok(()),
             Some(bits) => Err(format!("what it reads has several zero points in its form of {bits} bits")),
         }

@@ -1,13 +1,16 @@
 //! Weights out of ONNX files, whose layers are called as the network that is read from the same file calls them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::imported::Imported;
 use super::options::ImportOptions;
 use crate::error::{CheckpointError, Result};
 use crate::network::graph::Graph;
+use crate::network::node::{Conv, ConvId, Op};
 use crate::network::onnx::OnnxNetwork;
 use crate::network::role::Role;
+use crate::network::shape::ConvShape;
 use crate::network::weights::Weights;
 
 const WAY_OUT: &str = "--write-network writes the file's own network, from which to go on; --fresh names the layers that are trained anew";
@@ -21,7 +24,23 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
         let (network, way_out) = (graph.spec().name.clone(), WAY_OUT.into());
         CheckpointError::OtherNetwork { path: path.into(), network, reason, way_out }
     };
-    let found = OnnxNetwork::load(path)?.weights;
+    let OnnxNetwork { spec, weights: found } = OnnxNetwork::load(path)?;
+    let file = Graph::new(spec)?;
+    let norms = options.names.into_iter().flat_map(BTreeMap::keys);
+    if let Some(norm) = norms.filter_map(|name| name.strip_suffix(".norm")).find(|name| is_layer(graph, name)) {
+        return Err(
+            other(format!("[names] gives `{norm}.norm`, and in an ONNX file a layer has its own batch norm")).into()
+        );
+    }
+    if let Some((conv, theirs)) = pairs(graph, &file, options).find(|(ours, theirs)| differ_in_epsilon(ours, theirs)) {
+        let (network, epsilon) = (graph.spec().name.clone(), theirs.epsilon);
+        let reason = format!(
+            "the batch norm of `{}` adds {epsilon:e} to variances, the network {:e}",
+            theirs.name, conv.epsilon
+        );
+        let way_out = format!("batch_norm_epsilon = {epsilon:e} in the recipe takes the file's");
+        return Err(CheckpointError::OtherNetwork { path: path.into(), network, reason, way_out }.into());
+    }
     if let Some(name) = options.fresh.iter().find(|name| !graph.convs().any(|conv| conv.name == **name)) {
         return Err(other(format!("the network has no layer `{name}`")).into());
     }
@@ -53,6 +72,55 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     if let Some((name, _)) = found.iter().find(|(name, _)| has_no_place(name)) {
         return Err(other(format!("`{name}` has no place in it")).into());
     }
-    let remarks = fresh.iter().map(|conv| format!("`{}` is trained anew, from random weights", conv.name)).collect();
+    let anew = fresh.iter().map(|conv| format!("`{}` is trained anew, from random weights", conv.name));
+    let remarks = other_structure(graph, &file, options).into_iter().chain(anew).collect();
     Ok(Imported { weights, without_statistics: Vec::new(), quantized: None, remarks })
+}
+
+fn is_layer(graph: &Graph, name: &str) -> bool {
+    graph.convs().any(|conv| conv.name == name)
+}
+
+/// Each convolution of the network that takes its weights from the file, and the file's.
+fn pairs(graph: &Graph, file: &Graph, options: &ImportOptions) -> impl Iterator<Item = (Conv, Conv)> {
+    let wanted = graph.convs().filter(|conv| !options.fresh.contains(&conv.name));
+    wanted.filter_map(move |conv| {
+        let name = options.names.and_then(|names| names.get(&conv.name)).unwrap_or(&conv.name);
+        let theirs = file.convs().find(|theirs| theirs.name == *name)?;
+        Some((conv, theirs))
+    })
+}
+
+fn differ_in_epsilon(ours: &Conv, theirs: &Conv) -> bool {
+    // As numbers of 32 bits, which is what the file has.
+    ours.batch_norm && theirs.batch_norm && ours.epsilon as f32 != theirs.epsilon as f32
+}
+
+/// Layers that are named in the remark.
+const LISTED: usize = 3;
+
+/// What is said where the network computes something else with the file's weights than the file does: a description may have been changed on purpose.
+fn other_structure(graph: &Graph, file: &Graph, options: &ImportOptions) -> Option<String> {
+    let of = |(ours, theirs): (Conv, Conv)| {
+        let moves = |shape: &ConvShape| [shape.window.stride, shape.dilation];
+        let border = |shape: &ConvShape| shape.window.padding;
+        let end = |graph: &Graph, conv: &Conv| match (conv.id, graph.nodes()[conv.id.node()].op) {
+            (ConvId::Own(node), Op::Conv { skip, activation, .. }) => {
+                let skip = skip.as_ref().map(std::mem::discriminant);
+                Some((skip, activation, graph.spec().layers[node].clip()))
+            }
+            (ConvId::Own(_) | ConvId::Projection(_), _) => None,
+        };
+        let is_other = moves(&ours.shape) != moves(&theirs.shape)
+            || border(&ours.shape) != border(&theirs.shape)
+            || end(graph, &ours) != end(file, &theirs);
+        is_other.then(|| format!("`{}`", ours.name))
+    };
+    let layers: Vec<String> = pairs(graph, file, options).filter_map(of).collect();
+    let more = layers.len().checked_sub(LISTED).filter(|more| *more > 0);
+    let more = more.map_or(String::new(), |more| format!(" and {more} more"));
+    let listed = layers.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+    let message = "it has the file's weights, and another stride, border, dilation, residual sum or activation";
+    (!layers.is_empty())
+        .then(|| format!("{listed}{more}: {message} than the file (--write-network writes the file's own)"))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::modules::{BIAS, Module, Modules, NormParts, Part, WeightParts, is_numbered, split};
+use super::modules::{BiasParts, Module, Modules, NormParts, Part, WeightParts, compare, is_numbered, split};
 use super::options::ImportOptions;
 use crate::network::role::Role;
 use crate::network::{Conv, ConvId, Graph};
@@ -23,7 +23,7 @@ pub(super) struct Matching<'a> {
 pub(super) struct MatchedLayer<'a> {
     pub conv: Conv,
     pub weights: WeightParts<'a>,
-    pub bias: Option<Part<'a>>,
+    pub bias: Option<BiasParts<'a>>,
     pub norm: Option<NormParts<'a>>,
 }
 
@@ -53,13 +53,17 @@ pub(super) fn match_layers<'a>(graph: &Graph, modules: &Modules<'a>, options: &I
     let norms = matcher.norms(&weights)?;
     let layer = |((conv, module), norm): ((Conv, &Module<'a>), Option<NormParts<'a>>)| {
         let weights = module.weights().expect("a module with weights");
-        MatchedLayer { conv, weights, bias: module.part(BIAS), norm }
+        MatchedLayer { conv, weights, bias: module.bias(), norm }
     };
     let layers: Vec<MatchedLayer> = weights.into_iter().zip(norms).map(layer).collect();
     for MatchedLayer { conv, bias, .. } in &layers {
-        if let Some(Part { name, entry }) = bias.filter(|bias| bias.entry.shape != [conv.shape.filters()]) {
+        let mut parts = bias.iter().flat_map(BiasParts::parts);
+        if let Some(Part { name, entry }) = parts.find(|part| part.entry.shape != [conv.shape.filters()]) {
             return matcher.misshapen(name, &entry.shape, &conv.name, &[conv.shape.filters()], ANOTHER_NETWORK);
         }
+    }
+    if let Some(name) = modules.unreadable(&matcher.taken) {
+        return matcher.misfit(format!("`{name}` isn't a list of floats"), "export its float weights");
     }
     let unused = matcher.unused(&layers, &fresh)?;
     Ok(Matching { layers, fresh, by_name, unused })
@@ -280,7 +284,13 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 let reason = format!("the batch norm of `{}` may be any of {}", first.name, names.join(", "));
                 return self.misfit(reason, format!("{NAMES}, as `{}.norm`", first.name));
             }
-            for (index, module) in alike.into_iter().zip(fitting) {
+            let pairs: Vec<(usize, &Module)> = alike.into_iter().zip(fitting).collect();
+            if let Some((index, module)) = pairs.iter().find(|(index, norm)| !is_behind(norm, convs[*index].1, convs)) {
+                let (conv, of) = (&convs[*index].0.name, convs[*index].1.name);
+                let reason = format!("the batch norm of `{conv}` isn't found: `{}` doesn't follow `{of}`", module.name);
+                return self.misfit(reason, format!("{NAMES}, as `{conv}.norm`"));
+            }
+            for (index, module) in pairs {
                 self.taken.insert(module.name);
                 norms[index] = module.norm();
             }
@@ -316,21 +326,26 @@ impl<'m, 'a> Matcher<'m, 'a> {
         Ok(None)
     }
 
-    /// Arrays that belong to no layer: there are none, unless layers are trained anew in place of as many.
+    /// Arrays that belong to no layer: there are none, unless they are of layers that others, trained anew, have taken the place of.
     fn unused(&self, layers: &[MatchedLayer<'a>], fresh: &[Conv]) -> Fit<Vec<Part<'a>>> {
         let weights = layers.iter().flat_map(|layer| layer.weights.parts());
-        let biases = layers.iter().filter_map(|layer| layer.bias);
+        let biases = layers.iter().filter_map(|layer| layer.bias).flat_map(|bias| bias.parts());
         let norms = layers.iter().filter_map(|layer| layer.norm).flat_map(|norm| norm.parts());
         let used: BTreeSet<&str> = weights.chain(biases).chain(norms).map(|part| part.name).collect();
         let unused: Vec<Part> = self.modules.parts().filter(|part| !used.contains(part.name)).collect();
         let modules = self.modules.in_order().into_iter().filter(|module| !self.taken.contains(module.name));
         let (weights, others): (Vec<_>, Vec<_>) = modules.partition(|module| module.weights().is_some());
-        let norms = others.iter().filter(|module| module.norm().is_some()).count();
+        let norms: Vec<_> = others.into_iter().filter(|module| module.norm().is_some()).collect();
         let fresh_norms = fresh.iter().filter(|conv| conv.batch_norm).count() + self.given_up.len();
-        if !fresh.is_empty() && weights.len() <= fresh.len() && norms <= fresh_norms {
-            return Ok(unused);
-        }
-        match unused.first() {
+        let replaced: BTreeSet<&str> = match weights.len() <= fresh.len() && norms.len() <= fresh_norms {
+            true => weights.iter().chain(&norms).map(|module| module.name).collect(),
+            false => BTreeSet::new(),
+        };
+        let has_no_place = |part: &&Part| {
+            let module = split(self.modules.short(part.name)).0;
+            !replaced.contains(module) && !self.given_up.contains(module)
+        };
+        match unused.iter().find(has_no_place) {
             None => Ok(unused),
             Some(part) => {
                 let reason = format!("it also holds `{}`, which the network has no place for", part.name);
@@ -338,11 +353,13 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 if quantizer.iter().any(|mark| part.name.contains(mark)) {
                     return self.misfit(reason, "export its float weights");
                 }
-                let module = split(part.name).0;
-                let module = if module.is_empty() { part.name } else { module };
+                // Of a layer whose weights are read it is the array alone.
+                let (module, _) = split(part.name);
+                let is_read = module.is_empty() || self.taken.contains(self.modules.short(module));
+                let aside = if is_read { part.name } else { module };
                 self.misfit(
                     reason,
-                    format!("{ANOTHER_NETWORK}, and ignore = [\"{module}\"] in the recipe leaves it aside"),
+                    format!("{ANOTHER_NETWORK}, and ignore = [\"{aside}\"] in the recipe leaves it aside"),
                 )
             }
         }
@@ -364,6 +381,16 @@ const PROJECTIONS: [&str; 2] = ["shortcut", "downsample"];
 
 fn names_projection(module: &str) -> bool {
     module.split('.').any(|part| PROJECTIONS.contains(&part))
+}
+
+/// Whether a batch norm may be that of a convolution: where numbers alone tell their order, no other convolution comes between them.
+fn is_behind(norm: &Module, conv: &Module, convs: &Found) -> bool {
+    let follows = |a: &str, b: &str| !is_numbered(a, b) || compare(a, b).is_lt();
+    let between = |(_, other): &(Conv, &Module)| {
+        let is_numbered = is_numbered(conv.name, other.name) && is_numbered(other.name, norm.name);
+        is_numbered && compare(conv.name, other.name).is_lt() && compare(other.name, norm.name).is_lt()
+    };
+    follows(conv.name, norm.name) && !convs.iter().any(between)
 }
 
 /// What checkpoints call the batch norm of a convolution.

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use self::arrays::{Arrays, Entry};
 use self::exported::import_onnx;
 use self::matching::{AFFINE, MatchedLayer, Matching, STATISTICS};
-use self::modules::{Factor, Part, is_state, split};
+use self::modules::{BiasParts, Factor, Part, is_state, split};
 use self::sets::{Set, find_sets};
 use super::graph::Graph;
 use super::onnx::is_onnx;
@@ -133,7 +133,15 @@ fn read_layer(arrays: &Arrays, layer: &MatchedLayer) -> Result<Vec<(Role, Array)
         }
     }
     let weight = Array { shape: layer.conv.shape.weight_shape(), values: weight };
-    let bias = layer.bias.as_ref().map(|bias| values(arrays, bias, false)).transpose()?;
+    let bias = match &layer.bias {
+        None => None,
+        Some(BiasParts { bias, mask }) => {
+            let mut bias = values(arrays, bias, false)?;
+            let mask = mask.as_ref().map(|mask| values(arrays, mask, false)).transpose()?;
+            bias.iter_mut().zip(mask.into_iter().flatten()).for_each(|(bias, mask)| *bias *= mask);
+            Some(bias)
+        }
+    };
     let mut found = vec![(Role::Weight, weight)];
     let constant = |value: f32| Array::vector(vec![value; filters]);
     let Some(norm) = &layer.norm else {

@@ -1,7 +1,7 @@
 //! Arrays by module, as PyTorch calls what shares a name up to the last dot: a convolution with its weight and bias, a batch norm.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::arrays::{Arrays, Entry};
 use super::options::ImportOptions;
@@ -12,10 +12,11 @@ use crate::network::weights::state;
 /// Parts of a module that are weights or statistics.
 const WEIGHT: &str = "weight";
 const MASKED: [&str; 2] = ["weight_orig", "weight_mask"];
+const MASKED_BIAS: [&str; 2] = ["bias_orig", "bias_mask"];
 /// Directions and lengths, as the older and the newer weight norm of PyTorch call them.
 const NORMALIZED: [[&str; 2]; 2] =
     [["weight_v", "weight_g"], ["parametrizations.weight.original1", "parametrizations.weight.original0"]];
-pub(super) const BIAS: &str = "bias";
+const BIAS: &str = "bias";
 /// What PyTorch and MARS call the parts of a batch norm: factor and offset, mean and variance.
 const AFFINE: [[&str; 2]; 2] = [["weight", "bias"], ["gamma", "beta"]];
 const STATISTICS: [[&str; 2]; 2] = [["running_mean", "running_var"], ["mean", "var"]];
@@ -56,6 +57,13 @@ pub(super) enum Factor<'a> {
     Mask(Part<'a>),
     /// For each filter a length that its weights are scaled to (weight norm, Salimans and Kingma 2016): `w = g v / |v|`.
     Length(Part<'a>),
+}
+
+/// A convolution's or linear layer's bias, and the mask that it is multiplied by.
+#[derive(Clone, Copy)]
+pub(super) struct BiasParts<'a> {
+    pub bias: Part<'a>,
+    pub mask: Option<Part<'a>>,
 }
 
 /// A batch norm's arrays.
@@ -115,9 +123,26 @@ impl<'a> Modules<'a> {
         modules
     }
 
+    /// A name without the prefix.
+    pub fn short<'n>(&self, name: &'n str) -> &'n str {
+        name.strip_prefix(self.prefix).unwrap_or(name)
+    }
+
     /// All arrays.
     pub fn parts(&self) -> impl Iterator<Item = Part<'a>> {
         self.modules.values().flat_map(|module| module.parts.values().copied())
+    }
+
+    /// An array that one of these modules would have if its values were a list of floats.
+    pub fn unreadable(&self, modules: &BTreeSet<&str>) -> Option<&'a str> {
+        let roles = [BIAS, WEIGHT].into_iter().chain(AFFINE.into_iter().chain(STATISTICS).flatten());
+        let roles: BTreeSet<&str> = roles.collect();
+        let is_of = |name: &str| {
+            let (module, part) = split(self.short(name));
+            modules.contains(module) && roles.contains(part)
+        };
+        let mut others = self.arrays.iter().filter(|(name, entry)| !may_be_weight(name, entry) && is_of(name));
+        others.next().map(|(name, _)| name)
     }
 
     /// The format of an array that isn't a float, where that is what it lacks.
@@ -128,7 +153,7 @@ impl<'a> Modules<'a> {
 }
 
 impl<'a> Module<'a> {
-    pub fn part(&self, name: &str) -> Option<Part<'a>> {
+    fn part(&self, name: &str) -> Option<Part<'a>> {
         self.parts.get(name).copied()
     }
 
@@ -147,6 +172,12 @@ impl<'a> Module<'a> {
             weight(directions, Some(Factor::Length(lengths)))
         };
         plain().or_else(masked).or_else(normalized)
+    }
+
+    /// The bias of its convolution or linear layer.
+    pub fn bias(&self) -> Option<BiasParts<'a>> {
+        let plain = self.part(BIAS).map(|bias| BiasParts { bias, mask: None });
+        plain.or_else(|| self.pair(MASKED_BIAS).map(|[bias, mask]| BiasParts { bias, mask: Some(mask) }))
     }
 
     /// Its batch norm: its own, where it is one, or that of a layer of ours.
@@ -192,6 +223,13 @@ impl<'a> WeightParts<'a> {
     }
 }
 
+impl<'a> BiasParts<'a> {
+    /// Its arrays.
+    pub fn parts(&self) -> impl Iterator<Item = Part<'a>> + use<'a> {
+        std::iter::once(self.bias).chain(self.mask)
+    }
+}
+
 impl<'a> NormParts<'a> {
     pub fn parts(&self) -> impl Iterator<Item = Part<'a>> + use<'a> {
         self.affine.into_iter().chain(self.statistics).flatten()
@@ -216,7 +254,7 @@ fn pieces(name: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Orders names by the numbers in them.
-fn compare(a: &str, b: &str) -> Ordering {
+pub(super) fn compare(a: &str, b: &str) -> Ordering {
     match pieces(a).zip(pieces(b)).find(|(a, b)| a != b) {
         Some((a, b)) => match (a.parse::<u64>(), b.parse::<u64>()) {
             (Ok(x), Ok(y)) => x.cmp(&y).then(a.cmp(b)),

@@ -1,6 +1,6 @@
 //! The messages of `onnx.proto3` that a network needs, as views into the file's bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::tensor::Tensor;
 use super::wire::{Damage, fields};
@@ -75,7 +75,9 @@ impl<'a> OnnxGraph<'a> {
                 5 => {
                     room(read.tensors.len(), MAX_NAMES)?;
                     let tensor = Tensor::read(field.bytes()?)?;
-                    read.tensors.insert(tensor.name, tensor);
+                    if read.tensors.insert(tensor.name, tensor).is_some() {
+                        return Err("two tensors of one name");
+                    }
                 }
                 11 => {
                     room(read.inputs.len(), MAX_NAMES)?;
@@ -88,7 +90,12 @@ impl<'a> OnnxGraph<'a> {
                 _ => {}
             }
         }
-        Ok(read)
+        let mut given = BTreeSet::new();
+        let outputs = read.nodes.iter().flat_map(|node| &node.outputs).filter(|name| !name.is_empty());
+        match outputs.into_iter().all(|name| given.insert(name)) {
+            true => Ok(read),
+            false => Err("two outputs of one name"),
+        }
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) struct Scope<'a> {
     readers: BTreeMap<&'a str, usize>,
     /// Sizes of the sums that a node has taken, whose shape may still be asked for.
     gone: BTreeMap<&'a str, Vec<usize>>,
-    /// Weights that belong to a layer.
+    /// Weights that belong to a layer, by the name of their tensor: a node may read them under another one.
     taken: BTreeSet<&'a str>,
     /// How many those are.
     weights: usize,
@@ -193,7 +193,7 @@ impl<'a> Scope<'a> {
         if tensor.len() == 0 {
             return Err(format!("its weights `{}` are empty", tensor.name).into());
         }
-        if !self.taken.insert(node.inputs[1]) {
+        if !self.taken.insert(tensor.name) {
             return refuse(
                 format!("its weights `{}` are another layer's too", tensor.name),
                 "each layer has weights of its own",

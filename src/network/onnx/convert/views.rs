@@ -39,9 +39,14 @@ impl<'a> Converter<'a> {
         };
         let flat = [map.sizes.iter().product()];
         let point = [flat[0], 1, 1];
+        // What was flattened has lost its pixels, but still lies in them.
+        let channels = match &map.content {
+            Content::Stored(source, _) => self.shape_of(*source)[0],
+            Content::Sums(sums) => sums.product.filters(),
+        };
         let fits = match sizes.split_first() {
             Some((batch, sizes)) if *batch == self.scope.batch => {
-                sizes == map.sizes || sizes == flat || sizes == point && map.sizes[1..].iter().all(|size| *size == 1)
+                sizes == map.sizes || sizes == flat || sizes == point && channels == flat[0]
             }
             Some(_) | None => false,
         };
