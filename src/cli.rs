@@ -133,9 +133,39 @@ pub fn stop_on_interrupt() -> Result<StopSignal> {
         first = Some(Instant::now());
         notice("stopping after this step; press Ctrl-C again to stop at once");
     };
+    let ignored = ignored_signals();
     ctrlc::set_handler(handler).map_err(|error| Error::Setting(format!("no handler for Ctrl-C: {error}")))?;
+    ignored.into_iter().for_each(ignore);
     Ok(signal)
 }
+
+/// Signals that the process was started to ignore: that is all that `nohup` and a script's `&` do to keep a run going.
+#[cfg(all(feature = "train", unix))]
+fn ignored_signals() -> Vec<libc::c_int> {
+    let is_ignored = |signal: &libc::c_int| {
+        // SAFETY: `sigaction` is a plain structure, of which all zeros is a value; without a new action the call only fills it.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(*signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+        }
+    };
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().filter(is_ignored).collect()
+}
+
+#[cfg(all(feature = "train", unix))]
+fn ignore(signal: libc::c_int) {
+    // SAFETY: no handler of ours takes part; the signal is one of those above.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Other systems don't hand ignored signals on.
+#[cfg(all(feature = "train", not(unix)))]
+fn ignored_signals() -> [i32; 0] {
+    []
+}
+
+#[cfg(all(feature = "train", not(unix)))]
+fn ignore(_: i32) {}
 
 /// The exit code of a program, after saying what went wrong.
 pub fn exit(result: Result<ExitCode>) -> ExitCode {

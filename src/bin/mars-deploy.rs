@@ -151,6 +151,11 @@ fn deploy(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let hardware = hardware(arguments)?;
     let _lock = lock_run(arguments, Some(&package), &hardware)?;
     let dataset = dataset(arguments, file, &package)?;
+    if let Some(folder) = arguments.folder.as_ref().filter(|folder| folder.join(RECIPE).exists())
+        && dataset.test.sha256() != package.provenance.data_sha256
+    {
+        return Err(Error::file(folder, OF_RUN));
+    }
     let mut deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
     deployment.dataset = Some(dataset.name);
     let shown = present(arguments, (&deployment).into())?;
@@ -367,6 +372,9 @@ fn write_hardware(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is said where a run's report would become another one.
+const OF_RUN: &str = "it holds a run, whose report is of its own model.mars on its own hardware.toml over all its test images: name another folder";
+
 /// Locks the folder of a run, which takes what its own package gives on its own chip over all test images, and nothing else.
 fn lock_run(arguments: &Arguments, package: Option<&Package>, hardware: &Hardware) -> Result<Option<RunLock>> {
     let Some(folder) = &arguments.folder else { return Ok(None) };
@@ -380,8 +388,7 @@ fn lock_run(arguments: &Arguments, package: Option<&Package>, hardware: &Hardwar
         && arguments.images.is_none()
         && Package::read(&folder.join(PACKAGE)).is_ok_and(|own| package == Some(&own))
         && Hardware::load(&folder.join(HARDWARE)).is_ok_and(|own| own == *hardware);
-    let message = "it holds a run, whose report is of its own model.mars on its own hardware.toml over all test images: name another folder";
-    if own { Ok(lock) } else { Err(Error::file(folder, message)) }
+    if own { Ok(lock) } else { Err(Error::file(folder, OF_RUN)) }
 }
 
 /// Locks a folder that is to hold a comparison or a sweep, and holds no run.

@@ -46,7 +46,7 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     hardware: Option<String>,
     /// Seed of weights, order and augmentation
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     seed: Option<u64>,
     /// Device: flex, ndarray, or one that the build was made with
     #[arg(long, default_value = DEFAULT_DEVICE)]
@@ -57,13 +57,14 @@ struct Arguments {
     /// Go on with the run in --run DIR
     #[arg(long)]
     resume: bool,
-    /// With --resume: go on where the CPU computes other bits than the one before
+    /// With --resume: go on where the CPU or the device computes other bits than the one before
     #[arg(long, requires = "resume")]
     allow_other_cpu: bool,
     /// Report the accuracy of the weights to start from on the test images, in float, without training; --json writes each image's logits too
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with_all = ["resume", "folder"])]
     evaluate: bool,
     /// Check data, checkpoint, network and chip, measure a few steps, and tell how long the run would take and how much memory; nothing is written
+    /// but a data set that has to be downloaded
     #[arg(long, conflicts_with_all = ["evaluate", "resume", "json"])]
     dry_run: bool,
     /// Write the network as TOML to this file, without training
@@ -136,6 +137,7 @@ fn plan<'a>(arguments: &Arguments, environment: Environment<'a>) -> Result<Plan<
     let settings = arguments.recipe_settings();
     if !arguments.resume {
         let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
+        let recipe = if arguments.evaluate { recipe.in_float() } else { recipe };
         return Plan::new(recipe, arguments.folder.clone(), environment);
     }
     let Some(folder) = arguments.folder.clone() else {

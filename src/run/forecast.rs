@@ -22,6 +22,8 @@ pub struct Forecast {
     pub memory: Option<u64>,
     /// Bytes of the run folder's checkpoints, the one that is being written among them, and of the network that it learns from.
     pub disk: u64,
+    /// Whether groups are chosen by what they cost on the chip, which takes time that isn't measured.
+    pub chooses_by_cost: bool,
     /// When it was measured.
     pub measured: SystemTime,
 }
@@ -33,16 +35,20 @@ impl Forecast {
     /// A training that diverges, a network that cannot be exported.
     pub(super) fn measured(mut training: Training, teacher: u64) -> Result<Self> {
         let phases = training.recipe().phases.clone();
-        let measured = (0..)
-            .zip(&phases)
-            .map(|(number, phase)| Ok((phase.kind.name(), phase.epochs, training.measure_epoch(number, STEPS)?)));
+        let mut largest = 0;
+        let measured = (0..).zip(&phases).map(|(number, phase)| {
+            let seconds = training.measure_epoch(number, STEPS)?;
+            largest = largest.max(training.checkpoint().bytes());
+            Ok((phase.kind.name(), phase.epochs, seconds))
+        });
         let measured = measured.collect::<Result<_>>()?;
         // The last one and the one that takes its place, and one for each phase.
         let checkpoints = 2 + phases.len() as u64;
         Ok(Self {
             phases: measured,
             memory: used_memory(),
-            disk: checkpoints * training.checkpoint().bytes() + teacher,
+            chooses_by_cost: training.recipe().chooses_by_cost(),
+            disk: checkpoints * largest + teacher,
             measured: SystemTime::now(),
         })
     }
@@ -69,7 +75,9 @@ impl Display for Forecast {
         }
         let end = self.end().map(|end| format!(", to {} if it begins now", humantime::format_rfc3339_seconds(end)));
         let end = end.unwrap_or_default();
-        writeln!(f, "together  {}{end}; beside it what export and the hardware model take", duration(self.seconds()))?;
+        let choice = if self.chooses_by_cost { "the choice of groups by their cost, " } else { "" };
+        let together = duration(self.seconds());
+        writeln!(f, "together  {together}{end}; beside it what {choice}export and the hardware model take")?;
         if let Some(bytes) = self.memory {
             writeln!(f, "memory    {}", size(bytes))?;
         }
@@ -102,7 +110,7 @@ mod tests {
     fn phases_add_up() {
         let phases = vec![("float", 30, Some(60.0)), ("sparsify", 2, Some(90.5)), ("quantize", 0, None)];
         let (memory, disk, measured) = (Some(3 << 29), 5 << 20, SystemTime::UNIX_EPOCH);
-        let text = Forecast { phases, memory, disk, measured }.to_string();
+        let text = Forecast { phases, memory, disk, chooses_by_cost: false, measured }.to_string();
         let expected = "float     30 epochs of 60.0 s\nsparsify  2 epochs of 90.5 s\nquantize  no epochs\n\
                         together  33 min, to 1970-01-01T00:33:01Z if it begins now; beside it what export and the hardware model take\n\
                         memory    1.5 GiB\ndisk      5.0 MiB\n";
@@ -113,7 +121,10 @@ mod tests {
     fn an_end_beyond_the_calendar_is_not_told() {
         // 31,700 years.
         let phases = vec![("float", 1_000_000_000, Some(1000.0))];
-        let text = Forecast { phases, memory: None, disk: 0, measured: SystemTime::UNIX_EPOCH }.to_string();
+        let forecast =
+            Forecast { phases, memory: None, disk: 0, chooses_by_cost: true, measured: SystemTime::UNIX_EPOCH };
+        let text = forecast.to_string();
         assert!(!text.contains("if it begins now"), "{text}");
+        assert!(text.contains("beside it what the choice of groups by their cost, export and"), "{text}");
     }
 }

@@ -13,11 +13,13 @@ use crate::train::{Budget, EpochReport, Event, PhaseKind, Position, ScalesFrom, 
 /// Follows a training into a run folder.
 pub(super) struct Journal<'a> {
     folder: &'a Path,
+    /// Name of the device that the training computes on.
+    pub device: &'a str,
 }
 
 impl<'a> Journal<'a> {
-    pub fn new(folder: &'a Path) -> Self {
-        Self { folder }
+    pub fn new(folder: &'a Path, device: &'a str) -> Self {
+        Self { folder, device }
     }
 
     /// Runs the recipe to its end; false where the signal stopped it, with a checkpoint to go on from.
@@ -80,7 +82,7 @@ impl<'a> Journal<'a> {
                     }
                 }
                 Event::PhaseEnded { phase } => {
-                    overshot(training, phase).iter().for_each(|remark| observer.notice(remark));
+                    missed_target(training, phase).iter().for_each(|remark| observer.notice(remark));
                     // The last checkpoint is the phase's last state.
                     let last = self.folder.join(LAST);
                     let state = std::fs::read(&last).map_err(Error::io(&last))?;
@@ -100,7 +102,9 @@ impl<'a> Journal<'a> {
     }
 
     fn save(&self, training: &Training) -> Result<()> {
-        training.checkpoint().save(&self.folder.join(LAST), training.graph())
+        let mut checkpoint = training.checkpoint();
+        checkpoint.state.device = Some(self.device.into());
+        checkpoint.save(&self.folder.join(LAST), training.graph())
     }
 
     fn append(&self, report: &EpochReport) -> Result<()> {
@@ -140,21 +144,28 @@ fn step_line(report: &StepReport) -> String {
     format!("loss {epoch_loss:.4} accuracy {epoch_accuracy:.2} % {images_per_second:.0} images/s")
 }
 
-/// What to say where more is zero than a sparsify phase was to make so, by a percent or by more than rounding to whole groups.
-fn overshot(training: &Training, phase: usize) -> Option<String> {
+/// What to say where a sparsify phase leaves more zero than it was to, or less: by a percent, or by more than rounding to whole groups.
+fn missed_target(training: &Training, phase: usize) -> Option<String> {
     let (recipe, zero) = (training.recipe(), training.masked_share());
     let SparsityConfig { lambda, budget, target, .. } = recipe.sparsity;
     let counts_groups = matches!(budget, Budget::Groups | Budget::GroupsPerLayer);
+    if recipe.phases[phase].kind != PhaseKind::Sparsify || !counts_groups {
+        return None;
+    }
     // The shares are rounded themselves.
-    let most = target + training.group_rounding() + 1e-9;
-    let too_many = recipe.phases[phase].kind == PhaseKind::Sparsify && counts_groups && zero > most;
-    too_many.then(|| {
-        format!(
-            "{:.1} % of the groups are zero, sparsity.target = {target} asks for {:.1} %: more were so, or became so by sparsity.lambda = {lambda}",
-            100.0 * zero,
-            100.0 * target
-        )
-    })
+    let rounding = training.group_rounding() + 1e-9;
+    let why = if zero > target + rounding {
+        format!("more were so, or became so by sparsity.lambda = {lambda}")
+    } else if zero < target - rounding {
+        "each layer keeps a group, and layers of few groups stay below it".into()
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{:.1} % of the groups are zero, sparsity.target = {target} asks for {:.1} %: {why}",
+        100.0 * zero,
+        100.0 * target
+    ))
 }
 
 fn epoch_line(report: &EpochReport) -> String {

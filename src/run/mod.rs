@@ -36,7 +36,9 @@ use crate::report::{self, text::grouped};
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, METRICS, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
-use crate::train::{Budget, Checkpoint, Phase, PhaseKind, Recipe, Training, device, largest, stretched};
+use crate::train::{
+    Budget, Checkpoint, Phase, PhaseKind, Recipe, State, Training, check_recipe, device, largest, stretched,
+};
 use crate::validation::{Deployment, validate_until};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
@@ -59,6 +61,7 @@ pub struct Plan<'a> {
     /// Whether the caller named the folder; otherwise another run may take it first.
     is_named: bool,
     cpu: Cpu,
+    device: &'a str,
     observer: &'a dyn Observer,
 }
 
@@ -111,7 +114,7 @@ fn remarks(recipe: &Recipe, data: &Dataset) -> Vec<String> {
     [held_out, ignored].into_iter().flatten().chain(few).collect()
 }
 
-/// Which CPU a run may go on with.
+/// Which CPU or other device a run may go on with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cpu {
     /// One that computes the same bits as the one before.
@@ -218,7 +221,8 @@ impl<'a> Plan<'a> {
         if let Some(teacher) = &start.teacher {
             training = training.learning_from(teacher)?;
         }
-        Ok(Self { training, start: Some(start), folder, is_named, cpu: Cpu::Same, observer: environment.observer })
+        let Environment { device, observer, .. } = environment;
+        Ok(Self { training, start: Some(start), folder, is_named, cpu: Cpu::Same, device, observer })
     }
 
     /// Reads and checks what an unfinished run goes on with.
@@ -238,6 +242,12 @@ impl<'a> Plan<'a> {
             }
         }
         let recipe = Recipe::load(Some(&file), &[])?;
+        // Before its images are compared: another seed holds out others.
+        let last = folder.join(LAST);
+        let state = Weights::load(&last).ok().and_then(|(_, state)| serde_json::from_value(state?).ok());
+        if let Some(State { recipe: Some(before), position, .. }) = state {
+            check_recipe(&before, &recipe, &position).map_err(|message| Error::file(&last, message))?;
+        }
         let device = device(environment.device)?;
         // A file that is gone can't have been edited since: what the run began with stands beside it.
         let hardware = match &recipe.hardware {
@@ -269,7 +279,8 @@ impl<'a> Plan<'a> {
         };
         let name = &training.recipe().dataset;
         check_unchanged(&DataHashes::new(training.data()), name, "data set", &folder.join(DATA), read_toml)?;
-        Ok(Self { training, start: None, folder, is_named: true, cpu, observer: environment.observer })
+        let Environment { device, observer, .. } = environment;
+        Ok(Self { training, start: None, folder, is_named: true, cpu, device, observer })
     }
 
     /// What the recipe's checkpoint makes of the test images, in float, before any training.
@@ -344,7 +355,7 @@ impl<'a> Plan<'a> {
         let resumes = start.is_none();
         drop(start);
         self.observer.notice(&format!("run folder {}", self.folder.display()));
-        let journal = Journal::new(&self.folder);
+        let journal = Journal::new(&self.folder, self.device);
         if resumes {
             self.training = resumed(self.training, &self.folder, self.cpu, &journal)?;
         }
@@ -393,7 +404,9 @@ fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Re
     let path = folder.join(LAST);
     if !path.exists() {
         let mut checkpoints = std::fs::read_dir(folder.join(CHECKPOINTS)).into_iter().flatten().flatten();
-        let others = checkpoints.any(|file| file.path().extension().is_some_and(|it| it == "safetensors"));
+        let is_of_run =
+            |path: &Path| path.extension().is_some_and(|it| it == "safetensors") && *path != folder.join(TEACHER);
+        let others = checkpoints.any(|file| is_of_run(&file.path()));
         let message = match others {
             true => "it is missing: copy the checkpoint beside it that is to go on to this name",
             false => "the run ended before its first checkpoint: remove the folder and start again",
@@ -406,6 +419,15 @@ fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Re
         let message = format!(
             "it was trained with {before}, this process has {here} and would end with other bits: resume on such a machine, or say \
              --allow-other-cpu"
+        );
+        return Err(Error::file(&path, message));
+    }
+    let other_device =
+        checkpoint.state.device.as_deref().filter(|before| cpu == Cpu::Same && *before != journal.device);
+    if let Some(before) = other_device {
+        let message = format!(
+            "it was trained on device {before}, and on {} would end with other bits: resume with --device {before}, or say --allow-other-cpu",
+            journal.device
         );
         return Err(Error::file(&path, message));
     }

@@ -85,7 +85,10 @@ impl Origin {
             (None, _) => None,
             (Some(DistillationConfig { teacher: Some(file), .. }), _) => {
                 let file = Path::new(file);
-                let teacher = import(file, graph, &ImportOptions::default())?;
+                // It may call its layers as the checkpoint does, or otherwise.
+                let alike = ImportOptions { fresh: &[], ..options };
+                let teacher = import(file, graph, &alike)
+                    .or_else(|error| import(file, graph, &ImportOptions::default()).map_err(|_| error))?;
                 remarks.extend(teacher.remarks);
                 Some(with_statistics(file, teacher.weights, &teacher.without_statistics)?)
             }

@@ -78,23 +78,23 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
 
 /// What the recipe says of single layers has to be of the network's.
 fn check_names(recipe: &Recipe, graph: &Graph) -> Result<()> {
-    if let Some(module) = recipe.ignore.first().filter(|_| recipe.checkpoint().is_none()) {
+    let of_checkpoint = [("ignore", &recipe.ignore), ("fresh", &recipe.fresh)];
+    let named = of_checkpoint.into_iter().find_map(|(key, names)| Some((key, names.first()?)));
+    if let Some((key, name)) = named.filter(|_| recipe.checkpoint().is_none()) {
         return Err(Error::Setting(format!(
-            "ignore = [\"{module}\"]: the run starts from random weights, there is no checkpoint to read"
+            "{key} = [\"{name}\"]: the run starts from random weights, there is no checkpoint to read"
         )));
     }
-    // A layer that is trained anew may be one of the checkpoint alone.
-    let fresh = recipe.fresh.iter().filter(|_| recipe.checkpoint().is_none()).map(|name| ("fresh", name));
-    let known = |key: &str, name: &str| {
-        let norm = name.strip_suffix(".norm").filter(|_| key == "names");
+    let known = |name: &str| {
+        let norm = name.strip_suffix(".norm");
         graph.convs().any(|conv| conv.name == name || conv.batch_norm && Some(conv.name.as_str()) == norm)
     };
-    match fresh.chain(recipe.names.keys().map(|name| ("names", name))).find(|(key, name)| !known(key, name)) {
+    match recipe.names.keys().find(|name| !known(name)) {
         None => Ok(()),
-        Some((key, name)) => {
+        Some(name) => {
             let layers: Vec<String> = graph.convs().map(|conv| conv.name).collect();
             Err(Error::Setting(format!(
-                "{key}: network `{}` has no layer `{name}` with weights; it has {}",
+                "names: network `{}` has no layer `{name}` with weights; it has {}",
                 graph.spec().name,
                 layers.join(", ")
             )))

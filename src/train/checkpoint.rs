@@ -80,6 +80,9 @@ pub struct State {
     /// What the last steps were computed in; older checkpoints don't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arithmetic: Option<Arithmetic>,
+    /// Name of the device that the last steps were computed on; older checkpoints and those of a training without a folder don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// The recipe that brought it there; older checkpoints don't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<Box<Recipe>>,

@@ -35,3 +35,4 @@ pub use recipe::{
 pub use speed::inference_seconds;
 pub(crate) use stretch::stretched;
 pub use training::Training;
+pub(crate) use training::check_recipe;

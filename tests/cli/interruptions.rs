@@ -6,11 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use mars::network::{Graph, Weights};
+use mars::network::{Array, Graph, Weights};
 use tempfile::TempDir;
 
 use crate::common::{self, success};
-use crate::place::{FINISHED, RECIPE, deploy, failed, json, metrics, misused, new_place, refused, train};
+use crate::place::{FINISHED, RECIPE, copied_run, deploy, failed, json, metrics, misused, new_place, refused, train};
 
 /// Waits until a run has written so many lines of metrics. One that ends before leaves nothing to interrupt.
 fn wait_for_lines(child: &mut Child, run: &Path, lines: usize) {
@@ -28,11 +28,12 @@ pub(super) fn kill_at(mut child: Child, run: &Path, lines: usize) {
     assert!(!child.wait().unwrap().success(), "the run ended before it was killed");
 }
 
-/// Interrupts a run, as Ctrl-C does, once it has written so many lines of metrics, and gives its output.
+/// Interrupts a run as Ctrl-C does, once it has written so many lines of metrics, and gives its output. The signal is that of `timeout`: tests that a script
+/// runs in the background were started to ignore the other one, and so were their runs.
 #[cfg(unix)]
 pub(super) fn interrupt_at(mut child: Child, run: &Path, lines: usize) -> (String, String) {
     wait_for_lines(&mut child, run, lines);
-    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let signal = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
     assert!(signal.unwrap().success());
     let output = child.wait_with_output().unwrap();
     let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
@@ -142,6 +143,22 @@ fn distillation_keeps_its_teacher() {
     let named = format!("distillation.teacher={start}");
     success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "named", "--set", &named]).output().unwrap());
     assert_eq!(teacher("named"), teacher("taught"));
+    // What the recipe says of its checkpoint holds for a teacher of the same program.
+    let mut with_aux = Weights::default();
+    let (float, _) = Weights::load(&FINISHED.join("run/checkpoints/0-float.safetensors")).unwrap();
+    let own = float.iter().filter(|(name, _)| !name.contains(':'));
+    own.for_each(|(name, array)| with_aux.insert(name.into(), array.clone()));
+    with_aux.insert("aux.weight".into(), Array::vector(vec![1.0; 3]));
+    with_aux.save(&dir.path().join("aux.safetensors"), None).unwrap();
+    let alike = ["--recipe", "recipe.toml", "--run", "alike", "--pretrained", "aux.safetensors", "--dry-run"];
+    let settings = ["--set", "ignore=[\"aux\"]", "--set", "distillation.teacher=aux.safetensors"];
+    success(&train(dir.path(), &[&alike[..], &settings].concat()).output().unwrap());
+    // The teacher is no checkpoint that a run could go on from.
+    for file in ["last", "0-float", "1-sparsify", "2-quantize"] {
+        fs::remove_file(dir.path().join(format!("named/checkpoints/{file}.safetensors"))).unwrap();
+    }
+    let parts = ["the run ended before its first checkpoint: remove the folder"];
+    refused(dir.path(), &mut train(dir.path(), &["--resume", "--run", "named"]), &parts);
 }
 
 /// Killed in each phase, and once in the middle of writing a line.
@@ -211,6 +228,67 @@ fn ctrl_c_leaves_a_run_that_continues_to_the_same_bytes() {
     }
     success(&next.output().unwrap());
     same_run(&run, &whole);
+}
+
+/// `nohup` does no more than have its program ignore the signal that a closing terminal sends.
+#[cfg(unix)]
+#[test]
+fn a_signal_that_a_run_was_started_to_ignore_does_not_stop_it() {
+    let dir = place_of_long_runs("", &[]);
+    let mut shell = Command::new("sh");
+    let program = train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]);
+    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(program.get_program()).args(program.get_args());
+    shell.current_dir(dir.path()).envs(program.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let mut child = shell.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let run = dir.path().join("run");
+    wait_for_lines(&mut child, &run, 2);
+    assert!(Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap().success());
+    success(&child.wait_with_output().unwrap());
+    same_run(&run, &dir.path().join("whole"));
+}
+
+/// Another device rounds otherwise.
+#[test]
+fn a_run_goes_on_with_its_device() {
+    let (dir, _) = copied_run();
+    let resume = ["--resume", "--run", "run", "--device", "ndarray"];
+    let parts = ["it was trained on device flex", "resume with --device flex, or say --allow-other-cpu"];
+    refused(dir.path(), &mut train(dir.path(), &resume), &parts);
+    let output = train(dir.path(), &[&resume[..], &["--allow-other-cpu"]].concat()).output().unwrap();
+    success(&output);
+}
+
+/// The average of a phase is of all its steps, so that a phase that has ended with one gets no more of them.
+#[test]
+fn a_phase_that_ended_with_an_average_is_not_extended() {
+    let dir = new_place();
+    let recipe = RECIPE.replacen("epochs = 3", "epochs = 3\naverage_decay = 0.9", 1);
+    fs::write(dir.path().join("recipe.toml"), recipe).unwrap();
+    success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]).output().unwrap());
+    let run = dir.path().join("run");
+    fs::copy(run.join("checkpoints/0-float.safetensors"), run.join("checkpoints/last.safetensors")).unwrap();
+    let file = run.join("recipe.toml");
+    let recipe = fs::read_to_string(&file).unwrap();
+    fs::write(&file, recipe.replacen("epochs = 3", "epochs = 4", 1)).unwrap();
+    let parts = ["phases.0 has ended with the average of its weights: phases.0.epochs stays 3"];
+    refused(dir.path(), &mut train(dir.path(), &["--resume", "--run", "run"]), &parts);
+    fs::write(&file, recipe).unwrap();
+    success(&train(dir.path(), &["--resume", "--run", "run"]).output().unwrap());
+}
+
+/// The images that are held out follow from the seed; what has changed is the recipe.
+#[test]
+fn another_seed_is_no_other_data_set() {
+    let dir = new_place();
+    fs::write(dir.path().join("recipe.toml"), format!("validation_images = 40\n{RECIPE}")).unwrap();
+    success(&train(dir.path(), &["--recipe", "recipe.toml", "--run", "run"]).output().unwrap());
+    let file = dir.path().join("run/recipe.toml");
+    let recipe = fs::read_to_string(&file).unwrap();
+    for (key, before, now) in [("seed", "seed = 3", "seed = 4"), ("validation_images", "images = 40", "images = 30")] {
+        fs::write(&file, recipe.replacen(before, now, 1)).unwrap();
+        let part = format!("`{key}` of recipe.toml is another one than what has run had: put it back");
+        refused(dir.path(), &mut train(dir.path(), &["--resume", "--run", "run"]), &[&part]);
+    }
 }
 
 #[test]

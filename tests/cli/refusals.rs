@@ -368,7 +368,7 @@ fn names_of_layers_that_the_network_lacks_are_refused() {
     .unwrap();
     for (setting, says) in [
         ("hardware=chip.toml", "mapping.layers: no layer matches `layer9.*`"),
-        ("fresh=[\"nope\"]", "fresh: network `tiny` has no layer `nope`"),
+        ("fresh=[\"nope\"]", "fresh = [\"nope\"]: the run starts from random weights"),
         ("names={nope=\"x\"}", "names: network `tiny` has no layer `nope`"),
     ] {
         let arguments = ["--recipe", "recipe.toml", "--dry-run", "--set", setting];
@@ -463,6 +463,15 @@ fn a_run_keeps_its_report() {
         let mut command = deploy(dir.path(), &["run/model.mars", "--run", "run"]);
         refused(dir.path(), command.args(other), &["run: it holds a run", "name another folder"]);
     }
+    // A data set of the same name whose images have changed since.
+    let images = dir.path().join("data/cifar-10-batches-bin/test_batch.bin");
+    let mut bytes = fs::read(&images).unwrap();
+    bytes[1] ^= 1;
+    fs::write(&images, &bytes).unwrap();
+    let mut command = deploy(dir.path(), &["run/model.mars", "--run", "run"]);
+    refused(dir.path(), &mut command, &["run: it holds a run", "name another folder"]);
+    bytes[1] ^= 1;
+    fs::write(&images, &bytes).unwrap();
     success(&deploy(dir.path(), &["run/model.mars", "--run", "run"]).output().unwrap());
     same_run(&dir.path().join("run"), &FINISHED.join("run"));
     let _training = RunLock::new(&dir.path().join("run")).unwrap();

@@ -24,6 +24,13 @@ fn a_checkpoint_is_evaluated_without_training() {
         assert_eq!(out, format!("test accuracy {:.2} %\n", line["test_accuracy"].as_f64().unwrap()));
         assert!(err.is_empty() && tree(&FINISHED) == before, "{err}");
     }
+    // What a chip can hold, and how many groups can go, has no say in it.
+    let chip = "--hardware=experiments/hardware/library/papistas-cicc2021.toml";
+    for setting in [chip, "--set=sparsity.target=0.999", "--set=quantize.weight_bits=7"] {
+        let file = "run/checkpoints/0-float.safetensors";
+        let arguments = ["--recipe", "recipe.toml", "--evaluate", "--pretrained", file, setting];
+        success(&train(&FINISHED, &arguments).output().unwrap());
+    }
 }
 
 /// A place with `own.safetensors`, random weights of its network that were changed.
@@ -89,6 +96,18 @@ fn pruning_that_would_not_happen_is_refused_and_more_of_it_is_said() {
     success(&output);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(" % of the groups are zero, sparsity.target = 0.4 asks for 40.0 %"), "{said}");
+
+    // Layers of one group keep it.
+    let settings = ["--set", "sparsity.target=0.97", "--set", "sparsity.budget=groups_per_layer"];
+    let mut command = common::command(TRAIN, dir.path());
+    command.args(["--data-dir", "data", "--data-url", "http://127.0.0.1:1", "--recipe", "recipe.toml"]).args(settings);
+    let output = command.output().unwrap();
+    success(&output);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("asks for 97.0 %: each layer keeps a group, and layers of few groups stay below it"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -20,7 +20,7 @@ const COLORS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Recipe {
-    /// A network of the zoo, or a TOML file that describes one, or an ONNX file.
+    /// A network of the zoo, or a TOML file that describes one, or an ONNX file or a package with its weights.
     pub model: String,
     /// Data set.
     pub dataset: String,
@@ -221,6 +221,13 @@ impl Recipe {
         (!from_checkpoint).then_some(float).into_iter().chain(compression).collect()
     }
 
+    /// The same for what its weights make of the test images in float, where bits, groups, a chip and a teacher have no say.
+    pub fn in_float(self) -> Self {
+        let Self { quantize, sparsity, .. } = Self::default();
+        let phases = vec![Phase::new(PhaseKind::Quantize, 0, 1.0)];
+        Self { quantize, sparsity, phases, hardware: None, distillation: None, ..self }
+    }
+
     /// The file of its network; none for one of the zoo.
     pub fn model_file(&self) -> Option<&Path> {
         Some(Path::new(&self.model)).filter(|model| model.extension().is_some())
@@ -295,6 +302,11 @@ impl Recipe {
     /// Whether a phase removes groups.
     pub fn sparsifies(&self) -> bool {
         self.phases.iter().any(|phase| phase.kind == PhaseKind::Sparsify)
+    }
+
+    /// Whether groups are chosen by what they cost on the chip, which each choice asks the hardware model for.
+    pub fn chooses_by_cost(&self) -> bool {
+        self.sparsifies() && matches!(self.sparsity.budget, Budget::Cycles | Budget::Energy)
     }
 
     /// Epochs of all phases together.

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 
+pub(crate) use self::resume::check_recipe;
 use super::calibrate::{Scales, measure_folded, measure_statistics};
 use super::check;
 use super::checkpoint::Position;
@@ -29,7 +30,7 @@ use super::predict::{fake_quant_predictions, float_logits};
 use super::pruning::Pruner;
 use super::recipe::Recipe;
 use crate::data::{Dataset, EpochOrder};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, FoldOptions, ImageScale, IntegerNetwork, fold};
 use crate::network::{Array, ConvId, Graph, NetworkSpec, Params, Weights};
@@ -247,6 +248,10 @@ impl Training {
         let Some(phase) = self.recipe.phases.get(number).cloned() else {
             return Ok(Event::Finished);
         };
+        if self.recipe.distillation.is_some() && self.teacher.is_none() {
+            let message = "distillation: the training has no network to learn from; give it one by learning_from";
+            return Err(Error::Setting(message.into()));
+        }
         if !begun {
             let (float, scales) = self.begin_phase(&phase)?;
             self.position.begun = true;

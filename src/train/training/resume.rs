@@ -18,11 +18,21 @@ impl Training {
         let Checkpoint { params, momentum, average, kept, saliency, float, state } = checkpoint;
         let State { position, recipe, .. } = state;
         self.check_position(&position)?;
-        recipe.map_or(Ok(()), |before| self.check_recipe(&before, &position))?;
+        recipe.map_or(Ok(()), |before| check_recipe(&before, &self.recipe, &position))?;
         self.model = self.model(&params);
         let place = |array: Array| to_device(&array.values, &self.model.device);
         self.optimizer = Sgd { momentum: momentum.map(|_, array| array.map(place)) };
         self.average = average.map(|average| Average { params: average.map(|_, array| place(array)) });
+        if let Some(phase) = self.recipe.phases.get(position.phase).filter(|_| position.begun)
+            && phase.average_decay.is_some()
+            && self.average.is_none()
+            && position.epoch < phase.epochs
+        {
+            return Err(format!(
+                "phases.{0} has ended with the average of its weights: phases.{0}.epochs stays {1}, what is to come may change",
+                position.phase, position.epoch
+            ));
+        }
         self.pruner.restore(kept, saliency)?;
         let kind = self.recipe.phases.get(position.phase).map(|phase| phase.kind);
         if position.begun && kind == Some(PhaseKind::Quantize) && !self.model.params.has_scales() {
@@ -51,41 +61,10 @@ impl Training {
             state: State {
                 position: self.position.clone(),
                 arithmetic: Some(Arithmetic::here()),
+                device: None,
                 recipe: Some(Box::new(self.recipe.clone())),
             },
         }
-    }
-
-    /// Refuses a recipe that says something else than `before` of what has run. Where files lie, and what is to come, may change.
-    fn check_recipe(&self, before: &Recipe, position: &Position) -> std::result::Result<(), String> {
-        let begun = &before.phases[..before.phases.len().min(position.phase + usize::from(position.begun))];
-        let has_run = |kinds: &[PhaseKind]| begun.iter().any(|phase| kinds.contains(&phase.kind));
-        let may_change = |key: &str| match key {
-            // Their content is compared on its own; phases are below.
-            "dataset" | "hardware" | "model" | "evaluate_every" | "phases" => true,
-            "sparsity" => !has_run(&[PhaseKind::Sparsify]),
-            "quantize" | "calibration_images" => !has_run(&[PhaseKind::Sparsify, PhaseKind::Quantize]),
-            _ => begun.is_empty(),
-        };
-        let table = |recipe: &Recipe| toml::Table::try_from(recipe).map_err(|error| error.to_string());
-        let (before_keys, keys) = (table(before)?, table(&self.recipe)?);
-        let changed = |key: &&String| before_keys.get(*key) != keys.get(*key) && !may_change(key);
-        if let Some(key) = before_keys.keys().chain(keys.keys()).find(changed) {
-            return Err(format!("`{key}` of recipe.toml is another one than what has run had: put it back"));
-        }
-        let phases = self.recipe.phases.iter().map(Some).chain(std::iter::repeat(None));
-        for (index, (before, now)) in before.phases.iter().zip(phases).enumerate() {
-            let is_over = index < position.phase;
-            let is_under_way = index == position.phase && position.begun;
-            // An average is of all steps of its phase or of none.
-            let fixed = |phase: &Phase| (phase.kind, phase.average_decay);
-            if is_over && now != Some(before) || is_under_way && now.map(fixed) != Some(fixed(before)) {
-                return Err(format!(
-                    "phases.{index} of recipe.toml has run otherwise: put it back, what is to come may change"
-                ));
-            }
-        }
-        Ok(())
     }
 
     /// Refuses a position that the recipe and the data don't have.
@@ -116,4 +95,36 @@ impl Training {
             )),
         }
     }
+}
+
+/// Refuses a recipe `now` that says something else than `before` of what has run. Where files lie, and what is to come, may change.
+pub(crate) fn check_recipe(before: &Recipe, now: &Recipe, position: &Position) -> std::result::Result<(), String> {
+    let begun = &before.phases[..before.phases.len().min(position.phase + usize::from(position.begun))];
+    let has_run = |kinds: &[PhaseKind]| begun.iter().any(|phase| kinds.contains(&phase.kind));
+    let may_change = |key: &str| match key {
+        // Their content is compared on its own; phases are below.
+        "dataset" | "hardware" | "model" | "evaluate_every" | "phases" => true,
+        "sparsity" => !has_run(&[PhaseKind::Sparsify]),
+        "quantize" | "calibration_images" => !has_run(&[PhaseKind::Sparsify, PhaseKind::Quantize]),
+        _ => begun.is_empty(),
+    };
+    let table = |recipe: &Recipe| toml::Table::try_from(recipe).map_err(|error| error.to_string());
+    let (before_keys, keys) = (table(before)?, table(now)?);
+    let changed = |key: &&String| before_keys.get(*key) != keys.get(*key) && !may_change(key);
+    if let Some(key) = before_keys.keys().chain(keys.keys()).find(changed) {
+        return Err(format!("`{key}` of recipe.toml is another one than what has run had: put it back"));
+    }
+    let phases = now.phases.iter().map(Some).chain(std::iter::repeat(None));
+    for (index, (before, now)) in before.phases.iter().zip(phases).enumerate() {
+        let is_over = index < position.phase;
+        let is_under_way = index == position.phase && position.begun;
+        // An average is of all steps of its phase or of none.
+        let fixed = |phase: &Phase| (phase.kind, phase.average_decay);
+        if is_over && now != Some(before) || is_under_way && now.map(fixed) != Some(fixed(before)) {
+            return Err(format!(
+                "phases.{index} of recipe.toml has run otherwise: put it back, what is to come may change"
+            ));
+        }
+    }
+    Ok(())
 }
