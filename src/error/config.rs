@@ -78,6 +78,8 @@ pub enum Allowed {
     },
     /// A kind whose energy `energy.components` can tell.
     BitsBesideComponents,
+    /// An area whose macro is told, where accesses were measured on macros of several sizes.
+    OfStatedCells,
     /// Nothing unless the mapper chooses placements.
     WithAutomaticPolicy,
 }
@@ -95,7 +97,11 @@ impl Display for ConfigError {
             Allowed::WholePartitions { partitions } => {
                 write!(f, "{key} {value} does not divide into {partitions} partitions")
             }
-            Allowed::WithAutomaticPolicy => write!(f, "{key}: these layers need mapping.policy = \"auto\""),
+            Allowed::OfStatedCells => write!(
+                f,
+                "{key} {value} may be of any of the macros that accesses were measured on: area.macro_cells says of which, by its cells"
+            ),
+            Allowed::WithAutomaticPolicy => write!(f, "{key} needs mapping.policy = \"auto\""),
             Allowed::MultipleOf { other, unit } => write!(f, "{key} {value} is not a multiple of {other} {unit}"),
             Allowed::CountableCycles { cycles, limit } => {
                 write!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -81,7 +81,9 @@ impl Sweep {
         rows.iter().for_each(|row| known[row.point] = true);
         let all = shard.points(self.points()).count();
         let mut points: Vec<usize> = shard.points(self.points()).filter(|&point| !known[point]).collect();
-        points.sort_by_cached_key(|point| self.space.hardware(*point).ok().map(|hardware| family(&hardware)));
+        // Families by their hashes, since a sweep may have a million points.
+        let of_family = |hardware: Hardware| <[u8; 32]>::from(Sha256::digest(family(&hardware)));
+        points.sort_by_cached_key(|point| self.space.hardware(*point).ok().map(of_family));
         let finished = all - points.len();
         let work = Work::begin(observer, "sweeping", all);
         work.advances(finished);
@@ -114,12 +116,11 @@ impl Sweep {
         progress: &Mutex<Progress>,
         work: &Work,
     ) -> Result<()> {
-        let run = OnceLock::new();
+        // Before the points are shared among threads: the images are, too.
+        let run = self.run_images(points, evaluators).map_err(|error| error.to_string());
         points.par_iter().try_for_each(|&point| {
             let figures = |hardware: &Hardware| {
                 let evaluation = evaluators.of(hardware)?.evaluator.evaluate(hardware)?;
-                // All of these chips compute the same: the first one that works runs the images.
-                let run = run.get_or_init(|| self.accuracy(hardware, evaluators).map_err(|error| error.to_string()));
                 run.clone().map(|run| Figures::new(&evaluation, run)).map_err(Error::Setting)
             };
             let outcome = match self.space.hardware(point).and_then(|hardware| figures(&hardware)) {
@@ -136,11 +137,18 @@ impl Sweep {
         })
     }
 
-    /// How many images were run on a chip, and the accuracy on them in percent; nothing where none are asked for.
-    fn accuracy(&self, hardware: &Hardware, evaluators: &Evaluators) -> Result<Option<(usize, f64)>> {
+    /// How many images were run on chips that compute the same, by the first of them that works, and the accuracy on them in percent; nothing where none
+    /// are asked for or no chip works.
+    fn run_images(&self, points: &[usize], evaluators: &Evaluators) -> Result<Option<(usize, f64)>> {
         let (Some(test), Some(images)) = (&self.swept.test, self.space.images()) else { return Ok(None) };
+        let works = |hardware: &Hardware| {
+            let evaluators = evaluators.of(hardware).ok()?;
+            evaluators.evaluator.evaluate(hardware).is_ok().then_some(evaluators.network)
+        };
+        let chips = points.iter().filter_map(|&point| self.space.hardware(point).ok());
+        let first = chips.filter_map(|hardware| works(&hardware).map(|network| (hardware, network))).next();
+        let Some((hardware, network)) = first else { return Ok(None) };
         let images = images.min(test.len());
-        let network = evaluators.of(hardware)?.network;
-        Ok(Some((images, macro_accuracy(network, hardware, test, Some(images))?)))
+        Ok(Some((images, macro_accuracy(network, &hardware, test, Some(images))?)))
     }
 }

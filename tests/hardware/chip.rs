@@ -41,7 +41,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
             "measured.rows_on 64 exceeds measured.rows 32",
         ),
         ("rows = 1024", "rows = 0", "rows is 0, it must be from 1 to 65536"),
-        ("cores = 4", "cores = 0", "cores is 0, it must be from 1 to 16384"),
+        ("cores = 4", "cores = 0", "cores is 0, it must be from 1 to 4096"),
         (
             "macros_per_core = 2",
             "macros_per_core = 16384 #",
@@ -101,6 +101,11 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
     let list = "mars-deploy --list-hardware lists the built-in ones";
     assert_eq!(missing("no/such.toml"), format!("no/such.toml: there is no such file; {list}"));
     let meant = "did you mean experiments/hardware/library/wu-isscc2022.toml?";
+    let folder = tempfile::tempdir().unwrap();
+    let derived = folder.path().join("derived.toml");
+    std::fs::write(&derived, "base = \"mars.toml\"\n").unwrap();
+    let error = Hardware::load(&derived).unwrap_err().to_string();
+    assert!(error.ends_with("did you mean experiments/hardware/mars.toml?"), "{error}");
     assert_eq!(missing("wu-isscc2022"), format!("wu-isscc2022: there is no such file; {meant} {list}"));
 }
 

@@ -1,6 +1,6 @@
 //! What follows from the size of a macro: area, outputs, energy and leakage.
 
-use mars::hardware::{Area, Cost, Geometry, Hardware, MacroShares, Precision, evaluate};
+use mars::hardware::{Area, Converter, Cost, Geometry, Hardware, MacroShares, Precision, evaluate};
 use mars::network::zoo;
 
 use crate::close;
@@ -153,6 +153,37 @@ fn an_access_on_another_geometry_is_scaled_or_refused() {
     let message = "access[0].energy_pj 29.9 was measured on 1024 rows x 64 columns with 64 rows on, the macro has 1024 rows x 128 columns with \
                    64 rows on: give energy.macro_shares, by which it is scaled, or an [[access]] of this geometry";
     assert!(error.contains(message), "{error}");
+}
+
+/// Rows and columns that aren't on at a time don't change what an access takes, and no rounding makes a cycle of nothing.
+#[test]
+fn more_rows_or_columns_take_no_more_cycles_an_access() {
+    for (clock_mhz, ns) in [(100.0, 30.0), (100.0, 50.0), (250.0, 12.0), (333.0, 3.0), (99.9, 7.3)] {
+        for (rows_on, converter) in [(16, Converter::Ideal), (64, Converter::AdderTree), (48, Converter::Ideal)] {
+            let mut chip = Hardware { clock_mhz, rows_on, converter, ..Hardware::mars() };
+            chip.access.retain(|mode| mode.weight_bits == 4);
+            chip.access[0].ns = ns;
+            chip.access[0].measured = Some(chip.geometry());
+            let cycles = |chip: &Hardware| chip.precision(4, 4).unwrap().cycles;
+            let own = cycles(&chip);
+            assert!(own as f64 - ns * clock_mhz / 1e3 < 1.0, "{ns} ns at {clock_mhz} MHz: {own}");
+            for (rows, columns) in [(chip.rows, 128), (2048, 64), (4096, 256)] {
+                assert_eq!(cycles(&Hardware { rows, columns, ..chip.clone() }), own, "{rows_on} of {rows} x {columns}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_area_is_of_a_macro_that_the_file_tells() {
+    let mut chip = Hardware::mars();
+    chip.access[1].measured = Some(Geometry { rows: 256, ..chip.geometry() });
+    let error = chip.validate().unwrap_err().to_string();
+    assert!(error.contains("area.macro_mm2") && error.contains("area.macro_cells says of which"), "{error}");
+    let cells = (chip.rows * chip.columns) as u64;
+    chip.area.as_mut().unwrap().macro_cells = Some(cells);
+    chip.validate().unwrap();
+    assert_eq!(chip.macro_mm2(), Hardware::mars().macro_mm2());
 }
 
 #[test]

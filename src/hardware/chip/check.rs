@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::description::{AccessMode, Geometry, Hardware, Policy};
+use super::description::{AccessMode, Geometry, Hardware, Objective, Policy};
 use super::losses::{Converter, MAX_STEP};
 use crate::error::{Allowed, ConfigError, Error, Result};
 
@@ -18,6 +18,8 @@ const MAX_ACCESS_CYCLES: f64 = 1e6;
 const MOST_STATED: u64 = 1 << 32;
 /// Most macros of a chip; the simulator follows each of them.
 const MAX_MACROS: u64 = 1 << 15;
+/// Most cores: each placement of a layer has a part for each of them.
+const MAX_CORES: usize = 1 << 12;
 
 /// Largest standard deviation of the noise, as a sum: the simulated noise is rounded exactly up to `2^22`.
 const MAX_SIGMA: f64 = 5e5;
@@ -38,7 +40,7 @@ impl Hardware {
             return refuse("name", "", Allowed::SomeText);
         }
         for (key, value, most) in [
-            ("cores", self.cores, MAX_EXTENT),
+            ("cores", self.cores, MAX_CORES),
             ("macros_per_core", self.macros_per_core, MAX_EXTENT),
             ("rows", self.rows, MAX_ROWS),
             ("columns", self.columns, MAX_EXTENT),
@@ -66,8 +68,12 @@ impl Hardware {
             let key = format!("mapping.layers of `{}`: copies", rule.pattern);
             check_range(&key, rule.copies.unwrap_or(1) as u64, 1, MAX_MACROS)?;
         }
-        if !self.mapping.layers.is_empty() && self.mapping.policy != Policy::Auto {
-            return refuse("mapping.layers", self.mapping.layers.len(), Allowed::WithAutomaticPolicy);
+        let of_mapper = [
+            ("mapping.layers", !self.mapping.layers.is_empty()),
+            ("mapping.objective", self.mapping.objective != Objective::default()),
+        ];
+        if let Some((key, _)) = of_mapper.into_iter().find(|(_, given)| *given && self.mapping.policy != Policy::Auto) {
+            return refuse(key, "", Allowed::WithAutomaticPolicy);
         }
         if self.group.channels > self.rows_on {
             let reason = Some("a group has to fit the word lines of one access");
@@ -75,8 +81,8 @@ impl Hardware {
         }
         self.check_memory()?;
         self.check_energy()?;
-        self.check_area()?;
         self.check_access()?;
+        self.check_area()?;
         match self.converter {
             Converter::Ideal | Converter::AdderTree => {}
             Converter::Clipping { range } => check_range("converter.range", range, 1, i32::MAX)?,
@@ -158,6 +164,12 @@ impl Hardware {
     fn check_area(&self) -> Checked {
         let Some(area) = &self.area else { return Ok(()) };
         check_range("area.macro_cells", area.macro_cells.unwrap_or(1), 1, MOST_STATED)?;
+        let cells = |mode: &AccessMode| mode.measured.unwrap_or(self.geometry()).cells();
+        let mut sizes = self.access.iter().map(cells);
+        let first = sizes.next();
+        if area.macro_cells.is_none() && sizes.any(|cells| Some(cells) != first) {
+            return refuse("area.macro_mm2", area.macro_mm2, Allowed::OfStatedCells);
+        }
         check_positive("area.macro_mm2", area.macro_mm2)?;
         check_range("area.sram_mm2_per_kib", area.sram_mm2_per_kib, 0.0, 1e6)?;
         check_range("area.sram_mm2_fixed", area.sram_mm2_fixed, 0.0, 1e6)?;

@@ -72,13 +72,12 @@ pub(crate) fn base_path(file: &Path, base: &Path) -> Result<PathBuf> {
     if builtin::find(base).is_some() {
         return Ok(base.into());
     }
-    Err(Error::file(
-        file,
-        format!(
-            "base = {base:?}: there is no {}; a base is a path from the file's own folder, or one of `mars-deploy --list-hardware`",
-            beside.display()
-        ),
-    ))
+    let meant = builtin::closest(base).map_or(String::new(), |file| format!("; did you mean {file}?"));
+    let message = format!(
+        "base = {base:?}: there is no {}; a base is a path from the file's own folder, or one of `mars-deploy --list-hardware`{meant}",
+        beside.display()
+    );
+    Err(Error::file(file, message))
 }
 
 /// Notes what the constants were stated for that a file gives with its `keys`: the sizes that the chip has there.

@@ -105,7 +105,7 @@ impl Hardware {
             phases: usize::from(input_bits.div_ceil(self.input_bits_per_cycle)),
             outputs: self.outputs(mode),
             passes,
-            cycles: passes * (self.access_ns(mode) * self.clock_mhz / 1e3).ceil() as u64,
+            cycles: passes * self.access_cycles(mode),
             ns: passes as f64 * self.access_ns(mode),
             energy_pj: self.access_energy_pj(mode, passes as f64),
             accumulation: self.accumulation(mode, input_bits, passes as f64),

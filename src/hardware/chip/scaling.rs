@@ -40,7 +40,7 @@ impl Hardware {
 
     /// Duration of one access on this geometry, in nanoseconds.
     pub(super) fn access_ns(&self, mode: &AccessMode) -> f64 {
-        let Some(from) = self.other_geometry(mode) else { return mode.ns };
+        let Some(from) = self.other_geometry(mode).filter(|from| from.rows_on != self.rows_on) else { return mode.ns };
         let delay = |rows_on: usize| {
             let (rows, levels) = (rows_on as f64, (rows_on as f64).log2());
             match self.converter {
@@ -56,6 +56,13 @@ impl Hardware {
             }
         };
         mode.ns * delay(self.rows_on) / delay(from.rows_on)
+    }
+
+    /// Clock cycles of one access on this geometry.
+    pub(super) fn access_cycles(&self, mode: &AccessMode) -> u64 {
+        // What is a whole number of cycles but for its last bits is that number.
+        const ROUNDING: f64 = 1e-12;
+        (self.access_ns(mode) * self.clock_mhz / 1e3 * (1.0 - ROUNDING)).ceil() as u64
     }
 
     /// Where an access was measured on another geometry: that one.
