@@ -88,14 +88,24 @@ pub(crate) fn find(path: &Path) -> Option<&'static [u8]> {
     CHECKPOINTS.iter().chain(TEXTS).find(|(path, _)| *path == name).map(|(_, bytes)| *bytes)
 }
 
-/// The one that may be meant by a path that isn't there: its name is like that of `path`, and it is of the same kind.
+/// The one that may be meant by a path that isn't there, where no chip is asked for: its name is like that of `path`, and has the same ending.
 pub(crate) fn closest(path: &Path) -> Option<&'static str> {
+    closest_of(path, paths().filter(|known| !known.starts_with("experiments/hardware/")))
+}
+
+/// The hardware file that may be meant by a path that isn't there.
+pub(crate) fn closest_hardware(path: &Path) -> Option<&'static str> {
+    closest_of(path, hardware())
+}
+
+fn closest_of(path: &Path, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let stem = |path: &'static str| Path::new(path).file_stem().and_then(OsStr::to_str).unwrap_or(path);
-    let same_kind = |known: &&str| path.extension().is_none_or(|ending| Path::new(known).extension() == Some(ending));
-    let name = error::closest(path.file_stem()?.to_str()?, paths().filter(same_kind).map(stem))?;
+    let same_ending = |known: &&str| path.extension().is_none_or(|ending| Path::new(known).extension() == Some(ending));
+    let known: Vec<&str> = known.filter(same_ending).collect();
+    let name = error::closest(path.file_stem()?.to_str()?, known.iter().copied().map(stem))?;
     // Among those of one name the one in the folder that was named comes first.
     let inside = |known: &&str| Path::new(known).parent() == path.parent();
-    let named: Vec<&str> = paths().filter(same_kind).filter(|known| stem(known) == name).collect();
+    let named: Vec<&str> = known.into_iter().filter(|known| stem(known) == name).collect();
     named.iter().copied().find(inside).or(named.first().copied())
 }
 
@@ -126,7 +136,7 @@ mod tests {
         for (path, meant) in [
             ("quantise", Some("experiments/recipes/quantize.toml")),
             ("experiments/quikstart.toml", Some("experiments/quickstart.toml")),
-            ("mars-16x2.toml", Some("experiments/hardware/mars-16x1.toml")),
+            ("mars-16x2.toml", None),
             ("experiments/recipes/fusion.toml", Some("experiments/recipes/fusion.toml")),
             ("fusion", Some("experiments/fusion.toml")),
             ("quantise.mars", None),
@@ -135,6 +145,8 @@ mod tests {
         ] {
             assert_eq!(closest(path.as_ref()), meant, "{path}");
         }
+        assert_eq!(closest_hardware("mars-16x2.toml".as_ref()), Some("experiments/hardware/mars-16x1.toml"));
+        assert_eq!(closest_hardware("quantize.toml".as_ref()), None);
         let checkpoint = cfg!(feature = "train").then_some("checkpoints/resnet20-long.safetensors");
         assert_eq!(closest("resnet20-lng.safetensors".as_ref()), checkpoint);
     }

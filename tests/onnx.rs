@@ -691,13 +691,28 @@ fn weights_are_those_of_the_description_that_the_same_file_gives() {
     let mut clipped = spec.clone();
     let LayerSpec::Conv { name, clip, .. } = &mut clipped.layers[0] else { panic!("{spec:?}") };
     *clip = Some(6.0);
-    let said = format!("`{name}`: it has the file's weights, and another stride");
+    let said = format!("`{name}`: the file's weights, with another stride");
     let remarks = of(clipped, &ImportOptions::default()).unwrap().remarks;
     assert!(remarks.len() == 1 && remarks[0].starts_with(&said), "{remarks:?}");
     let apart = Path::new(FIXTURES).join("resnet-projected/TorchScript-norm-apart.onnx");
     let other = NetworkSpec { batch_norm_epsilon: 1e-4, ..OnnxNetwork::load(&apart).unwrap().spec };
     let error = import(&apart, &Graph::new(other).unwrap(), &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("adds 1e-5 to variances, the network 1e-4"), "{error}");
+    // Of a file with several constants, or a network with some of its own, the recipe's wouldn't be enough.
+    assert!(error.contains("--write-network"), "{error}");
+    let file_of_one = around(
+        |file| {
+            let ones = [1.0f32; 4].map(f32::to_le_bytes).concat();
+            let file = file.floats("u", &[4, 4, 1, 1]).tensor("s", 1, &[4], 9, &ones);
+            let file = file.node("Conv", &["r", "u"], "d", &[]);
+            file.node("BatchNormalization", &["d", "s", "s", "s", "s"], "e", &[]).node("Relu", &["e"], "z", &[])
+        },
+        256,
+    );
+    let one = dir.path().join("one.onnx");
+    fs::write(&one, file_of_one.bytes()).unwrap();
+    let other = NetworkSpec { batch_norm_epsilon: 1e-4, ..OnnxNetwork::load(&one).unwrap().spec };
+    let error = import(&one, &Graph::new(other).unwrap(), &ImportOptions::default()).unwrap_err().to_string();
     assert!(error.contains("batch_norm_epsilon = 1e-5 in the recipe"), "{error}");
     let names = BTreeMap::from([(format!("{}.norm", spec.layers[0].name()), "bn".to_string())]);
     let options = ImportOptions { names: Some(&names), ..Default::default() };

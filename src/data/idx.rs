@@ -1,7 +1,7 @@
 //! IDX files, as MNIST and Fashion-MNIST have them: `train-images-idx3-ubyte` and the like, packed by gzip or not.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use flate2::read::GzDecoder;
@@ -50,7 +50,7 @@ fn read(path: &Path) -> Result<Numbers, DataError> {
         Err(error) => return Err(DataError::io(path)(error)),
     };
     let mut reader: Box<dyn Read> = match path.extension().is_some_and(|ending| ending == "gz") {
-        true => Box::new(GzDecoder::new(BufReader::new(file))),
+        true => Box::new(GzDecoder::new(file)),
         false => Box::new(file),
     };
     parse(&mut reader).map_err(|message| DataError::content(path, message))

@@ -251,12 +251,15 @@ fn decode(path: &Path) -> Result<DynamicImage, DataError> {
         return Err(DataError::content(path, message));
     }
     if is_cut_off(&bytes) {
-        return Err(DataError::content(path, "not a readable image (it is cut off)"));
+        return Err(DataError::content(
+            path,
+            "not a readable image (it is cut off, or lacks the mark of its end): write it anew with a program that shows it whole",
+        ));
     }
     reader(path, Cursor::new(bytes))?.decode().map_err(unreadable(path))
 }
 
-/// Whether no end-of-image marker comes behind the pixels of a JPEG file: the decoder would make up the rest. A preview among its segments has a
+/// Whether no end-of-image marker comes behind the pixels of a JPEG file: of one that is cut off the decoder would make up the rest. A preview among its segments has a
 /// marker of its own (ITU-T T.81, annex B).
 fn is_cut_off(bytes: &[u8]) -> bool {
     let Some(mut rest) = bytes.strip_prefix(b"\xff\xd8") else { return false };

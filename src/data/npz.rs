@@ -39,7 +39,10 @@ pub(super) fn load(path: &Path, known: Option<&[String]>, observer: &dyn Observe
         let known = NAMES.map(|([images, labels], _)| format!("`{images}` and `{labels}`")).join(", or ");
         return Err(wrong(format!("its arrays must be called {known}")));
     };
-    let test = tests.iter().find(|test| test.iter().any(|name| holds(name)));
+    let [testing, validation] = tests;
+    let is_there = testing.iter().any(|name| holds(name));
+    let test =
+        if is_there { Some(testing) } else { Some(validation).filter(|pair| pair.iter().all(|name| holds(name))) };
     let is_read = |array: &str| train.contains(&array) || test.is_some_and(|test| test.contains(&array));
     let aside: Vec<&str> = arrays.iter().map(String::as_str).filter(|array| !is_read(array)).collect();
     if !aside.is_empty() {

@@ -101,7 +101,7 @@ impl Display for ConfigError {
                 f,
                 "{key} {value} may be of any of the macros that accesses were measured on: area.macro_cells says of which, by its cells"
             ),
-            Allowed::WithAutomaticPolicy => write!(f, "{key} needs mapping.policy = \"auto\""),
+            Allowed::WithAutomaticPolicy => write!(f, "{key}: these layers need mapping.policy = \"auto\""),
             Allowed::MultipleOf { other, unit } => write!(f, "{key} {value} is not a multiple of {other} {unit}"),
             Allowed::CountableCycles { cycles, limit } => {
                 write!(

@@ -142,10 +142,6 @@ impl QuantizeConfig {
             for (key, bits) in [("weight_bits", layer.weight_bits), ("activation_bits", layer.activation_bits)] {
                 bits.map_or(Ok(()), |bits| check_bits(&format!("layers.{index}.{key}"), bits))?;
             }
-            if layer.weight_bits.or(layer.activation_bits).is_none() {
-                let message = format!("quantize.layers.{index}: it sets neither weight_bits nor activation_bits");
-                return Err(Error::Setting(message));
-            }
         }
         if self.fusion == Fusion::None && self.weight_scale == WeightScale::Column {
             return Err(Error::Setting(

@@ -14,7 +14,7 @@ fn unknown_network(name: &str) -> Error {
         .is_some_and(|ending| ["pt", "pth", "th", "safetensors"].iter().any(|of_weights| ending == *of_weights))
     {
         let message = format!(
-            "`{name}` holds weights, which say no network: name the network with --model, and this file with --pretrained"
+            "`{name}` is called as weights are, which say no network: name the network, and train from the weights with mars-train --pretrained"
         );
         return Error::Setting(message);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::data::ImageShape;
 use crate::error::{Error, Result};
 use crate::files::Source;
-use crate::integer::{BitPlan, Unfolded, WeightScale, unfold};
+use crate::integer::{BitPlan, LayerBits, Unfolded, WeightScale, unfold};
 use crate::network::{
     ConvId, Graph, ImportOptions, Imported, NetworkSpec, Quantized, Weights, ZOO, import, weights_file, zoo,
 };
@@ -54,11 +54,21 @@ impl Origin {
         origin
     }
 
-    /// Whether its file and that of the recipe's teacher are there; `FILE#KEY` is a file, too.
+    /// Whether its file and that of the recipe's teacher are there (`FILE#KEY` is a file, too), and what a new recipe says has a meaning.
     ///
     /// # Errors
-    /// One of them isn't.
+    /// One of them isn't; layers to train anew where all are; an entry of `quantize.layers` without bits.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
+        if let (Self::Random, Some(layer)) = (self, recipe.fresh.first()) {
+            let message =
+                format!("fresh = [\"{layer}\"]: the run starts from random weights, there is no checkpoint to read");
+            return Err(Error::Setting(message));
+        }
+        let sets_none = |layer: &LayerBits| layer.weight_bits.or(layer.activation_bits).is_none();
+        if let Some(index) = recipe.quantize.layers.iter().position(sets_none) {
+            let message = format!("quantize.layers.{index}: it sets neither weight_bits nor activation_bits");
+            return Err(Error::Setting(message));
+        }
         let own = match self {
             Self::File(path) => Some(path.as_path()),
             Self::Random | Self::Missing(_) => None,
@@ -87,8 +97,11 @@ impl Origin {
                 let file = Path::new(file);
                 // It may call its layers as the checkpoint does, or otherwise.
                 let alike = ImportOptions { fresh: &[], ..options };
-                let teacher = import(file, graph, &alike)
-                    .or_else(|error| import(file, graph, &ImportOptions::default()).map_err(|_| error))?;
+                let of_own_names = || import(file, graph, &ImportOptions::default());
+                let teacher = match names.is_empty() && ignore.is_empty() {
+                    true => of_own_names(),
+                    false => import(file, graph, &alike).or_else(|_| of_own_names()),
+                }?;
                 remarks.extend(teacher.remarks);
                 Some(with_statistics(file, teacher.weights, &teacher.without_statistics)?)
             }

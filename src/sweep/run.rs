@@ -141,13 +141,13 @@ impl Sweep {
     /// are asked for or no chip works.
     fn run_images(&self, points: &[usize], evaluators: &Evaluators) -> Result<Option<(usize, f64)>> {
         let (Some(test), Some(images)) = (&self.swept.test, self.space.images()) else { return Ok(None) };
-        let works = |hardware: &Hardware| {
-            let evaluators = evaluators.of(hardware).ok()?;
-            evaluators.evaluator.evaluate(hardware).is_ok().then_some(evaluators.network)
+        let works = |&point: &usize| {
+            let hardware = self.space.hardware(point).ok()?;
+            let evaluators = evaluators.of(&hardware).ok()?;
+            let works = evaluators.evaluator.evaluate(&hardware).is_ok();
+            works.then_some((hardware, evaluators.network))
         };
-        let chips = points.iter().filter_map(|&point| self.space.hardware(point).ok());
-        let first = chips.filter_map(|hardware| works(&hardware).map(|network| (hardware, network))).next();
-        let Some((hardware, network)) = first else { return Ok(None) };
+        let Some((hardware, network)) = points.par_iter().find_map_first(works) else { return Ok(None) };
         let images = images.min(test.len());
         Ok(Some((images, macro_accuracy(network, &hardware, test, Some(images))?)))
     }

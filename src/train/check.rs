@@ -78,11 +78,9 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
 
 /// What the recipe says of single layers has to be of the network's.
 fn check_names(recipe: &Recipe, graph: &Graph) -> Result<()> {
-    let of_checkpoint = [("ignore", &recipe.ignore), ("fresh", &recipe.fresh)];
-    let named = of_checkpoint.into_iter().find_map(|(key, names)| Some((key, names.first()?)));
-    if let Some((key, name)) = named.filter(|_| recipe.checkpoint().is_none()) {
+    if let Some(module) = recipe.ignore.first().filter(|_| recipe.checkpoint().is_none()) {
         return Err(Error::Setting(format!(
-            "{key} = [\"{name}\"]: the run starts from random weights, there is no checkpoint to read"
+            "ignore = [\"{module}\"]: the run starts from random weights, there is no checkpoint to read"
         )));
     }
     let known = |name: &str| {

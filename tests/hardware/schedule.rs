@@ -302,8 +302,7 @@ fn weights_stay_loaded_where_they_can_lie_evenly() {
     let network = W4A4.network(zoo("resnet20", 10).unwrap());
     let chip = |policy| {
         let mut chip = Hardware { cores: 8, macros_per_core: 4, rows: 2048, ..Hardware::mars() };
-        let objective = if policy == Policy::Auto { Objective::Cycles } else { Objective::default() };
-        chip.mapping = Mapping { policy, objective, layers: Vec::new() };
+        chip.mapping = Mapping { policy, objective: Objective::Cycles, layers: Vec::new() };
         chip.memory.weight_sram_kib = 16;
         chip
     };

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::description::{AccessMode, Geometry, Hardware, Objective, Policy};
+use super::description::{AccessMode, Geometry, Hardware, Policy};
 use super::losses::{Converter, MAX_STEP};
 use crate::error::{Allowed, ConfigError, Error, Result};
 
@@ -68,12 +68,8 @@ impl Hardware {
             let key = format!("mapping.layers of `{}`: copies", rule.pattern);
             check_range(&key, rule.copies.unwrap_or(1) as u64, 1, MAX_MACROS)?;
         }
-        let of_mapper = [
-            ("mapping.layers", !self.mapping.layers.is_empty()),
-            ("mapping.objective", self.mapping.objective != Objective::default()),
-        ];
-        if let Some((key, _)) = of_mapper.into_iter().find(|(_, given)| *given && self.mapping.policy != Policy::Auto) {
-            return refuse(key, "", Allowed::WithAutomaticPolicy);
+        if !self.mapping.layers.is_empty() && self.mapping.policy != Policy::Auto {
+            return refuse("mapping.layers", self.mapping.layers.len(), Allowed::WithAutomaticPolicy);
         }
         if self.group.channels > self.rows_on {
             let reason = Some("a group has to fit the word lines of one access");

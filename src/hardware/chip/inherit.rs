@@ -72,7 +72,7 @@ pub(crate) fn base_path(file: &Path, base: &Path) -> Result<PathBuf> {
     if builtin::find(base).is_some() {
         return Ok(base.into());
     }
-    let meant = builtin::closest(base).map_or(String::new(), |file| format!("; did you mean {file}?"));
+    let meant = builtin::closest_hardware(base).map_or(String::new(), |file| format!("; did you mean {file}?"));
     let message = format!(
         "base = {base:?}: there is no {}; a base is a path from the file's own folder, or one of `mars-deploy --list-hardware`{meant}",
         beside.display()
@@ -157,8 +157,8 @@ fn merge(whole: &mut toml::Table, own: toml::Table) {
 /// Of a file that isn't there: where the names of those stand that are part of the programs.
 fn missing(error: Error) -> Error {
     match error {
-        Error::Missing { path, suggestion } => {
-            let meant = suggestion.map_or(String::new(), |file| format!("did you mean {file}? "));
+        Error::Missing { path, .. } => {
+            let meant = builtin::closest_hardware(&path).map_or(String::new(), |file| format!("did you mean {file}? "));
             let message = format!("there is no such file; {meant}mars-deploy --list-hardware lists the built-in ones");
             Error::file(&path, message)
         }

@@ -38,7 +38,13 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
             "the batch norm of `{}` adds {epsilon:e} to variances, the network {:e}",
             theirs.name, conv.epsilon
         );
-        let way_out = format!("batch_norm_epsilon = {epsilon:e} in the recipe takes the file's");
+        // The recipe's constant is that of all layers without one of their own.
+        let has_own = graph.spec().layers.iter().any(|layer| layer.batch_norm_epsilon().is_some());
+        let is_one = pairs(graph, &file, options).all(|(_, theirs)| !theirs.batch_norm || theirs.epsilon == epsilon);
+        let way_out = match is_one && !has_own {
+            true => format!("batch_norm_epsilon = {epsilon:e} in the recipe takes the file's"),
+            false => WAY_OUT.into(),
+        };
         return Err(CheckpointError::OtherNetwork { path: path.into(), network, reason, way_out }.into());
     }
     if let Some(name) = options.fresh.iter().find(|name| !graph.convs().any(|conv| conv.name == **name)) {
@@ -120,7 +126,7 @@ fn other_structure(graph: &Graph, file: &Graph, options: &ImportOptions) -> Opti
     let more = layers.len().checked_sub(LISTED).filter(|more| *more > 0);
     let more = more.map_or(String::new(), |more| format!(" and {more} more"));
     let listed = layers.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
-    let message = "it has the file's weights, and another stride, border, dilation, residual sum or activation";
+    let message = "the file's weights, with another stride, border, dilation, residual sum or activation";
     (!layers.is_empty())
         .then(|| format!("{listed}{more}: {message} than the file (--write-network writes the file's own)"))
 }

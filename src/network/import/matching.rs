@@ -62,8 +62,8 @@ pub(super) fn match_layers<'a>(graph: &Graph, modules: &Modules<'a>, options: &I
             return matcher.misshapen(name, &entry.shape, &conv.name, &[conv.shape.filters()], ANOTHER_NETWORK);
         }
     }
-    if let Some(name) = modules.unreadable(&matcher.taken) {
-        return matcher.misfit(format!("`{name}` isn't a list of floats"), "export its float weights");
+    if let Some(name) = modules.unreadable(&matcher.taken, options) {
+        return matcher.misfit(format!("`{name}` isn't floats"), "export its float weights");
     }
     let unused = matcher.unused(&layers, &fresh)?;
     Ok(Matching { layers, fresh, by_name, unused })
@@ -285,7 +285,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
                 return self.misfit(reason, format!("{NAMES}, as `{}.norm`", first.name));
             }
             let pairs: Vec<(usize, &Module)> = alike.into_iter().zip(fitting).collect();
-            if let Some((index, module)) = pairs.iter().find(|(index, norm)| !is_behind(norm, convs[*index].1, convs)) {
+            if let Some((index, module)) = pairs.iter().find(|(index, norm)| !is_behind(norm, convs[*index].1)) {
                 let (conv, of) = (&convs[*index].0.name, convs[*index].1.name);
                 let reason = format!("the batch norm of `{conv}` isn't found: `{}` doesn't follow `{of}`", module.name);
                 return self.misfit(reason, format!("{NAMES}, as `{conv}.norm`"));
@@ -383,14 +383,9 @@ fn names_projection(module: &str) -> bool {
     module.split('.').any(|part| PROJECTIONS.contains(&part))
 }
 
-/// Whether a batch norm may be that of a convolution: where numbers alone tell their order, no other convolution comes between them.
-fn is_behind(norm: &Module, conv: &Module, convs: &Found) -> bool {
-    let follows = |a: &str, b: &str| !is_numbered(a, b) || compare(a, b).is_lt();
-    let between = |(_, other): &(Conv, &Module)| {
-        let is_numbered = is_numbered(conv.name, other.name) && is_numbered(other.name, norm.name);
-        is_numbered && compare(conv.name, other.name).is_lt() && compare(other.name, norm.name).is_lt()
-    };
-    follows(conv.name, norm.name) && !convs.iter().any(between)
+/// Whether a batch norm may be that of a convolution: it doesn't come before it, where numbers alone tell their order.
+fn is_behind(norm: &Module, conv: &Module) -> bool {
+    !is_numbered(conv.name, norm.name) || compare(conv.name, norm.name).is_lt()
 }
 
 /// What checkpoints call the batch norm of a convolution.

@@ -133,15 +133,18 @@ impl<'a> Modules<'a> {
         self.modules.values().flat_map(|module| module.parts.values().copied())
     }
 
-    /// An array that one of these modules would have if its values were a list of floats.
-    pub fn unreadable(&self, modules: &BTreeSet<&str>) -> Option<&'a str> {
-        let roles = [BIAS, WEIGHT].into_iter().chain(AFFINE.into_iter().chain(STATISTICS).flatten());
+    /// An array that one of these modules would have if its values were floats.
+    pub fn unreadable(&self, modules: &BTreeSet<&str>, options: &ImportOptions) -> Option<&'a str> {
+        let pairs = AFFINE.into_iter().chain(STATISTICS).chain([MASKED, MASKED_BIAS]);
+        let roles = [BIAS, WEIGHT].into_iter().chain(pairs.flatten());
         let roles: BTreeSet<&str> = roles.collect();
         let is_of = |name: &str| {
             let (module, part) = split(self.short(name));
             modules.contains(module) && roles.contains(part)
         };
-        let mut others = self.arrays.iter().filter(|(name, entry)| !may_be_weight(name, entry) && is_of(name));
+        let is_ignored = |name: &str| options.ignoring(name, self.prefix).is_some();
+        let is_other = |name: &str, entry: &Entry| entry.format.is_none() && is_of(name) && !is_ignored(name);
+        let mut others = self.arrays.iter().filter(|(name, entry)| is_other(name, entry));
         others.next().map(|(name, _)| name)
     }
 

@@ -186,7 +186,7 @@ fn blamed<'a>(settings: &'a [String], message: &str, key: Option<&str>) -> Optio
     settings.iter().rev().find(sets).map(String::as_str)
 }
 
-/// The setting whose key a check's message begins with, or lies within; of several the last one counts.
+/// The setting whose key a check's message begins with, the last one of several; of a message about a whole table or list the one setting within it.
 fn checked<'a>(settings: &'a [String], message: &str) -> Option<&'a str> {
     let wrong = message.split([' ', ':']).next().unwrap_or_default();
     let sets = |setting: &&'a String| {
@@ -194,9 +194,13 @@ fn checked<'a>(settings: &'a [String], message: &str) -> Option<&'a str> {
         let lies_in = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
         };
-        lies_in(wrong, key) || lies_in(key, wrong)
+        lies_in(wrong, key)
     };
-    settings.iter().rev().find(sets).map(String::as_str)
+    let about = settings.iter().rev().find(sets);
+    let mut within =
+        settings.iter().filter(|setting| setting.strip_prefix(wrong).is_some_and(|rest| rest.starts_with('.')));
+    let alone = within.next().filter(|_| within.next().is_none());
+    about.or(alone).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -251,8 +255,8 @@ mod tests {
         assert!(message(&["quantize.weigth_bits=3"]).contains("did you mean `weight_bits`?"));
         let last = message(&["phases.1.kind=float"]);
         assert!(last.starts_with("--set phases.1.kind=float: phases: the last one must be of kind"), "{last}");
-        let none = message(&["quantize.layers=[{pattern = \"conv1\"}]"]);
-        assert!(none.ends_with("quantize.layers.0: it sets neither weight_bits nor activation_bits"), "{none}");
+        let several = message(&["phases.1.kind=float", "phases.0.epochs=3"]);
+        assert!(several.starts_with("the default recipe: phases: the last one"), "{several}");
         let range = "--set quantize.weight_bits=9: quantize.weight_bits = 9: it must be from 2 to 8";
         assert_eq!(message(&["seed=1", "quantize.weight_bits=9"]), range);
         let phases = message(&["pretrained=none", "phases.7.epochs=1"]);

@@ -224,7 +224,9 @@ impl Recipe {
     /// The same for what its weights make of the test images in float, where bits, groups, a chip and a teacher have no say.
     pub fn in_float(self) -> Self {
         let Self { quantize, sparsity, .. } = Self::default();
-        let phases = vec![Phase::new(PhaseKind::Quantize, 0, 1.0)];
+        let sparsity = SparsityConfig { keep_zero_groups: self.sparsity.keep_zero_groups, ..sparsity };
+        // It doesn't begin with scales.
+        let phases = vec![Phase::new(PhaseKind::Float, 1, 1.0), Phase::new(PhaseKind::Quantize, 0, 1.0)];
         Self { quantize, sparsity, phases, hardware: None, distillation: None, ..self }
     }
 

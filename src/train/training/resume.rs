@@ -120,6 +120,14 @@ pub(crate) fn check_recipe(before: &Recipe, now: &Recipe, position: &Position) -
         let is_under_way = index == position.phase && position.begun;
         // An average is of all steps of its phase or of none.
         let fixed = |phase: &Phase| (phase.kind, phase.average_decay);
+        let ended_early = |phase: &&Phase| phase.epochs == position.epoch && before.epochs > position.epoch;
+        if let Some(phase) = now.filter(|_| is_under_way).filter(ended_early) {
+            return Err(format!(
+                "phases.{index}.epochs is {0}, and as many are done: what ends a phase comes with its last epoch, so that {1} is the least now",
+                phase.epochs,
+                phase.epochs + 1
+            ));
+        }
         if is_over && now != Some(before) || is_under_way && now.map(fixed) != Some(fixed(before)) {
             return Err(format!(
                 "phases.{index} of recipe.toml has run otherwise: put it back, what is to come may change"
@@ -127,4 +135,27 @@ pub(crate) fn check_recipe(before: &Recipe, now: &Recipe, position: &Position) -
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(epochs: usize) -> Recipe {
+        let phases = vec![Phase::new(PhaseKind::Float, epochs, 0.1), Phase::new(PhaseKind::Quantize, 1, 0.01)];
+        Recipe { phases, ..Recipe::default() }
+    }
+
+    /// The end of a phase takes its average and freezes its groups: it comes with the last epoch, and isn't made up for later.
+    #[test]
+    fn a_phase_ends_with_an_epoch_that_is_still_to_come() {
+        let position = Position { begun: true, epoch: 2, ..Position::default() };
+        let error = check_recipe(&recipe(5), &recipe(2), &position).unwrap_err();
+        assert!(error.starts_with("phases.0.epochs is 2") && error.ends_with("3 is the least now"), "{error}");
+        for epochs in [3, 5, 9] {
+            check_recipe(&recipe(5), &recipe(epochs), &position).unwrap();
+        }
+        // One that has ended.
+        check_recipe(&recipe(2), &recipe(2), &position).unwrap();
+    }
 }
