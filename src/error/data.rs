@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::closest;
+use super::did_you_mean;
 
 /// Data set files that are missing or damaged.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum DataError {
     #[error(
         "data set `{name}` is unknown; known are {}, a folder of images (train/CLASS/), a folder of IDX files, and .npz files{}",
         known.join(", "),
-        closest(name, known.iter().copied()).map_or(String::new(), |name| format!("; did you mean `{name}`?"))
+        did_you_mean(name, known.iter().copied())
     )]
     Unknown {
         /// The name.

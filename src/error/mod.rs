@@ -20,7 +20,7 @@ pub use diverged::Diverged;
 pub use onnx::OnnxError;
 pub use package::PackageError;
 pub use unknown::UnknownName;
-pub(crate) use unknown::closest;
+pub(crate) use unknown::{closest, did_you_mean};
 use words::in_words;
 
 /// Result of everything that can fail in this crate.

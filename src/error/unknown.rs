@@ -43,6 +43,11 @@ impl UnknownName {
     }
 }
 
+/// The question with which a message about a name ends that isn't known, where a known one is like it.
+pub(crate) fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    closest(name, known).map_or(String::new(), |name| format!("; did you mean `{name}`?"))
+}
+
 /// The known name that is most like one that isn't known, if it is like it at all.
 pub(crate) fn closest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |known: &str| strsim::jaro_winkler(name, known);

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::onnx::{OnnxNetwork, is_onnx};
 use super::spec::NetworkSpec;
 use super::zoo::ZOO;
-use crate::error::{Error, Result, closest};
+use crate::error::{Error, Result, did_you_mean};
 
 /// What is said where a name is neither in the zoo nor that of a file.
 fn unknown_network(name: &str) -> Error {
@@ -19,7 +19,7 @@ fn unknown_network(name: &str) -> Error {
         return Error::Setting(message);
     }
     let known = ZOO.join(", ");
-    let meant = closest(name, ZOO.iter().copied()).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    let meant = did_you_mean(name, ZOO.iter().copied());
     Error::Setting(format!("there is no network `{name}`: name one of {known} or a .toml, .onnx or .mars file{meant}"))
 }
 

@@ -36,9 +36,7 @@ use crate::report::{self, text::grouped};
 use crate::run_folder::{CHECKPOINTS, DATA, HARDWARE, LAST, METRICS, NETWORK, PACKAGE, RECIPE, RunLock, TEACHER};
 use crate::simd::Arithmetic;
 use crate::system::free_disk;
-use crate::train::{
-    Budget, Checkpoint, Phase, PhaseKind, Recipe, State, Training, check_recipe, device, largest, stretched,
-};
+use crate::train::{Budget, Checkpoint, Phase, PhaseKind, Recipe, Training, check_recipe, device, largest, stretched};
 use crate::validation::{Deployment, validate_until};
 
 /// Where a run finds its data, what it computes on, and who hears of it.
@@ -228,7 +226,7 @@ impl<'a> Plan<'a> {
     /// Reads and checks what an unfinished run goes on with.
     ///
     /// # Errors
-    /// No run in the folder; a chip, a network or data that isn't the run's any more.
+    /// No run in the folder; a chip or a network that isn't the run's any more.
     pub fn resume(folder: PathBuf, cpu: Cpu, environment: Environment<'a>) -> Result<Self> {
         let file = folder.join(RECIPE);
         if !file.exists() {
@@ -242,12 +240,6 @@ impl<'a> Plan<'a> {
             }
         }
         let recipe = Recipe::load(Some(&file), &[])?;
-        // Before its images are compared: another seed holds out others.
-        let last = folder.join(LAST);
-        let state = Weights::load(&last).ok().and_then(|(_, state)| serde_json::from_value(state?).ok());
-        if let Some(State { recipe: Some(before), position, .. }) = state {
-            check_recipe(&before, &recipe, &position).map_err(|message| Error::file(&last, message))?;
-        }
         let device = device(environment.device)?;
         // A file that is gone can't have been edited since: what the run began with stands beside it.
         let hardware = match &recipe.hardware {
@@ -277,8 +269,6 @@ impl<'a> Plan<'a> {
             }
             None => training,
         };
-        let name = &training.recipe().dataset;
-        check_unchanged(&DataHashes::new(training.data()), name, "data set", &folder.join(DATA), read_toml)?;
         let Environment { device, observer, .. } = environment;
         Ok(Self { training, start: None, folder, is_named: true, cpu, device, observer })
     }
@@ -333,7 +323,7 @@ impl<'a> Plan<'a> {
     /// Trains, exports, runs the hardware model and writes the run folder.
     ///
     /// # Errors
-    /// Another process that runs in the folder; a training that diverges, a network that cannot be exported or mapped, a file that
+    /// Another process that runs in the folder; a checkpoint, a recipe or data with which a run cannot go on; a training that diverges, a network that cannot be exported or mapped, a file that
     /// cannot be written: the last checkpoint stays.
     pub fn run(mut self, stop: &StopSignal) -> Result<Outcome> {
         if !self.is_named {
@@ -431,6 +421,13 @@ fn resumed(training: Training, folder: &Path, cpu: Cpu, journal: &Journal) -> Re
         );
         return Err(Error::file(&path, message));
     }
+    // Before the images are compared: another seed holds out others.
+    if let Some(before) = &checkpoint.state.recipe {
+        let checked = check_recipe(before, training.recipe(), &checkpoint.state.position);
+        checked.map_err(|message| Error::file(&path, message))?;
+    }
+    let name = &training.recipe().dataset;
+    check_unchanged(&DataHashes::new(training.data()), name, "data set", &folder.join(DATA), read_toml)?;
     let metrics = journal.known_metrics(&mut checkpoint.state.position)?;
     let training = training.resumed(checkpoint).map_err(|message| Error::file(&path, message))?;
     metrics.map_or(Ok(()), |lines| journal.write_metrics(&lines))?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::imported::Imported;
+use super::imported::{Imported, listed};
 use super::options::ImportOptions;
 use crate::error::{CheckpointError, Result};
 use crate::network::graph::Graph;
@@ -20,10 +20,13 @@ const WAY_OUT: &str = "--write-network writes the file's own network, from which
 /// # Errors
 /// A file that is no network; an array that is missing, left over or of another shape.
 pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -> Result<Imported> {
-    let other = |reason: String| {
-        let (network, way_out) = (graph.spec().name.clone(), WAY_OUT.into());
-        CheckpointError::OtherNetwork { path: path.into(), network, reason, way_out }
+    let unlike = |reason: String, way_out: String| CheckpointError::OtherNetwork {
+        path: path.into(),
+        network: graph.spec().name.clone(),
+        reason,
+        way_out,
     };
+    let other = |reason: String| unlike(reason, WAY_OUT.into());
     let OnnxNetwork { spec, weights: found } = OnnxNetwork::load(path)?;
     let file = Graph::new(spec)?;
     let norms = options.names.into_iter().flat_map(BTreeMap::keys);
@@ -33,7 +36,7 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
         );
     }
     if let Some((conv, theirs)) = pairs(graph, &file, options).find(|(ours, theirs)| differ_in_epsilon(ours, theirs)) {
-        let (network, epsilon) = (graph.spec().name.clone(), theirs.epsilon);
+        let epsilon = theirs.epsilon;
         let reason = format!(
             "the batch norm of `{}` adds {epsilon:e} to variances, the network {:e}",
             theirs.name, conv.epsilon
@@ -45,9 +48,9 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
             true => format!("batch_norm_epsilon = {epsilon:e} in the recipe takes the file's"),
             false => WAY_OUT.into(),
         };
-        return Err(CheckpointError::OtherNetwork { path: path.into(), network, reason, way_out }.into());
+        return Err(unlike(reason, way_out).into());
     }
-    if let Some(name) = options.fresh.iter().find(|name| !graph.convs().any(|conv| conv.name == **name)) {
+    if let Some(name) = options.fresh.iter().find(|name| !is_layer(graph, name)) {
         return Err(other(format!("the network has no layer `{name}`")).into());
     }
     options.check_ignored(path, found.iter().map(|(name, _)| name), "")?;
@@ -58,7 +61,7 @@ pub(super) fn import_onnx(path: &Path, graph: &Graph, options: &ImportOptions) -
     let (fresh, wanted): (Vec<_>, Vec<_>) = graph.convs().partition(|conv| options.fresh.contains(&conv.name));
     let mut used = Vec::new();
     for conv in wanted {
-        let layer = options.names.and_then(|names| names.get(&conv.name)).unwrap_or(&conv.name);
+        let layer = name_in_file(&conv, options);
         for role in Role::of_float(&conv) {
             let name = role.array_name(layer);
             let array = found.find(&name).ok_or_else(|| other(format!("it has no `{name}`")))?;
@@ -87,12 +90,17 @@ fn is_layer(graph: &Graph, name: &str) -> bool {
     graph.convs().any(|conv| conv.name == name)
 }
 
+/// What the file calls a layer.
+fn name_in_file<'n>(conv: &'n Conv, options: &ImportOptions<'n>) -> &'n str {
+    options.names.and_then(|names| names.get(&conv.name)).unwrap_or(&conv.name)
+}
+
 /// Each convolution of the network that takes its weights from the file, and the file's.
 fn pairs(graph: &Graph, file: &Graph, options: &ImportOptions) -> impl Iterator<Item = (Conv, Conv)> {
     let wanted = graph.convs().filter(|conv| !options.fresh.contains(&conv.name));
     wanted.filter_map(move |conv| {
-        let name = options.names.and_then(|names| names.get(&conv.name)).unwrap_or(&conv.name);
-        let theirs = file.convs().find(|theirs| theirs.name == *name)?;
+        let name = name_in_file(&conv, options);
+        let theirs = file.convs().find(|theirs| theirs.name == name)?;
         Some((conv, theirs))
     })
 }
@@ -103,13 +111,12 @@ fn differ_in_epsilon(ours: &Conv, theirs: &Conv) -> bool {
 }
 
 /// Layers that are named in the remark.
-const LISTED: usize = 3;
+const MOST_LISTED: usize = 3;
 
 /// What is said where the network computes something else with the file's weights than the file does: a description may have been changed on purpose.
 fn other_structure(graph: &Graph, file: &Graph, options: &ImportOptions) -> Option<String> {
     let of = |(ours, theirs): (Conv, Conv)| {
-        let moves = |shape: &ConvShape| [shape.window.stride, shape.dilation];
-        let border = |shape: &ConvShape| shape.window.padding;
+        let moves = |shape: &ConvShape| (shape.window.stride, shape.window.padding, shape.dilation);
         let end = |graph: &Graph, conv: &Conv| match (conv.id, graph.nodes()[conv.id.node()].op) {
             (ConvId::Own(node), Op::Conv { skip, activation, .. }) => {
                 let skip = skip.as_ref().map(std::mem::discriminant);
@@ -117,16 +124,11 @@ fn other_structure(graph: &Graph, file: &Graph, options: &ImportOptions) -> Opti
             }
             (ConvId::Own(_) | ConvId::Projection(_), _) => None,
         };
-        let is_other = moves(&ours.shape) != moves(&theirs.shape)
-            || border(&ours.shape) != border(&theirs.shape)
-            || end(graph, &ours) != end(file, &theirs);
-        is_other.then(|| format!("`{}`", ours.name))
+        let is_other = moves(&ours.shape) != moves(&theirs.shape) || end(graph, &ours) != end(file, &theirs);
+        is_other.then_some(ours.name)
     };
     let layers: Vec<String> = pairs(graph, file, options).filter_map(of).collect();
-    let more = layers.len().checked_sub(LISTED).filter(|more| *more > 0);
-    let more = more.map_or(String::new(), |more| format!(" and {more} more"));
-    let listed = layers.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+    let listed = listed(layers.iter().map(String::as_str), MOST_LISTED);
     let message = "the file's weights, with another stride, border, dilation, residual sum or activation";
-    (!layers.is_empty())
-        .then(|| format!("{listed}{more}: {message} than the file (--write-network writes the file's own)"))
+    (!layers.is_empty()).then(|| format!("{listed}: {message} than the file (--write-network writes the file's own)"))
 }

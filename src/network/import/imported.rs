@@ -27,6 +27,13 @@ pub struct Quantized {
     pub state: Value,
 }
 
+/// Names as a remark lists them: `most` of them, and how many more there are.
+pub(super) fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>, most: usize) -> String {
+    let more = names.len().checked_sub(most).filter(|more| *more > 0);
+    let first: Vec<String> = names.take(most).map(|name| format!("`{name}`")).collect();
+    first.join(", ") + &more.map_or(String::new(), |more| format!(" and {more} more"))
+}
+
 impl From<Weights> for Imported {
     /// Weights that nothing is to be said about.
     fn from(weights: Weights) -> Self {

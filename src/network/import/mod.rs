@@ -37,6 +37,7 @@ use super::role::Role;
 use super::weights::{Array, Weights};
 use crate::error::{CheckpointError, Error, Result};
 
+use self::imported::listed;
 pub use self::imported::{Imported, Quantized};
 pub use self::options::ImportOptions;
 
@@ -222,13 +223,6 @@ fn remarks(arrays: &Arrays, set: &Set, options: &ImportOptions) -> Vec<String> {
     if arrays.names().any(Role::names_scale) {
         remarks.push("it is of a quantized network: its float weights are read, without their rounding".into());
     }
-    let listed = |names: Vec<&str>| {
-        let mut text = names.iter().take(LISTED).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        if let Some(more) = names.len().checked_sub(LISTED).filter(|more| *more > 0) {
-            text.push_str(&format!(" and {more} more"));
-        }
-        text
-    };
     let layers = |is: fn(&MatchedLayer) -> bool| -> Vec<&str> {
         matching.layers.iter().filter(|layer| is(layer)).map(|layer| layer.conv.name.as_str()).collect()
     };
@@ -244,7 +238,7 @@ fn remarks(arrays: &Arrays, set: &Set, options: &ImportOptions) -> Vec<String> {
         (layers(|layer| layer.norm.is_none() && layer.bias.is_none()), "no bias: 0"),
     ] {
         if !names.is_empty() {
-            remarks.push(format!("{}: {what}", listed(names)));
+            remarks.push(format!("{}: {what}", listed(names.into_iter(), LISTED)));
         }
     }
     for conv in &matching.fresh {
