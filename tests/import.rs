@@ -442,6 +442,15 @@ fn names_that_tell_no_order_need_a_map() {
     names.extend(map(&[("b", "nowhere")]));
     let error = import(&names).unwrap_err().to_string();
     assert!(error.contains("it has no `nowhere`, which [names] gives for `b`"), "{error}");
+    // A slip that would give one module to two layers.
+    for slip in [("b", "stem"), ("b.norm", "of_stem")] {
+        let mut names: BTreeMap<String, String> = map(&[("a", "stem"), ("a.norm", "of_stem"), ("b", "body")]);
+        names.extend(map(&[slip]));
+        let error = import(&names).unwrap_err().to_string();
+        let (layer, module) = slip;
+        let says = format!("`{module}`, which [names] gives for `{layer}`, is what another layer is read from");
+        assert!(error.contains(&says), "{error}");
+    }
 }
 
 #[test]

@@ -156,6 +156,36 @@ fn images_and_labels_that_do_not_fit_are_refused() {
     refused(data, "test images: 480 bytes aren't 29 images of 16 bytes, one for each label");
     let train = Split { shape: SHAPE, ..Split::default() };
     refused(Dataset { train, ..dataset() }, "training images: there are none");
+    let shape = ImageShape { height: 2, width: 8, ..SHAPE };
+    let test = Split { shape, ..dataset().test };
+    refused(Dataset { test, ..dataset() }, "test images: they are [1, 2, 8], the training images [1, 4, 4]");
+}
+
+/// What a package cannot hold is said before the training, not after it.
+#[test]
+fn a_network_that_no_package_holds_is_refused() {
+    let layers = r#"
+        name = "long"
+        input = [1, 4, 4]
+        classes = 3
+        layers = [
+            { op = "conv", name = "a", filters = 3, kernel = [1, 257], padding = [0, 128] },
+            { op = "linear", name = "b", filters = 3 },
+        ]
+    "#;
+    let network: NetworkSpec = toml::from_str(layers).unwrap();
+    let error = Training::new(recipe(), network, dataset(), Hardware::mars()).err().unwrap().to_string();
+    assert!(error.starts_with("no package can hold network `long`: `header.network.layers[0].kernel`: 257"), "{error}");
+}
+
+/// Weights and device belong to the beginning: later they would throw away momentum and masks.
+#[test]
+fn a_training_that_has_begun_does_not_begin_anew() {
+    let mut training = training(recipe());
+    training.step().unwrap();
+    let weights = training.weights();
+    let error = training.starting_from(&weights).err().unwrap().to_string();
+    assert_eq!(error, "starting_from: the training has begun, or goes on from a checkpoint");
 }
 
 /// Sums that a lossy chip's adders cannot hold are found before the training, not after it.

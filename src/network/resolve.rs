@@ -19,7 +19,7 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
     let op = match layer {
         LayerSpec::Conv { filters, kernel, stride, padding, dilation, groups, batch_norm, add, .. } => {
             let window = Window { kernel: kernel.0, stride: stride.0, padding: padding.0 };
-            let conv = ConvShape::new(input, *filters, window, dilation.0)?.in_groups(*groups)?;
+            let conv = ConvShape::new(input, *filters, window, dilation.0, *groups)?;
             let skip = add.as_ref().map(|add| resolve_skip(add, conv.output, image, nodes)).transpose()?;
             if logits && skip.is_some() {
                 return Err("the layer that gives the logits cannot have a residual sum".into());
@@ -28,7 +28,7 @@ pub(super) fn resolve(layer: &LayerSpec, logits: bool, image: MapShape, nodes: &
         }
         LayerSpec::Linear { filters, batch_norm, .. } => {
             let window = Window { kernel: [input.height, input.width], ..Window::square(1, 1, 0) };
-            let conv = ConvShape::new(input, *filters, window, [1; 2])?;
+            let conv = ConvShape::new(input, *filters, window, [1; 2], 1)?;
             Op::Conv { conv, batch_norm: *batch_norm, skip: None, activation, logits }
         }
         LayerSpec::MaxPool { kernel, stride, padding, .. } => {
@@ -139,7 +139,7 @@ fn resolve_skip(add: &SkipSpec, output: MapShape, image: MapShape, nodes: &[Node
         return Err("the image cannot join a residual sum".into());
     };
     let from = shape_of(source, image, nodes);
-    let conv = ConvShape::new(from, output.channels, Window::square(1, stride, 0), [1; 2])?;
+    let conv = ConvShape::new(from, output.channels, Window::square(1, stride, 0), [1; 2], 1)?;
     if conv.output != output {
         return Err(format!(
             "the residual value `{}` gives {}x{} at stride {stride}, the sum needs {}x{}",
@@ -183,5 +183,20 @@ mod tests {
         assert!(side(1056).is_ok());
         let error = side(65_536).unwrap_err().to_string();
         assert!(error.contains("output values; the limit is 4294967296"), "{error}");
+    }
+
+    #[test]
+    fn a_depthwise_layer_has_the_weights_of_its_groups() {
+        let wide = |groups: usize| {
+            let layers = format!(
+                "name = \"wide\"\ninput = [32768, 2, 2]\nclasses = 2\nlayers = [\
+                 {{ op = \"conv\", name = \"a\", filters = 32768, kernel = 3, padding = 1, groups = {groups} }},\
+                 {{ op = \"linear\", name = \"b\", filters = 2 }}]"
+            );
+            Graph::new(toml::from_str(&layers).unwrap())
+        };
+        wide(32768).unwrap();
+        let error = wide(1).unwrap_err().to_string();
+        assert!(error.contains("it would have 9663676416 weights"), "{error}");
     }
 }

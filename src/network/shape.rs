@@ -77,13 +77,23 @@ pub(crate) fn channels_read(filter: usize, filters: usize, channels: usize) -> R
 }
 
 impl ConvShape {
-    /// The convolution of a map with dense filters.
+    /// The convolution of a map, whose channels are in so many groups.
     ///
     /// # Errors
     /// Says which size is out of range or does not fit.
-    pub(super) fn new(input: MapShape, filters: usize, window: Window, dilation: [usize; 2]) -> Reason<Self> {
-        let conv = Self::moved(input, filters, window, dilation)?;
-        let weights = product([filters, input.channels, window.kernel[0], window.kernel[1]]);
+    pub(super) fn new(
+        input: MapShape,
+        filters: usize,
+        window: Window,
+        dilation: [usize; 2],
+        groups: usize,
+    ) -> Reason<Self> {
+        let channels = input.channels;
+        let conv = Self { groups, ..Self::moved(input, filters, window, dilation)? };
+        if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
+            return Err(format!("{channels} channels and {filters} filters do not divide into {groups} groups"));
+        }
+        let weights = product([filters, conv.depth(), window.kernel[0], window.kernel[1]]);
         if weights > MAX_VALUES {
             return Err(format!("it would have {weights} weights; the limit is {MAX_VALUES}"));
         }
@@ -134,15 +144,6 @@ impl ConvShape {
             ));
         }
         Ok(Self { input, output, window, dilation, groups: 1 })
-    }
-
-    /// The same whose channels are in groups.
-    pub(super) fn in_groups(self, groups: usize) -> Reason<Self> {
-        let (channels, filters) = (self.channels(), self.filters());
-        if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
-            return Err(format!("{channels} channels and {filters} filters do not divide into {groups} groups"));
-        }
-        Ok(Self { groups, ..self })
     }
 
     /// Shape of its weights: filters, depth, height and width of the kernel.

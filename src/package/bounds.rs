@@ -18,6 +18,15 @@ const MAX_INPUTS: usize = 1 << 26;
 
 pub(super) type Checked<T> = std::result::Result<T, PackageError>;
 
+/// Whether a package can hold a network.
+///
+/// # Errors
+/// Names what is above which bound of the format.
+pub(crate) fn check_bounds(graph: &Graph) -> Checked<()> {
+    check_description(graph.spec())?;
+    check_extents(graph)
+}
+
 /// Bounds that a description must keep before its shapes are computed.
 pub(super) fn check_description(spec: &NetworkSpec) -> Checked<()> {
     if spec.input.iter().any(|&size| size > MAX_EXTENT) {

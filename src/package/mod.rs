@@ -28,6 +28,8 @@ use std::path::Path;
 use crate::error::Result;
 use crate::network::{NetworkSpec, read_network};
 
+#[cfg(feature = "train")]
+pub(crate) use bounds::check_bounds;
 pub use content::{Package, Predictions};
 pub use provenance::Provenance;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::bounds::{Checked, check_description, check_extents, container_error, network_error};
+use super::bounds::{Checked, check_bounds, container_error, network_error};
 use super::content::{METADATA_KEY, PREDICTIONS, Package, Predictions};
 use super::groups::pack;
 use super::header::{Header, IndexHeader, LayerHeader, PredictionsHeader};
@@ -23,8 +23,7 @@ impl Package {
     pub fn to_bytes(&self) -> Checked<Vec<u8>> {
         let network = &self.network;
         network.validate().map_err(network_error)?;
-        check_description(network.graph.spec())?;
-        check_extents(&network.graph)?;
+        check_bounds(&network.graph)?;
         self.check_provenance()?;
 
         let mut tensors = BTreeMap::new();

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::hardware::{Hardware, check_patterns};
 use crate::integer::{BitPlan, Fusion};
 use crate::network::{Graph, Node, Op};
+use crate::package::check_bounds;
 
 /// Checks all of it.
 ///
@@ -14,6 +15,8 @@ use crate::network::{Graph, Node, Op};
 /// Names the layer or the key that doesn't fit.
 pub(super) fn all(recipe: &Recipe, graph: &Graph, data: &Dataset, hardware: &Hardware) -> Result<()> {
     check_input(recipe, graph, data)?;
+    check_bounds(graph)
+        .map_err(|error| Error::Setting(format!("no package can hold network `{}`: {error}", graph.spec().name)))?;
     recipe.quantize.check_patterns(graph)?;
     check_logits(graph, recipe)?;
     check_names(recipe, graph)?;
@@ -36,6 +39,11 @@ pub(super) fn images(data: &Dataset) -> Result<()> {
             let bytes = split.shape.len();
             return wrong(format!("{images} bytes aren't {labels} images of {bytes} bytes, one for each label"));
         }
+        if labels > 0 && split.shape != train.shape {
+            let [own, theirs] =
+                [split, train].map(|split| [split.shape.channels, split.shape.height, split.shape.width]);
+            return wrong(format!("they are {own:?}, the training images {theirs:?}"));
+        }
         if labels == 0 && what != "validation" {
             return wrong("there are none".into());
         }
@@ -50,8 +58,13 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
     let spec = graph.spec();
     let ImageShape { channels, height, width } = data.train.shape;
     if spec.input != [channels, height, width] || spec.classes != data.classes.len() {
+        let [_, rows, columns] = spec.input;
+        let scaling = match [rows, columns] == [height, width] {
+            true => String::new(),
+            false => format!("; image_size = [{rows}, {columns}] scales the images of a folder"),
+        };
         return Err(Error::Setting(format!(
-            "network `{}` reads {:?} and has {} classes; data set `{}` has images [{channels}, {height}, {width}] and {} classes",
+            "network `{}` reads {:?} and has {} classes; data set `{}` has images [{channels}, {height}, {width}] and {} classes{scaling}",
             spec.name,
             spec.input,
             spec.classes,

@@ -169,6 +169,9 @@ impl<'m, 'a> Matcher<'m, 'a> {
             let Some(module) = self.modules.find(name) else {
                 return self.misfit(format!("it has no `{name}`, which [names] gives for `{}`", conv.name), NAMES);
             };
+            if !self.is_free(module) {
+                return self.given_twice(name, &conv.name);
+            }
             return match module.weights() {
                 Some(weights) if weights.fits(&conv.shape) => Ok(Some(module)),
                 _ => {
@@ -181,6 +184,13 @@ impl<'m, 'a> Matcher<'m, 'a> {
         };
         let mut names = layer_names(graph, conv).into_iter();
         Ok(names.find_map(|name| self.modules.find(&name).filter(fits)))
+    }
+
+    fn given_twice<T>(&self, module: &str, layer: &str) -> Fit<T> {
+        let reason = format!(
+            "`{module}`, which [names] gives for `{layer}`, is what another layer is read from, or what --fresh leaves out"
+        );
+        self.misfit(reason, NAMES)
     }
 
     /// Convolutions of one shape with the modules of that shape; projections among both go together, where names tell as many.
@@ -303,6 +313,10 @@ impl<'m, 'a> Matcher<'m, 'a> {
         let key = format!("{}.norm", conv.name);
         if let Some(name) = self.options.names.and_then(|names| names.get(&key)) {
             let norm = self.modules.find(name).and_then(|found| Some((found.name, found.norm()?)));
+            let is_free = |found: &Module| found.name == module.name || self.is_free(found);
+            if self.modules.find(name).is_some_and(|found| !is_free(found)) {
+                return self.given_twice(name, &key);
+            }
             return match norm.filter(|(_, norm)| norm.fits(filters)) {
                 Some((name, norm)) => {
                     self.taken.insert(name);

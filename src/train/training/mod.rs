@@ -110,8 +110,9 @@ impl Training {
     /// The same on another device, before its first step.
     ///
     /// # Errors
-    /// Those of [`new`](Self::new).
+    /// Those of [`new`](Self::new); a training that has begun.
     pub fn on_device(mut self, device: &Device) -> Result<Self> {
+        self.check_unbegun("on_device")?;
         if device.clone().inner() == self.model.device {
             return Ok(self);
         }
@@ -130,12 +131,21 @@ impl Training {
     /// The same from these weights, before its first step.
     ///
     /// # Errors
-    /// An array of the network that is missing, has another shape, or isn't finite.
+    /// An array of the network that is missing, has another shape, or isn't finite; a training that has begun.
     pub fn starting_from(mut self, weights: &Weights) -> Result<Self> {
+        self.check_unbegun("starting_from")?;
         self.model = self.place(weights)?;
         self.keep_zeros();
         self.optimizer = Sgd::new(&self.model.params);
         Ok(self)
+    }
+
+    /// Refuses what would throw away momentum, masks and saliencies.
+    fn check_unbegun(&self, method: &str) -> Result<()> {
+        match self.position == Position::default() {
+            true => Ok(()),
+            false => Err(Error::Setting(format!("{method}: the training has begun, or goes on from a checkpoint"))),
+        }
     }
 
     /// Masks the groups that are zero, where the recipe says so.
