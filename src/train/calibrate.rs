@@ -10,7 +10,7 @@ use super::recipe::Recipe;
 use super::tensors::{to_device, to_host};
 use crate::data::{Batches, Split};
 use crate::integer::{BitPlan, Fusion};
-use crate::network::{Conv, ConvId, Norm, Op, Skip, Source};
+use crate::network::{BatchNorm, Conv, ConvId, Norm, Op, Skip, Source};
 use crate::quantize::{calibrate_scale, value_codes, weight_limit};
 
 /// Images that go through the network at a time.
@@ -137,12 +137,38 @@ pub(super) fn measure_statistics(model: &mut Model, convs: &[ConvId], recipe: &R
     if convs.is_empty() {
         return;
     }
+    for (conv, [mean, variance]) in statistics(model, Mode::Measuring { convs }, recipe, train) {
+        let norm = batch_norm(model, conv);
+        (norm.mean, norm.variance) = (mean, variance);
+    }
+}
+
+/// Gives batch norms that change nothing, since their factor is 1 and their mean 0, the statistics of training images, and with them factors and offsets
+/// with which they still change nothing.
+pub(super) fn measure_folded(model: &mut Model, recipe: &Recipe, train: &Split) {
+    for (conv, [mean, variance]) in statistics(model, Mode::Observing, recipe, train) {
+        let norm = batch_norm(model, conv);
+        norm.gamma = (variance.clone() + norm.epsilon).sqrt();
+        norm.beta = norm.beta.clone() + mean.clone();
+        (norm.mean, norm.variance) = (mean, variance);
+    }
+}
+
+fn batch_norm(model: &mut Model, conv: ConvId) -> &mut BatchNorm<Tensor<1>> {
+    match &mut model.params.conv_mut(conv).norm {
+        Norm::Batch(norm) => norm,
+        Norm::Bias(_) => unreachable!("statistics are of a batch norm"),
+    }
+}
+
+/// Mean and variance of each batch norm's input that a pass over `recipe.calibration_images` training images sees.
+fn statistics(model: &Model, mode: Mode, recipe: &Recipe, train: &Split) -> BTreeMap<ConvId, [Tensor<1>; 2]> {
     let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
     let images = recipe.calibration_images.min(train.len()) as f64;
     let mut sums: BTreeMap<ConvId, [Tensor<1>; 2]> = BTreeMap::new();
     for batch in batches {
         let share = batch.labels.len() as f64 / images;
-        let output = model.forward(model.images(&batch.images), Mode::Measuring { convs });
+        let output = model.forward(model.images(&batch.images), mode);
         for Statistics { conv, mean, variance, count } in output.statistics {
             let parts = [mean * share, variance * (share * unbiased(count))];
             let sum = match sums.remove(&conv) {
@@ -152,27 +178,7 @@ pub(super) fn measure_statistics(model: &mut Model, convs: &[ConvId], recipe: &R
             sums.insert(conv, sum);
         }
     }
-    for (conv, [mean, variance]) in sums {
-        let Norm::Batch(norm) = &mut model.params.conv_mut(conv).norm else {
-            unreachable!("statistics are of a batch norm")
-        };
-        (norm.mean, norm.variance) = (mean, variance);
-    }
-}
-
-/// Gives batch norms that change nothing, since their factor is 1 and their mean 0, the statistics of training images, and with them factors and offsets
-/// with which they still change nothing. Each is measured while the others are as they were.
-pub(super) fn measure_folded(model: &mut Model, convs: &[ConvId], recipe: &Recipe, train: &Split) {
-    let before = model.clone();
-    for &conv in convs {
-        let mut measured = before.clone();
-        measure_statistics(&mut measured, &[conv], recipe, train);
-        let mut params = measured.params.conv(conv).clone();
-        let Norm::Batch(norm) = &mut params.norm else { unreachable!("a convolution with a batch norm") };
-        norm.gamma = (norm.variance.clone() + norm.epsilon).sqrt();
-        norm.beta = norm.beta.clone() + norm.mean.clone();
-        *model.params.conv_mut(conv) = params;
-    }
+    sums
 }
 
 /// The scale of each node's quantized output, by node.

@@ -17,6 +17,8 @@ pub(super) enum ConvPlan<'a> {
     BatchStatistics,
     /// In float, batch norm folded with its running statistics.
     RunningStatistics,
+    /// The same; the batch's statistics are noted.
+    Observed,
     /// With rounded weights.
     Quantized(Quantized<'a>),
 }
@@ -92,20 +94,25 @@ pub(super) struct ConvPass<'a> {
 /// A convolution with its batch norm or bias, residual sum and activation.
 pub(super) fn convolve(layer: &ConvPass, plan: &ConvPlan, input: ConvInput, activation: Activation) -> ConvOutput {
     let weight = layer.weight();
+    let mut observed = None;
     let (weight, norm) = match (plan, &layer.params.norm) {
         (ConvPlan::Quantized(plan), _) => return layer.quantized(plan, weight, input, activation),
-        (ConvPlan::BatchStatistics | ConvPlan::RunningStatistics, ParamNorm::Bias(bias)) => {
+        (ConvPlan::BatchStatistics | ConvPlan::RunningStatistics | ConvPlan::Observed, ParamNorm::Bias(bias)) => {
             (weight, Norm::Bias(bias.clone()))
         }
         (ConvPlan::BatchStatistics, ParamNorm::Batch(norm)) => (weight, batch_norm(norm)),
-        (ConvPlan::RunningStatistics, ParamNorm::Batch(norm)) => {
+        (ConvPlan::RunningStatistics | ConvPlan::Observed, ParamNorm::Batch(norm)) => {
+            if matches!(plan, ConvPlan::Observed) {
+                let input = ConvInput { x: input.x.clone(), shortcut: None };
+                observed = layer.block(weight.clone(), batch_norm(norm), input, Activation::None).statistics;
+            }
             let (gain, bias) = running_affine(norm);
             (weight * by_filter(gain), Norm::Bias(bias))
         }
     };
     let images = input.x.dims()[0];
     let output = layer.block(weight, norm, input, activation);
-    let statistics = layer.statistics(output.statistics, images);
+    let statistics = layer.statistics(output.statistics.or(observed), images);
     ConvOutput { value: ConvValue::Whole(output.value), statistics, correction: None }
 }
 

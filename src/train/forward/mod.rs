@@ -106,7 +106,7 @@ impl Run<'_> {
         });
         // The quantizers of values are the ReLUs.
         let own = match self.pass.mode {
-            Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } => activation,
+            Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } | Mode::Observing => activation,
             Mode::Quantized { .. } => Activation::None,
         };
         let input = ConvInput { x: self.read(source, plans.input_bits), shortcut };
@@ -166,7 +166,9 @@ impl Pass<'_> {
                             let forms = plan.nodes[index].forms.iter();
                             Value::Forms(forms.map(|bits| (*bits, join(Some(*bits)))).collect())
                         }
-                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } => Value::Whole(join(None)),
+                        Mode::Float | Mode::FloatTraining | Mode::Measuring { .. } | Mode::Observing => {
+                            Value::Whole(join(None))
+                        }
                     }
                 }
                 Op::AvgPool { window: Window { kernel, stride, padding } } => {
@@ -203,6 +205,7 @@ impl Pass<'_> {
         let (plan, fusion, chip) = match self.mode {
             Mode::FloatTraining => return float(conv, projection, &|_| ConvPlan::BatchStatistics),
             Mode::Float => return float(conv, projection, &|_| ConvPlan::RunningStatistics),
+            Mode::Observing => return float(conv, projection, &|_| ConvPlan::Observed),
             Mode::Measuring { convs } => {
                 let plan = |id| match convs.contains(&id) {
                     true => ConvPlan::BatchStatistics,

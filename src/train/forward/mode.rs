@@ -15,6 +15,8 @@ pub(crate) enum Mode<'a> {
     Float,
     /// Float; the batch norms of these convolutions with the batch's statistics, the others with their running ones.
     Measuring { convs: &'a [ConvId] },
+    /// Float with the running statistics, folded; those of the batch are only noted.
+    Observing,
     /// Fake quantizers on weights and values; with a chip, its conversions too.
     Quantized { plan: &'a BitPlan, fusion: Fusion, chip: Option<LossyChip<'a>> },
 }

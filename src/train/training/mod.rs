@@ -174,8 +174,7 @@ impl Training {
     /// The same where all batch norms change nothing, as [`unfold`](crate::integer::unfold()) leaves them: they get the statistics of training images, and
     /// still change nothing.
     pub fn with_measured_norms(mut self) -> Self {
-        let convs: Vec<ConvId> = self.graph.convs().filter(|conv| conv.batch_norm).map(|conv| conv.id).collect();
-        measure_folded(&mut self.model, &convs, &self.recipe, &self.data.train);
+        measure_folded(&mut self.model, &self.recipe, &self.data.train);
         self
     }
 
