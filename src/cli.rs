@@ -32,7 +32,7 @@ const QUIET: &str = "quiet";
 /// Flags that say where data sets lie and what is printed.
 #[derive(Args, Debug)]
 pub struct CommonArgs {
-    /// Folder of the data sets [default: $MARS_DATA_DIR, then datasets/; downloaded where missing]
+    /// Folder of the data sets, looked at before $MARS_DATA_DIR and datasets/; what is missing in all of them is downloaded into the first
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Address to download data sets from instead of the official one
@@ -58,6 +58,18 @@ fn json_file(file: &str) -> std::result::Result<PathBuf, String> {
     }
 }
 
+/// A folder that can be made, so that nothing is computed in vain.
+///
+/// # Errors
+/// A part of the path is a file.
+pub fn folder(path: &str) -> std::result::Result<PathBuf, String> {
+    match Path::new(path).ancestors().find(|path| path.is_file()) {
+        _ if path.is_empty() => Err("it is empty: name a folder".into()),
+        Some(file) => Err(format!("{} is a file, where a folder is needed", file.display())),
+        None => Ok(path.into()),
+    }
+}
+
 /// Refuses a file to write that is there.
 ///
 /// # Errors
@@ -73,6 +85,11 @@ impl CommonArgs {
     /// Where data sets may come from.
     pub fn data(&self) -> DataOptions {
         DataOptions { data_dir: self.data_dir.clone(), data_url: self.data_url.clone(), ..DataOptions::default() }
+    }
+
+    /// The JSON file that was asked for.
+    pub fn json_file(&self) -> Option<&Path> {
+        self.json.as_deref()
     }
 
     /// Shows progress on standard error, unless that was declined.

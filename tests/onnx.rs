@@ -672,7 +672,8 @@ fn weights_are_those_of_the_description_that_the_same_file_gives() {
     write_cifar10(dir.path(), 4, 8);
     let run = |arguments: &[&str]| command(TRAIN, dir.path()).args(arguments).output().unwrap();
     let model = file.to_str().unwrap();
-    assert_eq!(success(&run(&["--model", model, "--write-network", "net.toml"])), Default::default());
+    let (out, _) = success(&run(&["--model", model, "--write-network", "net.toml"]));
+    assert_eq!(out, "net.toml is written; mars-train --model net.toml trains it\n");
     let spec = NetworkSpec::load(&dir.path().join("net.toml")).unwrap();
     assert_eq!(spec, OnnxNetwork::load(&file).unwrap().spec);
     let evaluate = |model: &str, more: &[&str]| {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
-use mars::cli::{CommonArgs, check_new, exit, parse, say};
+use mars::cli::{CommonArgs, check_new, exit, folder, parse, say};
 use mars::data::{DataOptions, Dataset};
 use mars::error::{DataError, Error, Result};
 use mars::estimate::{Assumptions, Estimate, Pattern, SPARSITY, named_network};
@@ -50,10 +50,10 @@ struct Arguments {
     #[arg(long, value_name = "N")]
     images: Option<usize>,
     /// Write report.html, deploy.json and drawings into this folder; with --sweep its rows [default: runs/sweep-NAME]
-    #[arg(long = "run", value_name = "DIR")]
+    #[arg(long = "run", value_name = "DIR", value_parser = folder)]
     folder: Option<PathBuf>,
     /// Write the report's drawings into this folder as SVG files
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = folder)]
     svg: Option<PathBuf>,
     /// Cost on every chip of a sweep file instead, TOML; an interrupted sweep continues
     #[arg(long, value_name = "FILE", conflicts_with_all = ["hardware", "images", "json", "svg"])]
@@ -334,7 +334,7 @@ fn distinct_names(files: &[PathBuf]) -> Vec<String> {
             Some(folder) => folder.to_owned(),
             None => file.with_extension(""),
         };
-        let all: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+        let all: Vec<_> = path.iter().filter(|part| *part != "/").map(|part| part.to_string_lossy()).collect();
         all[all.len().saturating_sub(parts)..].join("/")
     };
     let names = |parts: usize| files.iter().map(|file| name(file, parts)).collect::<Vec<_>>();

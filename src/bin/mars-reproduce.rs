@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, exit, parse, say, stop_on_interrupt};
+use mars::cli::{CommonArgs, exit, folder, parse, say, stop_on_interrupt};
 use mars::error::{Error, Result};
 use mars::reproduce::{Experiment, FOLDER, Reproduction, Results, State, Table, Verdict};
 use mars::simd::isa_limit;
@@ -46,10 +46,10 @@ struct Arguments {
     #[arg(long, default_value = DEFAULT_DEVICE)]
     device: String,
     /// Folder of the run folders [default: runs/reproduce/NAME]
-    #[arg(long = "run", value_name = "DIR")]
+    #[arg(long = "run", value_name = "DIR", value_parser = folder)]
     runs: Option<PathBuf>,
     /// Folder of the table and of what is finished [default: results/NAME beside the experiment]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = folder)]
     results: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,
@@ -108,9 +108,12 @@ fn runs(experiment: &Experiment) -> PathBuf {
 
 /// One line for each experiment.
 fn list() -> Result<ExitCode> {
+    let files = Experiment::files()?;
+    let name = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let width = files.iter().map(|path| name(path).len()).max().unwrap_or(0);
     let mut text = String::new();
-    for path in Experiment::files()? {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    for path in files {
+        let name = name(&path);
         let state = Experiment::load(&path).and_then(|experiment| {
             let results = Results::new(&experiment.results());
             let states = Table::new(&experiment, |_| &[], &results, &runs(&experiment))?.states();
@@ -125,8 +128,8 @@ fn list() -> Result<ExitCode> {
             Ok(format!("{}: {}", experiment.title, counts.collect::<Vec<_>>().join(", ")))
         });
         match state {
-            Ok(state) => text += &format!("{name:<12} {state}\n"),
-            Err(error) => text += &format!("{name:<12} error: {error}\n"),
+            Ok(state) => text += &format!("{name:<width$}  {state}\n"),
+            Err(error) => text += &format!("{name:<width$}  error: {error}\n"),
         }
     }
     text += &format!("\nRun one: mars-reproduce NAME; they are the files with [[rows]] in {FOLDER}.\n");

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use mars::cli::{CommonArgs, check_new, exit, parse, say, stop_on_interrupt};
+use clap::builder::NonEmptyStringValueParser;
+use mars::cli::{CommonArgs, check_new, exit, folder, parse, say, stop_on_interrupt};
 use mars::data::DataOptions;
 use mars::error::{Error, Result};
 use mars::report;
@@ -24,14 +25,14 @@ static ALLOCATOR: Allocator = Allocator;
 struct Arguments {
     /// Data set: cifar10, cifar100, cifar10-mini (part of the program), a folder of images by class, a folder of IDX files or an .npz file [default: the
     /// recipe's]
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     dataset: Option<String>,
     /// Network: a name of the zoo, a TOML file, or an ONNX file or a package .mars with its weights [default: the recipe's]
-    #[arg(long)]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     model: Option<String>,
     /// Checkpoint to start from: .safetensors, .pt, .pth, .th, where FILE#KEY takes the weights behind KEY; .onnx; a package .mars; or "none" for random weights
     /// [default: the recipe's, else the model file's own or for CIFAR checkpoints/MODEL.safetensors, else none]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = NonEmptyStringValueParser::new())]
     pretrained: Option<String>,
     /// Layer that is trained anew instead of taken from the checkpoint, by its name in the network or in the checkpoint (repeatable)
     #[arg(long, value_name = "LAYER")]
@@ -43,7 +44,7 @@ struct Arguments {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// Hardware file, TOML [default: the recipe's, else the built-in mars.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = NonEmptyStringValueParser::new())]
     hardware: Option<String>,
     /// Seed of weights, order and augmentation
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
@@ -52,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value = DEFAULT_DEVICE)]
     device: String,
     /// Run folder [default: runs/MODEL-DATASET-N]
-    #[arg(long = "run", value_name = "DIR")]
+    #[arg(long = "run", value_name = "DIR", value_parser = folder)]
     folder: Option<PathBuf>,
     /// Go on with the run in --run DIR
     #[arg(long)]
@@ -79,20 +80,29 @@ struct Arguments {
 
 impl Arguments {
     /// The keys of the recipe that arguments set.
-    fn recipe_settings(&self) -> Vec<String> {
-        let mut settings = self.settings.clone();
+    ///
+    /// # Errors
+    /// One of them is set twice.
+    fn recipe_settings(&self) -> Result<Vec<String>> {
         let strings = [
             ("dataset", &self.dataset),
             ("model", &self.model),
             ("pretrained", &self.pretrained),
             ("hardware", &self.hardware),
         ];
-        settings.extend(strings.into_iter().filter_map(|(key, value)| Some(assignment(key, value.as_ref()?))));
-        if !self.fresh.is_empty() {
-            settings.push(format!("fresh={}", toml::Value::from(self.fresh.clone())));
+        let strings = strings.into_iter().filter_map(|(key, value)| Some((key, assignment(key, value.as_ref()?))));
+        let fresh = Some(&self.fresh).filter(|fresh| !fresh.is_empty());
+        let fresh = fresh.map(|fresh| ("fresh", format!("fresh={}", toml::Value::from(fresh.clone()))));
+        let seed = self.seed.map(|seed| ("seed", format!("seed={seed}")));
+        let mut settings = self.settings.clone();
+        for (flag, setting) in strings.chain(fresh).chain(seed) {
+            let sets_it = |setting: &&String| setting.split('=').next().is_some_and(|key| key.trim() == flag);
+            if let Some(other) = self.settings.iter().find(sets_it) {
+                return Err(Error::Arguments(format!("--{flag} and --set {other} set the same key: leave one out")));
+            }
+            settings.push(setting);
         }
-        settings.extend(self.seed.map(|seed| format!("seed={seed}")));
-        settings
+        Ok(settings)
     }
 }
 
@@ -124,17 +134,18 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the network that a run would train.
+/// Writes the network that the recipe names.
 fn write_network(arguments: &Arguments, file: &Path, environment: Environment) -> Result<ExitCode> {
-    let recipe = Recipe::load(arguments.recipe.as_deref(), &arguments.recipe_settings())?;
+    let recipe = Recipe::load(arguments.recipe.as_deref(), &arguments.recipe_settings()?)?;
     check_new(file)?;
     describe(&recipe, environment)?.save(file)?;
+    say(&format!("{0} is written; mars-train --model {0} trains it\n", file.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is to run: a new run, or the rest of one.
 fn plan<'a>(arguments: &Arguments, environment: Environment<'a>) -> Result<Plan<'a>> {
-    let settings = arguments.recipe_settings();
+    let settings = arguments.recipe_settings()?;
     if !arguments.resume {
         let recipe = Recipe::load(arguments.recipe.as_deref(), &settings)?;
         let recipe = if arguments.evaluate { recipe.in_float() } else { recipe };
@@ -162,8 +173,10 @@ fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
         Outcome::Interrupted(folder) => {
             let DataOptions { data_dir, data_url, .. } = arguments.common.data();
             let device = Some(arguments.device.clone()).filter(|device| device != DEFAULT_DEVICE);
+            let json = arguments.common.json_file().map(|file| file.display().to_string());
             let flags = [
                 ("--run", Some(folder.display().to_string())),
+                ("--json", json),
                 ("--data-dir", data_dir.map(|place| place.display().to_string())),
                 ("--data-url", data_url),
                 ("--device", device),

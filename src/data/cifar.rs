@@ -87,7 +87,13 @@ impl Layout {
         base_url: Option<&str>,
         observer: &dyn Observer,
     ) -> Result<Dataset, DataError> {
-        if let Some(folder) = places.iter().find_map(|place| self.unpacked(place)) {
+        if let Some((index, folder)) =
+            places.iter().enumerate().find_map(|(index, place)| Some((index, self.unpacked(place)?)))
+        {
+            if index > 0 {
+                let [first, folder] = [&places[0], &folder].map(|path| path.display());
+                observer.notice(&format!("{} is not in {first}: {folder} is read", self.name));
+            }
             return self.read(&folder, observer);
         }
         let place = places.iter().find(|place| place.join(self.archive).exists()).unwrap_or(&places[0]);

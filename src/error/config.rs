@@ -84,12 +84,19 @@ pub enum Allowed {
     WithAutomaticPolicy,
 }
 
+/// Ends of keys, and the units of their values.
+const UNITS: [(&str, &str); 6] =
+    [(".ns", " ns"), ("_pj", " pJ"), ("_ff", " fF"), ("_v", " V"), ("_mhz", " MHz"), ("_mm2", " mm2")];
+
 impl Display for ConfigError {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let Self { key, value, allowed } = self;
         match allowed {
             Allowed::Between { low, high } => write!(f, "{key} is {value}, it must be from {low} to {high}"),
-            Allowed::Positive => write!(f, "{key} is {value}, it must be from 1e-6 to 1e6"),
+            Allowed::Positive => {
+                let unit = UNITS.iter().find(|(end, _)| key.ends_with(end)).map_or("", |(_, unit)| unit);
+                write!(f, "{key} is {value}, it must be from 1e-6 to 1e6{unit}")
+            }
             Allowed::AtMost { other, limit, reason: None } => write!(f, "{key} {value} exceeds {other} {limit}"),
             Allowed::AtMost { other, limit, reason: Some(reason) } => {
                 write!(f, "{key} {value} exceeds {other} {limit}: {reason}")

@@ -43,7 +43,9 @@ pub enum PackageError {
     #[error("{0}")]
     Foreign(&'static str),
     /// The container holds no package.
-    #[error("`__metadata__` must hold the key `{key}` and no other; it holds {found}")]
+    #[error(
+        "`__metadata__` must hold the key `{key}` and no other; it holds {found} (mars-train --pretrained reads checkpoints)"
+    )]
     Metadata {
         /// The key.
         key: &'static str,

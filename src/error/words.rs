@@ -2,6 +2,8 @@
 
 /// A reader's message with the types of Rust in words.
 pub(super) fn in_words(message: &str) -> String {
+    // Said of a number where a word is wanted.
+    let message = &message.replace("invalid type: unit variant, expected string only", "it must be a word in quotes");
     let Some((before, expected)) = message.rsplit_once("expected ") else { return message.into() };
     let (first, rest) = expected.split_at(expected.find([' ', ',']).unwrap_or(expected.len()));
     let words = match first {
@@ -32,6 +34,7 @@ mod tests {
             ("integer `3`, expected struct Memory", "integer `3`, expected a table"),
             ("unknown field `a`, expected `b` or `c`", "unknown field `a`, expected `b` or `c`"),
             ("missing field `a`", "missing field `a`"),
+            ("invalid type: unit variant, expected string only", "it must be a word in quotes"),
         ] {
             assert_eq!(in_words(message), words);
         }

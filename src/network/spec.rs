@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::read_text;
 #[cfg(feature = "train")]
 use crate::files::{to_toml, write_atomically};
+use crate::foreign::TomlKind;
 
 /// What batch norms add to a variance before its root, where a network doesn't say otherwise: PyTorch's default.
 pub const BATCH_NORM_EPSILON: f64 = 1e-5;
@@ -301,6 +302,7 @@ impl NetworkSpec {
     /// A missing file, wrong TOML, an unknown key.
     pub fn load(path: &Path) -> Result<Self> {
         let text = read_text(path)?;
+        text.parse().map_or(Ok(()), |table| TomlKind::Network.check(path, &table))?;
         toml::from_str(&text).map_err(|error| match wrong_layer(&text) {
             Some((layer, message)) => {
                 let place = format!("{}: {layer}", path.display());

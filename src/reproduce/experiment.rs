@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::builtin;
 use crate::error::{Error, Result, closest};
 use crate::files::{exists, read_text};
-use crate::train::{Recipe, StartFrom, assignment, is_experiment};
+use crate::foreign::TomlKind;
+use crate::train::{Recipe, StartFrom, assignment};
 
 /// Where experiments lie that are named without a path.
 pub const FOLDER: &str = "experiments";
@@ -187,17 +188,9 @@ impl Experiment {
     pub fn load(path: &Path) -> Result<Self> {
         let path = &from_here(path);
         let text = read_text(path)?;
-        let file = toml::from_str(&text).map_err(|error| match text.parse() {
-            Ok(table) if !is_experiment(&table) => Error::file(
-                path,
-                format!(
-                    "it has no [[rows]], so it is no experiment; a recipe runs with mars-train --recipe {}",
-                    path.display()
-                ),
-            ),
-            _ => Error::toml(path.display(), &text, &error, |message| Error::file(path, message)),
-        });
-        let file: File = file?;
+        text.parse().map_or(Ok(()), |table| TomlKind::Experiment.check(path, &table))?;
+        let file: File = toml::from_str(&text)
+            .map_err(|error| Error::toml(path.display(), &text, &error, |message| Error::file(path, message)))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut rows: Vec<Row> = Vec::new();
         for row in file.rows {
@@ -306,7 +299,8 @@ fn check_settings(settings: &[String]) -> Result<()> {
 /// Whether a file is an experiment; one that isn't TOML is taken for one if it looks like it, so that its error is seen.
 fn has_rows(path: &Path) -> bool {
     let text = read_text(path).unwrap_or_default();
-    text.parse::<toml::Table>().map_or_else(|_| text.contains("[[rows]]"), |table| is_experiment(&table))
+    text.parse::<toml::Table>()
+        .map_or_else(|_| text.contains("[[rows]]"), |table| TomlKind::of(&table) == Some(TomlKind::Experiment))
 }
 
 fn stem(path: &Path) -> String {

@@ -3,15 +3,16 @@
 use crate::builtin;
 use crate::data::DATASETS;
 use crate::files::read_toml;
+use crate::foreign::TomlKind;
 use crate::network::ZOO;
-use crate::train::is_experiment;
 
 /// Networks, data sets, checkpoints, recipes and hardware files, a line each kind.
 pub fn catalog() -> String {
     let within = |folder: &str| -> Vec<&str> {
         builtin::paths().filter(|path| path.rsplit_once('/').is_some_and(|(parent, _)| parent == folder)).collect()
     };
-    let is_recipe = |path: &&str| read_toml(path.as_ref()).is_ok_and(|table| !is_experiment(&table));
+    let is_recipe =
+        |path: &&str| read_toml(path.as_ref()).is_ok_and(|table| TomlKind::of(&table) == Some(TomlKind::Recipe));
     let recipes: Vec<&str> =
         within("experiments").into_iter().filter(is_recipe).chain(within("experiments/recipes")).collect();
     let hardware: Vec<&str> = builtin::hardware().collect();

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::files::read_toml;
+use crate::foreign::TomlKind;
 use crate::groups::GroupShape;
 use crate::hardware::{Hardware, base_path, derive};
 
@@ -67,6 +68,7 @@ impl Space {
     /// Files that cannot be read; unknown keys; a key without values, or with one that a hardware file cannot hold there (a
     /// value that no chip can work with is no error: it becomes a row); more than 2^20 points.
     pub fn load(path: &Path) -> Result<Self> {
+        TomlKind::Sweep.check(path, &read_toml(path)?)?;
         let file: File = read_toml(path)?;
         let base = match &file.base {
             Some(base) => Hardware::load(&base_path(path, base)?)?,

@@ -27,7 +27,6 @@ pub use device::{DEFAULT_DEVICE, DEVICES, device};
 pub use events::{Event, FloatReport, ScalesFrom, StepReport};
 pub use memory::{Allocator, keep_memory};
 pub(crate) use predict::largest;
-pub(crate) use recipe::is_experiment;
 pub use recipe::{
     Budget, DistillationConfig, EvaluateEvery, Phase, PhaseKind, Recipe, Schedule, SparsityConfig, StartFrom,
     assignment,

@@ -218,15 +218,19 @@ fn a_package_gives_the_same_with_every_instruction_set() {
 fn ctrl_c_leaves_a_run_that_continues_to_the_same_bytes() {
     let dir = place_of_long_runs("", &[]);
     let [run, whole] = ["my run", "whole"].map(|name| dir.path().join(name));
-    let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "my run"]);
+    let mut next = train(dir.path(), &["--recipe", "recipe.toml", "--run", "my run", "--json", "end.json"]);
     for lines in [1, 3, 5] {
         let child = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (_, err) = interrupt_at(child, &run, lines);
         assert!(err.contains("stopping after this step"), "{err}");
-        assert!(err.contains("interrupted; go on with: mars-train --resume --run 'my run' --data-dir "), "{err}");
-        next = train(dir.path(), &["--resume", "--run", "my run"]);
+        assert!(
+            err.contains("interrupted; go on with: mars-train --resume --run 'my run' --json end.json --data-dir "),
+            "{err}"
+        );
+        next = train(dir.path(), &["--resume", "--run", "my run", "--json", "end.json"]);
     }
     success(&next.output().unwrap());
+    assert!(dir.path().join("end.json").exists());
     same_run(&run, &whole);
 }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::{self, command, success};
 use crate::interruptions::same_run;
-use crate::place::{FINISHED, TRAIN, copied_run, deploy, failed, json, misused, new_place, refused, train};
+use crate::place::{FINISHED, TRAIN, copied_run, deploy, json, misused, new_place, refused, train, tree};
 use crate::starts::place_with_weights;
 
 #[test]
@@ -227,16 +227,23 @@ fn missing_folders_are_refused() {
 fn a_run_folder_that_cannot_be_written_is_refused() {
     let dir = new_place();
     fs::write(dir.path().join("file"), "").unwrap();
-    let mut folders = vec!["file/run", "file"];
-    if cfg!(target_os = "linux") {
-        folders.push("/proc/run");
-    }
-    for folder in folders {
-        refused(dir.path(), &mut train(dir.path(), &["--recipe", "recipe.toml", "--run", folder]), &[folder]);
-    }
+    let before = tree(dir.path());
     let good = FINISHED.join("run/model.mars");
-    let output = deploy(dir.path(), &[good.to_str().unwrap(), "--run", "file/run"]).output().unwrap();
-    failed(&output, &["file/run"]);
+    for folder in ["file/run", "file"] {
+        let arguments = ["--recipe", "recipe.toml", "--run", folder];
+        let deployed = [good.to_str().unwrap(), "--run", folder];
+        for mut command in [train(dir.path(), &arguments), deploy(dir.path(), &deployed)] {
+            let output = command.output().unwrap();
+            let err = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(2) && output.stdout.is_empty(), "{err}");
+            assert!(err.contains("file is a file, where a folder is needed"), "{err}");
+        }
+    }
+    assert!(before == tree(dir.path()));
+    if cfg!(target_os = "linux") {
+        let arguments = ["--recipe", "recipe.toml", "--run", "/proc/run"];
+        refused(dir.path(), &mut train(dir.path(), &arguments), &["/proc/run"]);
+    }
 }
 
 #[test]

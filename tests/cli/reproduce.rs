@@ -196,7 +196,7 @@ fn an_experiment_runs_goes_on_and_writes_its_table() {
     success(&reproduce(place, &["two", "--seeds", "2"]).output().unwrap());
     assert!(!runs.exists() && read(results.join("table.csv")) == table);
     let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
-    assert!(out.starts_with("two          Two rows | and one that goes on: 3 finished\n"), "{out}");
+    assert!(out.starts_with("two  Two rows | and one that goes on: 3 finished\n"), "{out}");
 
     // However the experiment is named.
     let absolute = place.join("experiments/two.toml").canonicalize().unwrap();
@@ -309,7 +309,7 @@ fn what_cannot_be_reproduced_is_refused() {
     refused(
         place,
         &mut reproduce(place, &["experiments/recipe.toml"]),
-        &["no [[rows]]", "mars-train --recipe experiments/recipe.toml"],
+        &["it is a recipe: mars-train --recipe", "mars-train --recipe experiments/recipe.toml"],
     );
     refused(place, &mut train(place, &["--recipe", "experiments/two.toml"]), &["mars-reproduce experiments/two.toml"]);
     refused(place, &mut reproduce(place, &["two", "--set", "seed=3"]), &["`seed=3`", "--seeds"]);
@@ -440,8 +440,7 @@ fn tables_read_the_same() {
         insta::assert_snapshot!(name, read(place.join("experiments/results/two").join(file)));
     }
     let (out, _) = success(&command(REPRODUCE, place).arg("--list").output().unwrap());
-    let line =
-        "two          What a reader sees: 2 finished, 1 unfinished, 1 not run yet, 1 unusable (--table says why)\n";
+    let line = "two  What a reader sees: 2 finished, 1 unfinished, 1 not run yet, 1 unusable (--table says why)\n";
     assert!(out.starts_with(line), "{out}");
 }
 

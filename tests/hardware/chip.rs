@@ -64,7 +64,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
         ("columns = 64", "columns = 4", "access[1].weight_bits 8 exceeds columns 4"),
         ("ns = 8.4", "ns = 8.4\noutputs = 65", "access[1].outputs is 65, it must be from 1 to 32"),
         ("energy_pj = 61.6", "", "access[1].energy_pj is missing, and so is energy.components"),
-        ("clock_mhz = 100 ", "clock_mhz = nan ", "clock_mhz is NaN, it must be from 1e-6 to 1e6"),
+        ("clock_mhz = 100 ", "clock_mhz = nan ", "clock_mhz is NaN, it must be from 1e-6 to 1e6 MHz"),
         (
             "weight_sram_kib = 128",
             "weight_sram_kib = 0",
@@ -81,7 +81,7 @@ fn a_chip_that_cannot_work_is_rejected_by_the_key_that_is_wrong() {
         ),
         ("[memory]", "[noise]\nsigma = nan\n[memory]", "noise.sigma is NaN, it must be from 0 to 500000"),
         ("array = 0.06", "array = 0.05", "energy.macro_shares sum to 0.99, they must sum to 1"),
-        ("macro_mm2 = 0.3233664", "macro_mm2 = 0", "area.macro_mm2 is 0, it must be from 1e-6 to 1e6"),
+        ("macro_mm2 = 0.3233664", "macro_mm2 = 0", "area.macro_mm2 is 0, it must be from 1e-6 to 1e6 mm2"),
         ("sram_mm2_per_kib = 0.001781", "", "missing field `sram_mm2_per_kib`"),
         ("kind = \"ideal\"", "kind = \"ideal\"\nbits = 5", "unknown field `bits`"),
         ("columns = 64", "colums = 64", "unknown field `colums`, expected one of `name`, `cores`"),

@@ -6,6 +6,7 @@ use super::description::Hardware;
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::files::{self, read_text, read_toml, to_toml, write_atomically};
+use crate::foreign::TomlKind;
 
 /// Longest chain of bases.
 const MAX_BASES: usize = 8;
@@ -178,6 +179,7 @@ impl Hardware {
     /// that [`validate`](Self::validate) finds.
     pub fn load(path: &Path) -> Result<Self> {
         let own: toml::Table = read_toml(path).map_err(missing)?;
+        TomlKind::Hardware.check(path, &own)?;
         if !own.contains_key("base") {
             // Read as text, so that messages have lines.
             read_toml::<Self>(path)?;
@@ -202,7 +204,11 @@ impl Hardware {
         let whole = Self::load(from)?;
         let text = match read_toml::<toml::Table>(from)?.contains_key("base") {
             false => read_text(from)?,
-            true => format!("# {} with all keys of its base.\n{}", from.display(), to_toml(&whole)?),
+            true => format!(
+                "# {} with all keys of its base that aren't defaults (docs/hardware-keys.md). Sources of its numbers stand there and in its base.\n{}",
+                from.display(),
+                to_toml(&whole)?
+            ),
         };
         write_atomically(to, text.as_bytes())
     }

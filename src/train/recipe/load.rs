@@ -7,15 +7,11 @@ use super::phase::Phase;
 use super::schema::Recipe;
 use crate::error::{Error, Result};
 use crate::files::{read_text, to_toml};
+use crate::foreign::TomlKind;
 
 /// Float epochs for a checkpoint some of whose layers are trained anew, where the recipe has no phases, and their learning rate.
 const FRESH_EPOCHS: usize = 5;
 const FRESH_LEARNING_RATE: f64 = 0.02;
-
-/// Whether a TOML file is an experiment, the rows of a table. Hardware files have `rows` too, which is a number.
-pub(crate) fn is_experiment(table: &toml::Table) -> bool {
-    table.get("rows").is_some_and(toml::Value::is_array)
-}
 
 impl Recipe {
     /// Reads a recipe and applies settings `key=value`, where a key is a path such as `quantize.weight_bits` or `phases.0.epochs`
@@ -34,11 +30,7 @@ impl Recipe {
         let setting = |message| Error::Setting(format!("{name}: {message}"));
         let mut table: toml::Table =
             toml::from_str(&text).map_err(|error| Error::toml(&name, &text, &error, setting))?;
-        if is_experiment(&table) {
-            let message =
-                format!("{name}: it is an experiment, the rows of a table: run it with mars-reproduce {name}");
-            return Err(Error::Setting(message));
-        }
+        path.map_or(Ok(()), |path| TomlKind::Recipe.check(path, &table))?;
         let parse = |table: &toml::Table| -> Result<Self> {
             table.clone().try_into().map_err(|error: toml::de::Error| {
                 // A table has no lines; the reader ends with the key instead.

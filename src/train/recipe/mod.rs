@@ -7,6 +7,5 @@ mod schema;
 
 pub use crate::run_folder::PhaseKind;
 pub use load::assignment;
-pub(crate) use load::is_experiment;
 pub use phase::{Phase, Schedule};
 pub use schema::{Budget, DistillationConfig, EvaluateEvery, Recipe, SparsityConfig, StartFrom};
