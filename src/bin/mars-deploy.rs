@@ -17,7 +17,7 @@ use mars::report::{self, Compared, Subject, hardware_list};
 use mars::run_folder::{HARDWARE, PACKAGE, RECIPE, RunLock};
 use mars::simd::isa_limit;
 use mars::sweep::{Shard, Space, Sweep, Swept};
-use mars::validation::{Agreement, partial_sums, validate};
+use mars::validation::{partial_sums, validate, vectors};
 
 /// The search for a mapping makes and drops many small vectors.
 #[cfg(feature = "train")]
@@ -70,6 +70,9 @@ struct Arguments {
     /// How the partial sums of each layer are distributed instead, and what the chip's converter loses of them
     #[arg(long, conflicts_with_all = ["model", "sweep", "compare", "folder", "svg", "placements"])]
     partial_sums: bool,
+    /// Write what each layer stores for the images of --images into this safetensors file instead, to hold RTL or a chip against
+    #[arg(long, value_name = "FILE", requires = "images", conflicts_with_all = ["model", "sweep", "compare", "folder", "svg", "placements", "partial_sums", "json"])]
+    vectors: Option<PathBuf>,
     /// Where each layer lies on the chip instead, and what its next best placement would cost
     #[arg(long, conflicts_with_all = ["images", "dataset", "sweep", "compare", "folder", "svg"])]
     placements: bool,
@@ -135,6 +138,7 @@ fn main() -> ExitCode {
         (_, _, Some(file)) => explore(&arguments, file),
         (_, _, None) if arguments.placements => lay(&arguments),
         (Some(package), _, None) if arguments.partial_sums => distribute(&arguments, package),
+        (Some(package), _, None) if arguments.vectors.is_some() => write_vectors(&arguments, package),
         (Some(package), _, None) => deploy(&arguments, package),
         (None, Some(model), _) => estimate(&arguments, model),
         // Neither a package nor a model: the list was asked for.
@@ -158,20 +162,9 @@ fn deploy(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     }
     let mut deployment = validate(&package, &hardware, &dataset.test, arguments.images, &*arguments.common.observer())?;
     deployment.dataset = Some(dataset.name);
-    let shown = present(arguments, (&deployment).into())?;
-    match deployment.agreement() {
-        Agreement::No => {
-            let message = "its executions differ, which no converter and no noise explains: the result stands above, but don't rely on it; \
-                           export the package again with this version of mars";
-            Err(Error::file(file, message))
-        }
-        Agreement::All
-        | Agreement::Partly
-        | Agreement::OnChip
-        | Agreement::Lossy
-        | Agreement::LossyPartly
-        | Agreement::OtherChip => Ok(shown),
-    }
+    present(arguments, (&deployment).into())?;
+    deployment.check_agreement(file)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Tells how partial sums are distributed over images.
@@ -183,6 +176,37 @@ fn distribute(arguments: &Arguments, file: &Path) -> Result<ExitCode> {
     let observer = arguments.common.observer();
     let found = partial_sums(&package.network, &hardware, &dataset.test, arguments.images, &*observer)?;
     arguments.common.show(|| found.to_json(), &report::partial_sums_table(&found, &hardware))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes what each layer stores.
+fn write_vectors(arguments: &Arguments, package: &Path) -> Result<ExitCode> {
+    check_images(arguments)?;
+    let (Some(file), Some(images)) = (&arguments.vectors, arguments.images) else {
+        unreachable!("one needs the other");
+    };
+    check_new(file)?;
+    let read = Package::read(package)?;
+    let hardware = hardware(arguments)?;
+    let dataset = dataset(arguments, package, &read)?;
+    let found = vectors(&read.network, &hardware, &dataset.test, images)?;
+    found.save(file)?;
+    let compared = match &found.first_difference {
+        None => "all codes are those of the integer network".into(),
+        Some(layer) if hardware.losses_sha256().is_none() => {
+            let message =
+                format!("its executions differ from {layer} on, which nothing explains: this is a bug to report");
+            return Err(Error::file(package, message));
+        }
+        Some(layer) => format!("the chip is lossy, and codes differ from the integer network's from {layer} on"),
+    };
+    say(&format!(
+        "{}: {} of the test images on {}, {} arrays; {compared}\n",
+        file.display(),
+        found.images,
+        hardware.name,
+        found.arrays.len()
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -211,7 +235,8 @@ fn check_images(arguments: &Arguments) -> Result<()> {
 fn estimate(arguments: &Arguments, model: &str) -> Result<ExitCode> {
     let hardware = hardware(arguments)?;
     let _lock = lock_run(arguments, None, &hardware)?;
-    present(arguments, (&untrained(arguments, model, &hardware)?).into())
+    present(arguments, (&untrained(arguments, model, &hardware)?).into())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A network that nobody has trained, on a chip.
@@ -253,11 +278,11 @@ fn compare(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     if !all.is_empty() {
+        let _lock = arguments.folder.as_deref().map(lock_own).transpose()?;
+        arguments.common.show(|| report::comparison_json(&all), &report::comparison_table(&all))?;
         if let Some(folder) = &arguments.folder {
-            let _lock = lock_own(folder)?;
             report::write_comparison(&all, folder)?;
         }
-        arguments.common.show(|| report::comparison_json(&all), &report::comparison_table(&all))?;
     }
     match refused.as_slice() {
         [] => Ok(ExitCode::SUCCESS),
@@ -343,16 +368,16 @@ fn distinct_names(files: &[PathBuf]) -> Vec<String> {
     (1..=most).map(names).find(are_distinct).unwrap_or_else(|| names(most))
 }
 
-/// Writes what was asked for, and prints the table.
-fn present(arguments: &Arguments, subject: Subject) -> Result<ExitCode> {
+/// Prints the table and writes what was asked for.
+fn present(arguments: &Arguments, subject: Subject) -> Result<()> {
+    arguments.common.show(|| subject.to_json(), &report::table(subject))?;
     if let Some(folder) = &arguments.folder {
         report::write(subject, folder)?;
     }
     if let Some(folder) = &arguments.svg {
         report::write_drawings(subject, folder)?;
     }
-    arguments.common.show(|| subject.to_json(), &report::table(subject))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The chip that was named, or the built-in one.

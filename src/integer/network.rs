@@ -75,7 +75,22 @@ pub enum IntegerSkip {
     },
 }
 
+/// What an execution makes of an image, on the way to its logits and in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Codes {
+    /// Each stored form of each node, in the order of [`IntegerNetwork::stored`]; a value's codes are `[height][width][channels]`.
+    pub stored: Vec<Vec<u8>>,
+    /// `[class]`.
+    pub logits: Vec<i32>,
+}
+
 impl IntegerNetwork {
+    /// What is stored of an image on its way: nodes, and the bits of a form.
+    pub fn stored(&self) -> Vec<(usize, u8)> {
+        let of_node = |node| self.forms(Source::Node(node)).into_iter().map(move |bits| (node, bits));
+        (0..self.layers.len()).flat_map(of_node).collect()
+    }
+
     /// The widths in which a value is stored.
     pub fn forms(&self, source: Source) -> Vec<u8> {
         let Source::Node(index) = source else {

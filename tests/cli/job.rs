@@ -5,10 +5,11 @@ use std::path::Path;
 use std::process::Stdio;
 
 use mars::hardware::{Hardware, Mapping, Policy, evaluate};
-use mars::integer::outline;
+use mars::integer::{IntegerLayer, Reference, outline};
 use mars::network::{Graph, Weights};
 use mars::package::Package;
 use mars::train::Recipe;
+use safetensors::SafeTensors;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -381,6 +382,53 @@ filters = 10
 }
 
 /// A network of the zoo, as TOML, without its images; nothing is written over.
+/// What each layer stores for some images, as another program reads it.
+#[test]
+fn test_vectors_hold_what_layers_store() {
+    let dir = new_place();
+    let package = FINISHED.join("run/model.mars");
+    let file = dir.path().join("vectors.safetensors");
+    let arguments = [package.to_str().unwrap(), "--images", "3", "--vectors", file.to_str().unwrap()];
+    let (out, _) = success(&deploy(&FINISHED, &arguments).output().unwrap());
+    assert!(out.ends_with("arrays; all codes are those of the integer network\n"), "{out}");
+    let bytes = fs::read(&file).unwrap();
+    let arrays = SafeTensors::deserialize(&bytes).unwrap();
+    let array = |name: &str| arrays.tensor(name).unwrap();
+    let network = Package::read(&package).unwrap().network;
+    let nodes = network.graph.nodes();
+    for (node, bits) in network.stored() {
+        let codes = array(&format!("{}.u{bits}", nodes[node].name));
+        let map = nodes[node].output;
+        assert_eq!(codes.shape(), [3, map.channels, map.height, map.width]);
+        assert!(codes.data().iter().all(|code| u32::from(*code) < 1 << bits), "{}", nodes[node].name);
+    }
+    let logits = Reference::new(&network).unwrap().logits(array("images").data());
+    let logits: Vec<u8> = logits.into_iter().flat_map(i32::to_le_bytes).collect();
+    assert!(["logits", "logits.integer"].iter().all(|name| array(name).data() == logits));
+
+    // A pixel of the first layer's second image, from its weights.
+    let IntegerLayer::Conv { conv, output: Some(output), .. } = &network.layers[0] else { panic!("a convolution") };
+    let (image, map) = (network.graph.image(), nodes[0].output);
+    let value = |channel: usize, y: usize, x: usize| {
+        let place = ((image.channels + channel) * image.height + y) * image.width + x;
+        i32::from(array("images").data()[place])
+    };
+    let [y, x] = [1, 2];
+    for filter in 0..map.channels {
+        let products = conv.weights[filter * image.channels * 9..][..image.channels * 9].iter().enumerate();
+        let products = products.map(|(place, weight)| {
+            i32::from(*weight) * value(place / 9, 2 * y + place / 3 % 3 - 1, 2 * x + place % 3 - 1)
+        });
+        let sum = i64::from(conv.bias[filter] + products.sum::<i32>()) * i64::from(output.multiplier(filter));
+        for form in &output.forms {
+            let codes = array(&format!("{}.u{}", nodes[0].name, form.bits));
+            let place = ((map.channels + filter) * map.height + y) * map.width + x;
+            assert_eq!(codes.data()[place], form.apply(sum), "filter {filter}");
+        }
+    }
+    failed(&deploy(&FINISHED, &arguments).output().unwrap(), &["vectors.safetensors: it is there already"]);
+}
+
 #[test]
 fn a_network_is_written_without_its_images() {
     let dir = TempDir::new().unwrap();

@@ -39,13 +39,19 @@ pub(super) fn through_the_package(network: &IntegerNetwork) -> IntegerNetwork {
 /// Runs all three executions, which have to agree; fake-quant from the fold, the other two from the package.
 pub(super) fn agree(network: &IntegerNetwork, devices: &[Device], chips: &[Hardware], images: &[u8]) -> Vec<i32> {
     let read = through_the_package(network);
-    let integer = Reference::new(&read).unwrap().logits(images);
+    let reference = Reference::new(&read).unwrap();
+    let integer = reference.logits(images);
+    // All that is stored of the first image on its way, too.
+    let first = &images[..network.graph.image().len()];
+    let codes = reference.codes(first);
+    assert_eq!(codes.logits, integer[..codes.logits.len()], "one image and several");
     for device in devices {
         assert_eq!(FakeQuant::new(network, device).logits(images), integer, "fake-quant and integer");
     }
     for hardware in chips {
         let chip = MacroNetwork::new(&read, hardware).unwrap();
         assert_eq!(chip.logits(images).unwrap(), integer, "macro on {} and integer", hardware.name);
+        assert_eq!(chip.codes(0, first).unwrap(), codes, "layers of macro on {} and integer", hardware.name);
         // The cost model asserts that each kept group is computed exactly once.
         evaluate(&read, hardware).unwrap();
     }

@@ -19,7 +19,7 @@ use super::pooling::{max_pool, sum_pool};
 use crate::error::{Error, Result};
 use crate::hardware::chip::{Converter, Hardware};
 use crate::hardware::mapping::ConvMapping;
-use crate::integer::{Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
+use crate::integer::{Codes, Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
 use crate::network::{Conv, MapShape, Op, PoolShape, SameScale, Skip, Source};
 use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers};
 
@@ -152,6 +152,19 @@ impl MacroNetwork {
             })
         })?;
         Ok(Execution { logits, counters })
+    }
+
+    /// What becomes of image `[channel][height][width]` of this place in its data set.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn codes(&self, place: usize, image: &[u8]) -> Result<Codes> {
+        self.check_images(image)?;
+        let (mut scratch, mut logits) = (Scratch::new(self, false), vec![0; self.classes]);
+        self.image(place as u64, image, &mut logits, &mut scratch)?;
+        // The image lies before what is made of it.
+        scratch.values.remove(0);
+        Ok(Codes { stored: scratch.values, logits })
     }
 
     fn check_images(&self, images: &[u8]) -> Result<()> {

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use self::conv::Convolution;
 use self::passes::{Skipped, add_products, join, max_pool, place, round, sum_pool};
 use super::arithmetic::{Form, Requantize, multiplier};
-use super::network::{IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
+use super::network::{Codes, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
 use crate::network::{ConvShape, MapShape, Node, Op, PoolShape, SameScale, Skip, Source};
 
@@ -123,6 +123,18 @@ impl<'a> Reference<'a> {
             .with_min_len((images.len() / image_bytes).div_ceil(self.network.parallel_images()))
             .for_each_init(Scratch::default, |scratch, (image, logits)| self.run(image, scratch, logits));
         logits
+    }
+
+    /// What becomes of a raw image `[channels][height][width]`.
+    ///
+    /// # Panics
+    /// If `image` isn't one image.
+    pub fn codes(&self, image: &[u8]) -> Codes {
+        let image_bytes = self.network.graph.image().len();
+        assert_eq!(image.len(), image_bytes, "an image has {image_bytes} bytes");
+        let (mut scratch, mut logits) = (Scratch::default(), vec![0; self.network.classes.len()]);
+        self.run(image, &mut scratch, &mut logits);
+        Codes { stored: scratch.values.into_iter().flatten().collect(), logits }
     }
 
     fn run(&self, image: &[u8], scratch: &mut Scratch, logits: &mut [i32]) {

@@ -1,9 +1,16 @@
-//! Validation of a package on a data set: integer reference against the macro model, accuracy and cost.
+//! Validation of a package on a data set: integer reference against the macro model, accuracy and cost; and what each layer stores for an image.
+
+mod images;
+mod vectors;
+
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Batches, ImageShape, Split};
-use crate::error::Result;
+use self::images::check_images;
+pub use self::vectors::{Vector, Vectors, vectors};
+use crate::data::{Batches, Split};
+use crate::error::{Error, Result};
 use crate::files::to_json;
 use crate::hardware::{Evaluation, Hardware, MacroNetwork, PartialSumsOfNetwork, evaluate};
 use crate::integer::{IntegerNetwork, Reference, predict};
@@ -218,26 +225,6 @@ pub fn partial_sums(
     Ok(PartialSumsOnImages { network, hardware, images, partial_sums })
 }
 
-/// How many images are run; images and labels have to fit the network.
-fn check_images(network: &IntegerNetwork, test: &Split, images: Option<usize>) -> Result<usize> {
-    let images = images.unwrap_or(test.len()).min(test.len());
-    let spec = network.graph.spec();
-    let ImageShape { channels, height, width } = test.shape;
-    if images == 0 || spec.input != [channels, height, width] {
-        return Err(spec.error(format!(
-            "it reads images {:?}; there are {images} of [{channels}, {height}, {width}]",
-            spec.input
-        )));
-    }
-    if let Some(label) = test.labels.iter().find(|label| usize::from(**label) >= spec.classes) {
-        return Err(spec.error(format!(
-            "it has {} classes, the data set has label {label}: name another --dataset",
-            spec.classes
-        )));
-    }
-    Ok(images)
-}
-
 fn predictions(logits: &[i32], classes: usize) -> impl Iterator<Item = u16> {
     logits.chunks(classes).map(|logits| predict(logits) as u16)
 }
@@ -268,6 +255,26 @@ impl Deployment {
             (Some(_), Some((0, _))) if seen.is_none() => Agreement::Lossy,
             (_, Some(_)) if seen.is_some() && seen != chip.as_ref() => Agreement::OtherChip,
             _ => Agreement::No,
+        }
+    }
+
+    /// Refuses a result on which the executions don't agree, though nothing explains it.
+    ///
+    /// # Errors
+    /// They differ; the error names the package.
+    pub fn check_agreement(&self, package: &Path) -> Result<()> {
+        match self.agreement() {
+            Agreement::No => {
+                let message = "its executions differ, which no converter and no noise explains: don't rely on its accuracy. Export the package again \
+                               with this version of mars; if that one wrote it, this is a bug to report";
+                Err(Error::file(package, message))
+            }
+            Agreement::All
+            | Agreement::Partly
+            | Agreement::OnChip
+            | Agreement::Lossy
+            | Agreement::LossyPartly
+            | Agreement::OtherChip => Ok(()),
         }
     }
 
