@@ -10,7 +10,7 @@ use mars::data::DataOptions;
 use mars::error::{Error, Result};
 use mars::report;
 use mars::run::{Cpu, Environment, Outcome, Plan, catalog, describe};
-use mars::run_folder::REPORT;
+use mars::run_folder::{PACKAGE, REPORT};
 use mars::simd::isa_limit;
 use mars::terminal::notice;
 use mars::train::{Allocator, DEFAULT_DEVICE, Recipe, assignment, keep_memory};
@@ -168,6 +168,7 @@ fn train(arguments: &Arguments, plan: Plan) -> Result<ExitCode> {
         Outcome::Finished(folder, deployment) => {
             let place = format!("report: {}\n", folder.join(REPORT).display());
             arguments.common.show(|| deployment.to_json(), &(report::table(&*deployment) + &place))?;
+            deployment.check_agreement(&folder.join(PACKAGE))?;
             Ok(ExitCode::SUCCESS)
         }
         Outcome::Interrupted(folder) => {

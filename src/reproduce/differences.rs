@@ -31,13 +31,13 @@ pub(super) fn from_finished(results: &Results, row: &str, planned: &Recipe) -> R
 }
 
 /// Keys in which two recipes differ, each with both values; seeds don't count, checkpoints are compared by their content, when test images are met
-/// changes nothing of what is trained, and what the made one measured on its images is none.
+/// changes nothing of what is trained, and what the made one found out by itself is none.
 pub(super) fn differences(made: &Recipe, planned: &Recipe) -> Result<Vec<String>> {
     let compared = |recipe: &Recipe| {
         let (pretrained, evaluate_every) = (StartFrom::default(), EvaluateEvery::default());
         Recipe { seed: 0, pretrained, evaluate_every, ..recipe.clone() }
     };
-    other_keys(&compared(&made.unmeasured(planned)), &compared(planned))
+    other_keys(&compared(&made.before_run(planned)), &compared(planned))
 }
 
 /// Keys in which two values differ, each with what both have.

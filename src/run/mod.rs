@@ -63,23 +63,28 @@ pub struct Plan<'a> {
     observer: &'a dyn Observer,
 }
 
-/// What is said where depthwise convolutions, whose filters fold to weights of very different size, are to share one scale.
-fn scale_remark(recipe: &Recipe, graph: &Graph) -> Option<String> {
+/// What is said of depthwise convolutions that are to share one scale, though their filters fold to weights of very different size, or behind which groups are
+/// to be removed, which leaves them constants to read.
+fn depthwise_remarks(recipe: &Recipe, graph: &Graph) -> Vec<String> {
     let quantizes = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Quantize);
     let shares = recipe.quantize.weight_scale == WeightScale::Layer && recipe.quantize.fusion != Fusion::None;
     let depthwise = graph.convs().filter(|conv| conv.shape.groups > 1 && conv.shape.depth() == 1);
     let depthwise: Vec<String> = depthwise.map(|conv| conv.name).collect();
     let who = match depthwise.as_slice() {
-        _ if !quantizes || !shares => return None,
-        [] => return None,
+        [] => return Vec::new(),
         [one] => format!("`{one}` reads one channel a filter"),
         [first, others @ ..] => {
             format!("`{first}` and {} read one channel a filter", report::text::count(others.len(), "other layer"))
         }
     };
-    Some(format!(
-        "{who}: quantize.weight_scale = \"column\" spares much of what one scale a layer loses there (docs/training.md)"
-    ))
+    let of_scales = "quantize.weight_scale = \"column\" spares much of what one scale a layer loses there";
+    let of_groups =
+        "removing groups costs such networks most of their accuracy so far; a recipe without sparsify keeps it";
+    [(quantizes && shares, of_scales), (recipe.sparsifies(), of_groups)]
+        .into_iter()
+        .filter(|(applies, _)| *applies)
+        .map(|(_, remark)| format!("{who}: {remark} (docs/training.md)"))
+        .collect()
 }
 
 /// Steps in which a network cannot get over the loss of its groups.
@@ -179,12 +184,7 @@ impl<'a> Plan<'a> {
         recipe.check()?;
         origin.check(&recipe)?;
         let of_file = (!ZOO.contains(&recipe.model.as_str())).then(|| network_of_file(&recipe)).transpose()?;
-        if let Some(NetworkSpec { input: [_, height, width], .. }) = of_file
-            && is_package(Path::new(&recipe.model))
-        {
-            // A package says what its images are scaled to.
-            recipe.image_size.get_or_insert([height, width]);
-        }
+        recipe.image_size = image_size(&recipe)?;
         let data = dataset(&recipe, environment)?;
         let spec = of_file.map_or_else(|| network(&recipe, || Ok(shape_and_classes(&data))), Ok)?;
         // Cheap checks come before a checkpoint is read.
@@ -192,10 +192,9 @@ impl<'a> Plan<'a> {
         let start = origin.read(training.recipe(), training.graph())?;
         environment.observer.notice(&start.origin.to_string());
         start.remarks.iter().for_each(|remark| environment.observer.notice(remark));
-        if let Some(remark) = scale_remark(training.recipe(), training.graph()) {
-            environment.observer.notice(&remark);
-        }
-        remarks(training.recipe(), training.data()).iter().for_each(|remark| environment.observer.notice(remark));
+        let of_layers = depthwise_remarks(training.recipe(), training.graph());
+        let of_data = remarks(training.recipe(), training.data());
+        of_layers.iter().chain(&of_data).for_each(|remark| environment.observer.notice(remark));
         let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
         let masked = training.masked_share();
         if masked > 0.0 {
@@ -207,8 +206,7 @@ impl<'a> Plan<'a> {
         if start.folded {
             training = training.with_measured_norms();
         }
-        let begins = training.recipe().phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize);
-        if let Some((scales, before)) = start.quantized.as_ref().filter(|_| begins) {
+        if let Some((scales, before)) = &start.quantized {
             match stretched(training.graph(), scales, before, training.recipe()) {
                 Ok(scales) => training = training.with_known_scales(scales),
                 Err(reason) => {
@@ -455,9 +453,20 @@ fn shape_and_classes(data: &Dataset) -> (ImageShape, usize) {
     (data.train.shape, data.classes.len())
 }
 
+/// What the images of a recipe are scaled to: a package says it where the recipe doesn't.
+pub(crate) fn image_size(recipe: &Recipe) -> Result<Option<[usize; 2]>> {
+    match recipe.image_size {
+        None if is_package(Path::new(&recipe.model)) => {
+            let [_, height, width] = network_of_file(recipe)?.input;
+            Ok(Some([height, width]))
+        }
+        size => Ok(size),
+    }
+}
+
 /// The images of a recipe.
 pub(crate) fn dataset(recipe: &Recipe, environment: Environment) -> Result<Dataset> {
-    let options = DataOptions { image_size: recipe.image_size, ..environment.data.clone() };
+    let options = DataOptions { image_size: image_size(recipe)?, ..environment.data.clone() };
     Ok(Dataset::load_with(&recipe.dataset, &options, environment.observer)?)
 }
 
@@ -527,7 +536,7 @@ mod tests {
     use crate::train::Phase;
 
     #[test]
-    fn depthwise_convolutions_are_told_of_scales_for_each_filter() {
+    fn depthwise_convolutions_are_told_of_what_they_lose() {
         let graph = |name| Graph::new(zoo(name, 10).unwrap()).unwrap();
         let recipe = |kind, weight_scale, fusion| Recipe {
             phases: vec![Phase::new(kind, 1, 0.001)],
@@ -535,8 +544,11 @@ mod tests {
             ..Recipe::default()
         };
         let shared = recipe(PhaseKind::Quantize, WeightScale::Layer, Fusion::Ema);
-        let said = scale_remark(&shared, &graph("mobilenetv2")).unwrap();
-        assert!(said.starts_with("`features.1.conv.0.0` and 16 other layers read one channel a filter"), "{said}");
+        let [said] = &depthwise_remarks(&shared, &graph("mobilenetv2"))[..] else { panic!("one remark") };
+        assert!(
+            said.starts_with("`features.1.conv.0.0` and 16 other layers read one channel a filter: quant"),
+            "{said}"
+        );
         let one = r#"name = "one"
             input = [8, 4, 4]
             classes = 2
@@ -544,15 +556,21 @@ mod tests {
                 { op = "conv", name = "depthwise", filters = 8, kernel = 3, padding = 1, groups = 8 },
                 { op = "linear", name = "linear", filters = 2 },
             ]"#;
-        let said = scale_remark(&shared, &Graph::new(toml::from_str(one).unwrap()).unwrap()).unwrap();
+        let one = Graph::new(toml::from_str(one).unwrap()).unwrap();
+        let [said] = &depthwise_remarks(&shared, &one)[..] else { panic!("one remark") };
         assert!(said.starts_with("`depthwise` reads one channel a filter"), "{said}");
-        assert_eq!(scale_remark(&shared, &graph("resnet20")), None);
+        let pruned = recipe(PhaseKind::Sparsify, WeightScale::Layer, Fusion::Ema);
+        let [said] = &depthwise_remarks(&pruned, &one)[..] else { panic!("one remark") };
+        assert!(said.contains("a recipe without sparsify keeps it"), "{said}");
+        for recipe in [&shared, &pruned] {
+            assert_eq!(depthwise_remarks(recipe, &graph("resnet20")), [""; 0]);
+        }
         for recipe in [
             recipe(PhaseKind::Float, WeightScale::Layer, Fusion::Ema),
             recipe(PhaseKind::Quantize, WeightScale::Column, Fusion::Ema),
             recipe(PhaseKind::Quantize, WeightScale::Layer, Fusion::None),
         ] {
-            assert_eq!(scale_remark(&recipe, &graph("mobilenetv2")), None);
+            assert_eq!(depthwise_remarks(&recipe, &graph("mobilenetv2")), [""; 0]);
         }
     }
 }

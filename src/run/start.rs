@@ -31,7 +31,7 @@ pub(super) struct Start {
     pub without_statistics: Vec<ConvId>,
     /// Whether all batch norms are folded into the weights, as in a package.
     pub folded: bool,
-    /// The scales of a checkpoint whose quantizers were trained, and the recipe that did that.
+    /// The scales of a checkpoint whose quantizers were trained, and the recipe that did that, where the run begins with quantizing.
     pub quantized: Option<(Weights, Recipe)>,
     /// What a person should know about the checkpoint, a line each.
     pub remarks: Vec<String>,
@@ -59,7 +59,7 @@ impl Origin {
     /// # Errors
     /// One of them isn't; layers to train anew where all are; an entry of `quantize.layers` without bits.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
-        if let (Self::Random, Some(layer)) = (self, recipe.fresh.first()) {
+        if let (Self::Random | Self::Missing(_), Some(layer)) = (self, recipe.fresh.first()) {
             let message =
                 format!("fresh = [\"{layer}\"]: the run starts from random weights, there is no checkpoint to read");
             return Err(Error::Setting(message));
@@ -115,10 +115,16 @@ impl Origin {
                 ));
             }
         };
-        // Checkpoints of older versions don't say how they were quantized.
-        let quantized = quantized.and_then(|Quantized { scales, state }| {
-            let State { recipe, .. } = serde_json::from_value(state).ok()?;
-            Some((scales, *recipe?))
+        let quantized = quantized.filter(|_| begins_quantized(recipe));
+        let quantized = quantized.and_then(|Quantized { scales, state }| match serde_json::from_value(state) {
+            // Checkpoints of older versions don't say how they were quantized.
+            Ok(State { recipe, .. }) => Some((scales, *recipe?)),
+            Err(error) => {
+                remarks.push(format!(
+                    "the checkpoint's scales are left aside: its recipe isn't of this version ({error})"
+                ));
+                None
+            }
         });
         Ok(Start { origin: self, weights, without_statistics, folded, quantized, remarks, teacher })
     }
@@ -141,6 +147,11 @@ fn difference(found: &NetworkSpec, asked: &NetworkSpec) -> String {
         },
         None => "they differ in batch norms' epsilon".into(),
     }
+}
+
+/// Whether the first phase quantizes, and can take over scales.
+fn begins_quantized(recipe: &Recipe) -> bool {
+    recipe.phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize)
 }
 
 /// The float weights of a package of the network. Its scales stay where the run begins with quantizing at the package's own bits.
@@ -168,7 +179,7 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
         )));
     }
     let Unfolded { mut weights, scales } = unfold(&network, &recipe.image_scale())?;
-    let goes_on = recipe.phases.first().is_some_and(|phase| phase.kind == PhaseKind::Quantize)
+    let goes_on = begins_quantized(recipe)
         && BitPlan::new(graph, &recipe.quantize) == BitPlan::of(&network)
         && scales.iter().any(|(_, array)| array.values.len() > 1)
             == (recipe.quantize.weight_scale == WeightScale::Column);

@@ -473,6 +473,19 @@ set = ["phases.0.epochs=0", "phases.1.epochs=0"]
     let before = tree(place);
     success(&reproduce(place, &["pictures"]).output().unwrap());
     assert_eq!(tree(place), before);
+    // A package says the size, where the recipe doesn't.
+    fs::copy(place.join("runs/reproduce/pictures/only/seed-0/model.mars"), place.join("only.mars")).unwrap();
+    let of_package = experiment
+        .replace("title = \"Pictures\"", "title = \"Package\"")
+        .replace("\"pretrained=float.safetensors\", ", "\"model=only.mars\", ")
+        .replace("\"image_size=[32, 32]\", ", "");
+    fs::write(place.join("experiments/package.toml"), of_package).unwrap();
+    success(&reproduce(place, &["package"]).output().unwrap());
+    let before = tree(place);
+    success(&reproduce(place, &["package"]).output().unwrap());
+    assert_eq!(tree(place), before);
+    let (out, _) = success(&reproduce(place, &["package", "--table"]).output().unwrap());
+    assert!(!out.contains("something else"), "{out}");
 }
 
 #[test]

@@ -232,6 +232,13 @@ fn a_quantized_checkpoint_keeps_its_scales() {
     let column = ["quantize.weight_scale=column", "phases=[{kind=\"quantize\",epochs=0}]"];
     let told = with("column", &[&column[..], &[&format!("pretrained={}", last.display())]].concat());
     assert!(told.contains("the checkpoint's scales are left aside: `quantize.weight_scale` was another one"), "{told}");
+    // A recipe of a later version, which has keys that this one doesn't know.
+    let (weights, state) = Weights::load(&last).unwrap();
+    let mut state = state.unwrap();
+    state["recipe"]["of_later"] = true.into();
+    weights.save(&dir.path().join("later.safetensors"), Some(state)).unwrap();
+    let told = with("later", &["pretrained=later.safetensors", "phases=[{kind=\"quantize\",epochs=0}]"]);
+    assert!(told.contains("the checkpoint's scales are left aside: its recipe isn't of this version"), "{told}");
     let wide = fs::read_to_string(dir.path().join("tiny.toml")).unwrap().replacen("filters = 12", "filters = 16", 1);
     fs::write(dir.path().join("other.toml"), wide).unwrap();
     let from = ["pretrained=column/checkpoints/last.safetensors", "model=other.toml", "fresh=[\"a\",\"b\"]"];

@@ -278,14 +278,18 @@ impl Recipe {
         }
     }
 
-    /// As it was before a run measured what `planned` leaves to the images.
-    pub(crate) fn unmeasured(&self, planned: &Self) -> Self {
-        match &self.normalization {
-            Some(NormalizationConfig::Constants(found)) if planned.measures_normalization(found.std.len()) => {
-                Self { normalization: planned.normalization.clone(), ..self.clone() }
-            }
-            _ => self.clone(),
+    /// As it was before a run found what `planned` leaves to the images and to a package.
+    pub(crate) fn before_run(&self, planned: &Self) -> Self {
+        let mut recipe = self.clone();
+        if let Some(NormalizationConfig::Constants(found)) = &self.normalization
+            && planned.measures_normalization(found.std.len())
+        {
+            recipe.normalization = planned.normalization.clone();
         }
+        if is_package(Path::new(&self.model)) && planned.image_size.is_none() {
+            recipe.image_size = None;
+        }
+        recipe
     }
 
     /// What a byte of the image is worth.

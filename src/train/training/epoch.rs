@@ -96,13 +96,16 @@ impl Training {
     ///
     /// # Errors
     /// Those of [`advance`](Self::advance).
+    ///
+    /// # Panics
+    /// The recipe has no phase of this number.
     pub fn measure_epoch(&mut self, phase: usize, steps: usize) -> Result<Option<f64>> {
         let Phase { kind, epochs, learning_rate, .. } = &mut self.recipe.phases[phase];
         if *epochs == 0 {
             return Ok(None);
         }
-        // A few steps of a phase aren't what the next one begins with: nothing moves.
-        *learning_rate = 0.0;
+        // A few steps of a phase aren't what the next one begins with: in 32 bits this is 0, so that nothing moves, but all work is done.
+        *learning_rate = 1e-100;
         let kind = *kind;
         self.position = Position { phase, ..Position::default() };
         let mut seconds = Vec::new();
