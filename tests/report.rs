@@ -320,6 +320,9 @@ fn metrics_that_are_missing_or_damaged_are_said_and_the_rest_is_drawn() {
     assert_nested(&page);
     assert!(page.contains("Skipped 2 lines of metrics.jsonl that could not be read, the first of them line 5."));
     assert!(page.contains("After the last of 3 epochs: test accuracy 51.00 %"));
+    // Two phases of a kind, as where a learning rate starts again: each chart has a line for both.
+    let restarted = METRICS.replace("\"quantize\"", "\"sparsify\"");
+    assert_eq!(self::page(&deployment, Some(restarted.as_bytes())).matches("class=\"phase\"").count(), 4);
 
     let folder = TempDir::new().unwrap();
     fs::create_dir(folder.path().join("metrics.jsonl")).unwrap();

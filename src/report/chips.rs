@@ -6,7 +6,7 @@ use super::text::UNKNOWN;
 use crate::builtin;
 use crate::error::Result;
 use crate::files::read_text;
-use crate::hardware::Hardware;
+use crate::hardware::{Hardware, Precision};
 
 /// The built-in hardware files with what they describe: size, and what the macros reach at their widest precision.
 ///
@@ -23,6 +23,23 @@ pub fn hardware_list() -> Result<String> {
     Ok(text)
 }
 
+/// What a chip's macros reach without anything around them.
+pub(super) struct Alone {
+    pub tops_per_watt: f64,
+    /// Of all macros.
+    pub tops: f64,
+}
+
+impl Alone {
+    pub fn new(chip: &Hardware, precision: &Precision) -> Self {
+        let operations = 2.0 * (chip.rows_on * precision.outputs) as f64;
+        Self {
+            tops_per_watt: operations / precision.energy_pj,
+            tops: chip.macros() as f64 * operations / precision.ns / 1e3,
+        }
+    }
+}
+
 /// Size of a chip, and what its macros alone reach.
 fn summary(chip: &Hardware) -> String {
     let Hardware { cores, macros_per_core, rows, columns, rows_on, .. } = chip;
@@ -30,10 +47,9 @@ fn summary(chip: &Hardware) -> String {
     let widest = widest.map(|mode| (mode.weight_bits, mode.input_bits.max(mode.weight_bits)));
     let peak = widest.and_then(|(bits, inputs)| Some((bits, inputs, chip.precision(bits, inputs).ok()?)));
     let figures = peak.map_or(UNKNOWN.into(), |(bits, inputs, precision)| {
-        let operations = 2.0 * (rows_on * precision.outputs) as f64;
-        let tops = chip.macros() as f64 * operations / precision.ns / 1e3;
+        let Alone { tops_per_watt, tops } = Alone::new(chip, &precision);
         let area = chip.macro_mm2().map_or(String::new(), |area| format!(", {area:.3} mm2 a macro"));
-        format!("macros at {bits} x {inputs} b: {:.1} TOPS/W, {tops:.2} TOPS{area}", operations / precision.energy_pj)
+        format!("macros at {bits} x {inputs} b: {tops_per_watt:.1} TOPS/W, {tops:.2} TOPS{area}")
     });
     format!("{cores} x {macros_per_core} macros of {rows} x {columns} cells, {rows_on} rows on; {figures}")
 }

@@ -162,7 +162,7 @@ fn table(all: &[Compared]) -> Markup {
                         tr { th scope="row" { "network" } @for it in all { td { (it.network) } } }
                         tr { th scope="row" { "chip" } @for it in all { td { (it.evaluation.hardware) } } }
                         @for (name, cells) in rows(all) {
-                            tr { th scope="row" { (on_page(name.trim_start())) } @for cell in cells { td { (cell) } } }
+                            tr { th.component[name.starts_with(' ')] scope="row" { (on_page(name.trim_start())) } @for cell in cells { td { (cell) } } }
                         }
                     }
                 }
@@ -198,9 +198,9 @@ fn drawings(all: &[Compared]) -> Markup {
             figure {
                 p { @for (color, name) in &energies.keys { span class={ "key " (color) } {} (name) " " } }
                 div.scroll tabindex="0" { (energies.svg) }
-                figcaption { (energies.caption) }
+                figcaption { (energies.caption) "." }
             }
-            figure { div.scroll tabindex="0" { (times.svg) } figcaption { (times.caption) } }
+            figure { div.scroll tabindex="0" { (times.svg) } figcaption { (times.caption) "." } }
         }
     }
 }

@@ -141,7 +141,7 @@ pub(super) fn sparsity(subject: Subject) -> Drawing {
         })
     };
     let bars: Vec<Bar> = subject.evaluation.layers.iter().filter_map(bar).collect();
-    let caption = "Groups that are zero, of all groups of the layer; a full bar is 100 %.";
+    let caption = "Groups that are zero, of all groups of the layer; a full bar is 100 %";
     chart::bars("Share of zero groups, layer by layer", caption, &bars)
 }
 
@@ -298,6 +298,8 @@ pub(super) struct KeptMap {
     pub note: String,
     /// Whether cells stand for several groups.
     pub binned: bool,
+    /// Whether some of the grid's groups have no weights, as where filters read a part of the channels.
+    pub partial: bool,
 }
 
 /// Which groups of each layer are kept.
@@ -309,17 +311,23 @@ pub(super) fn kept(subject: Subject) -> Vec<KeptMap> {
         .iter()
         .map(|(Conv { name, shape, .. }, conv)| {
             let grid = GroupGrid::new(network.group, shape);
-            let kept = grid.kept(&conv.weights);
+            let kept: Vec<Option<bool>> =
+                (0..).zip(grid.kept(&conv.weights)).map(|(group, kept)| grid.exists(group).then_some(kept)).collect();
             let [rows, columns] = bins(grid.sets(), grid.groups_per_set(), limit);
             let binned = rows > 1 || columns > 1;
-            let number = kept.iter().filter(|kept| **kept).count();
+            let number = kept.iter().filter(|kept| **kept == Some(true)).count();
             let note = [grid.sets(), grid.blocks(), grid.taps].map(|size| size.to_string()).join(" × ");
             let scale = if binned { format!(", a cell is up to {rows} × {columns} groups") } else { String::new() };
             let caption = format!("{name}: {} of {} kept", grouped(number as u64), grouped(grid.real_groups() as u64));
             let block = if binned { usize::MAX } else { grid.taps };
             let cells = shares(&kept, grid.groups_per_set(), [rows, columns]);
             let (svg, size) = chart::mask(&caption, &cells, block);
-            KeptMap { drawing: Drawing { svg, caption, keys: Vec::new(), size }, note: note + &scale, binned }
+            KeptMap {
+                drawing: Drawing { svg, caption, keys: Vec::new(), size },
+                note: note + &scale,
+                binned,
+                partial: !grid.is_dense(),
+            }
         })
         .collect()
 }
@@ -337,16 +345,17 @@ fn bins(rows: usize, columns: usize, limit: usize) -> [usize; 2] {
     [by_row, by_column]
 }
 
-/// The share of kept groups in each cell of `rows x columns` groups.
-fn shares(kept: &[bool], groups_per_set: usize, [rows, columns]: [usize; 2]) -> Vec<Vec<f64>> {
-    let sets: Vec<&[bool]> = kept.chunks(groups_per_set).collect();
-    let row = |sets: &[&[bool]]| {
+/// The share of kept groups in each cell of `rows x columns` groups, of those that have weights.
+fn shares(kept: &[Option<bool>], groups_per_set: usize, [rows, columns]: [usize; 2]) -> Vec<Vec<Option<f64>>> {
+    let sets: Vec<&[Option<bool>]> = kept.chunks(groups_per_set).collect();
+    let row = |sets: &[&[Option<bool>]]| {
         (0..groups_per_set)
             .step_by(columns)
             .map(|from| {
                 let to = (from + columns).min(groups_per_set);
-                let cell = || sets.iter().flat_map(|set| &set[from..to]);
-                cell().filter(|kept| **kept).count() as f64 / cell().count() as f64
+                let cell = || sets.iter().flat_map(|set| &set[from..to]).flatten();
+                let groups = cell().count();
+                (groups > 0).then(|| cell().filter(|kept| **kept).count() as f64 / groups as f64)
             })
             .collect()
     };
@@ -361,7 +370,12 @@ mod tests {
     fn large_grids_share_cells_and_no_group_is_lost() {
         assert_eq!(bins(32, 288, 10_000), [1, 1]);
         assert_eq!(bins(3, 5, 6), [1, 4]);
-        let kept: Vec<bool> = (0..15).map(|group| group % 2 == 0).collect();
-        assert_eq!(shares(&kept, 5, [2, 4]), [[0.5, 0.5], [0.5, 1.0]]);
+        let mut kept: Vec<Option<bool>> = (0..15).map(|group| Some(group % 2 == 0)).collect();
+        let share = |share: f64| Some(share);
+        assert_eq!(shares(&kept, 5, [2, 4]), [[share(0.5), share(0.5)], [share(0.5), share(1.0)]]);
+        // Groups without weights are neither kept nor zero.
+        kept[1] = None;
+        kept[14] = None;
+        assert_eq!(shares(&kept, 5, [2, 4]), [[share(4.0 / 7.0), share(0.5)], [share(0.5), None]]);
     }
 }

@@ -53,7 +53,11 @@ pub fn sweep_table(rows: &[SweepRow], made_up: Option<&str>) -> String {
     lines.extend(rows.iter().find_map(fails));
     if !best.is_empty() {
         lines.push(String::new());
-        lines.extend(aligned(&best[..best.len().min(SHOWN)]));
+        let shown = &best[..best.len().min(SHOWN)];
+        lines.extend(aligned(shown));
+        if shown.iter().any(|(_, figures)| figures.scaled) {
+            lines.push("  * accesses were measured on another array, and are scaled to this one".into());
+        }
     }
     if best.len() > SHOWN {
         lines.push(format!("  and {} more", best.len() - SHOWN));
@@ -72,7 +76,8 @@ fn aligned(points: &[(&SweepRow, &Figures)]) -> Vec<String> {
     let line = |(row, figures): &(&SweepRow, &Figures)| -> Vec<String> {
         let cost = &figures.cost;
         let accuracy = figures.accuracy.map_or("-".into(), |accuracy| format!("{accuracy:.2} %"));
-        let numbers = [row.point.to_string(), frames(cost.fps), energy(cost.energy_uj), accuracy];
+        let scaled = if figures.scaled { "*" } else { "" };
+        let numbers = [format!("{}{scaled}", row.point), frames(cost.fps), energy(cost.energy_uj), accuracy];
         numbers.into_iter().chain(row.settings.iter().map(|(_, value)| printable(&brief(value), CELL))).collect()
     };
     let lines: Vec<Vec<String>> = [heading].into_iter().chain(points.iter().map(line)).collect();

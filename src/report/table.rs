@@ -7,18 +7,19 @@ use crate::validation::Deployment;
 use super::figures::figures;
 use super::subject::{Basis, Subject};
 use super::text::{
-    NAME, WIDTH, agreement, bounds_summary, bytes, count, empty_layers, energy, executions, idle_summary,
-    mapping_summary, other_groups, percent, printable, scaling, words, wrapped,
+    NAME, WIDTH, agreement, bounds_summary, bytes, count, empty_layers, energy, executions, mapping_summary,
+    other_groups, percent, printable, remarks, scaling, words, wrapped,
 };
 
 /// What was run or assumed, compression and cost, as text.
 pub fn table<'a>(subject: impl Into<Subject<'a>>) -> String {
-    let Subject { basis, evaluation, .. } = subject.into();
-    let basis = match basis {
+    let subject = subject.into();
+    let evaluation = subject.evaluation;
+    let basis = match subject.basis {
         Basis::Package(deployment) => validated(deployment),
         Basis::Estimate(estimate) => made_up(estimate),
     };
-    let mut lines = [basis, weights(evaluation), mapping(evaluation), costs(evaluation)].join(&String::new());
+    let mut lines = [basis, weights(evaluation), mapping(subject), costs(evaluation)].join(&String::new());
     lines.push(String::new());
     lines.join("\n")
 }
@@ -45,11 +46,12 @@ fn weights(evaluation: &Evaluation) -> Vec<String> {
 }
 
 /// How the network lies on the chip, and what bounds it.
-fn mapping(evaluation: &Evaluation) -> Vec<String> {
+fn mapping(subject: Subject) -> Vec<String> {
+    let evaluation = subject.evaluation;
     let mut lines = vec![format!("  {}", mapping_summary(evaluation))];
     lines.extend(wrapped(&bounds_summary(evaluation), WIDTH - 2).iter().map(|line| format!("  {line}")));
-    let idle = idle_summary(evaluation).into_iter().flat_map(|sentence| wrapped(&sentence, WIDTH - 2));
-    lines.extend(idle.map(|line| format!("  {line}")));
+    let remarks = remarks(subject).into_iter().flat_map(|sentence| wrapped(&sentence, WIDTH - 2));
+    lines.extend(remarks.map(|line| format!("  {line}")));
     lines.extend(evaluation.scaled_from.map(|from| format!("  {}", scaling(from))));
     lines
 }

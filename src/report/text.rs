@@ -1,8 +1,11 @@
 //! Numbers and names as text.
 
 use crate::groups::GroupShape;
-use crate::hardware::{Bound, Converter, Evaluation, Geometry, Placement, Policy, Split, Start, Used};
+use crate::hardware::{Bound, Converter, Evaluation, Geometry, Hardware, Placement, Policy, Split, Start, Used};
+use crate::integer::IntegerNetwork;
 use crate::validation::{Accuracy, Agreement, Deployment, Mismatches};
+
+use super::subject::Subject;
 
 /// What stands for a number that isn't known.
 pub(crate) const UNKNOWN: &str = "-";
@@ -132,12 +135,66 @@ pub(super) fn frames(fps: f64) -> String {
 }
 
 /// What macros without weights leak, where that is worth a word.
-pub(super) fn idle_summary(evaluation: &Evaluation) -> Option<String> {
+fn idle_summary(evaluation: &Evaluation) -> Option<String> {
     let Evaluation { policy, cost, .. } = evaluation;
     let idle_uj = cost.energy_breakdown_uj.idle_leakage;
     let left_out = if *policy == Policy::Auto { ", which the mapper leaves out of account" } else { "" };
     (idle_uj > IDLE * cost.energy_uj)
         .then(|| format!("macros that hold no weights leak {} uJ a frame{left_out}", energy(idle_uj)))
+}
+
+/// Share of an access's power from which on the leakage that is charged for a macro is said.
+const LEAKAGE: f64 = 0.5;
+/// Pairs of bits that a sentence names.
+const MAX_PAIRS: usize = 2;
+
+/// What a reader of the cost should know of the chip, a sentence each.
+pub(super) fn remarks(subject: Subject) -> Vec<String> {
+    let chip = &subject.evaluation.chip.description;
+    [idle_summary(subject.evaluation), wider_accesses(subject.network, chip), leakage(chip)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+/// Which layers are charged for accesses of more bits than they have.
+fn wider_accesses(network: &IntegerNetwork, chip: &Hardware) -> Option<String> {
+    let mut pairs = Vec::new();
+    let (mut convs, mut wider) = (0, 0);
+    for (_, conv) in network.convs() {
+        convs += 1;
+        let Ok(access) = chip.precision(conv.weight_bits, conv.input_bits) else { continue };
+        if access.weight_bits > conv.weight_bits || access.input_bits > conv.input_bits {
+            wider += 1;
+            let [own, taken] = [(conv.weight_bits, conv.input_bits), (access.weight_bits, access.input_bits)]
+                .map(|(weights, inputs)| format!("{weights} x {inputs}"));
+            let pair = format!("{own} b take {taken}");
+            if !pairs.contains(&pair) {
+                pairs.push(pair);
+            }
+        }
+    }
+    let others = if pairs.len() > MAX_PAIRS { " .." } else { "" };
+    pairs.truncate(MAX_PAIRS);
+    (wider > 0).then(|| {
+        let pairs = pairs.join(", ");
+        format!("{wider} of {} have fewer bits than their accesses: {pairs}{others}", count(convs, "convolution"))
+    })
+}
+
+/// Leakage that is charged beside accesses that hardly draw more, as where it is a base's.
+fn leakage(chip: &Hardware) -> Option<String> {
+    let accesses = chip.access.iter().filter_map(|mode| chip.precision(mode.weight_bits, mode.input_bits).ok());
+    // Picojoules in a nanosecond are milliwatts.
+    let draws = accesses.map(|access| access.energy_pj / access.ns).reduce(f64::max)?;
+    let leaks = chip.leakage_mw_per_macro();
+    (leaks > LEAKAGE * draws).then(|| {
+        format!(
+            "A macro is charged {} mW of leakage, its accesses draw {} mW: energy.leakage_mw_per_macro is hardly its own",
+            three_digits(leaks, 1),
+            three_digits(draws, 1)
+        )
+    })
 }
 
 /// A value as a shell takes it for one word.

@@ -11,6 +11,8 @@ use crate::integer::ACCUMULATOR_BITS;
 pub struct Precision {
     /// Bits of a weight in the macro, which may be more than the network's.
     pub weight_bits: u8,
+    /// Bits of an input that the mode takes in at a time, which may be more or fewer than the network's.
+    pub input_bits: u8,
     /// Weight slices.
     pub slices: usize,
     /// Input phases in which partial sums are formed.
@@ -101,6 +103,7 @@ impl Hardware {
         let passes = u64::from(input_bits.div_ceil(mode.input_bits));
         Ok(Precision {
             weight_bits: bits,
+            input_bits: mode.input_bits,
             slices: usize::from(bits / self.weight_slice_bits),
             phases: usize::from(input_bits.div_ceil(self.input_bits_per_cycle)),
             outputs: self.outputs(mode),

@@ -102,7 +102,7 @@ energy_terms! {
             + layer.work.accumulation.registers * layer.constants().register_pj_per_bit) / 1e6;
     cell_writes, "cell_writes", Weights, "writing weights into the macros",
         |layer| layer.of_frame(layer.loaded.cells) * layer.constants().cell_write_pj_per_bit;
-    weight_buffer, "weight_buffer", Weights, "reading weights, indices and coefficients from the weight SRAMs",
+    weight_buffer, "weight_buffer", Weights, "weights, indices and coefficients into the weight SRAMs and out of them",
         |layer| (layer.of_frame(layer.loaded.packed) + layer.of_frame(layer.loaded.fetched)) * layer.hardware.weight_sram_pj_per_bit();
     feature_buffer, "feature_buffer", FeatureMaps, "reading and writing feature maps",
         |layer| uj(layer.work.traffic().total() + layer.work.next_level_map_bits(), layer.hardware.feature_sram_pj_per_bit());

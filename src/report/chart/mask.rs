@@ -10,9 +10,9 @@ pub(crate) const SHADES: usize = 4;
 const RULED_ROWS: usize = 20;
 const CELL_WIDTH: usize = 10;
 
-/// A grid of cells, `[row][column]`, each with the share of what it stands for, from 0 to 1; a rule after each `block` columns. Gives the
-/// width and height where there is room, too; few cells are drawn large.
-pub(crate) fn mask(title: &str, cells: &[Vec<f64>], block: usize) -> (Markup, [usize; 2]) {
+/// A grid of cells, `[row][column]`, each with the share of what it stands for, from 0 to 1, or none where it stands for nothing; a rule after each `block`
+/// columns. Gives the width and height where there is room, too; few cells are drawn large.
+pub(crate) fn mask(title: &str, cells: &[Vec<Option<f64>>], block: usize) -> (Markup, [usize; 2]) {
     let (rows, columns) = (cells.len(), cells.first().map_or(0, Vec::len));
     let pitch = match rows {
         0..=8 => 10,
@@ -26,8 +26,10 @@ pub(crate) fn mask(title: &str, cells: &[Vec<f64>], block: usize) -> (Markup, [u
             style={ "width:min(100%," (width) "px);height:" (height) "px" } {
             title { (title) }
             rect.track width=(columns) height=(rows) {}
+            @let absent = strokes_of(cells, |cell| cell.is_none());
+            @if !absent.is_empty() { path.absent style="fill:none;stroke:var(--page)" d=(absent) {} }
             @for shade in 1..=SHADES {
-                @let path = of_shade(cells, shade);
+                @let path = strokes_of(cells, |cell| cell.is_some_and(|share| (share * SHADES as f64).ceil() as usize == shade));
                 @if !path.is_empty() { path class={ "kept s" (shade) } d=(path) {} }
             }
             path.block d={
@@ -39,15 +41,14 @@ pub(crate) fn mask(title: &str, cells: &[Vec<f64>], block: usize) -> (Markup, [u
     (svg, [width, height])
 }
 
-/// Path data of the cells in a shade.
-fn of_shade(cells: &[Vec<f64>], shade: usize) -> String {
-    let filled = |share: &f64| (share * SHADES as f64).ceil() as usize == shade;
-    let row = |(row, cells): (usize, &Vec<f64>)| {
+/// Path data of the cells that are filled.
+fn strokes_of(cells: &[Vec<Option<f64>>], filled: impl Fn(Option<f64>) -> bool) -> String {
+    let row = |(row, cells): (usize, &Vec<Option<f64>>)| {
         let mut column = 0;
-        let runs = cells.chunk_by(|a, b| filled(a) == filled(b)).filter_map(|run| {
+        let runs = cells.chunk_by(|a, b| filled(*a) == filled(*b)).filter_map(|run| {
             let from = column;
             column += run.len() as i64;
-            filled(&run[0]).then_some((from, column))
+            filled(run[0]).then_some((from, column))
         });
         strokes(runs, row as f64 + 0.5)
     };

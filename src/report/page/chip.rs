@@ -5,8 +5,9 @@ use maud::{Markup, html};
 use super::elements::{drawn, legend, section, table_of_words};
 use crate::hardware::{InputReads, Noise, PingPong, Precision};
 use crate::report::Subject;
+use crate::report::chips::Alone;
 use crate::report::drawings;
-use crate::report::text::{converter, grouped};
+use crate::report::text::{converter, grouped, three_digits};
 
 pub(super) fn chip(subject: Subject) -> Markup {
     let chip = &subject.evaluation.chip;
@@ -16,9 +17,16 @@ pub(super) fn chip(subject: Subject) -> Markup {
     let accesses = hardware.access.iter().map(|mode| {
         // A mode takes in its own input bits in one pass.
         let precision = hardware.precision(mode.weight_bits, mode.input_bits);
-        let Precision { ns, energy_pj, .. } = precision.expect("the chip has this mode");
-        format!("{} x {} b in {ns:.2} ns, {energy_pj:.2} pJ", mode.weight_bits, mode.input_bits)
+        let precision = precision.expect("the chip has this mode");
+        let Precision { ns, energy_pj, .. } = precision;
+        let Alone { tops_per_watt, tops } = Alone::new(hardware, &precision);
+        format!(
+            "{} x {} b in {ns:.2} ns, {energy_pj:.2} pJ: {tops_per_watt:.1} TOPS/W, {tops:.2} TOPS alone",
+            mode.weight_bits, mode.input_bits
+        )
     });
+    let energy = &hardware.energy;
+    let per_bit = |pj: f64| format!("{} pJ a bit", three_digits(pj, 3));
     let rows = [
         ("macros", format!("{} cores of {}", hardware.cores, hardware.macros_per_core)),
         (
@@ -57,6 +65,15 @@ pub(super) fn chip(subject: Subject) -> Markup {
         ("reading features, a core", bits(memory.feature_read_bits_per_cycle)),
         ("writing features, a core", bits(memory.feature_write_bits_per_cycle)),
         ("next level, all cores", bits(memory.next_level_bits_per_cycle)),
+        ("energy of a cell that is written", per_bit(energy.cell_write_pj_per_bit)),
+        ("energy of the weight SRAM", per_bit(hardware.weight_sram_pj_per_bit())),
+        ("energy of the feature-map SRAM", per_bit(hardware.feature_sram_pj_per_bit())),
+        ("energy of the next level", per_bit(energy.next_level_pj_per_bit)),
+        ("leakage of a macro", format!("{} mW", three_digits(hardware.leakage_mw_per_macro(), 2))),
+        (
+            "area of a macro",
+            hardware.macro_mm2().map_or("not given".into(), |mm2| format!("{} mm²", three_digits(mm2, 3))),
+        ),
         ("SHA-256 of its description", chip.sha256.clone()),
     ];
     let rows = rows.map(|(name, value)| vec![html! { (name) }, html! { (value) }]);

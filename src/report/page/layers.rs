@@ -7,7 +7,7 @@ use crate::hardware::LayerCost;
 use crate::network::ConvShape;
 use crate::report::chart::Drawing;
 use crate::report::text::{
-    UNKNOWN, bound_name, empty_layers, energy, grouped, idle_summary, mapping_summary, percent, placement,
+    UNKNOWN, bound_name, empty_layers, energy, grouped, mapping_summary, percent, placement, remarks,
 };
 use crate::report::{Subject, drawings};
 
@@ -72,7 +72,7 @@ pub(super) fn layers(subject: Subject) -> Markup {
                 "Per frame, weight reload charged. " b { "Bound by" } ": the part of the chip that alone needs the most cycles for the layer, and how many of the layer's own they are; weights may come before the layer begins. The mapping says what the cores divide among themselves, how often the layer is on the chip if more than once, and whether the macros of a core start together."
             }
             p.note { (mapping_summary(subject.evaluation)) "." }
-            @if let Some(idle) = idle_summary(subject.evaluation) { p.note { (idle) "." } }
+            @for remark in remarks(subject) { p.note { (remark) "." } }
             (figure(&drawings::roofline(subject)))
         }))
         (section("What layers compute and move", html! {
@@ -105,7 +105,7 @@ pub(super) fn utilization(subject: Subject) -> Markup {
 }
 
 fn figure(drawing: &Drawing) -> Markup {
-    html! { figure { (drawn(&drawing.svg)) figcaption { (drawing.caption) } } }
+    html! { figure { (drawn(&drawing.svg)) figcaption { (drawing.caption) "." } } }
 }
 
 pub(super) fn kept(subject: Subject) -> Markup {
@@ -115,7 +115,9 @@ pub(super) fn kept(subject: Subject) -> Markup {
         "Kept groups of each layer",
         html! {
             p.note {
-                (key("one")) "kept " (key("none")) "zero. A cell is a group of " (group.filters) " filters × " (group.channels)
+                (key("one")) "kept " (key("none")) "zero"
+                @if maps.iter().any(|map| map.partial) { ", blank: no weights" }
+                ". A cell is a group of " (group.filters) " filters × " (group.channels)
                 " channels at one kernel position. A row is a filter set; its columns are channel blocks, each with its kernel positions. \
                 Beside a name: filter sets × channel blocks × kernel positions."
                 @if maps.iter().any(|map| map.binned) {

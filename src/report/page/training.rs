@@ -35,7 +35,8 @@ pub(super) fn training(metrics: &Metrics) -> Markup {
 fn curves(epochs: &[EpochReport]) -> Markup {
     let mut phases: Vec<(usize, &str)> = Vec::new();
     for (index, epoch) in epochs.iter().enumerate() {
-        if phases.last().is_none_or(|(_, phase)| *phase != epoch.phase.name()) {
+        let before = index.checked_sub(1).map(|before| &epochs[before]);
+        if before.is_none_or(|before| before.phase != epoch.phase || epoch.epoch <= before.epoch) {
             phases.push((index, epoch.phase.name()));
         }
     }
