@@ -6,11 +6,12 @@ use std::process::ExitCode;
 #[cfg(feature = "train")]
 use std::time::{Duration, Instant};
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Arg, Args, Id, Parser};
 
 use crate::data::DataOptions;
 use crate::error::{Error, Result};
-use crate::files::{refused_as_json, write_atomically};
+use crate::files::{missing_folder, refused_as_json, write_atomically};
 #[cfg(feature = "train")]
 use crate::observer::StopSignal;
 use crate::observer::{Observer, Silent};
@@ -58,27 +59,23 @@ fn json_file(file: &str) -> std::result::Result<PathBuf, String> {
     }
 }
 
-/// A folder that can be made, so that nothing is computed in vain.
-///
-/// # Errors
-/// A part of the path is a file.
-pub fn folder(path: &str) -> std::result::Result<PathBuf, String> {
-    match Path::new(path).ancestors().find(|path| path.is_file()) {
-        _ if path.is_empty() => Err("it is empty: name a folder".into()),
+/// Takes the path of a folder, no part of which is a file, so that nothing is computed in vain.
+pub fn folder() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| match path.ancestors().find(|path| path.is_file()) {
         Some(file) => Err(format!("{} is a file, where a folder is needed", file.display())),
-        None => Ok(path.into()),
-    }
+        None => Ok(path),
+    })
 }
 
-/// Refuses a file to write that is there.
+/// Refuses a file to write that is there, or whose folder isn't.
 ///
 /// # Errors
-/// It is there.
+/// One of them.
 pub fn check_new(file: &Path) -> Result<()> {
-    match file.exists() {
-        true => Err(Error::file(file, "it is there already: remove it, or name another file")),
-        false => Ok(()),
+    if file.exists() {
+        return Err(Error::file(file, "it is there already: remove it, or name another file"));
     }
+    missing_folder(file).map_or(Ok(()), |reason| Err(Error::file(file, reason)))
 }
 
 impl CommonArgs {

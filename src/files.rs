@@ -271,9 +271,8 @@ pub(crate) fn refused_as_json(path: &Path) -> Option<String> {
     if path.is_dir() {
         return Some("it is a folder: name a file".into());
     }
-    let folder = folder_of(path);
-    if !folder.is_dir() {
-        return Some(format!("there is no folder {}: make it first", folder.display()));
+    if let Some(reason) = missing_folder(path) {
+        return Some(reason);
     }
     if !is_replaced(path) {
         return None;
@@ -283,8 +282,15 @@ pub(crate) fn refused_as_json(path: &Path) -> Option<String> {
     if first.is_some_and(|byte| !b"{[".contains(&byte)) {
         return Some("it is there and holds no JSON: remove it, or name another file".into());
     }
+    let folder = folder_of(path);
     let probe = tempfile::tempfile_in(folder);
     probe.err().map(|error| format!("nothing can be written in {}: {error}", folder.display()))
+}
+
+/// What is said of a file whose folder isn't there.
+pub(crate) fn missing_folder(path: &Path) -> Option<String> {
+    let folder = folder_of(path);
+    (!folder.is_dir()).then(|| format!("there is no folder {}: make it first", folder.display()))
 }
 
 /// Writes a file beside its place, waits until it is on the disk and renames it, so that a crash, a power cut or a full disk leaves the

@@ -42,26 +42,35 @@ pub(crate) enum TomlKind {
 }
 
 impl TomlKind {
+    const ALL: [Self; 5] = [Self::Experiment, Self::Sweep, Self::Network, Self::Hardware, Self::Recipe];
+
     /// The kind that a table has keys of; none where there are none that tell.
     pub fn of(table: &toml::Table) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.has_keys_in(table))
+    }
+
+    /// Whether a table has a key that only this kind has.
+    fn has_keys_in(self, table: &toml::Table) -> bool {
         let has_any = |keys: &[&str]| keys.iter().any(|key| table.contains_key(*key));
-        match () {
-            // Hardware files have `rows`, too, which is a number.
-            () if table.get("rows").is_some_and(toml::Value::is_array) => Some(Self::Experiment),
-            () if has_any(&["ranges"]) => Some(Self::Sweep),
-            () if has_any(&["layers"]) => Some(Self::Network),
-            () if has_any(&["cores", "macros_per_core", "access", "energy"]) => Some(Self::Hardware),
-            () if has_any(&["dataset", "model", "phases", "quantize", "sparsity"]) => Some(Self::Recipe),
-            () => None,
+        match self {
+            // `rows` of a hardware file is a number, of a sweep a list of numbers.
+            Self::Experiment => table
+                .get("rows")
+                .and_then(toml::Value::as_array)
+                .is_some_and(|rows| rows.first().is_some_and(toml::Value::is_table)),
+            Self::Sweep => has_any(&["ranges"]),
+            Self::Network => has_any(&["layers"]),
+            Self::Hardware => has_any(&["cores", "macros_per_core", "access", "energy"]),
+            Self::Recipe => has_any(&["dataset", "model", "phases", "quantize", "sparsity"]),
         }
     }
 
-    /// Refuses a table that is of another kind.
+    /// Refuses a table that is of another kind. One that has keys of this kind, too, has a key too many, which its reader names.
     ///
     /// # Errors
-    /// Says of which, and what reads it.
+    /// Says of which kind it is, and what reads it.
     pub fn check(self, path: &Path, table: &toml::Table) -> Result<()> {
-        let (what, reader) = match Self::of(table).filter(|kind| *kind != self) {
+        let (what, reader) = match Self::of(table).filter(|_| !self.has_keys_in(table)) {
             None => return Ok(()),
             Some(Self::Experiment) => ("an experiment, the rows of a table", "mars-reproduce"),
             Some(Self::Sweep) => ("a sweep over chips", "mars-deploy --sweep"),
@@ -70,5 +79,29 @@ impl TomlKind {
             Some(Self::Recipe) => ("a recipe", "mars-train --recipe"),
         };
         Err(Error::file(path, format!("it is {what}: {reader} {} reads it", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_too_many_makes_no_other_kind() {
+        let says = |kind: TomlKind, text: &str| {
+            kind.check(Path::new("a.toml"), &text.parse().unwrap()).err().map(|error| error.to_string())
+        };
+        let hardware = "a.toml: it is a hardware file: mars-deploy --hardware a.toml reads it";
+        assert_eq!(says(TomlKind::Recipe, "cores = 4").as_deref(), Some(hardware));
+        for (kind, text) in [
+            (TomlKind::Recipe, "model = \"vgg8\"\nlayers = []"),
+            (TomlKind::Sweep, "ranges = {}\naccess = []"),
+            // Without its [ranges] this sweep has no key that tells.
+            (TomlKind::Sweep, "rows = [512, 1024]"),
+            (TomlKind::Hardware, "rows = [1024]\ncores = 4"),
+            (TomlKind::Hardware, "base = \"mars.toml\""),
+        ] {
+            assert_eq!(says(kind, text), None, "{text}");
+        }
     }
 }

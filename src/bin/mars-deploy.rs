@@ -50,10 +50,10 @@ struct Arguments {
     #[arg(long, value_name = "N")]
     images: Option<usize>,
     /// Write report.html, deploy.json and drawings into this folder; with --sweep its rows [default: runs/sweep-NAME]
-    #[arg(long = "run", value_name = "DIR", value_parser = folder)]
+    #[arg(long = "run", value_name = "DIR", value_parser = folder())]
     folder: Option<PathBuf>,
     /// Write the report's drawings into this folder as SVG files
-    #[arg(long, value_name = "DIR", value_parser = folder)]
+    #[arg(long, value_name = "DIR", value_parser = folder())]
     svg: Option<PathBuf>,
     /// Cost on every chip of a sweep file instead, TOML; an interrupted sweep continues
     #[arg(long, value_name = "FILE", conflicts_with_all = ["hardware", "images", "json", "svg"])]
@@ -189,8 +189,7 @@ fn write_vectors(arguments: &Arguments, package: &Path) -> Result<ExitCode> {
     let read = Package::read(package)?;
     let hardware = hardware(arguments)?;
     let dataset = dataset(arguments, package, &read)?;
-    let found = vectors(&read.network, &hardware, &dataset.test, images)?;
-    found.save(file)?;
+    let found = vectors(&read.network, &hardware, &dataset.test, images, &*arguments.common.observer())?;
     let compared = match &found.first_difference {
         None => "all codes are those of the integer network".into(),
         Some(layer) if hardware.losses_sha256().is_none() => {
@@ -200,6 +199,7 @@ fn write_vectors(arguments: &Arguments, package: &Path) -> Result<ExitCode> {
         }
         Some(layer) => format!("the chip is lossy, and codes differ from the integer network's from {layer} on"),
     };
+    found.save(file)?;
     say(&format!(
         "{}: {} of the test images on {}, {} arrays; {compared}\n",
         file.display(),

@@ -46,10 +46,10 @@ struct Arguments {
     #[arg(long, default_value = DEFAULT_DEVICE)]
     device: String,
     /// Folder of the run folders [default: runs/reproduce/NAME]
-    #[arg(long = "run", value_name = "DIR", value_parser = folder)]
+    #[arg(long = "run", value_name = "DIR", value_parser = folder())]
     runs: Option<PathBuf>,
     /// Folder of the table and of what is finished [default: results/NAME beside the experiment]
-    #[arg(long, value_name = "DIR", value_parser = folder)]
+    #[arg(long, value_name = "DIR", value_parser = folder())]
     results: Option<PathBuf>,
     #[command(flatten)]
     common: CommonArgs,

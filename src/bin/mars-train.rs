@@ -53,7 +53,7 @@ struct Arguments {
     #[arg(long, default_value = DEFAULT_DEVICE)]
     device: String,
     /// Run folder [default: runs/MODEL-DATASET-N]
-    #[arg(long = "run", value_name = "DIR", value_parser = folder)]
+    #[arg(long = "run", value_name = "DIR", value_parser = folder())]
     folder: Option<PathBuf>,
     /// Go on with the run in --run DIR
     #[arg(long)]

@@ -92,7 +92,7 @@ impl Layout {
         {
             if index > 0 {
                 let [first, folder] = [&places[0], &folder].map(|path| path.display());
-                observer.notice(&format!("{} is not in {first}: {folder} is read", self.name));
+                observer.notice(&format!("{} is not unpacked in {first}: {folder} is read", self.name));
             }
             return self.read(&folder, observer);
         }

@@ -43,9 +43,7 @@ pub enum PackageError {
     #[error("{0}")]
     Foreign(&'static str),
     /// The container holds no package.
-    #[error(
-        "`__metadata__` must hold the key `{key}` and no other; it holds {found} (mars-train --pretrained reads checkpoints)"
-    )]
+    #[error("`__metadata__` must hold the key `{key}` and no other; it holds {found}")]
     Metadata {
         /// The key.
         key: &'static str,

@@ -3,7 +3,10 @@
 /// A reader's message with the types of Rust in words.
 pub(super) fn in_words(message: &str) -> String {
     // Said of a number where a word is wanted.
-    let message = &message.replace("invalid type: unit variant, expected string only", "it must be a word in quotes");
+    let message = &message.replace(
+        "invalid type: unit variant, expected string only",
+        "expected one of the key's words (docs/recipe.md, docs/hardware-keys.md)",
+    );
     let Some((before, expected)) = message.rsplit_once("expected ") else { return message.into() };
     let (first, rest) = expected.split_at(expected.find([' ', ',']).unwrap_or(expected.len()));
     let words = match first {
@@ -34,7 +37,10 @@ mod tests {
             ("integer `3`, expected struct Memory", "integer `3`, expected a table"),
             ("unknown field `a`, expected `b` or `c`", "unknown field `a`, expected `b` or `c`"),
             ("missing field `a`", "missing field `a`"),
-            ("invalid type: unit variant, expected string only", "it must be a word in quotes"),
+            (
+                "invalid type: unit variant, expected string only",
+                "expected one of the key's words (docs/recipe.md, docs/hardware-keys.md)",
+            ),
         ] {
             assert_eq!(in_words(message), words);
         }

@@ -84,19 +84,27 @@ impl Package {
     }
 }
 
+/// What is said of arrays without a package's header.
+const PERHAPS_A_CHECKPOINT: &str = "it may be a checkpoint, which mars-train --pretrained reads";
+
 /// The header, once its version and the file's checksum are known to be right.
 fn read_header(bytes: &[u8]) -> Checked<Header> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(container_error)?;
     let metadata = metadata.metadata().clone().unwrap_or_default();
     let text = match metadata.get(METADATA_KEY) {
         Some(text) if metadata.len() == 1 => text,
+        None => return Err(PackageError::Foreign(PERHAPS_A_CHECKPOINT)),
         _ => {
             let keys: BTreeSet<&str> = metadata.keys().map(String::as_str).collect();
             return Err(PackageError::Metadata { key: METADATA_KEY, found: format!("{keys:?}") });
         }
     };
     let header_error = |error: serde_json::Error| PackageError::Header(error.to_string());
-    let VersionHeader { version: found } = serde_json::from_str(text).map_err(header_error)?;
+    let of_checkpoint = |error| match text.contains("\"version\"") {
+        true => header_error(error),
+        false => PackageError::Foreign(PERHAPS_A_CHECKPOINT),
+    };
+    let VersionHeader { version: found } = serde_json::from_str(text).map_err(of_checkpoint)?;
     if !VERSIONS.contains(&found) {
         return Err(PackageError::Version { read: *VERSIONS.end(), found });
     }

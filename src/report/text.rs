@@ -140,7 +140,7 @@ fn idle_summary(evaluation: &Evaluation) -> Option<String> {
     let idle_uj = cost.energy_breakdown_uj.idle_leakage;
     let left_out = if *policy == Policy::Auto { ", which the mapper leaves out of account" } else { "" };
     (idle_uj > IDLE * cost.energy_uj)
-        .then(|| format!("macros that hold no weights leak {} uJ a frame{left_out}", energy(idle_uj)))
+        .then(|| format!("Macros that hold no weights leak {} uJ a frame{left_out}", energy(idle_uj)))
 }
 
 /// Share of an access's power from which on the leakage that is charged for a macro is said.
@@ -168,7 +168,7 @@ fn wider_accesses(network: &IntegerNetwork, chip: &Hardware) -> Option<String> {
             wider += 1;
             let [own, taken] = [(conv.weight_bits, conv.input_bits), (access.weight_bits, access.input_bits)]
                 .map(|(weights, inputs)| format!("{weights} x {inputs}"));
-            let pair = format!("{own} b take {taken}");
+            let pair = format!("{own} b take {taken} b");
             if !pairs.contains(&pair) {
                 pairs.push(pair);
             }
@@ -178,11 +178,11 @@ fn wider_accesses(network: &IntegerNetwork, chip: &Hardware) -> Option<String> {
     pairs.truncate(MAX_PAIRS);
     (wider > 0).then(|| {
         let pairs = pairs.join(", ");
-        format!("{wider} of {} have fewer bits than their accesses: {pairs}{others}", count(convs, "convolution"))
+        format!("Accesses of more bits than their own serve {wider} of {}: {pairs}{others}", count(convs, "layer"))
     })
 }
 
-/// Leakage that is charged beside accesses that hardly draw more, as where it is a base's.
+/// Leakage that is much beside what accesses draw, as where it is a base's.
 fn leakage(chip: &Hardware) -> Option<String> {
     let accesses = chip.access.iter().filter_map(|mode| chip.precision(mode.weight_bits, mode.input_bits).ok());
     // Picojoules in a nanosecond are milliwatts.
@@ -190,9 +190,9 @@ fn leakage(chip: &Hardware) -> Option<String> {
     let leaks = chip.leakage_mw_per_macro();
     (leaks > LEAKAGE * draws).then(|| {
         format!(
-            "A macro is charged {} mW of leakage, its accesses draw {} mW: energy.leakage_mw_per_macro is hardly its own",
+            "Macros leak {} mW each (energy.leakage_mw_per_macro), {:.0} % of what their accesses draw",
             three_digits(leaks, 1),
-            three_digits(draws, 1)
+            100.0 * leaks / draws
         )
     })
 }
@@ -376,6 +376,39 @@ pub(super) fn executions(accuracies: &Accuracy, mismatches: &Mismatches) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::estimate::{Assumptions, Pattern, named_network};
+
+    #[test]
+    fn layers_in_wider_accesses_are_counted() {
+        let said = |bits: u8| {
+            let assumptions = Assumptions {
+                weight_bits: bits,
+                activation_bits: bits,
+                first_last_bits: 8,
+                sparsity: 0.0,
+                pattern: Pattern::Even,
+            };
+            let chip = Hardware::mars();
+            let network = assumptions.network(named_network("resnet20", None, None).unwrap(), chip.group).unwrap();
+            wider_accesses(&network, &chip)
+        };
+        assert_eq!(said(4), None);
+        let three = "Accesses of more bits than their own serve 18 of 20 layers: 3 x 3 b take 4 x 4 b";
+        assert_eq!(said(3).as_deref(), Some(three));
+    }
+
+    #[test]
+    fn leakage_is_told_from_half_of_an_access_on() {
+        let said = |milliwatts: f64| {
+            let mut chip = Hardware::mars();
+            chip.energy.leakage_mw_per_macro = milliwatts;
+            leakage(&chip)
+        };
+        // 61.6 pJ in 8.4 ns.
+        assert_eq!(said(3.66), None);
+        let told = "Macros leak 3.67 mW each (energy.leakage_mw_per_macro), 50 % of what their accesses draw";
+        assert_eq!(said(3.67).as_deref(), Some(told));
+    }
 
     #[test]
     fn long_names_lose_their_middle() {

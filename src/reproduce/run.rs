@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::files::{exists, read_if_present, remove_if_present, to_json, write_atomically};
 use crate::network::weights_file;
 use crate::observer::{Observer, StopSignal};
-use crate::run::{Cpu, Environment, Outcome, Plan, dataset, image_size};
+use crate::run::{Cpu, Environment, Outcome, Plan, dataset};
 use crate::run_folder::{DEPLOYMENT, EpochReport, LAST, METRICS, PACKAGE, PhaseKind, RECIPE, RunLock};
 use crate::train::{Recipe, StartFrom};
 use crate::validation::Deployment;
@@ -130,7 +130,7 @@ impl Reproduction<'_> {
         for seed in 0..self.seeds {
             for &row in &self.rows {
                 let recipe = self.experiment.recipe(row, &self.settings)?;
-                let data_sha256 = match data.entry((recipe.dataset.clone(), image_size(&recipe)?)) {
+                let data_sha256 = match data.entry((recipe.dataset.clone(), recipe.image_size, recipe.model.clone())) {
                     Entry::Occupied(known) => String::clone(known.get()),
                     Entry::Vacant(unknown) => {
                         unknown.insert(dataset(&recipe, self.environment())?.test.sha256()).clone()

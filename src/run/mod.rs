@@ -78,8 +78,7 @@ fn depthwise_remarks(recipe: &Recipe, graph: &Graph) -> Vec<String> {
         }
     };
     let of_scales = "quantize.weight_scale = \"column\" spares much of what one scale a layer loses there";
-    let of_groups =
-        "removing groups costs such networks most of their accuracy so far; a recipe without sparsify keeps it";
+    let of_groups = "pruning groups took most of the accuracy of such networks; leave the sparsify phase out";
     [(quantizes && shares, of_scales), (recipe.sparsifies(), of_groups)]
         .into_iter()
         .filter(|(applies, _)| *applies)
@@ -184,7 +183,7 @@ impl<'a> Plan<'a> {
         recipe.check()?;
         origin.check(&recipe)?;
         let of_file = (!ZOO.contains(&recipe.model.as_str())).then(|| network_of_file(&recipe)).transpose()?;
-        recipe.image_size = image_size(&recipe)?;
+        recipe.image_size = image_size(&recipe, of_file.as_ref())?;
         let data = dataset(&recipe, environment)?;
         let spec = of_file.map_or_else(|| network(&recipe, || Ok(shape_and_classes(&data))), Ok)?;
         // Cheap checks come before a checkpoint is read.
@@ -453,20 +452,19 @@ fn shape_and_classes(data: &Dataset) -> (ImageShape, usize) {
     (data.train.shape, data.classes.len())
 }
 
-/// What the images of a recipe are scaled to: a package says it where the recipe doesn't.
-pub(crate) fn image_size(recipe: &Recipe) -> Result<Option<[usize; 2]>> {
-    match recipe.image_size {
-        None if is_package(Path::new(&recipe.model)) => {
-            let [_, height, width] = network_of_file(recipe)?.input;
-            Ok(Some([height, width]))
-        }
-        size => Ok(size),
+/// What the images of a recipe are scaled to: a package says it where the recipe doesn't; `of_file` is its network where that has been read.
+fn image_size(recipe: &Recipe, of_file: Option<&NetworkSpec>) -> Result<Option<[usize; 2]>> {
+    if recipe.image_size.is_some() || !is_package(Path::new(&recipe.model)) {
+        return Ok(recipe.image_size);
     }
+    let [_, height, width] =
+        of_file.map_or_else(|| Ok(network_of_file(recipe)?.input), |spec| Ok::<_, Error>(spec.input))?;
+    Ok(Some([height, width]))
 }
 
 /// The images of a recipe.
 pub(crate) fn dataset(recipe: &Recipe, environment: Environment) -> Result<Dataset> {
-    let options = DataOptions { image_size: image_size(recipe)?, ..environment.data.clone() };
+    let options = DataOptions { image_size: image_size(recipe, None)?, ..environment.data.clone() };
     Ok(Dataset::load_with(&recipe.dataset, &options, environment.observer)?)
 }
 
@@ -561,7 +559,7 @@ mod tests {
         assert!(said.starts_with("`depthwise` reads one channel a filter"), "{said}");
         let pruned = recipe(PhaseKind::Sparsify, WeightScale::Layer, Fusion::Ema);
         let [said] = &depthwise_remarks(&pruned, &one)[..] else { panic!("one remark") };
-        assert!(said.contains("a recipe without sparsify keeps it"), "{said}");
+        assert!(said.contains("leave the sparsify phase out (docs/training.md)"), "{said}");
         for recipe in [&shared, &pruned] {
             assert_eq!(depthwise_remarks(recipe, &graph("resnet20")), [""; 0]);
         }

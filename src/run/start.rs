@@ -59,10 +59,13 @@ impl Origin {
     /// # Errors
     /// One of them isn't; layers to train anew where all are; an entry of `quantize.layers` without bits.
     pub fn check(&self, recipe: &Recipe) -> Result<()> {
-        if let (Self::Random | Self::Missing(_), Some(layer)) = (self, recipe.fresh.first()) {
-            let message =
-                format!("fresh = [\"{layer}\"]: the run starts from random weights, there is no checkpoint to read");
-            return Err(Error::Setting(message));
+        let nothing_to_read = match self {
+            Self::File(_) => None,
+            Self::Random => Some("the run starts from random weights, there is no checkpoint to read".to_string()),
+            Self::Missing(file) => Some(format!("there is no {} here to read", file.display())),
+        };
+        if let (Some(reason), Some(layer)) = (nothing_to_read, recipe.fresh.first()) {
+            return Err(Error::Setting(format!("fresh = [\"{layer}\"]: {reason}")));
         }
         let sets_none = |layer: &LayerBits| layer.weight_bits.or(layer.activation_bits).is_none();
         if let Some(index) = recipe.quantize.layers.iter().position(sets_none) {

@@ -146,6 +146,9 @@ pub(super) fn measure_statistics(model: &mut Model, convs: &[ConvId], recipe: &R
 /// Gives batch norms that change nothing, since their factor is 1 and their mean 0, the statistics of training images, and with them factors and offsets
 /// with which they still change nothing.
 pub(super) fn measure_folded(model: &mut Model, recipe: &Recipe, train: &Split) {
+    if model.graph.convs().all(|conv| !conv.batch_norm) {
+        return;
+    }
     for (conv, [mean, variance]) in statistics(model, Mode::Observing, recipe, train) {
         let norm = batch_norm(model, conv);
         norm.gamma = (variance.clone() + norm.epsilon).sqrt();

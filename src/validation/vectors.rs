@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -12,6 +13,10 @@ use crate::files::write_atomically;
 use crate::hardware::{Hardware, MacroNetwork};
 use crate::integer::{Codes, IntegerNetwork, Reference};
 use crate::network::MapShape;
+use crate::observer::{Observer, Work};
+
+/// Images that run at a time.
+const BATCH: usize = 32;
 
 /// What each layer stores for some images on a chip.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,25 +46,36 @@ pub struct Vector {
 ///
 /// # Errors
 /// Those of [`validate`](super::validate).
-pub fn vectors(network: &IntegerNetwork, hardware: &Hardware, test: &Split, images: usize) -> Result<Vectors> {
+pub fn vectors(
+    network: &IntegerNetwork,
+    hardware: &Hardware,
+    test: &Split,
+    images: usize,
+    observer: &dyn Observer,
+) -> Result<Vectors> {
     let images = check_images(network, test, Some(images))?;
     let (reference, chip) = (Reference::new(network)?, MacroNetwork::new(network, hardware)?);
-    let bytes = &test.images[..images * test.shape.len()];
-    let stored = network.stored();
+    let (len, stored) = (test.shape.len(), network.stored());
+    let bytes = &test.images[..images * len];
     let mut codes = vec![Vec::new(); stored.len()];
     let (mut on_chip, mut integer) = (Vec::new(), Vec::new());
     let mut first_difference = stored.len();
-    for (place, image) in bytes.chunks_exact(test.shape.len()).enumerate() {
-        let [found, expected] = [chip.codes(place, image)?, reference.codes(image)];
-        let Codes { stored: values, logits } = found;
-        let differs = values.iter().zip(&expected.stored).position(|(found, expected)| found != expected);
-        first_difference = first_difference.min(differs.unwrap_or(stored.len()));
-        for ((codes, values), (node, _)) in codes.iter_mut().zip(values).zip(&stored) {
-            codes.extend(channels_first(&values, network.graph.nodes()[*node].output));
+    let work = Work::begin(observer, "writing", images);
+    for (batch, bytes) in bytes.chunks(BATCH * len).enumerate() {
+        let of_image = |(index, image)| Ok([chip.codes(batch * BATCH + index, image)?, reference.codes(image)]);
+        let found: Vec<[Codes; 2]> = bytes.par_chunks_exact(len).enumerate().map(of_image).collect::<Result<_>>()?;
+        for [found, expected] in found {
+            let differs = found.stored.iter().zip(&expected.stored).position(|(found, expected)| found != expected);
+            first_difference = first_difference.min(differs.unwrap_or(stored.len()));
+            for ((codes, values), (node, _)) in codes.iter_mut().zip(found.stored).zip(&stored) {
+                codes.extend(channels_first(&values, network.graph.nodes()[*node].output));
+            }
+            on_chip.extend(found.logits);
+            integer.extend(expected.logits);
         }
-        on_chip.extend(logits);
-        integer.extend(expected.logits);
+        work.advances(on_chip.len() / network.classes.len());
     }
+    drop(work);
     let nodes = network.graph.nodes();
     let shape = |map: MapShape| vec![images, map.channels, map.height, map.width];
     let of_bytes = |name: String, map, bytes| Vector { name, dtype: Dtype::U8, shape: shape(map), bytes };

@@ -381,7 +381,6 @@ filters = 10
     assert!(success(&deploy.output().unwrap()).0.contains("9 images of digits.npz"), "the same images");
 }
 
-/// A network of the zoo, as TOML, without its images; nothing is written over.
 /// What each layer stores for some images, as another program reads it.
 #[test]
 fn test_vectors_hold_what_layers_store() {
@@ -427,8 +426,27 @@ fn test_vectors_hold_what_layers_store() {
         }
     }
     failed(&deploy(&FINISHED, &arguments).output().unwrap(), &["vectors.safetensors: it is there already"]);
+    let nowhere = ["run/model.mars", "--images", "3", "--vectors", "nowhere/vectors.safetensors"];
+    failed(&deploy(&FINISHED, &nowhere).output().unwrap(), &["there is no folder nowhere: make it first"]);
+
+    // A converter that clips nearly everything: from the first layer on.
+    fs::write(
+        dir.path().join("clips.toml"),
+        "base = \"experiments/hardware/mars.toml\"\n[converter]\nkind = \"clipping\"\nrange = 1\n",
+    )
+    .unwrap();
+    let [clips, lossy] = ["clips.toml", "lossy.safetensors"].map(|file| dir.path().join(file));
+    let arguments = [package.to_str().unwrap(), "--images", "2", "--hardware", clips.to_str().unwrap()];
+    let arguments = [&arguments[..], &["--vectors", lossy.to_str().unwrap()]].concat();
+    let (out, _) = success(&deploy(&FINISHED, &arguments).output().unwrap());
+    assert!(out.ends_with("the chip is lossy, and codes differ from the integer network's from stem on\n"), "{out}");
+    let bytes = fs::read(&lossy).unwrap();
+    let arrays = SafeTensors::deserialize(&bytes).unwrap();
+    let [on_chip, integer] = ["logits", "logits.integer"].map(|name| arrays.tensor(name).unwrap());
+    assert!(on_chip.data() != integer.data() && integer.data() == &logits[..integer.data().len()]);
 }
 
+/// A network of the zoo, as TOML, without its images; nothing is written over.
 #[test]
 fn a_network_is_written_without_its_images() {
     let dir = TempDir::new().unwrap();

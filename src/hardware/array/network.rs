@@ -157,9 +157,12 @@ impl MacroNetwork {
     /// What becomes of image `[channel][height][width]` of this place in its data set.
     ///
     /// # Errors
-    /// Those of [`run`](Self::run).
+    /// Bytes that aren't one image; a partial sum out of range, which names layer and access.
     pub fn codes(&self, place: usize, image: &[u8]) -> Result<Codes> {
-        self.check_images(image)?;
+        if image.len() != self.image.len() {
+            let message = format!("{} bytes are not an image of {} bytes", image.len(), self.image.len());
+            return Err(Error::Setting(message));
+        }
         let (mut scratch, mut logits) = (Scratch::new(self, false), vec![0; self.classes]);
         self.image(place as u64, image, &mut logits, &mut scratch)?;
         // The image lies before what is made of it.

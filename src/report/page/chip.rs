@@ -21,7 +21,7 @@ pub(super) fn chip(subject: Subject) -> Markup {
         let Precision { ns, energy_pj, .. } = precision;
         let Alone { tops_per_watt, tops } = Alone::new(hardware, &precision);
         format!(
-            "{} x {} b in {ns:.2} ns, {energy_pj:.2} pJ: {tops_per_watt:.1} TOPS/W, {tops:.2} TOPS alone",
+            "{} x {} b in {ns:.2} ns, {energy_pj:.2} pJ (all macros, without memories: {tops_per_watt:.1} TOPS/W, {tops:.2} TOPS)",
             mode.weight_bits, mode.input_bits
         )
     });
