@@ -129,6 +129,14 @@ impl GroupGrid {
         (self.first_block(set) + group / self.taps, group % self.taps)
     }
 
+    /// The input channels that a group's weights read, some of them several times.
+    pub fn channels_of(&self, group: usize) -> impl Iterator<Item = usize> {
+        let set = group / self.groups_per_set();
+        let (block, _) = self.place(set, group % self.groups_per_set());
+        let block = self.block_channels(block);
+        self.set_filters(set).flat_map(|filter| self.reads(filter)).filter(move |channel| block.contains(channel))
+    }
+
     /// Real weights in a group: fewer than its shape says where filters or channels are left over, or filters don't read all channels.
     pub fn real_weights(&self, group: usize) -> usize {
         let set = group / self.groups_per_set();

@@ -63,27 +63,23 @@ pub struct Plan<'a> {
     observer: &'a dyn Observer,
 }
 
-/// What is said of depthwise convolutions that are to share one scale, though their filters fold to weights of very different size, or behind which groups are
-/// to be removed, which leaves them constants to read.
-fn depthwise_remarks(recipe: &Recipe, graph: &Graph) -> Vec<String> {
+/// What is said where depthwise convolutions, whose filters fold to weights of very different size, are to share one scale.
+fn scale_remark(recipe: &Recipe, graph: &Graph) -> Option<String> {
     let quantizes = recipe.phases.iter().any(|phase| phase.kind == PhaseKind::Quantize);
     let shares = recipe.quantize.weight_scale == WeightScale::Layer && recipe.quantize.fusion != Fusion::None;
     let depthwise = graph.convs().filter(|conv| conv.shape.groups > 1 && conv.shape.depth() == 1);
     let depthwise: Vec<String> = depthwise.map(|conv| conv.name).collect();
     let who = match depthwise.as_slice() {
-        [] => return Vec::new(),
+        _ if !quantizes || !shares => return None,
+        [] => return None,
         [one] => format!("`{one}` reads one channel a filter"),
         [first, others @ ..] => {
             format!("`{first}` and {} read one channel a filter", report::text::count(others.len(), "other layer"))
         }
     };
-    let of_scales = "quantize.weight_scale = \"column\" spares much of what one scale a layer loses there";
-    let of_groups = "pruning groups took most of the accuracy of such networks; leave the sparsify phase out";
-    [(quantizes && shares, of_scales), (recipe.sparsifies(), of_groups)]
-        .into_iter()
-        .filter(|(applies, _)| *applies)
-        .map(|(_, remark)| format!("{who}: {remark} (docs/training.md)"))
-        .collect()
+    Some(format!(
+        "{who}: quantize.weight_scale = \"column\" spares much of what one scale a layer loses there (docs/training.md)"
+    ))
 }
 
 /// Steps in which a network cannot get over the loss of its groups.
@@ -191,9 +187,10 @@ impl<'a> Plan<'a> {
         let start = origin.read(training.recipe(), training.graph())?;
         environment.observer.notice(&start.origin.to_string());
         start.remarks.iter().for_each(|remark| environment.observer.notice(remark));
-        let of_layers = depthwise_remarks(training.recipe(), training.graph());
-        let of_data = remarks(training.recipe(), training.data());
-        of_layers.iter().chain(&of_data).for_each(|remark| environment.observer.notice(remark));
+        if let Some(remark) = scale_remark(training.recipe(), training.graph()) {
+            environment.observer.notice(&remark);
+        }
+        remarks(training.recipe(), training.data()).iter().for_each(|remark| environment.observer.notice(remark));
         let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
         let masked = training.masked_share();
         if masked > 0.0 {
@@ -534,7 +531,7 @@ mod tests {
     use crate::train::Phase;
 
     #[test]
-    fn depthwise_convolutions_are_told_of_what_they_lose() {
+    fn depthwise_convolutions_are_told_of_scales_for_each_filter() {
         let graph = |name| Graph::new(zoo(name, 10).unwrap()).unwrap();
         let recipe = |kind, weight_scale, fusion| Recipe {
             phases: vec![Phase::new(kind, 1, 0.001)],
@@ -542,11 +539,8 @@ mod tests {
             ..Recipe::default()
         };
         let shared = recipe(PhaseKind::Quantize, WeightScale::Layer, Fusion::Ema);
-        let [said] = &depthwise_remarks(&shared, &graph("mobilenetv2"))[..] else { panic!("one remark") };
-        assert!(
-            said.starts_with("`features.1.conv.0.0` and 16 other layers read one channel a filter: quant"),
-            "{said}"
-        );
+        let said = scale_remark(&shared, &graph("mobilenetv2")).unwrap();
+        assert!(said.starts_with("`features.1.conv.0.0` and 16 other layers read one channel a filter"), "{said}");
         let one = r#"name = "one"
             input = [8, 4, 4]
             classes = 2
@@ -554,21 +548,15 @@ mod tests {
                 { op = "conv", name = "depthwise", filters = 8, kernel = 3, padding = 1, groups = 8 },
                 { op = "linear", name = "linear", filters = 2 },
             ]"#;
-        let one = Graph::new(toml::from_str(one).unwrap()).unwrap();
-        let [said] = &depthwise_remarks(&shared, &one)[..] else { panic!("one remark") };
+        let said = scale_remark(&shared, &Graph::new(toml::from_str(one).unwrap()).unwrap()).unwrap();
         assert!(said.starts_with("`depthwise` reads one channel a filter"), "{said}");
-        let pruned = recipe(PhaseKind::Sparsify, WeightScale::Layer, Fusion::Ema);
-        let [said] = &depthwise_remarks(&pruned, &one)[..] else { panic!("one remark") };
-        assert!(said.contains("leave the sparsify phase out (docs/training.md)"), "{said}");
-        for recipe in [&shared, &pruned] {
-            assert_eq!(depthwise_remarks(recipe, &graph("resnet20")), [""; 0]);
-        }
+        assert_eq!(scale_remark(&shared, &graph("resnet20")), None);
         for recipe in [
             recipe(PhaseKind::Float, WeightScale::Layer, Fusion::Ema),
             recipe(PhaseKind::Quantize, WeightScale::Column, Fusion::Ema),
             recipe(PhaseKind::Quantize, WeightScale::Layer, Fusion::None),
         ] {
-            assert_eq!(depthwise_remarks(&recipe, &graph("mobilenetv2")), [""; 0]);
+            assert_eq!(scale_remark(&recipe, &graph("mobilenetv2")), None);
         }
     }
 }

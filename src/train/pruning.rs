@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::groups::GroupGrid;
 use crate::hardware::{Hardware, Ledger, Resource};
 use crate::integer::{IntegerNetwork, outline};
-use crate::network::{ConvId, Graph, Params};
+use crate::network::{Conv, ConvId, Graph, Op, Params, Source};
 use crate::prune::{ABSENT, Lasso, fit_budget, keep_best};
 
 /// Share of a phase that only observes each group's saliency, before the first one is pruned.
@@ -28,6 +28,8 @@ struct ConvGroups {
     name: String,
     grid: GroupGrid,
     lasso: Lasso,
+    /// Of a depthwise convolution the place in [`Pruner::convs`] of the one whose channels it reads.
+    behind: Option<usize>,
     /// Sum of each group's saliency over the steps so far, `[groups]`; none before the first step.
     saliency: Option<Tensor<1>>,
     mask: Option<Mask>,
@@ -143,8 +145,8 @@ impl Pruner {
     pub fn new(graph: &Graph, recipe: &Recipe, hardware: &Hardware, device: &Device) -> Result<Self> {
         let convs = graph.convs().map(|conv| {
             let grid = GroupGrid::new(hardware.group, &conv.shape);
-            let lasso = Lasso::new(grid, device);
-            ConvGroups { conv: conv.id, name: conv.name, grid, lasso, saliency: None, mask: None }
+            let (lasso, behind) = (Lasso::new(grid, device), read_by_depthwise(graph, &conv));
+            ConvGroups { conv: conv.id, name: conv.name, grid, lasso, behind, saliency: None, mask: None }
         });
         Ok(Self {
             convs: convs.collect(),
@@ -242,6 +244,7 @@ impl Pruner {
             }
             (None, _) => keep_fewer(&scores, wanted),
         };
+        let kept = self.without_constants(kept);
         if self.kept().as_ref() != Some(&kept) {
             self.set(kept);
         }
@@ -249,9 +252,24 @@ impl Pruner {
         Ok(())
     }
 
-    /// Ends the choice: what is zero now stays zero.
+    /// Leaves out the groups of depthwise convolutions all of whose channels are constants, since nothing of their filter sets is kept. Only the map's
+    /// border would interrupt what they compute, and their batch norm would divide by nearly nothing.
+    fn without_constants(&self, mut kept: Vec<Vec<bool>>) -> Vec<Vec<bool>> {
+        for (index, conv) in self.convs.iter().enumerate() {
+            let Some(source) = conv.behind else { continue };
+            let grid = &self.convs[source].grid;
+            let of_sets: Vec<bool> =
+                kept[source].chunks(grid.groups_per_set()).map(|set| set.contains(&true)).collect();
+            for (group, kept) in kept[index].iter_mut().enumerate() {
+                *kept &= conv.grid.channels_of(group).any(|channel| of_sets[channel / grid.group.filters]);
+            }
+        }
+        kept
+    }
+
+    /// Ends the choice: what is zero now stays zero, and what reads nothing else becomes so.
     pub fn freeze(&mut self, params: &Params<Tensor<1>>) {
-        self.set(self.non_zero(params));
+        self.set(self.without_constants(self.non_zero(params)));
     }
 
     /// Masks the groups that are zero already, if there are any, and no others; a layer of nothing but zeros is one that hasn't learnt yet.
@@ -358,6 +376,14 @@ impl ConvGroups {
     }
 }
 
+/// The number of the convolution whose channels a depthwise one reads, where nothing is added to them on the way.
+fn read_by_depthwise(graph: &Graph, conv: &Conv) -> Option<usize> {
+    let Source::Node(source) = conv.source else { return None };
+    let is_depthwise = conv.shape.groups > 1 && conv.shape.depth() == 1;
+    let Op::Conv { skip: None, .. } = graph.nodes()[source].op else { return None };
+    graph.convs().position(|other| is_depthwise && other.id == ConvId::Own(source))
+}
+
 /// [`keep_best`] that gives back nothing of what is masked.
 fn keep_fewer(scores: &[Vec<f32>], wanted: f64) -> Vec<Vec<bool>> {
     let total = scores.iter().flatten().filter(|score| **score != ABSENT).count();
@@ -407,6 +433,36 @@ mod tests {
             assert!(gone >= most);
             most = gone;
         }
+    }
+
+    /// Where nothing is left of a filter set, a depthwise convolution behind it loses its filters of these channels, and no others; what reads a
+    /// residual sum loses none.
+    #[test]
+    fn depthwise_filters_of_constants_go_with_them() {
+        let layers = r#"
+            name = "pair"
+            input = [3, 8, 8]
+            classes = 2
+            layers = [
+                { op = "conv", name = "expand", filters = 40, kernel = 1 },
+                { op = "conv", name = "depthwise", filters = 40, kernel = 3, padding = 1, groups = 40 },
+                { op = "conv", name = "project", filters = 40, kernel = 1, add = { from = "expand" } },
+                { op = "conv", name = "behind", filters = 40, kernel = 3, padding = 1, groups = 40 },
+                { op = "linear", name = "linear", filters = 2 },
+            ]"#;
+        let graph = Graph::new(toml::from_str(layers).unwrap()).unwrap();
+        let pruner = Pruner::new(&graph, &Recipe::default(), &Hardware::mars(), &Device::flex()).unwrap();
+        let all: Vec<Vec<bool>> = pruner.convs.iter().map(|conv| vec![true; conv.grid.groups()]).collect();
+        assert_eq!(pruner.without_constants(all.clone()), all);
+        let mut kept = all.clone();
+        // A group a set: the second one, channels 16 to 31, is gone; of the projection all is.
+        kept[0][1] = false;
+        kept[2].fill(false);
+        let left = pruner.without_constants(kept.clone());
+        let gone: Vec<usize> = (0..left[1].len()).filter(|group| !left[1][*group]).collect();
+        assert_eq!(gone, (9..18).collect::<Vec<_>>());
+        kept[1] = left[1].clone();
+        assert_eq!(left, kept);
     }
 
     /// A masked group has neither weights nor momentum, which would bring them back; the others have all of both.

@@ -28,6 +28,7 @@ impl Training {
         let ends = self.position.epoch + 1 == phase.epochs;
         if ends && phase.kind == PhaseKind::Sparsify {
             self.pruner.freeze(&self.model.params);
+            self.pruner.mask(&mut self.model.params);
         }
         let mut evaluated = self.model.clone();
         if let Some(average) = &self.average {
