@@ -236,15 +236,7 @@ impl Pruner {
         if wanted == 0.0 || self.config.budget == Budget::Lambda || self.reached == Some(wanted) {
             return Ok(());
         }
-        let scores: Vec<Vec<f32>> = self.convs.iter().map(ConvGroups::scores).collect();
-        let kept = match (&self.price, self.config.budget) {
-            (Some(price), _) => price.fit(&scores, &self.kept().unwrap_or_else(|| price.masks(|_| true)), wanted)?,
-            (None, Budget::GroupsPerLayer) => {
-                scores.iter().flat_map(|scores| keep_fewer(std::slice::from_ref(scores), wanted)).collect()
-            }
-            (None, _) => keep_fewer(&scores, wanted),
-        };
-        let kept = self.without_constants(kept);
+        let kept = self.choose(wanted)?;
         if self.kept().as_ref() != Some(&kept) {
             self.set(kept);
         }
@@ -252,24 +244,56 @@ impl Pruner {
         Ok(())
     }
 
-    /// Leaves out the groups of depthwise convolutions all of whose channels are constants, since nothing of their filter sets is kept. Only the map's
-    /// border would interrupt what they compute, and their batch norm would divide by nearly nothing.
-    fn without_constants(&self, mut kept: Vec<Vec<bool>>) -> Vec<Vec<bool>> {
-        for (index, conv) in self.convs.iter().enumerate() {
-            let Some(source) = conv.behind else { continue };
+    /// The groups that are kept where this share of what the budget counts is pruned.
+    fn choose(&self, wanted: f64) -> Result<Vec<Vec<bool>>> {
+        let mut scores: Vec<Vec<f32>> = self.convs.iter().map(ConvGroups::scores).collect();
+        let mut start = self.kept().unwrap_or_else(|| scores.iter().map(|scores| exist(scores)).collect());
+        loop {
+            let kept = match (&self.price, self.config.budget) {
+                (Some(price), _) => price.fit(&scores, &start, wanted)?,
+                (None, Budget::GroupsPerLayer) => {
+                    scores.iter().flat_map(|scores| keep_fewer(std::slice::from_ref(scores), wanted)).collect()
+                }
+                (None, _) => keep_fewer(&scores, wanted),
+            };
+            // Pruned first, they are a part of the target.
+            let mut constants = self.of_constants(&kept);
+            constants.retain(|(conv, group)| scores[*conv][*group] != PRUNED);
+            if constants.is_empty() {
+                return Ok(kept);
+            }
+            for (conv, group) in constants {
+                scores[conv][group] = PRUNED;
+                start[conv][group] = false;
+            }
+        }
+    }
+
+    /// Kept groups of depthwise convolutions all of whose channels are constants, since nothing of their filter sets is kept: the convolution and the
+    /// group. Only the map's border interrupts what they compute, and their batch norm divides by nearly nothing. Those of a convolution that has no
+    /// others aren't among them.
+    fn of_constants(&self, kept: &[Vec<bool>]) -> Vec<(usize, usize)> {
+        let of_conv = |(index, conv): (usize, &ConvGroups)| -> Vec<(usize, usize)> {
+            let Some(source) = conv.behind else { return Vec::new() };
             let grid = &self.convs[source].grid;
             let of_sets: Vec<bool> =
                 kept[source].chunks(grid.groups_per_set()).map(|set| set.contains(&true)).collect();
-            for (group, kept) in kept[index].iter_mut().enumerate() {
-                *kept &= conv.grid.channels_of(group).any(|channel| of_sets[channel / grid.group.filters]);
-            }
-        }
-        kept
+            let lives = |group| conv.grid.channels_of(group).any(|channel| of_sets[channel / grid.group.filters]);
+            let groups = (0..kept[index].len()).filter(|group| kept[index][*group]);
+            let (living, constant): (Vec<usize>, Vec<usize>) = groups.partition(|group| lives(*group));
+            let constant = if living.is_empty() { Vec::new() } else { constant };
+            constant.into_iter().map(|group| (index, group)).collect()
+        };
+        self.convs.iter().enumerate().flat_map(of_conv).collect()
     }
 
     /// Ends the choice: what is zero now stays zero, and what reads nothing else becomes so.
     pub fn freeze(&mut self, params: &Params<Tensor<1>>) {
-        self.set(self.without_constants(self.non_zero(params)));
+        let mut kept = self.non_zero(params);
+        for (conv, group) in self.of_constants(&kept) {
+            kept[conv][group] = false;
+        }
+        self.set(kept);
     }
 
     /// Masks the groups that are zero already, if there are any, and no others; a layer of nothing but zeros is one that hasn't learnt yet.
@@ -384,6 +408,11 @@ fn read_by_depthwise(graph: &Graph, conv: &Conv) -> Option<usize> {
     graph.convs().position(|other| is_depthwise && other.id == ConvId::Own(source))
 }
 
+/// Which of a convolution's groups have weights.
+fn exist(scores: &[f32]) -> Vec<bool> {
+    scores.iter().map(|score| *score != ABSENT).collect()
+}
+
 /// [`keep_best`] that gives back nothing of what is masked.
 fn keep_fewer(scores: &[Vec<f32>], wanted: f64) -> Vec<Vec<bool>> {
     let total = scores.iter().flatten().filter(|score| **score != ABSENT).count();
@@ -453,16 +482,40 @@ mod tests {
         let graph = Graph::new(toml::from_str(layers).unwrap()).unwrap();
         let pruner = Pruner::new(&graph, &Recipe::default(), &Hardware::mars(), &Device::flex()).unwrap();
         let all: Vec<Vec<bool>> = pruner.convs.iter().map(|conv| vec![true; conv.grid.groups()]).collect();
-        assert_eq!(pruner.without_constants(all.clone()), all);
-        let mut kept = all.clone();
+        assert_eq!(pruner.of_constants(&all), []);
         // A group a set: the second one, channels 16 to 31, is gone; of the projection all is.
+        let mut kept = all;
         kept[0][1] = false;
         kept[2].fill(false);
-        let left = pruner.without_constants(kept.clone());
-        let gone: Vec<usize> = (0..left[1].len()).filter(|group| !left[1][*group]).collect();
-        assert_eq!(gone, (9..18).collect::<Vec<_>>());
-        kept[1] = left[1].clone();
-        assert_eq!(left, kept);
+        let second: Vec<(usize, usize)> = (9..18).map(|group| (1, group)).collect();
+        assert_eq!(pruner.of_constants(&kept), second);
+        // A convolution keeps what it has left.
+        kept[1].iter_mut().enumerate().for_each(|(group, kept)| *kept = (9..18).contains(&group));
+        assert_eq!(pruner.of_constants(&kept), []);
+    }
+
+    /// They are pruned as a part of the target, and the next choice of the same share is the same.
+    #[test]
+    fn constants_count_for_the_target() {
+        let graph = Graph::new(zoo("mobilenetv2_half", 10).unwrap()).unwrap();
+        for budget in [Budget::Groups, Budget::StoredBits] {
+            let mut recipe = Recipe { phases: vec![Phase::new(PhaseKind::Sparsify, 1, 0.01)], ..Recipe::default() };
+            (recipe.sparsity.target, recipe.sparsity.budget) = (0.6, budget);
+            let params = Params::from_arrays(&graph, &Weights::random(&graph, 1)).unwrap();
+            let model = Model::new(&graph, &recipe.image_scale(), &params, &Device::flex());
+            let mut pruner = Pruner::new(&graph, &recipe, &Hardware::mars(), &model.device).unwrap();
+            pruner.observe(&model.params, |conv| Some(model.params.conv(conv).weight.ones_like()));
+            pruner.approach(1.0).unwrap();
+            let kept = pruner.kept().unwrap();
+            assert_eq!(pruner.of_constants(&kept), []);
+            assert!(kept.iter().all(|kept| kept.contains(&true)));
+            if budget == Budget::Groups {
+                assert!((pruner.masked_share() - 0.6).abs() <= pruner.rounding(), "{}", pruner.masked_share());
+            }
+            pruner.reached = None;
+            pruner.approach(1.0).unwrap();
+            assert_eq!(pruner.kept().unwrap(), kept);
+        }
     }
 
     /// A masked group has neither weights nor momentum, which would bring them back; the others have all of both.
