@@ -178,6 +178,40 @@ fn a_network_that_no_package_holds_is_refused() {
     assert!(error.starts_with("no package can hold network `long`: `header.network.layers[0].kernel`: 257"), "{error}");
 }
 
+/// A batch norm over one value a channel would learn a variance of 0.
+#[test]
+fn a_batch_norm_that_would_see_one_value_is_refused() {
+    let mut network = network();
+    network.layers.remove(1);
+    network.layers.insert(
+        1,
+        toml::from_str(
+            r#"op = "linear"
+        name = "wide"
+        filters = 8
+        batch_norm = true"#,
+        )
+        .unwrap(),
+    );
+    let training =
+        |batch_size| Training::new(Recipe { batch_size, ..recipe() }, network.clone(), dataset(), Hardware::mars());
+    training(94).unwrap();
+    let error = training(95).err().unwrap().to_string();
+    assert!(error.starts_with("layer `wide`: the last of 96 images in batches of 95 is alone"), "{error}");
+    assert!(training(1).is_err());
+}
+
+/// Scales belong to bits and rules, of which weights say nothing.
+#[test]
+fn weights_of_a_quantized_training_start_without_its_scales() {
+    let mut first = training(recipe());
+    first.finish(|_| {}, &Default::default()).unwrap();
+    let names = |weights: &Weights| weights.iter().filter(|(name, _)| name.ends_with("_step")).count();
+    assert!(names(&first.weights()) > 0);
+    let second = training(recipe()).starting_from(&first.weights()).unwrap();
+    assert_eq!(names(&second.weights()), 0);
+}
+
 /// Weights and device belong to the beginning: later they would throw away momentum and masks.
 #[test]
 fn a_training_that_has_begun_does_not_begin_anew() {

@@ -116,7 +116,7 @@ fn split([images, labels]: [Numbers; 2]) -> Result<Split, String> {
         [_, channels @ (1 | 3), height, width] => (ImageShape { channels, height, width }, false),
         _ => return Err(format!("its images have shape {shape:?}: say [n, height, width] and one or three channels")),
     };
-    let images = if channels_last { channels_first(&values, shape) } else { values };
+    let images = if channels_last { channels_first(&values, shape)? } else { values };
     let count = images.len() / shape.len();
     let (shape_of_labels, labels): (_, Vec<i64>) = match labels {
         Numbers::Bytes { shape, values } => (shape, values.into_iter().map(i64::from).collect()),
@@ -130,12 +130,18 @@ fn split([images, labels]: [Numbers; 2]) -> Result<Split, String> {
     Ok(Split { shape, images: images.into(), labels })
 }
 
-fn channels_first(values: &[u8], shape: ImageShape) -> Vec<u8> {
+fn channels_first(values: &[u8], shape: ImageShape) -> Result<Vec<u8>, String> {
+    if available_memory().is_some_and(|free| free < values.len() as u64) {
+        let gib = values.len() as f64 / (1u64 << 30) as f64;
+        return Err(format!(
+            "its channels come last; to turn it takes {gib:.1} GiB more, which the memory hasn't: save them first"
+        ));
+    }
     let mut images = Vec::with_capacity(values.len());
     for image in values.chunks(shape.len()) {
         for channel in 0..shape.channels {
             images.extend(image[channel..].iter().step_by(shape.channels));
         }
     }
-    images
+    Ok(images)
 }

@@ -216,6 +216,14 @@ impl Graph {
         self.spec.layers[index].clip()
     }
 
+    /// So many images, `most` at most, that all their maps together take a GiB in 32 bits; one image at least.
+    #[cfg(feature = "train")]
+    pub(crate) fn images_at_a_time(&self, most: usize) -> usize {
+        const VALUES: usize = 1 << 28;
+        let values = self.image().len() + self.nodes.iter().map(|node| node.output.len()).sum::<usize>();
+        (VALUES / values).clamp(1, most)
+    }
+
     /// Multiply-accumulates of one image.
     pub fn macs(&self) -> u64 {
         self.convs().map(|conv| conv.shape.macs()).sum()
@@ -255,6 +263,8 @@ impl From<Graph> for NetworkSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(feature = "train")]
+    use crate::network::zoo;
 
     fn graph(layers: &str) -> Result<Graph> {
         let text = format!("name = 'n'\ninput = [3, 8, 8]\nclasses = 2\nlayers = [{}]", layers.replace('\n', " "));
@@ -379,5 +389,18 @@ mod tests {
             &format!("{CONV}, {{ op = 'concat', name = 'j', inputs = ['a', 'z'] }}"),
             "its input `z` is not a layer",
         );
+    }
+
+    #[cfg(feature = "train")]
+    #[test]
+    fn large_images_go_through_a_few_at_a_time() {
+        let at_a_time = |name, side| {
+            let spec = zoo(name, 10).unwrap();
+            let network = Graph::new(NetworkSpec { input: [3, side, side], ..spec }).unwrap();
+            network.images_at_a_time(250)
+        };
+        assert_eq!(at_a_time("vgg16", 32), 250);
+        // 15 M values an image.
+        assert_eq!(at_a_time("vgg16_imagenet", 224), 17);
     }
 }

@@ -64,7 +64,7 @@ impl Role {
 
     /// Whether an array of this name is a quantizer's scale.
     #[cfg(feature = "train")]
-    pub(super) fn names_scale(name: &str) -> bool {
+    pub(crate) fn names_scale(name: &str) -> bool {
         let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix);
         [Self::WeightScale, Self::OutputScale].iter().any(|role| Some(role.suffix()) == suffix)
     }

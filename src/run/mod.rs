@@ -191,7 +191,8 @@ impl<'a> Plan<'a> {
             environment.observer.notice(&remark);
         }
         remarks(training.recipe(), training.data()).iter().for_each(|remark| environment.observer.notice(remark));
-        let mut training = training.starting_from(&start.weights)?.with_measured_statistics(&start.without_statistics);
+        let mut training =
+            training.starting_with_scales(&start.weights)?.with_measured_statistics(&start.without_statistics);
         let masked = training.masked_share();
         if masked > 0.0 {
             environment.observer.notice(&format!(

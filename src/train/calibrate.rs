@@ -13,7 +13,7 @@ use crate::integer::{BitPlan, Fusion};
 use crate::network::{BatchNorm, Conv, ConvId, Norm, Op, Skip, Source};
 use crate::quantize::{calibrate_scale, value_codes, weight_limit};
 
-/// Images that go through the network at a time.
+/// Images that go through the network at a time, of large ones fewer.
 const BATCH: usize = 128;
 /// Values of a layer that its scale is searched on, at most.
 const SAMPLES: usize = 1 << 17;
@@ -166,7 +166,7 @@ fn batch_norm(model: &mut Model, conv: ConvId) -> &mut BatchNorm<Tensor<1>> {
 
 /// Mean and variance of each batch norm's input that a pass over `recipe.calibration_images` training images sees.
 fn statistics(model: &Model, mode: Mode, recipe: &Recipe, train: &Split) -> BTreeMap<ConvId, [Tensor<1>; 2]> {
-    let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
+    let batches = Batches::in_order(train, model.graph.images_at_a_time(BATCH)).first(recipe.calibration_images);
     let images = recipe.calibration_images.min(train.len()) as f64;
     let mut sums: BTreeMap<ConvId, [Tensor<1>; 2]> = BTreeMap::new();
     for batch in batches {
@@ -194,7 +194,7 @@ fn output_scales(
 ) -> Vec<(usize, f32)> {
     let nodes = model.graph.nodes();
     let mut samples: Vec<Vec<f32>> = vec![Vec::new(); nodes.len()];
-    let batches = Batches::in_order(train, BATCH).first(recipe.calibration_images);
+    let batches = Batches::in_order(train, model.graph.images_at_a_time(BATCH)).first(recipe.calibration_images);
     let share = (SAMPLES / batches.len()).max(1);
     for batch in batches {
         let mut inspect = |index: usize, value: &Tensor<4>| {

@@ -19,6 +19,7 @@ pub(super) fn all(recipe: &Recipe, graph: &Graph, data: &Dataset, hardware: &Har
         .map_err(|error| Error::Setting(format!("no package can hold network `{}`: {error}", graph.spec().name)))?;
     recipe.quantize.check_patterns(graph)?;
     check_logits(graph, recipe)?;
+    check_batches(recipe, graph, data)?;
     check_names(recipe, graph)?;
     let names: Vec<String> = graph.convs().map(|conv| conv.name).collect();
     check_patterns(hardware, &names)?;
@@ -87,6 +88,22 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// A batch norm over one value a channel gives its offset, whatever it reads, and learns a variance of 0.
+fn check_batches(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
+    let (size, images) = (recipe.batch_size, data.train.len());
+    let last = if images.is_multiple_of(size) { size.min(images) } else { images % size };
+    let trains = recipe.phases.iter().any(|phase| phase.epochs > 0);
+    match graph.convs().find(|conv| conv.batch_norm && conv.shape.output.pixels() == 1) {
+        Some(conv) if trains && last == 1 => Err(Error::layer(
+            &conv.name,
+            format!(
+                "the last of {images} images in batches of {size} is alone, and its batch norm sees one value a channel: choose another batch_size"
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// What the recipe says of single layers has to be of the network's.

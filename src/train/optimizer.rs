@@ -70,8 +70,10 @@ impl Sgd {
 /// What brings the norm of all gradients together down to `limit`; none where it isn't above.
 fn clip_factor(leaves: &Params<Tensor<1>>, gradients: &Gradients, limit: f64) -> Option<f64> {
     let gradients = leaves.iter().filter_map(|(_, leaf)| leaf.grad(gradients));
-    let squares = gradients.map(|gradient| gradient.square().sum());
-    let norm = f64::from(to_host(squares.reduce(|a, b| a + b)?)[0]).sqrt();
+    // In 64 bits: a sum of millions of squares in 32 stops growing.
+    let squares =
+        gradients.map(|gradient| to_host(gradient).iter().map(|value| f64::from(*value).powi(2)).sum::<f64>());
+    let norm = squares.sum::<f64>().sqrt();
     (norm > limit).then(|| limit / norm)
 }
 

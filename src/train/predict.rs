@@ -11,7 +11,7 @@ use crate::hardware::Hardware;
 use crate::integer::{IntegerNetwork, predict};
 use crate::quantize::FakeQuant;
 
-/// Images that are evaluated at a time.
+/// Images that are evaluated at a time, of large ones fewer.
 const BATCH: usize = 250;
 
 /// Index of the largest value; the lowest of equal ones.
@@ -40,7 +40,7 @@ impl From<NotFinite> for Error {
 /// Values that aren't finite, with the first layer that has some.
 pub(super) fn float_logits(model: &Model, split: &Split, images: usize) -> std::result::Result<Vec<f32>, NotFinite> {
     let mut found = Vec::new();
-    for batch in Batches::in_order(split, BATCH).first(images) {
+    for batch in Batches::in_order(split, model.graph.images_at_a_time(BATCH)).first(images) {
         let logits = to_host(model.forward(model.images(&batch.images), Mode::Float).logits);
         if logits.iter().any(|logit| !logit.is_finite()) {
             let layer = first_not_finite(model, &batch, Mode::Float).expect("the logits are the last layer's");
@@ -87,7 +87,7 @@ pub(super) fn fake_quant_predictions(
     let fake_quant = FakeQuant::on_chip(network, hardware, device)?;
     let classes = network.classes.len();
     let mut predictions = Vec::with_capacity(split.len());
-    for batch in Batches::in_order(split, BATCH) {
+    for batch in Batches::in_order(split, network.graph.images_at_a_time(BATCH)) {
         let logits = fake_quant.logits_from(predictions.len(), &batch.images);
         predictions.extend(logits.chunks(classes).map(|logits| predict(logits) as u16));
     }

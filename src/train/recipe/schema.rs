@@ -39,7 +39,7 @@ pub struct Recipe {
     /// What the checkpoint calls a layer, where its own name, shape and number don't tell; its batch norm is `LAYER.norm`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub names: BTreeMap<String, String>,
-    /// What batch norms add to a variance, in place of what the network says.
+    /// What batch norms add to a variance, in place of what the network says; layers that say their own keep it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_norm_epsilon: Option<f64>,
     /// Hardware file; without it, the default chip.

@@ -33,7 +33,7 @@ use crate::data::{Dataset, EpochOrder};
 use crate::error::{Error, Result};
 use crate::hardware::Hardware;
 use crate::integer::{BitPlan, FoldOptions, ImageScale, IntegerNetwork, fold};
-use crate::network::{Array, ConvId, Graph, NetworkSpec, Params, Weights};
+use crate::network::{Array, ConvId, Graph, NetworkSpec, Params, Role, Weights};
 use crate::observer::StopSignal;
 use crate::package::{Package, Predictions, Provenance};
 use crate::quantize::Quantizer;
@@ -128,11 +128,22 @@ impl Training {
         Ok(self)
     }
 
-    /// The same from these weights, before its first step.
+    /// The same from these weights, before its first step. Scales of quantizers among them are left aside: they are those of other bits, or of another rule.
     ///
     /// # Errors
     /// An array of the network that is missing, has another shape, or isn't finite; a training that has begun.
-    pub fn starting_from(mut self, weights: &Weights) -> Result<Self> {
+    pub fn starting_from(self, weights: &Weights) -> Result<Self> {
+        let of_floats = weights.iter().filter(|(name, _)| !Role::names_scale(name));
+        let mut floats = Weights::default();
+        of_floats.for_each(|(name, array)| floats.insert(name.into(), array.clone()));
+        self.starting_with_scales(&floats)
+    }
+
+    /// The same with the scales among the weights, which have to be of the recipe's bits and rules.
+    ///
+    /// # Errors
+    /// Those of [`starting_from`](Self::starting_from).
+    pub(crate) fn starting_with_scales(mut self, weights: &Weights) -> Result<Self> {
         self.check_unbegun("starting_from")?;
         self.model = self.place(weights)?;
         self.keep_zeros();

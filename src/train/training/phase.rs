@@ -15,7 +15,7 @@ use crate::train::predict::float_accuracy;
 use crate::train::recipe::{EvaluateEvery, Phase, PhaseKind};
 use crate::train::tensors::to_host;
 
-/// Images on which biases are corrected for a chip's conversions.
+/// Images on which biases are corrected for a chip's conversions, of large ones fewer.
 const CORRECTION_BATCH: usize = 256;
 /// Number of the first of them, for the noise: after those of any test set and before those of the first epoch.
 const CORRECTION_FIRST: u64 = 1 << 31;
@@ -90,7 +90,8 @@ impl Training {
     }
 
     fn first_batch(&self) -> Batch {
-        Batches::in_order(&self.data.train, CORRECTION_BATCH).next().expect("a data set has images")
+        let images = self.graph.images_at_a_time(CORRECTION_BATCH);
+        Batches::in_order(&self.data.train, images).next().expect("a data set has images")
     }
 
     /// Takes from the biases what a chip's conversions add on average, where the network hasn't learned to live with it: where that
