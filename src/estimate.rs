@@ -225,7 +225,9 @@ pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern
         );
         return Err(Error::Setting(message));
     }
+    let name = network.graph.spec().name.clone();
     let mut random = SplitMix(SEED);
+    let mut dropped = 0;
     for (index, conv) in convs_mut(network).into_iter().enumerate().filter(|(index, _)| chosen(index)) {
         let grid = &grids[index];
         let mut order: Vec<usize> = (0..grid.groups()).filter(|group| grid.exists(*group)).collect();
@@ -234,11 +236,17 @@ pub fn drop_groups(network: &mut IntegerNetwork, sparsity: f64, pattern: Pattern
         // Pruning leaves every layer a group.
         let count = ((share * order.len() as f64).round() as usize).min(order.len().saturating_sub(1));
         order[..count].iter().for_each(|&group| zero[group] = true);
+        dropped += count;
         for (index, weight) in conv.weights.iter_mut().enumerate() {
             if zero[grid.group_of(index)] {
                 *weight = 0;
             }
         }
+    }
+    if dropped == 0 {
+        return Err(Error::Setting(format!(
+            "a sparsity of {sparsity}: the layers of `{name}` have too few groups to make one of them zero"
+        )));
     }
     Ok(())
 }

@@ -43,6 +43,24 @@ fn a_dense_network_costs_what_it_costs_once_it_is_trained() {
     }
 }
 
+/// A share that no group is small enough for would be claimed and not be there.
+#[test]
+fn a_sparsity_without_a_group_to_spare_is_refused() {
+    let layers = r#"
+        name = "small"
+        input = [3, 8, 8]
+        classes = 2
+        layers = [
+            { op = "conv", name = "a", filters = 16, kernel = 3, padding = 1 },
+            { op = "conv", name = "b", filters = 16, kernel = 1 },
+            { op = "linear", name = "c", filters = 2 },
+        ]"#;
+    let assumptions = Assumptions { sparsity: 0.5, ..W4A4 };
+    let error = Estimate::new(toml::from_str(layers).unwrap(), assumptions, &Hardware::mars()).unwrap_err().to_string();
+    let expected = "a sparsity of 0.5: the layers of `small` have too few groups to make one of them zero";
+    assert_eq!(error, expected);
+}
+
 /// Trades of room among equal layers that are the same but for rounding went on for ever here.
 #[test]
 fn a_tight_chip_is_mapped() {

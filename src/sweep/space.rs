@@ -130,8 +130,8 @@ impl Space {
                 inner.ok_or("no table has this key; give whole values of the outer one")
             };
             let place = inner(&mut table)?;
-            if value.is_table() {
-                // It takes the place of the base's, as other values do.
+            if value.is_table() && last != "stated_for" {
+                // It takes the place of the base's, as other values do; what constants were stated for is said of each alone.
                 place.remove(last);
             }
             inner(&mut own)?.insert(last.clone(), (*value).clone());
@@ -236,6 +236,16 @@ mod tests {
         let space = space("converter = [{ kind = \"ideal\" }, { kind = \"bits\", bits = 5, step = 2 }]").unwrap();
         assert_eq!(space.hardware(1).unwrap().losses(), ["5-bit converter"]);
         assert_eq!(self::space("").unwrap().hardware(0).unwrap(), Hardware::mars());
+    }
+
+    #[test]
+    fn the_size_that_one_constant_was_stated_for_leaves_those_of_others() {
+        let space =
+            space("[energy]\nstated_for = [{ cells = 32768 }]\n[memory]\nfeature_sram_kib = [256, 1024]").unwrap();
+        let chips = [0, 1].map(|point| space.hardware(point).unwrap());
+        assert_eq!(chips.each_ref().map(|chip| chip.leakage_mw_per_macro()), [2.8; 2]);
+        let [one, four] = chips.map(|chip| chip.feature_sram_pj_per_bit());
+        assert!((four / one - 2.0).abs() < 1e-12, "{one} {four}");
     }
 
     #[test]

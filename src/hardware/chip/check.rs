@@ -207,13 +207,13 @@ impl Hardware {
                     return refuse(&key, bits, Allowed::MultipleOf { other, unit });
                 }
             }
+            if usize::from(mode.weight_bits) > self.columns {
+                return at_most(&key("weight_bits"), mode.weight_bits.into(), "columns", self.columns, None);
+            }
             if let Some(outputs) = mode.outputs {
                 let columns = mode.measured.map_or(self.columns, |measured| measured.columns);
                 let slices = usize::from(mode.weight_bits.div_ceil(self.weight_slice_bits));
                 check_range(&key("outputs"), outputs as u64, 1, (columns / slices) as u64)?;
-            }
-            if usize::from(mode.weight_bits) > self.columns {
-                return at_most(&key("weight_bits"), mode.weight_bits.into(), "columns", self.columns, None);
             }
             let same =
                 |other: &AccessMode| (other.weight_bits, other.input_bits) == (mode.weight_bits, mode.input_bits);

@@ -185,12 +185,14 @@ impl<'a> Ledger<'a> {
         }
     }
 
-    /// Takes a group back.
+    /// Takes a group back that was pruned; one that is kept stays as it is.
     pub fn restore(&mut self, group: GroupId) {
         let mut sets = self.kept_groups(group.conv);
         let set = &mut sets[group.set];
-        set.insert(set.partition_point(|kept| *kept < group.index), group.index);
-        self.replace(group.conv, sets);
+        if let Err(place) = set.binary_search(&group.index) {
+            set.insert(place, group.index);
+            self.replace(group.conv, sets);
+        }
     }
 
     /// The kept groups of each filter set of a convolution.

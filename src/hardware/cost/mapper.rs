@@ -207,7 +207,7 @@ fn check_layers(layers: &[Layer], hardware: &Hardware) -> Result<()> {
             let copies: Vec<String> =
                 Placement::copy_numbers(conv, hardware).map(|copies| copies.to_string()).collect();
             let message = format!(
-                "mapping.layers leaves it no placement on this chip, where it can have {} copies",
+                "mapping.layers leaves it no placement on this chip: it obeys all patterns that match it, and can have {} copies",
                 copies.join(", ")
             );
             Err(Error::layer(&conv.name, message))
