@@ -138,10 +138,6 @@ fn channels_first(values: &[u8], shape: ImageShape) -> Result<Vec<u8>, String> {
         ));
     }
     let mut images = Vec::with_capacity(values.len());
-    for image in values.chunks(shape.len()) {
-        for channel in 0..shape.channels {
-            images.extend(image[channel..].iter().step_by(shape.channels));
-        }
-    }
+    values.chunks(shape.len()).for_each(|image| shape.extend_channels_first(&mut images, image));
     Ok(images)
 }

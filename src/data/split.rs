@@ -18,6 +18,11 @@ pub struct ImageShape {
 }
 
 impl ImageShape {
+    /// Appends an image `[height][width][channels]` as `[channels][height][width]`.
+    pub(crate) fn extend_channels_first(&self, images: &mut Vec<u8>, image: &[u8]) {
+        (0..self.channels).for_each(|channel| images.extend(image[channel..].iter().step_by(self.channels)));
+    }
+
     /// Bytes of an image.
     pub const fn len(&self) -> usize {
         self.channels * self.pixels()

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::files::{exists, read_if_present, remove_if_present, to_json, write_atomically};
 use crate::network::weights_file;
 use crate::observer::{Observer, StopSignal};
+use crate::package::is_package;
 use crate::run::{Cpu, Environment, Outcome, Plan, dataset};
 use crate::run_folder::{DEPLOYMENT, EpochReport, LAST, METRICS, PACKAGE, PhaseKind, RECIPE, RunLock};
 use crate::train::{Recipe, StartFrom};
@@ -130,7 +131,9 @@ impl Reproduction<'_> {
         for seed in 0..self.seeds {
             for &row in &self.rows {
                 let recipe = self.experiment.recipe(row, &self.settings)?;
-                let data_sha256 = match data.entry((recipe.dataset.clone(), recipe.image_size, recipe.model.clone())) {
+                // A package says the size of its images.
+                let package = Some(recipe.model.clone()).filter(|model| is_package(Path::new(model)));
+                let data_sha256 = match data.entry((recipe.dataset.clone(), recipe.image_size, package)) {
                     Entry::Occupied(known) => String::clone(known.get()),
                     Entry::Vacant(unknown) => {
                         unknown.insert(dataset(&recipe, self.environment())?.test.sha256()).clone()

@@ -455,8 +455,10 @@ fn image_size(recipe: &Recipe, of_file: Option<&NetworkSpec>) -> Result<Option<[
     if recipe.image_size.is_some() || !is_package(Path::new(&recipe.model)) {
         return Ok(recipe.image_size);
     }
-    let [_, height, width] =
-        of_file.map_or_else(|| Ok(network_of_file(recipe)?.input), |spec| Ok::<_, Error>(spec.input))?;
+    let [_, height, width] = match of_file {
+        Some(spec) => spec.input,
+        None => network_of_file(recipe)?.input,
+    };
     Ok(Some([height, width]))
 }
 

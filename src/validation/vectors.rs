@@ -7,7 +7,7 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::images::check_images;
-use crate::data::Split;
+use crate::data::{ImageShape, Split};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::hardware::{Hardware, MacroNetwork};
@@ -68,7 +68,8 @@ pub fn vectors(
             let differs = found.stored.iter().zip(&expected.stored).position(|(found, expected)| found != expected);
             first_difference = first_difference.min(differs.unwrap_or(stored.len()));
             for ((codes, values), (node, _)) in codes.iter_mut().zip(found.stored).zip(&stored) {
-                codes.extend(channels_first(&values, network.graph.nodes()[*node].output));
+                let MapShape { channels, height, width } = network.graph.nodes()[*node].output;
+                ImageShape { channels, height, width }.extend_channels_first(codes, &values);
             }
             on_chip.extend(found.logits);
             integer.extend(expected.logits);
@@ -117,10 +118,4 @@ impl Vectors {
         let bytes = views.and_then(|views| safetensors::serialize(views, None));
         write_atomically(path, &bytes.map_err(|error| Error::file(path, error.to_string()))?)
     }
-}
-
-/// Codes `[height][width][channels]` as `[channels][height][width]`.
-fn channels_first(codes: &[u8], map: MapShape) -> Vec<u8> {
-    let pixels = map.pixels();
-    (0..codes.len()).map(|place| codes[place % pixels * map.channels + place / pixels]).collect()
 }
