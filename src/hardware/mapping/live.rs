@@ -16,6 +16,8 @@ pub(super) struct Live {
 #[derive(Clone, Debug)]
 pub(crate) struct LiveValues {
     nodes: Vec<Live>,
+    /// While a node's projection runs, after its own convolution. Other nodes have none.
+    projections: Vec<Live>,
 }
 
 impl LiveValues {
@@ -45,25 +47,40 @@ impl LiveValues {
         // Each value is in the other half than what its node reads.
         let mut halves = vec![0];
         let mut sums = [0, 0];
-        let mut nodes = Vec::with_capacity(graph.nodes().len());
+        let (mut nodes, mut projections) = (Vec::new(), Vec::new());
         for (index, node) in graph.nodes().iter().enumerate() {
             if last_reader[index].is_some() {
                 sums[halves[index]] += bits(index);
             }
             let half = 1 - halves[value(node.source)];
             halves.push(half);
-            nodes.push(Live { written_half: sums[half], other_half: sums[1 - half] });
-            for value in &ended[index] {
-                sums[halves[*value]] -= bits(*value);
-            }
+            let live = |sums: [u64; 2]| Live { written_half: sums[half], other_half: sums[1 - half] };
+            nodes.push(live(sums));
+            // A projection reads the skip connection's value alone.
+            let (read, over): (Vec<_>, Vec<_>) =
+                ended[index].iter().partition(|ended| node.skip_source().map(value) == Some(**ended));
+            over.iter().for_each(|ended| sums[halves[*ended]] -= bits(*ended));
+            projections.push(live(sums));
+            read.iter().for_each(|ended| sums[halves[*ended]] -= bits(*ended));
         }
-        Self { nodes }
+        Self { nodes, projections }
     }
 
-    /// The values that are live while a node runs, `own_bits` of its own among them.
+    /// The values that are live while a node runs, but for its projection; `own_bits` of its own are among them.
     pub(super) fn while_running(&self, node: usize, own_bits: u64) -> Live {
-        let Live { written_half, other_half } = self.nodes[node];
-        Live { written_half: written_half + own_bits, other_half }
+        self.nodes[node].beside(own_bits)
+    }
+
+    /// The same while its projection runs.
+    pub(super) fn while_projecting(&self, node: usize, own_bits: u64) -> Live {
+        self.projections[node].beside(own_bits)
+    }
+}
+
+impl Live {
+    /// With so many bits more in the half that the layer writes.
+    fn beside(self, own_bits: u64) -> Self {
+        Self { written_half: self.written_half + own_bits, ..self }
     }
 }
 
@@ -106,17 +123,24 @@ mod tests {
             for (index, node) in nodes.iter().enumerate() {
                 let earlier = (0..index).map(Source::Node).chain([Source::Image]);
                 let read = earlier.filter(|value| graph.readers(*value).any(|reader| reader >= index));
-                let mut sums = [0, 0];
-                for value in read {
-                    let bits = match value {
-                        Source::Image => 8,
-                        Source::Node(node) => stored_bits(&network, node),
-                    };
-                    sums[half(value)] += graph.shape(value).len() as u64 * bits;
-                }
                 let own = half(Source::Node(index));
-                let expected = Live { written_half: sums[own] + 5, other_half: sums[1 - own] };
-                assert_eq!(live.while_running(index, 5), expected, "{name} {}", node.name);
+                let sums = |read: &mut dyn Iterator<Item = Source>| {
+                    let mut sums = [0, 0];
+                    for value in read {
+                        let bits = match value {
+                            Source::Image => 8,
+                            Source::Node(node) => stored_bits(&network, node),
+                        };
+                        sums[half(value)] += graph.shape(value).len() as u64 * bits;
+                    }
+                    Live { written_half: sums[own] + 5, other_half: sums[1 - own] }
+                };
+                assert_eq!(live.while_running(index, 5), sums(&mut read.clone()), "{name} {}", node.name);
+                if node.projection().is_some() {
+                    let later = |value: &Source| graph.readers(*value).any(|reader| reader > index);
+                    let mut read = read.filter(|value| node.skip_source() == Some(*value) || later(value));
+                    assert_eq!(live.while_projecting(index, 5), sums(&mut read), "{name} {}", node.projection_name());
+                }
             }
         }
     }

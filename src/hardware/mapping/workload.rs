@@ -228,9 +228,10 @@ impl Builder<'_> {
                 // The first sums wait in the feature-map SRAM for the second.
                 let first = Outputs { stored_bits: ACCUMULATOR_BITS, ..Outputs::default() };
                 let second = join(0..shape.filters(), ACCUMULATOR_BITS);
+                let first = self.conv(own, first, Logic::default());
                 // They are no stored form of the node.
-                let waiting_bits = outputs * ACCUMULATOR_BITS;
-                vec![self.conv(own, first, 0, Logic::default()), self.conv(projection, second, waiting_bits, finish)]
+                let live = self.live.while_projecting(self.index, outputs * (stored_bits + ACCUMULATOR_BITS));
+                vec![first, Layer { live, ..self.conv(projection, second, finish) }]
             }
             (Some(Skip::Identity { source, pad_front, .. }), Some(IntegerSkip::Identity { bits, .. })) => {
                 let bits = u64::from(*bits);
@@ -241,21 +242,21 @@ impl Builder<'_> {
                 }
                 finish.add(channels as u64 * pixels, SUM_BITS);
                 finish.multiply(channels as u64 * pixels, bits, SKIP_MULTIPLIER_BITS);
-                vec![self.conv(own, join(pad_front..pad_front + channels, bits), 0, finish)]
+                vec![self.conv(own, join(pad_front..pad_front + channels, bits), finish)]
             }
-            (None, None) => vec![self.conv(own, join(0..0, 0), 0, finish)],
+            (None, None) => vec![self.conv(own, join(0..0, 0), finish)],
             (Some(_), Some(_)) | (Some(_), None) | (None, Some(_)) => {
                 unreachable!("a valid network has the residuals of its graph")
             }
         })
     }
 
-    /// A convolution, while which sums of `waiting_bits` wait for its own.
-    fn conv(&self, mapping: ConvMapping, outputs: Outputs, waiting_bits: u64, logic: Logic) -> Layer {
+    /// The node's own convolution, or one that runs while the same values are live.
+    fn conv(&self, mapping: ConvMapping, outputs: Outputs, logic: Logic) -> Layer {
         let stored_bits = mapping.shape.output.len() as u64 * outputs.stored_bits;
         Layer {
             name: mapping.name.clone(),
-            live: self.live.while_running(self.index, stored_bits + waiting_bits),
+            live: self.live.while_running(self.index, stored_bits),
             conv: Some(mapping),
             outputs,
             pooled: Traffic::default(),
