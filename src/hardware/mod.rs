@@ -36,4 +36,4 @@ pub use cost::{
     SetGroups, Snapshot, Used, evaluate,
 };
 pub use mapping::{ConvMapping, FilterSet, Placement};
-pub use timing::{Activity, After, Instruction, LayerProgram, LayerTime, Span, TimeSlot, Timeline};
+pub use timing::{Activity, Instruction, LayerProgram, LayerTime, Span, TimeSlot, Timeline};

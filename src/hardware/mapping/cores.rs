@@ -58,11 +58,17 @@ impl CoreWork {
             } else {
                 charge.index(&mut tiles[tiling.tile_of(of_share.start)]);
             }
-            for segment in tiling.segments(of_share, share.accesses(mapping.parts())) {
+            let of_set = share.accesses(mapping.parts());
+            for segment in tiling.segments(of_share.clone(), of_set.clone()) {
                 let tile = &mut tiles[segment.tile];
                 charge.weights(tile, &segment);
                 charge.inputs(tile, &segment);
                 charge.sums(tile, &segment);
+                let sums_of = tiling.sums_of(&segment, mapping.parts(), &of_share, &of_set);
+                if !sums_of.is_empty() {
+                    // No second share of a tile began in an earlier round.
+                    tile.sums_of = sums_of;
+                }
                 if !share.partial {
                     most_waiting = charge.waiting_sums(&segment).max(most_waiting);
                 }
@@ -247,13 +253,13 @@ mod tests {
         let tiles = |start: Start| {
             let placement = Placement { split: Split::FilterSets, copies: 1, start };
             let work = place(&mapping, &outputs, placement, &chip).remove(0);
-            let tiles = work.tiles.iter().map(|tile| (tile.accesses, tile.traffic, tile.continues));
+            let tiles = work.tiles.iter().map(|tile| (tile.accesses, tile.traffic, tile.sums_of.clone()));
             (tiles.collect::<Vec<_>>(), work.waiting_sums)
         };
         let traffic = |read, written| Traffic { read, written };
-        let staggered = vec![(3, traffic(1024, 256), false), (3, traffic(1024 + 256 + 32, 64), true)];
+        let staggered = vec![(3, traffic(1024, 256), 0..0), (3, traffic(1024 + 256 + 32, 64), 0..1)];
         assert_eq!(tiles(Start::Staggered), (staggered, 8));
-        let together = vec![(3, traffic(1024, 0), false), (3, traffic(512 + 32, 64), false)];
+        let together = vec![(3, traffic(1024, 0), 0..0), (3, traffic(512 + 32, 64), 0..0)];
         assert_eq!(tiles(Start::Together), (together, 0));
     }
 

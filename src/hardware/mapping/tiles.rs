@@ -49,8 +49,8 @@ pub(crate) struct Tile {
     pub(crate) index_bits: u64,
     /// For each output pixel. Read are inputs, partial sums that waited and residual values; written are values and partial sums that wait.
     pub(crate) traffic: Traffic,
-    /// Whether it goes on with partial sums that waited.
-    pub(crate) continues: bool,
+    /// The tiles of earlier rounds that hold the accesses whose partial sums it goes on with.
+    pub(crate) sums_of: Range<usize>,
 }
 
 impl<'a> Sum<&'a Tile> for Tile {
@@ -62,7 +62,7 @@ impl<'a> Sum<&'a Tile> for Tile {
             packed_bits: sum.packed_bits + tile.packed_bits,
             index_bits: sum.index_bits + tile.index_bits,
             traffic: sum.traffic + tile.traffic,
-            continues: sum.continues || tile.continues,
+            sums_of: 0..0,
         })
     }
 }
@@ -121,12 +121,31 @@ impl Tiling {
         self.start_of(first)..self.start_of((first + self.per_round).min(self.tiles))
     }
 
+    /// The tiles of a range of accesses.
+    fn tiles_of(&self, accesses: Range<usize>) -> Range<usize> {
+        match accesses.is_empty() {
+            true => 0..0,
+            false => self.tile_of(accesses.start)..self.tile_of(accesses.end - 1) + 1,
+        }
+    }
+
+    /// The tiles of earlier rounds whose partial sums a segment goes on with, of those that a core has the accesses `of_share` in,
+    /// which are the accesses `of_set` of their filter set.
+    pub(super) fn sums_of(
+        &self,
+        segment: &Segment,
+        parts: usize,
+        of_share: &Range<usize>,
+        of_set: &Range<usize>,
+    ) -> Range<usize> {
+        let in_core = |access: usize| of_share.start + access - of_set.start;
+        let accesses = segment.sums_of(parts, of_set);
+        self.tiles_of(in_core(accesses.start)..in_core(accesses.end))
+    }
+
     /// What each tile has of the accesses `of_share` of a core, which are the accesses `of_set` of their filter set.
     pub(super) fn segments(&self, of_share: Range<usize>, of_set: Range<usize>) -> impl Iterator<Item = Segment> {
-        let tiles = match of_share.is_empty() {
-            true => 0..0,
-            false => self.tile_of(of_share.start)..self.tile_of(of_share.end - 1) + 1,
-        };
+        let tiles = self.tiles_of(of_share.clone());
         let in_set = move |access: usize| (of_set.start + access.saturating_sub(of_share.start)).min(of_set.end);
         let range_in_set = move |accesses: Range<usize>| in_set(accesses.start)..in_set(accesses.end);
         let tiling = *self;
@@ -155,6 +174,14 @@ impl Segment {
         let Range { start, end } = self.accesses;
         let comes_along = !start.is_multiple_of(parts) && start > self.round.start;
         start / parts + usize::from(comes_along)..end.div_ceil(parts)
+    }
+
+    /// The accesses of earlier rounds whose partial sums the segment goes on with: those of a part follow each other after `parts` accesses.
+    /// `of_set` are the share's.
+    fn sums_of(&self, parts: usize, of_set: &Range<usize>) -> Range<usize> {
+        let first = self.accesses.start.saturating_sub(parts).max(of_set.start);
+        let end = self.accesses.end.saturating_sub(parts).min(self.round.start);
+        first..end.max(first)
     }
 }
 
@@ -215,7 +242,6 @@ impl Charge<'_> {
             let sum_bits = filters.len() as u64 * ACCUMULATOR_BITS;
             if any(share.start..round.start) && !any(round.start..accesses.start) {
                 tile.traffic.read += sum_bits;
-                tile.continues = true;
             }
             let is_last_of_round = !any(accesses.end..round.end);
             if is_last_of_round && (any(round.end..share.end) || self.share.partial) {
@@ -278,5 +304,39 @@ mod tests {
         ];
         assert_eq!(segments, expected);
         assert_eq!(tiling.segments(3..3, 20..20).count(), 0);
+    }
+
+    /// A tile that is the first of its round to have a part goes on with the sums of the last tile of earlier rounds that had it.
+    #[test]
+    fn a_tile_goes_on_with_the_sums_that_were_written_last() {
+        let mut several = 0;
+        for (parts, bundles, before) in
+            (1..5).flat_map(|parts| (1..6).map(move |bundles| (parts, bundles, bundles % 4)))
+        {
+            // The share begins in the middle of its set, and behind some accesses of another one.
+            let of_set = parts..parts * (bundles + 1);
+            let of_share = before..before + of_set.len();
+            for (room, macros, per_round) in [(1, 1, 1), (1, 3, 1), (2, 4, 1), (1, 3, 3), (3, 2, 2), (4, 8, 8)] {
+                let tiling = Tiling::new(of_share.end, room, macros, per_round);
+                let part_of = |access: usize| (access - of_share.start) % parts;
+                for segment in tiling.segments(of_share.clone(), of_set.clone()) {
+                    let in_round =
+                        |access: &usize| tiling.round_of(tiling.tile_of(*access)) == tiling.round_of(segment.tile);
+                    let mut expected: Vec<usize> = Vec::new();
+                    for access in of_share.clone().filter(|access| tiling.tile_of(*access) == segment.tile) {
+                        let earlier =
+                            || (of_share.start..access).rev().filter(|other| part_of(*other) == part_of(access));
+                        if !earlier().any(|other| in_round(&other)) {
+                            expected.extend(earlier().next().map(|other| tiling.tile_of(other)));
+                        }
+                    }
+                    expected.dedup();
+                    several += usize::from(expected.len() > 1);
+                    let found: Vec<usize> = tiling.sums_of(&segment, parts, &of_share, &of_set).collect();
+                    assert_eq!(found, expected, "{parts} parts, {bundles} bundles, {tiling:?}, {segment:?}");
+                }
+            }
+        }
+        assert!(several > 10, "{several}");
     }
 }

@@ -12,7 +12,7 @@ mod program;
 mod simulator;
 mod timeline;
 
-pub use program::{Activity, After, Instruction, LayerProgram, TimeSlot};
+pub use program::{Activity, Instruction, LayerProgram, TimeSlot};
 pub(super) use program::{Loading, TimedWork};
 pub(super) use simulator::Simulator;
 pub(super) use timeline::cycles_of_a_frame;

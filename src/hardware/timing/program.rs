@@ -6,7 +6,7 @@
 //! begin.
 
 use std::collections::HashMap;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -54,15 +54,6 @@ pub struct TimeSlot {
     pub cycles: u64,
 }
 
-/// Sums that one tile leaves in the feature-map SRAM for the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct After {
-    /// The macro that has the tile before.
-    pub unit: usize,
-    /// Least number of cycles between the beats in which the two have the same pixel.
-    pub cycles: u64,
-}
-
 /// A step of a core's program. Steps are begun in their order, each as soon as what it needs is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -83,8 +74,15 @@ pub enum Instruction {
         /// Whether the weights come from the next level, whose share of this core is then busy as well.
         from_next_level: bool,
     },
+    /// Has the next [`Wait`](Self::Wait) wait for partial sums that its macros go on with.
+    AwaitSums {
+        /// A macro that has the tile whose sums they are, or one that started with it.
+        unit: usize,
+        /// Least number of cycles between the beat in which that macro began and the one in which the others do.
+        cycles: u64,
+    },
     /// Blocks until, for `count` neighboring macros: their tile is loaded; their previous tile is computed; the layer's inputs are
-    /// present; partial sums that they continue are present. Then aligns to the next beat.
+    /// present; awaited sums will be there for each pixel. Then aligns to the next beat.
     Wait {
         /// The first of these neighbors.
         unit: usize,
@@ -92,8 +90,6 @@ pub enum Instruction {
         count: usize,
         /// Length of a beat.
         period: u64,
-        /// Whose partial sums they continue.
-        after: Option<After>,
     },
     /// Does the same in many beats in a row, from the one that the last [`Wait`](Self::Wait) found.
     Repeat {
@@ -261,7 +257,7 @@ struct Beats {
 }
 
 /// Cycles that a tile takes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct TileCycles {
     /// In which its index codes are decoded.
     decode: u64,
@@ -273,8 +269,8 @@ struct TileCycles {
     read: u64,
     compute: u64,
     write: u64,
-    /// Whether it goes on with partial sums that waited.
-    continues: bool,
+    /// The tiles of earlier rounds whose partial sums it goes on with.
+    sums_of: Range<usize>,
 }
 
 /// When the macro that holds a tile uses the ports.
@@ -301,7 +297,7 @@ impl TileCycles {
             // A macro waits for inputs that come more slowly than it computes.
             compute: if tile.accesses > 0 { (tile.accesses * access).max(read) } else { 0 },
             write: memory.write_back_cycles(tile.traffic.written),
-            continues: tile.continues,
+            sums_of: tile.sums_of.clone(),
         }
     }
 }
@@ -349,18 +345,40 @@ impl Beats {
         &self.places[copy * self.count + first % self.count..]
     }
 
-    /// What a round waits for whose tiles go on with sums of the round before: they are written before they are read.
-    fn after(&self, core: &CoreWork, turn: usize, copy: usize, round: usize) -> Option<After> {
-        let tiles = |round: usize| {
-            let first = round * core.tiles_per_round;
-            self.tiles[first..].iter().take(core.tiles_per_round).zip(self.places_from(copy, first))
+    /// Tiles that start together, with their places.
+    fn round(&self, core: &CoreWork, copy: usize, round: usize) -> impl Iterator<Item = (&TileCycles, &Place)> {
+        let first = round * core.tiles_per_round;
+        self.tiles[first..].iter().take(core.tiles_per_round).zip(self.places_from(copy, first))
+    }
+
+    /// Gives the steps that let a round begin so late that the partial sums that its tiles go on with are written before they are read,
+    /// pixel by pixel. `duration` is that of a tile, all pixels.
+    fn await_sums(
+        &self,
+        core: &CoreWork,
+        turn: usize,
+        copy: usize,
+        round: usize,
+        duration: u64,
+        mut step: impl FnMut(Instruction),
+    ) {
+        let reading = || self.round(core, copy, round).filter(|(tile, _)| !tile.sums_of.is_empty());
+        let tiles = reading().map(|(tile, _)| tile.sums_of.clone());
+        let union = |a: Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
+        let Some((sums_of, start)) = tiles.reduce(union).zip(reading().map(|(_, place)| place.read).min()) else {
+            return;
         };
-        let reading = tiles(round).filter(|(tile, _)| tile.continues);
-        let start = reading.map(|(_, place)| place.read).min()?;
-        let before = round.checked_sub(1)?;
-        let ends = tiles(before).map(|(tile, place)| place.write + tile.write);
-        let cycles = ends.max()?.saturating_sub(start);
-        Some(After { unit: core.unit_of(turn, copy, before * core.tiles_per_round), cycles })
+        let round_of = |tile: usize| tile / core.tiles_per_round;
+        for source in round_of(sums_of.start)..=round_of(sums_of.end - 1) {
+            // Parts without a real filter have no sums.
+            let writing = self.round(core, copy, source).filter(|(tile, _)| tile.write > 0);
+            let Some(end) = writing.map(|(tile, place)| place.write + tile.write).max() else { continue };
+            let tile = source * core.tiles_per_round;
+            // Its macro may have had tiles since, each of which began when the one before was over.
+            let since = (round * core.tiles_per_round - tile - 1) / core.macros;
+            let cycles = end.saturating_sub(start + since as u64 * duration);
+            step(Instruction::AwaitSums { unit: core.unit_of(turn, copy, tile), cycles });
+        }
     }
 
     fn steps(&self, core: &CoreWork, frames: u64, loading: Loading, turn: usize, mut step: impl FnMut(Instruction)) {
@@ -381,8 +399,8 @@ impl Beats {
                         step(Instruction::LoadWeights { unit, cycles, from_next_level });
                     }
                 }
-                let after = self.after(core, turn, copy, round);
-                step(Instruction::Wait { unit: first_unit, count: tiles.len(), period, after });
+                self.await_sums(core, turn, copy, round, frames * pixels * period, &mut step);
+                step(Instruction::Wait { unit: first_unit, count: tiles.len(), period });
                 for ((unit, tile), at) in (first_unit..).zip(tiles).zip(self.places_from(copy, first)) {
                     let mut repeat = |activity, offset, cycles| {
                         if cycles > 0 {

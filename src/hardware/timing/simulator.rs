@@ -28,6 +28,8 @@ struct Core {
     write_port: u64,
     next_level: u64,
     decoder: u64,
+    /// Before which the next wait doesn't end.
+    awaited: u64,
     /// The beat that the last wait found.
     beat: u64,
     /// When everything that began since the last join is done.
@@ -140,12 +142,16 @@ impl Core {
                 units[unit].loaded = units[unit].loaded.max(self.write_port);
                 Some(Stretch::once(Some(unit), Activity::LoadWeights, start, cycles))
             }
-            Instruction::Wait { unit, count, period, after } => {
-                let sums = after.map_or(0, |after| units[after.unit].began + after.cycles);
+            Instruction::AwaitSums { unit, cycles } => {
+                self.awaited = self.awaited.max(units[unit].began + cycles);
+                None
+            }
+            Instruction::Wait { unit, count, period } => {
+                let awaited = std::mem::take(&mut self.awaited);
                 let ready = units[unit..unit + count]
                     .iter()
                     .map(|unit| unit.loaded.max(unit.beat))
-                    .fold(joined.max(sums), u64::max);
+                    .fold(joined.max(awaited), u64::max);
                 self.beat = joined + (ready - joined).next_multiple_of(period);
                 None
             }
@@ -172,5 +178,111 @@ impl Core {
             }
             Instruction::Join => unreachable!("cores join between sections"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::{GroupGrid, GroupShape};
+    use crate::hardware::mapping::{Placement, dense_sets, workload};
+    use crate::integer::{QuantizeConfig, outline};
+    use crate::network::{Graph, NetworkSpec};
+
+    const NETWORK: &str = r#"
+        name = "tiny"
+        input = [6, 3, 3]
+        classes = 2
+        layers = [
+            { op = "conv", name = "conv", filters = 22, kernel = 2 },
+            { op = "avg_pool", name = "mean" },
+            { op = "linear", name = "linear", filters = 2 },
+        ]
+    "#;
+
+    /// When a tile reads and writes for its first pixel.
+    #[derive(Clone, Copy, Default)]
+    struct Ports {
+        read: Option<u64>,
+        written: Option<u64>,
+    }
+
+    /// The ports of each copy's tiles, from the spans of a core; they come in the order of its program.
+    fn ports(spans: &[Span], copies: usize, tiles: usize, per_round: usize) -> Vec<Vec<Ports>> {
+        let rounds = (0..tiles).step_by(per_round).map(|first| first..tiles.min(first + per_round));
+        let in_order = rounds.flat_map(|round| (0..copies).map(move |copy| (copy, round.clone())));
+        let mut in_order = in_order.flat_map(|(copy, round)| round.map(move |tile| (copy, tile)));
+        let mut ports = vec![vec![Ports::default(); tiles]; copies];
+        let (mut read, mut at) = (None, (0, 0));
+        for span in spans.iter().filter(|span| span.unit.is_some()) {
+            match span.activity {
+                Activity::LoadInputs => read = Some(span.start),
+                Activity::Compute => {
+                    at = in_order.next().unwrap();
+                    ports[at.0][at.1].read = read.take();
+                }
+                Activity::WriteBack => ports[at.0][at.1].written = Some(span.start + span.cycles),
+                Activity::DecodeIndex | Activity::LoadWeights | Activity::Accumulate | Activity::MoveMaps => {}
+            }
+        }
+        assert_eq!(in_order.next(), None);
+        ports
+    }
+
+    /// Also where a part's sums come from several rounds back, in every placement, from any turn on, loaded or not.
+    #[test]
+    fn partial_sums_are_written_before_they_are_read() {
+        let graph = Graph::new(toml::from_str::<NetworkSpec>(NETWORK).unwrap()).unwrap();
+        let group = GroupShape { filters: 6, channels: 2 };
+        let network = outline(&graph, &QuantizeConfig::default(), group);
+        let kept: Vec<_> = network.convs().map(|(conv, _)| dense_sets(&GroupGrid::new(group, &conv.shape))).collect();
+        let mut continued = 0;
+        for (cores, macros_per_core, held, columns) in
+            [(1, 3, 1, 8), (1, 4, 1, 16), (1, 5, 2, 8), (2, 3, 1, 24), (2, 4, 3, 16), (1, 1, 2, 16), (1, 8, 9, 16)]
+        {
+            for (read_bits, write_bits, frames_per_load) in [(64, 8, 1), (8, 64, 2), (512, 512, 1)] {
+                // An access takes one group or two; a group's six filters come in one to six parts.
+                let mut hardware = Hardware {
+                    cores,
+                    macros_per_core,
+                    frames_per_load,
+                    rows: 4 * held,
+                    rows_on: 4,
+                    columns,
+                    group,
+                    ..Hardware::mars()
+                };
+                hardware.memory.feature_read_bits_per_cycle = read_bits;
+                hardware.memory.feature_write_bits_per_cycle = write_bits;
+                let layers = workload(&network, &hardware, &kept).unwrap();
+                for placement in Placement::all(layers[0].conv.as_ref().unwrap(), &hardware) {
+                    let work = TimedWork::new(layers[0].place(Some(placement), &hardware), &hardware);
+                    for (loading, turn) in [(Loading::Never, 0), (Loading::Never, 2), (Loading::WeightSram, 1)] {
+                        let mut simulator = Simulator::new(&hardware);
+                        simulator.cores.iter_mut().for_each(|core| core.turn = turn);
+                        let mut spans = vec![Vec::new(); cores];
+                        simulator.run(&work, loading, |span| spans[span.core].push(span));
+                        for (core, spans) in work.cores.iter().zip(&spans) {
+                            let ports = ports(spans, core.pixels.len(), core.tiles.len(), core.tiles_per_round);
+                            for (copy, (tile, number)) in (0..core.pixels.len())
+                                .flat_map(|copy| core.tiles.iter().zip(0..).map(move |tile| (copy, tile)))
+                            {
+                                for source in tile.sums_of.clone() {
+                                    // Parts without a real filter have no sums.
+                                    let Some(written) = ports[copy][source].written else { continue };
+                                    let read = ports[copy][number].read.unwrap();
+                                    assert!(
+                                        written <= read,
+                                        "tile {number} reads in cycle {read} what tile {source} writes until {written}: {placement:?}"
+                                    );
+                                    continued += usize::from(source + 1 < number);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(continued > 100, "{continued}");
     }
 }
