@@ -337,7 +337,6 @@ fn without_running(network: IntegerNetwork) -> Deployment {
     let evaluation = evaluate(&network, &hardware).unwrap();
     Deployment {
         network: network.graph.spec().name.clone(),
-        chip_sha256: hardware.losses_sha256(),
         images: 10_000,
         data_sha256: "ab".repeat(32),
         dataset: None,

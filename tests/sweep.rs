@@ -316,6 +316,16 @@ fn predictions_of_a_lossy_chip_are_compared_on_that_chip_alone() {
         table
     };
     let (ideal, noisy, other) = (Hardware::mars(), noisy(1), noisy(2));
+    // More columns and narrower inputs change when accesses are made, and no sum.
+    let mut wider = Hardware { columns: 2 * noisy.columns, ..noisy.clone() };
+    wider.access.iter_mut().for_each(|mode| mode.input_bits = 4);
+    assert!(said(&noisy, &wider, 0).contains("fake-quant saw the same, and agrees on every image"));
+    assert!(said(&noisy, &wider, 1).contains("The executions differ, which"));
+    // A committed package has the hash of an earlier version.
+    let committed = Package::read("experiments/results/converter/aware4/model.mars".as_ref()).unwrap();
+    let seen = committed.predictions.unwrap().chip_sha256.unwrap();
+    let chip = |name: &str| Hardware::load(format!("experiments/hardware/{name}.toml").as_ref()).unwrap();
+    assert!(chip("adc4").is_losses_sha256(&seen) && !chip("adc3").is_losses_sha256(&seen));
     assert!(said(&noisy, &noisy, 0).contains("fake-quant saw the same, and agrees on every image"));
     assert!(said(&noisy, &noisy, 1).contains("The executions differ, which"));
     assert!(said(&noisy, &other, 0).contains("fake-quant predictions are those of another chip that is lossy"));

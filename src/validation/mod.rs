@@ -44,9 +44,6 @@ pub struct Deployment {
     /// The package, for the report.
     #[serde(skip)]
     pub package: Package,
-    /// [`Hardware::losses_sha256`] of the chip.
-    #[serde(skip)]
-    pub chip_sha256: Option<String>,
 }
 
 /// Accuracy of each execution, in percent.
@@ -171,7 +168,6 @@ pub fn validate_until(
         dataset: None,
         evaluation,
         package: package.clone(),
-        chip_sha256: hardware.losses_sha256(),
     }))
 }
 
@@ -243,17 +239,18 @@ impl Deployment {
             integer_vs_macro_logits,
             fake_quant_vs_macro_predictions: from_macro,
         } = self.mismatches;
-        let chip = &self.chip_sha256;
+        let chip = &self.evaluation.chip.description;
+        let is_lossy = !self.evaluation.losses.is_empty();
         let seen = self.package.predictions.as_ref().and_then(|predictions| predictions.chip_sha256.as_ref());
-        let known = from_integer.zip(from_macro);
-        match (chip, known) {
-            (None, _) if integer_vs_macro_logits > 0 => Agreement::No,
-            (None, None) => Agreement::Partly,
-            (Some(_), None) => Agreement::LossyPartly,
-            (None, Some((0, _))) => Agreement::All,
-            (Some(_), Some((_, 0))) if seen == chip.as_ref() => Agreement::OnChip,
-            (Some(_), Some((0, _))) if seen.is_none() => Agreement::Lossy,
-            (_, Some(_)) if seen.is_some() && seen != chip.as_ref() => Agreement::OtherChip,
+        let saw_another = seen.is_some_and(|seen| !chip.is_losses_sha256(seen));
+        match (is_lossy, from_integer.zip(from_macro)) {
+            (false, _) if integer_vs_macro_logits > 0 => Agreement::No,
+            (false, None) => Agreement::Partly,
+            (true, None) => Agreement::LossyPartly,
+            (false, Some((0, _))) => Agreement::All,
+            (true, Some((_, 0))) if seen.is_some() && !saw_another => Agreement::OnChip,
+            (true, Some((0, _))) if seen.is_none() => Agreement::Lossy,
+            (_, Some(_)) if saw_another => Agreement::OtherChip,
             _ => Agreement::No,
         }
     }

@@ -1,9 +1,12 @@
 //! What a lossy chip computes, as names for people and as a hash for programs.
 
+use std::collections::BTreeSet;
+
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::description::Hardware;
-use super::losses::Converter;
+use super::losses::{Converter, Noise};
 
 impl Hardware {
     /// What keeps the chip from computing what the integer reference does; nothing for an ideal converter without faults.
@@ -27,11 +30,27 @@ impl Hardware {
 
     /// A hash of all that decides what a chip with losses computes; none for one without, which computes the integer network.
     pub fn losses_sha256(&self) -> Option<String> {
+        let widths: BTreeSet<u8> = self.access.iter().map(|access| access.weight_bits).collect();
+        self.hash_losses(&(self.group, self.rows_on, self.slicing(widths), self.converter, self.noise()))
+    }
+
+    /// Whether a hash is that of what this chip computes. Earlier versions counted its columns and the widths of its inputs as well.
+    pub fn is_losses_sha256(&self, sha256: &str) -> bool {
         let widths: Vec<_> = self.access.iter().map(|access| (access.weight_bits, access.input_bits)).collect();
-        let slicing = (self.weight_slice_bits, self.input_bits_per_cycle, widths);
-        let noise = self.noise.filter(|noise| noise.sigma > 0.0 || noise.has_stuck_cells());
-        let key = (self.group, self.rows_on, self.columns, slicing, self.converter, noise);
-        let text = serde_json::to_string(&key).expect("numbers and names");
+        let earlier = (self.group, self.rows_on, self.columns, self.slicing(widths), self.converter, self.noise());
+        [self.losses_sha256(), self.hash_losses(&earlier)].contains(&Some(sha256.into()))
+    }
+
+    fn slicing<T>(&self, widths: T) -> (u8, u8, T) {
+        (self.weight_slice_bits, self.input_bits_per_cycle, widths)
+    }
+
+    fn noise(&self) -> Option<Noise> {
+        self.noise.filter(|noise| noise.sigma > 0.0 || noise.has_stuck_cells())
+    }
+
+    fn hash_losses(&self, key: &impl Serialize) -> Option<String> {
+        let text = serde_json::to_string(key).expect("numbers and names");
         (!self.losses().is_empty()).then(|| format!("{:x}", Sha256::digest(text)))
     }
 }
