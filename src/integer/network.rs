@@ -84,6 +84,12 @@ pub struct Codes {
     pub logits: Vec<i32>,
 }
 
+/// Images that an execution may compute at a time whose buffers take so many bytes for each, so that all stay below a GiB; one it may always.
+pub(crate) fn parallel_images(bytes: usize) -> usize {
+    const BUFFERS: usize = 1 << 30;
+    (BUFFERS / bytes.max(1)).max(1)
+}
+
 impl IntegerNetwork {
     /// What is stored of an image on its way: nodes, and the bits of a form.
     pub fn stored(&self) -> Vec<(usize, u8)> {
@@ -162,21 +168,6 @@ impl IntegerNetwork {
             };
             self.graph.node_convs(index).into_iter().zip(integers).filter_map(|(conv, integer)| conv.zip(integer))
         })
-    }
-
-    /// Images that may be computed at a time, so that their buffers stay below a GiB; one may always.
-    pub(crate) fn parallel_images(&self) -> usize {
-        const BUFFERS: usize = 1 << 30;
-        let nodes = self.graph.nodes().iter().enumerate();
-        let stored: usize = nodes.map(|(node, shape)| shape.output.len() * self.forms(Source::Node(node)).len()).sum();
-        let layer = |conv: ConvShape| {
-            // The input with its border, what filters gather of it, and three kinds of sums, of whole registers.
-            let [height, width] = conv.window.bordered([conv.input.height, conv.input.width]);
-            let inputs = conv.channels() * (height * width + conv.taps() * conv.output.pixels());
-            2 * inputs + 20 * conv.filters().next_multiple_of(16) * conv.output.pixels()
-        };
-        let layer = self.graph.convs().map(|conv| layer(conv.shape)).max().unwrap_or(0);
-        (BUFFERS / (stored + layer).max(1)).max(1)
     }
 
     /// Checks everything that the executions rely on: lengths, ranges, forms that exist, and sums that fit `i32`.

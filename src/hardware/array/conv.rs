@@ -213,9 +213,14 @@ impl ArrayConv {
         slice.place << (phase * usize::from(self.input_bits_per_cycle))
     }
 
+    /// Bytes of the input planes.
+    pub(super) fn planes_len(&self) -> usize {
+        self.phases * self.plane
+    }
+
     /// Input planes with the border in place.
     pub(super) fn empty_planes(&self) -> Vec<u8> {
-        let mut planes = vec![0; self.phases * self.plane];
+        let mut planes = vec![0; self.planes_len()];
         for pixel in 0..self.inputs.pixels() {
             self.set_pixel(&mut planes, pixel, &self.padding_values);
         }

@@ -19,7 +19,9 @@ use super::pooling::{max_pool, sum_pool};
 use crate::error::{Error, Result};
 use crate::hardware::chip::{Converter, Hardware};
 use crate::hardware::mapping::ConvMapping;
-use crate::integer::{Codes, Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
+use crate::integer::{
+    Codes, Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier, parallel_images,
+};
 use crate::network::{Conv, MapShape, Op, PoolShape, SameScale, Skip, Source};
 use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers};
 
@@ -31,8 +33,6 @@ pub struct MacroNetwork {
     steps: Vec<Step>,
     /// Values of each stored form, the image first.
     slots: Vec<usize>,
-    /// [`IntegerNetwork::parallel_images`].
-    parallel_images: usize,
     converter: Converter,
 }
 
@@ -112,8 +112,7 @@ impl MacroNetwork {
         }
         let plan = Plan { network, hardware, first_slots };
         let steps = (0..network.layers.len()).map(|index| plan.step(index)).collect::<Result<_>>()?;
-        let (classes, parallel_images) = (network.graph.spec().classes, network.parallel_images());
-        Ok(Self { image, classes, steps, slots, parallel_images, converter: hardware.converter })
+        Ok(Self { image, classes: network.graph.spec().classes, steps, slots, converter: hardware.converter })
     }
 
     /// Logits `[image][class]` of a data set's first images, `[image][channel][height][width]`.
@@ -137,7 +136,7 @@ impl MacroNetwork {
             .par_chunks_exact(self.image.len())
             .zip(logits.par_chunks_exact_mut(self.classes))
             .enumerate()
-            .with_min_len((images.len() / self.image.len()).div_ceil(self.parallel_images))
+            .with_min_len((images.len() / self.image.len()).div_ceil(self.parallel_images()))
             .map_init(
                 || Scratch::new(self, false),
                 |scratch, (index, (image, logits))| self.image((first + index) as u64, image, logits, scratch),
@@ -170,6 +169,14 @@ impl MacroNetwork {
         Ok(Codes { stored: scratch.values, logits })
     }
 
+    /// Images that may be computed at a time; each has all its forms and input planes, and the sums of one layer.
+    fn parallel_images(&self) -> usize {
+        let convs = || self.convs().flat_map(OfConvs::into_each).flatten();
+        let planes: usize = convs().map(ArrayConv::planes_len).sum();
+        let sums = convs().map(|conv| 2 * size_of::<i32>() * conv.shape.output.len()).max().unwrap_or(0);
+        parallel_images(self.slots.iter().sum::<usize>() + planes + sums)
+    }
+
     fn check_images(&self, images: &[u8]) -> Result<()> {
         match images.len().is_multiple_of(self.image.len()) {
             true => Ok(()),
@@ -189,7 +196,7 @@ impl MacroNetwork {
         self.check_images(images)?;
         let image = self.image.len();
         // A thread has histograms of its own for all its images.
-        let threads = rayon::current_num_threads().min(self.parallel_images).max(1);
+        let threads = rayon::current_num_threads().min(self.parallel_images());
         let mut scratches: Vec<Scratch> = (0..threads).map(|_| Scratch::new(self, true)).collect();
         let mut done = 0;
         for batch in images.chunks(COUNTED_IMAGES * image) {
@@ -531,5 +538,31 @@ impl IntegerKernel for Requantization<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::GroupShape;
+    use crate::integer::{QuantizeConfig, outline};
+    use crate::network::{Graph, zoo};
+
+    #[test]
+    fn wide_groups_leave_room_for_fewer_images_at_a_time() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let mut at_a_time = Vec::new();
+        for channels in [16, 4096] {
+            let group = GroupShape { filters: 16, channels };
+            let hardware = Hardware { group, rows: channels, rows_on: channels, ..Hardware::mars() };
+            let network = MacroNetwork::new(&outline(&graph, &QuantizeConfig::default(), group), &hardware).unwrap();
+            let scratch = Scratch::new(&network, false);
+            let planes = scratch.planes.iter().flat_map(OfConvs::each).map(Vec::len).sum::<usize>();
+            let bytes = scratch.values.iter().map(Vec::len).sum::<usize>() + planes;
+            let images = network.parallel_images();
+            assert!(images == 1 || images * bytes <= 1 << 30, "{images} of {bytes} bytes");
+            at_a_time.push(images);
+        }
+        assert!(at_a_time[0] > 100 && at_a_time[1] < 50, "{at_a_time:?}");
     }
 }

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use self::conv::Convolution;
 use self::passes::{Skipped, add_products, join, max_pool, place, round, sum_pool};
 use super::arithmetic::{Form, Requantize, multiplier};
-use super::network::{Codes, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
+use super::network::{Codes, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, parallel_images};
 use crate::error::{Error, Result};
 use crate::network::{ConvShape, MapShape, Node, Op, PoolShape, SameScale, Skip, Source};
 
@@ -120,9 +120,24 @@ impl<'a> Reference<'a> {
         images
             .par_chunks_exact(image_bytes)
             .zip(logits.par_chunks_exact_mut(classes))
-            .with_min_len((images.len() / image_bytes).div_ceil(self.network.parallel_images()))
+            .with_min_len((images.len() / image_bytes).div_ceil(self.parallel_images()))
             .for_each_init(Scratch::default, |scratch, (image, logits)| self.run(image, scratch, logits));
         logits
+    }
+
+    /// Images that may be computed at a time.
+    fn parallel_images(&self) -> usize {
+        let nodes = self.network.graph.nodes().iter().enumerate();
+        let stored: usize =
+            nodes.map(|(node, shape)| shape.output.len() * self.network.forms(Source::Node(node)).len()).sum();
+        let layer = |conv: ConvShape| {
+            // The input with its border, what filters gather of it, and three kinds of sums, of whole registers.
+            let [height, width] = conv.window.bordered([conv.input.height, conv.input.width]);
+            let inputs = conv.channels() * (height * width + conv.taps() * conv.output.pixels());
+            2 * inputs + 20 * conv.filters().next_multiple_of(16) * conv.output.pixels()
+        };
+        let layer = self.network.graph.convs().map(|conv| layer(conv.shape)).max().unwrap_or(0);
+        parallel_images(stored + layer)
     }
 
     /// What becomes of a raw image `[channels][height][width]`.
