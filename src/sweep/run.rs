@@ -81,12 +81,12 @@ impl Sweep {
         rows.iter().for_each(|row| known[row.point] = true);
         let all = shard.points(self.points()).count();
         let mut points: Vec<usize> = shard.points(self.points()).filter(|&point| !known[point]).collect();
-        // Families by their hashes, since a sweep may have a million points.
-        let of_family = |hardware: Hardware| <[u8; 32]>::from(Sha256::digest(family(&hardware)));
-        points.sort_by_cached_key(|point| self.space.hardware(*point).ok().map(of_family));
         let finished = all - points.len();
         let work = Work::begin(observer, "sweeping", all);
         work.advances(finished);
+        // Families by their hashes, since a sweep may have a million points.
+        let of_family = |hardware: Hardware| <[u8; 32]>::from(Sha256::digest(family(&hardware)));
+        points.par_sort_by_cached_key(|point| self.space.hardware(*point).ok().map(of_family));
         let evaluators = self.swept.evaluators()?;
         let progress = Mutex::new((writer, finished));
         for points in self.alike(points) {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -152,14 +153,14 @@ impl Space {
 
     /// The shapes of groups that chips have which can work.
     pub fn groups(&self) -> Vec<GroupShape> {
-        let varies = self.ranges.iter().any(|range| range.path[0] == "group");
+        let shape = |point| self.hardware(point).ok().map(|hardware| hardware.group);
+        if !self.ranges.iter().any(|range| range.path[0] == "group") {
+            return (0..self.len).find_map(shape).into_iter().collect();
+        }
         let mut shapes = Vec::new();
-        for Hardware { group, .. } in (0..self.len).filter_map(|point| self.hardware(point).ok()) {
-            if !shapes.contains(&group) {
-                shapes.push(group);
-            }
-            if !varies {
-                break;
+        for shape in (0..self.len).into_par_iter().filter_map(shape).collect::<Vec<_>>() {
+            if !shapes.contains(&shape) {
+                shapes.push(shape);
             }
         }
         shapes
