@@ -45,12 +45,30 @@ pub struct Row {
     pub settings: Vec<String>,
     /// Hardware file, from the working folder; without one, the recipe's.
     pub hardware: Option<PathBuf>,
-    /// The row whose last checkpoint (of the same seed) it starts from.
-    pub start: Option<String>,
+    /// What of another row it starts from.
+    pub start: Option<RowStart>,
     /// What it is to reach.
     pub bar: Option<Bar>,
     /// The curve of accuracy against cycles that it is a point of.
     pub curve: Option<String>,
+}
+
+/// What a row starts from that another row made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RowStart {
+    /// The last checkpoint of a row's run of the same seed.
+    Checkpoint(String),
+    /// The package of a row's first seed, as it is among the results.
+    Package(String),
+}
+
+impl RowStart {
+    /// Name of the other row.
+    pub fn row(&self) -> &str {
+        match self {
+            Self::Checkpoint(row) | Self::Package(row) => row,
+        }
+    }
 }
 
 /// An accuracy to reach: so many points below `F`, the float accuracy that a row starts from.
@@ -136,6 +154,7 @@ struct FileRow {
     set: Vec<String>,
     hardware: Option<PathBuf>,
     start: Option<String>,
+    start_package: Option<String>,
     bar: Option<Bar>,
     curve: Option<String>,
 }
@@ -208,8 +227,14 @@ impl Experiment {
                     other.name
                 )));
             }
-            if let Some(start) = &row.start
-                && !rows.iter().any(|other| other.name == *start)
+            let start = match (row.start, row.start_package) {
+                (Some(_), Some(_)) => {
+                    return Err(wrong("start and start_package: a row starts from one of them".into()));
+                }
+                (checkpoint, package) => checkpoint.map(RowStart::Checkpoint).or(package.map(RowStart::Package)),
+            };
+            if let Some(start) =
+                start.as_ref().map(RowStart::row).filter(|start| !rows.iter().any(|other| other.name == *start))
             {
                 return Err(wrong(format!("it starts from row `{start}`, which isn't before it")));
             }
@@ -221,7 +246,7 @@ impl Experiment {
                 recipe: folder.join(recipe),
                 settings,
                 hardware: row.hardware.map(|file| folder.join(file)),
-                start: row.start,
+                start,
                 bar: row.bar,
                 curve: row.curve,
                 name: row.name,
@@ -261,7 +286,7 @@ impl Experiment {
         check_settings(settings)?;
         let mut settings = row.all_settings(settings);
         // One that starts from another row has something to start from, so that phases of its own begin with no float training.
-        settings.extend(row.start.iter().map(|start| assignment("pretrained", start)));
+        settings.extend(row.start.iter().map(|start| assignment("pretrained", start.row())));
         let mut recipe = Recipe::load(Some(&row.recipe), &settings).map_err(wrong)?;
         let checkpoint = recipe.checkpoint().or_else(|| match recipe.pretrained {
             StartFrom::Shipped => recipe.shipped_checkpoint(),

@@ -24,7 +24,7 @@ mod rows;
 mod run;
 mod table;
 
-pub use experiment::{Bar, Claim, ClaimedFigure, Experiment, FOLDER, Row};
+pub use experiment::{Bar, Claim, ClaimedFigure, Experiment, FOLDER, Row, RowStart};
 pub use results::{CostFigures, Results, Run};
 pub use rows::State;
 pub use run::{Reproduction, Verdict};

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::experiment::Row;
-use crate::run_folder::LAST;
+use super::experiment::{Row, RowStart};
+use super::results::Results;
+use crate::run_folder::{LAST, PACKAGE};
 use crate::train::Recipe;
 
 /// The run folder of a row and seed.
@@ -11,10 +12,17 @@ pub(super) fn run_folder(runs: &Path, row: &str, seed: u64) -> PathBuf {
     runs.join(row).join(format!("seed-{seed}"))
 }
 
-/// The checkpoint that a run starts from; none for random weights.
-pub(super) fn start_checkpoint(row: &Row, recipe: &Recipe, runs: &Path, seed: u64) -> Option<PathBuf> {
+/// The checkpoint or package that a run starts from; none for random weights.
+pub(super) fn start_checkpoint(
+    row: &Row,
+    recipe: &Recipe,
+    runs: &Path,
+    results: &Results,
+    seed: u64,
+) -> Option<PathBuf> {
     match &row.start {
-        Some(start) => Some(run_folder(runs, start, seed).join(LAST)),
+        Some(RowStart::Checkpoint(start)) => Some(run_folder(runs, start, seed).join(LAST)),
+        Some(RowStart::Package(start)) => Some(results.row_folder(start).join(PACKAGE)),
         None => recipe.checkpoint(),
     }
 }

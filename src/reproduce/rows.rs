@@ -210,7 +210,7 @@ fn other_than_planned(
     }
     let mut different = from_finished(results, &row.name, recipe)?;
     for run in finished {
-        let start = start_checkpoint(row, recipe, folder, run.seed);
+        let start = start_checkpoint(row, recipe, folder, results, run.seed);
         different.extend(other_checkpoint(start.as_deref(), run.checkpoint_sha256.as_deref())?);
     }
     different.dedup();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::differences::{differences, from_finished, other_checkpoint, sha256};
-use super::experiment::{Experiment, Row};
+use super::experiment::{Experiment, Row, RowStart};
 use super::paths::{run_folder, start_checkpoint};
 use super::results::{Results, Run};
 use super::table::Table;
@@ -181,7 +181,7 @@ impl Reproduction<'_> {
     }
 
     fn checkpoint(&self, job: &Job) -> Option<PathBuf> {
-        start_checkpoint(job.row, &job.recipe, &self.runs, job.seed)
+        start_checkpoint(job.row, &job.recipe, &self.runs, &self.results, job.seed)
     }
 
     fn check_checkpoint(&self, job: &Job) -> Result<()> {
@@ -244,8 +244,30 @@ impl Reproduction<'_> {
         }
     }
 
-    /// The finished run of the row that another one starts from.
-    fn start_run(&self, row: &str, seed: u64) -> Result<Run> {
+    /// The finished run that a row starts from.
+    fn start_run(&self, start: &RowStart, seed: u64) -> Result<Run> {
+        match start {
+            RowStart::Checkpoint(row) => self.run_of_checkpoint(row, seed),
+            RowStart::Package(row) => self.run_of_package(row),
+        }
+    }
+
+    /// That of a package among the results.
+    fn run_of_package(&self, row: &str) -> Result<Run> {
+        let wrong = |message: String| {
+            Error::file(&self.experiment.path, format!("it starts from the package of row `{row}`, {message}"))
+        };
+        let run = self.results.runs(row)?.into_iter().next();
+        let run = run.ok_or_else(|| wrong("which isn't finished: run that row first".into()))?;
+        let package = self.results.row_folder(row).join(PACKAGE);
+        match package.exists() {
+            true => Ok(run),
+            false => Err(wrong(format!("which is finished, but {} isn't there", package.display()))),
+        }
+    }
+
+    /// That of a checkpoint in a run folder.
+    fn run_of_checkpoint(&self, row: &str, seed: u64) -> Result<Run> {
         let wrong = |message: String| {
             Error::file(&self.experiment.path, format!("it starts from row `{row}`, seed {seed}, {message}"))
         };

@@ -329,7 +329,7 @@ fn what_cannot_be_reproduced_is_refused() {
         &mut reproduce(elsewhere.path(), &["two"]),
         &["there is no experiment `two` in experiments", "resnet20"],
     );
-    let cases: [(&str, &str, &[&str]); 10] = [
+    let cases: [(&str, &str, &[&str]); 11] = [
         ("F - 100", "F + 1", &["two.toml", "bar `F + 1`", "\"F - 0.5\""]),
         ("label = \"dense\"", "lable = \"dense\"", &["two.toml", "`lable`", "`label`"]),
         ("recipe = \"recipe.toml\"", "recipe = \"gone.toml\"", &["row `dense`", "experiments/gone.toml"]),
@@ -338,6 +338,11 @@ fn what_cannot_be_reproduced_is_refused() {
         ("label = \"30 % zero\"", "label = \"dense\"", &["row `sparse`", "row `dense` has its label"]),
         ("name = \"sparse\"", "name = \"../sparse\"", &["row `../sparse`", "small letters, digits"]),
         ("start = \"dense\"", "start = \"sprase\"", &["row `merged`", "`sprase`, which isn't before it"]),
+        (
+            "start = \"dense\"",
+            "start = \"dense\"\nstart_package = \"dense\"",
+            &["row `merged`", "start_package", "one of them"],
+        ),
         ("quantize.fusion=none", "quantize.fusion=nome", &["row `dense`", "did you mean `none`?"]),
         ("quantize.fusion=none", "seed=2", &["row `dense`", "--seeds"]),
     ];
@@ -488,6 +493,48 @@ set = ["phases.0.epochs=0", "phases.1.epochs=0"]
     assert!(!out.contains("something else"), "{out}");
 }
 
+/// Where only the results are, as in a fresh clone, a row goes on from a package among them.
+#[test]
+fn a_row_starts_from_the_package_of_another() {
+    let dir = experiment_place();
+    let place = dir.path();
+    let deeper = r#"
+[[rows]]
+name = "deeper"
+label = "deeper"
+start_package = "dense"
+set = ["sparsity.target=0.5", "phases.1.epochs=1"]
+"#;
+    fs::write(place.join("experiments/two.toml"), format!("{EXPERIMENT}{deeper}")).unwrap();
+    let run = |row: &str| reproduce(place, &["two", "--rows", row]);
+    failed(&run("deeper").output().unwrap(), &["it starts from the package of row `dense`, which isn't finished"]);
+    success(&run("dense").output().unwrap());
+    fs::remove_dir_all(place.join("runs")).unwrap();
+    success(&run("deeper").output().unwrap());
+    let results = place.join("experiments/results/two");
+    let table = read(results.join("table.csv"));
+    assert_eq!(number(&table, "deeper", "float_accuracy"), number(&table, "dense", "float_accuracy"));
+    // Two of the dense row, and two of its own.
+    assert_eq!(number(&table, "deeper", "epochs"), 4.0);
+    assert!((0.45..=0.55).contains(&number(&table, "deeper", "group_sparsity")), "{table}");
+    let before = tree(place);
+    success(&run("deeper").output().unwrap());
+    assert_eq!(tree(place), before);
+
+    // All seeds start from the one package, which has to be there, and to be the same.
+    let second = || reproduce(place, &["two", "--rows", "deeper", "--seeds", "2"]);
+    let package = results.join("dense/model.mars");
+    let bytes = fs::read(&package).unwrap();
+    fs::remove_file(&package).unwrap();
+    let gone = ["the package of row `dense`, which is finished, but", "dense/model.mars isn't there"];
+    failed(&second().output().unwrap(), &gone);
+    fs::write(&package, [&bytes[..], b" "].concat()).unwrap();
+    refused(place, &mut second(), &["the finished row differs", "another checkpoint"]);
+    fs::write(&package, bytes).unwrap();
+    success(&second().output().unwrap());
+    assert_eq!(number(&read(results.join("table.csv")), "deeper", "seeds"), 2.0);
+}
+
 #[test]
 fn a_row_of_an_onnx_file_starts_from_its_weights() {
     let dir = TempDir::new().unwrap();
@@ -556,7 +603,7 @@ fn shipped_experiments_can_run() {
             recipe.hardware.iter().for_each(|file| drop(Hardware::load(Path::new(file)).expect(&place)));
             assert!(read(&row.recipe).contains("[[phases]]"), "{place}: default phases depend on what there is");
             if recipe.epochs() > 0 {
-                epochs.insert((row.start.clone(), recipe.epochs()));
+                epochs.insert((row.start.as_ref().map(|start| start.row().to_string()), recipe.epochs()));
             }
         }
         let starts: BTreeSet<_> = epochs.iter().map(|(start, _)| start).collect();
