@@ -64,10 +64,10 @@ impl CoreWork {
                 charge.weights(tile, &segment);
                 charge.inputs(tile, &segment);
                 charge.sums(tile, &segment);
-                let sums_of = tiling.sums_of(&segment, mapping.parts(), &of_share, &of_set);
-                if !sums_of.is_empty() {
+                let sources = tiling.sources(&segment, mapping.parts(), &of_share, &of_set);
+                if !sources.is_empty() {
                     // No second share of a tile began in an earlier round.
-                    tile.sums_of = sums_of;
+                    tile.sources = sources;
                 }
                 if !share.partial {
                     most_waiting = charge.waiting_sums(&segment).max(most_waiting);
@@ -235,10 +235,16 @@ mod tests {
 
     /// A convolution of 8 filters and three bundles, two output pixels.
     fn conv(chip: &Hardware) -> ConvMapping {
+        conv_of(8, chip)
+    }
+
+    /// The same of so many filters.
+    fn conv_of(filters: usize, chip: &Hardware) -> ConvMapping {
         let map = |channels| MapShape { channels, height: 1, width: 2 };
         let window = Window::square(1, 1, 0);
-        let shape = ConvShape { input: map(192), output: map(8), window, dilation: [1; 2], groups: 1 };
-        let conv = IntegerConv { input_bits: 8, weight_bits: 8, weights: vec![1; shape.weights()], bias: vec![0; 8] };
+        let shape = ConvShape { input: map(192), output: map(filters), window, dilation: [1; 2], groups: 1 };
+        let weights = vec![1; shape.weights()];
+        let conv = IntegerConv { input_bits: 8, weight_bits: 8, weights, bias: vec![0; filters] };
         ConvMapping::new("conv", shape, &conv, chip).unwrap()
     }
 
@@ -253,7 +259,7 @@ mod tests {
         let tiles = |start: Start| {
             let placement = Placement { split: Split::FilterSets, copies: 1, start };
             let work = place(&mapping, &outputs, placement, &chip).remove(0);
-            let tiles = work.tiles.iter().map(|tile| (tile.accesses, tile.traffic, tile.sums_of.clone()));
+            let tiles = work.tiles.iter().map(|tile| (tile.accesses, tile.traffic, tile.sources.clone()));
             (tiles.collect::<Vec<_>>(), work.waiting_sums)
         };
         let traffic = |read, written| Traffic { read, written };
@@ -261,6 +267,16 @@ mod tests {
         assert_eq!(tiles(Start::Staggered), (staggered, 8));
         let together = vec![(3, traffic(1024, 0), 0..0), (3, traffic(512 + 32, 64), 0..0)];
         assert_eq!(tiles(Start::Together), (together, 0));
+    }
+
+    /// Two sets of 6 accesses in three tiles of 4: the second tile ends one set and begins the other.
+    #[test]
+    fn a_tile_of_two_sets_continues_the_one_that_began_before() {
+        let chip = Hardware { macros_per_core: 3, ..chip() };
+        let placement = Placement { split: Split::FilterSets, copies: 1, start: Start::Staggered };
+        let work = place(&conv_of(16, &chip), &Outputs::default(), placement, &chip).remove(0);
+        let sources: Vec<_> = work.tiles.iter().map(|tile| tile.sources.clone()).collect();
+        assert_eq!(sources, [0..0, 0..1, 1..2]);
     }
 
     #[test]

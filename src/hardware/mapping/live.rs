@@ -57,16 +57,16 @@ impl LiveValues {
             let live = |sums: [u64; 2]| Live { written_half: sums[half], other_half: sums[1 - half] };
             nodes.push(live(sums));
             // A projection reads the skip connection's value alone.
-            let (read, over): (Vec<_>, Vec<_>) =
-                ended[index].iter().partition(|ended| node.skip_source().map(value) == Some(**ended));
-            over.iter().for_each(|ended| sums[halves[*ended]] -= bits(*ended));
+            let (projected, others): (Vec<usize>, Vec<usize>) =
+                ended[index].iter().partition(|last| node.skip_source().map(value) == Some(**last));
+            others.iter().for_each(|last| sums[halves[*last]] -= bits(*last));
             projections.push(live(sums));
-            read.iter().for_each(|ended| sums[halves[*ended]] -= bits(*ended));
+            projected.iter().for_each(|last| sums[halves[*last]] -= bits(*last));
         }
         Self { nodes, projections }
     }
 
-    /// The values that are live while a node runs, but for its projection; `own_bits` of its own are among them.
+    /// The values that are live while a node's own convolution or pooling runs, with `own_bits` of its own.
     pub(super) fn while_running(&self, node: usize, own_bits: u64) -> Live {
         self.nodes[node].beside(own_bits)
     }

@@ -49,8 +49,8 @@ pub(crate) struct Tile {
     pub(crate) index_bits: u64,
     /// For each output pixel. Read are inputs, partial sums that waited and residual values; written are values and partial sums that wait.
     pub(crate) traffic: Traffic,
-    /// The tiles of earlier rounds that hold the accesses whose partial sums it goes on with.
-    pub(crate) sums_of: Range<usize>,
+    /// The tiles of earlier rounds whose partial sums it continues.
+    pub(crate) sources: Range<usize>,
 }
 
 impl<'a> Sum<&'a Tile> for Tile {
@@ -62,7 +62,7 @@ impl<'a> Sum<&'a Tile> for Tile {
             packed_bits: sum.packed_bits + tile.packed_bits,
             index_bits: sum.index_bits + tile.index_bits,
             traffic: sum.traffic + tile.traffic,
-            sums_of: 0..0,
+            sources: 0..0,
         })
     }
 }
@@ -129,9 +129,9 @@ impl Tiling {
         }
     }
 
-    /// The tiles of earlier rounds whose partial sums a segment goes on with, of those that a core has the accesses `of_share` in,
-    /// which are the accesses `of_set` of their filter set.
-    pub(super) fn sums_of(
+    /// The tiles of earlier rounds whose partial sums a segment continues. `of_share` are the share's accesses in the core, `of_set` the
+    /// same ones in their filter set.
+    pub(super) fn sources(
         &self,
         segment: &Segment,
         parts: usize,
@@ -139,7 +139,7 @@ impl Tiling {
         of_set: &Range<usize>,
     ) -> Range<usize> {
         let in_core = |access: usize| of_share.start + access - of_set.start;
-        let accesses = segment.sums_of(parts, of_set);
+        let accesses = segment.continued_accesses(parts, of_set);
         self.tiles_of(in_core(accesses.start)..in_core(accesses.end))
     }
 
@@ -176,9 +176,9 @@ impl Segment {
         start / parts + usize::from(comes_along)..end.div_ceil(parts)
     }
 
-    /// The accesses of earlier rounds whose partial sums the segment goes on with: those of a part follow each other after `parts` accesses.
-    /// `of_set` are the share's.
-    fn sums_of(&self, parts: usize, of_set: &Range<usize>) -> Range<usize> {
+    /// The accesses of earlier rounds whose partial sums the segment continues. Access `i` continues those of access `i - parts` of the share,
+    /// whose accesses are `of_set`.
+    fn continued_accesses(&self, parts: usize, of_set: &Range<usize>) -> Range<usize> {
         let first = self.accesses.start.saturating_sub(parts).max(of_set.start);
         let end = self.accesses.end.saturating_sub(parts).min(self.round.start);
         first..end.max(first)
@@ -240,7 +240,7 @@ impl Charge<'_> {
             }
             let filters = self.mapping.real_filters(self.share.set, part);
             let sum_bits = filters.len() as u64 * ACCUMULATOR_BITS;
-            if any(share.start..round.start) && !any(round.start..accesses.start) {
+            if any(segment.continued_accesses(self.mapping.parts(), &share)) {
                 tile.traffic.read += sum_bits;
             }
             let is_last_of_round = !any(accesses.end..round.end);
@@ -332,7 +332,7 @@ mod tests {
                     }
                     expected.dedup();
                     several += usize::from(expected.len() > 1);
-                    let found: Vec<usize> = tiling.sums_of(&segment, parts, &of_share, &of_set).collect();
+                    let found: Vec<usize> = tiling.sources(&segment, parts, &of_share, &of_set).collect();
                     assert_eq!(found, expected, "{parts} parts, {bundles} bundles, {tiling:?}, {segment:?}");
                 }
             }

@@ -16,9 +16,11 @@ impl Traffic {
         self.read + self.written
     }
 
-    /// An even part of it, rounded up.
-    pub(super) fn part_of(self, parts: u64) -> Self {
-        Self { read: self.read.div_ceil(parts), written: self.written.div_ceil(parts) }
+    /// Even parts of it, which differ by a bit at most.
+    pub(super) fn parts(self, count: usize) -> impl Iterator<Item = Self> {
+        let count = count as u64;
+        let share = move |bits: u64, part: u64| bits / count + u64::from(part < bits % count);
+        (0..count).map(move |part| Self { read: share(self.read, part), written: share(self.written, part) })
     }
 }
 
@@ -47,5 +49,21 @@ impl Mul<u64> for Traffic {
 impl Sum for Traffic {
     fn sum<I: Iterator<Item = Self>>(traffic: I) -> Self {
         traffic.fold(Self::default(), Add::add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn even_parts_are_the_whole() {
+        let whole = Traffic { read: 11, written: 4 };
+        for count in 1..15 {
+            let parts: Vec<Traffic> = whole.parts(count).collect();
+            assert_eq!((parts.len(), parts.iter().copied().sum::<Traffic>()), (count, whole));
+            let read = || parts.iter().map(|part| part.read);
+            assert!(read().max().unwrap() - read().min().unwrap() <= 1, "{parts:?}");
+        }
     }
 }

@@ -74,7 +74,7 @@ impl Layer {
         let cores = match (&self.conv, placement) {
             (Some(conv), Some(placement)) => place(conv, &self.outputs, placement, hardware),
             (Some(conv), None) => unreachable!("convolution `{}` has a placement", conv.name),
-            (None, _) => vec![CoreWork::pooling(self.pooled.part_of(hardware.cores as u64)); hardware.cores],
+            (None, _) => self.pooled.parts(hardware.cores).map(CoreWork::pooling).collect(),
         };
         let Live { written_half, other_half } = self.live;
         let written_half = written_half + cores.iter().map(CoreWork::waiting_bits).sum::<u64>();
@@ -228,10 +228,9 @@ impl Builder<'_> {
                 // The first sums wait in the feature-map SRAM for the second.
                 let first = Outputs { stored_bits: ACCUMULATOR_BITS, ..Outputs::default() };
                 let second = join(0..shape.filters(), ACCUMULATOR_BITS);
-                let first = self.conv(own, first, Logic::default());
-                // They are no stored form of the node.
+                // These sums wait beside the outputs while the projection runs.
                 let live = self.live.while_projecting(self.index, outputs * (stored_bits + ACCUMULATOR_BITS));
-                vec![first, Layer { live, ..self.conv(projection, second, finish) }]
+                vec![self.conv(own, first, Logic::default()), self.conv_beside(live, projection, second, finish)]
             }
             (Some(Skip::Identity { source, pad_front, .. }), Some(IntegerSkip::Identity { bits, .. })) => {
                 let bits = u64::from(*bits);
@@ -251,12 +250,17 @@ impl Builder<'_> {
         })
     }
 
-    /// The node's own convolution, or one that runs while the same values are live.
+    /// The node's own convolution.
     fn conv(&self, mapping: ConvMapping, outputs: Outputs, logic: Logic) -> Layer {
         let stored_bits = mapping.shape.output.len() as u64 * outputs.stored_bits;
+        self.conv_beside(self.live.while_running(self.index, stored_bits), mapping, outputs, logic)
+    }
+
+    /// A convolution that runs while these values are live.
+    fn conv_beside(&self, live: Live, mapping: ConvMapping, outputs: Outputs, logic: Logic) -> Layer {
         Layer {
             name: mapping.name.clone(),
-            live: self.live.while_running(self.index, stored_bits),
+            live,
             conv: Some(mapping),
             outputs,
             pooled: Traffic::default(),

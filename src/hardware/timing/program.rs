@@ -74,11 +74,11 @@ pub enum Instruction {
         /// Whether the weights come from the next level, whose share of this core is then busy as well.
         from_next_level: bool,
     },
-    /// Has the next [`Wait`](Self::Wait) wait for partial sums that its macros go on with.
+    /// Has the next [`Wait`](Self::Wait) wait for partial sums that one of its macros continues.
     AwaitSums {
-        /// A macro that has the tile whose sums they are, or one that started with it.
+        /// The macro that had their tile.
         unit: usize,
-        /// Least number of cycles between the beat in which that macro began and the one in which the others do.
+        /// Least number of cycles between the beat in which this macro began the tile that it has now and the one that is waited for.
         cycles: u64,
     },
     /// Blocks until, for `count` neighboring macros: their tile is loaded; their previous tile is computed; the layer's inputs are
@@ -269,8 +269,8 @@ struct TileCycles {
     read: u64,
     compute: u64,
     write: u64,
-    /// The tiles of earlier rounds whose partial sums it goes on with.
-    sums_of: Range<usize>,
+    /// The tiles of earlier rounds whose partial sums it continues.
+    sources: Range<usize>,
 }
 
 /// When the macro that holds a tile uses the ports.
@@ -297,7 +297,7 @@ impl TileCycles {
             // A macro waits for inputs that come more slowly than it computes.
             compute: if tile.accesses > 0 { (tile.accesses * access).max(read) } else { 0 },
             write: memory.write_back_cycles(tile.traffic.written),
-            sums_of: tile.sums_of.clone(),
+            sources: tile.sources.clone(),
         }
     }
 }
@@ -345,39 +345,28 @@ impl Beats {
         &self.places[copy * self.count + first % self.count..]
     }
 
-    /// Tiles that start together, with their places.
-    fn round(&self, core: &CoreWork, copy: usize, round: usize) -> impl Iterator<Item = (&TileCycles, &Place)> {
-        let first = round * core.tiles_per_round;
-        self.tiles[first..].iter().take(core.tiles_per_round).zip(self.places_from(copy, first))
-    }
-
-    /// Gives the steps that let a round begin so late that the partial sums that its tiles go on with are written before they are read,
-    /// pixel by pixel. `duration` is that of a tile, all pixels.
+    /// Emits what a tile of a copy awaits: for each pixel, the partial sums that it continues are written before they are read. `first` is the
+    /// first tile of its round; any tile takes `duration` for all pixels.
     fn await_sums(
         &self,
         core: &CoreWork,
         turn: usize,
         copy: usize,
-        round: usize,
+        [first, tile]: [usize; 2],
         duration: u64,
         mut step: impl FnMut(Instruction),
     ) {
-        let reading = || self.round(core, copy, round).filter(|(tile, _)| !tile.sums_of.is_empty());
-        let tiles = reading().map(|(tile, _)| tile.sums_of.clone());
-        let union = |a: Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
-        let Some((sums_of, start)) = tiles.reduce(union).zip(reading().map(|(_, place)| place.read).min()) else {
-            return;
-        };
-        let round_of = |tile: usize| tile / core.tiles_per_round;
-        for source in round_of(sums_of.start)..=round_of(sums_of.end - 1) {
+        let place = |tile: usize| self.places[copy * self.count + tile % self.count];
+        for source in self.tiles[tile].sources.clone() {
+            let write = self.tiles[source].write;
             // Parts without a real filter have no sums.
-            let writing = self.round(core, copy, source).filter(|(tile, _)| tile.write > 0);
-            let Some(end) = writing.map(|(tile, place)| place.write + tile.write).max() else { continue };
-            let tile = source * core.tiles_per_round;
-            // Its macro may have had tiles since, each of which began when the one before was over.
-            let since = (round * core.tiles_per_round - tile - 1) / core.macros;
-            let cycles = end.saturating_sub(start + since as u64 * duration);
-            step(Instruction::AwaitSums { unit: core.unit_of(turn, copy, tile), cycles });
+            if write > 0 {
+                // Its macro may have had tiles since, each of which began when the one before was over.
+                let since = (first - source - 1) / core.macros;
+                let written = place(source).write + write;
+                let cycles = written.saturating_sub(place(tile).read + since as u64 * duration);
+                step(Instruction::AwaitSums { unit: core.unit_of(turn, copy, source), cycles });
+            }
         }
     }
 
@@ -399,7 +388,9 @@ impl Beats {
                         step(Instruction::LoadWeights { unit, cycles, from_next_level });
                     }
                 }
-                self.await_sums(core, turn, copy, round, frames * pixels * period, &mut step);
+                for tile in first..first + tiles.len() {
+                    self.await_sums(core, turn, copy, [first, tile], frames * pixels * period, &mut step);
+                }
                 step(Instruction::Wait { unit: first_unit, count: tiles.len(), period });
                 for ((unit, tile), at) in (first_unit..).zip(tiles).zip(self.places_from(copy, first)) {
                     let mut repeat = |activity, offset, cycles| {

@@ -183,9 +183,11 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::groups::{GroupGrid, GroupShape};
-    use crate::hardware::mapping::{Placement, dense_sets, workload};
+    use crate::hardware::mapping::{CoreWork, Placement, dense_sets, workload};
     use crate::integer::{QuantizeConfig, outline};
     use crate::network::{Graph, NetworkSpec};
 
@@ -200,48 +202,112 @@ mod tests {
         ]
     "#;
 
-    /// When a tile reads and writes for its first pixel.
+    /// When a tile uses its macro and ports for the first pixel, and its beats.
     #[derive(Clone, Copy, Default)]
-    struct Ports {
+    struct Times {
         read: Option<u64>,
         written: Option<u64>,
+        beats: u64,
+        period: u64,
     }
 
-    /// The ports of each copy's tiles, from the spans of a core; they come in the order of its program.
-    fn ports(spans: &[Span], copies: usize, tiles: usize, per_round: usize) -> Vec<Vec<Ports>> {
-        let rounds = (0..tiles).step_by(per_round).map(|first| first..tiles.min(first + per_round));
-        let in_order = rounds.flat_map(|round| (0..copies).map(move |copy| (copy, round.clone())));
-        let mut in_order = in_order.flat_map(|(copy, round)| round.map(move |tile| (copy, tile)));
-        let mut ports = vec![vec![Ports::default(); tiles]; copies];
-        let (mut read, mut at) = (None, (0, 0));
-        for span in spans.iter().filter(|span| span.unit.is_some()) {
-            match span.activity {
-                Activity::LoadInputs => read = Some(span.start),
-                Activity::Compute => {
-                    at = in_order.next().unwrap();
-                    ports[at.0][at.1].read = read.take();
+    /// Those of each copy's tiles, from the spans of a core, which come in the order of its program.
+    fn times(spans: &[Span], core: &CoreWork) -> Vec<Vec<Times>> {
+        let (copies, tiles) = (core.pixels.len(), core.tiles.len());
+        let mut times = vec![vec![Times::default(); tiles]; copies];
+        let mut spans = spans.iter().filter(|span| span.unit.is_some()).peekable();
+        for first in (0..tiles).step_by(core.tiles_per_round) {
+            for copy in &mut times {
+                // All are loaded before the first one computes.
+                let loads = [Activity::LoadWeights, Activity::DecodeIndex];
+                while spans.next_if(|span| loads.contains(&span.activity)).is_some() {}
+                for tile in copy.iter_mut().skip(first).take(core.tiles_per_round) {
+                    tile.read = spans.next_if(|span| span.activity == Activity::LoadInputs).map(|span| span.start);
+                    let compute = spans.next().unwrap();
+                    assert_eq!(compute.activity, Activity::Compute);
+                    (tile.beats, tile.period) = (compute.times, compute.period);
+                    assert_eq!(spans.next().unwrap().activity, Activity::Accumulate);
+                    let write = spans.next_if(|span| span.activity == Activity::WriteBack);
+                    tile.written = write.map(|span| span.start + span.cycles);
+                    assert!(write.is_none_or(|write| (write.times, write.period) == (tile.beats, tile.period)));
                 }
-                Activity::WriteBack => ports[at.0][at.1].written = Some(span.start + span.cycles),
-                Activity::DecodeIndex | Activity::LoadWeights | Activity::Accumulate | Activity::MoveMaps => {}
             }
         }
-        assert_eq!(in_order.next(), None);
-        ports
+        assert!(spans.next().is_none());
+        times
     }
 
-    /// Also where a part's sums come from several rounds back, in every placement, from any turn on, loaded or not.
+    /// Checks that a copy's tiles read no sum before it is written; counts the sums, and those of more than one round back.
+    fn check_sums(core: &CoreWork, times: &[Times], what: &str) -> [usize; 2] {
+        let mut counted = [0, 0];
+        for (number, tile) in core.tiles.iter().enumerate() {
+            for source in tile.sources.clone() {
+                // Parts without a real filter have no sums.
+                let (Some(written), Some(read)) = (times[source].written, times[number].read) else { continue };
+                assert!(
+                    written <= read,
+                    "tile {number} reads in cycle {read} what {source} writes until {written}: {what}"
+                );
+                counted[0] += 1;
+                counted[1] += usize::from(number - source > core.tiles_per_round);
+            }
+        }
+        counted
+    }
+
+    /// Checks that no round of a copy whose weights are there begins a beat too late, where beats are counted from `base` on.
+    fn check_haste(core: &CoreWork, times: &[Times], base: u64, what: &str) {
+        let first_of_round = |tile: usize| tile - tile % core.tiles_per_round;
+        // The first tile of a round always reads inputs.
+        let began = |tile: usize| {
+            let Times { read, period, .. } = times[first_of_round(tile)];
+            base + (read.unwrap() - base) / period * period
+        };
+        for first in (0..times.len()).step_by(core.tiles_per_round) {
+            let earlier = |cycle: u64| cycle.checked_sub(times[first].period).filter(|cycle| *cycle >= base);
+            let Some(beat_before) = earlier(began(first)) else { continue };
+            let mut round = first..times.len().min(first + core.tiles_per_round);
+            // When a macro began a tile that it no longer has is known by the least that its tiles since took.
+            if core.tiles[round.clone()]
+                .iter()
+                .any(|tile| tile.sources.start + core.macros < first && !tile.sources.is_empty())
+            {
+                continue;
+            }
+            let waits = round.any(|tile| {
+                let busy = tile
+                    .checked_sub(core.macros)
+                    .is_some_and(|before| began(before) + times[before].beats * times[before].period > beat_before);
+                let sums = || core.tiles[tile].sources.clone().filter_map(|source| times[source].written);
+                let read_before = times[tile].read.map(|read| read - times[tile].period);
+                busy || read_before.is_some_and(|read| sums().any(|written| written > read))
+            });
+            assert!(waits, "tile {first} could begin in cycle {beat_before}: {what}");
+        }
+    }
+
+    /// Also where sums come from several rounds back: in every placement, from any turn on, loaded or not.
     #[test]
-    fn partial_sums_are_written_before_they_are_read() {
+    fn tiles_await_the_sums_that_they_read_and_nothing_else() {
         let graph = Graph::new(toml::from_str::<NetworkSpec>(NETWORK).unwrap()).unwrap();
         let group = GroupShape { filters: 6, channels: 2 };
         let network = outline(&graph, &QuantizeConfig::default(), group);
         let kept: Vec<_> = network.convs().map(|(conv, _)| dense_sets(&GroupGrid::new(group, &conv.shape))).collect();
-        let mut continued = 0;
-        for (cores, macros_per_core, held, columns) in
-            [(1, 3, 1, 8), (1, 4, 1, 16), (1, 5, 2, 8), (2, 3, 1, 24), (2, 4, 3, 16), (1, 1, 2, 16), (1, 8, 9, 16)]
-        {
+        let (mut of_placements, mut from_further) = (BTreeMap::<String, usize>::new(), 0);
+        for (cores, macros_per_core, held, columns) in [
+            (1, 3, 1, 8),
+            (1, 4, 1, 16),
+            (1, 5, 2, 8),
+            (2, 3, 1, 24),
+            (2, 4, 3, 16),
+            (1, 1, 2, 16),
+            (1, 2, 1, 8),
+            (1, 8, 9, 16),
+            (1, 6, 24, 16),
+            (2, 3, 24, 16),
+        ] {
             for (read_bits, write_bits, frames_per_load) in [(64, 8, 1), (8, 64, 2), (512, 512, 1)] {
-                // An access takes one group or two; a group's six filters come in one to six parts.
+                // An access takes two of a set's twelve groups; its six filters of 8 bits come in six, three or two parts.
                 let mut hardware = Hardware {
                     cores,
                     macros_per_core,
@@ -255,27 +321,28 @@ mod tests {
                 hardware.memory.feature_read_bits_per_cycle = read_bits;
                 hardware.memory.feature_write_bits_per_cycle = write_bits;
                 let layers = workload(&network, &hardware, &kept).unwrap();
-                for placement in Placement::all(layers[0].conv.as_ref().unwrap(), &hardware) {
-                    let work = TimedWork::new(layers[0].place(Some(placement), &hardware), &hardware);
+                for (layer, placement) in
+                    layers.iter().filter_map(|layer| Some((layer, layer.conv.as_ref()?))).flat_map(|(layer, conv)| {
+                        Placement::all(conv, &hardware).into_iter().map(move |placement| (layer, placement))
+                    })
+                {
+                    let work = TimedWork::new(layer.place(Some(placement), &hardware), &hardware);
                     for (loading, turn) in [(Loading::Never, 0), (Loading::Never, 2), (Loading::WeightSram, 1)] {
                         let mut simulator = Simulator::new(&hardware);
                         simulator.cores.iter_mut().for_each(|core| core.turn = turn);
                         let mut spans = vec![Vec::new(); cores];
                         simulator.run(&work, loading, |span| spans[span.core].push(span));
-                        for (core, spans) in work.cores.iter().zip(&spans) {
-                            let ports = ports(spans, core.pixels.len(), core.tiles.len(), core.tiles_per_round);
-                            for (copy, (tile, number)) in (0..core.pixels.len())
-                                .flat_map(|copy| core.tiles.iter().zip(0..).map(move |tile| (copy, tile)))
-                            {
-                                for source in tile.sums_of.clone() {
-                                    // Parts without a real filter have no sums.
-                                    let Some(written) = ports[copy][source].written else { continue };
-                                    let read = ports[copy][number].read.unwrap();
-                                    assert!(
-                                        written <= read,
-                                        "tile {number} reads in cycle {read} what tile {source} writes until {written}: {placement:?}"
-                                    );
-                                    continued += usize::from(source + 1 < number);
+                        for (core, spans) in work.cores.iter().zip(&spans).filter(|(core, _)| !core.tiles.is_empty()) {
+                            let what = format!("{} {placement:?} {hardware:?}", layer.name);
+                            let times = times(spans, core);
+                            for copy in &times {
+                                let key =
+                                    format!("{:?} {:?} {}", placement.start, placement.split, placement.copies.min(2));
+                                let [continued, further] = check_sums(core, copy, &what);
+                                *of_placements.entry(key).or_default() += continued;
+                                from_further += further;
+                                if loading == Loading::Never {
+                                    check_haste(core, copy, times[0][0].read.unwrap(), &what);
                                 }
                             }
                         }
@@ -283,6 +350,10 @@ mod tests {
                 }
             }
         }
-        assert!(continued > 100, "{continued}");
+        // Copies hold all their tiles at once, so those that start together have one round.
+        let without: Vec<&str> =
+            of_placements.iter().filter(|(_, sums)| **sums == 0).map(|(key, _)| key.as_str()).collect();
+        assert_eq!((of_placements.len(), without), (6, vec!["Together FilterSets 2"]), "{of_placements:?}");
+        assert!(from_further > 1000, "{from_further}");
     }
 }
