@@ -325,7 +325,7 @@ fn predictions_of_a_lossy_chip_are_compared_on_that_chip_alone() {
     let committed = Package::read("experiments/results/converter/aware4/model.mars".as_ref()).unwrap();
     let seen = committed.predictions.unwrap().chip_sha256.unwrap();
     let chip = |name: &str| Hardware::load(format!("experiments/hardware/{name}.toml").as_ref()).unwrap();
-    assert!(chip("adc4").is_losses_sha256(&seen) && !chip("adc3").is_losses_sha256(&seen));
+    assert!(chip("adc4").computes_like(&seen) && !chip("adc3").computes_like(&seen));
     assert!(said(&noisy, &noisy, 0).contains("fake-quant saw the same, and agrees on every image"));
     assert!(said(&noisy, &noisy, 1).contains("The executions differ, which"));
     assert!(said(&noisy, &other, 0).contains("fake-quant predictions are those of another chip that is lossy"));

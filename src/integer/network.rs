@@ -84,7 +84,7 @@ pub struct Codes {
     pub logits: Vec<i32>,
 }
 
-/// Images that an execution may compute at a time whose buffers take so many bytes for each, so that all stay below a GiB; one it may always.
+/// How many images an execution may compute at a time so that their buffers, `bytes` each, stay below a GiB; at least one.
 pub(crate) fn parallel_images(bytes: usize) -> usize {
     const BUFFERS: usize = 1 << 30;
     (BUFFERS / bytes.max(1)).max(1)

@@ -1,6 +1,5 @@
 //! Running a sweep: the points of a shard that have no row yet.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -80,13 +79,10 @@ impl Sweep {
         let mut known = vec![false; self.points()];
         rows.iter().for_each(|row| known[row.point] = true);
         let all = shard.points(self.points()).count();
-        let mut points: Vec<usize> = shard.points(self.points()).filter(|&point| !known[point]).collect();
+        let points: Vec<usize> = shard.points(self.points()).filter(|&point| !known[point]).collect();
         let finished = all - points.len();
         let work = Work::begin(observer, "sweeping", all);
         work.advances(finished);
-        // Families by their hashes, since a sweep may have a million points.
-        let of_family = |hardware: Hardware| <[u8; 32]>::from(Sha256::digest(family(&hardware)));
-        points.par_sort_by_cached_key(|point| self.space.hardware(*point).ok().map(of_family));
         let evaluators = self.swept.evaluators()?;
         let progress = Mutex::new((writer, finished));
         for points in self.alike(points) {
@@ -95,17 +91,20 @@ impl Sweep {
         Ok(())
     }
 
-    /// The points by what their chips compute, where images run on them; those of chips that cannot work among any.
+    /// The points by what their chips compute, where images run on them, and then by the family of their chips; those of chips that cannot work among any.
     fn alike(&self, points: Vec<usize>) -> Vec<Vec<usize>> {
-        if self.space.images().is_none() {
-            return vec![points];
-        }
-        let mut alike: BTreeMap<Option<String>, Vec<usize>> = BTreeMap::new();
-        for point in points {
-            let computes = self.space.hardware(point).ok().and_then(|hardware| hardware.losses_sha256());
-            alike.entry(computes).or_default().push(point);
-        }
-        alike.into_values().collect()
+        // Families by their hashes, since a sweep may have a million points.
+        let key = |point: usize| match self.space.hardware(point) {
+            Ok(hardware) => {
+                let computes = self.space.images().and_then(|_| hardware.losses_sha256());
+                (computes, Some(<[u8; 32]>::from(Sha256::digest(family(&hardware)))))
+            }
+            Err(_) => (None, None),
+        };
+        let mut keyed: Vec<_> = points.into_par_iter().map(|point| (key(point), point)).collect();
+        keyed.par_sort();
+        let alike = keyed.chunk_by(|(a, _), (b, _)| a.0 == b.0);
+        alike.map(|points| points.iter().map(|(_, point)| *point).collect()).collect()
     }
 
     /// Evaluates points whose chips compute the same.

@@ -242,7 +242,7 @@ impl Deployment {
         let chip = &self.evaluation.chip.description;
         let is_lossy = !self.evaluation.losses.is_empty();
         let seen = self.package.predictions.as_ref().and_then(|predictions| predictions.chip_sha256.as_ref());
-        let saw_another = seen.is_some_and(|seen| !chip.is_losses_sha256(seen));
+        let saw_another = seen.is_some_and(|seen| !chip.computes_like(seen));
         match (is_lossy, from_integer.zip(from_macro)) {
             (false, _) if integer_vs_macro_logits > 0 => Agreement::No,
             (false, None) => Agreement::Partly,

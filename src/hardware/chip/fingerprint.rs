@@ -31,21 +31,21 @@ impl Hardware {
     /// A hash of all that decides what a chip with losses computes; none for one without, which computes the integer network.
     pub fn losses_sha256(&self) -> Option<String> {
         let widths: BTreeSet<u8> = self.access.iter().map(|access| access.weight_bits).collect();
-        self.hash_losses(&(self.group, self.rows_on, self.slicing(widths), self.converter, self.noise()))
+        let slicing = (self.weight_slice_bits, self.input_bits_per_cycle, widths);
+        self.hash_losses(&(self.group, self.rows_on, slicing, self.converter, self.effective_noise()))
     }
 
-    /// Whether a hash is that of what this chip computes. Earlier versions counted its columns and the widths of its inputs as well.
-    pub fn is_losses_sha256(&self, sha256: &str) -> bool {
+    /// Whether a chip of which [`losses_sha256`](Self::losses_sha256) was this hash computes what this one does. Earlier versions hashed the
+    /// columns and the widths of inputs as well.
+    pub fn computes_like(&self, losses_sha256: &str) -> bool {
         let widths: Vec<_> = self.access.iter().map(|access| (access.weight_bits, access.input_bits)).collect();
-        let earlier = (self.group, self.rows_on, self.columns, self.slicing(widths), self.converter, self.noise());
-        [self.losses_sha256(), self.hash_losses(&earlier)].contains(&Some(sha256.into()))
+        let slicing = (self.weight_slice_bits, self.input_bits_per_cycle, widths);
+        let earlier = (self.group, self.rows_on, self.columns, slicing, self.converter, self.effective_noise());
+        [self.losses_sha256(), self.hash_losses(&earlier)].contains(&Some(losses_sha256.into()))
     }
 
-    fn slicing<T>(&self, widths: T) -> (u8, u8, T) {
-        (self.weight_slice_bits, self.input_bits_per_cycle, widths)
-    }
-
-    fn noise(&self) -> Option<Noise> {
+    /// Noise that changes something.
+    fn effective_noise(&self) -> Option<Noise> {
         self.noise.filter(|noise| noise.sigma > 0.0 || noise.has_stuck_cells())
     }
 
