@@ -69,6 +69,14 @@ impl RowStart {
             Self::Checkpoint(row) | Self::Package(row) => row,
         }
     }
+
+    /// Seed of the other row's run, for a run of this seed.
+    pub(super) fn seed(&self, seed: u64) -> u64 {
+        match self {
+            Self::Checkpoint(_) => seed,
+            Self::Package(_) => 0,
+        }
+    }
 }
 
 /// An accuracy to reach: so many points below `F`, the float accuracy that a row starts from.

@@ -141,7 +141,7 @@ impl Reproduction<'_> {
                 };
                 let job = Job { row, recipe, seed, data_sha256 };
                 if !self.is_finished(&job)? {
-                    self.check_checkpoint(&job)?;
+                    self.check_start(&job, &jobs)?;
                     jobs.push(job);
                 }
             }
@@ -184,17 +184,24 @@ impl Reproduction<'_> {
         start_checkpoint(job.row, &job.recipe, &self.runs, &self.results, job.seed)
     }
 
-    fn check_checkpoint(&self, job: &Job) -> Result<()> {
-        let Some(file) = self.checkpoint(job).filter(|file| job.row.start.is_none() && !exists(&weights_file(file).0))
-        else {
-            return Ok(());
+    /// Checks that what a run starts from is there, or is made by one `before` it.
+    fn check_start(&self, job: &Job, before: &[Job]) -> Result<()> {
+        let row = &job.row.name;
+        let Some(start) = &job.row.start else {
+            let Some(file) = self.checkpoint(job).filter(|file| !exists(&weights_file(file).0)) else { return Ok(()) };
+            let message = format!(
+                "row `{row}` starts from {}, which is missing: train it (checkpoints/README.md), or name another with --set pretrained=FILE",
+                file.display()
+            );
+            return Err(Error::file(&self.experiment.path, message));
         };
-        let message = format!(
-            "row `{}` starts from {}, which is missing: train it (checkpoints/README.md), or name another with --set pretrained=FILE",
-            job.row.name,
-            file.display()
-        );
-        Err(Error::file(&self.experiment.path, message))
+        let seed = start.seed(job.seed);
+        if before.iter().any(|other| other.row.name == start.row() && other.seed == seed) {
+            return Ok(());
+        }
+        self.start_run(start, job.seed)
+            .map(drop)
+            .map_err(|error| Error::Setting(format!("row `{row}`, seed {}: {error}", job.seed)))
     }
 
     fn run_job(&self, job: &Job, stop: &StopSignal) -> Result<Verdict> {
@@ -244,35 +251,21 @@ impl Reproduction<'_> {
         }
     }
 
-    /// The finished run that a row starts from.
+    /// The finished run that a run of this seed starts from.
     fn start_run(&self, start: &RowStart, seed: u64) -> Result<Run> {
-        match start {
-            RowStart::Checkpoint(row) => self.run_of_checkpoint(row, seed),
-            RowStart::Package(row) => self.run_of_package(row),
-        }
-    }
-
-    /// That of a package among the results.
-    fn run_of_package(&self, row: &str) -> Result<Run> {
-        let wrong = |message: String| {
-            Error::file(&self.experiment.path, format!("it starts from the package of row `{row}`, {message}"))
-        };
-        let run = self.results.runs(row)?.into_iter().next();
-        let run = run.ok_or_else(|| wrong("which isn't finished: run that row first".into()))?;
-        let package = self.results.row_folder(row).join(PACKAGE);
-        match package.exists() {
-            true => Ok(run),
-            false => Err(wrong(format!("which is finished, but {} isn't there", package.display()))),
-        }
-    }
-
-    /// That of a checkpoint in a run folder.
-    fn run_of_checkpoint(&self, row: &str, seed: u64) -> Result<Run> {
+        let (row, seed) = (start.row(), start.seed(seed));
         let wrong = |message: String| {
             Error::file(&self.experiment.path, format!("it starts from row `{row}`, seed {seed}, {message}"))
         };
         let run = self.results.runs(row)?.into_iter().find(|run| run.seed == seed);
         let run = run.ok_or_else(|| wrong("which isn't finished: run that row first".into()))?;
+        if let RowStart::Package(_) = start {
+            let package = self.results.row_folder(row).join(PACKAGE);
+            return match package.exists() {
+                true => Ok(run),
+                false => Err(wrong(format!("which is finished, but {} isn't there", package.display()))),
+            };
+        }
         let folder = run_folder(&self.runs, row, seed);
         let again = format!(
             "run both rows with another --results and --run, or remove {} to run that row again",

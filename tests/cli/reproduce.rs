@@ -507,7 +507,11 @@ set = ["sparsity.target=0.5", "phases.1.epochs=1"]
 "#;
     fs::write(place.join("experiments/two.toml"), format!("{EXPERIMENT}{deeper}")).unwrap();
     let run = |row: &str| reproduce(place, &["two", "--rows", row]);
-    failed(&run("deeper").output().unwrap(), &["it starts from the package of row `dense`, which isn't finished"]);
+    refused(
+        place,
+        &mut run("deeper"),
+        &["row `deeper`, seed 0: ", "it starts from row `dense`, seed 0, which isn't finished"],
+    );
     success(&run("dense").output().unwrap());
     fs::remove_dir_all(place.join("runs")).unwrap();
     success(&run("deeper").output().unwrap());
@@ -526,8 +530,9 @@ set = ["sparsity.target=0.5", "phases.1.epochs=1"]
     let package = results.join("dense/model.mars");
     let bytes = fs::read(&package).unwrap();
     fs::remove_file(&package).unwrap();
-    let gone = ["the package of row `dense`, which is finished, but", "dense/model.mars isn't there"];
-    failed(&second().output().unwrap(), &gone);
+    let gone =
+        ["row `deeper`, seed 1: ", "row `dense`, seed 0, which is finished, but", "dense/model.mars isn't there"];
+    refused(place, &mut second(), &gone);
     fs::write(&package, [&bytes[..], b" "].concat()).unwrap();
     refused(place, &mut second(), &["the finished row differs", "another checkpoint"]);
     fs::write(&package, bytes).unwrap();
