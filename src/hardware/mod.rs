@@ -27,13 +27,13 @@ pub use chip::{
     LayerMapping, MacroShares, Mapping, Memory, Noise, Objective, PingPong, Policy, Precision, Split, Start, StatedFor,
 };
 pub(crate) use chip::{base_path, derive};
-#[cfg(feature = "train")]
-pub(crate) use cost::check_patterns;
 pub(crate) use cost::family;
 pub use cost::{
     AreaBreakdown, BitsMoved, Bound, Bounds, Chip, Compression, Cost, EnergyBreakdown, EnergyPart, EnergyTerm,
     Evaluation, Evaluator, GroupId, LayerCost, LayerPlacement, Ledger, NextBest, Placements, PruningStep, Resource,
     SetGroups, Snapshot, Used, evaluate,
 };
+#[cfg(feature = "train")]
+pub(crate) use cost::{check_placements, check_rules};
 pub use mapping::{ConvMapping, FilterSet, Placement};
 pub use timing::{Activity, Instruction, LayerProgram, LayerTime, Span, TimeSlot, Timeline};

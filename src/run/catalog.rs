@@ -18,13 +18,17 @@ pub fn catalog() -> String {
     let hardware: Vec<&str> = builtin::hardware().collect();
     let mut text = String::new();
     for (kind, names, others) in [
-        ("networks (--model)", ZOO.to_vec(), "a TOML or ONNX file"),
+        ("networks (--model)", ZOO.to_vec(), "a TOML or ONNX file, a package (.mars)"),
         (
             "data sets (--dataset)",
             DATASETS.to_vec(),
             "a folder of images (train/CLASS/), a folder of IDX files, an .npz file",
         ),
-        ("checkpoints (--pretrained)", within("checkpoints"), "a file of PyTorch, safetensors or ONNX"),
+        (
+            "checkpoints (--pretrained)",
+            within("checkpoints"),
+            "a file of PyTorch, safetensors or ONNX, a package (.mars)",
+        ),
         ("recipes (--recipe)", recipes, "a TOML file"),
         ("hardware (--hardware)", hardware, "a TOML file"),
     ] {

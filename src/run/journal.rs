@@ -155,7 +155,9 @@ fn missed_target(training: &Training, phase: usize) -> Option<String> {
     // The shares are rounded themselves.
     let rounding = training.group_rounding() + 1e-9;
     let why = if zero > target + rounding {
-        format!("more were so, or became so by sparsity.lambda = {lambda}")
+        let penalty =
+            if lambda > 0.0 { format!(", or became so by sparsity.lambda = {lambda}") } else { String::new() };
+        format!("more were so, or have filters that give constants{penalty}")
     } else if zero < target - rounding {
         "each layer keeps a group, and layers of few groups stay below it".into()
     } else {

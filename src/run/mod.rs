@@ -200,9 +200,6 @@ impl<'a> Plan<'a> {
                 100.0 * masked
             ));
         }
-        if start.folded {
-            training = training.with_measured_norms();
-        }
         if let Some((scales, before)) = &start.quantized {
             match stretched(training.graph(), scales, before, training.recipe()) {
                 Ok(scales) => training = training.with_known_scales(scales),

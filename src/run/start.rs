@@ -29,8 +29,6 @@ pub(super) struct Start {
     pub weights: Weights,
     /// Numbers of the convolutions whose batch norms have no running statistics.
     pub without_statistics: Vec<ConvId>,
-    /// Whether all batch norms are folded into the weights, as in a package.
-    pub folded: bool,
     /// The scales of a checkpoint whose quantizers were trained, and the recipe that did that, where the run begins with quantizing.
     pub quantized: Option<(Weights, Recipe)>,
     /// What a person should know about the checkpoint, a line each.
@@ -88,9 +86,8 @@ impl Origin {
     pub fn read(self, recipe: &Recipe, graph: &Graph) -> Result<Start> {
         let Recipe { names, fresh, ignore, seed, .. } = recipe;
         let options = ImportOptions { names: Some(names), fresh, ignore, seed: *seed };
-        let folded = matches!(&self, Self::File(file) if is_package(file));
         let Imported { weights, without_statistics, quantized, mut remarks } = match &self {
-            Self::File(file) if folded => unfolded(file, recipe, graph)?,
+            Self::File(file) if is_package(file) => unfolded(file, recipe, graph)?,
             Self::File(file) => import(file, graph, &options)?,
             Self::Random | Self::Missing(_) => Weights::random(graph, recipe.seed).into(),
         };
@@ -129,7 +126,7 @@ impl Origin {
                 None
             }
         });
-        Ok(Start { origin: self, weights, without_statistics, folded, quantized, remarks, teacher })
+        Ok(Start { origin: self, weights, without_statistics, quantized, remarks, teacher })
     }
 }
 

@@ -143,8 +143,8 @@ pub(super) fn measure_statistics(model: &mut Model, convs: &[ConvId], recipe: &R
     }
 }
 
-/// Gives batch norms that change nothing, since their factor is 1 and their mean 0, the statistics of training images, and with them factors and offsets
-/// with which they still change nothing.
+/// Gives batch norms that change nothing but by their offset, as those of a package or of [`Fusion::Once`](crate::integer::Fusion::Once), the statistics
+/// of training images, and with them factors and offsets with which they still change nothing: with a batch's statistics in place of their own they would.
 pub(super) fn measure_folded(model: &mut Model, recipe: &Recipe, train: &Split) {
     if model.graph.convs().all(|conv| !conv.batch_norm) {
         return;

@@ -4,8 +4,8 @@ use super::pruning::check_budget;
 use super::recipe::Recipe;
 use crate::data::{Dataset, ImageShape};
 use crate::error::{Error, Result};
-use crate::hardware::{Hardware, check_patterns};
-use crate::integer::{BitPlan, Fusion};
+use crate::hardware::{Hardware, check_rules};
+use crate::integer::{BitPlan, Fusion, outline};
 use crate::network::{Graph, Node, Op};
 use crate::package::check_bounds;
 
@@ -21,9 +21,8 @@ pub(super) fn all(recipe: &Recipe, graph: &Graph, data: &Dataset, hardware: &Har
     check_logits(graph, recipe)?;
     check_batches(recipe, graph, data)?;
     check_names(recipe, graph)?;
-    let names: Vec<String> = graph.convs().map(|conv| conv.name).collect();
-    check_patterns(hardware, &names)?;
     check_widths(graph, recipe, hardware)?;
+    check_rules(&outline(graph, &recipe.quantize, hardware.group), hardware)?;
     check_budget(graph, recipe, hardware)
 }
 
@@ -94,7 +93,8 @@ fn check_input(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
 fn check_batches(recipe: &Recipe, graph: &Graph, data: &Dataset) -> Result<()> {
     let (size, images) = (recipe.batch_size, data.train.len());
     let last = if images.is_multiple_of(size) { size.min(images) } else { images % size };
-    let trains = recipe.phases.iter().any(|phase| phase.epochs > 0);
+    let fusion = recipe.quantize.fusion;
+    let trains = recipe.phases.iter().any(|phase| phase.normalizes_by_batch(fusion));
     match graph.convs().find(|conv| conv.batch_norm && conv.shape.output.pixels() == 1) {
         Some(conv) if trains && last == 1 => Err(Error::layer(
             &conv.name,

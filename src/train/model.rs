@@ -114,6 +114,13 @@ impl Model {
         }
     }
 
+    /// Whether every batch norm changes nothing but by its offset, as [`fold_batch_norms`](Self::fold_batch_norms) leaves them.
+    pub fn is_folded(&self) -> bool {
+        let is = |tensor: &Tensor<1>, value: f64| to_host(tensor.clone()).iter().all(|found| *found == value as f32);
+        let mut norms = self.graph.convs().filter_map(|conv| self.params.conv(conv.id).batch_norm());
+        norms.all(|norm| is(&norm.gamma, 1.0) && is(&norm.mean, 0.0) && is(&norm.variance, 1.0 - norm.epsilon))
+    }
+
     /// Takes from each convolution's bias, or from that of its batch norm, what conversions add to its filters on average on
     /// `images`, layer after layer: each sees what the corrected ones before it give.
     ///

@@ -373,8 +373,12 @@ fn names_of_layers_that_the_network_lacks_are_refused() {
         "base = \"experiments/hardware/mars.toml\"\n[[mapping.layers]]\npattern = \"layer9.*\"\n",
     )
     .unwrap();
+    let no_placement =
+        "base = \"experiments/hardware/mars.toml\"\n[[mapping.layers]]\npattern = \"stem\"\ncopies = 3\n";
+    fs::write(dir.path().join("three.toml"), no_placement).unwrap();
     for (setting, says) in [
         ("hardware=chip.toml", "mapping.layers: no layer matches `layer9.*`"),
+        ("hardware=three.toml", "layer `stem`: mapping.layers leaves it no placement on this chip"),
         ("fresh=[\"nope\"]", "fresh = [\"nope\"]: the run starts from random weights"),
         ("names={nope=\"x\"}", "names: network `tiny` has no layer `nope`"),
     ] {

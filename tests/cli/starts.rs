@@ -55,6 +55,24 @@ fn deployed_from_own(folder: &Path, phases: &str, settings: &[&str]) -> Value {
     json(&folder.join("json"))
 }
 
+/// Batch norms that `once` folded change nothing with the statistics that they have. With a batch's they would: they get those of training images.
+#[test]
+fn a_run_goes_on_from_folded_batch_norms() {
+    let dir = new_place();
+    let float = FINISHED.join("run/checkpoints/0-float.safetensors");
+    let run = |from: &Path, name: &str, settings: &[&str]| {
+        let arguments = ["--recipe", "recipe.toml", "--pretrained", from.to_str().unwrap(), "--run", name];
+        success(&train(dir.path(), &[&arguments, settings].concat()).output().unwrap());
+        dir.path().join(name)
+    };
+    let once = ["--set", "quantize.fusion=once", "--set", "phases=[{kind=\"quantize\",epochs=0}]"];
+    let folded = run(&float, "once", &once).join("checkpoints/last.safetensors");
+    let steps = ["--set", "phases=[{kind=\"float\",epochs=1,learning_rate=1e-9},{kind=\"quantize\",epochs=0}]"];
+    let [loss, of_folded] = [(&float, "float"), (&folded, "folded")]
+        .map(|(from, name)| metrics(&run(from, name, &steps))[0]["loss"].as_f64().unwrap());
+    assert!((of_folded / loss - 1.0).abs() < 0.05, "{loss} {of_folded}");
+}
+
 /// A layer of nothing but zeros, as a new head often is, learns.
 #[test]
 fn a_layer_that_is_all_zero_in_a_checkpoint_learns() {

@@ -183,10 +183,7 @@ pub(super) fn map<'a>(layers: &'a [Layer], hardware: &Hardware, known: &KnownPar
 type Candidate = ((f64, f64), usize, Part);
 
 /// Each pattern of the hardware file has to be one of a convolution.
-///
-/// # Errors
-/// Names the one that matches none.
-pub(crate) fn check_patterns(hardware: &Hardware, convs: &[String]) -> Result<()> {
+fn check_patterns(hardware: &Hardware, convs: &[String]) -> Result<()> {
     match hardware.mapping.layers.iter().find(|rule| !convs.iter().any(|conv| rule.matches(conv))) {
         None => Ok(()),
         Some(rule) => Err(Error::Setting(format!(
@@ -198,7 +195,7 @@ pub(crate) fn check_patterns(hardware: &Hardware, convs: &[String]) -> Result<()
 }
 
 /// Each pattern has to be one of a layer, and each layer has to have a placement left on the whole chip.
-fn check_layers(layers: &[Layer], hardware: &Hardware) -> Result<()> {
+pub(super) fn check_layers(layers: &[Layer], hardware: &Hardware) -> Result<()> {
     let convs = || layers.iter().filter_map(|layer| layer.conv.as_ref());
     check_patterns(hardware, &convs().map(|conv| conv.name.clone()).collect::<Vec<_>>())?;
     match convs().find(|conv| Placement::all(conv, hardware).is_empty()) {

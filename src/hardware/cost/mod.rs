@@ -13,6 +13,7 @@
 //! | `search` | layers, a chip | the best placement of each on all of it |
 //! | `parts` | layers, a chip | its parts, and what no placement takes less than |
 //! | `mapper` | layers, a chip | the best part of it |
+//! | `rules` | a network, a chip | whether what the chip's file decides about layers can be |
 //! | `evaluation` | | [`Evaluation`]: all of these, and [`Placements`] |
 //! | `evaluator` | a network, a chip | its evaluation |
 //! | `ledger` | a network, a chip | [`Ledger`]: what a network costs while its groups are pruned |
@@ -31,6 +32,8 @@ mod mapper;
 mod parts;
 mod plan;
 mod room;
+#[cfg(feature = "train")]
+mod rules;
 mod search;
 
 pub use area::AreaBreakdown;
@@ -40,6 +43,6 @@ pub use energy::{EnergyBreakdown, EnergyPart, EnergyTerm};
 pub use evaluation::{Chip, Cost, Evaluation, LayerCost, LayerPlacement, NextBest, Placements, Used};
 pub use evaluator::{Evaluator, evaluate};
 pub use ledger::{GroupId, Ledger, PruningStep, Resource, SetGroups, Snapshot};
-#[cfg(feature = "train")]
-pub(crate) use mapper::check_patterns;
 pub(crate) use mapper::family;
+#[cfg(feature = "train")]
+pub(crate) use rules::{check_placements, check_rules};

@@ -79,6 +79,15 @@ fn default_weight_decay() -> f64 {
 }
 
 impl Phase {
+    /// Whether it has steps that normalize with the statistics of their batches.
+    pub fn normalizes_by_batch(&self, fusion: Fusion) -> bool {
+        let of_steps = match self.kind {
+            PhaseKind::Float | PhaseKind::Sparsify => true,
+            PhaseKind::Quantize => fusion.uses_batch() || fusion == Fusion::None,
+        };
+        of_steps && self.epochs > 0
+    }
+
     /// A phase with the defaults of a fine-tuning step.
     pub fn new(kind: PhaseKind, epochs: usize, learning_rate: f64) -> Self {
         Self {

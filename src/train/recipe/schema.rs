@@ -226,7 +226,7 @@ impl Recipe {
         let Self { quantize, sparsity, .. } = Self::default();
         let sparsity = SparsityConfig { keep_zero_groups: self.sparsity.keep_zero_groups, ..sparsity };
         // It doesn't begin with scales.
-        let phases = vec![Phase::new(PhaseKind::Float, 1, 1.0), Phase::new(PhaseKind::Quantize, 0, 1.0)];
+        let phases = vec![Phase::new(PhaseKind::Float, 0, 1.0), Phase::new(PhaseKind::Quantize, 0, 1.0)];
         Self { quantize, sparsity, phases, hardware: None, distillation: None, ..self }
     }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 
 pub(crate) use self::resume::check_recipe;
-use super::calibrate::{Scales, measure_folded, measure_statistics};
+use super::calibrate::{Scales, measure_statistics};
 use super::check;
 use super::checkpoint::Position;
 use super::device::{default_device, has_our_kernels};
@@ -179,13 +179,6 @@ impl Training {
     /// The same with the statistics of these convolutions' batch norms, measured on training images, where a checkpoint has none.
     pub fn with_measured_statistics(mut self, convs: &[ConvId]) -> Self {
         measure_statistics(&mut self.model, convs, &self.recipe, &self.data.train);
-        self
-    }
-
-    /// The same where all batch norms change nothing, as [`unfold`](crate::integer::unfold()) leaves them: they get the statistics of training images, and
-    /// still change nothing.
-    pub fn with_measured_norms(mut self) -> Self {
-        measure_folded(&mut self.model, &self.recipe, &self.data.train);
         self
     }
 

@@ -3,9 +3,9 @@
 use super::Training;
 use crate::data::{Batch, Batches, Dataset, Split};
 use crate::error::Result;
-use crate::hardware::MacroNetwork;
+use crate::hardware::{MacroNetwork, check_placements};
 use crate::integer::Fusion;
-use crate::train::calibrate::calibrate;
+use crate::train::calibrate::{calibrate, measure_folded};
 use crate::train::events::{FloatReport, ScalesFrom};
 use crate::train::forward::Mode;
 use crate::train::losses::cross_entropy;
@@ -23,6 +23,9 @@ const CORRECTION_FIRST: u64 = 1 << 31;
 impl Training {
     pub(super) fn begin_phase(&mut self, phase: &Phase) -> Result<(Option<FloatReport>, Option<ScalesFrom>)> {
         let (mut report, mut scales) = (None, None);
+        if phase.normalizes_by_batch(self.recipe.quantize.fusion) && self.model.is_folded() {
+            measure_folded(&mut self.model, &self.recipe, &self.data.train);
+        }
         match phase.kind {
             PhaseKind::Float => {}
             PhaseKind::Sparsify => self.pruner.forget(),
@@ -44,9 +47,11 @@ impl Training {
                     scales = self.choose_scales(phase);
                 }
                 self.correct_biases(phase);
+                // What integers or the chip cannot hold is found before the quantized training, not after it.
+                let network = self.integer_network()?;
+                check_placements(&network, &self.hardware)?;
                 if !self.hardware.losses().is_empty() {
-                    // Sums that such a chip cannot hold are found before the training, not after it.
-                    MacroNetwork::new(&self.integer_network()?, &self.hardware)?;
+                    MacroNetwork::new(&network, &self.hardware)?;
                 }
             }
         }

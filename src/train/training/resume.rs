@@ -104,7 +104,11 @@ pub(crate) fn check_recipe(before: &Recipe, now: &Recipe, position: &Position) -
     let may_change = |key: &str| match key {
         // Their content is compared on its own; phases are below.
         "dataset" | "hardware" | "model" | "evaluate_every" | "phases" => true,
-        "sparsity" => !has_run(&[PhaseKind::Sparsify]),
+        // Groups that are zero were kept so from the start, or not.
+        "sparsity" => {
+            let is_kept = before.sparsity.keep_zero_groups == now.sparsity.keep_zero_groups;
+            !has_run(&[PhaseKind::Sparsify]) && (is_kept || begun.is_empty())
+        }
         "quantize" | "calibration_images" => !has_run(&[PhaseKind::Sparsify, PhaseKind::Quantize]),
         _ => begun.is_empty(),
     };
@@ -140,6 +144,7 @@ pub(crate) fn check_recipe(before: &Recipe, now: &Recipe, position: &Position) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::recipe::SparsityConfig;
 
     fn recipe(epochs: usize) -> Recipe {
         let phases = vec![Phase::new(PhaseKind::Float, epochs, 0.1), Phase::new(PhaseKind::Quantize, 1, 0.01)];
@@ -157,5 +162,20 @@ mod tests {
         }
         // One that has ended.
         check_recipe(&recipe(2), &recipe(2), &position).unwrap();
+    }
+
+    /// Which groups stay zero is decided before the first phase, how many are to be zero in those that sparsify.
+    #[test]
+    fn zero_groups_are_kept_from_the_start_or_not() {
+        let position = Position { begun: true, ..Position::default() };
+        let now = |change: fn(&mut SparsityConfig)| {
+            let mut now = recipe(5);
+            change(&mut now.sparsity);
+            check_recipe(&recipe(5), &now, &position)
+        };
+        now(|sparsity| sparsity.target = 0.25).unwrap();
+        assert!(
+            now(|sparsity| sparsity.keep_zero_groups = false).unwrap_err().starts_with("`sparsity` of recipe.toml")
+        );
     }
 }
