@@ -267,20 +267,24 @@ impl Pruner {
 
     /// Kept groups of depthwise convolutions all of whose channels are constants, since nothing of their filter sets is kept: the convolution and the
     /// group. Only the map's border interrupts what they compute, and their batch norm divides by nearly nothing. Those of a convolution that has no
-    /// others aren't among them.
+    /// others aren't among them. What a convolution loses counts for the ones behind it.
     fn of_constants(&self, kept: &[Vec<bool>]) -> Vec<(usize, usize)> {
-        let of_conv = |(index, conv): (usize, &ConvGroups)| -> Vec<(usize, usize)> {
-            let Some(source) = conv.behind else { return Vec::new() };
+        let (mut kept, mut all) = (kept.to_vec(), Vec::new());
+        for (index, conv) in self.convs.iter().enumerate() {
+            let Some(source) = conv.behind else { continue };
             let grid = &self.convs[source].grid;
             let of_sets: Vec<bool> =
                 kept[source].chunks(grid.groups_per_set()).map(|set| set.contains(&true)).collect();
-            let lives = |group| conv.grid.channels_of(group).any(|channel| of_sets[channel / grid.group.filters]);
+            let lives =
+                |group: &usize| conv.grid.channels_of(*group).any(|channel| of_sets[channel / grid.group.filters]);
             let groups = (0..kept[index].len()).filter(|group| kept[index][*group]);
-            let (living, constant): (Vec<usize>, Vec<usize>) = groups.partition(|group| lives(*group));
-            let constant = if living.is_empty() { Vec::new() } else { constant };
-            constant.into_iter().map(|group| (index, group)).collect()
-        };
-        self.convs.iter().enumerate().flat_map(of_conv).collect()
+            let (living, constant): (Vec<usize>, Vec<usize>) = groups.partition(lives);
+            if !living.is_empty() {
+                constant.iter().for_each(|group| kept[index][*group] = false);
+                all.extend(constant.into_iter().map(|group| (index, group)));
+            }
+        }
+        all
     }
 
     /// Ends the choice: what is zero now stays zero, and what reads nothing else becomes so.
@@ -451,8 +455,8 @@ mod tests {
         }
     }
 
-    /// Where nothing is left of a filter set, a depthwise convolution behind it loses its filters of these channels, and no others; what reads a
-    /// residual sum loses none.
+    /// Where nothing is left of a filter set, a depthwise convolution behind it loses its filters of these channels, and no others, and so does the one
+    /// behind that; what reads a residual sum loses none.
     #[test]
     fn depthwise_filters_of_constants_go_with_them() {
         let layers = r#"
@@ -462,6 +466,7 @@ mod tests {
             layers = [
                 { op = "conv", name = "expand", filters = 40, kernel = 1 },
                 { op = "conv", name = "depthwise", filters = 40, kernel = 3, padding = 1, groups = 40 },
+                { op = "conv", name = "again", filters = 40, kernel = 3, padding = 1, groups = 40 },
                 { op = "conv", name = "project", filters = 40, kernel = 1, add = { from = "expand" } },
                 { op = "conv", name = "behind", filters = 40, kernel = 3, padding = 1, groups = 40 },
                 { op = "linear", name = "linear", filters = 2 },
@@ -473,12 +478,14 @@ mod tests {
         // A group a set: the second one, channels 16 to 31, is gone; of the projection all is.
         let mut kept = all;
         kept[0][1] = false;
-        kept[2].fill(false);
-        let second: Vec<(usize, usize)> = (9..18).map(|group| (1, group)).collect();
+        kept[3].fill(false);
+        let second: Vec<(usize, usize)> =
+            [1, 2].into_iter().flat_map(|conv| (9..18).map(move |group| (conv, group))).collect();
         assert_eq!(pruner.of_constants(&kept), second);
-        // A convolution keeps what it has left.
+        // A convolution keeps what it has left, and the one behind it has constants elsewhere.
         kept[1].iter_mut().enumerate().for_each(|(group, kept)| *kept = (9..18).contains(&group));
-        assert_eq!(pruner.of_constants(&kept), []);
+        let others: Vec<(usize, usize)> = (0..9).chain(18..27).map(|group| (2, group)).collect();
+        assert_eq!(pruner.of_constants(&kept), others);
     }
 
     /// The next choice of the same share is the same, so that a run that is resumed prunes no more.
