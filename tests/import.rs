@@ -806,6 +806,73 @@ fn resnets_of_transformers_come_in_as_they_are() {
     }
 }
 
+/// ResNet50 as torchvision names it, with the names of its projections behind their block's, and batch norms behind them.
+fn resnet50(projection: &str) -> (StateDict, Weights) {
+    let mut writer = Writer { random: Random(5), theirs: StateDict::default(), ours: Weights::default() };
+    for Conv { name, shape, logits, .. } in graph("resnet50_imagenet").convs() {
+        if logits {
+            writer.linear(&name, "fc", &shape);
+        } else if let Some(conv) = name.strip_suffix(".projection") {
+            let (block, _) = conv.rsplit_once('.').unwrap();
+            let [conv, norm] = [0, 1].map(|index| format!("{block}.{projection}.{index}"));
+            writer.conv(&name, &conv, &norm, &shape, false);
+        } else {
+            writer.conv(&name, &name, &name.replace("conv", "bn"), &shape, false);
+        }
+    }
+    (writer.theirs, writer.ours)
+}
+
+/// A projection may have the shape of its block's own convolution, which has the network's name.
+#[test]
+fn a_word_in_a_name_tells_a_projection() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "resnet50.safetensors");
+    for projection in ["downsample", "identity_downsample", "shortcut_conv"] {
+        let (theirs, ours) = resnet50(projection);
+        theirs.save(&path);
+        assert_same(&import(&path, &graph("resnet50_imagenet")).unwrap(), &ours);
+    }
+    resnet50("skip").0.save(&path);
+    let error = refused(&path, &graph("resnet50_imagenet"));
+    assert!(error.contains("it has no `layer1.0.conv3.projection`, though it has `layer1.0.conv3`"), "{error}");
+    assert!(error.contains("[names]"), "{error}");
+}
+
+/// Keras counts a block's projection as its convolution 0, others as the last one.
+#[test]
+fn numbers_do_not_tell_a_projection() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "keras.safetensors");
+    let graph = graph("resnet50_imagenet");
+    let mut writer = Writer { random: Random(5), theirs: StateDict::default(), ours: Weights::default() };
+    for Conv { name, shape, logits, .. } in graph.convs() {
+        if logits {
+            writer.linear(&name, "predictions", &shape);
+            continue;
+        }
+        let number = |text: &str, prefix: &str| text.strip_prefix(prefix).unwrap().parse::<usize>().unwrap();
+        let module = match name.split('.').collect::<Vec<_>>()[..] {
+            [_] => "conv1".to_string(),
+            [stage, block, conv, ref rest @ ..] => {
+                let (stage, block) = (number(stage, "layer") + 1, number(block, "") + 1);
+                let conv = if rest.is_empty() { number(conv, "conv") } else { 0 };
+                format!("conv{stage}_block{block}_{conv}")
+            }
+            _ => panic!("{name}"),
+        };
+        writer.conv(&name, &format!("{module}_conv"), &format!("{module}_bn"), &shape, true);
+    }
+    writer.theirs.save(&path);
+    let error = refused(&path, &graph);
+    let said =
+        "`layer1.0.conv3.projection` may be any of conv2_block1_0_conv, conv2_block1_3_conv, conv2_block2_3_conv";
+    assert!(error.contains(said) && error.contains("say which is which in [names]"), "{error}");
+    let names = [("layer1.0.conv3.projection".to_string(), "conv2_block1_0_conv".to_string())].into();
+    let options = ImportOptions { names: Some(&names), ..Default::default() };
+    assert_same(&import_with(&path, &graph, &options).unwrap().weights, &writer.ours);
+}
+
 /// Heads for other losses are left aside where the recipe says so, and are told.
 #[test]
 fn what_a_network_has_no_place_for_can_be_ignored() {

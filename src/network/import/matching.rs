@@ -138,10 +138,16 @@ impl<'m, 'a> Matcher<'m, 'a> {
                         && conv.shape.weight_shape() == shape
                         && !self.options.names.is_some_and(|names| names.contains_key(&conv.name))
                 };
-                if let Some(other) = wanted.iter().find(by_own_name) {
-                    let reason =
-                        format!("it has no `{}`, though it has `{}` of the same shape", first.name, other.name);
-                    return self.misfit(reason, NAMES);
+                let by_own_name: Vec<&Conv> = wanted.iter().filter(by_own_name).collect();
+                for (conv, module) in &pairs {
+                    // Names that tell projections tell them from the block's own convolutions, too.
+                    let is_told = names_projection(module.name) == is_projection(conv);
+                    let may_be = |other: &&&Conv| !is_told || is_projection(other) == is_projection(conv);
+                    if let Some(other) = by_own_name.iter().find(may_be) {
+                        let reason =
+                            format!("it has no `{}`, though it has `{}` of the same shape", conv.name, other.name);
+                        return self.misfit(reason, NAMES);
+                    }
                 }
                 for (conv, module) in pairs {
                     self.take(module);
@@ -193,13 +199,15 @@ impl<'m, 'a> Matcher<'m, 'a> {
         self.misfit(reason, NAMES)
     }
 
-    /// Convolutions of one shape with the modules of that shape; projections among both go together, where names tell as many.
+    /// Convolutions of one shape with the modules of that shape; projections among both go together. Where the network has both kinds, names tell
+    /// as many of each: numbers don't, since a block may count its projection first or last.
     fn pairs<'c>(&self, convs: &[&'c Conv], modules: &[&'m Module<'a>]) -> Fit<Vec<(&'c Conv, &'m Module<'a>)>> {
-        let (of_convs, own_convs): (Vec<&Conv>, Vec<&Conv>) =
-            convs.iter().partition(|conv| matches!(conv.id, ConvId::Projection(_)));
+        let (of_convs, own_convs): (Vec<&Conv>, Vec<&Conv>) = convs.iter().partition(|conv| is_projection(conv));
         let (of_modules, own_modules): (Vec<&Module>, Vec<&Module>) =
             modules.iter().partition(|module| names_projection(module.name));
-        let kinds = match of_convs.len() == of_modules.len() && own_convs.len() == own_modules.len() {
+        let is_told = of_convs.len() == of_modules.len() && own_convs.len() == own_modules.len();
+        let untold = of_convs.first().copied().filter(|_| !is_told && !own_convs.is_empty());
+        let kinds = match is_told {
             true => vec![(own_convs, own_modules), (of_convs, of_modules)],
             false => vec![(convs.to_vec(), modules.to_vec())],
         };
@@ -208,7 +216,15 @@ impl<'m, 'a> Matcher<'m, 'a> {
             self.check_order(&convs, &modules)?;
             pairs.extend(convs.into_iter().zip(modules));
         }
-        Ok(pairs)
+        match untold {
+            None => Ok(pairs),
+            Some(projection) => self.any_of(projection, modules),
+        }
+    }
+
+    fn any_of<T>(&self, conv: &Conv, modules: &[&Module]) -> Fit<T> {
+        let names: Vec<&str> = modules.iter().map(|module| module.name).collect();
+        self.misfit(format!("`{}` may be any of {}", conv.name, names.join(", ")), NAMES)
     }
 
     /// Convolutions of one shape take the modules of that shape in the order of their numbers: there must be as many, and an order.
@@ -216,9 +232,7 @@ impl<'m, 'a> Matcher<'m, 'a> {
         let first = convs[0];
         let shape = first.shape.weight_shape();
         if modules.len() > convs.len() {
-            let names: Vec<&str> = modules.iter().map(|module| module.name).collect();
-            let reason = format!("`{}` may be any of {}", first.name, names.join(", "));
-            return self.misfit(reason, NAMES);
+            return self.any_of(first, modules);
         }
         if modules.len() < convs.len() {
             return self.missing(first, &shape);
@@ -390,11 +404,15 @@ fn layer_names(graph: &Graph, conv: &Conv) -> Vec<String> {
     names
 }
 
-/// What checkpoints call a block's projection.
+/// What checkpoints call a block's projection, alone or with a word more (`identity_downsample`).
 const PROJECTIONS: [&str; 2] = ["shortcut", "downsample"];
 
 fn names_projection(module: &str) -> bool {
-    module.split('.').any(|part| PROJECTIONS.contains(&part))
+    PROJECTIONS.iter().any(|name| module.contains(name))
+}
+
+fn is_projection(conv: &Conv) -> bool {
+    matches!(conv.id, ConvId::Projection(_))
 }
 
 /// Whether a batch norm may be that of a convolution: it doesn't come before it, where numbers alone tell their order.
@@ -414,8 +432,8 @@ fn norm_names(conv: &str) -> Vec<String> {
         names.push(beside("normalization".into()));
     }
     for norm in ["bn", "norm"] {
-        if last.contains("conv") {
-            names.push(beside(last.replace("conv", norm)));
+        if let Some((front, behind)) = last.rsplit_once("conv") {
+            names.push(beside(format!("{front}{norm}{behind}")));
         }
         names.push(format!("{conv}_{norm}"));
         names.push(format!("{conv}.{norm}"));
@@ -438,5 +456,6 @@ mod tests {
         assert!(norm_names("layer.0.convolution").contains(&"layer.0.normalization".into()));
         assert!(norm_names("stem.conv").contains(&"stem.norm".into()));
         assert!(norm_names("a").contains(&"a_bn".into()));
+        assert!(norm_names("conv2_block1_0_conv").contains(&"conv2_block1_0_bn".into()));
     }
 }
