@@ -520,6 +520,37 @@ fn of_two_sets_of_weights_none_is_chosen_silently() {
     assert!(imported.remarks.iter().any(|remark| remark.contains("`teacher` (")), "{:?}", imported.remarks);
 }
 
+/// A student whose teacher is one of its modules.
+#[test]
+fn a_set_beside_the_layers_of_another_is_one_of_two() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "nested.safetensors");
+    let (theirs, ours) = named(USUAL, ["hidden", "head"]);
+    let (mut teacher, _) = named(USUAL, ["hidden", "head"]);
+    teacher.0.iter_mut().for_each(|(_, array)| array.values.fill(0.0));
+    for prefix in ["", "model."] {
+        let mut both = theirs.clone();
+        both.0.extend(teacher.clone().prefixed("teacher.").0);
+        both.prefixed(prefix).save(&path);
+        let (key, path_text) = (format!("{prefix}teacher"), path.display().to_string());
+        let error = refused(&path, &plain());
+        let said = format!("it holds a set of weights and, beside its layers, `{key}`, which fits, too: name one");
+        assert!(error.contains(&said), "{error}");
+        let ways = [format!("--pretrained {path_text}#{key},"), format!("ignore = [\"{key}\"]")];
+        assert!(ways.iter().all(|way| error.contains(way)), "{error}");
+        let zero = import(&PathBuf::from(format!("{path_text}#{key}")), &plain()).unwrap();
+        assert!(zero.iter().all(|(_, array)| array.values.iter().all(|value| *value == 0.0)));
+        let ignore = [key];
+        let options = ImportOptions { ignore: &ignore, ..Default::default() };
+        assert_same(&import_with(&path, &plain(), &options).unwrap().weights, &ours);
+    }
+    // An array of an optimizer's is no set.
+    let mut one = teacher.prefixed("teacher.");
+    one.0.push(("optimizer.weight".into(), Array { shape: vec![12, 240], values: vec![0.5; 2880] }));
+    one.save(&path);
+    import(&path, &plain()).unwrap();
+}
+
 /// A layer's name is no set of weights.
 #[test]
 fn a_key_that_names_a_layer_is_refused() {

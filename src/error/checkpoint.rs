@@ -27,6 +27,19 @@ pub enum CheckpointError {
         /// What the names of each set begin with.
         sets: Vec<String>,
     },
+    /// A set of weights fits the network, and so do others that lie beside its layers.
+    #[error(
+        "{}: it holds a set of weights and, beside its layers, `{}`, which fit{}, too: name one, --pretrained {}#{}, or \
+         ignore = [\"{}\"] in the recipe reads the other layers",
+        path.display(), nested.join("` and `"), if nested.len() == 1 { "s" } else { "" }, path.display(), nested[0],
+        nested.join("\", \"")
+    )]
+    NestedSets {
+        /// The file.
+        path: PathBuf,
+        /// What the names of each set beside the layers begin with.
+        nested: Vec<String>,
+    },
     /// No name begins with the key of a set of weights.
     #[error("{}: it holds no `{set}`; its names begin with {}", path.display(), known.join(", "))]
     NoSet {

@@ -102,11 +102,19 @@ fn choose<'a>(arrays: &'a Arrays, key: Option<&str>, graph: &Graph, options: &Im
         let (network, reason) = (graph.spec().name.clone(), misfit.reason);
         CheckpointError::OtherNetwork { path: path(), network, reason, way_out: misfit.way_out }
     })?;
-    if sets.len() > 1 {
-        let sets = sets.iter().map(|set| set.prefix.trim_end_matches('.').to_string()).collect();
-        return Err(CheckpointError::SeveralSets { path: path(), sets }.into());
+    let (first, others) = sets.split_first().expect("a set or an error");
+    if !others.is_empty() {
+        let is_nested = others.iter().all(|set| set.prefix.starts_with(first.prefix));
+        return Err(match is_nested {
+            true => {
+                let nested = others.iter().map(Set::key).collect();
+                CheckpointError::NestedSets { path: path(), nested }
+            }
+            false => CheckpointError::SeveralSets { path: path(), sets: sets.iter().map(Set::key).collect() },
+        }
+        .into());
     }
-    Ok(sets.pop().expect("a set or an error"))
+    Ok(sets.pop().expect("it was there"))
 }
 
 /// The arrays of a convolution. A bias before a batch norm moves into its mean.

@@ -15,7 +15,14 @@ pub(super) struct Set<'a> {
     pub matching: Matching<'a>,
 }
 
-/// All sets of weights behind `key` that fit the network.
+impl Set<'_> {
+    /// What its names begin with, up to the last dot.
+    pub fn key(&self) -> String {
+        self.prefix.trim_end_matches('.').into()
+    }
+}
+
+/// All sets of weights behind `key` that fit the network. One whose layers lie beside others comes before those.
 ///
 /// # Errors
 /// None fits: what the one that fits best lacks.
@@ -56,23 +63,11 @@ impl<'a> Search<'a, '_> {
         let shared = &names[0][..shared.len().max(from)];
         let ends = shared.match_indices('.').map(|(dot, _)| dot + 1).filter(|end| *end > from);
         let ends: Vec<usize> = std::iter::once(from).chain(ends).take(DEEPEST).collect();
-        let attempt = |end: &usize| {
-            let prefix = &shared[..*end];
-            let matching = match_layers(self.graph, &Modules::new(self.arrays, prefix, self.options), self.options);
-            matching.map(|matching| Set { prefix, matching })
-        };
-        let (mut fits, mut misfits) = (Vec::new(), Vec::new());
-        for attempt in ends.iter().map(attempt) {
-            match attempt {
-                Ok(set) => fits.push(set),
-                Err(misfit) => misfits.push(misfit),
-            }
-        }
-        // Where layers are told by shape and number, names fit with and without a prefix.
-        if let Some(best) = fits.into_iter().max_by_key(|set| (set.matching.by_name, set.prefix.len())) {
+        let (best, mut misfits) = self.attempts(shared, &ends, &[]);
+        if let Some(best) = best {
             return Ok(vec![best]);
         }
-        let mut sets = Vec::new();
+        let mut sets: Vec<Set> = Vec::new();
         let deepest = shared.len();
         let part = |name: &&'a str| name[deepest..].split_once('.').map(|(part, _)| part);
         for group in names.chunk_by(|a, b| part(a) == part(b)) {
@@ -83,10 +78,32 @@ impl<'a> Search<'a, '_> {
                 }
             }
         }
-        match sets.is_empty() {
-            false => Ok(sets),
-            true => Err(misfits.into_iter().rev().max_by_key(|misfit| misfit.found).expect("an attempt")),
+        if sets.is_empty() {
+            return Err(misfits.into_iter().rev().max_by_key(|misfit| misfit.found).expect("an attempt"));
         }
+        // The layers of a set may lie beside another set, as a student's beside its teacher.
+        let nested: Vec<String> = sets.iter().map(Set::key).collect();
+        let (outer, _) = self.attempts(shared, &ends, &nested);
+        let outer = outer.filter(|set| !set.matching.layers.is_empty());
+        Ok(outer.into_iter().chain(sets).collect())
+    }
+
+    /// The set without the arrays of `nested` ones that fits best, of those behind the parts of `shared` up to each of `ends`; and why others don't
+    /// fit.
+    fn attempts(&self, shared: &'a str, ends: &[usize], nested: &[String]) -> (Option<Set<'a>>, Vec<Misfit>) {
+        let ignore = [self.options.ignore, nested].concat();
+        let options = ImportOptions { ignore: &ignore, ..*self.options };
+        let (mut fits, mut misfits) = (Vec::new(), Vec::new());
+        for end in ends {
+            let prefix = &shared[..*end];
+            match match_layers(self.graph, &Modules::new(self.arrays, prefix, &options), &options) {
+                Ok(matching) => fits.push(Set { prefix, matching }),
+                Err(misfit) => misfits.push(misfit),
+            }
+        }
+        // Where layers are told by shape and number, names fit with and without a prefix.
+        let best = fits.into_iter().max_by_key(|set| (set.matching.by_name, set.prefix.len()));
+        (best, misfits)
     }
 }
 
