@@ -704,6 +704,38 @@ fn normed_weights_get_their_lengths() {
     }
 }
 
+/// The newer weight norm has no array whose last name begins with `weight`.
+#[test]
+fn weights_may_all_be_normed() {
+    let dir = TempDir::new().unwrap();
+    let path = file(&dir, "normed.safetensors");
+    let (mut theirs, ours) = named(USUAL, ["hidden", "last"]);
+    for layer in ["a", "b", "hidden", "last"] {
+        let Array { shape, values } = theirs.get(&format!("{layer}.weight")).clone();
+        theirs.remove(&format!("{layer}.weight"));
+        let filters = values.chunks(values.len() / shape[0]);
+        let lengths = filters.map(|filter| filter.iter().map(|weight| weight * weight).sum::<f32>().sqrt()).collect();
+        let ones = [vec![shape[0]], vec![1; shape.len() - 1]].concat();
+        for (index, array) in [Array { shape: ones, values: lengths }, Array { shape, values }].into_iter().enumerate()
+        {
+            theirs.0.push((format!("{layer}.parametrizations.weight.original{index}"), array));
+        }
+    }
+    theirs.save(&path);
+    let is_near = |found: &Weights| {
+        assert_eq!(names(found), names(&ours));
+        let pairs = found.iter().zip(ours.iter()).flat_map(|((_, a), (_, b))| a.values.iter().zip(&b.values));
+        pairs.into_iter().all(|(a, b)| (a - b).abs() <= 1e-6 * b.abs())
+    };
+    assert!(is_near(&import(&path, &plain()).unwrap()));
+    let mut both = theirs.clone().prefixed("model.");
+    both.0.extend(theirs.prefixed("ema.").0);
+    both.save(&path);
+    let error = refused(&path, &plain());
+    assert!(error.contains("it holds 2 sets of weights, `ema` and `model`: name one"), "{error}");
+    assert!(is_near(&import(&PathBuf::from(format!("{}#ema", path.display())), &plain()).unwrap()));
+}
+
 #[test]
 fn batch_norms_may_lack_factors_or_statistics() {
     let dir = TempDir::new().unwrap();

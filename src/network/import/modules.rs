@@ -94,6 +94,11 @@ pub(super) fn split(name: &str) -> (&str, &str) {
     }
 }
 
+/// Whether a part of a module is its weights, or something that they are made of.
+pub(super) fn is_of_weights(part: &str) -> bool {
+    part.strip_prefix("parametrizations.").unwrap_or(part).starts_with(WEIGHT)
+}
+
 impl<'a> Modules<'a> {
     /// `prefix` is empty or ends with a dot.
     pub fn new(arrays: &'a Arrays, prefix: &'a str, options: &ImportOptions) -> Self {

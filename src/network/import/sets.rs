@@ -2,7 +2,7 @@
 
 use super::arrays::Arrays;
 use super::matching::{Matching, Misfit, match_layers};
-use super::modules::{Modules, may_be_weight, split};
+use super::modules::{Modules, is_of_weights, may_be_weight, split};
 use super::options::ImportOptions;
 use crate::network::Graph;
 
@@ -38,7 +38,7 @@ pub(super) fn find_sets<'a>(
         may_be_weight(name, entry)
             && options.ignoring(name, "").is_none()
             && matches!(entry.shape.len(), 2 | 4)
-            && part.starts_with("weight")
+            && is_of_weights(part)
     });
     let names: Vec<&str> = matrices.map(|(name, _)| name).filter(within).collect();
     let needed = graph.convs().count().saturating_sub(options.fresh.len()).max(1);
