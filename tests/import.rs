@@ -753,7 +753,7 @@ fn batch_norms_may_lack_factors_or_statistics() {
             ["running_mean", "running_var"],
             [("mean", 0.0), ("var", 1.0)],
             vec![ConvId::Own(0)],
-            "`a`: batch norm without running statistics",
+            "`a`: batch norm without running statistics: they are taken from training images; group, layer and instance norms",
         ),
     ] {
         let (mut theirs, mut ours) = (theirs.clone(), ours.clone());

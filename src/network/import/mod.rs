@@ -241,7 +241,8 @@ fn remarks(arrays: &Arrays, set: &Set, options: &ImportOptions) -> Vec<String> {
         ),
         (
             layers(|layer| layer.norm.is_some_and(|norm| norm.statistics.is_none())),
-            "batch norm without running statistics: they are taken from training images",
+            "batch norm without running statistics: they are taken from training images; group, layer and instance norms, which no layer has, \
+             look the same in a file",
         ),
         (layers(|layer| layer.norm.is_none() && layer.bias.is_none()), "no bias: 0"),
     ] {
