@@ -388,6 +388,23 @@ fn a_border_that_keeps_a_maps_size_is_computed() {
     assert_eq!(padding("VALID", &[1, 1], 4 * 20), Border([[0, 0], [0, 0]]));
 }
 
+/// A network whose values have 16 bits between an image and logits of 32, behind which a softmax comes.
+#[test]
+fn casts_to_floats_change_nothing() {
+    let to = |kind| [("to", Is::Number(kind))];
+    for kind in [1, 10, 11, 16] {
+        let file = OnnxFile::new(&[0, 3, 8, 8]).floats("w", &[4, 3, 3, 3]).floats("v", &[10, 144]);
+        let file = file.node("Cast", &["x"], "h", &to(kind)).node("Conv", &["h", "w"], "c", &[]);
+        let file = file.node("Cast", &["c"], "d", &to(1)).node("Relu", &["d"], "r", &[]);
+        let file = file.node("CastLike", &["r", "c"], "z", &[]).node("Flatten", &["z"], "f", &[]);
+        let file = file.node("Gemm", &["f", "v"], "g", &[("transB", Is::Number(1))]);
+        let file = file.node("Softmax", &["g"], "s", &[]).node("Cast", &["s"], "y", &to(1));
+        let spec = read(&file.bytes()).unwrap().spec;
+        let activations: Vec<_> = spec.layers.iter().map(LayerSpec::activation).collect();
+        assert_eq!(activations, [Some(Activation::Relu); 2], "{spec:?}");
+    }
+}
+
 fn clipped(low: f32, high: f32, what: &str) -> OnnxFile {
     around(
         |file| {
@@ -454,6 +471,11 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
         (Box::new(|file| file.node("If", &["r"], "z", &[])), &["without control flow"]),
         (Box::new(|file| file.node("Einsum", &["r"], "z", &[])), &["(Einsum)", "docs/onnx.md"]),
         (Box::new(|file| file.floats("s", &[1]).node("Mul", &["r", "s"], "z", &[])), &["(Mul)", "normalization.mean"]),
+        (Box::new(|file| file.node("Cast", &["r"], "z", &[("to", Is::Number(7))])), &["(Cast)", "whole numbers"]),
+        (
+            Box::new(|file| file.integers("n", &[1]).node("CastLike", &["r", "n"], "z", &[])),
+            &["(CastLike)", "whole numbers"],
+        ),
         (
             Box::new(|file| file.floats("s", &[4]).node("BatchNormalization", &["r", "s", "s", "s", "s"], "z", &[])),
             &["no convolution comes right before it"],

@@ -56,6 +56,8 @@ pub(super) struct Scope<'a> {
     pub folder: &'a Path,
     pub batch: usize,
     pub output: &'a str,
+    /// The output, unless nodes read it, and names that nothing but casts makes the output of.
+    ends: BTreeSet<&'a str>,
     values: BTreeMap<&'a str, Value<'a>>,
     /// How many nodes read what a name stands for; a shape is no reader.
     readers: BTreeMap<&'a str, usize>,
@@ -77,6 +79,7 @@ impl<'a> Scope<'a> {
             folder,
             batch,
             output: graph.outputs[0],
+            ends: BTreeSet::new(),
             values: BTreeMap::new(),
             readers: BTreeMap::new(),
             gone: BTreeMap::new(),
@@ -91,6 +94,14 @@ impl<'a> Scope<'a> {
         };
         for name in nodes.iter().flat_map(|node| node.inputs.iter().take(read(node))) {
             *scope.readers.entry(name).or_default() += 1;
+        }
+        if !scope.is_read(scope.output) {
+            scope.ends.insert(scope.output);
+        }
+        for node in nodes.iter().rev().filter(|node| matches!(node.kind, "Cast" | "CastLike" | "Identity")) {
+            if node.outputs.first().is_some_and(|name| scope.ends.contains(name)) {
+                scope.ends.extend(node.input(0));
+            }
         }
         for name in nodes.iter().flat_map(|node| &node.inputs) {
             if let Some(tensor) = graph.tensors.get(name) {
@@ -111,6 +122,11 @@ impl<'a> Scope<'a> {
     /// What the network's output stands for.
     pub fn into_output(mut self) -> Option<Value<'a>> {
         self.values.remove(self.output)
+    }
+
+    /// Whether nothing but casts makes the output of it.
+    pub fn is_end(&self, name: &str) -> bool {
+        self.ends.contains(name)
     }
 
     pub fn is_read(&self, name: &str) -> bool {

@@ -82,6 +82,7 @@ impl<'a> Converter<'a> {
             "Flatten" | "Reshape" | "Squeeze" | "Unsqueeze" => self.reshape(node),
             "Pad" => self.pad(node),
             "Slice" => self.slice(node),
+            "Cast" | "CastLike" => self.cast(node),
             "Dropout" => self.dropout(node),
             "Softmax" | "LogSoftmax" => self.softmax(node),
             _ => unknown_kind(kind, node.domain),

@@ -4,7 +4,7 @@ use super::Converter;
 use crate::network::onnx::integers::{reshaped, squeezed, unsqueezed};
 use crate::network::onnx::model::OnnxNode;
 use crate::network::onnx::refusal::{Said, refuse};
-use crate::network::onnx::scope::{Content, Map, View};
+use crate::network::onnx::scope::{Content, Map, Value, View};
 use crate::network::onnx::window::NO_BORDER;
 
 impl<'a> Converter<'a> {
@@ -144,6 +144,22 @@ impl<'a> Converter<'a> {
         Ok(Map { sizes, content: Content::Stored(source, view) })
     }
 
+    /// Values of a network have no kind of number before they are quantized: a cast to another kind of floats changes nothing.
+    pub(super) fn cast(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        // FLOAT, FLOAT16, DOUBLE and BFLOAT16 of `TensorProto.DataType`.
+        let to_floats = match node.kind {
+            "Cast" => matches!(node.attribute("to")?.and_then(|to| to.integer), Some(1 | 10 | 11 | 16)),
+            _ => !node.input(1).is_some_and(|name| matches!(self.scope.get(name), Ok(Value::Integers(_)))),
+        };
+        match to_floats {
+            true => self.take_map(node),
+            false => refuse(
+                "it makes whole numbers or small floats of values",
+                "export the float network: its values are quantized here",
+            ),
+        }
+    }
+
     pub(super) fn dropout(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         if self.scope.whole(node, 2)?.is_some_and(|training| training != [0]) {
             return refuse("it drops values", "export the network in evaluation mode: model.eval()");
@@ -155,7 +171,7 @@ impl<'a> Converter<'a> {
     pub(super) fn softmax(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
         let map = self.take_map(node)?;
         let axis = node.attribute("axis")?.and_then(|attribute| attribute.integer).unwrap_or(-1);
-        let is_last = node.outputs.first() == Some(&self.scope.output) && !self.scope.is_read(self.scope.output);
+        let is_last = node.outputs.first().is_some_and(|name| self.scope.is_end(name));
         if !is_last
             || map.sizes[1..].iter().any(|size| *size != 1)
             || !(axis == 1 || axis == -1 && map.sizes.len() == 1)
