@@ -388,6 +388,25 @@ fn a_border_that_keeps_a_maps_size_is_computed() {
     assert_eq!(padding("VALID", &[1, 1], 4 * 20), Border([[0, 0], [0, 0]]));
 }
 
+#[test]
+fn a_maximum_over_the_whole_map_is_one_window() {
+    let layers = |between: fn(OnnxFile) -> OnnxFile| read(&around(between, 4).bytes()).unwrap().spec.layers;
+    let window = |layers: &[LayerSpec]| match &layers[1] {
+        LayerSpec::MaxPool { kernel, padding, .. } => (*kernel, *padding),
+        other => panic!("{other:?}"),
+    };
+    let whole = layers(|file| file.node("GlobalMaxPool", &["r"], "z", &[]));
+    assert_eq!(window(&whole), (Sides([8, 8]), Border::default()));
+    let bordered = layers(|file| {
+        let file = file.integers("p", &[0, 0, 1, 0, 0, 0, 2, 3]).node("Pad", &["r", "p"], "q", &[]);
+        file.node("GlobalMaxPool", &["q"], "z", &[])
+    });
+    assert_eq!(window(&bordered), (Sides([11, 11]), Border([[1, 2], [0, 3]])));
+    // The maximum of one value is that value.
+    let again = layers(|file| file.node("GlobalMaxPool", &["r"], "q", &[]).node("GlobalMaxPool", &["q"], "z", &[]));
+    assert_eq!((again.len(), window(&again)), (whole.len(), window(&whole)));
+}
+
 /// A network whose values have 16 bits between an image and logits of 32, behind which a softmax comes.
 #[test]
 fn casts_to_floats_change_nothing() {
@@ -403,6 +422,21 @@ fn casts_to_floats_change_nothing() {
         let activations: Vec<_> = spec.layers.iter().map(LayerSpec::activation).collect();
         assert_eq!(activations, [Some(Activation::Relu); 2], "{spec:?}");
     }
+}
+
+#[test]
+fn a_sum_of_two_is_an_addition() {
+    let file = around(
+        |file| {
+            let file = file.floats("u", &[4, 4, 1, 1]).floats("b", &[4, 1, 1]).node("Conv", &["r", "u"], "d", &[]);
+            let file = file.node("Sum", &["b", "d"], "e", &[]).node("Sum", &["e", "r"], "g", &[]);
+            file.node("Relu", &["g"], "z", &[])
+        },
+        256,
+    );
+    let network = read(&file.bytes()).unwrap();
+    assert!(matches!(&network.spec.layers[1], LayerSpec::Conv { add: Some(_), .. }), "{:?}", network.spec);
+    assert_eq!(network.weights.get("node of d.bias").unwrap().values, [-0.5, 0.2, -0.2, 0.5]);
 }
 
 fn clipped(low: f32, high: f32, what: &str) -> OnnxFile {
@@ -476,6 +510,7 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
             Box::new(|file| file.integers("n", &[1]).node("CastLike", &["r", "n"], "z", &[])),
             &["(CastLike)", "whole numbers"],
         ),
+        (Box::new(|file| file.node("Sum", &["r", "r", "r"], "z", &[])), &["(Sum)", "3 inputs instead of two"]),
         (
             Box::new(|file| file.floats("s", &[4]).node("BatchNormalization", &["r", "s", "s", "s", "s"], "z", &[])),
             &["no convolution comes right before it"],

@@ -145,6 +145,12 @@ impl<'a> Converter<'a> {
     }
 
     pub(super) fn add(&mut self, node: &OnnxNode<'a>) -> Said<Map> {
+        if node.inputs.len() != 2 {
+            return refuse(
+                format!("it adds up {} inputs instead of two", node.inputs.len()),
+                "a residual sum joins two values: add two at a time",
+            );
+        }
         let constant = (0..2).find(|number| {
             node.input(*number)
                 .and_then(|name| self.scope.get(name).ok())

@@ -18,8 +18,14 @@ impl<'a> Converter<'a> {
             Content::Stored(_, view) => view.border,
             Content::Sums(_) => NO_BORDER,
         };
-        let placed = Placed::read(node, None, [height, width], border)?;
-        let window = placed.of_maximum(node, [height, width])?;
+        let window = match node.kind {
+            "GlobalMaxPool" => whole([height, width], border),
+            _ => Placed::read(node, None, [height, width], border)?.of_maximum(node, [height, width])?,
+        };
+        // The largest of one value is that value.
+        if window == Window::square(1, 1, 0) {
+            return Ok(Map { sizes, content });
+        }
         let [height, width] = window.windows([height, width]).ok_or("its window is larger than the map")?;
         let output = [channels, height, width];
         let name = self.names.layer(title(node), node.kind, None);
@@ -97,4 +103,11 @@ impl<'a> Converter<'a> {
         let name = self.names.layer(title(node), node.kind, None);
         Map::stored(self.layers.add_avg_pool(name, source, window, output), sizes)
     }
+}
+
+/// The window of a whole map with its border.
+fn whole(map: [usize; 2], border: [[usize; 2]; 2]) -> Window {
+    let pixel = Window { padding: border, ..Window::square(1, 1, 0) };
+    let kernel = pixel.bordered(map);
+    Window { kernel, stride: kernel, ..pixel }
 }
