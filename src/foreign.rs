@@ -5,6 +5,10 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// What a file of Keras's is.
+pub(crate) const KERAS: &str =
+    "it holds HDF5, as Keras saves it: export the network as ONNX, channels first (tf2onnx --inputs-as-nchw)";
+
 /// First bytes, and what a file is that begins with them.
 const KINDS: [(&[u8], &str); 6] = [
     (b"version https://git-lfs", "it is a pointer of Git LFS: `git lfs pull` fetches the file that it stands for"),
@@ -12,7 +16,7 @@ const KINDS: [(&[u8], &str); 6] = [
         b"\x93NUMPY",
         "it is an array of numpy: save all arrays of the network by name, as safetensors or with torch.save",
     ),
-    (b"\x89HDF\r\n", "it is HDF5, as Keras saves it: export the network as ONNX"),
+    (b"\x89HDF\r\n", KERAS),
     (b"\x1f\x8b", "it is packed by gzip: unpack it"),
     (b"<!", "it is a web page, which came in place of the file: download it anew"),
     (b"<html", "it is a web page, which came in place of the file: download it anew"),

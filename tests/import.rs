@@ -1080,11 +1080,12 @@ fn files_of_another_kind_are_named() {
         (Vec::new(), "it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n".to_vec(), "`git lfs pull`"),
         (b"\x93NUMPY\x01\x00v\x00{'descr': '<f4'".to_vec(), "an array of numpy"),
-        (b"\x89HDF\r\n\x1a\n\x00\x00".to_vec(), "export the network as ONNX"),
+        (b"\x89HDF\r\n\x1a\n\x00\x00".to_vec(), "export the network as ONNX, channels first"),
         (b"\x1f\x8b\x08\x00".to_vec(), "unpack it"),
         (b"<!DOCTYPE html>\n<html>".to_vec(), "a web page"),
         (archive("ts/constants.pkl"), "state_dict()"),
         (archive("weight.npy"), "an archive of numpy"),
+        (archive("model.weights.h5"), "export the network as ONNX, channels first"),
     ] {
         let is_archive = bytes.starts_with(b"PK");
         for name in ["net.pt", "net.safetensors", "net.onnx", "net.mars"] {

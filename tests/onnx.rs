@@ -504,7 +504,23 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
         (Box::new(|file| file.node("LayerNormalization", &["r"], "z", &[])), &["batch norm alone"]),
         (Box::new(|file| file.node("If", &["r"], "z", &[])), &["without control flow"]),
         (Box::new(|file| file.node("Einsum", &["r"], "z", &[])), &["(Einsum)", "docs/onnx.md"]),
-        (Box::new(|file| file.floats("s", &[1]).node("Mul", &["r", "s"], "z", &[])), &["(Mul)", "normalization.mean"]),
+        (
+            Box::new(|file| file.floats("s", &[1]).node("Mul", &["r", "s"], "z", &[])),
+            &["(Mul)", "belongs into the weights"],
+        ),
+        (Box::new(|file| file.node("Mul", &["r", "r"], "z", &[])), &["(Mul)", "a gate"]),
+        (Box::new(|file| file.floats("s", &[1]).node("Sub", &["x", "s"], "z", &[])), &["(Sub)", "normalization.mean"]),
+        (
+            Box::new(|file| {
+                let file = file.floats("u", &[4, 4, 1, 1]).node("Div", &["u", "u"], "k", &[]);
+                file.node("Conv", &["r", "k"], "z", &[])
+            }),
+            &["node `node of k` (Div)", "do_constant_folding"],
+        ),
+        (
+            Box::new(|file| file.node("Transpose", &["r"], "z", &[("perm", Is::Numbers(&[0, 2, 3, 1]))])),
+            &["(Transpose)", "channels, rows, columns", "--inputs-as-nchw"],
+        ),
         (Box::new(|file| file.node("Cast", &["r"], "z", &[("to", Is::Number(7))])), &["(Cast)", "whole numbers"]),
         (
             Box::new(|file| file.integers("n", &[1]).node("CastLike", &["r", "n"], "z", &[])),

@@ -54,11 +54,12 @@ fn kind(path: &Path) -> std::io::Result<Option<&'static str>> {
     file.seek(SeekFrom::Start(length.saturating_sub(DIRECTORY)))?;
     file.read_to_end(&mut bytes)?;
     let names = |mark: &[u8]| bytes.windows(mark.len()).any(|name| name == mark);
-    Ok(match (names(b"/constants.pkl"), names(b".npy")) {
-        (true, _) => Some("it is TorchScript: save its state_dict() with torch.save, or export it as ONNX"),
-        (false, true) => Some("it is an archive of numpy: save its arrays as safetensors or with torch.save"),
-        (false, false) => None,
-    })
+    const KINDS: [(&[u8], &str); 3] = [
+        (b"/constants.pkl", "it is TorchScript: save its state_dict() with torch.save, or export it as ONNX"),
+        (b"model.weights.h5", foreign::KERAS),
+        (b".npy", "it is an archive of numpy: save its arrays as safetensors or with torch.save"),
+    ];
+    Ok(KINDS.iter().find(|(mark, _)| names(mark)).map(|(_, kind)| *kind))
 }
 
 /// A file that is removed when it isn't needed any more.

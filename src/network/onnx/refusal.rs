@@ -32,21 +32,32 @@ impl From<&str> for Refusal {
     }
 }
 
+/// What a node depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reads {
+    Constants,
+    /// The image as it comes in.
+    Image,
+    /// Outputs of layers, or their sums.
+    Layers,
+}
+
 /// Refuses an operation that no layer has.
-pub(super) fn unknown_kind<T>(kind: &str, domain: &str) -> Said<T> {
-    if !matches!(domain, "" | "ai.onnx") {
-        return refuse(format!("an operation of `{domain}`"), "export with ONNX's own operations alone");
-    }
+pub(super) fn unknown_kind<T>(kind: &str, reads: Reads) -> Said<T> {
     let way_out = match kind {
         "HardSwish" | "HardSigmoid" | "Sigmoid" | "Tanh" | "LeakyRelu" | "PRelu" | "Elu" | "Selu" | "Celu" | "Gelu"
         | "Erf" | "Mish" | "Softplus" | "Softsign" | "ThresholdedRelu" | "Swish" => {
             "a layer ends in a ReLU: put one in its place and train the network anew"
         }
         "Split" => "values meet in residual sums and concatenations, and are read whole",
-        "Sub" | "Div" | "Mul" => {
-            "values are summed, and multiplied by weights alone; what normalizes images is for the recipe to say (normalization.mean, \
-             normalization.std): export the network without it"
+        "Sub" | "Div" | "Mul" if reads == Reads::Image => {
+            "what normalizes images is for the recipe to say (normalization.mean, normalization.std): export the network without it"
         }
+        "Sub" | "Div" | "Mul" if reads == Reads::Layers => {
+            "values of layers are summed, and multiplied by weights alone: a constant factor belongs into the weights or the batch norm before it; \
+             a gate (as of squeeze and excitation) has to go"
+        }
+        "Transpose" => "maps are channels, rows, columns: export the network so (tf2onnx --inputs-as-nchw)",
         "LayerNormalization" | "GroupNormalization" | "InstanceNormalization" | "LRN" | "RMSNormalization" => {
             "batch norm alone can be folded into weights: put it in its place and train the network anew"
         }
@@ -58,6 +69,7 @@ pub(super) fn unknown_kind<T>(kind: &str, domain: &str) -> Said<T> {
         | "MatMulInteger"
         | "DynamicQuantizeLinear" => "export the float network: its weights and values are quantized here",
         "If" | "Loop" | "Scan" => "export the network without control flow",
+        _ if reads == Reads::Constants => "weights must be constants of the file: export with do_constant_folding=True",
         _ => "docs/onnx.md lists what a network can have",
     };
     refuse("no layer has this operation", way_out)

@@ -11,7 +11,7 @@ use super::integers::Integers;
 use super::layers::{Layers, ProductKind, Sums};
 use super::model::OnnxNode;
 use super::names::Names;
-use super::refusal::{Said, refuse, unknown_kind};
+use super::refusal::{Reads, Said, refuse, unknown_kind};
 use super::scope::{Content, Map, Scope, Value, View};
 use super::shapes::compute;
 use super::tensor::Tensor;
@@ -42,7 +42,7 @@ impl<'a> Converter<'a> {
     /// What no layer can express.
     pub fn node(&mut self, node: &OnnxNode<'a>) -> Said<()> {
         if !matches!(node.domain, "" | "ai.onnx") {
-            return unknown_kind(node.kind, node.domain);
+            return refuse(format!("an operation of `{}`", node.domain), "export with ONNX's own operations alone");
         }
         let value = match node.kind {
             "Constant" => constant(node, self.scope.folder)?,
@@ -85,7 +85,19 @@ impl<'a> Converter<'a> {
             "Cast" | "CastLike" => self.cast(node),
             "Dropout" => self.dropout(node),
             "Softmax" | "LogSoftmax" => self.softmax(node),
-            _ => unknown_kind(kind, node.domain),
+            _ => unknown_kind(kind, self.reads(node)),
+        }
+    }
+
+    fn reads(&self, node: &OnnxNode<'a>) -> Reads {
+        let mut maps = node.inputs.iter().filter_map(|name| match self.scope.get(name) {
+            Ok(Value::Map(map)) => Some(&map.content),
+            Ok(Value::Tensor(_) | Value::Integers(_)) | Err(_) => None,
+        });
+        match maps.next() {
+            None => Reads::Constants,
+            Some(Content::Stored(Source::Image, _)) => Reads::Image,
+            Some(Content::Stored(Source::Node(_), _) | Content::Sums(_)) => Reads::Layers,
         }
     }
 
