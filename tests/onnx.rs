@@ -555,6 +555,13 @@ fn what_no_layer_can_express_is_refused_by_node_kind_and_way_out() {
         (Box::new(|file| file.node("Add", &["r", "r"], "z", &[])), &["both values are stored"]),
         (
             Box::new(|file| {
+                let file = file.node("Flatten", &["r"], "l", &[]).floats("u", &[256, 256]);
+                file.node("Gemm", &["l", "u"], "g", &[]).node("Add", &["g", "l"], "z", &[])
+            }),
+            &["(Add)", "joins a convolution, and `node of g` is a linear layer"],
+        ),
+        (
+            Box::new(|file| {
                 file.integers("p", &[0, 0, 1, 1, 0, 0, 1, 1]).node(
                     "Pad",
                     &["r", "p"],

@@ -261,6 +261,10 @@ fn check_plain(sums: &Sums) -> Said<()> {
         Sums { product: Product { kind: ProductKind::Conv(..), .. }, joined: None, pools } if pools.is_empty() => {
             Ok(())
         }
+        Sums { product: Product { kind: ProductKind::Linear, name, .. }, .. } => refuse(
+            format!("a residual sum joins a convolution, and `{name}` is a linear layer"),
+            "a linear layer has the sums of a 1x1 convolution over a map of one pixel: put one in its place",
+        ),
         Sums { product, .. } => refuse(
             format!("more than the convolution `{}` comes before it", product.name),
             "a residual sum joins a convolution, right behind its batch norm, once",
