@@ -35,8 +35,8 @@ pub struct Unfolded {
 /// stays, and the others are what it gives, rounded. Batch norms change nothing: their factor is 1 and their mean 0.
 ///
 /// # Errors
-/// The network's zero points aren't those of `image_scale`, or those of its values aren't the ones that [`fold`](super::fold()) gives; a scale
-/// beyond what floats hold.
+/// The network's zero points aren't those of `image_scale`, or zero points and shifts of its values aren't the ones that [`fold`](super::fold())
+/// gives; a scale beyond what floats hold.
 pub fn unfold(network: &IntegerNetwork, image_scale: &ImageScale) -> Result<Unfolded> {
     if network.zero_points != image_scale.zero_points {
         return Err(Error::Setting(format!(
@@ -57,6 +57,19 @@ pub fn unfold(network: &IntegerNetwork, image_scale: &ImageScale) -> Result<Unfo
                     form.bits,
                     form.zero_point,
                     zero_point(form.bits, true)
+                ),
+            ));
+        }
+        // A bit more is half a scale in training, so one shift less.
+        let range = |form: &Form| form.bits + form.shift;
+        let first = output.forms[0];
+        if let Some(form) = output.forms.iter().find(|form| range(form) != range(&first)) {
+            return Err(Error::layer(
+                &node.name,
+                format!(
+                    "its forms of {} and {} bits have the shifts {} and {}; training has one shift less for each bit more: start from float \
+                     weights",
+                    first.bits, form.bits, first.shift, form.shift
                 ),
             ));
         }
@@ -294,7 +307,7 @@ mod tests {
         }
     }
 
-    /// As only a forged package has them: the scale halves thirty times from block to block.
+    /// As only a forged package has them: from block to block the scale becomes a small fraction.
     #[test]
     fn scales_beyond_floats_are_an_error() {
         let block = |index: usize| {
@@ -318,7 +331,7 @@ mod tests {
             } = layer
             {
                 *multiplier = (1 << 31) - 1;
-                output.forms[0].shift = 1;
+                output.forms.iter_mut().for_each(|form| form.shift = 9 - form.bits);
             }
         }
         let error = unfold(&network, &scale()).expect_err("no float holds them").to_string();
@@ -398,6 +411,22 @@ mod tests {
         output.forms[0].zero_point = 100;
         let error = unfold(&network, &scale()).unwrap_err().to_string();
         assert!(error.contains("layer `a`") && error.contains("the zero point 100; training has 128"), "{error}");
+    }
+
+    /// Training's forms of one value have one range, so that one of them tells the scale of all.
+    #[test]
+    fn forms_of_one_value_with_other_ranges_are_refused() {
+        let graph = Graph::new(zoo("resnet20", 10).unwrap()).unwrap();
+        let config = QuantizeConfig { weight_bits: 4, activation_bits: 4, ..Default::default() };
+        let mut network = quantized(&graph, &config, &scale());
+        let IntegerLayer::Conv { output: Some(output), .. } = &mut network.layers[0] else { unreachable!() };
+        let [narrow, wide] = &mut output.forms[..] else { panic!("{output:?}") };
+        assert_eq!(([narrow.bits, wide.bits], narrow.shift), ([4, 8], wide.shift + 4));
+        wide.shift += 1;
+        let says = format!("forms of 4 and 8 bits have the shifts {} and {}", narrow.shift, wide.shift);
+        network.validate().unwrap();
+        let error = unfold(&network, &scale()).unwrap_err().to_string();
+        assert!(error.contains("layer `conv1`") && error.contains(&says), "{error}");
     }
 
     #[test]
