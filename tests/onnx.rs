@@ -439,6 +439,27 @@ fn a_sum_of_two_is_an_addition() {
     assert_eq!(network.weights.get("node of d.bias").unwrap().values, [-0.5, 0.2, -0.2, 0.5]);
 }
 
+#[test]
+fn a_zero_that_a_writer_leaves_out_is_a_zero() {
+    const INT: i64 = 2;
+    const FLOAT: i64 = 1;
+    let mean = [("axes", Is::Numbers(&[2, 3])), ("keepdims", Is::LeftOut(INT))];
+    let clip = [("min", Is::LeftOut(FLOAT)), ("max", Is::Float(6.0))];
+    let file = around(
+        |file| {
+            let file = file.floats("u", &[4, 4, 1, 1]).floats("t", &[4, 4]).node("Conv", &["r", "u"], "d", &[]);
+            let file = file.node("Clip", &["d"], "e", &clip).node("ReduceMean", &["e"], "m", &mean);
+            // A linear layer reads a list.
+            file.node("MatMul", &["m", "t"], "z", &[])
+        },
+        4,
+    );
+    let spec = read(&file.bytes()).unwrap().spec;
+    assert!(matches!(spec.layers[1], LayerSpec::Conv { clip: Some(6.0), .. }), "{spec:?}");
+    let flat = around(|file| file.node("Flatten", &["r"], "z", &[("axis", Is::LeftOut(INT))]), 256);
+    refused(&flat.bytes(), &["node `node of z` (Flatten)", "from axis 0 on"]);
+}
+
 fn clipped(low: f32, high: f32, what: &str) -> OnnxFile {
     around(
         |file| {

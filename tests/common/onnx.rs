@@ -86,6 +86,7 @@ impl OnnxFile {
                 Is::Number(value) => attribute.number(3, *value),
                 Is::Float(value) => attribute.float(2, *value),
                 Is::Text(value) => attribute.bytes(4, value),
+                Is::LeftOut(kind) => attribute.number(20, *kind),
                 Is::Numbers(values) => values.iter().fold(attribute, |attribute, value| attribute.number(8, *value)),
             };
             node.bytes(5, attribute.0)
@@ -108,4 +109,6 @@ pub(crate) enum Is<'a> {
     Float(f32),
     Text(&'a str),
     Numbers(&'a [i64]),
+    /// A zero of this `AttributeProto.AttributeType`, as writers of proto3 have it.
+    LeftOut(i64),
 }

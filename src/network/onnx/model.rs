@@ -40,6 +40,10 @@ pub(super) struct Input<'a> {
     pub shape: Vec<Option<usize>>,
 }
 
+/// FLOAT and INT of `AttributeProto.AttributeType`.
+const FLOAT: i64 = 1;
+const INT: i64 = 2;
+
 /// An attribute of a node; those of other kinds are empty.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Attribute<'a> {
@@ -150,7 +154,7 @@ impl<'a> OnnxNode<'a> {
 
 impl<'a> Attribute<'a> {
     fn read(message: &'a [u8]) -> Result<Self, Damage> {
-        let mut attribute = Self::default();
+        let (mut attribute, mut kind) = (Self::default(), 0);
         for field in fields(message) {
             let field = field?;
             match field.number {
@@ -159,8 +163,15 @@ impl<'a> Attribute<'a> {
                 4 => attribute.text = field.bytes()?,
                 5 => attribute.tensor = Some(field.bytes()?),
                 8 => field.integers(&mut attribute.integers)?,
+                20 => kind = field.integer()?,
                 _ => {}
             }
+        }
+        // Writers of proto3 leave out a value that is 0.
+        match kind {
+            FLOAT => attribute.float = attribute.float.or(Some(0.0)),
+            INT => attribute.integer = attribute.integer.or(Some(0)),
+            _ => {}
         }
         Ok(attribute)
     }
