@@ -211,6 +211,9 @@ impl<'a> Plan<'a> {
         if let Some(teacher) = &start.teacher {
             training = training.learning_from(teacher)?;
         }
+        if start.is_package {
+            training = training.with_measured_logits();
+        }
         let Environment { device, observer, .. } = environment;
         Ok(Self { training, start: Some(start), folder, is_named, cpu: Cpu::Same, device, observer })
     }

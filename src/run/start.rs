@@ -31,6 +31,8 @@ pub(super) struct Start {
     pub without_statistics: Vec<ConvId>,
     /// The scales of a checkpoint whose quantizers were trained, and the recipe that did that, where the run begins with quantizing.
     pub quantized: Option<(Weights, Recipe)>,
+    /// Whether they are those of a package, whose logits have no scale.
+    pub is_package: bool,
     /// What a person should know about the checkpoint, a line each.
     pub remarks: Vec<String>,
     /// What the run learns from.
@@ -86,8 +88,9 @@ impl Origin {
     pub fn read(self, recipe: &Recipe, graph: &Graph) -> Result<Start> {
         let Recipe { names, fresh, ignore, seed, .. } = recipe;
         let options = ImportOptions { names: Some(names), fresh, ignore, seed: *seed };
+        let is_package = matches!(&self, Self::File(file) if is_package(file));
         let Imported { weights, without_statistics, quantized, mut remarks } = match &self {
-            Self::File(file) if is_package(file) => unfolded(file, recipe, graph)?,
+            Self::File(file) if is_package => unfolded(file, recipe, graph)?,
             Self::File(file) => import(file, graph, &options)?,
             Self::Random | Self::Missing(_) => Weights::random(graph, recipe.seed).into(),
         };
@@ -126,7 +129,7 @@ impl Origin {
                 None
             }
         });
-        Ok(Start { origin: self, weights, without_statistics, quantized, remarks, teacher })
+        Ok(Start { origin: self, weights, without_statistics, quantized, is_package, remarks, teacher })
     }
 }
 
@@ -187,8 +190,12 @@ fn unfolded(file: &Path, recipe: &Recipe, graph: &Graph) -> Result<Imported> {
         scales.iter().for_each(|(name, array)| weights.insert(name.into(), array.clone()));
     }
     let remark = match goes_on {
-        true => "it is a package of the recipe's bits: its scales are taken over, its batch norms are measured anew",
-        false => "it is a package: its weights are taken as floats, its batch norms are measured anew",
+        true => {
+            "it is a package of the recipe's bits: its scales are taken over, its batch norms and the scale of its logits are measured anew"
+        }
+        false => {
+            "it is a package: its weights are taken as floats, its batch norms and the scale of its logits are measured anew"
+        }
     };
     Ok(Imported { weights, without_statistics: Vec::new(), quantized: None, remarks: vec![remark.into()] })
 }

@@ -157,6 +157,54 @@ pub(super) fn measure_folded(model: &mut Model, recipe: &Recipe, train: &Split) 
     }
 }
 
+/// Scales the logits so that their cross-entropy on `recipe.calibration_images` training images is least; predictions stay (temperature scaling: Guo et al.,
+/// *On Calibration of Modern Neural Networks*, ICML 2017). The network's batch norms have to change nothing but by their offset.
+pub(super) fn measure_logits(model: &mut Model, recipe: &Recipe, train: &Split) {
+    let mut logits = Vec::new();
+    for batch in Batches::in_order(train, model.graph.images_at_a_time(BATCH)).first(recipe.calibration_images) {
+        let of_batch = to_host(model.forward(model.images(&batch.images), Mode::Float).logits);
+        let rows = of_batch.chunks(of_batch.len() / batch.labels.len());
+        logits.extend(rows.zip(&batch.labels).map(|(row, label)| (row.to_vec(), usize::from(*label))));
+    }
+    let factor = sharpness(&logits) as f32;
+    let last = model.graph.convs().find(|conv| conv.logits).expect("a network has logits");
+    let params = model.params.conv_mut(last.id);
+    params.weight.inplace(|weight| weight * factor);
+    params.offset_mut().inplace(|offset| offset * factor);
+    if let Some(scale) = &mut params.weight_scale {
+        scale.inplace(|scale| scale * factor);
+    }
+}
+
+/// The factor of logits, each row with its label, whose cross-entropy is least. Logits that tell all labels get as large as that says something.
+fn sharpness(logits: &[(Vec<f32>, usize)]) -> f64 {
+    /// Of a logit: beyond it nothing is left to gain.
+    const LARGEST: f64 = 100.0;
+    let largest =
+        logits.iter().flat_map(|(row, _)| row).fold(0.0, |largest: f64, logit| largest.max(logit.abs().into()));
+    if largest == 0.0 {
+        return 1.0;
+    }
+    // The loss is convex in the factor: this is its slope.
+    let slope = |factor: f64| -> f64 {
+        let of_row = |(row, label): &(Vec<f32>, usize)| {
+            let row: Vec<f64> = row.iter().map(|logit| f64::from(*logit)).collect();
+            let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let odds: Vec<f64> = row.iter().map(|logit| (factor * (logit - top)).exp()).collect();
+            let mean: f64 = row.iter().zip(&odds).map(|(logit, odds)| logit * odds).sum();
+            mean / odds.iter().sum::<f64>() - row[*label]
+        };
+        logits.iter().map(of_row).sum()
+    };
+    let (mut low, mut high) = (0.0, LARGEST / largest);
+    for _ in 0..40 {
+        let middle = (low + high) / 2.0;
+        if slope(middle) < 0.0 { low = middle } else { high = middle }
+    }
+    // Of logits that say nothing a factor of 0 would be best, with which nothing could be learned.
+    high.max(1e-3 * LARGEST / largest)
+}
+
 fn batch_norm(model: &mut Model, conv: ConvId) -> &mut BatchNorm<Tensor<1>> {
     match &mut model.params.conv_mut(conv).norm {
         Norm::Batch(norm) => norm,
@@ -249,6 +297,32 @@ fn stride(values: usize, share: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of logits whose labels are drawn with their own odds the factor is 1, whatever they were multiplied by.
+    #[test]
+    fn logits_get_the_scale_that_tells_their_odds() {
+        // Two classes: of each hundred images with a difference d of the logits, 100 / (1 + exp(-d)) are of the first class.
+        let rows = |scale: f32| {
+            let of_class =
+                |difference: f32, label: usize, images: usize| vec![(vec![scale * difference, 0.0], label); images];
+            [(2.0f32, 88, 12), (1.0, 73, 27), (-1.0, 27, 73)]
+                .into_iter()
+                .flat_map(|(difference, first, second)| {
+                    [of_class(difference, 0, first), of_class(difference, 1, second)].concat()
+                })
+                .collect::<Vec<_>>()
+        };
+        for scale in [0.01, 1.0, 30.0] {
+            let factor = sharpness(&rows(scale)) * f64::from(scale);
+            assert!((factor - 1.0).abs() < 0.02, "{factor}");
+        }
+        // They tell every label, or nothing, or are nothing.
+        let certain = sharpness(&[(vec![4.0, 0.0], 0), (vec![0.0, 2.0], 1)]);
+        assert!((5.0..=25.0).contains(&certain), "{certain}");
+        let against = sharpness(&[(vec![4.0, 0.0], 1)]);
+        assert!(against > 0.0 && against < 0.1, "{against}");
+        assert_eq!(sharpness(&[(vec![0.0, 0.0], 1)]), 1.0);
+    }
 
     #[test]
     fn samples_come_from_all_channels_and_pixels() {

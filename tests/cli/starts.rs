@@ -55,6 +55,22 @@ fn deployed_from_own(folder: &Path, phases: &str, settings: &[&str]) -> Value {
     json(&folder.join("json"))
 }
 
+/// A package has no scale of its logits, on which the loss depends: it gets one with which the loss is no higher than the checkpoint's.
+#[test]
+fn logits_of_a_package_get_a_scale() {
+    let dir = new_place();
+    let loss = |from: &str| {
+        let (from, name) = (FINISHED.join("run").join(from), from.replace('/', "-"));
+        let phases = "phases=[{kind=\"quantize\",epochs=1,learning_rate=1e-9}]";
+        let arguments =
+            ["--recipe", "recipe.toml", "--pretrained", from.to_str().unwrap(), "--run", &name, "--set", phases];
+        success(&train(dir.path(), &arguments).output().unwrap());
+        metrics(&dir.path().join(&name))[0]["loss"].as_f64().unwrap()
+    };
+    let [of_checkpoint, of_package] = ["checkpoints/last.safetensors", "model.mars"].map(loss);
+    assert!(of_package < 1.02 * of_checkpoint, "{of_package} {of_checkpoint}");
+}
+
 /// Batch norms that `once` folded change nothing with the statistics that they have. With a batch's they would: they get those of training images.
 #[test]
 fn a_run_goes_on_from_folded_batch_norms() {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use burn::tensor::Device;
 
 pub(crate) use self::resume::check_recipe;
-use super::calibrate::{Scales, measure_statistics};
+use super::calibrate::{Scales, measure_logits, measure_statistics};
 use super::check;
 use super::checkpoint::Position;
 use super::device::{default_device, has_our_kernels};
@@ -179,6 +179,17 @@ impl Training {
     /// The same with the statistics of these convolutions' batch norms, measured on training images, where a checkpoint has none.
     pub fn with_measured_statistics(mut self, convs: &[ConvId]) -> Self {
         measure_statistics(&mut self.model, convs, &self.recipe, &self.data.train);
+        self
+    }
+
+    /// The same with the scale of its logits measured on training images, as of a package, which has none.
+    pub(crate) fn with_measured_logits(mut self) -> Self {
+        let named = self.recipe.distillation.as_ref().and_then(|distillation| distillation.teacher.as_ref());
+        // One that isn't named is the network that the run starts from.
+        let teacher = self.teacher.as_mut().filter(|_| named.is_none());
+        for model in std::iter::once(&mut self.model).chain(teacher) {
+            measure_logits(model, &self.recipe, &self.data.train);
+        }
         self
     }
 
