@@ -39,7 +39,6 @@ pub use arithmetic::{
 pub(crate) use bits::matches_pattern;
 pub use bits::{BitPlan, ConvWidths, Fusion, LayerBits, NodeBits, QuantizeConfig, Reads, WeightScale};
 pub use fold::{FoldOptions, ImageScale, fold};
-pub(crate) use network::parallel_images;
 pub use network::{Codes, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 pub use outline::outline;
 pub use reference::Reference;

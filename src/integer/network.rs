@@ -84,12 +84,6 @@ pub struct Codes {
     pub logits: Vec<i32>,
 }
 
-/// How many images an execution may compute at a time so that their buffers, `bytes` each, stay below a GiB; at least one.
-pub(crate) fn parallel_images(bytes: usize) -> usize {
-    const BUFFERS: usize = 1 << 30;
-    (BUFFERS / bytes.max(1)).max(1)
-}
-
 impl IntegerNetwork {
     /// What is stored of an image on its way: nodes, and the bits of a form.
     pub fn stored(&self) -> Vec<(usize, u8)> {

@@ -219,9 +219,8 @@ impl Graph {
     /// So many images, `most` at most, that all their maps together take a GiB in 32 bits; one image at least.
     #[cfg(feature = "train")]
     pub(crate) fn images_at_a_time(&self, most: usize) -> usize {
-        const VALUES: usize = 1 << 28;
         let values = self.image().len() + self.nodes.iter().map(|node| node.output.len()).sum::<usize>();
-        (VALUES / values).clamp(1, most)
+        parallel_images(size_of::<f32>() * values).min(most)
     }
 
     /// Multiply-accumulates of one image.
@@ -233,6 +232,12 @@ impl Graph {
     pub fn weights(&self) -> u64 {
         self.convs().map(|conv| conv.shape.weights() as u64).sum()
     }
+}
+
+/// How many images may be computed at a time so that their buffers, `bytes` each, stay below a GiB; at least one.
+pub(crate) fn parallel_images(bytes: usize) -> usize {
+    const BUFFERS: usize = 1 << 30;
+    (BUFFERS / bytes.max(1)).max(1)
 }
 
 /// What is wrong with the name of a layer behind these.

@@ -18,6 +18,7 @@ mod zoo;
 
 pub use file::read_network;
 pub use graph::Graph;
+pub(crate) use graph::parallel_images;
 #[cfg(feature = "train")]
 pub(crate) use import::weights_file;
 #[cfg(feature = "train")]

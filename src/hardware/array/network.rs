@@ -19,10 +19,8 @@ use super::pooling::{max_pool, sum_pool};
 use crate::error::{Error, Result};
 use crate::hardware::chip::{Converter, Hardware};
 use crate::hardware::mapping::ConvMapping;
-use crate::integer::{
-    Codes, Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier, parallel_images,
-};
-use crate::network::{Conv, MapShape, Op, PoolShape, SameScale, Skip, Source};
+use crate::integer::{Codes, Form, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, Requantize, multiplier};
+use crate::network::{Conv, MapShape, Op, PoolShape, SameScale, Skip, Source, parallel_images};
 use crate::simd::{IntegerKernel, IntegerSimd, dispatch_integers};
 
 /// An integer network mapped to a chip, ready to compute.

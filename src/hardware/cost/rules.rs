@@ -1,10 +1,11 @@
 //! Rules: what a hardware file decides about single layers, held against a network before it is trained.
 
-use super::mapper::{KnownParts, check_layers, map};
+use super::evaluator::Evaluator;
+use super::mapper::check_layers;
 use crate::error::Result;
 use crate::groups::GroupGrid;
 use crate::hardware::chip::Hardware;
-use crate::hardware::mapping::{Sets, kept_sets, sets_of, workload};
+use crate::hardware::mapping::{Sets, sets_of, workload};
 use crate::integer::{IntegerConv, IntegerNetwork};
 use crate::network::Conv;
 
@@ -22,7 +23,7 @@ pub(crate) fn check_rules(network: &IntegerNetwork, hardware: &Hardware) -> Resu
     check_layers(&workload(network, hardware, &kept)?, hardware)
 }
 
-/// Refuses it of a network with the groups that it has, as [`evaluate`](super::evaluate) does.
+/// Refuses it of a network with the groups that it has.
 ///
 /// # Errors
 /// Names the pattern or the layer.
@@ -30,9 +31,5 @@ pub(crate) fn check_placements(network: &IntegerNetwork, hardware: &Hardware) ->
     if hardware.mapping.layers.is_empty() {
         return Ok(());
     }
-    let kept = |(conv, integer): (Conv, &IntegerConv)| {
-        kept_sets(&GroupGrid::new(hardware.group, &conv.shape), &integer.weights)
-    };
-    let kept: Vec<Sets> = network.convs().map(kept).collect();
-    map(&workload(network, hardware, &kept)?, hardware, &KnownParts::default()).map(drop)
+    Evaluator::new(network)?.placements(hardware).map(drop)
 }

@@ -233,6 +233,7 @@ impl Charge<'_> {
     /// writes those that later rounds or other cores go on with, or the outputs.
     pub(super) fn sums(&self, tile: &mut Tile, segment: &Segment) {
         let (share, Segment { round, accesses, .. }) = (self.share.accesses(self.mapping.parts()), segment);
+        let continued = segment.continued_accesses(self.mapping.parts(), &share);
         for part in 0..self.mapping.parts() {
             let any = |accesses: Range<usize>| self.mapping.any_of(&accesses, part);
             if !any(accesses.clone()) {
@@ -240,7 +241,7 @@ impl Charge<'_> {
             }
             let filters = self.mapping.real_filters(self.share.set, part);
             let sum_bits = filters.len() as u64 * ACCUMULATOR_BITS;
-            if any(segment.continued_accesses(self.mapping.parts(), &share)) {
+            if any(continued.clone()) {
                 tile.traffic.read += sum_bits;
             }
             let is_last_of_round = !any(accesses.end..round.end);

@@ -17,9 +17,9 @@ use rayon::prelude::*;
 use self::conv::Convolution;
 use self::passes::{Skipped, add_products, join, max_pool, place, round, sum_pool};
 use super::arithmetic::{Form, Requantize, multiplier};
-use super::network::{Codes, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip, parallel_images};
+use super::network::{Codes, IntegerConv, IntegerLayer, IntegerNetwork, IntegerSkip};
 use crate::error::{Error, Result};
-use crate::network::{ConvShape, MapShape, Node, Op, PoolShape, SameScale, Skip, Source};
+use crate::network::{ConvShape, MapShape, Node, Op, PoolShape, SameScale, Skip, Source, parallel_images};
 
 /// A network that is ready to run.
 #[derive(Clone, Debug)]
